@@ -1,0 +1,59 @@
+"""The error tree: what a user did or met, never how it travels.
+
+Every error names the field it is about and the remedy where there is one; the servicer maps the
+class to a status code, the command line to an exit code. This module imports nothing, so that
+clients without torch can share it.
+"""
+
+
+class CorollaError(ValueError):
+    """A mistake or a condition that the user can act on.
+
+    Args:
+        problem: What is wrong, one sentence without a final full stop.
+        field: The input it is about: a flag, a request field, a file.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, problem: str, *, field: str | None = None, remedy: str | None = None) -> None:
+        self.problem = problem
+        self.field = field
+        self.remedy = remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        then = f"; {self.remedy}" if self.remedy else ""
+        return f"{where}{self.problem}{then}"
+
+
+class InvalidInput(CorollaError):
+    """A value that can never work: wrong type, shape, range, name or format."""
+
+
+class Unsupported(InvalidInput):
+    """A backbone or a combination that this version refuses by name."""
+
+
+class NotFound(CorollaError):
+    """A name, version, alias or file that does not exist."""
+
+
+class Conflict(CorollaError):
+    """Something else stands there already, or changed in between."""
+
+
+class Corrupt(CorollaError):
+    """Stored bytes that do not match their digest, manifest or format."""
+
+
+class Overloaded(CorollaError):
+    """The queue or the memory for it is full; trying again later can work."""
+
+
+class Expired(CorollaError):
+    """The caller's deadline passed, or cannot be met, before the work was done."""
+
+
+class Draining(CorollaError):
+    """The server is starting or stopping and takes no new work."""
