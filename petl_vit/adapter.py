@@ -1,0 +1,73 @@
+"""An adapter in memory: checked against its backbone, its edits ready to run.
+
+Knows one backbone, one method's tensors and the two heads (its own and its task's base head). Does
+not know files, names or versions: its identity is its digest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from petl_vit.executors import EditSet
+from petl_vit.heads import LinearHead
+from petl_vit.methods.linear import Linear
+from petl_vit.methods.method import Method
+from petl_vit.vit import FrozenViT, check_tensors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapter:
+    """Edits and a head. At alpha = 0 it is the frozen backbone with the base head."""
+
+    digest: str
+    method: Method
+    edits: EditSet
+    head: LinearHead
+    base_head: LinearHead
+    task_digest: str
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        digest: str,
+        method: Method,
+        tensors: Mapping[str, Tensor],
+        vit: FrozenViT,
+        base_head: LinearHead,
+        task_digest: str,
+    ) -> Self:
+        """Checks the tensors against method and backbone, and moves them to the backbone's device.
+
+        Raises:
+            Corrupt: A tensor is missing, unexpected or of the wrong shape.
+        """
+        classes = base_head.weight.shape[0]
+        head = LinearHead.load(tensors, classes=classes, width=vit.arch.width)
+        own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
+        check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
+        moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
+        edits = EditSet(method.edits(vit, moved))
+        _ = edits.keys_values  # computed now, not under the first request
+        return cls(
+            digest=digest,
+            method=method,
+            edits=edits,
+            head=head.to(device=vit.device, dtype=vit.dtype),
+            base_head=base_head,
+            task_digest=task_digest,
+        )
+
+    @classmethod
+    def base(cls, *, base_head: LinearHead, task_digest: str) -> Self:
+        """The frozen backbone with a task's base head, as an adapter."""
+        return cls(
+            digest=task_digest,
+            method=Linear(),
+            edits=EditSet([]),
+            head=base_head,
+            base_head=base_head,
+            task_digest=task_digest,
+        )

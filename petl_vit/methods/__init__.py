@@ -1,0 +1,37 @@
+"""The PETL methods, one file each. A file in this folder that defines a `Method` is registered by that.
+
+Add one: see CONTRIBUTING.md. The conformance suite tests it because it is here.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+
+from petl_vit.errors import NotFound
+from petl_vit.methods.method import Method
+
+
+@cache
+def _registered() -> dict[str, type[Method]]:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    found = sorted(Method.__subclasses__(), key=lambda method: method.name)
+    return {method.name: method for method in found if method.__module__.startswith(__name__)}
+
+
+def names() -> list[str]:
+    """Every registered method's name, sorted."""
+    return list(_registered())
+
+
+def get(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        NotFound: There is none; the remedy names near matches.
+    """
+    if name not in _registered():
+        near = difflib.get_close_matches(name, names(), n=3) or names()
+        raise NotFound(f"there is no method {name!r}", field="method", remedy=f"use one of {', '.join(near)}")
+    return _registered()[name]

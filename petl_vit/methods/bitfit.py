@@ -1,0 +1,35 @@
+"""BitFit: every bias of the backbone is trained, from its pre-trained value (arXiv 2106.10199).
+
+Tensors are the biases themselves under timm's names, so weight decay acts on them as in the study.
+Parameters: D + M (11 D) + D for M blocks with biases everywhere; ViT-B/16 102,912.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from petl_vit.edits import Affine, Edit
+from petl_vit.methods.method import Method, Tensors
+from petl_vit.vit import Architecture, FrozenViT
+
+
+class BitFit(Method):
+    """Bias tuning."""
+
+    name: ClassVar[str] = "bitfit"
+    title: ClassVar[str] = "BitFit"
+    paper: ClassVar[str] = "arXiv 2106.10199"
+    foldable: ClassVar[bool] = True
+
+    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in arch.shapes.items() if name.endswith(".bias")}
+
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: vit.params[name].clone() for name in self.shapes(vit.arch)}
+
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        return [
+            Affine(site=name.removesuffix(".bias"), shift=bias - vit.params[name])
+            for name, bias in tensors.items()
+        ]

@@ -1,0 +1,32 @@
+"""Full fine-tuning: every parameter of the backbone is trained, from its pre-trained value.
+
+Parameters: all of the backbone; ViT-B/16 85,798,656.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from petl_vit.edits import Dense, Edit
+from petl_vit.methods.method import Method, Tensors
+from petl_vit.vit import Architecture, FrozenViT
+
+
+class Full(Method):
+    """The yardstick that PETL is measured against."""
+
+    name: ClassVar[str] = "full"
+    title: ClassVar[str] = "full fine-tuning"
+    paper: ClassVar[str] = "-"
+    foldable: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 5e-5
+
+    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        return dict(arch.shapes)
+
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: vit.params[name].clone() for name in self.shapes(vit.arch)}
+
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        return [Dense(name=name, tensor=tensor) for name, tensor in tensors.items()]

@@ -1,0 +1,31 @@
+"""Linear: nothing but the head is trained.
+
+Parameters (head not counted): 0.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from petl_vit.edits import Edit
+from petl_vit.methods.method import Method, Tensors
+from petl_vit.vit import Architecture, FrozenViT
+
+
+class Linear(Method):
+    """Linear probing."""
+
+    name: ClassVar[str] = "linear"
+    title: ClassVar[str] = "linear probing"
+    paper: ClassVar[str] = "arXiv 1610.01644"
+    foldable: ClassVar[bool] = True
+
+    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        return {}
+
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        return []

@@ -1,0 +1,80 @@
+"""What a PETL method is: a frozen config that says which tensors it owns and which edits they make."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from petl_vit.edits import Edit
+from petl_vit.errors import InvalidInput
+from petl_vit.vit import Architecture, FrozenViT
+
+Tensors = Mapping[str, Tensor]
+
+
+class Method(BaseModel):
+    """A method with its hyper-parameters. Subclasses add fields with limits and a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    foldable: ClassVar[bool]
+    starts_as_identity: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-3  # the study's safe default
+
+    @classmethod
+    def configure(cls, config: Mapping[str, Any]) -> Self:
+        """The method with a config from outside.
+
+        Raises:
+            InvalidInput: A value is out of range or a name unknown; names the field.
+        """
+        try:
+            return cls.model_validate(dict(config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(cls.model_fields) or "none"
+            raise InvalidInput(
+                f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})",
+                field=".".join([cls.name, *map(str, first["loc"])]),
+                remedy=f"settings of {cls.name}: {known}",
+            ) from None
+
+    @abstractmethod
+    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the method trains (the head is not among them)."""
+
+    @abstractmethod
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        """Starting tensors, float32 on the CPU.
+
+        Args:
+            vit: The backbone, on the CPU in float32.
+            generator: The only source of randomness.
+        """
+
+    @abstractmethod
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        """What the tensors do to the forward. Gradients flow from the edits to the tensors."""
+
+    def parameters(self, arch: Architecture) -> int:
+        """Number of trained parameters, the head not counted."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes(arch).values())
+
+
+def linear_sites(arch: Architecture) -> dict[str, int]:
+    """Every linear site of the blocks, with its output width, in order of the forward."""
+    widths = {"attn.qkv": 3 * arch.width, "attn.proj": arch.width, "mlp.fc1": arch.hidden, "mlp.fc2": arch.width}
+    return {f"blocks.{i}.{site}": width for i in range(arch.depth) for site, width in widths.items()}
+
+
+def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    """U(-bound, bound)."""
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+

@@ -1,0 +1,66 @@
+"""VPT-Deep: trained prompts in front of every block, their outputs dropped after it (arXiv 2203.12119).
+
+A prompt whose output is dropped acts only as one more key and value, LN1(P) W_k and LN1(P) W_v with
+the frozen weights: exact, without extra tokens in the MLP. Prompts start as U(-v, v) with
+v = sqrt(6 / (3 p^2 + D)) for patch size p, so it does not start as the identity.
+Parameters: M n D; ViT-B/16 n=50 460,800.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from petl_vit.edits import Edit, Prefix
+from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.vit import Architecture, FrozenViT
+
+
+class VPTDeep(Method):
+    """Visual prompts in every block."""
+
+    name: ClassVar[str] = "vpt_deep"
+    title: ClassVar[str] = "VPT-Deep"
+    paper: ClassVar[str] = "arXiv 2203.12119"
+    foldable: ClassVar[bool] = False
+    starts_as_identity: ClassVar[bool] = False
+
+    prompts: int = Field(default=10, ge=1, le=1024, description="prompts in each block")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
+
+    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        return {f"blocks.{block}.prompts": (self.prompts, arch.width) for block in range(arch.depth)}
+
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        bound = math.sqrt(6 / (3 * vit.arch.patch_size**2 + vit.arch.width))
+        return {name: uniform(shape, bound, generator) for name, shape in self.shapes(vit.arch).items()}
+
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        return [
+            Prefix(
+                block=block,
+                prompts=tensors[f"blocks.{block}.prompts"],
+                project=_Projection(vit, block),
+                dropout=self.dropout,
+            )
+            for block in range(vit.arch.depth)
+        ]
+
+
+class _Projection:
+    """Tokens [B, n, D] to the keys and values [B, H, n, d] that a frozen block makes of them."""
+
+    def __init__(self, vit: FrozenViT, block: int) -> None:
+        self._params, self._arch, self._block = vit.params, vit.arch, f"blocks.{block}"
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        params, arch, block = self._params, self._arch, self._block
+        weight, bias = params[f"{block}.attn.qkv.weight"], params.get(f"{block}.attn.qkv.bias")
+        norm = (params[f"{block}.norm1.weight"], params[f"{block}.norm1.bias"])
+        z = F.layer_norm(tokens, (arch.width,), *norm, arch.eps)
+        kv = F.linear(z, weight[arch.width :], None if bias is None else bias[arch.width :])
+        k, v = kv.unflatten(-1, (2, arch.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return k, v

@@ -1,0 +1,349 @@
+"""The frozen Vision Transformer: one forward with named sites over timm's parameters.
+
+Knows the architecture and the parameters of a plain pre-norm ViT as timm names them. Does not know
+any PETL method: an executor (`petl_vit.executors`) carries the edits out at the sites, which are
+named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
+`blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`, `fc_norm`, and
+the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the
+residual add). Source: timm.models.vision_transformer (Wightman), arXiv 2010.11929.
+
+Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import timm
+import timm.layers as timm_layers
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from timm.models import vision_transformer as timm_vit
+from torch import Tensor, nn
+
+from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+
+Params = Mapping[str, Tensor]
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.GELU: F.gelu,
+    timm_layers.QuickGELU: timm_layers.quick_gelu,
+}
+
+
+class BackboneConfig(BaseModel):
+    """What has to be known, besides the tensors, to run a backbone. Part of its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str = Field(description="timm's model name, e.g. vit_base_patch16_224")
+    options: dict[str, bool | int | float | str | None] = Field(
+        default_factory=dict, description="further keyword arguments of timm.create_model"
+    )
+    image_size: int = Field(ge=14, le=1024, description="native image size, pixels")
+    pos_embed_antialias: bool = Field(
+        default=True, description="antialias when the position embedding is resampled (bicubic)"
+    )
+    mean: tuple[float, float, float] = Field(description="default normalisation, of pixels in [0, 1]")
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The facts of one ViT that the forward and the methods need."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch_size: int
+    image_size: int
+    class_token: bool
+    register_tokens: int
+    position_of_prefix: bool  # whether the position embedding covers class and register tokens
+    pre_norm: bool
+    final_norm: str  # "norm" before pooling or "fc_norm" after it
+    pool: str  # "token" or "avg"
+    eps: float
+    activation: Callable[[Tensor], Tensor]
+    layer_scale: bool
+    shapes: Mapping[str, tuple[int, ...]]  # every parameter, by timm's name
+
+    @property
+    def prefix_tokens(self) -> int:
+        return int(self.class_token) + self.register_tokens
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Sites of all LayerNorms, in order of the forward."""
+        blocks = (f"blocks.{i}.{norm}" for i in range(self.depth) for norm in ("norm1", "norm2"))
+        return (*(("norm_pre",) if self.pre_norm else ()), *blocks, self.final_norm)
+
+    def at(self, image_size: int) -> "Architecture":
+        """The same architecture for another image size, in pixels.
+
+        Raises:
+            InvalidInput: The size is no multiple of the patch size.
+        """
+        if image_size % self.patch_size:
+            near = max(1, round(image_size / self.patch_size)) * self.patch_size
+            raise InvalidInput(
+                f"{image_size} px is no multiple of the patch size {self.patch_size} of {self.name}",
+                field="image_size",
+                remedy=f"use {near}",
+            )
+        prefix = self.prefix_tokens if self.position_of_prefix else 0
+        tokens = (image_size // self.patch_size) ** 2 + prefix
+        shapes = dict(self.shapes) | {"pos_embed": (1, tokens, self.width)}
+        return Architecture(**(self.__dict__ | {"image_size": image_size, "shapes": shapes}))
+
+
+def _fail(config: BackboneConfig, what: str) -> Unsupported:
+    return Unsupported(
+        f"architecture {config.architecture!r} is not supported: {what}",
+        field="architecture",
+        remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE)",
+    )
+
+
+def _build(config: BackboneConfig) -> timm_vit.VisionTransformer:
+    """timm's model without memory for its parameters, or a refusal by name."""
+    name = config.architecture.partition(".")[0]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models("vit_*") + timm.list_models("deit*"), n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models('vit_*')"
+        raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(
+                name, pretrained=False, num_classes=0, img_size=config.image_size, **config.options
+            )
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise _fail(config, f"timm cannot build it ({error})") from error
+    if type(model) is not timm_vit.VisionTransformer:
+        raise _fail(config, f"its class is {type(model).__name__}")
+    return model
+
+
+def _check(config: BackboneConfig, model: timm_vit.VisionTransformer) -> None:
+    """Refuses every variation that the forward does not compute."""
+    identity = nn.Identity
+    if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
+        raise _fail(config, "its patch embedding is not one plain convolution")
+    if model.pos_embed is None:
+        raise _fail(config, "it has no learned position embedding")
+    if model.global_pool not in ("token", "avg") or model.pool_include_prefix or model.attn_pool is not None:
+        raise _fail(config, f"its pooling is {model.global_pool!r}")
+    norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
+    for block in model.blocks:
+        attention, mlp = block.attn, block.mlp
+        plain = (
+            type(block) is timm_vit.Block
+            and type(attention) is timm_layers.Attention
+            and type(mlp) is timm_layers.Mlp
+            and type(attention.q_norm) is type(attention.norm) is type(mlp.norm) is identity
+            and attention.gate is None
+            and type(mlp.fc1) is nn.Linear
+            and attention.attn_dim == model.embed_dim
+        )
+        if not plain:
+            raise _fail(config, f"its blocks are not plain pre-norm blocks ({type(block).__name__})")
+        norms += [block.norm1, block.norm2]
+    if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
+        raise _fail(config, "its norms are not LayerNorms with one epsilon")
+    if (type(model.norm) is identity) == (type(model.fc_norm) is identity):
+        raise _fail(config, "it has not exactly one final norm")
+    if type(model.blocks[0].mlp.act) not in _ACTIVATIONS:
+        raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
+
+
+@lru_cache(maxsize=32)
+def _describe(serialised: str) -> Architecture:
+    config = BackboneConfig.model_validate_json(serialised)
+    model = _build(config)
+    _check(config, model)
+    block = model.blocks[0]
+    return Architecture(
+        name=config.architecture,
+        width=model.embed_dim,
+        depth=len(model.blocks),
+        heads=block.attn.num_heads,
+        hidden=block.mlp.fc1.out_features,
+        patch_size=model.patch_embed.patch_size[0],
+        image_size=config.image_size,
+        class_token=model.cls_token is not None,
+        register_tokens=model.num_reg_tokens,
+        position_of_prefix=not model.no_embed_class,
+        pre_norm=type(model.norm_pre) is not nn.Identity,
+        final_norm="fc_norm" if type(model.norm) is nn.Identity else "norm",
+        pool=model.global_pool,
+        eps=block.norm1.eps,
+        activation=_ACTIVATIONS[type(block.mlp.act)],
+        layer_scale=type(block.ls1) is not nn.Identity,
+        shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
+    )
+
+
+def describe(config: BackboneConfig) -> Architecture:
+    """The architecture that a config names.
+
+    Raises:
+        Unsupported: timm does not have it, or this forward does not compute it.
+    """
+    return _describe(config.model_dump_json())
+
+
+def check_supported(config: BackboneConfig) -> None:
+    """Raises `Unsupported` where `describe` would."""
+    describe(config)
+
+
+class Executor(Protocol):
+    """Carries the frozen operations and the edits at their sites out for a batch of rows."""
+
+    params: Params
+
+    def linear(self, site: str, x: Tensor) -> Tensor:
+        """[B, N, in] -> [B, N, out]: the frozen linear and its edits."""
+
+    def norm(self, site: str, x: Tensor) -> Tensor:
+        """[B, N, D] or [B, D] -> same: the frozen LayerNorm and its edits."""
+
+    def patches(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, N, D]: the frozen patch embedding and its edits."""
+
+    def attend(self, block: int, qkv: Tensor) -> Tensor:
+        """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""
+
+    def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        """The residual stream after a sublayer: stream + out + the parallel branches."""
+
+
+class FrozenViT:
+    """A backbone at one image size: its parameters and the one forward over them.
+
+    Args:
+        config: The backbone's config; its `image_size` is the native one of the tensors.
+        tensors: Every parameter by timm's name (no head).
+        image_size: The size to run at, pixels; None means native. The position embedding is
+            resampled as timm does it (bicubic, antialiased if the config says so).
+
+    Raises:
+        Unsupported: The architecture is not one this forward computes.
+        Corrupt: Names or shapes of the tensors are not the architecture's.
+        InvalidInput: The image size is no multiple of the patch size.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, tensors: Mapping[str, Tensor], *, image_size: int | None = None
+    ) -> None:
+        native = describe(config)
+        check_tensors(tensors, native.shapes, what=f"backbone {config.architecture}")
+        self.config = config
+        self.arch = native.at(image_size or native.image_size)
+        self.params: dict[str, Tensor] = dict(tensors)
+        if self.arch.grid != native.grid:
+            self.params["pos_embed"] = timm_layers.resample_abs_pos_embed(
+                tensors["pos_embed"],
+                new_size=[self.arch.grid, self.arch.grid],
+                old_size=[native.grid, native.grid],
+                num_prefix_tokens=native.prefix_tokens if native.position_of_prefix else 0,
+                interpolation="bicubic",
+                antialias=config.pos_embed_antialias,
+            )
+        self._blocks = tuple(f"blocks.{i}" for i in range(self.arch.depth))
+
+    @property
+    def device(self) -> torch.device:
+        return self.params["pos_embed"].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.params["pos_embed"].dtype
+
+    def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "FrozenViT":
+        """The same backbone elsewhere; tensors already there are shared, not copied."""
+        other = object.__new__(FrozenViT)
+        other.__dict__.update(self.__dict__)
+        other.params = {name: p.to(device=device, dtype=dtype) for name, p in self.params.items()}
+        return other
+
+    def forward(self, images: Tensor, run: Executor, index: Tensor | None = None) -> Tensor:
+        """Pooled features of a batch of rows.
+
+        Args:
+            images: [U, 3, S, S], the distinct images.
+            run: The executor that holds the rows' edits.
+            index: [B] int64, the image of each row; None where row i is image i.
+
+        Returns:
+            [B, D].
+        """
+        x = run.patches(images if index is None else images[index])
+        x = self._embed(x, run.params)
+        if self.arch.pre_norm:
+            x = run.norm("norm_pre", x)
+        for number, block in enumerate(self._blocks):
+            x = self._block(number, block, x, run)
+        if self.arch.final_norm == "norm":
+            if self.arch.pool == "token":  # the norm acts on each token alone
+                return run.norm("norm", x[:, 0])
+            return self._pool(run.norm("norm", x))
+        return run.norm("fc_norm", self._pool(x))
+
+    def _embed(self, x: Tensor, params: Params) -> Tensor:
+        """Class and register tokens in front of the patches, and positions: [B, N, D]."""
+        names = [*(["cls_token"] if self.arch.class_token else [])]
+        names += ["reg_token"] if self.arch.register_tokens else []
+        prefix = [params[name].expand(x.shape[0], -1, -1) for name in names]
+        if self.arch.position_of_prefix:
+            return torch.cat([*prefix, x], dim=1) + params["pos_embed"]
+        return torch.cat([*prefix, x + params["pos_embed"]], dim=1)
+
+    def _block(self, number: int, block: str, x: Tensor, run: Executor) -> Tensor:
+        z = run.norm(f"{block}.norm1", x)
+        y = run.linear(f"{block}.attn.proj", run.attend(number, run.linear(f"{block}.attn.qkv", z)))
+        x = run.add(f"{block}.attn", x, z, self._scaled(f"{block}.ls1.gamma", y, run))
+        z = run.norm(f"{block}.norm2", x)
+        h = self.arch.activation(run.linear(f"{block}.mlp.fc1", z))
+        y = run.linear(f"{block}.mlp.fc2", h)
+        return run.add(f"{block}.mlp", x, z, self._scaled(f"{block}.ls2.gamma", y, run))
+
+    def _scaled(self, gamma: str, y: Tensor, run: Executor) -> Tensor:
+        return y * run.params[gamma] if self.arch.layer_scale else y
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.arch.pool == "token":
+            return x[:, 0]
+        return x[:, self.arch.prefix_tokens :].mean(dim=1)
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, what: str
+) -> None:
+    """Raises `Corrupt` unless the tensors have exactly the names and shapes that are expected."""
+    missing = sorted(shapes.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - shapes.keys())
+    for label, names in (("lacks", missing), ("has unexpected", extra)):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise Corrupt(
+                f"{what} {label} {shown}",
+                field="tensors",
+                remedy="it was made for another backbone or method; train or import it again",
+            )
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise Corrupt(
+                f"{what}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}",
+                field="tensors",
+                remedy="it was made for another backbone, image size or config; train it again",
+            )
