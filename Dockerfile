@@ -1,0 +1,42 @@
+# Serves as a user without rights, with the store on a volume:
+#   docker build -t corolla . && docker run -p 50051:50051 -p 9095:9095 -v my-store:/store corolla
+FROM python:3.11-slim AS build
+
+WORKDIR /src
+RUN python -m venv /opt/corolla
+ENV PATH=/opt/corolla/bin:$PATH
+
+# The libraries first, so that a change of our code does not fetch them again.
+COPY pyproject.toml constraints.txt LICENSE ./
+RUN touch README.md corolla.py \
+    && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[serve]'
+
+COPY . .
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall .
+
+
+FROM python:3.11-slim
+
+RUN useradd --system --uid 10001 --user-group --home-dir /store --shell /usr/sbin/nologin corolla \
+    && install -d -o corolla -g corolla -m 0750 /store
+COPY --from=build /opt/corolla /opt/corolla
+
+ENV PATH=/opt/corolla/bin:$PATH \
+    COROLLA_STORE=/store \
+    OMP_WAIT_POLICY=passive \
+    PYTHONUNBUFFERED=1
+
+WORKDIR /store
+USER 10001:10001
+VOLUME ["/store"]
+
+# gRPC, and the metrics for Prometheus.
+EXPOSE 50051 9095
+
+# SIGTERM: takes no new work, finishes what it has, stops.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "serving.client", "health"]
+
+ENTRYPOINT ["corolla"]
+CMD ["serve", "--host", "0.0.0.0"]

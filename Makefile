@@ -1,0 +1,53 @@
+# Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint check proto docs bench clean
+
+# The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
+export OMP_WAIT_POLICY := passive
+
+help:  ## list the verbs
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(READY)  ## make .venv with everything in it, at the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "corolla needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,train,dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
+	$(BIN)/python demo.py
+
+test: lint  ## everything that must pass: lint, then all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## style, types, arrows between packages, generated pages, Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/hadolint Dockerfile
+
+check: lint  ## lint and the quick tests only
+	$(BIN)/python -m pytest -m 'not slow'
+
+proto: $(READY)  ## write the code of protos/**/*.proto
+	$(BIN)/python -m protos.generate
+
+docs: $(READY)  ## write docs/protocol.md and docs/metrics.md
+	$(BIN)/python -m docs.generate
+
+bench: $(READY)  ## measure mixed batches against the plain backbone
+	$(BIN)/python -m benchmarks.mixed
+
+clean:  ## remove .venv and what tools leave behind
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
