@@ -1,0 +1,189 @@
+"""Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
+
+docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the catalogue of
+metrics, so neither can say what is not so.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
+
+from protos import generate as code
+from serving.catalogue import SECTIONS
+from serving.series import Definition
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTICE = "<!-- Made by `make docs`; do not edit. -->"
+COMMAND = "make docs"
+
+Spot = tuple[int, ...]
+"""Where a thing stands in a file descriptor: field numbers and indices from the top."""
+
+
+def pages() -> dict[Path, str]:
+    """The text of every generated page, by where it belongs."""
+    return {ROOT / "docs" / "protocol.md": protocol(), ROOT / "docs" / "metrics.md": metrics()}
+
+
+# Metrics
+
+
+def metrics() -> str:
+    """docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        NOTICE,
+        "",
+        "`corolla serve` answers scrapes on a port of its own. Every per-image signal is a counter or a",
+        "histogram: PromQL picks the window and sums replicas. `route` is a named route, `adhoc` for any",
+        "other, or `other` beyond 64 of them; `domain` is one of the server's `--domains`, `other` for",
+        "anything else, or `unset`; `member` and `pair` (two members as `a:b`) exist for named routes only.",
+        "Beside these the process's own `process_*` metrics (memory, CPU, files) are shown.",
+    ]
+    for title, definitions in SECTIONS.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            *_table(("name", "type", "labels", "meaning"), map(_metric, definitions)),
+        ]
+    buckets = [d for definitions in SECTIONS.values() for d in definitions if d.buckets]
+    lines += ["", "## Buckets", "", "Upper edges, besides +Inf.", ""]
+    lines += _table(
+        ("name", "edges"), ((f"`{d.name}`", " ".join(f"{e:.10g}" for e in d.buckets)) for d in buckets)
+    )
+    return _page(lines)
+
+
+def _metric(definition: Definition) -> tuple[str, ...]:
+    labels = ", ".join(f"`{label}`" for label in definition.labels)
+    return f"`{definition.name}`", definition.kind, labels, definition.help
+
+
+# Protocol
+
+
+def protocol() -> str:
+    """docs/protocol.md."""
+    lines = ["# Protocol", "", NOTICE]
+    for file in _described():
+        lines += _File(file).lines()
+    return _page(lines)
+
+
+def _described() -> list[FileDescriptorProto]:
+    with tempfile.TemporaryDirectory() as folder:
+        described = Path(folder) / "protos.bin"
+        code.describe(described)
+        return list(FileDescriptorSet.FromString(described.read_bytes()).file)
+
+
+class _File:
+    """One `.proto` file as text; numbers in paths are descriptor.proto's own."""
+
+    def __init__(self, file: FileDescriptorProto) -> None:
+        self._file = file
+        self._comments = {
+            tuple(location.path): (location.leading_comments or location.trailing_comments).strip()
+            for location in file.source_code_info.location
+        }
+        # The file's own comment stands above its `syntax` line.
+        self._about = self._comment((12,))
+
+    def lines(self) -> Iterator[str]:
+        yield from ("", f"## {self._file.package}", "", self._about, "", f"Source: `{self._file.name}`.")
+        for index, service in enumerate(self._file.service):
+            yield from self._service(service, (6, index))
+        for index, message in enumerate(self._file.message_type):
+            yield from self._message(message, (4, index), message.name)
+        for index, enum in enumerate(self._file.enum_type):
+            yield from self._enum(enum, (5, index), enum.name)
+
+    def _comment(self, path: Spot) -> str:
+        return " ".join(self._comments.get(path, "").split())
+
+    def _service(self, service: ServiceDescriptorProto, path: Spot) -> Iterator[str]:
+        yield from ("", f"### service {service.name}", "", self._comment(path))
+        for index, method in enumerate(service.method):
+            asked, answered = (kind.rpartition(".")[2] for kind in (method.input_type, method.output_type))
+            yield from ("", f"**{method.name}**({_link(asked)}) → {_link(answered)}", "")
+            yield self._comment((*path, 2, index))
+
+    def _message(self, message: DescriptorProto, path: Spot, name: str) -> Iterator[str]:
+        yield from ("", f"### {name}", "", self._comment(path))
+        rows = [self._field(message, field, (*path, 2, i)) for i, field in enumerate(message.field)]
+        yield from ("", *_table(("field", "number", "type", "meaning"), rows))
+        for index, enum in enumerate(message.enum_type):
+            yield from self._enum(enum, (*path, 4, index), f"{name}.{enum.name}")
+
+    def _field(self, message: DescriptorProto, field: FieldDescriptorProto, path: Spot) -> tuple[str, ...]:
+        kind = _link(_type(field))
+        if field.label == FieldDescriptorProto.LABEL_REPEATED:
+            kind = f"repeated {kind}"
+        elif field.proto3_optional:
+            kind = f"optional {kind}"
+        elif field.HasField("oneof_index"):
+            kind = f"{kind}, one of `{message.oneof_decl[field.oneof_index].name}`"
+        return f"`{field.name}`", str(field.number), kind, self._comment(path)
+
+    def _enum(self, enum: EnumDescriptorProto, path: Spot, name: str) -> Iterator[str]:
+        yield from ("", f"### {name}", "", self._comment(path), "")
+        values = enumerate(enum.value)
+        rows = ((f"`{value.name}`", str(value.number), self._comment((*path, 2, i))) for i, value in values)
+        yield from _table(("value", "number", "meaning"), rows)
+
+
+def _type(field: FieldDescriptorProto) -> str:
+    if field.type_name:
+        return field.type_name.removeprefix(".corolla.v1.").removeprefix(".")
+    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+
+
+def _link(kind: str) -> str:
+    """A link to a message of ours; scalars start in lower case, and foreign messages have their package."""
+    return f"[{kind}](#{kind.lower().replace('.', '')})" if kind[0].isupper() else kind
+
+
+# Text
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+
+
+def _page(lines: Iterable[str]) -> str:
+    """The lines as a page, without two empty lines in a row."""
+    kept: list[str] = []
+    for line in lines:
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    return "\n".join(kept).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the generated pages of docs/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if not check:
+            path.write_text(pages()[path])
+        print(f"{path.relative_to(ROOT)}: {f'out of date; run {COMMAND}' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
