@@ -1,0 +1,52 @@
+"""How good and how honest the logits of held-out images are.
+
+Shapes: n images, C classes. Temperature: Guo et al., arXiv 1706.04599.
+"""
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+_LOWEST, _HIGHEST = 0.05, 20.0
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """argmin_T of the negative log-likelihood of softmax(logits / T), T in [0.05, 20].
+
+    A set without an error has its optimum at T -> 0; the bound keeps the answer finite.
+    """
+    z = logits.double()
+
+    def nll(log_t: float) -> float:
+        return float(F.cross_entropy(z / torch.tensor(log_t).exp(), labels))
+
+    bounds = (float(torch.tensor(_LOWEST).log()), float(torch.tensor(_HIGHEST).log()))
+    found = minimize_scalar(nll, bounds=bounds, method="bounded")
+    return float(torch.tensor(found.x).exp())
+
+
+def calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = 15) -> float:
+    """Expected calibration error with equal-width bins, 0 to 1.
+
+    Args:
+        confidence: [n] in [0, 1].
+        correct: [n] bool.
+    """
+    edges = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64)
+    gap.index_add_(0, edges, correct.double() - confidence.double())
+    return float(gap.abs().sum() / len(confidence))
+
+
+def measure(logits: Tensor, labels: Tensor, *, temperature: float) -> dict[str, float]:
+    """Accuracy, mean confidence, NLL and calibration error of softmax(logits / temperature)."""
+    z = logits.double() / temperature
+    confidence, predicted = z.softmax(dim=-1).max(dim=-1)
+    correct = predicted == labels
+    return {
+        "accuracy": float(correct.double().mean()),
+        "confidence": float(confidence.mean()),
+        "nll": float(F.cross_entropy(z, labels)),
+        "ece": calibration_error(confidence, correct),
+    }

@@ -1,0 +1,331 @@
+"""One training job: from names to a registered adapter.
+
+    data -> split -> task and its base head (once) -> train (resumable) -> held-out metrics -> publish
+
+Nothing is registered half-way: the only write that others see is the last one, and it is atomic. A
+job that was killed goes on from its last epoch; one that is registered already is not trained again.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from model_store.loading import Loader
+from model_store.manifest import Draft, Manifest, TaskRecord, TaskSpec
+from model_store.routes import AdapterRef
+from model_store.store import Store
+from petl_vit import methods
+from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.executors import Functional
+from petl_vit.heads import LinearHead
+from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.vit import FrozenViT
+from training import data, probe
+from training.calibration import fit_temperature, measure
+from training.checkpoint import Checkpoint
+from training.recipe import Recipe
+from training.trainer import Trained, Trainer
+
+
+class Reporter(Protocol):
+    """Tells people how far a long piece of work is."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A stage of `total` units; the callable advances it."""
+
+    def note(self, text: str) -> None:
+        """One line worth knowing."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(lambda n: None)
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train, on what, and where it goes.
+
+    Attributes:
+        backbone: Name or digest in the store.
+        task, name: Where the adapter is registered.
+        data: Training images; see `training.data.load`.
+        heldout: A held-out set of its own, or None to split `holdout` off the training images.
+        split_seed: Decides the split; the same for all adapters of a task, so that none is measured on
+            images that the base head was fitted to.
+        limit: At most so many training images, or None.
+        image_size: Input size of a new task, pixels; None means the backbone's native size.
+        runs: Folder for the state of unfinished runs.
+        again: Train and register even if the same run is registered already.
+    """
+
+    backbone: str
+    task: str
+    name: str
+    data: str
+    recipe: Recipe
+    runs: Path
+    heldout: str | None = None
+    holdout: float = 0.2
+    split_seed: int = 0
+    limit: int | None = None
+    image_size: int | None = None
+    resize: Literal["squash", "crop"] = "squash"
+    device: str = "cpu"
+    again: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a job came to.
+
+    Attributes:
+        manifest: The registered adapter.
+        reused: Whether it was registered before and nothing was trained.
+    """
+
+    manifest: Manifest
+    reused: bool
+
+
+def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
+    """Trains, measures and registers an adapter.
+
+    Raises:
+        NotFound: The backbone or the data do not exist.
+        InvalidInput: A setting or the data cannot work; names it.
+        Conflict: The task exists with other classes or another input size.
+    """
+    return _Run(store, job, reporter or Silent()).outcome()
+
+
+class _Pixels:
+    """A dataset resized once and kept as bytes; normalised batch by batch."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor, spec: Preprocess, vit: FrozenViT, kind: str) -> None:
+        self.labels, self._pixels, self._spec, self._vit = labels, pixels, spec, vit
+        self._kind = kind
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
+        pixels = self._pixels[indices]
+        if augment is not None:
+            pixels = data.augment(pixels, self._kind, augment)  # type: ignore[arg-type]
+        return normalise(pixels, self._spec).to(device=self._vit.device, dtype=self._vit.dtype)
+
+    def batches(self, size: int = 64) -> list[Tensor]:
+        """Indices of consecutive batches."""
+        return list(torch.arange(len(self)).split(size))
+
+
+class _Run:
+    """The steps of a job, each a method, in order of `outcome`."""
+
+    def __init__(self, store: Store, job: Job, reporter: Reporter) -> None:
+        self._store, self._job, self._reporter = store, job, reporter
+        self._method = methods.get(job.recipe.method).configure(job.recipe.config)
+        self._loader = Loader(store, store.backbone(job.backbone), device=_device(job.device))
+        self._dataset, self._heldout = self._split()
+
+    def outcome(self) -> Outcome:
+        task = self._existing_task()
+        if task is not None and not self._job.again and (found := self._registered(task)):
+            return Outcome(manifest=found, reused=True)
+        spec = task.spec if task is not None else self._new_spec()
+        vit = self._loader.vit(spec.preprocess.image_size)
+        train, heldout = (self._pixels(d, spec, vit, what) for d, what in self._parts())
+        task = task or self._put_task(spec, vit, train)
+        base_head = self._loader.base_head(task)
+        trained, recipe_digest = self._train(task, vit, base_head, train)
+        checkpoint = self._checkpoint(recipe_digest)
+        draft = self._draft(task, recipe_digest, trained)
+        draft = self._measured(draft, vit, base_head, trained, heldout)
+        manifest = self._store.publish(draft, trained.tensors | trained.head.tensors())
+        checkpoint.remove()
+        return Outcome(manifest=manifest, reused=False)
+
+    def _parts(self) -> tuple[tuple[data.Dataset, str], tuple[data.Dataset, str]]:
+        return (self._dataset, "reading training images"), (self._heldout, "reading held-out images")
+
+    def _split(self) -> tuple[data.Dataset, data.Dataset]:
+        job = self._job
+        dataset = data.load(job.data)
+        if job.heldout is not None:
+            train, heldout = dataset, data.align(data.load(job.heldout, field="heldout"), dataset.classes)
+        else:
+            train, heldout = data.split(dataset, holdout=job.holdout, seed=job.split_seed)
+        if job.limit is not None and job.limit < len(train):
+            train = data.subset(train, job.limit, job.split_seed)
+        return train, heldout
+
+    def _existing_task(self) -> TaskRecord | None:
+        """The task as it stands on this backbone; the data's classes are brought into its order."""
+        try:
+            task = self._store.task(self._job.task, self._loader.record.digest)
+        except NotFound:
+            return None
+        size = task.spec.preprocess.image_size
+        if self._job.image_size not in (None, size):
+            raise InvalidInput(
+                f"task {self._job.task!r} runs at {size} px, not {self._job.image_size}",
+                field="image-size",
+                remedy="leave it out, or choose another --task name",
+            )
+        missing = sorted(set(task.spec.classes) - set(self._dataset.classes))
+        if missing:
+            raise InvalidInput(
+                f"the data lack the classes {', '.join(missing[:5])} of task {self._job.task!r}",
+                field="data",
+                remedy="choose another --task name for other classes",
+            )
+        self._dataset = data.align(self._dataset, task.spec.classes)
+        self._heldout = data.align(self._heldout, task.spec.classes)
+        return task
+
+    def _new_spec(self) -> TaskSpec:
+        config = self._loader.record.config
+        preprocess = Preprocess(
+            image_size=self._job.image_size or config.image_size,
+            resize=self._job.resize,
+            mean=config.mean,
+            std=config.std,
+        )
+        return TaskSpec.of(
+            name=self._job.task,
+            classes=self._dataset.classes,
+            preprocess=preprocess,
+            backbone_digest=self._loader.record.digest,
+        )
+
+    def _pixels(self, dataset: data.Dataset, spec: TaskSpec, vit: FrozenViT, what: str) -> _Pixels:
+        with self._reporter.stage(what, len(dataset)) as advance:
+            pixels = data.tensors(dataset, spec.preprocess, progress=lambda done: advance(1))
+        return _Pixels(pixels, dataset.labels, spec.preprocess, vit, self._job.recipe.augment)
+
+    def _put_task(self, spec: TaskSpec, vit: FrozenViT, train: _Pixels) -> TaskRecord:
+        """Fits the linear probe that is the task's alpha = 0 end, once, and stores it."""
+        with self._reporter.stage("fitting the base head", len(train)) as advance:
+            found = probe.features(vit, (train.batch(i) for i in train.batches()), advance)
+            head = probe.fit(found, train.labels, len(spec.classes))
+        return self._store.put_task(spec, head.tensors())
+
+    def _recipe_digest(self, task: TaskRecord) -> str:
+        return self._job.recipe.digest(
+            backbone=self._loader.record.digest, task=task.digest, data=self._data_digest()
+        )
+
+    def _data_digest(self) -> str:
+        """Names the training images after split and limit."""
+        job = self._job
+        parts = [self._dataset.digest, len(self._dataset), job.holdout, job.split_seed, job.limit]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _registered(self, task: TaskRecord) -> Manifest | None:
+        """The newest version of this name that came from this very run, if any."""
+        wanted = self._recipe_digest(task)
+        try:
+            newest = self._store.resolve(AdapterRef(name=self._job.name), self._job.task)
+        except NotFound:
+            return None
+        return newest if newest.training.get("recipe_digest") == wanted else None
+
+    def _checkpoint(self, recipe_digest: str) -> Checkpoint:
+        return Checkpoint(path=self._job.runs / f"{recipe_digest}.pt")
+
+    def _train(
+        self, task: TaskRecord, vit: FrozenViT, base_head: LinearHead, train: _Pixels
+    ) -> tuple[Trained, str]:
+        recipe, digest = self._job.recipe, self._recipe_digest(task)
+        checkpoint = self._checkpoint(digest)
+        trainer = Trainer(vit, self._method, base_head, recipe, save=checkpoint.save)
+        state = checkpoint.load()
+        done = trainer.resume(state) if state is not None else 0
+        if done:
+            self._reporter.note(f"resuming after epoch {done} of {recipe.epochs}")
+        with self._reporter.stage(
+            f"training {recipe.method}", (recipe.epochs - done) * trainer.steps(train)
+        ) as advance:
+            return trainer.run(train, progress=lambda loss: advance(1)), digest
+
+    def _draft(self, task: TaskRecord, recipe_digest: str, trained: Trained) -> Draft:
+        job = self._job
+        settings = job.recipe.model_dump(exclude={"method", "config"})
+        training: dict[str, Any] = settings | {
+            "recipe_digest": recipe_digest,
+            "data": self._dataset.name,
+            "data_digest": self._data_digest(),
+            "images": len(self._dataset),
+            "heldout_images": len(self._heldout),
+            "losses": [round(loss, 6) for loss in trained.losses],
+            "versions": _versions(),
+        }
+        return Draft.of(
+            task=job.task,
+            name=job.name,
+            method=job.recipe.method,
+            config=self._method.model_dump(),
+            backbone_digest=self._loader.record.digest,
+            task_digest=task.digest,
+            training=training,
+        )
+
+    def _measured(
+        self, draft: Draft, vit: FrozenViT, base_head: LinearHead, trained: Trained, heldout: _Pixels
+    ) -> Draft:
+        """The draft with its temperature and held-out metrics."""
+        tensors = {name: t.to(vit.device) for name, t in trained.tensors.items()}
+        with self._reporter.stage("measuring on held-out images", len(heldout)) as advance:
+            run = Functional(vit, self._method.edits(vit, tensors))
+            logits = _logits(vit, run, trained.head, heldout, advance)
+        with self._reporter.stage("measuring the base", len(heldout)) as advance:
+            base = _logits(vit, Functional(vit, []), base_head, heldout, advance)
+        temperature = fit_temperature(logits, heldout.labels)
+        metrics = measure(logits, heldout.labels, temperature=temperature)
+        metrics |= {
+            "base_accuracy": measure(base, heldout.labels, temperature=1.0)["accuracy"],
+            "parameters": float(self._method.parameters(vit.arch)),
+        }
+        return draft.model_copy(update={"temperature": temperature, "metrics": metrics})
+
+
+@torch.inference_mode()
+def _logits(
+    vit: FrozenViT, run: Functional, head: LinearHead, images: _Pixels, advance: Callable[[int], None]
+) -> Tensor:
+    """[n, C] on the CPU."""
+    head, found = head.to(device=vit.device, dtype=vit.dtype), []
+    for indices in images.batches():
+        found.append(head.logits(vit.forward(images.batch(indices), run)).float().cpu())
+        advance(len(indices))
+    return torch.cat(found)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device cpu")
+    return torch.device(name)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "timm", "numpy", "scikit-learn", "corolla")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+

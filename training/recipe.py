@@ -1,0 +1,31 @@
+"""A recipe: every choice that decides what a training run produces."""
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model_store.digest import canonical_json
+
+
+class Recipe(BaseModel):
+    """The hyper-parameters of one run. Defaults follow the study's evidence (docs/training.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    learning_rate: float = Field(gt=0, le=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    augment: Literal["none", "flip", "crop-flip"] = "none"
+    head_init: Literal["probe", "random"] = "probe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    def digest(self, *, backbone: str, task: str, data: str) -> str:
+        """Names a run: equal digests train equal adapters on the same machine and versions."""
+        identity = self.model_dump() | {"backbone": backbone, "task": task, "data": data}
+        return hashlib.sha256(canonical_json(identity)).hexdigest()
