@@ -1,0 +1,197 @@
+"""Prediction tokens: what feedback needs to know of an answer, carried by the client and sealed by us.
+
+A label may come back days later and to any replica that has the same key, so nothing is stored: the
+token itself says what was predicted, and an HMAC (SHA-256, 128 bits kept) shows that we said it. Its
+content is readable by whoever holds it and names no image. Imports no torch and no gRPC.
+"""
+
+import base64
+import binascii
+import hmac
+import json
+import os
+import secrets
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field, fields, replace
+from pathlib import Path
+from threading import Lock
+
+from petl_vit.errors import InvalidInput
+
+MAX_LENGTH = 8192
+KEY_BYTES = 32
+_MAC_BYTES = 16
+_NONCE_BYTES = 8
+_DIGEST_DIGITS = 32
+# Authenticated with every payload: a change of the payload's form makes old tokens foreign, not misread.
+_FORM = b"corolla prediction 1\n"
+
+
+def _nonce() -> str:
+    return secrets.token_hex(_NONCE_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One answer, as far as counting its label needs it.
+
+    Attributes:
+        route: The route's label in the metrics; `domain` likewise.
+        task_digest: 64 hexadecimal digits when sealed; the first 32 of them when opened.
+        predicted: The answered class.
+        votes: Each member's class, in the order of `members`.
+        members: The members' labels of a named route; empty for any other.
+        confidence: Probability of the answered class, kept to six decimals.
+        created_at: Seconds since the epoch, kept to the millisecond.
+        nonce: Names this prediction among all.
+    """
+
+    route: str
+    domain: str
+    task: str
+    task_digest: str
+    predicted: int
+    votes: tuple[int, ...]
+    members: tuple[str, ...] = ()
+    confidence: float
+    created_at: float
+    nonce: str = field(default_factory=_nonce)
+
+
+_FIELDS = tuple(field.name for field in fields(Prediction))
+
+
+class Tokens:
+    """Seals predictions into tokens and opens them again, with one key.
+
+    Raises:
+        InvalidInput: The key is shorter than 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < KEY_BYTES:
+            raise InvalidInput(f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="token key")
+        self._key = key
+
+    def seal(self, prediction: Prediction) -> str:
+        """The token of a prediction: URL-safe text of a few hundred characters."""
+        kept = replace(
+            prediction,
+            task_digest=prediction.task_digest[:_DIGEST_DIGITS],
+            confidence=round(prediction.confidence, 6),
+            created_at=round(prediction.created_at, 3),
+        )
+        payload = json.dumps(astuple(kept), separators=(",", ":"), ensure_ascii=False).encode()
+        token = _encode(self._mac(payload) + payload)
+        assert len(token) <= MAX_LENGTH, f"a token of {len(token)} characters could not be opened again"
+        return token
+
+    def open(self, token: str) -> Prediction:
+        """What a token says.
+
+        Raises:
+            InvalidInput: It was not sealed with this key, or was altered since.
+        """
+        raw = _decode(token)
+        mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(payload)):
+            raise _refused("not a token of this server, or altered")
+        said = dict(zip(_FIELDS, json.loads(payload), strict=True))
+        return Prediction(**{**said, "votes": tuple(said["votes"]), "members": tuple(said["members"])})
+
+    def _mac(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, _FORM + payload, "sha256")[:_MAC_BYTES]
+
+
+class Seen:
+    """The nonces met last, at most `capacity` of them: enough to tell a repeated label from a new one.
+
+    Threads may share it: of two that add one nonce at once, one is told that it was new.
+
+    Raises:
+        InvalidInput: A capacity below one.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise InvalidInput(f"{capacity}; remember at least one", field="seen capacity")
+        self.capacity = capacity
+        self._lock = Lock()
+        self._nonces: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nonces)
+
+    def __contains__(self, nonce: str) -> bool:
+        return nonce in self._nonces
+
+    def add(self, nonce: str) -> bool:
+        """Remembers a nonce and forgets the one not met for longest; says whether it was new."""
+        with self._lock:
+            new = nonce not in self._nonces
+            self._nonces[nonce] = None
+            self._nonces.move_to_end(nonce)
+            if len(self._nonces) > self.capacity:
+                self._nonces.popitem(last=False)
+            return new
+
+
+def key_from(path: Path) -> bytes:
+    """The key in a file, which is made when it is not there; processes that start at once agree on one.
+
+    Raises:
+        InvalidInput: The file holds no key, or cannot be read or made.
+    """
+    try:
+        if not path.exists():
+            _create(path)
+        key = path.read_bytes()
+    except OSError as error:
+        problem = f"{path}: {(error.strerror or str(error)).lower()}"
+        remedy = "name a file that this user may read and make"
+        raise InvalidInput(problem, field="token key", remedy=remedy) from error
+    if len(key) != KEY_BYTES:
+        problem = f"{path} holds {len(key)} bytes; a key has {KEY_BYTES}"
+        remedy = "delete it to have a new one made, which ends the tokens of the old one"
+        raise InvalidInput(problem, field="token key", remedy=remedy)
+    return key
+
+
+def _create(path: Path) -> None:
+    """Makes the file whole or not at all, readable by its owner; leaves another process's alone."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        # Unlike a rename, a link never replaces: whoever comes second reads the first one's key.
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(token: str) -> bytes:
+    if len(token) > MAX_LENGTH:
+        raise _refused(f"{len(token)} characters; a token has at most {MAX_LENGTH}")
+    try:
+        raw = base64.urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise _refused("not a token") from error
+    # The decoder forgives foreign characters and loose bits; a token is what was sealed, to the letter.
+    if _encode(raw) != token:
+        raise _refused("not a token")
+    return raw
+
+
+def _refused(problem: str) -> InvalidInput:
+    remedy = "send back a prediction_id as this server returned it"
+    return InvalidInput(problem, field="prediction_id", remedy=remedy)
