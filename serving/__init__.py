@@ -1,0 +1,1 @@
+"""The gRPC server: servicer -> batcher -> engine -> combine; its metrics and its clients."""

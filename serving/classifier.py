@@ -1,0 +1,278 @@
+"""A classification request from names and bytes to answers: the transport-free core of the server.
+
+    plan (catalog) -> models (bank) -> decode (pool) -> rows (batcher, engine) -> combine -> count
+
+Knows neither protobuf nor gRPC. The event loop only waits here; decoding, combining and counting run
+in the pool, forwards in the engine's thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model_store.resolution import ResolvedRoute
+from model_store.routes import Route
+from petl_vit.batch import Model
+from petl_vit.combine import Answer, Combine, combine
+from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.preprocess import Preprocess, from_array, normalise, preprocess, resize
+from serving.bank import Bank
+from serving.batcher import Batcher, Done
+from serving.catalog import Catalog, Plan
+from serving.engine import Job, Logits
+from serving.metrics import ADHOC, Metrics
+from serving.tokens import Prediction, Tokens
+
+Encoded = bytes
+Pixels = NDArray[np.uint8]
+"""[H, W, 3], resized and normalised by the server."""
+Preprocessed = NDArray[np.float32]
+"""[3, S, S], taken as preprocessed."""
+Picture = Encoded | Pixels | Preprocessed
+
+T = TypeVar("T")
+
+
+class BadScores(CorollaError):
+    """A model gave NaN or infinite logits for an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a client asks.
+
+    Attributes:
+        pictures: At least one.
+        deadline: time.monotonic() seconds, or None.
+    """
+
+    task: str
+    route: Route
+    pictures: Sequence[Picture]
+    domain: str = ""
+    extrapolate: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAnswer:
+    """The answer for one image; K members, C classes."""
+
+    probabilities: NDArray[np.float64]  # [C]
+    predicted: int
+    votes: tuple[int, ...]  # [K]
+    confidences: tuple[float, ...]  # [K]
+    agreement: float
+    entropy: float
+    mutual_information: float
+    prediction_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """Answers in the order of the request's pictures; an image that failed has its error instead."""
+
+    images: list[ImageAnswer | CorollaError]
+    resolved: ResolvedRoute
+    decode_s: float
+    queue_s: float
+    forward_s: float
+
+
+class Classifier:
+    """Answers requests.
+
+    Args:
+        pool: Threads for everything that computes outside the engine.
+        max_images: Most images of one request.
+        max_pixels: Most pixels of one encoded image.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        bank: Bank,
+        batcher: Batcher[Job, Logits],
+        tokens: Tokens,
+        metrics: Metrics,
+        pool: ThreadPoolExecutor,
+        max_images: int,
+        max_pixels: int,
+        add_size: Callable[[int], None],
+    ) -> None:
+        self._catalog, self._bank, self._batcher = catalog, bank, batcher
+        self._tokens, self._metrics, self._pool = tokens, metrics, pool
+        self._max_images, self._max_pixels = max_images, max_pixels
+        self._add_size = add_size
+        self._announced: dict[str, str] = {}
+
+    async def classify(self, request: Request) -> Response:
+        """Answers every image, or says of each what is wrong with it.
+
+        Raises:
+            InvalidInput: No image, too many, or a route that cannot be answered.
+            NotFound: A name of the route does not exist.
+            Corrupt: An adapter's files are damaged.
+            Overloaded, Expired, Draining: See `serving.batcher`.
+        """
+        self._check_count(len(request.pictures))
+        plan, models = await self._in_pool(self._prepare, request)
+        started = time.monotonic()
+        spec = plan.resolved.task.spec.preprocess
+        images = await asyncio.gather(
+            *(self._in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures)),
+            return_exceptions=True,
+        )
+        decode_s = time.monotonic() - started
+        good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
+        jobs = [Job(image=image, models=models) for image in images if isinstance(image, torch.Tensor)]
+        done = await self._batcher.submit([(job, job.rows) for job in jobs], deadline=request.deadline)
+        outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
+        for i, outcome in zip(good, done, strict=True):
+            outcomes[i] = outcome
+        return await self._in_pool(self._respond, request, plan, outcomes, decode_s)
+
+    def _prepare(self, request: Request) -> tuple[Plan, tuple[Model, ...]]:
+        plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
+        self.announce(plan)
+        self._add_size(plan.resolved.task.spec.preprocess.image_size)
+        return plan, self._bank.models(plan.resolved)
+
+    def announce(self, plan: Plan) -> None:
+        """Makes a named route known to the metrics, with the versions of its members."""
+        resolved, named = plan.resolved, plan.named
+        if named is None or self._announced.get(named) == str(resolved):
+            return
+        self._announced[named] = str(resolved)
+        self._metrics.add_route(named, [member.name for member in resolved.members])
+        labels = self._metrics.known_routes.get(named, ())
+        for label, member in zip(labels, resolved.members, strict=False):
+            self._metrics.set_adapter(
+                route=named,
+                member=label,
+                version=str(member),
+                method="+".join(term.method for term in member.terms),
+                digest="+".join(term.digest[:12] for term in member.terms),
+            )
+
+    def _check_count(self, images: int) -> None:
+        if not images:
+            raise InvalidInput("the request has no image", field="images", remedy="send at least one")
+        if images > self._max_images:
+            raise InvalidInput(
+                f"{images} images in one request, at most {self._max_images} are taken",
+                field="images",
+                remedy="send them in several requests",
+            )
+
+    def _decode(self, picture: Picture, spec: Preprocess, position: int) -> torch.Tensor:
+        field = f"images[{position}]"
+        if isinstance(picture, bytes):
+            return preprocess(picture, spec, max_pixels=self._max_pixels, field=field)
+        if picture.dtype == np.uint8:
+            return normalise(resize(from_array(picture, field=field), spec), spec)
+        return _preprocessed(picture, spec)
+
+    def _respond(
+        self,
+        request: Request,
+        plan: Plan,
+        outcomes: Sequence[Done[Logits] | BaseException | torch.Tensor],
+        decode_s: float,
+    ) -> Response:
+        label = self._metrics.domains.label(request.domain)
+        images: list[ImageAnswer | CorollaError] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Done):
+                images.append(self._answer(plan, outcome.result, label))
+            elif isinstance(outcome, CorollaError):
+                images.append(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        answered = [image for image in images if isinstance(image, ImageAnswer)]
+        self._metrics.images(ok=len(answered), invalid=len(images) - len(answered))
+        done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
+        return Response(
+            images=images,
+            resolved=plan.resolved,
+            decode_s=decode_s,
+            queue_s=max((d.queue_s for d in done), default=0.0),
+            forward_s=max((d.run_s for d in done), default=0.0),
+        )
+
+    def _answer(self, plan: Plan, logits: Logits, domain: str) -> ImageAnswer | CorollaError:
+        resolved = plan.resolved
+        orders = [resolved.class_order(member) for member in resolved.members]
+        members = [z if o is None else z[list(o)] for z, o in zip(logits, orders, strict=True)]
+        for member, z in zip(resolved.members, members, strict=True):
+            if not np.isfinite(z).all():
+                self._metrics.invalid_scores(plan.named or ADHOC, member.name)
+                return BadScores(f"{member} gave scores that are not finite", remedy="train it again")
+        weights = np.array([member.weight for member in resolved.members])
+        answer = combine(
+            np.stack(members)[None],
+            weights,
+            rule=Combine(resolved.combine),
+            temperature=plan.temperature,
+        )
+        return self._counted(plan, answer, domain)
+
+    def _counted(self, plan: Plan, answer: Answer, domain: str) -> ImageAnswer:
+        """The answer for one image, after it went into the metrics."""
+        resolved, predicted = plan.resolved, int(answer.predicted[0])
+        votes = tuple(int(vote) for vote in answer.votes[0])
+        confidence = float(answer.probabilities[0, predicted])
+        route = plan.named or ADHOC
+        evidence = {
+            "agreement": float(answer.agreement[0]),
+            "entropy": float(answer.entropy[0]),
+            "mutual_information": float(answer.mutual_information[0]),
+        }
+        self._metrics.prediction(
+            route=route, domain=domain, predicted=predicted, votes=votes, confidence=confidence, **evidence
+        )
+        prediction = Prediction(
+            route=route,
+            domain=domain,
+            task=resolved.task.spec.name,
+            task_digest=resolved.task.digest,
+            predicted=predicted,
+            votes=votes,
+            members=self._metrics.known_routes.get(route, ()),
+            confidence=confidence,
+            created_at=time.time(),
+        )
+        return ImageAnswer(
+            probabilities=answer.probabilities[0],
+            predicted=predicted,
+            votes=votes,
+            confidences=tuple(float(c) for c in answer.confidences[0]),
+            prediction_id=self._tokens.seal(prediction),
+            **evidence,
+        )
+
+    async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+def _preprocessed(picture: Preprocessed, spec: Preprocess) -> torch.Tensor:
+    size = spec.image_size
+    if picture.shape != (3, size, size):
+        raise InvalidInput(
+            f"a float32 image has shape {list(picture.shape)}, the task takes [3, {size}, {size}]",
+            field="tensor.shape",
+            remedy="preprocess it to that size, or send uint8 pixels",
+        )
+    if not np.isfinite(picture).all():
+        raise InvalidInput(
+            "it has NaN or infinite values", field="tensor.data", remedy="send finite numbers"
+        )
+    return torch.from_numpy(picture)

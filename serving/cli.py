@@ -1,0 +1,64 @@
+"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop."""
+
+import asyncio
+import logging
+import sys
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from serving.server import Server
+from serving.settings import Settings
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """A flag of a setting; limits are the setting's own to check."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    kind = kinds[0] if NoneType in get_args(field.annotation) else field.annotation
+    shown = "" if field.default in (None, "") else f"  [default: {field.default}]"
+    text = f"{(field.description or '').capitalize()}.{shown}"
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return click.option(f"{flag}/--no-{name.replace('_', '-')}", name, default=None, help=text)
+    choices = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+    return click.option(flag, name, type=choices, help=text)
+
+
+def _options(command: Any) -> Any:
+    for name, field in reversed(Settings.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
+
+
+@click.command(
+    epilog="\b\nExamples:\n  corolla serve\n  corolla serve --store s3://models/corolla --domains photo,sketch\n"
+    "  COROLLA_PORT=0 corolla serve --metrics-port 0"
+)
+@_options
+def serve(**flags: Any) -> None:
+    """Serve every adapter from one resident backbone.
+
+    Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    asyncio.run(_serve(Settings.read(flags)))
+
+
+async def _serve(settings: Settings) -> None:
+    server = Server(settings)
+    server.stop_on_signals()
+    ready = asyncio.Event()
+    running = asyncio.create_task(server.run(ready))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not running.done():
+        record = server.loader.record
+        click.echo(
+            f"serving {record.name} ({server.loader.backbone_bytes / 2**20:.0f} MiB, {server.device}) "
+            f"from {server.store}: gRPC {settings.host}:{server.port}, "
+            f"metrics {settings.host}:{server.metrics_port}"
+        )
+    await running

@@ -1,0 +1,133 @@
+"""`corolla classify` and `corolla feedback`: the clients for people. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from model_store import routes
+from petl_vit.errors import InvalidInput, NotFound
+from protos.corolla.v1 import classifier_pb2 as pb
+from serving.client import DEFAULT_ADDRESS, Client
+
+_server = click.option("--server", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
+_tls = click.option("--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS and trust this CA.")
+_timeout = click.option("--timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_STATUS = "FEEDBACK_STATUS_"
+
+
+@click.command(
+    epilog='\b\nExamples:\n  corolla classify cat.jpg dog.png --task pets --route lora\n'
+    '  corolla classify *.jpg --task pets --route "0.6*lora, ssf" --members\n'
+    '  corolla classify cat.jpg --task pets --route best --domain shop-3 --json'
+)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--route", required=True, help="What answers: `lora`, `0.6*lora, ssf`, or a named route.")
+@click.option("--task", default="", help="The task.  [default: the only one]")
+@click.option("--domain", default="", help="Where the images come from, for the metrics.")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes to show.")
+@click.option("--members", is_flag=True, help="Show what each member says.")
+@click.option("--extrapolate", is_flag=True, help="Allow alpha outside [0, 1].")
+@_server
+@_tls
+@_timeout
+@_json
+def classify(
+    images: tuple[Path, ...],
+    route: str,
+    task: str,
+    domain: str,
+    top: int,
+    members: bool,
+    extrapolate: bool,
+    server: str,
+    tls_ca: Path | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Classify images by a route. Exits 1 when an image could not be classified."""
+    read = routes.parse(route)
+    if not as_json:
+        click.echo(f"route read as: {read}", err=True)
+    encoded = [_read(path) for path in images]
+    with Client(server, credentials=_credentials(tls_ca), timeout_s=timeout) as client:
+        response = client.classify(
+            encoded,
+            route=str(read),
+            task=task,
+            domain=domain,
+            top_k=top,
+            members=members,
+            extrapolate=extrapolate,
+            ids=[str(path) for path in images],
+        )
+    if as_json:
+        click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
+    else:
+        _print(response, members)
+    if any(result.error.code for result in response.results):
+        click.get_current_context().exit(1)
+
+
+@click.command(epilog="\b\nExample:\n  corolla feedback PREDICTION_ID cat PREDICTION_ID dog")
+@click.argument("labels", nargs=-1, required=True)
+@_server
+@_tls
+@_timeout
+@_json
+def feedback(
+    labels: tuple[str, ...], server: str, tls_ca: Path | None, timeout: float, as_json: bool
+) -> None:
+    """Send true labels for earlier predictions: pairs of PREDICTION_ID and CLASS.
+
+    Exits 1 when a label was not counted.
+    """
+    if len(labels) % 2:
+        raise InvalidInput("a prediction id without its class", field="labels", remedy="write ID CLASS pairs")
+    with Client(server, credentials=_credentials(tls_ca), timeout_s=timeout) as client:
+        response = client.feedback(zip(labels[::2], labels[1::2], strict=True))
+    if as_json:
+        click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
+    else:
+        for result in response.results:
+            status = pb.FeedbackStatus.Name(result.status).removeprefix(_STATUS).lower()
+            outcome = ("correct" if result.correct else "incorrect") if not result.message else result.message
+            click.echo(f"{status}: {outcome}")
+    if any(result.status != pb.FEEDBACK_STATUS_COUNTED for result in response.results):
+        click.get_current_context().exit(1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist", field="image") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}", field="image", remedy="name a readable file") from None
+
+
+def _credentials(tls_ca: Path | None) -> grpc.ChannelCredentials | None:
+    return None if tls_ca is None else grpc.ssl_channel_credentials(_read(tls_ca))
+
+
+def _print(response: pb.ClassifyResponse, members: bool) -> None:
+    table = Table("image", "class", "probability", "agreement", "prediction id")
+    for result in response.results:
+        if result.error.code:
+            table.add_row(result.id, f"[red]{result.error.message}", "", "", "")
+            continue
+        classes = "\n".join(score.class_name for score in result.top)
+        probabilities = "\n".join(f"{score.probability:.3f}" for score in result.top)
+        table.add_row(result.id, classes, probabilities, f"{result.agreement:.2f}", result.prediction_id)
+        for vote in result.members if members else ():
+            row: list[Any] = [f"  {vote.member}", vote.top.class_name, f"{vote.top.probability:.3f}", "", ""]
+            table.add_row(*row, style="dim")
+    console = Console()
+    console.print(table)
+    console.print(f"answered by {response.route}", highlight=False)

@@ -1,0 +1,244 @@
+"""The client for programs, without torch: `pip install 'corolla[client]'`.
+
+    with Client("localhost:50051") as client:
+        answer = client.classify([open("a.jpg", "rb").read()], route="0.6*lora, ssf", task="digits")
+        print(answer.results[0].top[0].class_name)
+
+`AsyncClient` is the same on asyncio. Errors of the server arrive as `RequestFailed` with its code, the
+field and the remedy.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from petl_vit.errors import CorollaError
+from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1 import classifier_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+_MAX_MESSAGE_BYTES = 256 * 2**20
+_OPTIONS = [
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+]
+
+
+class RequestFailed(CorollaError):
+    """The server refused or could not answer a request.
+
+    Attributes:
+        code: gRPC's status code by name, e.g. `NOT_FOUND`.
+    """
+
+    def __init__(self, code: str, problem: str, *, field: str | None = None) -> None:
+        super().__init__(problem, field=None)
+        self.code, self.named_field = code, field
+
+
+def request_of(
+    images: Sequence[bytes] = (),
+    *,
+    route: str | pb.Route,
+    task: str = "",
+    domain: str = "",
+    top_k: int = 0,
+    tensor: Any = None,
+    probabilities: bool = False,
+    members: bool = False,
+    extrapolate: bool = False,
+    ids: Sequence[str] = (),
+) -> pb.ClassifyRequest:
+    """A request from plain values.
+
+    Args:
+        images: Encoded JPEG, PNG or WebP.
+        route: As text, or typed.
+        tensor: A uint8 [n, H, W, 3] or float32 [n, 3, S, S] array instead of images (anything with
+            `dtype`, `shape` and `tobytes`).
+        ids: Names of the images, echoed in the answer.
+    """
+    names = list(ids) or [""] * len(images)
+    request = pb.ClassifyRequest(
+        task=task,
+        images=[pb.Image(data=data, id=name) for data, name in zip(images, names, strict=True)],
+        domain=domain,
+        top_k=top_k,
+        want_probabilities=probabilities,
+        want_members=members,
+        allow_extrapolation=extrapolate,
+    )
+    if isinstance(route, str):
+        request.route = route
+    else:
+        request.typed_route.CopyFrom(route)
+    if tensor is not None:
+        request.tensor.CopyFrom(_tensor(tensor))
+    return request
+
+
+def _tensor(array: Any) -> pb.Tensor:
+    dtypes = {"uint8": pb.Tensor.DATA_TYPE_UINT8, "float32": pb.Tensor.DATA_TYPE_FLOAT32}
+    name = str(array.dtype)
+    if name not in dtypes:
+        raise CorollaError(f"dtype {name}", field="tensor", remedy="send uint8 or float32")
+    return pb.Tensor(dtype=dtypes[name], shape=list(array.shape), data=array.tobytes())
+
+
+def feedback_of(labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackRequest:
+    """A feedback request from (prediction id, class name or index) pairs."""
+    request = pb.FeedbackRequest()
+    for prediction_id, truth in labels:
+        label = request.labels.add(prediction_id=prediction_id)
+        if isinstance(truth, str):
+            label.class_name = truth
+        else:
+            label.class_index = truth
+    return request
+
+
+def failure(error: grpc.RpcError) -> RequestFailed:
+    """The error of a failed call with what the server said about it."""
+    status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+    field = None
+    for detail in status.details if status is not None else ():
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request) and request.field_violations:
+            field = request.field_violations[0].field
+    return RequestFailed(error.code().name, error.details() or "no details", field=field)
+
+
+class Client:
+    """A blocking client; safe to share between threads.
+
+    Args:
+        address: HOST:PORT.
+        credentials: For TLS; None speaks plain text.
+        timeout_s: Deadline of every call, seconds; the server honours it.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.channel = (
+            grpc.insecure_channel(address, _OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, _OPTIONS)
+        )
+        self._timeout_s = timeout_s
+        self._stub = classifier_pb2_grpc.ClassifierStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def classify(self, images: Sequence[bytes] = (), **options: Any) -> pb.ClassifyResponse:
+        """Classifies images; see `request_of` for the options.
+
+        Raises:
+            RequestFailed: The call as a whole failed. One bad image does not: its result has an error.
+        """
+        return self.send(request_of(images, **options))
+
+    def send(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        """Sends a request that is made already.
+
+        Raises:
+            RequestFailed: The call failed.
+        """
+        try:
+            return self._stub.Classify(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error) from error
+
+    def feedback(self, labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackResponse:
+        """Sends the true class, by name or index, of earlier predictions.
+
+        Raises:
+            RequestFailed: The call failed.
+        """
+        try:
+            return self._stub.Feedback(feedback_of(labels), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error) from error
+
+    def serving(self) -> bool:
+        """Whether the server says that it is warm and takes requests."""
+        try:
+            stub = health_pb2_grpc.HealthStub(self.channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+        except grpc.RpcError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+class AsyncClient:
+    """The same on asyncio."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.channel = (
+            grpc.aio.insecure_channel(address, _OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, _OPTIONS)
+        )
+        self._timeout_s = timeout_s
+        self._stub = classifier_pb2_grpc.ClassifierStub(self.channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.channel.close()
+
+    async def classify(self, images: Sequence[bytes] = (), **options: Any) -> pb.ClassifyResponse:
+        """See `Client.classify`."""
+        try:
+            return await self._stub.Classify(request_of(images, **options), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise failure(error) from error
+
+    async def feedback(self, labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackResponse:
+        """See `Client.feedback`."""
+        try:
+            return await self._stub.Feedback(feedback_of(labels), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise failure(error) from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m serving.client health [HOST:PORT]`: 0 when serving, for container health checks."""
+    if not arguments or arguments[0] != "health":
+        print("usage: python -m serving.client health [HOST:PORT]", file=sys.stderr)
+        return 2
+    address = arguments[1] if len(arguments) > 1 else DEFAULT_ADDRESS
+    with Client(address, timeout_s=3.0) as client:
+        return 0 if client.serving() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

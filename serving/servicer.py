@@ -1,0 +1,248 @@
+"""The thin servicer: protobuf to a validated request, answers to protobuf, errors to status codes."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+import numpy as np
+from google.rpc import status_pb2
+
+from model_store import routes
+from model_store.resolution import ResolvedRoute
+from petl_vit.errors import CorollaError, InvalidInput
+from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1 import classifier_pb2_grpc
+from serving.classifier import Classifier, ImageAnswer, Picture, Request, Response
+from serving.feedback import Feedback, Labelled
+from serving.metrics import Metrics
+from serving.status import status_of
+
+_log = logging.getLogger(__name__)
+
+MAX_LABELS = 1000
+_DEFAULT_TOP_K = 5
+_DETAILS_KEY = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_COMBINES = {
+    pb.COMBINE_UNSPECIFIED: routes.Combine.MEAN,
+    pb.COMBINE_MEAN: routes.Combine.MEAN,
+    pb.COMBINE_PROB: routes.Combine.PROB,
+    pb.COMBINE_VOTE: routes.Combine.VOTE,
+}
+_LABEL_STATUS = {
+    "counted": pb.FEEDBACK_STATUS_COUNTED,
+    "duplicate": pb.FEEDBACK_STATUS_DUPLICATE,
+    "invalid_token": pb.FEEDBACK_STATUS_INVALID_TOKEN,
+    "invalid_class": pb.FEEDBACK_STATUS_INVALID_CLASS,
+}
+
+
+class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
+    """Serves corolla.v1.Classifier.
+
+    Args:
+        pool: Threads for what computes: building large answers, reading tokens.
+    """
+
+    def __init__(
+        self, *, classifier: Classifier, feedback: Feedback, metrics: Metrics, pool: ThreadPoolExecutor
+    ) -> None:
+        self._classifier, self._feedback = classifier, feedback
+        self._metrics, self._pool = metrics, pool
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
+        async with self._call("Classify", context):
+            response = await self._classifier.classify(_request(request, context))
+            return await self._in_pool(_response, request, response)
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
+        async with self._call("Feedback", context):
+            if len(request.labels) > MAX_LABELS:
+                raise InvalidInput(
+                    f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
+                    field="labels",
+                    remedy="send them in several requests",
+                )
+            return await self._in_pool(self._label_all, request.labels)
+
+    def _label_all(self, labels: Sequence[pb.Label]) -> pb.FeedbackResponse:
+        results = (self._feedback.label(label.prediction_id, _truth(label)) for label in labels)
+        return pb.FeedbackResponse(results=map(_label_result, results))
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
+        """Counts the call, and turns what goes wrong in it into its status."""
+        started, code = time.monotonic(), grpc.StatusCode.OK
+        try:
+            yield
+        except CorollaError as error:
+            status = status_of(error)
+            code = _CODES[status.code]
+            await _abort(context, status, code)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            incident = uuid.uuid4().hex[:12]
+            _log.exception("incident %s in %s", incident, method)
+            message = f"an unexpected error; the server's log has it as incident {incident}"
+            await _abort(context, status_pb2.Status(code=code.value[0], message=message), code)
+        finally:
+            self._metrics.request(method, code.name, time.monotonic() - started)
+
+    async def _in_pool(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+async def _abort(context: Any, status: status_pb2.Status, code: grpc.StatusCode) -> NoReturn:
+    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(code, status.message, trailing_metadata=metadata)
+    raise AssertionError("abort returned")
+
+
+# From protobuf
+
+
+def _request(message: pb.ClassifyRequest, context: Any) -> Request:
+    remaining = context.time_remaining()
+    return Request(
+        task=message.task,
+        route=_route(message),
+        pictures=_pictures(message),
+        domain=message.domain,
+        extrapolate=message.allow_extrapolation,
+        deadline=None if remaining is None else time.monotonic() + remaining,
+    )
+
+
+def _route(message: pb.ClassifyRequest) -> routes.Route:
+    kind = message.WhichOneof("route_spec")
+    if kind == "route":
+        return routes.parse(message.route)
+    if kind == "typed_route":
+        return _typed_route(message.typed_route)
+    raise InvalidInput("the request names no route", field="route", remedy="set route, e.g. to `lora`")
+
+
+def _typed_route(message: pb.Route) -> routes.Route:
+    if message.combine not in _COMBINES:
+        raise InvalidInput(f"combine {message.combine} is unknown", field="typed_route.combine")
+    entries = tuple(
+        routes.Entry(
+            weight=entry.weight if entry.HasField("weight") else 1.0,
+            model=routes.Model(terms=tuple(map(_term, entry.model.terms))),
+        )
+        for entry in message.entries
+    )
+    return routes.Route(entries=entries, combine=_COMBINES[message.combine])
+
+
+def _term(message: pb.Term) -> routes.Term:
+    ref, at = message.adapter, message.adapter.WhichOneof("at")
+    adapter = routes.AdapterRef(
+        name=ref.name,
+        task=ref.task or None,
+        version=ref.version if at == "version" else None,
+        alias=ref.alias if at == "alias" else None,
+    )
+    return routes.Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
+
+
+def _pictures(message: pb.ClassifyRequest) -> list[Picture]:
+    if message.images and message.HasField("tensor"):
+        raise InvalidInput("the request has both images and a tensor", field="tensor", remedy="send one of them")
+    if message.HasField("tensor"):
+        return list(_tensor(message.tensor))
+    return [image.data for image in message.images]
+
+
+def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
+    """The images of a tensor: uint8 [n, H, W, 3] or float32 [n, 3, S, S]."""
+    shape = tuple(message.shape)
+    dtypes = {pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"), pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4")}
+    if message.dtype not in dtypes:
+        raise InvalidInput("the dtype is not set", field="tensor.dtype", remedy="send uint8 or float32")
+    dtype = dtypes[message.dtype]
+    channels = 3 if dtype == np.uint8 else 1
+    if len(shape) != 4 or shape[channels] != 3 or 0 in shape:
+        expected = "[n, H, W, 3]" if dtype == np.uint8 else "[n, 3, S, S]"
+        raise InvalidInput(
+            f"shape {list(shape)} is not {expected}", field="tensor.shape", remedy="send that layout"
+        )
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(message.data):
+        raise InvalidInput(
+            f"{len(message.data)} bytes are not shape {list(shape)} of {dtype.name}",
+            field="tensor.data",
+            remedy="send the values row-major, little-endian, without padding",
+        )
+    return np.frombuffer(message.data, dtype=dtype).reshape(shape).copy()
+
+
+def _truth(label: pb.Label) -> str | int | None:
+    kind = label.WhichOneof("truth")
+    return None if kind is None else getattr(label, kind)  # type: ignore[no-any-return]
+
+
+# To protobuf
+
+
+def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyResponse:
+    resolved = response.resolved
+    message = pb.ClassifyResponse(
+        route=str(resolved),
+        backbone_digest=resolved.task.spec.backbone_digest,
+        adapters=[
+            pb.ResolvedAdapter(name=term.full_name, digest=term.digest, method=term.method)
+            for term in resolved.terms()
+        ],
+    )
+    for position, answer in enumerate(response.images):
+        result = message.results.add()
+        if request.images:
+            result.id = request.images[position].id
+        if isinstance(answer, CorollaError):
+            result.error.CopyFrom(status_of(answer))
+        else:
+            _fill(result, request, resolved, answer)
+    times = (response.decode_s, response.queue_s, response.forward_s)
+    for name, seconds in zip(("decode", "queue", "forward"), times, strict=True):
+        getattr(message.timings, name).FromNanoseconds(int(seconds * 1e9))
+    return message
+
+
+def _fill(
+    result: pb.ImageResult, request: pb.ClassifyRequest, resolved: ResolvedRoute, answer: ImageAnswer
+) -> None:
+    classes = resolved.classes
+    order = np.lexsort((np.arange(len(classes)), -answer.probabilities))
+    best = [answer.predicted, *(int(i) for i in order if i != answer.predicted)]
+    for index in best[: request.top_k or _DEFAULT_TOP_K]:
+        result.top.append(_score(classes, index, float(answer.probabilities[index])))
+    if request.want_probabilities:
+        result.probabilities.extend(answer.probabilities.tolist())
+    if request.want_members:
+        for member, vote, confidence in zip(
+            resolved.members, answer.votes, answer.confidences, strict=True
+        ):
+            result.members.append(pb.MemberVote(member=str(member), top=_score(classes, vote, confidence)))
+    result.agreement = answer.agreement
+    result.entropy = answer.entropy
+    result.mutual_information = answer.mutual_information
+    result.prediction_id = answer.prediction_id
+
+
+def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score:
+    return pb.Score(class_name=classes[index], class_index=index, probability=probability)
+
+
+def _label_result(labelled: Labelled) -> pb.LabelResult:
+    return pb.LabelResult(
+        status=_LABEL_STATUS[labelled.status], correct=labelled.correct, message=labelled.message
+    )

@@ -1,0 +1,85 @@
+"""The server's settings: flags of `corolla serve`, else COROLLA_* variables, else these defaults.
+
+The outside world is read here, once. A variable that no part of corolla knows stops the start, with
+the nearest known one named.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from petl_vit.errors import InvalidInput
+
+_PREFIX = "COROLLA_"
+_ELSEWHERE = frozenset({"COROLLA_DEBUG"})
+
+
+class Settings(BaseSettings):
+    """What can be set. Names double as flags: `max_batch_rows` is `--max-batch-rows`."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+
+    store: str | None = Field(default=None, description="folder or URL of the model store")
+    backbone: str | None = Field(default=None, description="name or digest; default: the only one stored")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int = Field(default=9095, ge=0, le=65535, description="Prometheus port; 0 picks a free one")
+    insecure: bool = Field(
+        default=False, description="listen beyond loopback without TLS (on a network you trust)"
+    )
+    tls_certificate: str | None = Field(default=None, description="PEM file with the server's certificate chain")
+    tls_key: str | None = Field(default=None, description="PEM file with its private key")
+    tls_client_ca: str | None = Field(default=None, description="PEM file; clients must have a certificate by it")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the backbone runs")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a forward; default: all cores")
+    decode_threads: int = Field(default=4, ge=1, le=256, description="threads that decode and combine")
+    domains: str = Field(default="", description="comma-separated domains that metrics know")
+    max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
+    max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
+    max_images: int = Field(default=64, ge=1, description="images of one request")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
+    max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
+    bank_bytes: int = Field(default=2 * 2**30, ge=1, description="bytes of adapters kept in memory")
+    refresh_s: float = Field(default=1.0, gt=0, description="seconds until a moved alias is followed")
+    token_key_file: str | None = Field(
+        default=None, description="key of prediction ids; share it between replicas; default: made once"
+    )
+    drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
+    stall_s: float = Field(default=60.0, gt=0, description="age of the oldest queued row that turns health off")
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any]) -> "Settings":
+        """The settings of this start; a flag that is None was not given.
+
+        Raises:
+            InvalidInput: A flag or variable is wrong or misspelt; names it.
+        """
+        _check_variables(os.environ)
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            where = f"--{name.replace('_', '-')} or {_PREFIX}{name.upper()}"
+            raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=where) from None
+
+    @property
+    def domain_names(self) -> list[str]:
+        return [name.strip() for name in self.domains.split(",") if name.strip()]
+
+    @property
+    def loopback(self) -> bool:
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    known = {_PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "unset it"
+            raise InvalidInput("the environment variable is not known", field=name, remedy=remedy)

@@ -1,0 +1,47 @@
+"""From our errors to gRPC: the one mapping, with the details that clients can act on."""
+
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from petl_vit.errors import (
+    Conflict,
+    CorollaError,
+    Corrupt,
+    Draining,
+    Expired,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+)
+
+_CODES: tuple[tuple[type[CorollaError], int], ...] = (
+    (InvalidInput, code_pb2.INVALID_ARGUMENT),
+    (NotFound, code_pb2.NOT_FOUND),
+    (Conflict, code_pb2.ABORTED),
+    (Corrupt, code_pb2.DATA_LOSS),
+    (Overloaded, code_pb2.RESOURCE_EXHAUSTED),
+    (Expired, code_pb2.DEADLINE_EXCEEDED),
+    (Draining, code_pb2.UNAVAILABLE),
+)
+
+RETRY_AFTER_MS = 100
+
+
+def status_of(error: CorollaError) -> status_pb2.Status:
+    """The google.rpc.Status of an error: code, message, and the field or the time to wait."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), code_pb2.INTERNAL)
+    status = status_pb2.Status(code=code, message=str(error))
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded | Draining):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(RETRY_AFTER_MS)
+        _attach(status, retry)
+    return status
+
+
+def _attach(status: status_pb2.Status, detail: object) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)  # type: ignore[arg-type]
+    status.details.append(packed)
