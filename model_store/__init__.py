@@ -1,0 +1,1 @@
+"""What a backbone, a task, an adapter and a route are at rest, and where they live."""

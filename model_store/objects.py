@@ -1,0 +1,172 @@
+"""Objects by key, wherever they live: a folder, S3, GCS, Azure or memory.
+
+Knows three ways to write and nothing of what is written: create if absent, compare and swap, delete.
+Every failure of the place itself becomes an error of our tree that names the key.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion  # exists for type checkers only
+
+Change = Callable[[bytes | None], bytes]
+_ATTEMPTS = 32
+_LOCK = ".lock"
+
+
+class Objects:
+    """Objects of one store. Safe for threads and processes; keys are checked by the caller."""
+
+    def __init__(self, backend: ObjectStore, folder: Path | None) -> None:
+        self._backend = backend
+        self._folder = folder
+
+    @classmethod
+    def open(cls, url: str) -> "Objects":
+        """Open a plain path (created when missing) or any URL that obstore knows.
+
+        Raises:
+            InvalidInput: It is neither.
+            CorollaError: The folder cannot be made.
+        """
+        scheme = urlsplit(url).scheme if "://" in url else ""
+        if scheme in ("", "file"):
+            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser())
+        if scheme == "memory":
+            return cls(MemoryStore(), None)
+        retry = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+        try:
+            return cls(from_url(url, retry_config=retry), None)  # type: ignore[call-overload]
+        except (BaseError, ValueError, TypeError) as error:
+            raise InvalidInput(
+                f"{url!r} does not open ({_first_line(error)})",
+                field="store",
+                remedy="give a folder, or a URL such as s3://bucket/prefix, gs://bucket or memory:///",
+            ) from error
+
+    @classmethod
+    def _open_folder(cls, folder: Path) -> "Objects":
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls(LocalStore(folder.resolve()), folder.resolve())
+        except (OSError, BaseError) as error:
+            raise CorollaError(
+                f"the folder {folder} cannot be opened ({_first_line(error)})",
+                field="store",
+                remedy="choose another with --store or COROLLA_STORE",
+            ) from error
+
+    def __str__(self) -> str:
+        return str(self._folder or self._backend)
+
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        found = self._get(key)
+        return None if found is None else found[0]
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object whole if none stands there; whether it was written."""
+        with _place_errors(key):
+            try:
+                # One request: a multipart upload could not be conditional.
+                self._backend.put(key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def swap(self, key: str, change: Change) -> None:
+        """Replace an object by `change` of its bytes (None where there is none), atomically.
+
+        `change` runs again with fresh bytes when somebody else wrote in between.
+
+        Raises:
+            Conflict: Others kept writing; and whatever `change` raises.
+        """
+        with self.exclusive():
+            for _ in range(_ATTEMPTS):
+                found = self._get(key)
+                data = change(None if found is None else found[0])
+                if self._replace(key, data, None if found is None else found[1]):
+                    return
+        raise Conflict("others keep changing it", field=key, remedy="try again")
+
+    def delete(self, key: str) -> None:
+        """Remove an object that exists."""
+        with _place_errors(key):
+            self._backend.delete(key)
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys below a prefix of whole segments, sorted."""
+        with _place_errors(prefix):
+            return sorted(meta["path"] for page in self._backend.list(prefix) for meta in page)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other writers of a local folder out; elsewhere conditional writes do that."""
+        if self._folder is None:
+            yield
+            return
+        with _place_errors(_LOCK):
+            lock = open(self._folder / _LOCK, "ab")  # noqa: SIM115 closed below, outside the translation
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _get(self, key: str) -> "tuple[bytes, UpdateVersion] | None":
+        with _place_errors(key):
+            try:
+                found = self._backend.get(key)
+                data = bytes(found.bytes())
+            except FileNotFoundError:
+                return None
+        version: UpdateVersion = {}
+        if found.meta["e_tag"] is not None:
+            version["e_tag"] = found.meta["e_tag"]
+        if found.meta["version"] is not None:
+            version["version"] = found.meta["version"]
+        return data, version
+
+    def _replace(self, key: str, data: bytes, seen: "UpdateVersion | None") -> bool:
+        if self._folder is None and seen is None:
+            return self.create(key, data)
+        with _place_errors(key):
+            try:
+                # On a folder the lock is held, and a rename replaces the file whole.
+                held = self._folder is not None or seen is None
+                self._backend.put(key, data, mode="overwrite" if held else seen, use_multipart=False)
+            except PreconditionError:
+                return False
+        return True
+
+
+@contextmanager
+def _place_errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        raise Unsupported(
+            f"this kind of store lacks an operation ({_first_line(error)})",
+            field="store",
+            remedy="use a folder, S3, GCS or Azure",
+        ) from error
+    except (BaseError, OSError) as error:
+        raise CorollaError(
+            f"the store cannot be read or written ({_first_line(error)})",
+            field=key,
+            remedy="check its URL, your permissions and the network",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,61 @@
+"""Named tensors as safetensors bytes, checked both ways. Reading never executes anything.
+
+Files are read whole and not mapped: the bytes whose digest was verified are the ones that are used,
+whatever happens to the file afterwards.
+"""
+
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from petl_vit.errors import Corrupt, InvalidInput
+
+
+def encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """Write tensors of any device as one safetensors file.
+
+    Raises:
+        InvalidInput: There is none, or one holds NaN or an infinity.
+    """
+    if not tensors:
+        raise InvalidInput("there are no tensors to store", field="tensors")
+    bad = _not_finite(tensors)
+    if bad is not None:
+        raise InvalidInput(
+            f"tensor {bad!r} holds NaN or an infinity", field="tensors", remedy="lower the learning rate"
+        )
+    # A copy each: safetensors refuses tensors that share memory, as tied or sliced weights do.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain)
+
+
+def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
+    """Read what `encode` wrote, onto the CPU.
+
+    Args:
+        data: The whole file.
+        key: Where it came from, for the error.
+        remedy: What the user can do when it is damaged.
+
+    Raises:
+        Corrupt: It is truncated, not safetensors, or holds NaN or an infinity.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        problem = f"not a whole safetensors file ({len(data):,} bytes: {error})"
+        raise Corrupt(problem, field=key, remedy=remedy) from error
+    bad = _not_finite(tensors)
+    if bad is not None:
+        raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=key, remedy=remedy)
+    return dict(tensors)
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None

@@ -1,0 +1,81 @@
+"""The store over the real S3 protocol: moto's server on loopback."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_store.routes import AdapterRef
+from model_store.store import Store
+from petl_vit.errors import Conflict
+from tests.model_store.world import World
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[server] is not installed"),
+    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    import boto3  # type: ignore[import-untyped]
+    from moto.server import ThreadedMotoServer
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    try:
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="models")
+        yield f"s3://models/{tmp_path.name}"  # moto keeps its buckets between servers
+    finally:
+        server.stop()
+
+
+def test_a_bucket_is_a_store(url: str, tmp_path: Path) -> None:
+    world = World(Store.open(url), tmp_path)
+    first = world.store.publish(world.draft(), world.adapter(1.0))
+    second = world.store.publish(world.draft(), world.adapter(2.0))
+    assert world.store.publish(world.draft(), world.adapter(2.0)) == second
+    other = Store.open(url)
+    assert other.versions("digits", "lora") == [1, 2]
+    assert other.resolve(AdapterRef(name="lora"), "digits") == second
+    assert other.load_adapter(first).keys() == world.adapter(1.0).keys()
+    assert other.load_backbone(other.backbone("tiny.one")).keys() == world.weights(1.0).keys()
+    assert other.tasks() == [world.task]
+
+
+def test_aliases_in_a_bucket_move_by_compare_and_swap(url: str, tmp_path: Path) -> None:
+    world = World(Store.open(url), tmp_path)
+    for value in (1.0, 2.0):
+        world.store.publish(world.draft(), world.adapter(value))
+    world.store.set_alias("digits", "lora", "prod", 1)
+    world.store.set_alias("digits", "lora", "prod", 2, expected=1)
+    with pytest.raises(Conflict, match="points at version 2"):
+        world.store.set_alias("digits", "lora", "prod", 1, expected=1)
+    assert world.store.aliases("digits", "lora") == {"latest": 2, "prod": 2}
+
+
+def test_a_write_that_comes_between_is_seen_and_tried_again(url: str) -> None:
+    first, second = Store.open(url)._objects, Store.open(url)._objects
+    first.swap("n", lambda _: b"1")
+    seen: list[bytes | None] = []
+
+    def change(data: bytes | None) -> bytes:
+        if not seen:
+            second.swap("n", lambda _: b"2")
+        seen.append(data)
+        return b"3"
+
+    first.swap("n", change)
+    assert seen == [b"1", b"2"]
+    assert second.read("n") == b"3"
