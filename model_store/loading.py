@@ -15,7 +15,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Term
-from petl_vit.errors import Corrupt, CorollaError
+from petl_vit.errors import CorollaError, Corrupt
 from petl_vit.heads import LinearHead
 from petl_vit.vit import FrozenViT
 

@@ -13,10 +13,10 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from model_store.names import BASE, LATEST, check_name
+from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput
 
 MAX_TEXT = 2_000
@@ -25,14 +25,6 @@ MAX_TERMS = 16
 MAX_VERSION = 2**31 - 1
 
 _EXAMPLE = "write a route such as `lora`, `0.6*lora@prod`, `lora, ssf:3` or `prob(2: lora, 1: ssf)`"
-
-
-class Combine(StrEnum):
-    """How the entries of a route become one answer."""
-
-    MEAN = "mean"
-    PROB = "prob"
-    VOTE = "vote"
 
 
 @dataclass(frozen=True, kw_only=True)

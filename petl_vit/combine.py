@@ -50,26 +50,34 @@ class Answer:
 def softmax(logits: Array) -> Array:
     """Over the last axis."""
     z = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return z / z.sum(axis=-1, keepdims=True)
+    normalised: Array = z / z.sum(axis=-1, keepdims=True)
+    return normalised
 
 
 def entropy(p: Array) -> Array:
     """Over the last axis, nats; 0 log 0 = 0."""
-    return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
+    nats: Array = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
+    return nats
+
+
+def _weighted(values: Array, weights: Array) -> Array:
+    """[n, K, C] and [K] -> [n, C]."""
+    total: Array = np.einsum("nkc,k->nc", values, weights)
+    return total
 
 
 def _mean(logits: Array, weights: Array, temperature: float) -> Array:
-    return softmax(np.einsum("nkc,k->nc", logits, weights) / temperature)
+    return softmax(_weighted(logits, weights) / temperature)
 
 
 def _prob(logits: Array, weights: Array, temperature: float) -> Array:
-    return np.einsum("nkc,k->nc", softmax(logits / temperature), weights)
+    return _weighted(softmax(logits / temperature), weights)
 
 
 def _vote(logits: Array, weights: Array, temperature: float) -> Array:
     """Shares of the weighted votes."""
     votes = np.eye(logits.shape[-1])[logits.argmax(axis=-1)]
-    return np.einsum("nkc,k->nc", votes, weights)
+    return _weighted(votes, weights)
 
 
 _RULES: dict[Combine, Callable[[Array, Array, float], Array]] = {
@@ -93,7 +101,7 @@ def combine(
     weights = weights / weights.sum()
     p = _RULES[rule](logits, weights, temperature)
     members = softmax(logits / temperature)
-    mean = np.einsum("nkc,k->nc", members, weights)
+    mean = _weighted(members, weights)
     ties = np.isclose(p, p.max(axis=-1, keepdims=True), rtol=0, atol=1e-12)
     predicted = np.where(ties, mean, -1.0).argmax(axis=-1) if rule is Combine.VOTE else p.argmax(axis=-1)
     votes = logits.argmax(axis=-1)

@@ -50,14 +50,12 @@ class Affine:
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
         """y += delta, in one or two passes over y; for inference."""
-        if alpha is not None:
-            y.add_(self.delta(x, y, alpha))
-        elif self.scale is None:
-            y.add_(self.shift)
-        elif self.shift is None:
-            y.mul_(self.scale)
-        else:
+        if alpha is None and self.scale is not None and self.shift is not None:
             torch.addcmul(self.shift, y, self.scale, out=y)
+        elif alpha is None and self.shift is not None:
+            y.add_(self.shift)
+        else:
+            y.add_(self.delta(x, y, alpha))
 
     def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
         """Adds alpha times this edit's weight change to `weights`, which start as the frozen ones."""

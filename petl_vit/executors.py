@@ -231,5 +231,3 @@ class Sliced:
         for rows, delta in deltas:
             stream[rows].add_(delta)
         return stream
-
-

@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import timm
 import timm.layers as timm_layers
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
 
 Params = Mapping[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.GELU: F.gelu,
@@ -114,7 +115,7 @@ def _fail(config: BackboneConfig, what: str) -> Unsupported:
     )
 
 
-def _build(config: BackboneConfig) -> timm_vit.VisionTransformer:
+def _build(config: BackboneConfig) -> Any:
     """timm's model without memory for its parameters, or a refusal by name."""
     name = config.architecture.partition(".")[0]
     if not timm.is_model(name):
@@ -123,9 +124,8 @@ def _build(config: BackboneConfig) -> timm_vit.VisionTransformer:
         raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
     try:
         with torch.device("meta"):
-            model = timm.create_model(
-                name, pretrained=False, num_classes=0, img_size=config.image_size, **config.options
-            )
+            options: dict[str, Any] = {"img_size": config.image_size, **config.options}
+            model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (TypeError, AssertionError, RuntimeError) as error:
         raise _fail(config, f"timm cannot build it ({error})") from error
     if type(model) is not timm_vit.VisionTransformer:
@@ -133,7 +133,7 @@ def _build(config: BackboneConfig) -> timm_vit.VisionTransformer:
     return model
 
 
-def _check(config: BackboneConfig, model: timm_vit.VisionTransformer) -> None:
+def _check(config: BackboneConfig, model: Any) -> None:
     """Refuses every variation that the forward does not compute."""
     identity = nn.Identity
     if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
@@ -144,18 +144,10 @@ def _check(config: BackboneConfig, model: timm_vit.VisionTransformer) -> None:
         raise _fail(config, f"its pooling is {model.global_pool!r}")
     norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
     for block in model.blocks:
-        attention, mlp = block.attn, block.mlp
-        plain = (
-            type(block) is timm_vit.Block
-            and type(attention) is timm_layers.Attention
-            and type(mlp) is timm_layers.Mlp
-            and type(attention.q_norm) is type(attention.norm) is type(mlp.norm) is identity
-            and attention.gate is None
-            and type(mlp.fc1) is nn.Linear
-            and attention.attn_dim == model.embed_dim
-        )
-        if not plain:
-            raise _fail(config, f"its blocks are not plain pre-norm blocks ({type(block).__name__})")
+        if type(block) is not timm_vit.Block:
+            raise _fail(config, f"its blocks are {type(block).__name__}")
+        if not _is_plain(block, model.embed_dim):
+            raise _fail(config, "its attention or MLP is not the plain one")
         norms += [block.norm1, block.norm2]
     if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
         raise _fail(config, "its norms are not LayerNorms with one epsilon")
@@ -163,6 +155,19 @@ def _check(config: BackboneConfig, model: timm_vit.VisionTransformer) -> None:
         raise _fail(config, "it has not exactly one final norm")
     if type(model.blocks[0].mlp.act) not in _ACTIVATIONS:
         raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
+
+
+def _is_plain(block: Any, width: int) -> bool:
+    """Whether attention and MLP are what the forward computes."""
+    attention, mlp = block.attn, block.mlp
+    return bool(
+        type(attention) is timm_layers.Attention
+        and type(mlp) is timm_layers.Mlp
+        and type(attention.q_norm) is type(attention.norm) is type(mlp.norm) is nn.Identity
+        and attention.gate is None
+        and attention.attn_dim == width
+        and type(mlp.fc1) is nn.Linear
+    )
 
 
 @lru_cache(maxsize=32)
@@ -326,9 +331,7 @@ class FrozenViT:
         return x[:, self.arch.prefix_tokens :].mean(dim=1)
 
 
-def check_tensors(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, what: str
-) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, what: str) -> None:
     """Raises `Corrupt` unless the tensors have exactly the names and shapes that are expected."""
     missing = sorted(shapes.keys() - tensors.keys())
     extra = sorted(tensors.keys() - shapes.keys())

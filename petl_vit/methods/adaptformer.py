@@ -15,7 +15,7 @@ from torch import Tensor
 
 from petl_vit.edits import Branch, Edit
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class AdaptFormer(Method):
@@ -30,8 +30,9 @@ class AdaptFormer(Method):
     scale: float = Field(default=0.1, gt=0, le=100, description="factor on the branch's output")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the bottleneck, in training")
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
-        width, shapes = arch.width, {}
+    def shapes(self, arch: Architecture) -> Shapes:
+        width = arch.width
+        shapes: Shapes = {}
         for block in range(arch.depth):
             shapes[f"blocks.{block}.adapter.down.weight"] = (width, self.rank)
             shapes[f"blocks.{block}.adapter.down.bias"] = (self.rank,)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from petl_vit.edits import Affine, Edit
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class BitFit(Method):
@@ -22,7 +22,7 @@ class BitFit(Method):
     paper: ClassVar[str] = "arXiv 2106.10199"
     foldable: ClassVar[bool] = True
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         return {name: shape for name, shape in arch.shapes.items() if name.endswith(".bias")}
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:

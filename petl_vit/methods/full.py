@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petl_vit.edits import Dense, Edit
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class Full(Method):
@@ -22,7 +22,7 @@ class Full(Method):
     foldable: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-5
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         return dict(arch.shapes)
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petl_vit.edits import Edit
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class Linear(Method):
@@ -21,7 +21,7 @@ class Linear(Method):
     paper: ClassVar[str] = "arXiv 1610.01644"
     foldable: ClassVar[bool] = True
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         return {}
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petl_vit.edits import Edit, LowRank
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class LoRA(Method):
@@ -27,8 +27,9 @@ class LoRA(Method):
     rank: int = Field(default=8, ge=1, le=512, description="rank of the update")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the input, in training")
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
-        width, shapes = arch.width, {}
+    def shapes(self, arch: Architecture) -> Shapes:
+        width = arch.width
+        shapes: Shapes = {}
         for block in range(arch.depth):
             shapes[f"blocks.{block}.attn.qkv.lora_a"] = (width, self.rank)
             shapes[f"blocks.{block}.attn.qkv.lora_b"] = (self.rank, 3 * width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petl_vit.edits import Edit
 from petl_vit.errors import InvalidInput
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 Tensors = Mapping[str, Tensor]
 
@@ -46,7 +46,7 @@ class Method(BaseModel):
             ) from None
 
     @abstractmethod
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         """Name and shape of every tensor that the method trains (the head is not among them)."""
 
     @abstractmethod
@@ -69,12 +69,15 @@ class Method(BaseModel):
 
 def linear_sites(arch: Architecture) -> dict[str, int]:
     """Every linear site of the blocks, with its output width, in order of the forward."""
-    widths = {"attn.qkv": 3 * arch.width, "attn.proj": arch.width, "mlp.fc1": arch.hidden, "mlp.fc2": arch.width}
+    widths = {
+        "attn.qkv": 3 * arch.width,
+        "attn.proj": arch.width,
+        "mlp.fc1": arch.hidden,
+        "mlp.fc2": arch.width,
+    }
     return {f"blocks.{i}.{site}": width for i in range(arch.depth) for site, width in widths.items()}
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
     """U(-bound, bound)."""
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-
-

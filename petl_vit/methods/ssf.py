@@ -12,7 +12,7 @@ from torch import Tensor
 
 from petl_vit.edits import Affine, Edit
 from petl_vit.methods.method import Method, Tensors, linear_sites
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 def _sites(arch: Architecture) -> dict[str, int]:
@@ -29,7 +29,7 @@ class SSF(Method):
     foldable: ClassVar[bool] = True
     starts_as_identity: ClassVar[bool] = False
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         return {f"{site}.{kind}": (w,) for site, w in _sites(arch).items() for kind in ("scale", "shift")}
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:

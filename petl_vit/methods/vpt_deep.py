@@ -16,7 +16,7 @@ from torch import Tensor
 
 from petl_vit.edits import Edit, Prefix
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
 class VPTDeep(Method):
@@ -31,7 +31,7 @@ class VPTDeep(Method):
     prompts: int = Field(default=10, ge=1, le=1024, description="prompts in each block")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
 
-    def shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def shapes(self, arch: Architecture) -> Shapes:
         return {f"blocks.{block}.prompts": (self.prompts, arch.width) for block in range(arch.depth)}
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,0 +1,51 @@
+"""Random adapters of every registered method, in which no tensor is left at a trivial value."""
+
+import torch
+from torch import Tensor
+
+from petl_vit import methods
+from petl_vit.adapter import Adapter
+from petl_vit.heads import LinearHead
+from petl_vit.methods.method import Method
+from petl_vit.vit import FrozenViT
+
+CLASSES = 5
+NAMES = methods.names()
+SMALL: dict[str, dict[str, float]] = {
+    "lora": {"rank": 3},
+    "adaptformer": {"rank": 3, "scale": 0.7},
+    "vpt_deep": {"prompts": 4},
+}
+
+
+def method_of(name: str) -> Method:
+    return methods.get(name).configure(SMALL.get(name, {}))
+
+
+def random_tensors(method: Method, vit: FrozenViT, seed: int = 0) -> dict[str, Tensor]:
+    """The starting tensors, each moved by noise so that nothing is trivially zero."""
+    generator = torch.Generator().manual_seed(seed)
+    start = method.init(vit.to(dtype=torch.float32), generator)
+    noise = {n: 0.05 * torch.randn(t.shape, generator=generator) for n, t in start.items()}
+    return {name: (tensor + noise[name]).to(vit.dtype) for name, tensor in start.items()}
+
+
+def images_of(vit: FrozenViT, count: int = 3, seed: int = 7) -> Tensor:
+    size = vit.arch.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(vit.dtype)
+
+
+def adapter_of(name: str, vit: FrozenViT, seed: int = 0) -> Adapter:
+    generator = torch.Generator().manual_seed(seed + 100)
+    width = vit.arch.width
+    base = LinearHead.init(CLASSES, width, torch.Generator().manual_seed(1))
+    head = LinearHead.init(CLASSES, width, generator)
+    method = method_of(name)
+    return Adapter.load(
+        digest=f"{name}-{seed}",
+        method=method,
+        tensors=random_tensors(method, vit, seed) | head.tensors(),
+        vit=vit,
+        base_head=base.to(device=vit.device, dtype=vit.dtype),
+        task_digest="task",
+    )

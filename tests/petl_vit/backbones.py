@@ -1,0 +1,73 @@
+"""Small random backbones of every supported family, with timm's own model beside each."""
+
+import copy
+from functools import lru_cache
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from petl_vit.vit import BackboneConfig, FrozenViT
+
+HALF = (0.5, 0.5, 0.5)
+
+FAMILIES: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
+    "plain": ("vit_tiny_patch16_224", 32, ()),
+    "mean-pooled": ("vit_tiny_patch16_224", 32, (("global_pool", "avg"),)),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", 28, ()),
+    "clip": ("vit_base_patch16_clip_224", 32, ()),
+}
+DEPTH = 3
+
+
+def config_of(
+    architecture: str, image_size: int, options: tuple[tuple[str, str], ...] = (), depth: int | None = DEPTH
+) -> BackboneConfig:
+    extra: dict[str, bool | int | float | str | None] = dict(options)
+    if depth is not None:
+        extra["depth"] = depth
+    return BackboneConfig(
+        architecture=architecture, image_size=image_size, options=extra, mean=HALF, std=HALF
+    )
+
+
+@lru_cache
+def timm_model(config_json: str, seed: int = 0) -> VisionTransformer:
+    """timm's model with random weights in which no parameter is left at a trivial value."""
+    config = BackboneConfig.model_validate_json(config_json)
+    torch.manual_seed(seed)
+    model = timm.create_model(
+        config.architecture, num_classes=0, img_size=config.image_size, **config.options
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model.eval().requires_grad_(False)
+
+
+def tensors_of(model: VisionTransformer) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters())
+
+
+def family(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[FrozenViT, VisionTransformer]:
+    """The backbone of a family, and timm's model with the same weights."""
+    architecture, size, options = FAMILIES[name]
+    config = config_of(architecture, size, options)
+    model = timm_model(config.model_dump_json())
+    vit = FrozenViT(config, tensors_of(model)).to(dtype=dtype)
+    return vit, model if dtype == torch.float32 else _cast(config.model_dump_json(), dtype)
+
+
+@lru_cache
+def _cast(config_json: str, dtype: torch.dtype) -> VisionTransformer:
+    return copy.deepcopy(timm_model(config_json)).to(dtype)
+
+
+def timm_features(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+    """[B, D] as timm computes them."""
+    return model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((found - expected).abs().max() / expected.abs().max())

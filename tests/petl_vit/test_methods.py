@@ -1,0 +1,206 @@
+"""The conformance suite: what every registered method passes because it is registered.
+
+The references are independent modules written from the equations (`tests/petl_vit/reference.py`).
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from petl_vit import methods
+from petl_vit.adapter import Adapter
+from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.edits import fold
+from petl_vit.errors import Corrupt, InvalidInput, NotFound
+from petl_vit.executors import EditSet, Functional, Lane, Sliced
+from petl_vit.heads import LinearHead
+from petl_vit.methods.method import Method
+from petl_vit.vit import BackboneConfig, FrozenViT, describe
+from tests.petl_vit.adapters import CLASSES, NAMES, adapter_of, images_of, method_of, random_tensors
+from tests.petl_vit.backbones import FAMILIES, HALF, family, relative, timm_features
+from tests.petl_vit.reference import REFERENCES
+
+ALPHAS = [0.0, 0.3, 1.0]
+
+
+def features(
+    vit: FrozenViT, method: Method, tensors: dict[str, Tensor], images: Tensor, alpha: float, executor: str
+) -> Tensor:
+    """[B, D] by one of the executors; dense edits at alpha are folded, as in a batch."""
+    edits = method.edits(vit, tensors)
+    rows = torch.full((len(images), 1, 1), alpha, dtype=vit.dtype)
+    dense = EditSet(edits).dense
+    if dense and alpha != 1:
+        params = fold(vit.params, [(edit, alpha) for edit in dense])
+        return vit.forward(images, Sliced(vit, [], params))
+    if executor == "functional":
+        return vit.forward(images, Functional(vit, edits, alpha=None if alpha == 1 else rows))
+    params = fold(vit.params, [(edit, 1.0) for edit in dense]) if dense else None
+    lane = Lane(
+        rows=slice(0, len(images)),
+        edits=EditSet([e for e in edits if e not in dense]),
+        alpha=None if alpha == 1 else rows,
+    )
+    return vit.forward(images, Sliced(vit, [lane], params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("executor", ["functional", "sliced"])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_forward_equals_the_independent_reference(
+    name: str, kind: str, executor: str, alpha: float
+) -> None:
+    for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        vit, model = family(kind, dtype=dtype)
+        method, images = method_of(name), images_of(vit)
+        tensors = random_tensors(method, vit)
+        with torch.no_grad():
+            reference = REFERENCES[name](model, tensors, method.model_dump(), alpha)
+            expected = reference.eval()(images)
+            found = features(vit, method, tensors, images, alpha, executor)
+        error = float((found - expected).norm() / expected.norm())
+        assert error <= bound, f"{dtype}: {error:.2e}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "linear"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_gradients_equal_the_reference_and_reach_only_the_adapter(name: str, kind: str) -> None:
+    vit, model = family(kind, dtype=torch.float64)
+    method, images = method_of(name), images_of(vit)
+    ours = {n: t.clone().requires_grad_() for n, t in random_tensors(method, vit).items()}
+    theirs = {n: t.detach().clone().requires_grad_() for n, t in ours.items()}
+    direction = torch.randn(
+        3, vit.arch.width, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    (vit.forward(images, Functional(vit, method.edits(vit, ours))) * direction).sum().backward()
+    (REFERENCES[name](model, theirs, method.model_dump(), 1.0).eval()(images) * direction).sum().backward()
+    assert all(parameter.grad is None for parameter in vit.params.values())
+    for tensor_name, tensor in ours.items():
+        expected = theirs[tensor_name].grad
+        assert tensor.grad is not None, tensor_name
+        assert expected is not None, tensor_name
+        scale = max(float(expected.norm()), 1e-6)
+        assert float((tensor.grad - expected).norm()) / scale <= 1e-8, tensor_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_starts_as_the_identity_or_says_that_it_does_not(name: str) -> None:
+    vit, model = family("plain")
+    method, images = method_of(name), images_of(vit)
+    start = method.init(vit, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = features(vit, method, start, images, 1.0, "functional")
+        same = relative(found, timm_features(model, images)) <= 1e-5
+    assert same == method.starts_as_identity
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_alpha_0_is_the_frozen_model_with_the_base_head(name: str, kind: str) -> None:
+    vit, model = family(kind)
+    adapter, images = adapter_of(name, vit), images_of(vit)
+    rows = [Row(image=i, model=Model([Term(adapter=adapter, alpha=0.0)])) for i in range(3)]
+    found = torch.stack(Batch(vit).logits(images, rows))
+    with torch.no_grad():
+        expected = adapter.base_head.logits(timm_features(model, images))
+    assert relative(found, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alpha_1_is_the_adapter_as_trained(name: str) -> None:
+    vit, _ = family("plain")
+    adapter, images = adapter_of(name, vit), images_of(vit)
+    rows = [Row(image=i, model=Model([Term(adapter=adapter)])) for i in range(3)]
+    found = torch.stack(Batch(vit).logits(images, rows))
+    with torch.no_grad():
+        trained = vit.forward(images, Functional(vit, adapter.edits.edits))
+        assert relative(found, adapter.head.logits(trained)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_declared_shapes_are_those_of_the_starting_tensors(name: str) -> None:
+    vit, _ = family("dinov2")
+    method = method_of(name)
+    start = method.init(vit, torch.Generator().manual_seed(0))
+    assert {n: tuple(t.shape) for n, t in start.items()} == method.shapes(vit.arch)
+    assert method.parameters(vit.arch) == sum(t.numel() for t in start.values())
+    assert all(t.dtype == torch.float32 and t.device.type == "cpu" for t in start.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_alone_decides_the_start(name: str) -> None:
+    vit, _ = family("plain")
+    first, second = (method_of(name).init(vit, torch.Generator().manual_seed(3)) for _ in range(2))
+    torch.rand(5)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_starting_tensors_are_copies_of_the_backbone(name: str) -> None:
+    vit, _ = family("plain")
+    start = method_of(name).init(vit, torch.Generator().manual_seed(0))
+    assert not {t.data_ptr() for t in start.values()} & {p.data_ptr() for p in vit.params.values()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dtype_and_device_of_the_backbone_are_kept(name: str) -> None:
+    vit, _ = family("plain", dtype=torch.float64)
+    adapter = adapter_of(name, vit)
+    rows = [Row(image=0, model=Model([Term(adapter=adapter, alpha=0.5)]))]
+    assert Batch(vit).logits(images_of(vit), rows)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "linear"])
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_tensors_of_another_method_or_backbone_are_refused(name: str, change: str) -> None:
+    vit, _ = family("plain")
+    method = method_of(name)
+    tensors = random_tensors(method, vit)
+    first = next(iter(tensors))
+    if change == "missing":
+        del tensors[first]
+    elif change == "extra":
+        tensors["blocks.0.nonsense"] = torch.zeros(2)
+    else:
+        tensors[first] = torch.zeros(2, 2, 2)
+    head = LinearHead.init(CLASSES, vit.arch.width, torch.Generator())
+    with pytest.raises(Corrupt):
+        Adapter.load(
+            digest="0" * 64,
+            method=method,
+            tensors=tensors | head.tensors(),
+            vit=vit,
+            base_head=head,
+            task_digest="task",
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_setting_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidInput, match="rnak"):
+        methods.get(name).configure({"rnak": 8})
+
+
+def test_an_unknown_method_names_near_ones() -> None:
+    with pytest.raises(NotFound, match="lora"):
+        methods.get("lra")
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "published"),
+    [
+        ("linear", {}, 0),
+        ("bitfit", {}, 102_912),
+        ("ssf", {}, 205_824),
+        ("lora", {"rank": 8}, 294_912),
+        ("lora", {"rank": 32}, 1_179_648),
+        ("adaptformer", {"rank": 32}, 599_424),
+        ("vpt_deep", {"prompts": 50}, 460_800),
+        ("full", {}, 85_798_656),
+    ],
+)
+def test_parameter_counts_on_vit_b_16_are_the_published_ones(name: str, config: dict, published: int) -> None:
+    arch = describe(BackboneConfig(architecture="vit_base_patch16_224", image_size=224, mean=HALF, std=HALF))
+    assert methods.get(name).configure(config).parameters(arch) == published
