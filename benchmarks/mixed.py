@@ -60,13 +60,17 @@ def measure(architecture: str, image_size: int, rounds: int) -> dict[str, list[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds; within two minutes")
     parser.add_argument("--architecture", default="vit_small_patch16_224")
     parser.add_argument("--image-size", type=int, default=224)
     arguments = parser.parse_args()
     taken = measure(arguments.architecture, arguments.image_size, rounds=7 if arguments.quick else 25)
-    table = Table("variant", "CPU ms (median)", "speed / timm", title=f"{ROWS} rows, {arguments.architecture}")
+    table = Table(
+        "variant", "CPU ms (median)", "speed / timm", title=f"{ROWS} rows, {arguments.architecture}"
+    )
     for name, seconds in taken.items():
         ratio = speed_ratio(taken, name, "timm, no adapter")
         table.add_row(name, f"{1000 * statistics.median(seconds):.0f}", f"{ratio:.3f}")
@@ -83,9 +87,7 @@ def main() -> None:
                 "threads": torch.get_num_threads(),
                 "mixed_over_plain": round(speed_ratio(taken, "16 adapters", plain), 4),
                 "n_over_1": round(speed_ratio(taken, "16 adapters", "1 adapter (lora)"), 4),
-                "with_full_over_plain": round(
-                    speed_ratio(taken, "14 adapters + 2 rows of full", plain), 4
-                ),
+                "with_full_over_plain": round(speed_ratio(taken, "14 adapters + 2 rows of full", plain), 4),
             }
         )
     )
