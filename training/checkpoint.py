@@ -5,12 +5,16 @@ adapter is registered. It never travels: only tensors and numbers are read back 
 """
 
 import os
+import pickle
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from petl_vit.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,22 +23,53 @@ class Checkpoint:
 
     path: Path
 
+    def prepare(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            InvalidInput: The folder cannot be written, which is better known before an epoch than after.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def save(self, state: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(self.path)
+        """Replaces the last state.
+
+        Raises:
+            InvalidInput: The folder cannot be written; the last state is still there.
+        """
+        try:
+            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".part")
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(part).replace(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def load(self) -> dict[str, Any] | None:
         """The last state, or None where there is none that can be read."""
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError):
+            with warnings.catch_warnings():  # about files that are none of ours
+                warnings.simplefilter("ignore")
+                state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
             return None
         return state if isinstance(state, dict) else None
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Forgets the state, and what a killed `save` left beside it."""
+        for part in self.path.parent.glob(f"{self.path.name}*"):
+            part.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> InvalidInput:
+        return InvalidInput(
+            f"{self.path.parent} cannot be written ({error.strerror})",
+            field="runs",
+            remedy="free it, or choose another folder",
+        )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import timm
+import torch
 from platformdirs import user_cache_dir
 from pydantic.fields import FieldInfo
 from rich.console import Console
@@ -23,7 +25,7 @@ from petl_vit import methods as registry
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.methods.method import Method
 from petl_vit.vit import Architecture, BackboneConfig, describe
-from training import data, job
+from training import data, job, shifts
 from training.evaluation import Measured, measure
 from training.progress import Bars
 from training.recipe import Recipe
@@ -33,25 +35,73 @@ _store = click.option(
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
+_device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the backbone runs.",
+)
+_SEED = click.IntRange(0, 2**31 - 1)
+
 _COMMON: list[Callable[..., Any]] = [
-    click.option("--data", "source", required=True, help="Folder, .zip, .npz, `digits` or `mnist`."),
+    click.option(
+        "--data",
+        "source",
+        required=True,
+        help="Folder, .zip or .npz of labelled images, `digits` or `mnist`.",
+    ),
     click.option("--task", required=True, help="Task to register under; made if it does not exist."),
     click.option("--name", help="Name to register under.  [default: the method's]"),
     click.option("--backbone", help="Name or digest.  [default: the only one in the store]"),
     click.option("--heldout", help="Held-out images of their own, instead of a split."),
     click.option(
-        "--holdout", type=click.FloatRange(0.01, 0.9), default=0.2, show_default=True, help="Held-out share."
+        "--holdout",
+        type=click.FloatRange(0.01, 0.9),
+        default=0.2,
+        show_default=True,
+        help="Share of the images that is held out.",
     ),
-    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the split."),
-    click.option("--limit", type=click.IntRange(2), help="At most so many training images."),
-    click.option("--image-size", type=click.IntRange(14, 1024), help="Of a new task, px.  [default: native]"),
-    click.option("--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
-    click.option("--epochs", type=click.IntRange(1), default=30, show_default=True),
-    click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True),
-    click.option("--lr", "learning_rate", type=click.FloatRange(0, 1, min_open=True), help="Learning rate."),
-    click.option("--weight-decay", type=click.FloatRange(0, 1), default=1e-4, show_default=True),
-    click.option("--drop-path", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True),
-    click.option("--augment", type=click.Choice(["none", "flip", "crop-flip"]), default="none", show_default=True),
+    click.option(
+        "--split-seed", type=_SEED, default=0, show_default=True, help="Decides the split and --limit."
+    ),
+    click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    click.option(
+        "--image-size",
+        type=click.IntRange(14, 1024),
+        help="Input size of a new task, px.  [default: the backbone's]",
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["squash", "crop"]),
+        help="How images of a new task reach it.  [default: squash]",
+    ),
+    click.option("--epochs", type=click.IntRange(1, 10_000), default=30, show_default=True),
+    click.option("--batch-size", type=click.IntRange(1, 65_536), default=64, show_default=True),
+    click.option(
+        "--weight-decay", type=click.FloatRange(0, 1), default=1e-4, show_default=True, help="AdamW's."
+    ),
+    click.option(
+        "--warmup-ratio",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.1,
+        show_default=True,
+        help="Share of the steps in which the learning rate rises.",
+    ),
+    click.option(
+        "--drop-path",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.1,
+        show_default=True,
+        help="Stochastic depth of the last block.",
+    ),
+    click.option(
+        "--augment",
+        type=click.Choice(["none", "flip", "crop-flip"]),
+        default="none",
+        show_default=True,
+        help="Random changes to training images.",
+    ),
     click.option(
         "--head-init",
         type=click.Choice(["probe", "random"]),
@@ -59,8 +109,16 @@ _COMMON: list[Callable[..., Any]] = [
         show_default=True,
         help="Start the head from the task's base head, or at random (members differ more).",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--seed", type=_SEED, default=0, show_default=True, help="Decides all randomness of training."
+    ),
+    _device,
+    click.option(
+        "--runs",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="COROLLA_RUNS",
+        help="Folder for the state of unfinished runs. [env: COROLLA_RUNS]  [default: the user's cache]",
+    ),
     click.option("--again", is_flag=True, help="Train even if this very run is registered already."),
     _store,
     _json,
@@ -74,7 +132,10 @@ class _Methods(click.Group):
         return registry.names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _train_command(registry.get(cmd_name)) if cmd_name in registry.names() else None
+        name = cmd_name.replace("-", "_")
+        if ctx.resilient_parsing and name not in registry.names():
+            return None  # the shell asks what could come next
+        return _train_command(registry.get(name))
 
 
 @click.group(
@@ -92,8 +153,17 @@ def _train_command(method: type[Method]) -> click.Command:
         config = {name: options.pop(f"config_{name}") for name in method.model_fields}
         _train(method, config, **options)
 
-    command.__doc__ = f"Train {method.title} ({method.paper})."
-    for option in reversed(_COMMON):
+    source = f" ({method.paper})" if method.paper != "-" else ""
+    command.__doc__ = f"Train {method.title}{source}, evaluate it and register it."
+    rate = click.option(
+        "--lr",
+        "learning_rate",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=method.learning_rate,
+        show_default=True,
+        help="Highest learning rate.",
+    )
+    for option in [*reversed(_COMMON), rate]:
         command = option(command)
     for name, field in reversed(method.model_fields.items()):
         command = _config_option(name, field)(command)
@@ -115,12 +185,10 @@ def _config_option(name: str, field: FieldInfo) -> Callable[..., Any]:
 def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None:
     store = Store.open(options.pop("url"))
     as_json = options.pop("as_json")
-    rate = options.pop("learning_rate")
-    device = options.pop("device")
-    recipe = Recipe(
+    runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
+    recipe = Recipe.of(
         method=method.name,
         config=method.configure(config).model_dump(),
-        learning_rate=method.learning_rate if rate is None else rate,
         **{name: options.pop(name) for name in (*Recipe.model_fields,) if name in options},
     )
     outcome = job.run(
@@ -130,8 +198,7 @@ def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None
             name=options.pop("name") or method.name.replace("_", "-"),
             data=options.pop("source"),
             recipe=recipe,
-            runs=Path(user_cache_dir("corolla")) / "runs",
-            device=device,
+            runs=runs,
             **options,
         ),
         Bars(),
@@ -140,14 +207,16 @@ def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None
     if as_json:
         click.echo(json.dumps({"reused": outcome.reused} | manifest.model_dump(mode="json")))
         return
-    metrics, task = manifest.metrics, manifest.task
-    verb = "is registered already as" if outcome.reused else "registered"
+    metrics, training = manifest.metrics, manifest.training
+    verb = "is registered already" if outcome.reused else "is registered"
+    on = f"on {training['heldout_images']} images (base head {metrics['base_accuracy']:.3f})"
     click.echo(
-        f"{method.title} {verb} {manifest}: held-out accuracy {metrics['accuracy']:.3f} "
-        f"(base {metrics['base_accuracy']:.3f}), {int(metrics['parameters']):,} parameters, "
-        f"temperature {manifest.temperature:.2f}"
+        f"{manifest} {verb}: held-out accuracy {metrics['accuracy']:.3f} {on}, "
+        f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}"
     )
-    click.echo(f'Next: corolla serve    and    corolla classify IMAGE --task {task} --route "{manifest.name}"')
+    click.echo(
+        f"Next: corolla serve, then corolla classify IMAGE --task {manifest.task} --route {manifest.name}"
+    )
 
 
 def _only_backbone(store: Store) -> str:
@@ -163,16 +232,25 @@ def _only_backbone(store: Store) -> str:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  corolla evaluate --task digits --route lora --route 'lora, ssf' --data digits --data mnist\n"
+    epilog="\b\nExamples:\n  corolla evaluate --task digits --route lora --route 'lora, ssf' --data digits\n"
     "  corolla evaluate --task digits --route 0.5*lora --data digits --shift noise:3 --json",
 )
 @click.option("--task", required=True, help="The task.")
 @click.option("--route", "texts", required=True, multiple=True, help="Route or named route; may be repeated.")
 @click.option("--data", "sources", required=True, multiple=True, help="Labelled images; may be repeated.")
 @click.option("--shift", "shift_texts", multiple=True, help="Also under NAME:SEVERITY, e.g. noise:3.")
+@click.option(
+    "--holdout",
+    type=click.FloatRange(0.01, 0.9),
+    help="Only the images that training with this --holdout holds out.  [default: all]",
+)
+@click.option(
+    "--split-seed", type=_SEED, default=0, show_default=True, help="The split seed of that training."
+)
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
 @click.option("--backbone", help="Name or digest.  [default: the only one in the store]")
 @click.option("--extrapolate", is_flag=True, help="Allow alpha outside [0, 1].")
+@_device
 @_store
 @_json
 def evaluate(
@@ -180,27 +258,36 @@ def evaluate(
     texts: tuple[str, ...],
     sources: tuple[str, ...],
     shift_texts: tuple[str, ...],
+    holdout: float | None,
+    split_seed: int,
     limit: int | None,
     backbone: str | None,
     extrapolate: bool,
+    device: str,
     url: str | None,
     as_json: bool,
 ) -> None:
     """Measure adapters and routes on labelled images, without a server."""
     store = Store.open(url)
-    loader = Loader(store, store.backbone(backbone or _only_backbone(store)))
+    record = store.backbone(backbone or _only_backbone(store))
     shifted = [None, *map(_parse_shift, shift_texts)]
-    datasets = [data.load(source) for source in sources]
-    if limit is not None:
-        datasets = [data.subset(d, min(limit, len(d)), 0) for d in datasets]
-    found: list[Measured] = []
+    answering = []
     for text in texts:
         route, temperature = _named(store, task, text, extrapolate)
-        digest = loader.record.digest
-        resolved = resolve(route, task=task, lookup=store, backbone_digest=digest)
+        resolved = resolve(route, task=task, lookup=store, backbone_digest=record.digest)
+        answering.append((text, resolved, temperature))
+    datasets = [data.load(source) for source in sources]
+    if holdout is not None:
+        datasets = [data.split(d, holdout=holdout, seed=split_seed)[1] for d in datasets]
+    if limit is not None:
+        datasets = [data.subset(d, min(limit, len(d)), 0) for d in datasets]
+    loader = Loader(store, record, device=job.device(device))
+    bars, found = Bars(), list[Measured]()
+    for text, resolved, temperature in answering:
         for dataset in datasets:
             for shift in shifted:
-                with Bars().stage(f"{text[:20]} on {dataset.name[:20]}", len(dataset)) as advance:
+                where = dataset.name if shift is None else f"{dataset.name} {shift[0]}:{shift[1]}"
+                with bars.stage(f"{text} on {where}", len(dataset)) as advance:
                     found.append(
                         measure(
                             loader, resolved, dataset, shift=shift, temperature=temperature, advance=advance
@@ -230,26 +317,50 @@ def _parse_shift(text: str) -> tuple[str, int]:
     name, colon, severity = text.partition(":")
     if not colon or not severity.isdigit():
         raise InvalidInput(f"{text!r} is no shift", field="shift", remedy="write NAME:SEVERITY, e.g. noise:3")
+    shifts.apply(torch.empty(0, 3, 1, 1), name, int(severity), seed=0)  # refuses what it does not know
     return name, int(severity)
 
 
 def _print_measured(rows: list[Measured]) -> None:
-    table = Table("route", "data", "images", "accuracy", "confidence", "agreement", "best member")
+    ensembles = any(len(row.member_accuracies) > 1 for row in rows)
+    columns = ["route", "data", "images", "accuracy", "confidence"]
+    table = _table(*columns, *(["agreement", "best member"] if ensembles else []))
     for row in rows:
-        best = max(row.member_accuracies.items(), key=lambda item: item[1])
-        numbers = (f"{value:.3f}" for value in (row.accuracy, row.confidence, row.agreement))
-        table.add_row(row.route, row.data, str(row.images), *numbers, f"{best[0]} {best[1]:.3f}")
-    Console().print(table)
+        cells = [row.route, row.data, str(row.images), f"{row.accuracy:.3f}", f"{row.confidence:.3f}"]
+        if len(row.member_accuracies) > 1:
+            best, accuracy = max(row.member_accuracies.items(), key=lambda item: item[1])
+            cells += [f"{row.agreement:.3f}", f"{best} {accuracy:.3f}"]
+        table.add_row(*cells)
+    _print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    """As wide as the terminal; as wide as it needs to be where there is none."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(
+            80, console.measure(table, options=console.options.update(max_width=1000)).maximum
+        )
+    console.print(table)
 
 
 @click.command(epilog="\b\nExamples:\n  corolla methods\n  corolla methods --json")
-@click.option("--backbone", default="vit_base_patch16_224", show_default=True, help="timm name or a stored one.")
+@click.option(
+    "--backbone", default="vit_base_patch16_224", show_default=True, help="timm name or a stored one."
+)
 @_store
 @_json
 def methods(backbone: str, url: str | None, as_json: bool) -> None:
     """List the PETL methods and what they cost."""
     arch = _architecture(backbone, url)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "title": method.title,
@@ -264,12 +375,12 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    table = Table("method", "parameters", "folds", "paper", "settings", title=f"on {backbone}")
+    table = _table("method", f"parameters on {backbone}", "folds", "paper", "settings")
     for row in rows:
         settings = ", ".join(f"{k} {v}" for k, v in row["settings"].items())
         folds = "yes" if row["foldable"] else "no"
         table.add_row(row["name"], f"{row['parameters']:,}", folds, row["paper"], settings)
-    Console().print(table)
+    _print(table)
 
 
 def _architecture(backbone: str, url: str | None) -> Architecture:
@@ -277,6 +388,7 @@ def _architecture(backbone: str, url: str | None) -> Architecture:
     try:
         return describe(Store.open(url).backbone(backbone).config)
     except NotFound:
+        known = timm.get_pretrained_cfg(backbone)
         half = (0.5, 0.5, 0.5)
-        size = int(backbone.rsplit("_", 1)[-1]) if backbone.rsplit("_", 1)[-1].isdigit() else 224
+        size = known.input_size[-1] if known else 224
         return describe(BackboneConfig(architecture=backbone, image_size=size, mean=half, std=half))

@@ -14,11 +14,14 @@ from model_store.loading import Loader, models
 from model_store.resolution import ResolvedRoute
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
-from petl_vit.combine import Combine, combine
+from petl_vit.combine import combine
+from petl_vit.errors import InvalidInput
 from petl_vit.preprocess import normalise
 from training import data, shifts
+from training.images import Resized
 
 _ROWS = 32
+_IMAGES = 1024  # decoded at a time, so that any set fits in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,13 @@ def measure(
         advance: Called with the number of images that are done.
 
     Raises:
-        InvalidInput: The classes differ.
+        InvalidInput: The classes differ, or two members take their images differently.
     """
+    _check_preprocess(resolved)
     dataset = data.align(dataset, resolved.classes)
     logits = _logits(loader, resolved, dataset, shift, advance)
     weights = np.array([member.weight for member in resolved.members])
-    answer = combine(logits, weights, rule=Combine(resolved.combine), temperature=temperature)
+    answer = combine(logits, weights, rule=resolved.combine, temperature=temperature)
     labels = dataset.labels.numpy()
     return Measured(
         route=str(resolved),
@@ -66,8 +70,7 @@ def measure(
         confidence=float(answer.probabilities.max(axis=-1).mean()),
         agreement=float(answer.agreement.mean()),
         member_accuracies={
-            str(member): float((answer.votes[:, k] == labels).mean())
-            for k, member in enumerate(resolved.members)
+            name: float((answer.votes[:, k] == labels).mean()) for k, name in enumerate(_names(resolved))
         },
     )
 
@@ -81,22 +84,43 @@ def _logits(
 ) -> NDArray[np.float64]:
     """[n, K, C] in the answer's class order."""
     spec = resolved.task.spec.preprocess
-    pixels = data.tensors(dataset, spec)
-    if shift is not None:
-        pixels = shifts.apply(pixels, *shift, seed=0)
     adapters: dict[str, Adapter] = {term.digest: loader.adapter(term) for term in resolved.terms()}
     members = models(resolved.members, adapters)
     orders = [resolved.class_order(member) for member in resolved.members]
     vit = loader.vit(spec.image_size)
-    batch, found = Batch(vit), []
-    for chunk in pixels.split(max(1, _ROWS // len(members))):
-        images = normalise(chunk, spec).to(device=vit.device, dtype=vit.dtype)
-        rows = [Row(image=i, model=model) for i in range(len(chunk)) for model in members]
-        logits = torch.stack(batch.logits(images, rows)).view(len(chunk), len(members), -1)
-        found.append(logits.double().cpu().numpy())
-        advance(len(chunk))
+    images, batch, found = Resized(dataset, spec, vit, kept_bytes=0), Batch(vit), []
+    for part in images.batches(_IMAGES):
+        pixels = images.pixels(part)
+        if shift is not None:
+            pixels = shifts.apply(pixels, *shift, seed=int(part[0]))
+        for chunk in pixels.split(max(1, _ROWS // len(members))):
+            inputs = normalise(chunk, spec).to(device=vit.device, dtype=vit.dtype)
+            rows = [Row(image=i, model=model) for i in range(len(chunk)) for model in members]
+            logits = torch.stack(batch.logits(inputs, rows)).view(len(chunk), len(members), -1)
+            found.append(logits.double().cpu().numpy())
+            advance(len(chunk))
     stacked = np.concatenate(found)
     for k, order in enumerate(orders):
         if order is not None:
             stacked[:, k] = stacked[:, k][:, list(order)]
     return stacked
+
+
+def _check_preprocess(resolved: ResolvedRoute) -> None:
+    """One batch of images is made once, so all members have to take the same."""
+    first = resolved.members[0]
+    for member in resolved.members[1:]:
+        if member.task.spec.preprocess != first.task.spec.preprocess:
+            raise InvalidInput(
+                f"{first} and {member} take images of another size or normalisation",
+                field="route",
+                remedy="measure them by themselves",
+            )
+
+
+def _names(resolved: ResolvedRoute) -> list[str]:
+    """The members, each with its task where they belong to several."""
+    tasks = [member.task.spec.name for member in resolved.members]
+    if len(set(tasks)) == 1:
+        return [str(member) for member in resolved.members]
+    return [f"{task}/{member}" for task, member in zip(tasks, resolved.members, strict=True)]

@@ -6,12 +6,11 @@ Nothing is registered half-way: the only write that others see is the last one, 
 job that was killed goes on from its last epoch; one that is registered already is not trained again.
 """
 
-import hashlib
-import json
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,17 +20,19 @@ from torch import Tensor
 
 from model_store.loading import Loader
 from model_store.manifest import Draft, Manifest, TaskRecord, TaskSpec
+from model_store.names import BASE, check_name
 from model_store.routes import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import Conflict, InvalidInput, NotFound
 from petl_vit.executors import Functional
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.preprocess import Preprocess
 from petl_vit.vit import FrozenViT
 from training import data, probe
 from training.calibration import fit_temperature, measure
 from training.checkpoint import Checkpoint
+from training.images import Resized
 from training.recipe import Recipe
 from training.trainer import Trained, Trainer
 
@@ -69,6 +70,7 @@ class Job:
             images that the base head was fitted to.
         limit: At most so many training images, or None.
         image_size: Input size of a new task, pixels; None means the backbone's native size.
+        resize: How images of a new task reach that size; None means squash.
         runs: Folder for the state of unfinished runs.
         again: Train and register even if the same run is registered already.
     """
@@ -84,7 +86,7 @@ class Job:
     split_seed: int = 0
     limit: int | None = None
     image_size: int | None = None
-    resize: Literal["squash", "crop"] = "squash"
+    resize: Literal["squash", "crop"] | None = None
     device: str = "cpu"
     again: bool = False
 
@@ -107,31 +109,10 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
 
     Raises:
         NotFound: The backbone or the data do not exist.
-        InvalidInput: A setting or the data cannot work; names it.
-        Conflict: The task exists with other classes or another input size.
+        InvalidInput: A setting or the data cannot work, or the task exists with other classes or
+            another input; names it.
     """
     return _Run(store, job, reporter or Silent()).outcome()
-
-
-class _Pixels:
-    """A dataset resized once and kept as bytes; normalised batch by batch."""
-
-    def __init__(self, pixels: Tensor, labels: Tensor, spec: Preprocess, vit: FrozenViT, kind: str) -> None:
-        self.labels, self._pixels, self._spec, self._vit = labels, pixels, spec, vit
-        self._kind = kind
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        pixels = self._pixels[indices]
-        if augment is not None:
-            pixels = data.augment(pixels, self._kind, augment)  # type: ignore[arg-type]
-        return normalise(pixels, self._spec).to(device=self._vit.device, dtype=self._vit.dtype)
-
-    def batches(self, size: int = 64) -> list[Tensor]:
-        """Indices of consecutive batches."""
-        return list(torch.arange(len(self)).split(size))
 
 
 class _Run:
@@ -139,17 +120,25 @@ class _Run:
 
     def __init__(self, store: Store, job: Job, reporter: Reporter) -> None:
         self._store, self._job, self._reporter = store, job, reporter
+        _check_names(job)
+        self._device = device(job.device)
         self._method = methods.get(job.recipe.method).configure(job.recipe.config)
-        self._loader = Loader(store, store.backbone(job.backbone), device=_device(job.device))
+        self._backbone = store.backbone(job.backbone)
         self._dataset, self._heldout = self._split()
+
+    @cached_property
+    def _loader(self) -> Loader:
+        """Read when it is needed: a run that is registered already needs no weights."""
+        return Loader(self._store, self._backbone, device=self._device)
 
     def outcome(self) -> Outcome:
         task = self._existing_task()
         if task is not None and not self._job.again and (found := self._registered(task)):
+            self._checkpoint(self._recipe_digest(task)).remove()
             return Outcome(manifest=found, reused=True)
         spec = task.spec if task is not None else self._new_spec()
         vit = self._loader.vit(spec.preprocess.image_size)
-        train, heldout = (self._pixels(d, spec, vit, what) for d, what in self._parts())
+        train, heldout = (self._images(d, spec, vit, what) for d, what in self._parts())
         task = task or self._put_task(spec, vit, train)
         base_head = self._loader.base_head(task)
         trained, recipe_digest = self._train(task, vit, base_head, train)
@@ -170,39 +159,55 @@ class _Run:
             train, heldout = dataset, data.align(data.load(job.heldout, field="heldout"), dataset.classes)
         else:
             train, heldout = data.split(dataset, holdout=job.holdout, seed=job.split_seed)
-        if job.limit is not None and job.limit < len(train):
-            train = data.subset(train, job.limit, job.split_seed)
-        return train, heldout
+        if job.limit is None or job.limit >= len(train):
+            return train, heldout
+        if job.limit < len(train.classes):
+            raise InvalidInput(
+                f"{job.limit} images cannot cover the {len(train.classes)} classes of {train.name}",
+                field="limit",
+                remedy=f"use at least {len(train.classes)}",
+            )
+        return data.subset(train, job.limit, job.split_seed), heldout
 
     def _existing_task(self) -> TaskRecord | None:
         """The task as it stands on this backbone; the data's classes are brought into its order."""
         try:
-            task = self._store.task(self._job.task, self._loader.record.digest)
+            task = self._store.task(self._job.task, self._backbone.digest)
         except NotFound:
             return None
-        size = task.spec.preprocess.image_size
-        if self._job.image_size not in (None, size):
-            raise InvalidInput(
-                f"task {self._job.task!r} runs at {size} px, not {self._job.image_size}",
-                field="image-size",
-                remedy="leave it out, or choose another --task name",
-            )
-        missing = sorted(set(task.spec.classes) - set(self._dataset.classes))
-        if missing:
-            raise InvalidInput(
-                f"the data lack the classes {', '.join(missing[:5])} of task {self._job.task!r}",
-                field="data",
-                remedy="choose another --task name for other classes",
-            )
+        self._check_task(task.spec)
         self._dataset = data.align(self._dataset, task.spec.classes)
         self._heldout = data.align(self._heldout, task.spec.classes)
         return task
 
+    def _check_task(self, spec: TaskSpec) -> None:
+        """Refuses what the task, as it stands, would ignore."""
+        job, preprocess = self._job, spec.preprocess
+        for field, asked, stands in (
+            ("image-size", job.image_size, preprocess.image_size),
+            ("resize", job.resize, preprocess.resize),
+        ):
+            if asked not in (None, stands):
+                raise InvalidInput(
+                    f"task {spec.name!r} has {stands}, not {asked}",
+                    field=field,
+                    remedy="leave it out, or choose another --task name",
+                )
+        differ = sorted(set(spec.classes) ^ set(self._dataset.classes))
+        if differ:
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            raise InvalidInput(
+                f"task {spec.name!r} has other classes than {self._dataset.name}: "
+                f"they differ in {', '.join(differ[:5])}{more}",
+                field="data",
+                remedy="choose another --task name for other classes",
+            )
+
     def _new_spec(self) -> TaskSpec:
-        config = self._loader.record.config
+        config = self._backbone.config
         preprocess = Preprocess(
             image_size=self._job.image_size or config.image_size,
-            resize=self._job.resize,
+            resize=self._job.resize or "squash",
             mean=config.mean,
             std=config.std,
         )
@@ -210,31 +215,34 @@ class _Run:
             name=self._job.task,
             classes=self._dataset.classes,
             preprocess=preprocess,
-            backbone_digest=self._loader.record.digest,
+            backbone_digest=self._backbone.digest,
         )
 
-    def _pixels(self, dataset: data.Dataset, spec: TaskSpec, vit: FrozenViT, what: str) -> _Pixels:
+    def _images(self, dataset: data.Dataset, spec: TaskSpec, vit: FrozenViT, what: str) -> Resized:
+        kind = self._job.recipe.augment
         with self._reporter.stage(what, len(dataset)) as advance:
-            pixels = data.tensors(dataset, spec.preprocess, progress=lambda done: advance(1))
-        return _Pixels(pixels, dataset.labels, spec.preprocess, vit, self._job.recipe.augment)
+            images = Resized(dataset, spec.preprocess, vit, augmentation=kind, advance=advance)
+        if not images.kept:
+            self._reporter.note(f"{dataset.name} is too large to keep, so it is decoded again every epoch")
+        return images
 
-    def _put_task(self, spec: TaskSpec, vit: FrozenViT, train: _Pixels) -> TaskRecord:
+    def _put_task(self, spec: TaskSpec, vit: FrozenViT, train: Resized) -> TaskRecord:
         """Fits the linear probe that is the task's alpha = 0 end, once, and stores it."""
         with self._reporter.stage("fitting the base head", len(train)) as advance:
             found = probe.features(vit, (train.batch(i) for i in train.batches()), advance)
             head = probe.fit(found, train.labels, len(spec.classes))
-        return self._store.put_task(spec, head.tensors())
+        try:
+            return self._store.put_task(spec, head.tensors())
+        except Conflict:  # another run of the same task was faster; its base head stands
+            task = self._store.task(spec.name, spec.backbone_digest)
+            if task.spec != spec:
+                raise
+            return task
 
     def _recipe_digest(self, task: TaskRecord) -> str:
-        return self._job.recipe.digest(
-            backbone=self._loader.record.digest, task=task.digest, data=self._data_digest()
+        return self._job.recipe.model_copy(update={"config": self._method.model_dump()}).digest(
+            backbone=self._backbone.digest, task=task.digest, data=self._dataset.digest
         )
-
-    def _data_digest(self) -> str:
-        """Names the training images after split and limit."""
-        job = self._job
-        parts = [self._dataset.digest, len(self._dataset), job.holdout, job.split_seed, job.limit]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _registered(self, task: TaskRecord) -> Manifest | None:
         """The newest version of this name that came from this very run, if any."""
@@ -243,16 +251,21 @@ class _Run:
             newest = self._store.resolve(AdapterRef(name=self._job.name), self._job.task)
         except NotFound:
             return None
-        return newest if newest.training.get("recipe_digest") == wanted else None
+        if newest.training.get("recipe_digest") != wanted:
+            return None
+        if newest.training.get("heldout_digest") != self._heldout.digest:
+            self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
+        return newest
 
     def _checkpoint(self, recipe_digest: str) -> Checkpoint:
         return Checkpoint(path=self._job.runs / f"{recipe_digest}.pt")
 
     def _train(
-        self, task: TaskRecord, vit: FrozenViT, base_head: LinearHead, train: _Pixels
+        self, task: TaskRecord, vit: FrozenViT, base_head: LinearHead, train: Resized
     ) -> tuple[Trained, str]:
         recipe, digest = self._job.recipe, self._recipe_digest(task)
         checkpoint = self._checkpoint(digest)
+        checkpoint.prepare()
         trainer = Trainer(vit, self._method, base_head, recipe, save=checkpoint.save)
         state = checkpoint.load()
         done = trainer.resume(state) if state is not None else 0
@@ -269,10 +282,16 @@ class _Run:
         training: dict[str, Any] = settings | {
             "recipe_digest": recipe_digest,
             "data": self._dataset.name,
-            "data_digest": self._data_digest(),
+            "data_digest": self._dataset.digest,
             "images": len(self._dataset),
+            "heldout": self._heldout.name,
+            "heldout_digest": self._heldout.digest,
             "heldout_images": len(self._heldout),
+            "holdout": job.holdout if job.heldout is None else None,
+            "split_seed": job.split_seed,
+            "limit": job.limit,
             "losses": [round(loss, 6) for loss in trained.losses],
+            "device": str(self._device),
             "versions": _versions(),
         }
         return Draft.of(
@@ -280,13 +299,13 @@ class _Run:
             name=job.name,
             method=job.recipe.method,
             config=self._method.model_dump(),
-            backbone_digest=self._loader.record.digest,
+            backbone_digest=self._backbone.digest,
             task_digest=task.digest,
             training=training,
         )
 
     def _measured(
-        self, draft: Draft, vit: FrozenViT, base_head: LinearHead, trained: Trained, heldout: _Pixels
+        self, draft: Draft, vit: FrozenViT, base_head: LinearHead, trained: Trained, heldout: Resized
     ) -> Draft:
         """The draft with its temperature and held-out metrics."""
         tensors = {name: t.to(vit.device) for name, t in trained.tensors.items()}
@@ -306,7 +325,7 @@ class _Run:
 
 @torch.inference_mode()
 def _logits(
-    vit: FrozenViT, run: Functional, head: LinearHead, images: _Pixels, advance: Callable[[int], None]
+    vit: FrozenViT, run: Functional, head: LinearHead, images: Resized, advance: Callable[[int], None]
 ) -> Tensor:
     """[n, C] on the CPU."""
     head, found = head.to(device=vit.device, dtype=vit.dtype), []
@@ -316,7 +335,12 @@ def _logits(
     return torch.cat(found)
 
 
-def _device(name: str) -> torch.device:
+def device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        InvalidInput: There is no CUDA device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -324,8 +348,13 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _check_names(job: Job) -> None:
+    """Refuses names that could not be registered, before anything is trained."""
+    check_name(job.task, "task")
+    if check_name(job.name, "name") == BASE:
+        raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
+
+
 def _versions() -> dict[str, str]:
     packages = ("torch", "timm", "numpy", "scikit-learn", "corolla")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-

@@ -1,6 +1,7 @@
-"""Progress of long work as bars on stderr; plain lines where stderr is no terminal."""
+"""Progress of long work as bars on stderr; one plain line for each stage where stderr is no terminal."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,16 +10,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Bars:
-    """A reporter for people."""
+    """A reporter for people, and for logs."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of `total` units."""
+        """A stage of `total` units; the callable advances it."""
+        if not self._console.is_terminal:
+            started = time.monotonic()
+            yield lambda n: None
+            self.note(f"{name}: {total} in {time.monotonic() - started:.1f} s")
+            return
         columns = (
-            TextColumn("{task.description:<30}"),
+            TextColumn("{task.description:<30}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -28,4 +34,5 @@ class Bars:
             yield lambda n: progress.update(task, advance=n)
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        """One line worth knowing."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,11 +1,14 @@
 """A recipe: every choice that decides what a training run produces."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.digest import canonical_json
+from petl_vit.errors import InvalidInput
+
+_FLAGS = {"learning_rate": "lr"}
 
 
 class Recipe(BaseModel):
@@ -24,6 +27,22 @@ class Recipe(BaseModel):
     augment: Literal["none", "flip", "crop-flip"] = "none"
     head_init: Literal["probe", "random"] = "probe"
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The recipe of a user's values.
+
+        Raises:
+            InvalidInput: A value is out of range; names it.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInput(
+                f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first.get('input')!r})",
+                field=_FLAGS.get(str(first["loc"][0])) or str(first["loc"][0]).replace("_", "-"),
+            ) from None
 
     def digest(self, *, backbone: str, task: str, data: str) -> str:
         """Names a run: equal digests train equal adapters on the same machine and versions."""

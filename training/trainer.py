@@ -104,6 +104,7 @@ class Trainer:
             self._losses.append(self._train_epoch(images, progress))
             self._epoch += 1
             self._save(self._state())
+        self._check_tensors()
         return Trained(
             tensors={name: t.detach().cpu() for name, t in self._tensors.items()},
             head=LinearHead(**{n.removeprefix("head."): t.detach().cpu() for n, t in self._head.items()}),
@@ -152,11 +153,17 @@ class Trainer:
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise InvalidInput(
-                f"the loss became {loss} in epoch {self._epoch + 1}",
-                field="learning-rate",
-                remedy=f"train with a lower one than {self._recipe.learning_rate:g}",
-            )
+            raise self._diverged(f"the loss became {loss} in epoch {self._epoch + 1}")
+
+    def _check_tensors(self) -> None:
+        """The last step comes after the last loss, so the loss alone cannot vouch for the tensors."""
+        for name, tensor in (self._tensors | self._head).items():
+            if not tensor.isfinite().all():
+                raise self._diverged(f"{name} is no longer finite after the last step")
+
+    def _diverged(self, problem: str) -> InvalidInput:
+        rate = self._recipe.learning_rate
+        return InvalidInput(problem, field="lr", remedy=f"train with a lower one than {rate:g}")
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,79 @@
+"""A real backbone, small enough to train in a moment, in a real store, and real digits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from model_store import backbones
+from model_store.loading import Loader
+from model_store.manifest import BackboneRecord
+from model_store.store import Store
+from petl_vit.heads import LinearHead
+from petl_vit.preprocess import Preprocess
+from petl_vit.vit import FrozenViT
+from training import data, probe
+from training.images import Resized
+from training.recipe import Recipe
+
+HALF = (0.5, 0.5, 0.5)
+SPEC = Preprocess(image_size=32, mean=HALF, std=HALF)
+
+
+def imported(store: Store, depth: int = 2) -> BackboneRecord:
+    request = backbones.Request(image_size=32, options={"depth": depth})
+    found = backbones.read("random:vit_tiny_patch16_224", request)
+    return store.put_backbone(found.name, found.config, found.tensors, found.source)
+
+
+def recipe(method: str = "lora", **values: object) -> Recipe:
+    return Recipe.of(**{"method": method, "learning_rate": 1e-3, "epochs": 2, "batch_size": 16} | values)
+
+
+def write_npz(path: Path, *, classes: int = 10, images: int = 60, names: list[str] | None = None) -> str:
+    """The first real digits of so many classes."""
+    digits = load_digits()
+    kept = np.flatnonzero(digits.target < classes)[:images]
+    pixels = np.rint(digits.images[kept] * (255 / 16)).astype(np.uint8)
+    texts = names or [f"digit {label}" for label in range(classes)]
+    np.savez(path, images=pixels, labels=digits.target[kept], classes=np.array(texts))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def backbone(store: Store) -> BackboneRecord:
+    return imported(store)
+
+
+@pytest.fixture
+def vit(store: Store, backbone: BackboneRecord) -> FrozenViT:
+    return Loader(store, backbone).vit(32)
+
+
+@pytest.fixture
+def dataset() -> data.Dataset:
+    """60 digits, every class among them."""
+    return data.subset(data.load("digits"), 60, 0)
+
+
+@pytest.fixture
+def images(dataset: data.Dataset, vit: FrozenViT) -> Resized:
+    return Resized(dataset, SPEC, vit, augmentation="crop-flip")
+
+
+@pytest.fixture
+def base_head(images: Resized, vit: FrozenViT) -> LinearHead:
+    features = probe.features(vit, (images.batch(i) for i in images.batches()), lambda n: None)
+    return probe.fit(features, images.labels, 10)

@@ -1,0 +1,92 @@
+"""Labelled images at the model's size, ready for the backbone batch by batch.
+
+A set that fits in memory is resized once and kept as bytes; a larger one is decoded again for every
+batch, so that its size is bounded by the disk alone. Both give the same batches.
+
+Shapes: n images, b of a batch, S image size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.vit import FrozenViT
+from training import data
+
+KEPT_BYTES = 2 * 2**30
+"""Sets of more pixels than this are not kept."""
+
+
+class Resized:
+    """A dataset as the backbone takes it.
+
+    Args:
+        spec: Size and normalisation.
+        vit: Where batches go; its device and dtype.
+        augmentation: What `batch` does to training images.
+        kept_bytes: Most bytes of pixels to keep.
+        advance: Called with the number of images that became ready.
+
+    Raises:
+        InvalidInput: A file cannot be decoded; the error names it. A set that is not kept says so
+            when its batch comes.
+    """
+
+    def __init__(
+        self,
+        dataset: data.Dataset,
+        spec: Preprocess,
+        vit: FrozenViT,
+        *,
+        augmentation: data.Augmentation = "none",
+        kept_bytes: int = KEPT_BYTES,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        self.labels = dataset.labels
+        self._dataset, self._spec, self._vit, self._augmentation = dataset, spec, vit, augmentation
+        self._kept: Tensor | None = None
+        if 3 * spec.image_size**2 * len(dataset) <= kept_bytes:
+            self._kept = data.tensors(dataset, spec, progress=lambda done: advance(1))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the pixels stay in memory."""
+        return self._kept is not None
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """uint8 [b, 3, S, S]."""
+        if self._kept is not None:
+            return self._kept[indices]
+        some = _Some(images=self._dataset.images, indices=indices.tolist())
+        chosen = replace(self._dataset, images=some, labels=self.labels[indices])
+        with torch.inference_mode(False):  # the pool's threads could not write to an inference tensor
+            return data.tensors(chosen, self._spec)
+
+    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
+        """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
+        pixels = self.pixels(indices)
+        if augment is not None:
+            pixels = data.augment(pixels, self._augmentation, augment)
+        return normalise(pixels, self._spec).to(device=self._vit.device, dtype=self._vit.dtype)
+
+    def batches(self, size: int = 64) -> list[Tensor]:
+        """Indices of consecutive batches."""
+        return list(torch.arange(len(self)).split(size))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Some:
+    images: data.Images
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return self.images[self.indices[index]]
