@@ -1,7 +1,8 @@
 """A batch of rows, each an image under its own model in weight space, in as few forwards as can be.
 
 Rows of all methods, ranks and alphas share one forward. Only rows whose model replaces parameters
-(`Dense` edits: full fine-tuning) run as a group of their own.
+(`Dense` edits: full and selective tuning) or carries tokens along (`Tokens`: VPT-Shallow) run as groups of
+their own.
 
 Shapes: U images, B rows, C classes of a row's task.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from petl_vit.adapter import Adapter
-from petl_vit.edits import Affine, Alpha, Dense, LowRank, fold
+from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import EditSet, Lane, Sliced
 from petl_vit.vit import FrozenViT, Params
@@ -46,7 +47,7 @@ class Model:
                     field="route",
                     remedy="sum adapters of one task, or make them members of an ensemble",
                 )
-            if term.alpha < 0 and term.adapter.edits.prefixes:
+            if term.alpha < 0 and term.adapter.edits.prompts:
                 raise InvalidInput(
                     f"alpha {term.alpha} is negative, and prompts have no negative weight",
                     field="alpha",
@@ -55,6 +56,7 @@ class Model:
         self.dense = any(term.adapter.edits.dense for term in self.terms)
         self.digests = tuple(term.adapter.digest for term in self.terms)
         self.key = tuple((term.adapter.digest, term.alpha) for term in self.terms)
+        self.tokens = sum(term.adapter.edits.extra_tokens for term in self.terms)
         self.order = (any(term.adapter.edits.prefixes for term in self.terms), self.digests)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class Batch:
         """
         answers: list[Tensor | None] = [None] * len(rows)
         by_group = sorted(range(len(rows)), key=lambda i: (*_group(rows[i].model), rows[i].model.order))
-        for (dense, _), members in groupby(by_group, key=lambda i: _group(rows[i].model)):
+        for (dense, _, _), members in groupby(by_group, key=lambda i: _group(rows[i].model)):
             order = list(members)
             features = self._features(images, [rows[i] for i in order], dense)
             start = 0
@@ -135,7 +137,7 @@ class Batch:
                 (edit, term.alpha)
                 for term in model.terms
                 for edit in term.adapter.edits.edits
-                if isinstance(edit, Affine | LowRank | Dense)
+                if isinstance(edit, Affine | NormDelta | LowRank | Dense)
             ]
             self._folded[model.key] = fold(self.vit.params, terms)
             while len(self._folded) > self._folded_models:
@@ -144,13 +146,13 @@ class Batch:
         return self._folded[model.key]
 
 
-def _group(model: Model) -> tuple[bool, tuple[tuple[str, float], ...]]:
-    """Rows of equal groups share parameters, and so a forward."""
-    return model.dense, model.key if model.dense else ()
+def _group(model: Model) -> tuple[bool, int, tuple[tuple[str, float], ...]]:
+    """Rows of equal groups share parameters and sequence length, and so a forward."""
+    return model.dense, model.tokens, model.key if model.dense else ()
 
 
 def _unfoldable(edits: EditSet) -> EditSet:
-    return EditSet([e for e in edits.edits if not isinstance(e, Affine | LowRank | Dense)])
+    return EditSet([e for e in edits.edits if not isinstance(e, Affine | NormDelta | LowRank | Dense)])
 
 
 def _lanes(images: Tensor, rows: list[Row]) -> list[Lane]:

@@ -11,8 +11,9 @@ in its dtype. Source of the algebra: docs/structure.md.
 Shapes: B rows, N tokens, D width, W output width of a site, R rank or bottleneck, H heads, d head width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -71,60 +72,162 @@ class Affine:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LowRank:
-    """delta = drop(x) A B at a linear.
+class NormDelta:
+    """delta = dw * x_hat + db at a LayerNorm, x_hat being the normalised input.
 
     Attributes:
-        a: [in, R].
-        b: [R, W].
-        dropout: Rate on x in training.
+        weight: dw, [D]; bias: db, [D].
+        eps: The LayerNorm's.
+    """
+
+    site: str
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
+        return _scaled(F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps), alpha)
+
+    def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
+        """y += delta; for inference."""
+        y.add_(self.delta(x, y, alpha))
+
+    def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+        weight, bias = f"{self.site}.weight", f"{self.site}.bias"
+        weights[weight] = weights[weight] + alpha * self.weight
+        weights[bias] = weights[bias] + alpha * self.bias
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """delta = drop'(drop(x) A + a_0) B + shift at a linear.
+
+    Attributes:
+        a: [in, k R]; a0: [k R] or None.
+        b: [R, W / k], applied to each of the k parts of the bottleneck (FacT); k is 1 for all others.
+        shift: [W] or None.
+        dropout: Rate on x in training; bottleneck_dropout: on the bottleneck.
     """
 
     site: str
     a: Tensor
     b: Tensor
+    a0: Tensor | None = None
+    shift: Tensor | None = None
     dropout: float = 0.0
+    bottleneck_dropout: float = 0.0
+
+    def _bottleneck(self, x: Tensor, alpha: Alpha, training: bool) -> Tensor:
+        """[B, N, in] -> [B N k, R], alpha included."""
+        h = F.linear(F.dropout(x, self.dropout, training), self.a.T, self.a0)
+        h = _scaled(F.dropout(h, self.bottleneck_dropout, training), alpha)
+        return h.reshape(-1, self.b.shape[0])
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
-        x = F.dropout(x, self.dropout, training)
-        return _scaled(x @ self.a, alpha) @ self.b
+        delta = (self._bottleneck(x, alpha, training) @ self.b).view_as(y)
+        return delta if self.shift is None else delta + _scaled(self.shift.expand_as(y), alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
-        """y += delta in one product; for inference."""
-        h = _scaled(x @ self.a, alpha)
-        y.view(-1, y.shape[-1]).addmm_(h.view(-1, h.shape[-1]), self.b)
+        """y += delta in one product, or two passes with a shift; for inference."""
+        y.view(-1, self.b.shape[1]).addmm_(self._bottleneck(x, alpha, False), self.b)
+        if self.shift is not None:
+            y.add_(_scaled(self.shift.expand_as(y), alpha))
 
     def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
-        weight = f"{self.site}.weight"
-        weights[weight] = weights[weight] + alpha * (self.a @ self.b).T
+        weight, bias = f"{self.site}.weight", f"{self.site}.bias"
+        parts = self.a.unflatten(1, (-1, self.b.shape[0]))
+        weights[weight] = weights[weight] + alpha * (parts @ self.b).flatten(1).T
+        shifts = [] if self.shift is None else [self.shift]
+        if self.a0 is not None:
+            shifts.append((self.a0.view(-1, self.b.shape[0]) @ self.b).flatten())
+        for shift in shifts:
+            weights[bias] = weights.get(bias, torch.zeros_like(shift)) + alpha * shift
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conv:
+    """A 3x3 convolution with zero padding over the patch tokens' map (Convpass).
+
+    Class, register and prompt tokens go through it as images of one pixel: the centre tap alone acts.
+
+    Attributes:
+        weight: [R, R, 3, 3]; bias: [R].
+        grid: Patches along a side; all tokens before the last grid^2 are single pixels.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    grid: int
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """[B, N, R] -> [B, N, R]."""
+        patches = self.grid**2
+        single = F.linear(h[:, :-patches], self.weight[:, :, 1, 1], self.bias)
+        square = h[:, -patches:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        mixed = F.conv2d(square, self.weight, self.bias, padding=1)
+        return torch.cat([single, mixed.flatten(2).transpose(1, 2)], dim=1)
+
+
+class Source(Enum):
+    """What a branch reads."""
+
+    STREAM = "the residual stream before the sublayer's norm"
+    NORMED = "the sublayer's input, after its norm"
+    OUTPUT = "the sublayer's output, before any branch; its delta shares the output's drop path"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Branch:
-    """A bottleneck beside a sublayer: delta = scale * (drop(act(u W_d + b_d)) W_u + b_u).
+    """A bottleneck beside or behind a sublayer: delta = scale * (drop(act(u W_d + b_d)) W_u + b_u).
 
-    u is the residual stream before the sublayer's norm. The delta joins the stream with a drop path
-    mask of its own.
+    With a convolution the middle is act(conv(act(u W_d + b_d))).
 
     Attributes:
         sublayer: `blocks.L.attn` or `blocks.L.mlp`.
+        source: What u is.
         down: [D, R]; down_bias: [R]; up: [R, D]; up_bias: [D].
-        dropout: Rate after the activation in training.
+        dropout: Rate before the up projection in training.
     """
 
     sublayer: str
+    source: Source
     down: Tensor
     down_bias: Tensor
     up: Tensor
     up_bias: Tensor
     scale: float
     activation: Callable[[Tensor], Tensor]
+    conv: Conv | None = None
     dropout: float = 0.0
 
-    def delta(self, stream: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
-        h = self.activation(F.linear(stream, self.down.T, self.down_bias))
+    def delta(
+        self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, training: bool = False
+    ) -> Tensor:
+        u = {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self.source]
+        h = self.activation(F.linear(u, self.down.T, self.down_bias))
+        if self.conv is not None:
+            h = self.activation(self.conv(h))
         h = F.dropout(h, self.dropout, training)
         return _scaled(F.linear(h, self.up.T, self.up_bias), alpha) * self.scale
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """Prompt tokens in front of the sequence, carried through all blocks and dropped before the final norm.
+
+    As keys their unnormalised attention weight is multiplied by alpha (ours), for every query.
+
+    Attributes:
+        prompts: [n, D].
+        dropout: Rate on them in training, a mask for each row.
+    """
+
+    prompts: Tensor
+    dropout: float = 0.0
+
+    def rows(self, count: int, training: bool = False) -> Tensor:
+        """[count, n, D]."""
+        return F.dropout(self.prompts.expand(count, -1, -1), self.dropout, training)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,9 +272,9 @@ class Dense:
             weights[self.name] = weights[self.name] + alpha * (self.tensor - frozen[self.name])
 
 
-AtSite = Affine | LowRank
-Foldable = Affine | LowRank | Dense
-Edit = Affine | LowRank | Branch | Prefix | Dense
+AtSite = Affine | NormDelta | LowRank
+Foldable = AtSite | Dense
+Edit = Foldable | Branch | Prefix | Tokens
 
 
 def fold(frozen: Params, terms: list[tuple[Foldable, float]]) -> dict[str, Tensor]:
@@ -182,32 +285,35 @@ def fold(frozen: Params, terms: list[tuple[Foldable, float]]) -> dict[str, Tenso
     return weights
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, prefixes: list[tuple[Tensor, Tensor, Alpha]]) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefixes: list[tuple[Tensor, Tensor, Alpha]],
+    tokens: Tensor | None = None,
+) -> Tensor:
     """Attention of [B, H, N, d] with further keys and values in front.
 
     Args:
         prefixes: Keys and values [B or 1, H, n, d] and the factor of their unnormalised weights.
+        tokens: [B, 1, N], the log of the factor of each token's own key, or None for 0.
     """
     if not prefixes:
-        return F.scaled_dot_product_attention(q, k, v)
+        bias = None if tokens is None else tokens.unsqueeze(1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     rows = q.shape[0]
     keys = torch.cat([*(p.expand(rows, -1, -1, -1) for p, _, _ in prefixes), k], dim=2)
     values = torch.cat([*(p.expand(rows, -1, -1, -1) for _, p, _ in prefixes), v], dim=2)
     bias = None
-    if any(alpha is not None for _, _, alpha in prefixes):
-        bias = q.new_zeros(rows, 1, 1, keys.shape[2])
-        start = 0
-        for p, _, alpha in prefixes:
-            if alpha is not None:
-                bias[..., start : start + p.shape[2]] = alpha.log().unsqueeze(-1)
-            start += p.shape[2]
+    if tokens is not None or any(alpha is not None for _, _, alpha in prefixes):
+        own = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens
+        parts = [log_weights(alpha, rows, p) for p, _, alpha in prefixes]
+        bias = torch.cat([*parts, own], dim=2).unsqueeze(1)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
-def by_site(edits: list[Edit]) -> Mapping[str, list[AtSite]]:
-    """Affine and low-rank edits, grouped by site."""
-    grouped: dict[str, list[AtSite]] = {}
-    for edit in edits:
-        if isinstance(edit, Affine | LowRank):
-            grouped.setdefault(edit.site, []).append(edit)
-    return grouped
+def log_weights(alpha: Alpha, rows: int, keys: Tensor) -> Tensor:
+    """ln alpha for each of n keys [..., n, d]: [B, 1, n]; -inf at 0, where the keys are absent."""
+    if alpha is None:
+        return keys.new_zeros(rows, 1, keys.shape[-2])
+    return alpha.log().expand(-1, -1, keys.shape[-2])

@@ -16,7 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.edits import Alpha, AtSite, Branch, Dense, Edit, Prefix, attend, by_site, fold
+from petl_vit.edits import (
+    Alpha,
+    AtSite,
+    Branch,
+    Dense,
+    Edit,
+    Prefix,
+    Source,
+    Tokens,
+    attend,
+    fold,
+    log_weights,
+)
 from petl_vit.vit import Architecture, FrozenViT, Params
 
 
@@ -52,17 +64,33 @@ class EditSet:
 
     def __init__(self, edits: Sequence[Edit]) -> None:
         self.edits = tuple(edits)
-        self.sites = by_site(list(edits))
+        self.sites: dict[str, list[AtSite]] = {}
         self.branches: dict[str, list[Branch]] = {}
         self.prefixes: dict[int, list[Prefix]] = {}
+        self.tokens: list[Tokens] = []
         self.dense: list[Dense] = []
         for edit in edits:
-            if isinstance(edit, Branch):
-                self.branches.setdefault(edit.sublayer, []).append(edit)
-            elif isinstance(edit, Prefix):
-                self.prefixes.setdefault(edit.block, []).append(edit)
-            elif isinstance(edit, Dense):
-                self.dense.append(edit)
+            match edit:
+                case Branch():
+                    self.branches.setdefault(edit.sublayer, []).append(edit)
+                case Prefix():
+                    self.prefixes.setdefault(edit.block, []).append(edit)
+                case Tokens():
+                    self.tokens.append(edit)
+                case Dense():
+                    self.dense.append(edit)
+                case _:
+                    self.sites.setdefault(edit.site, []).append(edit)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether anything takes part in attention, where a negative alpha has no meaning."""
+        return bool(self.prefixes or self.tokens)
+
+    @property
+    def extra_tokens(self) -> int:
+        """How many tokens are carried along with each row."""
+        return sum(len(tokens.prompts) for tokens in self.tokens)
 
     @cached_property
     def keys_values(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
@@ -121,20 +149,48 @@ class Functional:
     def norm(self, site: str, x: Tensor) -> Tensor:
         return self._edited(site, x, _frozen_norm(self.params, site, x, self._arch.eps))
 
+    def extend(self, x: Tensor) -> Tensor:
+        tokens = [t.rows(len(x), self._training) for t in self._edits.tokens]
+        return torch.cat([*tokens, x], dim=1) if tokens else x
+
+    def strip(self, x: Tensor) -> Tensor:
+        return x[:, self._edits.extra_tokens :]
+
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = _split_heads(qkv, self._arch.heads)
         prefixes = [
             (*prefix.keys_values(q.shape[0], self._training), self._alpha)
             for prefix in self._edits.prefixes.get(block, ())
         ]
-        return _merge_heads(attend(q, k, v, prefixes))
+        factors = [(self._alpha, self._edits.extra_tokens)] if self._edits.tokens else []
+        return _merge_heads(attend(q, k, v, prefixes, _token_bias(factors, k)))
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        rate = self._drop_path[sublayer]
-        total = stream + _drop_rows(out, rate)
+        rate, total = self._drop_path[sublayer], out
+        parallel = []
         for branch in self._edits.branches.get(sublayer, ()):
-            total = total + _drop_rows(branch.delta(stream, self._alpha, self._training), rate)
-        return total
+            delta = branch.delta(stream, normed, out, self._alpha, self._training)
+            if branch.source is Source.OUTPUT:
+                total = total + delta
+            else:
+                parallel.append(_drop_rows(delta, rate))
+        return sum(parallel, start=stream + _drop_rows(total, rate))
+
+
+def _token_bias(factors: Sequence[tuple[Alpha, int]], keys: Tensor) -> Tensor | None:
+    """[B, 1, N]: the log weights of carried tokens' keys [B, H, N, d], 0 for all others; None if all are 0.
+
+    Args:
+        factors: alpha and number of the tokens of each term, in order of the sequence.
+    """
+    if all(alpha is None for alpha, _ in factors):
+        return None
+    rows, carried = keys.shape[0], sum(count for _, count in factors)
+    parts, start = [], 0
+    for alpha, count in factors:
+        parts.append(log_weights(alpha, rows, keys[:, :, start : start + count]))
+        start += count
+    return torch.cat([*parts, keys.new_zeros(rows, 1, keys.shape[2] - carried)], dim=2)
 
 
 def _drop_rows(x: Tensor, rate: float) -> Tensor:
@@ -169,8 +225,10 @@ class Sliced:
         self._at: dict[str, list[tuple[slice, list[tuple[AtSite, Alpha]]]]] = {}
         self._branches: dict[str, list[tuple[slice, Branch, Alpha]]] = {}
         self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
+        self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
         for lane in lanes:
             self._place(lane)
+        self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
 
     def _place(self, lane: Lane) -> None:
         for site, edits in lane.edits.sites.items():
@@ -186,6 +244,9 @@ class Sliced:
             key = (lane.rows.start, lane.rows.stop)
             here = self._prefixed.setdefault(block, {}).setdefault(key, [])
             here.extend((k, v, lane.alpha) for k, v in pairs)
+        if lane.edits.tokens:
+            carried = self._tokens.setdefault((lane.rows.start, lane.rows.stop), [])
+            carried.extend((tokens, lane.alpha) for tokens in lane.edits.tokens)
 
     def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         for rows, edits in self._at.get(site, ()):
@@ -207,27 +268,50 @@ class Sliced:
     def norm(self, site: str, x: Tensor) -> Tensor:
         return self._edit_(site, x, _frozen_norm(self.params, site, x, self._arch.eps))
 
+    def extend(self, x: Tensor) -> Tensor:
+        if not self._tokens:
+            return x
+        carried = []
+        for start, stop in sorted(self._tokens):
+            parts = [tokens.rows(stop - start) for tokens, _ in self._tokens[start, stop]]
+            carried.append(torch.cat(parts, dim=1))
+        return torch.cat([torch.cat(carried), x], dim=1)
+
+    def strip(self, x: Tensor) -> Tensor:
+        return x[:, self._extra_tokens :]
+
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = _split_heads(qkv, self._arch.heads)
-        prefixed = self._prefixed.get(block)
-        if not prefixed:
+        special = set(self._tokens) | set(self._prefixed.get(block, ()))
+        if not special:
             return _merge_heads(attend(q, k, v, []))
         out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-        done = 0
-        for start, stop in sorted(prefixed):
-            if done < start:
-                out[done:start] = _merge_heads(attend(q[done:start], k[done:start], v[done:start], []))
+        for start, stop in _runs(special, len(out)):
             rows = slice(start, stop)
-            out[rows] = _merge_heads(attend(q[rows], k[rows], v[rows], prefixed[start, stop]))
-            done = stop
-        if done < len(out):
-            out[done:] = _merge_heads(attend(q[done:], k[done:], v[done:], []))
+            prefixes = self._prefixed.get(block, {}).get((start, stop), [])
+            factors = [(alpha, len(t.prompts)) for t, alpha in self._tokens.get((start, stop), ())]
+            bias = _token_bias(factors, k[rows])
+            out[rows] = _merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
         return out
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         branches = self._branches.get(sublayer, ())
-        deltas = [(rows, branch.delta(stream[rows], alpha)) for rows, branch, alpha in branches]
+        deltas = [
+            (rows, branch.delta(stream[rows], normed[rows], out[rows], alpha))
+            for rows, branch, alpha in branches
+        ]
         stream.add_(out)
         for rows, delta in deltas:
             stream[rows].add_(delta)
         return stream
+
+
+def _runs(special: set[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """The special runs of rows and the runs between them, covering all rows in order."""
+    runs, done = [], 0
+    for start, stop in sorted(special):
+        if done < start:
+            runs.append((done, start))
+        runs.append((start, stop))
+        done = stop
+    return [*runs, (done, count)] if done < count else runs

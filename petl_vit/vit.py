@@ -225,6 +225,12 @@ class Executor(Protocol):
     def patches(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, N, D]: the frozen patch embedding and its edits."""
 
+    def extend(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, n + N, D]: the edits' tokens in front."""
+
+    def strip(self, x: Tensor) -> Tensor:
+        """[B, n + N, D] -> [B, N, D]: those tokens removed."""
+
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""
 
@@ -296,8 +302,10 @@ class FrozenViT:
         x = self._embed(x, run.params)
         if self.arch.pre_norm:
             x = run.norm("norm_pre", x)
+        x = run.extend(x)
         for number, block in enumerate(self._blocks):
             x = self._block(number, block, x, run)
+        x = run.strip(x)
         if self.arch.final_norm == "norm":
             if self.arch.pool == "token":  # the norm acts on each token alone
                 return run.norm("norm", x[:, 0])

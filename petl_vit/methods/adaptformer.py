@@ -5,7 +5,6 @@ path mask of its own. W_d is kaiming-uniform (a = sqrt 5), the rest zero.
 Parameters: M (2 D r + r + D); ViT-B/16 r=32 599,424.
 """
 
-import math
 from typing import ClassVar
 
 import torch
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from petl_vit.edits import Branch, Edit
-from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.edits import Edit, Source
+from petl_vit.methods import bottleneck
+from petl_vit.methods.method import Method, Tensors
 from petl_vit.vit import Architecture, FrozenViT, Shapes
 
 
@@ -31,33 +31,34 @@ class AdaptFormer(Method):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the bottleneck, in training")
 
     def shapes(self, arch: Architecture) -> Shapes:
-        width = arch.width
-        shapes: Shapes = {}
-        for block in range(arch.depth):
-            shapes[f"blocks.{block}.adapter.down.weight"] = (width, self.rank)
-            shapes[f"blocks.{block}.adapter.down.bias"] = (self.rank,)
-            shapes[f"blocks.{block}.adapter.up.weight"] = (self.rank, width)
-            shapes[f"blocks.{block}.adapter.up.bias"] = (width,)
-        return shapes
+        found: Shapes = {}
+        for prefix in _sublayers(arch):
+            found |= bottleneck.shapes(prefix, arch.width, self.rank)
+        return found
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        bound = 1 / math.sqrt(vit.arch.width)
-        return {
-            name: uniform(shape, bound, generator) if name.endswith("down.weight") else torch.zeros(shape)
-            for name, shape in self.shapes(vit.arch).items()
-        }
+        found: dict[str, Tensor] = {}
+        for prefix in _sublayers(vit.arch):
+            found |= bottleneck.init(
+                prefix, vit.arch.width, self.rank, bottleneck.Init.LORA_KAIMING, generator
+            )
+        return found
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         return [
-            Branch(
-                sublayer=f"blocks.{block}.mlp",
-                down=tensors[f"blocks.{block}.adapter.down.weight"],
-                down_bias=tensors[f"blocks.{block}.adapter.down.bias"],
-                up=tensors[f"blocks.{block}.adapter.up.weight"],
-                up_bias=tensors[f"blocks.{block}.adapter.up.bias"],
+            bottleneck.branch(
+                tensors,
+                prefix,
+                sublayer=sublayer,
+                source=Source.STREAM,
                 scale=self.scale,
-                activation=F.relu,
                 dropout=self.dropout,
+                activation=F.relu,
             )
-            for block in range(vit.arch.depth)
+            for prefix, sublayer in _sublayers(vit.arch).items()
         ]
+
+
+def _sublayers(arch: Architecture) -> dict[str, str]:
+    """Each bottleneck's name and the sublayer it belongs to."""
+    return {f"blocks.{i}.adapter": f"blocks.{i}.mlp" for i in range(arch.depth)}

@@ -1,14 +1,13 @@
 """LoRA: a trained low-rank product beside the fused qkv linear, [Q K V] += drop(Z) A B (arXiv 2106.09685).
 
 As in the study: q, k and v share A, no biases, no alpha/r factor. A is kaiming-uniform (a = sqrt 5), B
-zero. Parameters: M r (D + 3D); ViT-B/16 r=8 294,912.
+zero. Other linears of the blocks can be targets too. Parameters: M r (D + 3D) for qkv; ViT-B/16 r=8 294,912.
 """
 
-import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from petl_vit.edits import Edit, LowRank
@@ -26,24 +25,44 @@ class LoRA(Method):
 
     rank: int = Field(default=8, ge=1, le=512, description="rank of the update")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the input, in training")
+    targets: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = Field(
+        default=("qkv",), min_length=1, description="linears of a block: qkv, proj, fc1, fc2"
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """The command line's `qkv,proj`."""
+        return value.split(",") if isinstance(value, str) else value
+
+    def _sites(self, arch: Architecture) -> dict[str, tuple[int, int]]:
+        """The sites with their input and output widths."""
+        width, hidden = arch.width, arch.hidden
+        widths = {
+            "qkv": ("attn.qkv", width, 3 * width),
+            "proj": ("attn.proj", width, width),
+            "fc1": ("mlp.fc1", width, hidden),
+            "fc2": ("mlp.fc2", hidden, width),
+        }
+        chosen = [widths[target] for target in dict.fromkeys(self.targets)]
+        return {f"blocks.{i}.{site}": (into, out) for i in range(arch.depth) for site, into, out in chosen}
 
     def shapes(self, arch: Architecture) -> Shapes:
-        width = arch.width
-        shapes: Shapes = {}
-        for block in range(arch.depth):
-            shapes[f"blocks.{block}.attn.qkv.lora_a"] = (width, self.rank)
-            shapes[f"blocks.{block}.attn.qkv.lora_b"] = (self.rank, 3 * width)
-        return shapes
+        found: Shapes = {}
+        for site, (into, out) in self._sites(arch).items():
+            found[f"{site}.lora_a"] = (into, self.rank)
+            found[f"{site}.lora_b"] = (self.rank, out)
+        return found
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        bound = 1 / math.sqrt(vit.arch.width)
         return {
-            name: uniform(shape, bound, generator) if name.endswith("lora_a") else torch.zeros(shape)
+            name: uniform(shape, shape[0] ** -0.5, generator)
+            if name.endswith("lora_a")
+            else torch.zeros(shape)
             for name, shape in self.shapes(vit.arch).items()
         }
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        sites = [f"blocks.{block}.attn.qkv" for block in range(vit.arch.depth)]
         return [
             LowRank(
                 site=site,
@@ -51,5 +70,5 @@ class LoRA(Method):
                 b=tensors[f"{site}.lora_b"],
                 dropout=self.dropout,
             )
-            for site in sites
+            for site in self._sites(vit.arch)
         ]

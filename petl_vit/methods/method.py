@@ -24,7 +24,6 @@ class Method(BaseModel):
     title: ClassVar[str]
     paper: ClassVar[str]
     foldable: ClassVar[bool]
-    starts_as_identity: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-3  # the study's safe default
 
     @classmethod
@@ -44,6 +43,11 @@ class Method(BaseModel):
                 field=".".join([cls.name, *map(str, first["loc"])]),
                 remedy=f"settings of {cls.name}: {known}",
             ) from None
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether a new adapter changes nothing."""
+        return True
 
     @abstractmethod
     def shapes(self, arch: Architecture) -> Shapes:

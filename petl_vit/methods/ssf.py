@@ -27,7 +27,10 @@ class SSF(Method):
     title: ClassVar[str] = "SSF"
     paper: ClassVar[str] = "arXiv 2210.08823"
     foldable: ClassVar[bool] = True
-    starts_as_identity: ClassVar[bool] = False
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return False
 
     def shapes(self, arch: Architecture) -> Shapes:
         return {f"{site}.{kind}": (w,) for site, w in _sites(arch).items() for kind in ("scale", "shift")}

@@ -26,10 +26,13 @@ class VPTDeep(Method):
     title: ClassVar[str] = "VPT-Deep"
     paper: ClassVar[str] = "arXiv 2203.12119"
     foldable: ClassVar[bool] = False
-    starts_as_identity: ClassVar[bool] = False
 
-    prompts: int = Field(default=10, ge=1, le=1024, description="prompts in each block")
+    prompts: int = Field(default=50, ge=1, le=1024, description="prompts in each block")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return False
 
     def shapes(self, arch: Architecture) -> Shapes:
         return {f"blocks.{block}.prompts": (self.prompts, arch.width) for block in range(arch.depth)}

@@ -15,6 +15,13 @@ SMALL: dict[str, dict[str, float]] = {
     "lora": {"rank": 3},
     "adaptformer": {"rank": 3, "scale": 0.7},
     "vpt_deep": {"prompts": 4},
+    "vpt_shallow": {"prompts": 4},
+    "houlsby": {"rank": 3, "scale": 0.7},
+    "pfeiffer": {"rank": 3, "scale": 0.7},
+    "repadapter": {"rank": 4, "scale": 0.7},
+    "convpass": {"rank": 3, "scale": 0.7},
+    "fact_tt": {"rank": 3, "scale": 0.7},
+    "fact_tk": {"rank": 3, "scale": 0.7},
 }
 
 

@@ -199,6 +199,16 @@ def test_an_unknown_method_names_near_ones() -> None:
         ("adaptformer", {"rank": 32}, 599_424),
         ("vpt_deep", {"prompts": 50}, 460_800),
         ("full", {}, 85_798_656),
+        ("layernorm", {}, 38_400),
+        ("difffit", {}, 140_544),
+        ("vpt_shallow", {"prompts": 50}, 38_400),
+        ("houlsby", {"rank": 8}, 313_536),
+        ("pfeiffer", {"rank": 32}, 599_424),
+        ("repadapter", {"rank": 8}, 239_808),
+        ("convpass", {"rank": 8}, 327_552),
+        ("fact_tt", {"rank": 8}, 21_504),
+        ("fact_tk", {"rank": 16}, 30_976),
+        ("selective", {"part": "block", "blocks": (11,)}, 7_087_872),
     ],
 )
 def test_parameter_counts_on_vit_b_16_are_the_published_ones(name: str, config: dict, published: int) -> None:
