@@ -15,7 +15,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Term
-from petl_vit.errors import CorollaError, Corrupt
+from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.heads import LinearHead
 from petl_vit.vit import FrozenViT
 
@@ -93,7 +93,7 @@ class Loader:
                 base_head=base_head,
                 task_digest=term.task.digest,
             )
-        except CorollaError as error:
+        except (InvalidInput, NotFound, Corrupt) as error:
             raise Corrupt(
                 f"adapter {term.full_name} cannot be loaded: {error.problem}",
                 field=error.field,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.manifest import Manifest, TaskRecord
-from model_store.routes import AdapterRef, Entry, Route
+from model_store.routes import AdapterRef, Entry, Route, number
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
 
@@ -65,12 +65,12 @@ class Member:
     def name(self) -> str:
         """The member without versions, which change: a label for metrics."""
         names = ((t.alpha, t.label.partition(":")[0]) for t in self.terms)
-        return "+".join(name if alpha == 1 else f"{alpha:g}*{name}" for alpha, name in names)
+        return "+".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
 
     def text(self, *, with_task: bool = False) -> str:
         """The member with its versions, as a route's text."""
         names = ((t.alpha, t.full_name if with_task else t.label) for t in self.terms)
-        return " + ".join(name if alpha == 1 else f"{alpha:g}*{name}" for alpha, name in names)
+        return " + ".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
 
     def __str__(self) -> str:
         return self.text()
@@ -114,7 +114,7 @@ class ResolvedRoute:
         """The route's text with versions; with tasks where the members come from several."""
         several = len({member.task.spec.name for member in self.members}) > 1
         texts = ((m.weight, m.text(with_task=several)) for m in self.members)
-        text = ", ".join(member if weight == 1 else f"{weight:g}: {member}" for weight, member in texts)
+        text = ", ".join(member if weight == 1 else f"{number(weight)}: {member}" for weight, member in texts)
         return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
 
 

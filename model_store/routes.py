@@ -89,7 +89,7 @@ class Term:
             raise InvalidInput(f"alpha {self.alpha} of {self.adapter} is not a finite number", field="alpha")
 
     def __str__(self) -> str:
-        return str(self.adapter) if self.alpha == 1 else f"{_number(self.alpha)}*{self.adapter}"
+        return str(self.adapter) if self.alpha == 1 else f"{number(self.alpha)}*{self.adapter}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Entry:
             )
 
     def __str__(self) -> str:
-        return str(self.model) if self.weight == 1 else f"{_number(self.weight)}: {self.model}"
+        return str(self.model) if self.weight == 1 else f"{number(self.weight)}: {self.model}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ def check_alphas(route: Route, extrapolate: bool) -> None:
     for term in route.terms:
         if not extrapolate and not 0 <= term.alpha <= 1:
             raise InvalidInput(
-                f"alpha {_number(term.alpha)} of {term.adapter} lies outside [0, 1]",
+                f"alpha {number(term.alpha)} of {term.adapter} lies outside [0, 1]",
                 field="alpha",
                 remedy="choose one inside, or ask for extrapolation",
             )
@@ -221,7 +221,7 @@ def _in_words(model: Model, task: str) -> str:
 
 
 def _share(term: Term) -> str:
-    return "" if term.alpha == 1 else f"alpha {_number(term.alpha)} from the frozen model towards "
+    return "" if term.alpha == 1 else f"alpha {number(term.alpha)} from the frozen model towards "
 
 
 def _place(ref: AdapterRef, task: str) -> str:
@@ -232,7 +232,8 @@ def _place(ref: AdapterRef, task: str) -> str:
     return f"adapter {ref.name} of task {home}, {which}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as a route's text has it: exact, and without a useless fraction."""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 

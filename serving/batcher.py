@@ -81,6 +81,7 @@ class Batcher(Generic[Job, Result]):
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
         self._queue: deque[_Item[Job, Result]] = deque()
+        self._running: list[_Item[Job, Result]] = []
         self._queued_rows = 0
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -121,9 +122,9 @@ class Batcher(Generic[Job, Result]):
         self._arrived.set()
         try:
             return await asyncio.gather(*(item.future for item in items), return_exceptions=True)
-        finally:
-            for item in items:
-                item.future.cancel()
+        except asyncio.CancelledError:
+            self._drop_cancelled()
+            raise
 
     def _admit(self, rows: int, deadline: float | None) -> None:
         if self._draining:
@@ -149,17 +150,19 @@ class Batcher(Generic[Job, Result]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for item in self._queue:
+        for item in (*self._running, *self._queue):
             item.fail(Draining("the server stopped before the work was done"))
         self._queue.clear()
+        self._change_queued(-self._queued_rows)
+        self._idle.set()
         return finished
 
     async def _serve(self) -> None:
         while True:
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
-                await self._run_batch(batch)
+            self._running = self._take()
+            if self._running:
+                await self._run_batch(self._running)
             if not self._queue:
                 self._arrived.clear()
                 self._idle.set()
@@ -183,6 +186,11 @@ class Batcher(Generic[Job, Result]):
         item = self._queue.popleft()
         self._change_queued(-item.rows)
         return item
+
+    def _drop_cancelled(self) -> None:
+        """Frees the places of callers that have gone."""
+        self._queue = deque(item for item in self._queue if not item.future.cancelled())
+        self._change_queued(sum(item.rows for item in self._queue) - self._queued_rows)
 
     def _change_queued(self, rows: int) -> None:
         self._queued_rows += rows

@@ -4,17 +4,21 @@ Answers are kept for `refresh_s` seconds, so a moved alias takes at most that lo
 a request resolved to stays fixed while it runs. Blocking: called in the pool, never on the event loop.
 """
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model_store import routes
 from model_store.manifest import NamedRoute
 from model_store.resolution import ResolvedRoute, resolve
 from model_store.store import Store
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
+
+_log = logging.getLogger(__name__)
 
 _KEPT = 1024
 
@@ -81,18 +85,24 @@ class Catalog:
     def named_routes(self) -> list[tuple[NamedRoute, Plan]]:
         """Every named route that can be served by this backbone now."""
         found = []
-        for named in self._store.routes():
-            try:
-                found.append((named, self._named_plan(named)))
-            except (NotFound, InvalidInput):
-                continue  # it answers with its own error when it is asked for
+        # What is damaged or unknown answers with its own error when it is asked for.
+        with suppress(Corrupt):
+            for named in self._store.routes():
+                with suppress(CorollaError):
+                    found.append((named, self._named_plan(named)))
         return found
 
     def image_sizes(self) -> list[int]:
-        """The input sizes of the backbone's tasks, pixels."""
-        tasks = (record.spec for record in self._store.tasks())
-        ours = (spec for spec in tasks if spec.backbone_digest == self._backbone_digest)
-        return sorted({spec.preprocess.image_size for spec in ours})
+        """The input sizes of the backbone's tasks, pixels; none while a task's file is damaged.
+
+        Sizes that are missing here are added when they are asked for.
+        """
+        try:
+            tasks = [record.spec for record in self._store.tasks()]
+        except Corrupt as error:
+            _log.warning("tasks are not warmed up: %s", error)
+            return []
+        return sorted({t.preprocess.image_size for t in tasks if t.backbone_digest == self._backbone_digest})
 
     def _plan(self, task: str, route: routes.Route, extrapolate: bool) -> Plan:
         task = task or self._only_task(route)
@@ -103,8 +113,10 @@ class Catalog:
         return Plan(resolved=self._resolve(route, task), named=None, temperature=1.0)
 
     def _named_plan(self, named: NamedRoute) -> Plan:
+        route = named.parsed()
+        routes.check_alphas(route, named.extrapolate)
         return Plan(
-            resolved=self._resolve(named.parsed(), named.task),
+            resolved=self._resolve(route, named.task),
             named=f"{named.task}/{named.name}",
             temperature=named.temperature,
         )

@@ -8,10 +8,10 @@ in the pool, forwards in the engine's thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from model_store.resolution import ResolvedRoute
 from model_store.routes import Route
 from petl_vit.batch import Model
-from petl_vit.combine import Answer, Combine, combine
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.combine import Answer, combine
+from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.preprocess import Preprocess, from_array, normalise, preprocess, resize
 from serving.bank import Bank
 from serving.batcher import Batcher, Done
@@ -49,13 +49,13 @@ class Request:
     """What a client asks.
 
     Attributes:
-        pictures: At least one.
+        pictures: At least one. A tensor is a collection of pictures as it is, and all of one kind.
         deadline: time.monotonic() seconds, or None.
     """
 
     task: str
     route: Route
-    pictures: Sequence[Picture]
+    pictures: Collection[Picture]
     domain: str = ""
     extrapolate: bool = False
     deadline: float | None = None
@@ -113,6 +113,7 @@ class Classifier:
         self._max_images, self._max_pixels = max_images, max_pixels
         self._add_size = add_size
         self._announced: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
 
     async def classify(self, request: Request) -> Response:
         """Answers every image, or says of each what is wrong with it.
@@ -142,8 +143,11 @@ class Classifier:
 
     def _prepare(self, request: Request) -> tuple[Plan, tuple[Model, ...]]:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
+        spec = plan.resolved.task.spec.preprocess
+        _check_one_preprocess(plan.resolved)
+        _check_shape(next(iter(request.pictures)), spec)
         self.announce(plan)
-        self._add_size(plan.resolved.task.spec.preprocess.image_size)
+        self._add_size(spec.image_size)
         return plan, self._bank.models(plan.resolved)
 
     def announce(self, plan: Plan) -> None:
@@ -151,8 +155,7 @@ class Classifier:
         resolved, named = plan.resolved, plan.named
         if named is None or self._announced.get(named) == str(resolved):
             return
-        self._announced[named] = str(resolved)
-        self._metrics.add_route(named, [member.name for member in resolved.members])
+        self._labels[named] = self._metrics.add_route(named, [member.name for member in resolved.members])
         labels = self._metrics.known_routes.get(named, ())
         for label, member in zip(labels, resolved.members, strict=False):
             self._metrics.set_adapter(
@@ -162,6 +165,11 @@ class Classifier:
                 method="+".join(term.method for term in member.terms),
                 digest="+".join(term.digest[:12] for term in member.terms),
             )
+        self._announced[named] = str(resolved)
+
+    def _label(self, plan: Plan) -> str:
+        """The route's label in the metrics."""
+        return ADHOC if plan.named is None else self._labels[plan.named]
 
     def _check_count(self, images: int) -> None:
         if not images:
@@ -174,12 +182,12 @@ class Classifier:
             )
 
     def _decode(self, picture: Picture, spec: Preprocess, position: int) -> torch.Tensor:
-        field = f"images[{position}]"
         if isinstance(picture, bytes):
-            return preprocess(picture, spec, max_pixels=self._max_pixels, field=field)
+            return preprocess(picture, spec, max_pixels=self._max_pixels, field=f"images[{position}]")
+        field = f"tensor[{position}]"
         if picture.dtype == np.uint8:
             return normalise(resize(from_array(picture, field=field), spec), spec)
-        return _preprocessed(picture, spec)
+        return _preprocessed(picture, field)
 
     def _respond(
         self,
@@ -188,6 +196,7 @@ class Classifier:
         outcomes: Sequence[Done[Logits] | BaseException | torch.Tensor],
         decode_s: float,
     ) -> Response:
+        _raise_faults(outcomes)
         label = self._metrics.domains.label(request.domain)
         images: list[ImageAnswer | CorollaError] = []
         for outcome in outcomes:
@@ -195,8 +204,6 @@ class Classifier:
                 images.append(self._answer(plan, outcome.result, label))
             elif isinstance(outcome, CorollaError):
                 images.append(outcome)
-            elif isinstance(outcome, BaseException):
-                raise outcome
         answered = [image for image in images if isinstance(image, ImageAnswer)]
         self._metrics.images(ok=len(answered), invalid=len(images) - len(answered))
         done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
@@ -214,13 +221,13 @@ class Classifier:
         members = [z if o is None else z[list(o)] for z, o in zip(logits, orders, strict=True)]
         for member, z in zip(resolved.members, members, strict=True):
             if not np.isfinite(z).all():
-                self._metrics.invalid_scores(plan.named or ADHOC, member.name)
+                self._metrics.invalid_scores(self._label(plan), member.name)
                 return BadScores(f"{member} gave scores that are not finite", remedy="train it again")
         weights = np.array([member.weight for member in resolved.members])
         answer = combine(
             np.stack(members)[None],
             weights,
-            rule=Combine(resolved.combine),
+            rule=resolved.combine,
             temperature=plan.temperature,
         )
         return self._counted(plan, answer, domain)
@@ -230,7 +237,7 @@ class Classifier:
         resolved, predicted = plan.resolved, int(answer.predicted[0])
         votes = tuple(int(vote) for vote in answer.votes[0])
         confidence = float(answer.probabilities[0, predicted])
-        route = plan.named or ADHOC
+        route = self._label(plan)
         evidence = {
             "agreement": float(answer.agreement[0]),
             "entropy": float(answer.entropy[0]),
@@ -263,16 +270,42 @@ class Classifier:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
-def _preprocessed(picture: Preprocessed, spec: Preprocess) -> torch.Tensor:
+def _raise_faults(outcomes: Sequence[object]) -> None:
+    """Raises what is no fault of one image: the request's own end, or an error of ours."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not _of_one_image(outcome):
+            raise outcome
+
+
+def _of_one_image(error: BaseException) -> bool:
+    return isinstance(error, CorollaError) and not isinstance(error, Expired | Draining)
+
+
+def _check_one_preprocess(resolved: ResolvedRoute) -> None:
+    """An image is prepared once for all members."""
+    first = resolved.members[0]
+    for member in resolved.members:
+        if member.task.spec.preprocess != first.task.spec.preprocess:
+            raise InvalidInput(
+                f"tasks {first.task.spec.name!r} and {member.task.spec.name!r} prepare images differently",
+                field="route",
+                remedy="an ensemble's members must share image size, resizing and normalisation",
+            )
+
+
+def _check_shape(picture: Picture, spec: Preprocess) -> None:
+    """The shape of a float32 tensor is one for all its images, so a wrong one is the request's fault."""
     size = spec.image_size
-    if picture.shape != (3, size, size):
-        raise InvalidInput(
-            f"a float32 image has shape {list(picture.shape)}, the task takes [3, {size}, {size}]",
-            field="tensor.shape",
-            remedy="preprocess it to that size, or send uint8 pixels",
-        )
+    if isinstance(picture, bytes) or picture.dtype == np.uint8 or picture.shape == (3, size, size):
+        return
+    raise InvalidInput(
+        f"a float32 image has shape {list(picture.shape)}, the task takes [3, {size}, {size}]",
+        field="tensor.shape",
+        remedy="preprocess it to that size, or send uint8 pixels",
+    )
+
+
+def _preprocessed(picture: NDArray[Any], field: str) -> torch.Tensor:
     if not np.isfinite(picture).all():
-        raise InvalidInput(
-            "it has NaN or infinite values", field="tensor.data", remedy="send finite numbers"
-        )
-    return torch.from_numpy(picture)
+        raise InvalidInput("it has NaN or infinite values", field=field, remedy="send finite numbers")
+    return torch.from_numpy(picture.copy())  # a copy of its own: the request's bytes cannot be written

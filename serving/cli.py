@@ -33,7 +33,8 @@ def _options(command: Any) -> Any:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  corolla serve\n  corolla serve --store s3://models/corolla --domains photo,sketch\n"
+    epilog="\b\nExamples:\n  corolla serve\n"
+    "  corolla serve --store s3://models/corolla --domains photo,sketch\n"
     "  COROLLA_PORT=0 corolla serve --metrics-port 0"
 )
 @_options

@@ -8,24 +8,28 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from model_store import routes
 from petl_vit.errors import InvalidInput, NotFound
-from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client import DEFAULT_ADDRESS, Client
+from serving.client import DEFAULT_ADDRESS, Client, status_name
 
-_server = click.option("--server", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
-_tls = click.option("--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS and trust this CA.")
+_server = click.option(
+    "--server", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
+)
+_tls = click.option(
+    "--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS and trust this CA."
+)
 _timeout = click.option("--timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_STATUS = "FEEDBACK_STATUS_"
 
 
 @click.command(
-    epilog='\b\nExamples:\n  corolla classify cat.jpg dog.png --task pets --route lora\n'
+    epilog="\b\nExamples:\n  corolla classify cat.jpg dog.png --task pets --route lora\n"
     '  corolla classify *.jpg --task pets --route "0.6*lora, ssf" --members\n'
-    '  corolla classify cat.jpg --task pets --route best --domain shop-3 --json'
+    "  corolla classify cat.jpg --task pets --route best --domain shop-3 --json"
 )
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--route", required=True, help="What answers: `lora`, `0.6*lora, ssf`, or a named route.")
@@ -33,6 +37,7 @@ _STATUS = "FEEDBACK_STATUS_"
 @click.option("--domain", default="", help="Where the images come from, for the metrics.")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes to show.")
 @click.option("--members", is_flag=True, help="Show what each member says.")
+@click.option("--ids", is_flag=True, help="Print the prediction ids that feedback takes.")
 @click.option("--extrapolate", is_flag=True, help="Allow alpha outside [0, 1].")
 @_server
 @_tls
@@ -45,6 +50,7 @@ def classify(
     domain: str,
     top: int,
     members: bool,
+    ids: bool,
     extrapolate: bool,
     server: str,
     tls_ca: Path | None,
@@ -70,7 +76,7 @@ def classify(
     if as_json:
         click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
     else:
-        _print(response, members)
+        _print(response, members, ids)
     if any(result.error.code for result in response.results):
         click.get_current_context().exit(1)
 
@@ -96,10 +102,9 @@ def feedback(
         click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
     else:
         for result in response.results:
-            status = pb.FeedbackStatus.Name(result.status).removeprefix(_STATUS).lower()
             outcome = ("correct" if result.correct else "incorrect") if not result.message else result.message
-            click.echo(f"{status}: {outcome}")
-    if any(result.status != pb.FEEDBACK_STATUS_COUNTED for result in response.results):
+            click.echo(f"{status_name(result)}: {outcome}")
+    if any(status_name(result) != "counted" for result in response.results):
         click.get_current_context().exit(1)
 
 
@@ -109,25 +114,30 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise NotFound(f"{path} does not exist", field="image") from None
     except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}", field="image", remedy="name a readable file") from None
+        raise InvalidInput(
+            f"{path}: {error.strerror}", field="image", remedy="name a readable file"
+        ) from None
 
 
 def _credentials(tls_ca: Path | None) -> grpc.ChannelCredentials | None:
     return None if tls_ca is None else grpc.ssl_channel_credentials(_read(tls_ca))
 
 
-def _print(response: pb.ClassifyResponse, members: bool) -> None:
-    table = Table("image", "class", "probability", "agreement", "prediction id")
+def _print(response: Any, members: bool, ids: bool) -> None:
+    table = Table("image", "class", "probability", "agreement")
     for result in response.results:
         if result.error.code:
-            table.add_row(result.id, f"[red]{result.error.message}", "", "", "")
+            # Names come from files and classes; a bracket in one is no markup.
+            table.add_row(escape(result.id), Text(result.error.message, style="red"), "", "")
             continue
         classes = "\n".join(score.class_name for score in result.top)
         probabilities = "\n".join(f"{score.probability:.3f}" for score in result.top)
-        table.add_row(result.id, classes, probabilities, f"{result.agreement:.2f}", result.prediction_id)
+        table.add_row(escape(result.id), escape(classes), probabilities, f"{result.agreement:.2f}")
         for vote in result.members if members else ():
-            row: list[Any] = [f"  {vote.member}", vote.top.class_name, f"{vote.top.probability:.3f}", "", ""]
+            row = [f"  {vote.member}", escape(vote.top.class_name), f"{vote.top.probability:.3f}", ""]
             table.add_row(*row, style="dim")
     console = Console()
     console.print(table)
-    console.print(f"answered by {response.route}", highlight=False)
+    for result in response.results if ids else ():
+        click.echo(f"{result.id} {result.prediction_id}")
+    click.echo(f"answered by {response.route}")

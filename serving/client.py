@@ -103,11 +103,18 @@ def feedback_of(labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackRequest:
     return request
 
 
+def status_name(result: pb.LabelResult) -> str:
+    """What became of a label, in lower case: `counted`, `duplicate`, `invalid_token`, `invalid_class`."""
+    return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()
+
+
 def failure(error: grpc.RpcError) -> RequestFailed:
     """The error of a failed call with what the server said about it."""
-    status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+    # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
+    status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
     field = None
-    for detail in status.details if status is not None else ():
+    details: Iterable[Any] = status.details if status is not None else ()
+    for detail in details:
         request = error_details_pb2.BadRequest()
         if detail.Unpack(request) and request.field_violations:
             field = request.field_violations[0].field

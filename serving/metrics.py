@@ -35,7 +35,9 @@ ENSEMBLE = "ensemble"
 METHODS = ("Classify", "Feedback")
 CODES = (
     "OK",
+    "ABORTED",
     "CANCELLED",
+    "DATA_LOSS",
     "DEADLINE_EXCEEDED",
     "INTERNAL",
     "INVALID_ARGUMENT",

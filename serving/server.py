@@ -8,6 +8,7 @@ import asyncio
 import logging
 import platform
 import signal
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,6 @@ from model_store.loading import Loader
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound
-from protos.corolla.v1 import classifier_pb2, classifier_pb2_grpc
 from serving.bank import Bank
 from serving.batcher import Batcher
 from serving.catalog import Catalog
@@ -31,13 +31,12 @@ from serving.classifier import Classifier
 from serving.engine import Engine, Job, Logits
 from serving.feedback import Feedback
 from serving.metrics import Domains, Metrics
-from serving.servicer import ClassifierServicer
+from serving.servicer import SERVICE, ClassifierServicer
 from serving.settings import Settings
 from serving.tokens import Seen, Tokens, key_from
 
 _log = logging.getLogger(__name__)
 
-SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 _SERVICES = ("", SERVICE)
 _SEEN_LABELS = 200_000
 _HEALTH_PERIOD_S = 1.0
@@ -141,7 +140,7 @@ class Server:
         servicer = ClassifierServicer(
             classifier=self.classifier, feedback=self._feedback, metrics=self.metrics, pool=self._pool
         )
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(servicer, server)
+        servicer.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         await self._set_health(False)
@@ -154,14 +153,17 @@ class Server:
 
     def _listen(self, server: grpc.aio.Server) -> int:
         settings = self.settings
-        address = f"{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.port}"
         try:
             if settings.tls_certificate is None:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, _credentials(settings))
         except RuntimeError as error:
             raise InvalidInput(
-                f"cannot listen on {address}", field="port", remedy="choose another --port, or 0 for a free one"
+                f"cannot listen on {address}",
+                field="port",
+                remedy="choose another --port, or 0 for a free one",
             ) from error
 
     async def _warm(self) -> None:
@@ -199,7 +201,9 @@ class Server:
         self._engine_thread.shutdown(wait=False, cancel_futures=True)
 
     async def _set_health(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in _SERVICES:
             await self._health.set(service, status)
         self.metrics.set_ready(serving)
@@ -234,6 +238,12 @@ class Server:
                 field="tls-certificate",
                 remedy="set both --tls-certificate and --tls-key",
             )
+        if settings.tls_client_ca is not None and settings.tls_certificate is None:
+            raise InvalidInput(
+                "clients show certificates over TLS only",
+                field="tls-client-ca",
+                remedy="set --tls-certificate and --tls-key too",
+            )
         if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
             raise InvalidInput(
                 f"listening on {settings.host} without TLS would show images and labels to the network",
@@ -245,11 +255,27 @@ class Server:
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
     assert settings.tls_certificate is not None
     assert settings.tls_key is not None
+    _check_pair(settings.tls_certificate, settings.tls_key)
     pair = (_read(settings.tls_key, "tls-key"), _read(settings.tls_certificate, "tls-certificate"))
     if settings.tls_client_ca is None:
         return grpc.ssl_server_credentials([pair])
     ca = _read(settings.tls_client_ca, "tls-client-ca")
     return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    """gRPC says of a bad pair only that it cannot listen."""
+    try:
+        # A key under a passphrase would be asked for on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
+    except ssl.SSLError as error:
+        raise InvalidInput(
+            f"{certificate} and {key} are not a certificate and its key ({error.reason or 'not PEM'})",
+            field="tls-certificate",
+            remedy="name PEM files of one pair, the key without a passphrase",
+        ) from error
+    except OSError:
+        return  # reading it says which file
 
 
 def _read(path: str, field: str) -> bytes:

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import numpy as np
@@ -15,6 +15,7 @@ from google.rpc import status_pb2
 
 from model_store import routes
 from model_store.resolution import ResolvedRoute
+from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
@@ -23,17 +24,20 @@ from serving.feedback import Feedback, Labelled
 from serving.metrics import Metrics
 from serving.status import status_of
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 MAX_LABELS = 1000
 _DEFAULT_TOP_K = 5
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _COMBINES = {
-    pb.COMBINE_UNSPECIFIED: routes.Combine.MEAN,
-    pb.COMBINE_MEAN: routes.Combine.MEAN,
-    pb.COMBINE_PROB: routes.Combine.PROB,
-    pb.COMBINE_VOTE: routes.Combine.VOTE,
+    pb.COMBINE_UNSPECIFIED: Combine.MEAN,
+    pb.COMBINE_MEAN: Combine.MEAN,
+    pb.COMBINE_PROB: Combine.PROB,
+    pb.COMBINE_VOTE: Combine.VOTE,
 }
 _LABEL_STATUS = {
     "counted": pb.FEEDBACK_STATUS_COUNTED,
@@ -55,6 +59,10 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     ) -> None:
         self._classifier, self._feedback = classifier, feedback
         self._metrics, self._pool = metrics, pool
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Makes a server answer the service's calls."""
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         async with self._call("Classify", context):
@@ -86,7 +94,8 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
             code = _CODES[status.code]
             await _abort(context, status, code)
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            expired = context.time_remaining() == 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
@@ -97,7 +106,7 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
         finally:
             self._metrics.request(method, code.name, time.monotonic() - started)
 
-    async def _in_pool(self, function: Any, *args: Any) -> Any:
+    async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
@@ -155,18 +164,23 @@ def _term(message: pb.Term) -> routes.Term:
     return routes.Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest) -> list[Picture]:
+def _pictures(message: pb.ClassifyRequest) -> Collection[Picture]:
     if message.images and message.HasField("tensor"):
-        raise InvalidInput("the request has both images and a tensor", field="tensor", remedy="send one of them")
+        raise InvalidInput(
+            "the request has both images and a tensor", field="tensor", remedy="send one of them"
+        )
     if message.HasField("tensor"):
-        return list(_tensor(message.tensor))
+        return _tensor(message.tensor)
     return [image.data for image in message.images]
 
 
 def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
     """The images of a tensor: uint8 [n, H, W, 3] or float32 [n, 3, S, S]."""
     shape = tuple(message.shape)
-    dtypes = {pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"), pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4")}
+    dtypes: dict[int, np.dtype[Any]] = {
+        pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"),
+        pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    }
     if message.dtype not in dtypes:
         raise InvalidInput("the dtype is not set", field="tensor.dtype", remedy="send uint8 or float32")
     dtype = dtypes[message.dtype]
@@ -182,12 +196,12 @@ def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
             field="tensor.data",
             remedy="send the values row-major, little-endian, without padding",
         )
-    return np.frombuffer(message.data, dtype=dtype).reshape(shape).copy()
+    return np.frombuffer(message.data, dtype=dtype).reshape(shape)
 
 
 def _truth(label: pb.Label) -> str | int | None:
     kind = label.WhichOneof("truth")
-    return None if kind is None else getattr(label, kind)  # type: ignore[no-any-return]
+    return None if kind is None else getattr(label, kind)
 
 
 # To protobuf
@@ -228,9 +242,7 @@ def _fill(
     if request.want_probabilities:
         result.probabilities.extend(answer.probabilities.tolist())
     if request.want_members:
-        for member, vote, confidence in zip(
-            resolved.members, answer.votes, answer.confidences, strict=True
-        ):
+        for member, vote, confidence in zip(resolved.members, answer.votes, answer.confidences, strict=True):
             result.members.append(pb.MemberVote(member=str(member), top=_score(classes, vote, confidence)))
     result.agreement = answer.agreement
     result.entropy = answer.entropy

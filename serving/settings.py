@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from petl_vit.errors import InvalidInput
 
 _PREFIX = "COROLLA_"
-_ELSEWHERE = frozenset({"COROLLA_DEBUG"})
+_ELSEWHERE = frozenset({"COROLLA_DEBUG", "COROLLA_RUNS"})
 
 
 class Settings(BaseSettings):
@@ -31,11 +31,17 @@ class Settings(BaseSettings):
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )
-    tls_certificate: str | None = Field(default=None, description="PEM file with the server's certificate chain")
+    tls_certificate: str | None = Field(
+        default=None, description="PEM file with the server's certificate chain"
+    )
     tls_key: str | None = Field(default=None, description="PEM file with its private key")
-    tls_client_ca: str | None = Field(default=None, description="PEM file; clients must have a certificate by it")
+    tls_client_ca: str | None = Field(
+        default=None, description="PEM file; clients must have a certificate by it"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the backbone runs")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of a forward; default: all cores")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of a forward; default: all cores"
+    )
     decode_threads: int = Field(default=4, ge=1, le=256, description="threads that decode and combine")
     domains: str = Field(default="", description="comma-separated domains that metrics know")
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
@@ -49,7 +55,9 @@ class Settings(BaseSettings):
         default=None, description="key of prediction ids; share it between replicas; default: made once"
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
-    stall_s: float = Field(default=60.0, gt=0, description="age of the oldest queued row that turns health off")
+    stall_s: float = Field(
+        default=60.0, gt=0, description="age of the oldest queued row that turns health off"
+    )
 
     @classmethod
     def read(cls, flags: Mapping[str, Any]) -> "Settings":

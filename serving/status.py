@@ -25,20 +25,26 @@ _CODES: tuple[tuple[type[CorollaError], int], ...] = (
 )
 
 RETRY_AFTER_MS = 100
+_MAX_TEXT = 1000  # a client takes 8 KiB of metadata, and the text travels three times
 
 
 def status_of(error: CorollaError) -> status_pb2.Status:
     """The google.rpc.Status of an error: code, message, and the field or the time to wait."""
     code = next((code for kind, code in _CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    status = status_pb2.Status(code=code, message=str(error))
+    text = _shortened(str(error))
+    status = status_pb2.Status(code=code, message=text)
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded | Draining):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(RETRY_AFTER_MS)
         _attach(status, retry)
     return status
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
 
 
 def _attach(status: status_pb2.Status, detail: object) -> None:

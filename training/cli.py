@@ -172,11 +172,14 @@ def _train_command(method: type[Method]) -> click.Command:
 
 def _config_option(name: str, field: FieldInfo) -> Callable[..., Any]:
     """The option of a method's setting; its limits are the method's own to check."""
+    kind = field.annotation if field.annotation in (int, float, bool) else str
+    flag = f"--{name.replace('_', '-')}"
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return click.option(
-        f"--{name.replace('_', '-')}",
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         f"config_{name}",
-        type=field.annotation if field.annotation in (int, float, bool) else str,
-        default=field.default,
+        type=kind,
+        default=default,
         show_default=True,
         help=field.description,
     )
@@ -188,7 +191,7 @@ def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
     recipe = Recipe.of(
         method=method.name,
-        config=method.configure(config).model_dump(),
+        config=method.configure(config).model_dump(mode="json"),
         **{name: options.pop(name) for name in (*Recipe.model_fields,) if name in options},
     )
     outcome = job.run(
@@ -368,7 +371,7 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
             "foldable": method.foldable,
             "paper": method.paper,
             "starts_as_identity": method.starts_as_identity,
-            "settings": method().model_dump(),
+            "settings": method().model_dump(mode="json"),
         }
         for name, method in ((name, registry.get(name)) for name in registry.names())
     ]

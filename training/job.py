@@ -240,7 +240,7 @@ class _Run:
             return task
 
     def _recipe_digest(self, task: TaskRecord) -> str:
-        return self._job.recipe.model_copy(update={"config": self._method.model_dump()}).digest(
+        return self._job.recipe.model_copy(update={"config": self._method.model_dump(mode="json")}).digest(
             backbone=self._backbone.digest, task=task.digest, data=self._dataset.digest
         )
 
@@ -298,7 +298,7 @@ class _Run:
             task=job.task,
             name=job.name,
             method=job.recipe.method,
-            config=self._method.model_dump(),
+            config=self._method.model_dump(mode="json"),
             backbone_digest=self._backbone.digest,
             task_digest=task.digest,
             training=training,

@@ -1,0 +1,27 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.world import Running, World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A store that no test changes."""
+    return World.make(tmp_path_factory.mktemp("world") / "store")
+
+
+@pytest.fixture
+def own_world(world: World, tmp_path: Path) -> World:
+    """A copy of it that the test may change."""
+    shutil.copytree(world.folder, tmp_path / "store")
+    return World(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def running(world: World) -> Iterator[Running]:
+    """A server over `world` that no test stops or slows."""
+    with Running(world.settings()) as running:
+        yield running

@@ -1,0 +1,333 @@
+"""The life of a server: start, readiness, exposure, stop."""
+
+import asyncio
+import datetime
+import ipaddress
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from petl_vit.errors import Corrupt, InvalidInput, NotFound
+from serving.client import Client, RequestFailed
+from serving.server import Server
+from serving.servicer import SERVICE
+from tests.serving.world import CONFIG, WAIT_S, Running, World, backbone_tensors, encoded, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def health(client: Client, service: str = "") -> Any:
+    stub = health_pb2_grpc.HealthStub(client.channel)
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=WAIT_S).status
+
+
+def ask(client: Client, route: str = "lora") -> Any:
+    return client.classify([encoded(0)], route=route, task="shapes")
+
+
+# Readiness
+
+
+async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(world.settings())
+    loop, warming, go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    warm = server._warm
+
+    async def held() -> None:
+        warming.set()
+        await go.wait()
+        await warm()
+
+    monkeypatch.setattr(server, "_warm", held)
+    ready = asyncio.Event()
+    running = loop.create_task(server.run(ready))
+    await asyncio.wait_for(warming.wait(), WAIT_S)
+    with Client(f"127.0.0.1:{server.port}") as client:
+        for service in ("", SERVICE):
+            assert await asyncio.to_thread(health, client, service) == NOT_SERVING
+        assert not await asyncio.to_thread(client.serving)
+        assert server.metrics.registry.get_sample_value("corolla_ready") == 0
+        assert not server.engine.warmed
+
+        go.set()
+        await asyncio.wait_for(ready.wait(), WAIT_S)
+        for service in ("", SERVICE):
+            assert await asyncio.to_thread(health, client, service) == SERVING
+        assert server.metrics.registry.get_sample_value("corolla_ready") == 1
+        assert server.engine.warmed
+    server.stop()
+    await asyncio.wait_for(running, WAIT_S)
+
+
+def test_named_routes_are_in_the_metrics_before_the_first_request(running: Running) -> None:
+    assert "shapes/best" in running.server.metrics.known_routes
+
+
+def test_reflection_lists_the_service(running: Running) -> None:
+    with running.client() as client:
+        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=WAIT_S)
+
+    names = {service.name for service in reply.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_metrics_are_scraped_over_http(running: Running) -> None:
+    url = f"http://127.0.0.1:{running.server.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=WAIT_S) as reply:
+        text = reply.read().decode()
+
+    assert "corolla_ready 1.0" in text
+    assert 'corolla_backbone_info{architecture="vit_tiny_patch16_224"' in text
+
+
+def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.server._HEALTH_PERIOD_S", 0.01)
+    with Running(world.settings(stall_s=0.05)) as running, running.client() as client:
+        ask(client)
+        release = running.hold_engine()
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(ask, client)]
+            until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
+            asked.append(pool.submit(ask, client))
+            until(lambda: health(client) == NOT_SERVING)
+            release.set()
+            assert [future.result(WAIT_S).route for future in asked] == ["lora:2"] * 2
+        until(lambda: health(client) == SERVING)
+
+
+# Stop
+
+
+def test_a_stop_finishes_queued_work_and_takes_no_more(world: World) -> None:
+    with Running(world.settings()) as running, running.client() as client:
+        ask(client)
+        release = running.hold_engine()
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(ask, client, "lora, ssf") for _ in range(3)]
+            queued = "corolla_queue_duration_seconds_count"
+            until(lambda: running.value(queued) - 1 + running.value("corolla_queue_rows") / 2 == 3)
+            running.stop()
+            until(lambda: health(client) == NOT_SERVING)
+            with pytest.raises(RequestFailed, match="the server is stopping") as caught:
+                ask(client)
+            assert caught.value.code == "UNAVAILABLE"
+            release.set()
+            assert [future.result(WAIT_S).route for future in asked] == ["lora:2, ssf:1"] * 3
+        running.join()
+
+
+def test_a_stop_is_bounded_and_says_so_to_those_who_wait(world: World) -> None:
+    with Running(world.settings(drain_s=0.05)) as running, running.client() as client:
+        ask(client)
+        release = running.hold_engine()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, client)
+            until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
+            running.stop()
+            with pytest.raises(RequestFailed, match="stopped before the work was done") as caught:
+                asked.result(WAIT_S)
+            assert caught.value.code == "UNAVAILABLE"
+        release.set()
+
+
+def test_two_servers_fit_in_one_process_and_count_apart(world: World) -> None:
+    with Running(world.settings()) as one, Running(world.settings()) as two:
+        with one.client() as client:
+            ask(client)
+        labels = {"method": "Classify", "code": "OK"}
+        assert one.value("corolla_requests_total", **labels) == 1
+        assert two.value("corolla_requests_total", **labels) == 0
+
+
+# What stops a start
+
+
+def test_a_store_without_a_backbone_says_how_to_get_one(tmp_path: Path, world: World) -> None:
+    with pytest.raises(NotFound, match="corolla backbones import"):
+        Server(world.settings(store=str(tmp_path / "empty")))
+
+
+def test_a_store_of_several_backbones_asks_for_one(own_world: World) -> None:
+    own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+
+    with pytest.raises(InvalidInput, match="name one of second, tiny"):
+        Server(own_world.settings())
+    with pytest.raises(NotFound, match="did you mean tiny"):
+        Server(own_world.settings(backbone="tinny"))
+
+
+def test_a_damaged_backbone_is_refused(own_world: World) -> None:
+    file = own_world.folder / "backbones" / own_world.backbone.digest / "backbone.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
+
+    with pytest.raises(Corrupt, match="digest"):
+        Server(own_world.settings())
+
+
+@pytest.mark.parametrize("port", ["port", "metrics_port"])
+def test_a_port_that_is_taken_is_named(world: World, running: Running, port: str) -> None:
+    taken = getattr(running.server, port)
+
+    with (
+        pytest.raises(InvalidInput, match=f"cannot listen on 127.0.0.1:{taken}"),
+        Running(world.settings(**{port: taken})),
+    ):
+        pass
+
+
+def test_too_many_domains_are_refused(world: World) -> None:
+    with pytest.raises(InvalidInput, match="domains"):
+        Server(world.settings(domains=",".join(f"d{i}" for i in range(40))))
+
+
+# Exposure
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, host: str) -> None:
+    with pytest.raises(InvalidInput, match="without TLS") as caught:
+        Server(world.settings(host=host))
+    assert caught.value.field == "host"
+
+
+def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
+    with Running(world.settings(host="0.0.0.0", insecure=True)) as running, running.client() as client:
+        assert ask(client).route == "lora:2"
+
+
+class Certificates:
+    """A CA, and certificates by it for a server and a client, as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ca_key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+        self._write("ca", self._ca_key, self._certificate(self._name, self._ca_key, ca=True))
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def issue(self, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._write(name, key, self._certificate(subject, key, ca=False))
+
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(address, critical=False)
+            .sign(self._ca_key, hashes.SHA256())
+        )
+
+    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.folder / f"{name}.key").write_bytes(private)
+        (self.folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    made = Certificates(tmp_path)
+    made.issue("server")
+    made.issue("client")
+    return made
+
+
+def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certificates) -> None:
+    settings = world.settings(
+        host="0.0.0.0",
+        tls_certificate=certificates.path("server.pem"),
+        tls_key=certificates.path("server.key"),
+    )
+    trusting = grpc.ssl_channel_credentials(certificates.read("ca.pem"))
+    with Running(settings) as running:
+        with running.client(credentials=trusting) as client:
+            assert ask(client).route == "lora:2"
+            assert client.serving()
+        for credentials in (None, grpc.ssl_channel_credentials()):
+            with (
+                running.client(credentials=credentials, timeout_s=5) as client,
+                pytest.raises(RequestFailed) as caught,
+            ):
+                ask(client)
+            assert caught.value.code == "UNAVAILABLE"
+
+
+def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
+    world: World, certificates: Certificates
+) -> None:
+    settings = world.settings(
+        tls_certificate=certificates.path("server.pem"),
+        tls_key=certificates.path("server.key"),
+        tls_client_ca=certificates.path("ca.pem"),
+    )
+    ca = certificates.read("ca.pem")
+    known = grpc.ssl_channel_credentials(ca, certificates.read("client.key"), certificates.read("client.pem"))
+    with Running(settings) as running:
+        with running.client(credentials=known) as client:
+            assert ask(client).route == "lora:2"
+        with (
+            running.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=5) as client,
+            pytest.raises(RequestFailed) as caught,
+        ):
+            ask(client)
+        assert caught.value.code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("files", "field", "problem"),
+    [
+        ({"tls_certificate": "server.pem"}, "tls-certificate", "needs its key"),
+        ({"tls_key": "server.key"}, "tls-certificate", "needs its key"),
+        ({"tls_client_ca": "ca.pem"}, "tls-client-ca", "over TLS only"),
+        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "tls-certificate", "MISMATCH"),
+        ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "tls-certificate", "not a certificate"),
+        ({"tls_certificate": "gone.pem", "tls_key": "server.key"}, "tls-certificate", "No such file"),
+        (
+            {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "gone.pem"},
+            "tls-client-ca",
+            "No such file",
+        ),
+    ],
+)
+def test_certificates_that_cannot_work_stop_the_start(
+    world: World, certificates: Certificates, files: dict[str, str], field: str, problem: str
+) -> None:
+    paths = {name: certificates.path(file) for name, file in files.items()}
+
+    with pytest.raises(InvalidInput, match=problem) as caught, Running(world.settings(**paths)):
+        pass
+    assert caught.value.field == field

@@ -1,0 +1,87 @@
+import pytest
+
+from petl_vit.errors import InvalidInput
+from serving.settings import Settings
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = Settings.read({})
+
+    assert (settings.host, settings.port, settings.metrics_port) == ("127.0.0.1", 50051, 9095)
+    assert settings.loopback
+
+
+def test_a_flag_goes_before_a_variable_and_a_variable_before_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COROLLA_MAX_IMAGES", "7")
+    monkeypatch.setenv("COROLLA_PORT", "7000")
+
+    settings = Settings.read({"port": 8000, "max_images": None})
+
+    assert (settings.port, settings.max_images, settings.max_batch_rows) == (8000, 7, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("COROLLA_PROT", "COROLLA_PORT"),
+        ("COROLLA_MAX_BATCH_ROW", "COROLLA_MAX_BATCH_ROWS"),
+        ("COROLLA_DOMAIN", "COROLLA_DOMAINS"),
+    ],
+)
+def test_a_misspelt_variable_stops_the_start_and_names_what_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+
+    with pytest.raises(InvalidInput, match=f"did you mean {meant}") as caught:
+        Settings.read({})
+    assert caught.value.field == name
+
+
+def test_the_variables_of_other_parts_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COROLLA_DEBUG", "1")
+
+    Settings.read({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("port", 70000, "less than or equal to 65535"),
+        ("max_images", 0, "greater than or equal to 1"),
+        ("drain_s", -1.0, "greater than 0"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_flag_and_variable(name: str, value: object, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem) as caught:
+        Settings.read({name: value})
+
+    flag = f"--{name.replace('_', '-')}"
+    assert caught.value.field == f"{flag} or COROLLA_{name.upper()}"
+    assert repr(value) in str(caught.value)
+
+
+def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COROLLA_PORT", "http")
+
+    with pytest.raises(InvalidInput, match="valid integer") as caught:
+        Settings.read({})
+    assert caught.value.field == "--port or COROLLA_PORT"
+
+
+def test_a_flag_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not permitted"):
+        Settings.read({"max_imgaes": 3})
+
+
+def test_domains_are_a_list_with_commas() -> None:
+    assert Settings(domains=" photo, sketch,,").domain_names == ["photo", "sketch"]
+    assert Settings().domain_names == []
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("localhost", True), ("::1", True), ("0.0.0.0", False)])
+def test_it_knows_what_stays_on_this_machine(host: str, loopback: bool) -> None:
+    assert Settings(host=host).loopback is loopback
