@@ -46,7 +46,7 @@ METHODS = {
     "bitfit": ["--lr", "3e-3"],
     "lora": ["--lr", "2e-3"],
     "adaptformer": ["--lr", "2e-3", "--scale", "1"],
-    "vpt_deep": ["--lr", "1e-2"],
+    "vpt_deep": ["--lr", "1e-2", "--prompts", "10"],
     "full": ["--lr", "1e-4"],
 }
 ADAPTERS = [name.replace("_", "-") for name in METHODS]
