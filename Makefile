@@ -7,6 +7,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
 READY := .venv/.ready
+TOOLS := .venv/.tools
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
@@ -14,13 +15,21 @@ export OMP_WAIT_POLICY := passive
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: $(READY)  ## make .venv with everything in it, at the pinned versions
+install: $(TOOLS)  ## make .venv with everything in it, at the pinned versions
+
+# Without byte-compiling everything: what is imported is compiled then, and installing takes half the time.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "corolla needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "installing the pinned packages into .venv (5 GB; minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,train,dev]'
+	$(PIP) -e '.[serve,train]'
 	@touch $(READY)
+
+$(TOOLS): $(READY)
+	$(PIP) -e '.[serve,train,dev]'
+	@touch $(TOOLS)
 
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
@@ -28,7 +37,7 @@ demo: $(READY)  ## train, register, serve, classify and watch: the whole mission
 test: lint  ## everything that must pass: lint, then all tests
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## style, types, arrows between packages, generated pages, Dockerfile
+lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,10 +48,10 @@ lint: $(READY)  ## style, types, arrows between packages, generated pages, Docke
 check: lint  ## lint and the quick tests only
 	$(BIN)/python -m pytest -m 'not slow'
 
-proto: $(READY)  ## write the code of protos/**/*.proto
+proto: $(TOOLS)  ## write the code of protos/**/*.proto
 	$(BIN)/python -m protos.generate
 
-docs: $(READY)  ## write docs/protocol.md and docs/metrics.md
+docs: $(TOOLS)  ## write the pages that are made from code
 	$(BIN)/python -m docs.generate
 
 bench: $(READY)  ## measure mixed batches against the plain backbone

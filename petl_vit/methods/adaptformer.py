@@ -31,32 +31,21 @@ class AdaptFormer(Method):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the bottleneck, in training")
 
     def shapes(self, arch: Architecture) -> Shapes:
-        found: Shapes = {}
-        for prefix in _sublayers(arch):
-            found |= bottleneck.shapes(prefix, arch.width, self.rank)
-        return found
+        return bottleneck.shapes(_sublayers(arch), arch.width, self.rank)
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for prefix in _sublayers(vit.arch):
-            found |= bottleneck.init(
-                prefix, vit.arch.width, self.rank, bottleneck.Init.LORA_KAIMING, generator
-            )
-        return found
+        names, width = _sublayers(vit.arch), vit.arch.width
+        return bottleneck.init(names, width, self.rank, bottleneck.Init.LORA_KAIMING, generator)
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        return [
-            bottleneck.branch(
-                tensors,
-                prefix,
-                sublayer=sublayer,
-                source=Source.STREAM,
-                scale=self.scale,
-                dropout=self.dropout,
-                activation=F.relu,
-            )
-            for prefix, sublayer in _sublayers(vit.arch).items()
-        ]
+        return bottleneck.branches(
+            tensors,
+            _sublayers(vit.arch),
+            source=Source.STREAM,
+            scale=self.scale,
+            dropout=self.dropout,
+            activation=F.relu,
+        )
 
 
 def _sublayers(arch: Architecture) -> dict[str, str]:

@@ -34,47 +34,35 @@ class Convpass(Method):
     xavier_conv: bool = Field(default=False, description="start the convolution at random")
 
     def shapes(self, arch: Architecture) -> Shapes:
-        found: Shapes = {}
-        for prefix in _sublayers(arch):
-            found |= bottleneck.shapes(prefix, arch.width, self.rank)
-            found[f"{prefix}.conv.weight"] = (self.rank, self.rank, 3, 3)
-            found[f"{prefix}.conv.bias"] = (self.rank,)
+        names = bottleneck.sublayers(arch, "conv")
+        found = bottleneck.shapes(names, arch.width, self.rank)
+        for name in names:
+            found[f"{name}.conv.weight"] = (self.rank, self.rank, 3, 3)
+            found[f"{name}.conv.bias"] = (self.rank,)
         return found
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        rank, kind = self.rank, bottleneck.Init.LORA_XAVIER
-        for prefix in _sublayers(vit.arch):
-            found |= bottleneck.init(prefix, vit.arch.width, rank, kind, generator)
-            weight = torch.zeros(rank, rank, 3, 3)
-            weight[:, :, 1, 1] = torch.eye(rank)
+        names, rank = bottleneck.sublayers(vit.arch, "conv"), self.rank
+        found = bottleneck.init(names, vit.arch.width, rank, bottleneck.Init.LORA_XAVIER, generator)
+        identity = torch.zeros(rank, rank, 3, 3)
+        identity[:, :, 1, 1] = torch.eye(rank)
+        for name in names:
             random = uniform((rank, rank, 3, 3), math.sqrt(6 / (2 * 9 * rank)), generator)
-            found[f"{prefix}.conv.weight"] = random if self.xavier_conv else weight
-            found[f"{prefix}.conv.bias"] = torch.zeros(rank)
+            found[f"{name}.conv.weight"] = random if self.xavier_conv else identity.clone()
+            found[f"{name}.conv.bias"] = torch.zeros(rank)
         return found
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        return [
-            bottleneck.branch(
-                tensors,
-                prefix,
-                sublayer=sublayer,
-                source=Source.NORMED,
-                scale=self.scale,
-                dropout=self.dropout,
-                activation=quick_gelu,
-                conv=Conv(
-                    weight=tensors[f"{prefix}.conv.weight"],
-                    bias=tensors[f"{prefix}.conv.bias"],
-                    grid=vit.arch.grid,
-                ),
-            )
-            for prefix, sublayer in _sublayers(vit.arch).items()
-        ]
+        def conv(name: str) -> Conv:
+            weight, bias = tensors[f"{name}.conv.weight"], tensors[f"{name}.conv.bias"]
+            return Conv(weight=weight, bias=bias, grid=vit.arch.grid)
 
-
-def _sublayers(arch: Architecture) -> dict[str, str]:
-    """Each bypass's name and the sublayer it stands beside."""
-    return {
-        f"blocks.{i}.{part}_conv": f"blocks.{i}.{part}" for i in range(arch.depth) for part in ("attn", "mlp")
-    }
+        return bottleneck.branches(
+            tensors,
+            bottleneck.sublayers(vit.arch, "conv"),
+            source=Source.NORMED,
+            scale=self.scale,
+            dropout=self.dropout,
+            activation=quick_gelu,
+            conv=conv,
+        )

@@ -38,30 +38,21 @@ class Pfeiffer(Method):
         return self.start is not bottleneck.Init.XAVIER
 
     def shapes(self, arch: Architecture) -> Shapes:
-        found: Shapes = {}
-        for prefix in _sublayers(arch):
-            found |= bottleneck.shapes(prefix, arch.width, self.rank)
-        return found
+        return bottleneck.shapes(_sublayers(arch), arch.width, self.rank)
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for prefix in _sublayers(vit.arch):
-            found |= bottleneck.init(prefix, vit.arch.width, self.rank, self.start, generator)
-        return found
+        names, width = _sublayers(vit.arch), vit.arch.width
+        return bottleneck.init(names, width, self.rank, self.start, generator)
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        return [
-            bottleneck.branch(
-                tensors,
-                prefix,
-                sublayer=sublayer,
-                source=Source.OUTPUT,
-                scale=self.scale,
-                dropout=self.dropout,
-                activation=F.relu,
-            )
-            for prefix, sublayer in _sublayers(vit.arch).items()
-        ]
+        return bottleneck.branches(
+            tensors,
+            _sublayers(vit.arch),
+            source=Source.OUTPUT,
+            scale=self.scale,
+            dropout=self.dropout,
+            activation=F.relu,
+        )
 
 
 def _sublayers(arch: Architecture) -> dict[str, str]:

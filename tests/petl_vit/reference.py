@@ -569,6 +569,65 @@ def vpt_shallow(draft: Draft) -> None:
     draft.wrap("blocks", _prompted, prompts)
 
 
+# methods that read beside the frozen model
+
+
+class QueryAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d_h)) V W_o + b_o, K and V without the rows of the first `count` tokens.
+
+    All tokens ask, and nobody sees the first ones: not the other tokens, not each other, not themselves.
+    """
+
+    def __init__(self, attn: nn.Module, count: int) -> None:
+        super().__init__()
+        self.attn, self.count = attn, count
+
+    def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
+        attn: Any = self.attn
+        q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = attn.q_norm(q), attn.k_norm(k[:, :, self.count :]), v[:, :, self.count :]
+        logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        weights = torch.exp(logits - logits.amax(-1, keepdim=True))
+        out = (weights / weights.sum(-1, keepdim=True)) @ v
+        projected: Tensor = attn.proj(attn.norm(out.transpose(1, 2).flatten(2)))
+        return projected
+
+
+class Queried(nn.Module):
+    """(1 - alpha) f + alpha m, m = mix[0] f/|f| + sum over l, i of mix[1 + l n + i] Q_l[i] / |Q_l[i]|.
+
+    [Q_l; X] = block l of [P_l; X], f the pooled feature; Q_l passes no later block and no final LayerNorm.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self.vit, self.alpha, self.mix = draft.vit, draft.alpha, draft.take("mix")
+        self.prompts = [draft.take(f"blocks.{block}.prompts") for block in range(draft.depth)]
+        for block, prompts in enumerate(self.prompts):
+            draft.wrap(f"blocks.{block}.attn", QueryAttention, len(prompts))
+
+    def forward(self, images: Tensor) -> Tensor:
+        vit: Any = self.vit
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        answers = []
+        for block, prompts in zip(vit.blocks, self.prompts, strict=True):
+            out = block(torch.cat([prompts.expand(len(x), -1, -1), x], 1))
+            answers.append(out[:, : len(prompts)])
+            x = out[:, len(prompts) :]
+        feature: Tensor = vit.forward_head(vit.norm(x), pre_logits=True)
+        parts = torch.cat([feature[:, None], *answers], 1)
+        mixed: Tensor = self.mix @ (parts / parts.norm(dim=-1, keepdim=True))
+        return (1.0 - self.alpha) * feature + self.alpha * mixed
+
+
+def vqt(model: VisionTransformer, tensors: Mapping[str, Tensor], config: Config, alpha: float) -> nn.Module:
+    """Queries P_l read X_l in every block and leave X as it is; the feature is mixed with their answers."""
+    draft = Draft(model, tensors, config, alpha)
+    queried = Queried(draft)
+    draft.finish()
+    return queried.eval()
+
+
 REFERENCES: dict[str, Reference] = {
     "linear": linear,
     "bitfit": bitfit,
@@ -585,6 +644,7 @@ REFERENCES: dict[str, Reference] = {
     "convpass": convpass,
     "vpt_shallow": vpt_shallow,
     "vpt_deep": vpt_deep,
+    "vqt": vqt,
     "selective": selective,
     "full": full,
 }
@@ -641,7 +701,16 @@ def tensor_plan(method: str, model: VisionTransformer, config: Config) -> Plan:
         for block in range(len(model.blocks))
         for name, spec in _block_plan(method, model.embed_dim, config).items()
     }
-    return plan | (_moved_plan(model, bias_names(model) | norm_names(model)) if method == "difffit" else {})
+    return plan | _shared_plan(method, model, config)
+
+
+def _shared_plan(method: str, model: VisionTransformer, config: Config) -> Plan:
+    """What a method with a plan per block owns besides."""
+    if method == "difffit":
+        return _moved_plan(model, bias_names(model) | norm_names(model))
+    if method == "vqt":
+        return {"mix": Spec((1 + len(model.blocks) * config.get("prompts", 3),), 0.5)}
+    return {}
 
 
 def _moved_names(method: str, model: VisionTransformer, config: Config) -> set[str]:
@@ -699,6 +768,7 @@ def _block_plan(method: str, d: int, config: Config) -> Plan:
         "convpass": _under(conv, "attn_conv") | _under(conv, "mlp_conv"),
         "repadapter": _under(rep, "attn_adapter") | _under(rep, "mlp_adapter"),
         "vpt_deep": {"prompts": Spec((n, d), 0.5)},
+        "vqt": {"prompts": Spec((n, d), 0.5)},
     }
     return plans[method]
 

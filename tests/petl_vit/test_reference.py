@@ -110,7 +110,7 @@ def test_the_given_model_is_left_as_it_was(method: str, small: VisionTransformer
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "linear"])
 def test_every_tensor_receives_a_gradient(method: str, small: VisionTransformer) -> None:
     tensors = {name: tensor.requires_grad_() for name, tensor in _tensors(method, small).items()}
-    _edited(method, small, tensors, alpha=0.5).square().sum().backward()  # type: ignore[no-untyped-call]
+    _edited(method, small, tensors, alpha=0.5).square().sum().backward()
     still = [name for name, tensor in tensors.items() if tensor.grad is None or not tensor.grad.any()]
     assert still == []
 
@@ -161,6 +161,7 @@ def test_random_tensors_follow_the_seed_and_have_no_zero_tensor(
         ("convpass", {"rank": 8}, 327_552),
         ("vpt_deep", {"prompts": 50}, 460_800),
         ("vpt_shallow", {"prompts": 50}, 38_400),
+        ("vqt", {"prompts": 10}, 92_281),
         ("full", {}, 85_798_656),
     ],
 )
@@ -212,7 +213,7 @@ def _fold_repadapter(weights: Weights, tensors: Weights, depth: int) -> None:
     for block in [f"blocks.{block}" for block in range(depth)]:
         for site, name in (("attn.qkv", "attn_adapter"), ("mlp.fc1", "mlp_adapter")):
             a, a0, b, b0 = (tensors[f"{block}.{name}.{part}"] for part in ("a", "a0", "b", "b0"))
-            whole = torch.block_diag(*b)  # type: ignore[no-untyped-call]
+            whole = torch.block_diag(*b)
             w = weights[f"{block}.{site}.weight"].T.clone()
             weights[f"{block}.{site}.weight"] = (w + SCALE * a @ whole @ w).T
             weights[f"{block}.{site}.bias"] += SCALE * (a0 @ whole + b0) @ w
@@ -334,6 +335,53 @@ def test_vpt_deep_leaves_blocks_without_prompts_alone(small: VisionTransformer) 
     x = small.blocks[:2](_embed(small))
     x = small.blocks[2](torch.cat([torch.stack([prompts, prompts]), x], 1))[:, len(prompts) :]
     _assert_same(_edited("vpt_deep", small, {name: prompts}), _read(small, x))
+
+
+# queries
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()
+
+
+def test_vqt_without_queries_in_the_mix_is_the_normalised_frozen_feature(vit: VisionTransformer) -> None:
+    tensors = _tensors("vqt", vit)
+    tensors["mix"] = torch.zeros_like(tensors["mix"])
+    tensors["mix"][0] = 1.0
+    _assert_same(_edited("vqt", vit, tensors), _normalised(_plain(vit)))
+
+
+def test_a_vqt_query_that_equals_a_token_is_answered_as_timm_answers_the_token(
+    vit: VisionTransformer,
+) -> None:
+    """Queries are the first image's own first tokens, so timm's frozen blocks give what they read."""
+    tensors, x = _tensors("vqt", vit), _embed(vit)
+    mix = tensors["mix"]
+    expected = mix[0] * _normalised(_plain(vit)[0])
+    for block, module in enumerate(_blocks(vit)):
+        tensors[f"blocks.{block}.prompts"] = x[0, :3]
+        x = module(x)
+        for query in range(3):
+            expected = expected + mix[1 + 3 * block + query] * _normalised(x[0, query])
+    _assert_same(_edited("vqt", vit, tensors)[0], expected)
+
+
+def test_vqt_queries_do_not_see_each_other(vit: VisionTransformer) -> None:
+    """With the other queries of the block replaced, a query that alone is in the mix answers the same."""
+    tensors, other = _tensors("vqt", vit), _tensors("vqt", vit, seed=4)
+    name = "blocks.1.prompts"
+    mix = torch.zeros(1 + 3 * len(vit.blocks), dtype=torch.float64)
+    mix[1 + 3 * 1 + 2] = 1.0
+    kept = torch.cat([other[name][:2], tensors[name][2:]])
+    _assert_same(
+        _edited("vqt", vit, other | {name: kept, "mix": mix}), _edited("vqt", vit, tensors | {"mix": mix})
+    )
+
+
+def test_the_vqt_feature_is_linear_in_alpha(vit: VisionTransformer) -> None:
+    tensors = _tensors("vqt", vit)
+    expected = torch.lerp(_plain(vit), _edited("vqt", vit, tensors), 0.3)
+    _assert_same(_edited("vqt", vit, tensors, alpha=0.3), expected)
 
 
 # branches
