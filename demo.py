@@ -46,8 +46,8 @@ METHODS = {
     "bitfit": ["--lr", "3e-3"],
     "lora": ["--lr", "2e-3"],
     "adaptformer": ["--lr", "2e-3", "--scale", "1"],
-    "vpt_deep": ["--lr", "1e-2", "--prompts", "10"],
-    "full": ["--lr", "1e-4"],
+    "vpt_deep": ["--lr", "5e-3", "--prompts", "10"],
+    "full": ["--lr", "5e-5"],
 }
 ADAPTERS = [name.replace("_", "-") for name in METHODS]
 ROUTES = {name: name for name in ADAPTERS} | {
@@ -78,7 +78,7 @@ def main() -> int:
         run("train", method, *COMMON, *settings)
     CONSOLE.rule("3. named routes")
     for name, text in ROUTES.items():
-        run("routes", "put", name, text, "--task", TASK, "--json", quiet=True)
+        run("routes", "put", name, text, "--task", TASK, quiet=True)
     CONSOLE.rule("4. one server, every route, three domains")
     domains = load_domains()
     with server([d.name for d in domains]) as (address, metrics_url):
