@@ -24,7 +24,6 @@ from pathlib import Path
 
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -38,7 +37,7 @@ from training import data, shifts
 
 FOLDER = Path(os.environ.get("DEMO_FOLDER", ".demo"))
 TASK = "digits"
-IMAGES_PER_DOMAIN = 200
+IMAGES_PER_DOMAIN = 150
 COMMON = ["--data", "digits", "--task", TASK, "--image-size", "56", "--limit", "500"]
 COMMON += ["--epochs", "3", "--batch-size", "32", "--drop-path", "0"]
 METHODS = {
@@ -190,37 +189,43 @@ def scrape(url: str) -> Metrics:
 def show(metrics: Metrics, domains: list[Domain]) -> None:
     """The table: one line a route; accuracy, confidence and agreement in every domain."""
     store = Store.open(os.environ["COROLLA_STORE"])
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
-    table.add_column("route")
-    table.add_column("trained", justify="right")
-    for what in ("accuracy", "confidence", "agreement"):
-        for i, d in enumerate(domains):
-            table.add_column(f"{what if i == 0 else ''}\n{d.name}", justify="right")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("\nroute", no_wrap=True)
+    table.add_column("\ntrained", justify="right", no_wrap=True)
+    for what in ("accuracy", "mean confidence", "member agreement"):
+        table.add_column(f"{what}\n{' '.join(d.name for d in domains)}", no_wrap=True)
     for route in ROUTES:
         size = ""
         if route in ADAPTERS:
             manifest = store.resolve(AdapterRef(name=route), TASK)
-            size = f"{int(manifest.metrics['parameters']):,}"
+            size = in_thousands(manifest.metrics["parameters"])
         table.add_row(route, size, *cells(metrics, route, domains))
     CONSOLE.print(table)
     CONSOLE.print(
-        "Trained: parameters besides the head. Agreement: mean share of the members that vote with the\n"
-        "answer. On MNIST the confidence stays high while accuracy collapses; agreement falls, and needs\n"
-        "no label to be seen.",
+        "\nTrained: parameters besides the head. Agreement: share of the members that\n"
+        "vote with the answer. On MNIST accuracy collapses and confidence stays far\n"
+        "above it; agreement falls, and needs no label to be seen.",
         highlight=False,
     )
 
 
+def in_thousands(count: float) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
+
+
 def cells(metrics: Metrics, route: str, domains: list[Domain]) -> Iterator[str]:
-    """Accuracy, mean confidence and mean agreement of a route, each for every domain."""
+    """Accuracy, mean confidence and mean agreement of a route, each in every domain."""
     correct, incorrect = "corolla_feedback_total.correct", "corolla_feedback_total.incorrect"
     ratios = [(correct, [correct, incorrect])]
     for name in ("corolla_prediction_confidence_ratio", "corolla_ensemble_agreement_ratio"):
         ratios.append((f"{name}_sum", [f"{name}_count"]))
     for numerator, denominators in ratios:
+        values = []
         for d in domains:
             total = sum(metrics.get((name, route, d.name), 0.0) for name in denominators)
-            yield f"{metrics.get((numerator, route, d.name), 0.0) / total:.3f}" if total else ""
+            value = f"{metrics.get((numerator, route, d.name), 0.0) / total:.3f}" if total else ""
+            values.append(value.rjust(len(d.name)))
+        yield " ".join(values)
 
 
 def what_next(domains: list[Domain], seconds: float) -> None:
