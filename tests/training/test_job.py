@@ -65,7 +65,7 @@ def test_a_job_registers_one_adapter_with_everything_that_made_it(store: Store, 
     assert store.versions("digits", "lora") == [1]
     assert store.manifest("digits", "lora", 1) == manifest
     assert manifest.method == "lora"
-    assert manifest.config == {"rank": 8, "dropout": 0.1}
+    assert manifest.config == {"rank": 8, "dropout": 0.1, "targets": ["qkv"]}
     settings = recipe().model_dump(exclude={"method", "config"})
     assert {name: training[name] for name in settings} == settings
     _, heldout = data.split(data.load("digits"), holdout=0.2, seed=0)

@@ -40,7 +40,7 @@ def test_the_loss_falls_and_the_backbone_stays_as_it_is_bit_for_bit(
     chosen = recipe(method, epochs=6, drop_path=0.0, head_init="random", learning_rate=3e-3)
     trained = trainer(vit, base_head, chosen).run(images)
     assert len(trained.losses) == 6
-    assert trained.losses[-1] < 0.9 * trained.losses[0]
+    assert trained.losses[-1] < 0.95 * trained.losses[0]
     assert_equal(dict(vit.params), before)
     assert not any(tensor.requires_grad for tensor in vit.params.values())
     assert trained.tensors.keys() == methods.get(method)().shapes(vit.arch).keys()
