@@ -10,8 +10,9 @@ from typing import Self
 
 from torch import Tensor
 
+from petl_vit import heads
 from petl_vit.executors import EditSet
-from petl_vit.heads import LinearHead
+from petl_vit.heads import Head
 from petl_vit.methods.linear import Linear
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT, check_tensors
@@ -24,8 +25,8 @@ class Adapter:
     digest: str
     method: Method
     edits: EditSet
-    head: LinearHead
-    base_head: LinearHead
+    head: Head
+    base_head: Head
     task_digest: str
 
     @classmethod
@@ -36,16 +37,16 @@ class Adapter:
         method: Method,
         tensors: Mapping[str, Tensor],
         vit: FrozenViT,
-        base_head: LinearHead,
+        base_head: Head,
         task_digest: str,
     ) -> Self:
         """Checks the tensors against method and backbone, and moves them to the backbone's device.
 
         Raises:
-            Corrupt: A tensor is missing, unexpected or of the wrong shape.
+            Corrupt: A tensor is missing, unexpected or of the wrong shape, or the head is not of the base
+                head's kind.
         """
-        classes = base_head.weight.shape[0]
-        head = LinearHead.load(tensors, classes=classes, width=vit.arch.width)
+        head = heads.load_like(base_head, tensors)
         own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
         check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
         moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
@@ -61,7 +62,7 @@ class Adapter:
         )
 
     @classmethod
-    def base(cls, *, base_head: LinearHead, task_digest: str) -> Self:
+    def base(cls, *, base_head: Head, task_digest: str) -> Self:
         """The frozen backbone with a task's base head, as an adapter."""
         return cls(
             digest=task_digest,

@@ -10,6 +10,7 @@ Shapes: U images, B rows, C classes of a row's task.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -19,6 +20,7 @@ from petl_vit.adapter import Adapter
 from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import EditSet, Lane, Sliced
+from petl_vit.heads import Head, interpolate
 from petl_vit.vit import FrozenViT, Params
 
 
@@ -59,14 +61,15 @@ class Model:
         self.tokens = sum(term.adapter.edits.extra_tokens for term in self.terms)
         self.order = (any(term.adapter.edits.prefixes for term in self.terms), self.digests)
 
+    @cached_property
+    def head(self) -> Head:
+        """H_0 + sum alpha_i (H_i - H_0), tensor by tensor; made when the first rows ask for it."""
+        base = self.terms[0].adapter.base_head
+        return interpolate(base, [(term.adapter.head, term.alpha) for term in self.terms])
+
     def logits(self, features: Tensor) -> Tensor:
-        """H = H_0 + sum alpha_i (H_i - H_0), applied to [B, D]: [B, C]."""
-        first = self.terms[0]
-        if len(self.terms) == 1 and first.alpha == 1:
-            return first.adapter.head.logits(features)
-        base = first.adapter.base_head.logits(features)
-        changes = (t.alpha * (t.adapter.head.logits(features) - base) for t in self.terms)
-        return sum(changes, start=base)
+        """[B, D] -> [B, C]."""
+        return self.head.logits(features)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ in its dtype. Source of the algebra: docs/structure.md.
 Shapes: B rows, N tokens, D width, W output width of a site, R rank or bottleneck, H heads, d head width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -220,10 +221,12 @@ class Tokens:
     Attributes:
         prompts: [n, D].
         dropout: Rate on them in training, a mask for each row.
+        weight: Multiplies every row's alpha.
     """
 
     prompts: Tensor
     dropout: float = 0.0
+    weight: float = 1.0
 
     def rows(self, count: int, training: bool = False) -> Tensor:
         """[count, n, D]."""
@@ -243,12 +246,14 @@ class Prefix:
         project: Frozen norm and projection of block `block`: [..., n, D] -> keys and values
             [..., H, n, d].
         dropout: Rate on P in training, a mask for each row.
+        weight: Multiplies every row's alpha.
     """
 
     block: int
     prompts: Tensor
     project: Callable[[Tensor], tuple[Tensor, Tensor]]
     dropout: float = 0.0
+    weight: float = 1.0
 
     def keys_values(self, rows: int, training: bool = False) -> tuple[Tensor, Tensor]:
         """Keys and values, each [rows or 1, H, n, d]."""
@@ -259,13 +264,44 @@ class Prefix:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Queries:
+    """Queries beside every block, whose outputs join the feature f: f += alpha weight (m - f).
+
+    m = mix_0 f / |f| + the outputs of all blocks' queries, in order, times the rest of mix. The tokens of
+    the forward do not see them.
+
+    Attributes:
+        mix: [1 + M n].
+        prompts: [n, D] for each of M blocks.
+        through_block: Block number, prompts, and the block's keys and values [B, H, N, d] -> [B, n, D].
+        weight: Multiplies every row's alpha.
+    """
+
+    mix: Tensor
+    prompts: tuple[Tensor, ...]
+    through_block: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    weight: float = 1.0
+
+    def outputs(self, block: int, keys: Tensor, values: Tensor) -> Tensor:
+        """[B, n, D]: what the queries of a block become, L2-normalised."""
+        return F.normalize(self.through_block(block, self.prompts[block], keys, values), dim=-1)
+
+    def feature(self, feature: Tensor, outputs: Sequence[Tensor], alpha: Alpha) -> Tensor:
+        """The delta of the feature [B, D], from the outputs of all blocks."""
+        vectors = torch.cat([F.normalize(feature, dim=-1).unsqueeze(1), *outputs], dim=1)
+        return _scaled(self.weight * (self.mix @ vectors - feature), alpha)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dense:
-    """A parameter of the frozen model replaced: W_0 + alpha (W - W_0)."""
+    """A parameter of the frozen model replaced: W_0 + alpha weight (W - W_0)."""
 
     name: str
     tensor: Tensor
+    weight: float = 1.0
 
     def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+        alpha = alpha * self.weight
         if alpha == 1 and weights[self.name] is frozen[self.name]:
             weights[self.name] = self.tensor
         else:
@@ -274,7 +310,35 @@ class Dense:
 
 AtSite = Affine | NormDelta | LowRank
 Foldable = AtSite | Dense
-Edit = Foldable | Branch | Prefix | Tokens
+Edit = Foldable | Branch | Prefix | Tokens | Queries
+
+
+def scaled(edit: Edit, weight: float) -> Edit:
+    """The edit whose every delta is `weight` times that of `edit`; keys of prompts count `weight` times."""
+    match edit:
+        case Affine():
+            scale = None if edit.scale is None else 1 + weight * (edit.scale - 1)
+            return replace(edit, scale=scale, shift=_times(edit.shift, weight))
+        case NormDelta():
+            return replace(edit, weight=weight * edit.weight, bias=weight * edit.bias)
+        case LowRank():
+            return replace(edit, b=weight * edit.b, shift=_times(edit.shift, weight))
+        case Branch():
+            return replace(edit, scale=weight * edit.scale)
+        case Prefix() | Tokens() | Queries() | Dense():
+            return replace(edit, weight=weight * edit.weight)
+    assert_never(edit)
+
+
+def _times(tensor: Tensor | None, weight: float) -> Tensor | None:
+    return None if tensor is None else weight * tensor
+
+
+def weighted(alpha: Alpha, weight: float, like: Tensor) -> Alpha:
+    """alpha times an edit's own weight, [B or 1, 1, 1]; None where that is 1 for every row."""
+    if weight == 1:
+        return alpha
+    return like.new_full((1, 1, 1), weight) if alpha is None else alpha * weight
 
 
 def fold(frozen: Params, terms: list[tuple[Foldable, float]]) -> dict[str, Tensor]:
@@ -316,4 +380,4 @@ def log_weights(alpha: Alpha, rows: int, keys: Tensor) -> Tensor:
     """ln alpha for each of n keys [..., n, d]: [B, 1, n]; -inf at 0, where the keys are absent."""
     if alpha is None:
         return keys.new_zeros(rows, 1, keys.shape[-2])
-    return alpha.log().expand(-1, -1, keys.shape[-2])
+    return alpha.log().expand(rows, -1, keys.shape[-2])

@@ -22,12 +22,15 @@ from petl_vit.edits import (
     Branch,
     Dense,
     Edit,
+    Foldable,
     Prefix,
+    Queries,
     Source,
     Tokens,
     attend,
     fold,
     log_weights,
+    weighted,
 )
 from petl_vit.vit import Architecture, FrozenViT, Params
 
@@ -68,6 +71,7 @@ class EditSet:
         self.branches: dict[str, list[Branch]] = {}
         self.prefixes: dict[int, list[Prefix]] = {}
         self.tokens: list[Tokens] = []
+        self.queries: list[Queries] = []
         self.dense: list[Dense] = []
         for edit in edits:
             match edit:
@@ -77,6 +81,8 @@ class EditSet:
                     self.prefixes.setdefault(edit.block, []).append(edit)
                 case Tokens():
                     self.tokens.append(edit)
+                case Queries():
+                    self.queries.append(edit)
                 case Dense():
                     self.dense.append(edit)
                 case _:
@@ -132,7 +138,12 @@ class Functional:
         self.params: Params = vit.params
         if self._edits.dense:
             assert alpha is None, "dense edits at alpha are folded by the caller"
-            self.params = fold(vit.params, [(edit, 1.0) for edit in self._edits.dense])
+            # Others that fold go along, as each reads the frozen model and not what Dense made of it.
+            foldable = [edit for edit in edits if isinstance(edit, Foldable)]
+            self.params = fold(vit.params, [(edit, 1.0) for edit in foldable])
+            self._edits = EditSet([edit for edit in edits if not isinstance(edit, Foldable)])
+
+        self._outputs: list[list[Tensor]] = [[] for _ in self._edits.queries]
 
     def _edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         edits = self._edits.sites.get(site, ())
@@ -158,12 +169,19 @@ class Functional:
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = _split_heads(qkv, self._arch.heads)
+        for queries, outputs in zip(self._edits.queries, self._outputs, strict=True):
+            outputs.append(queries.outputs(block, k, v))
         prefixes = [
-            (*prefix.keys_values(q.shape[0], self._training), self._alpha)
+            (*prefix.keys_values(q.shape[0], self._training), weighted(self._alpha, prefix.weight, q))
             for prefix in self._edits.prefixes.get(block, ())
         ]
-        factors = [(self._alpha, self._edits.extra_tokens)] if self._edits.tokens else []
+        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self._edits.tokens]
         return _merge_heads(attend(q, k, v, prefixes, _token_bias(factors, k)))
+
+    def feature(self, feature: Tensor) -> Tensor:
+        collected, self._outputs = self._outputs, [[] for _ in self._edits.queries]
+        joined = zip(self._edits.queries, collected, strict=True)
+        return sum((q.feature(feature, outputs, self._alpha) for q, outputs in joined), start=feature)
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         rate, total = self._drop_path[sublayer], out
@@ -226,6 +244,7 @@ class Sliced:
         self._branches: dict[str, list[tuple[slice, Branch, Alpha]]] = {}
         self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
         self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
+        self._queries: list[tuple[slice, Queries, Alpha, list[Tensor]]] = []
         for lane in lanes:
             self._place(lane)
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
@@ -243,7 +262,12 @@ class Sliced:
         for block, pairs in lane.edits.keys_values.items():
             key = (lane.rows.start, lane.rows.stop)
             here = self._prefixed.setdefault(block, {}).setdefault(key, [])
-            here.extend((k, v, lane.alpha) for k, v in pairs)
+            prefixes = lane.edits.prefixes[block]
+            here.extend(
+                (k, v, weighted(lane.alpha, prefix.weight, k))
+                for prefix, (k, v) in zip(prefixes, pairs, strict=True)
+            )
+        self._queries.extend((lane.rows, queries, lane.alpha, []) for queries in lane.edits.queries)
         if lane.edits.tokens:
             carried = self._tokens.setdefault((lane.rows.start, lane.rows.stop), [])
             carried.extend((tokens, lane.alpha) for tokens in lane.edits.tokens)
@@ -282,6 +306,8 @@ class Sliced:
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = _split_heads(qkv, self._arch.heads)
+        for rows, queries, _, outputs in self._queries:
+            outputs.append(queries.outputs(block, k[rows], v[rows]))
         special = set(self._tokens) | set(self._prefixed.get(block, ()))
         if not special:
             return _merge_heads(attend(q, k, v, []))
@@ -289,10 +315,19 @@ class Sliced:
         for start, stop in _runs(special, len(out)):
             rows = slice(start, stop)
             prefixes = self._prefixed.get(block, {}).get((start, stop), [])
-            factors = [(alpha, len(t.prompts)) for t, alpha in self._tokens.get((start, stop), ())]
+            carried = self._tokens.get((start, stop), ())
+            factors = [(weighted(alpha, t.weight, q), len(t.prompts)) for t, alpha in carried]
             bias = _token_bias(factors, k[rows])
             out[rows] = _merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
         return out
+
+    def feature(self, feature: Tensor) -> Tensor:
+        deltas = [(rows, q.feature(feature[rows], found, alpha)) for rows, q, alpha, found in self._queries]
+        for rows, delta in deltas:
+            feature[rows] += delta
+        for *_, found in self._queries:
+            found.clear()
+        return feature
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         branches = self._branches.get(sublayer, ())

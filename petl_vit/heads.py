@@ -1,22 +1,56 @@
 """Classification heads: from pooled features to logits, of any number of classes.
 
-Shapes: B rows, D width, C classes.
+Two kinds, told apart by the names of their tensors: a linear layer, and CLIP's. Each row of a batch has a
+head of its own, so kinds and widths differ freely within a batch; a task and its adapters have one kind.
+
+Shapes: B rows, D width, E width of the space that images and texts share, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.errors import Corrupt
 from petl_vit.vit import check_tensors
+
+_PREFIX = "head."
+_PROJECTION = "head.projection"
+
+
+class Head(Protocol):
+    """What every kind of head can do."""
+
+    title: ClassVar[str]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it consists of, under the names of its file; every one of them is trained."""
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Self:
+        """A head of this kind with other tensors under the same names."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, C]."""
+
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """A head of this kind and these shapes with a random classifier, on the CPU."""
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same head elsewhere; tensors already there are shared."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearHead:
     """logits = f W^T + b, with W [C, D] and b [C]."""
+
+    title: ClassVar[str] = "linear"
 
     weight: Tensor
     bias: Tensor
@@ -28,7 +62,7 @@ class LinearHead:
         Raises:
             Corrupt: It is missing, or made for other classes or another width.
         """
-        head = {name: t for name, t in tensors.items() if name.startswith("head.")}
+        head = _own(tensors)
         shapes = {"head.weight": (classes, width), "head.bias": (classes,)}
         check_tensors(head, shapes, what="head")
         return cls(weight=head["head.weight"], bias=head["head.bias"])
@@ -36,18 +70,135 @@ class LinearHead:
     @classmethod
     def init(cls, classes: int, width: int, generator: torch.Generator) -> Self:
         """PyTorch's default for a linear layer: uniform within 1/sqrt(D)."""
-        bound = width**-0.5
-        return cls(
-            weight=torch.empty(classes, width).uniform_(-bound, bound, generator=generator),
-            bias=torch.empty(classes).uniform_(-bound, bound, generator=generator),
-        )
+        weight, bias = _uniform(classes, width, generator)
+        return cls(weight=weight, bias=bias)
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"head.weight": self.weight, "head.bias": self.bias}
 
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Self:
+        return type(self)(weight=tensors["head.weight"], bias=tensors["head.bias"])
+
     def logits(self, features: Tensor) -> Tensor:
-        """[B, D] -> [B, C]."""
         return F.linear(features, self.weight, self.bias)
 
-    def to(self, *, device: torch.device, dtype: torch.dtype) -> "LinearHead":
-        return LinearHead(weight=self.weight.to(device, dtype), bias=self.bias.to(device, dtype))
+    def redrawn(self, generator: torch.Generator) -> Self:
+        classes, width = self.weight.shape
+        return self.init(classes, width, generator)
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Self:
+        return self.replaced({name: t.to(device, dtype) for name, t in self.tensors().items()})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipHead:
+    """logits = normalise(f P) W^T + b, with P [D, E], W [C, E] and b [C].
+
+    Zero-shot, W is the normalised text embeddings times exp(logit_scale), and b is 0. All three are
+    trained, as in the study, so neither the rows of W nor the scale stay what they were.
+    """
+
+    title: ClassVar[str] = "CLIP"
+
+    projection: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor], *, classes: int, width: int) -> Self:
+        """The head among named tensors, `head.projection`, `head.weight` and `head.bias`.
+
+        Raises:
+            Corrupt: It is missing, does not fit together, or is made for other classes or another width.
+        """
+        head = _own(tensors)
+        shared = head[_PROJECTION].shape[-1] if _PROJECTION in head and head[_PROJECTION].dim() else 0
+        shapes = {
+            _PROJECTION: (width, shared),
+            "head.weight": (classes, shared),
+            "head.bias": (classes,),
+        }
+        check_tensors(head, shapes, what="head")
+        return cls(projection=head[_PROJECTION], weight=head["head.weight"], bias=head["head.bias"])
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {_PROJECTION: self.projection, "head.weight": self.weight, "head.bias": self.bias}
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Self:
+        return type(self)(
+            projection=tensors[_PROJECTION], weight=tensors["head.weight"], bias=tensors["head.bias"]
+        )
+
+    def logits(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(features @ self.projection, dim=-1), self.weight, self.bias)
+
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """The projection is CLIP's own and stays; the classifier is drawn as a linear layer's."""
+        classes, shared = self.weight.shape
+        weight, bias = _uniform(classes, shared, generator)
+        return type(self)(projection=self.projection.cpu(), weight=weight, bias=bias)
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Self:
+        return self.replaced({name: t.to(device, dtype) for name, t in self.tensors().items()})
+
+
+def load(tensors: Mapping[str, Tensor], *, classes: int, width: int) -> Head:
+    """The head among named tensors, of the kind that their names say.
+
+    Raises:
+        Corrupt: It is missing, or made for other classes or another width.
+    """
+    if _PROJECTION in tensors:
+        return ClipHead.load(tensors, classes=classes, width=width)
+    return LinearHead.load(tensors, classes=classes, width=width)
+
+
+def load_like(base: Head, tensors: Mapping[str, Tensor]) -> Head:
+    """The head among named tensors, of the kind and the shapes of a task's base head.
+
+    Raises:
+        Corrupt: It is missing, of another kind or of other shapes.
+    """
+    own = _own(tensors)
+    kind = ClipHead if _PROJECTION in own else LinearHead
+    if own and kind is not type(base):
+        raise Corrupt(
+            f"its head is of the {kind.title} kind, the task's base head of the {base.title} kind",
+            field="tensors",
+            remedy="it was made for another task; train or import it again",
+        )
+    check_tensors(own, {name: tuple(t.shape) for name, t in base.tensors().items()}, what="head")
+    return base.replaced(own)
+
+
+def interpolate(base: Head, terms: Sequence[tuple[Head, float]]) -> Head:
+    """H_0 + sum alpha_i (H_i - H_0), tensor by tensor, of heads of one kind and shape.
+
+    One head at alpha 1 is that head itself, and at alpha 0 exactly the base head.
+    """
+    if len(terms) == 1 and terms[0][1] == 1:
+        return terms[0][0]
+    mixed = {}
+    for name, frozen in base.tensors().items():
+        changes = (alpha * (head.tensors()[name] - frozen) for head, alpha in terms)
+        mixed[name] = sum(changes, start=frozen)
+    return base.replaced(mixed)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if name.startswith(_PREFIX)}
+
+
+def _uniform(classes: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight [C, width] and bias [C], uniform within 1/sqrt(width)."""
+    bound = width**-0.5
+    weight = torch.empty(classes, width).uniform_(-bound, bound, generator=generator)
+    return weight, torch.empty(classes).uniform_(-bound, bound, generator=generator)

@@ -5,7 +5,9 @@ any PETL method: an executor (`petl_vit.executors`) carries the edits out at the
 named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
 `blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`, `fc_norm`, and
 the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the
-residual add). Source: timm.models.vision_transformer (Wightman), arXiv 2010.11929.
+residual add). SigLIP's attention pooling (`attn_pool`) has no sites: no method of the study edits it, and
+full fine-tuning replaces its parameters like all others. Source: timm.models.vision_transformer
+(Wightman), arXiv 2010.11929; attention pooling: arXiv 2303.15343.
 
 Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 """
@@ -13,7 +15,7 @@ Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import timm
@@ -31,8 +33,16 @@ Shapes = dict[str, tuple[int, ...]]
 
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.GELU: F.gelu,
+    timm_layers.GELUTanh: partial(F.gelu, approximate="tanh"),
     timm_layers.QuickGELU: timm_layers.quick_gelu,
 }
+
+
+def _activation(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What a module of timm computes, or None if this forward does not."""
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        return _ACTIVATIONS[timm_layers.GELUTanh]
+    return _ACTIVATIONS.get(type(module))
 
 
 class BackboneConfig(BaseModel):
@@ -68,7 +78,7 @@ class Architecture:
     position_of_prefix: bool  # whether the position embedding covers class and register tokens
     pre_norm: bool
     final_norm: str  # "norm" before pooling or "fc_norm" after it
-    pool: str  # "token" or "avg"
+    pool: str  # "token", "avg" or "map" (attention pooling)
     eps: float
     activation: Callable[[Tensor], Tensor]
     layer_scale: bool
@@ -84,7 +94,7 @@ class Architecture:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Sites of all LayerNorms, in order of the forward."""
+        """Sites of all LayerNorms, in order of the forward; attention pooling has none."""
         blocks = (f"blocks.{i}.{norm}" for i in range(self.depth) for norm in ("norm1", "norm2"))
         return (*(("norm_pre",) if self.pre_norm else ()), *blocks, self.final_norm)
 
@@ -111,7 +121,7 @@ def _fail(config: BackboneConfig, what: str) -> Unsupported:
     return Unsupported(
         f"architecture {config.architecture!r} is not supported: {what}",
         field="architecture",
-        remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE)",
+        remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE, SigLIP)",
     )
 
 
@@ -140,7 +150,7 @@ def _check(config: BackboneConfig, model: Any) -> None:
         raise _fail(config, "its patch embedding is not one plain convolution")
     if model.pos_embed is None:
         raise _fail(config, "it has no learned position embedding")
-    if model.global_pool not in ("token", "avg") or model.pool_include_prefix or model.attn_pool is not None:
+    if model.global_pool not in ("token", "avg", "map") or model.pool_include_prefix:
         raise _fail(config, f"its pooling is {model.global_pool!r}")
     norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
     for block in model.blocks:
@@ -149,11 +159,15 @@ def _check(config: BackboneConfig, model: Any) -> None:
         if not _is_plain(block, model.embed_dim):
             raise _fail(config, "its attention or MLP is not the plain one")
         norms += [block.norm1, block.norm2]
+    if model.attn_pool is not None:
+        if not _is_plain_pool(model.attn_pool, model.blocks[0], model.embed_dim):
+            raise _fail(config, "its attention pooling is not the plain one")
+        norms.append(model.attn_pool.norm)
     if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
         raise _fail(config, "its norms are not LayerNorms with one epsilon")
     if (type(model.norm) is identity) == (type(model.fc_norm) is identity):
         raise _fail(config, "it has not exactly one final norm")
-    if type(model.blocks[0].mlp.act) not in _ACTIVATIONS:
+    if _activation(model.blocks[0].mlp.act) is None:
         raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
 
 
@@ -170,12 +184,32 @@ def _is_plain(block: Any, width: int) -> bool:
     )
 
 
+def _is_plain_pool(pool: Any, block: Any, width: int) -> bool:
+    """Whether attention pooling is one projected query over all tokens, and an MLP like the blocks'."""
+    return bool(
+        type(pool) is timm_layers.AttentionPoolLatent
+        and pool.latent_len == 1
+        and pool.pool == "token"
+        and pool.pos_embed is None
+        and type(pool.q) is type(pool.kv) is type(pool.proj) is nn.Linear
+        and type(pool.q_norm) is type(pool.k_norm) is nn.Identity
+        and pool.num_heads == block.attn.num_heads
+        and pool.latent.shape[-1] == pool.kv.in_features == pool.proj.out_features == width
+        and type(pool.mlp) is timm_layers.Mlp
+        and type(pool.mlp.norm) is nn.Identity
+        and type(pool.mlp.fc1) is nn.Linear
+        and _activation(pool.mlp.act) is _activation(block.mlp.act)
+    )
+
+
 @lru_cache(maxsize=32)
 def _describe(serialised: str) -> Architecture:
     config = BackboneConfig.model_validate_json(serialised)
     model = _build(config)
     _check(config, model)
     block = model.blocks[0]
+    activation = _activation(block.mlp.act)
+    assert activation is not None  # checked above
     return Architecture(
         name=config.architecture,
         width=model.embed_dim,
@@ -191,7 +225,7 @@ def _describe(serialised: str) -> Architecture:
         final_norm="fc_norm" if type(model.norm) is nn.Identity else "norm",
         pool=model.global_pool,
         eps=block.norm1.eps,
-        activation=_ACTIVATIONS[type(block.mlp.act)],
+        activation=activation,
         layer_scale=type(block.ls1) is not nn.Identity,
         shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
     )
@@ -233,6 +267,9 @@ class Executor(Protocol):
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""
+
+    def feature(self, feature: Tensor) -> Tensor:
+        """[B, D] -> same: the pooled feature and what edits join to it."""
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         """The residual stream after a sublayer: stream + out + the parallel branches."""
@@ -305,12 +342,15 @@ class FrozenViT:
         x = run.extend(x)
         for number, block in enumerate(self._blocks):
             x = self._block(number, block, x, run)
-        x = run.strip(x)
-        if self.arch.final_norm == "norm":
-            if self.arch.pool == "token":  # the norm acts on each token alone
-                return run.norm("norm", x[:, 0])
-            return self._pool(run.norm("norm", x))
-        return run.norm("fc_norm", self._pool(x))
+        return run.feature(self._feature(run.strip(x), run))
+
+    def _feature(self, x: Tensor, run: Executor) -> Tensor:
+        """The final norm and the pooling: [B, N, D] -> [B, D]."""
+        if self.arch.final_norm == "fc_norm":
+            return run.norm("fc_norm", self._pool(x, run.params))
+        if self.arch.pool == "token":  # the norm acts on each token alone
+            return run.norm("norm", x[:, 0])
+        return self._pool(run.norm("norm", x), run.params)
 
     def _embed(self, x: Tensor, params: Params) -> Tensor:
         """Class and register tokens in front of the patches, and positions: [B, N, D]."""
@@ -333,10 +373,27 @@ class FrozenViT:
     def _scaled(self, gamma: str, y: Tensor, run: Executor) -> Tensor:
         return y * run.params[gamma] if self.arch.layer_scale else y
 
-    def _pool(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor, params: Params) -> Tensor:
+        """[B, N, D] -> [B, D]."""
         if self.arch.pool == "token":
             return x[:, 0]
-        return x[:, self.arch.prefix_tokens :].mean(dim=1)
+        patches = x[:, self.arch.prefix_tokens :]
+        return self._attention_pool(patches, params) if self.arch.pool == "map" else patches.mean(dim=1)
+
+    def _attention_pool(self, x: Tensor, params: Params) -> Tensor:
+        """One learned query over all tokens, then an MLP with a residual: [B, N, D] -> [B, D]."""
+
+        def linear(name: str, y: Tensor) -> Tensor:
+            return F.linear(y, params[f"attn_pool.{name}.weight"], params.get(f"attn_pool.{name}.bias"))
+
+        heads = self.arch.heads
+        q = linear("q", params["attn_pool.latent"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        k, v = linear("kv", x).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        pooled = F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), k, v)
+        y = linear("proj", pooled.flatten(1))
+        weight, bias = params["attn_pool.norm.weight"], params["attn_pool.norm.bias"]
+        z = F.layer_norm(y, weight.shape, weight, bias, self.arch.eps)
+        return y + linear("mlp.fc2", self.arch.activation(linear("mlp.fc1", z)))
 
 
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, what: str) -> None:

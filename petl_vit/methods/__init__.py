@@ -21,8 +21,8 @@ def _registered() -> dict[str, type[Method]]:
 
 
 def names() -> list[str]:
-    """Every registered method's name, sorted."""
-    return list(_registered())
+    """The name of every method that can be trained, sorted."""
+    return [name for name, method in _registered().items() if method.trained]
 
 
 def get(name: str) -> type[Method]:

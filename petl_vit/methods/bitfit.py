@@ -1,6 +1,8 @@
 """BitFit: every bias of the backbone is trained, from its pre-trained value (arXiv 2106.10199).
 
 Tensors are the biases themselves under timm's names, so weight decay acts on them as in the study.
+Biases of SigLIP's attention pooling are not among them: the study has no such backbone, and its pooling
+stays frozen in every method but full fine-tuning.
 Parameters: D + M (11 D) + D for M blocks with biases everywhere; ViT-B/16 102,912.
 """
 
@@ -23,7 +25,8 @@ class BitFit(Method):
     foldable: ClassVar[bool] = True
 
     def shapes(self, arch: Architecture) -> Shapes:
-        return {name: shape for name, shape in arch.shapes.items() if name.endswith(".bias")}
+        biases = (name for name in arch.shapes if name.endswith(".bias"))
+        return {name: arch.shapes[name] for name in biases if not name.startswith("attn_pool.")}
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         return {name: vit.params[name].clone() for name in self.shapes(vit.arch)}

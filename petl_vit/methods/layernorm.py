@@ -1,7 +1,8 @@
 """LayerNorm tuning: weight and bias of every LayerNorm, from their pre-trained values (arXiv 2312.11420).
 
-Tensors are the parameters themselves under timm's names. Parameters: 2 D (2 M + 1), or 2 M + 2 norms with a
-pre-norm; ViT-B/16 38,400.
+Tensors are the parameters themselves under timm's names. The norm inside SigLIP's attention pooling stays
+frozen, as that pooling does in every method but full fine-tuning.
+Parameters: 2 D (2 M + 1), or 2 M + 2 norms with a pre-norm; ViT-B/16 38,400.
 """
 
 from typing import ClassVar

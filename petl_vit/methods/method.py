@@ -25,6 +25,7 @@ class Method(BaseModel):
     paper: ClassVar[str]
     foldable: ClassVar[bool]
     learning_rate: ClassVar[float] = 1e-3  # the study's safe default
+    trained: ClassVar[bool] = True  # False: made of adapters, and no choice of `corolla train`
 
     @classmethod
     def configure(cls, config: Mapping[str, Any]) -> Self:

@@ -16,6 +16,7 @@ SMALL: dict[str, dict[str, float]] = {
     "adaptformer": {"rank": 3, "scale": 0.7},
     "vpt_deep": {"prompts": 4},
     "vpt_shallow": {"prompts": 4},
+    "vqt": {"prompts": 3},
     "houlsby": {"rank": 3, "scale": 0.7},
     "pfeiffer": {"rank": 3, "scale": 0.7},
     "repadapter": {"rank": 4, "scale": 0.7},

@@ -16,6 +16,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
     "mean-pooled": ("vit_tiny_patch16_224", 32, (("global_pool", "avg"),)),
     "dinov2": ("vit_small_patch14_reg4_dinov2", 28, ()),
     "clip": ("vit_base_patch16_clip_224", 32, ()),
+    "siglip": ("vit_base_patch32_siglip_256", 64, ()),
 }
 DEPTH = 3
 
@@ -49,10 +50,15 @@ def tensors_of(model: VisionTransformer) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
+def _narrow(config: BackboneConfig) -> BackboneConfig:
+    """The same architecture, narrower: as exact, and quick."""
+    return config.model_copy(update={"options": config.options | {"embed_dim": 96, "num_heads": 3}})
+
+
 def family(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[FrozenViT, VisionTransformer]:
     """The backbone of a family, and timm's model with the same weights."""
     architecture, size, options = FAMILIES[name]
-    config = config_of(architecture, size, options)
+    config = _narrow(config_of(architecture, size, options))
     model = timm_model(config.model_dump_json())
     vit = FrozenViT(config, tensors_of(model)).to(dtype=dtype)
     return vit, model if dtype == torch.float32 else _cast(config.model_dump_json(), dtype)

@@ -1,5 +1,11 @@
 """The one forward, without edits, against timm's own."""
 
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,32 +16,70 @@ from petl_vit.executors import Functional, Sliced
 from petl_vit.vit import BackboneConfig, FrozenViT, check_supported, describe
 from tests.petl_vit.backbones import HALF, config_of, relative, tensors_of, timm_features, timm_model
 
-FULL_SIZE = [
-    ("vit_tiny_patch16_224", 224, ()),
-    ("vit_small_patch14_reg4_dinov2", 518, ()),
-    ("vit_base_patch16_clip_224", 224, ()),
-    ("vit_base_patch16_clip_quickgelu_224", 224, ()),
-    ("vit_tiny_patch16_224", 224, (("global_pool", "avg"),)),
-    ("deit3_small_patch16_224", 224, ()),
-    ("deit_tiny_patch16_224", 224, ()),
-]
+SUPPORTED: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
+    "ViT": ("vit_tiny_patch16_224", 224, ()),
+    "DeiT": ("deit_tiny_patch16_224", 224, ()),
+    "DeiT-3": ("deit3_small_patch16_224", 224, ()),
+    "MAE": ("vit_base_patch16_224", 224, (("global_pool", "avg"),)),
+    "CLIP": ("vit_base_patch16_clip_224", 224, ()),
+    "CLIP-QuickGELU": ("vit_base_patch16_clip_quickgelu_224", 224, ()),
+    "DINOv2": ("vit_small_patch14_dinov2", 518, ()),
+    "DINOv2-registers": ("vit_small_patch14_reg4_dinov2", 518, ()),
+    "SigLIP": ("vit_base_patch16_siglip_224", 224, ()),
+    "SigLIP-2": ("vit_base_patch32_siglip_256", 256, ()),
+    "SigLIP-mean": ("vit_base_patch16_siglip_gap_224", 224, ()),
+}
 
 
-@pytest.mark.parametrize(("architecture", "native", "options"), FULL_SIZE)
-@pytest.mark.parametrize("executor", [Functional, Sliced])
-def test_without_edits_the_forward_equals_timm(architecture, native, options, executor) -> None:
+@pytest.mark.parametrize("row", SUPPORTED)
+def test_without_edits_the_forward_equals_timm(row: str) -> None:
+    architecture, native, options = SUPPORTED[row]
     config = config_of(architecture, native, options, depth=None)
-    model = timm_model(config.model_dump_json())
-    size = native if native == 224 else 112  # full native DINOv2 takes a minute on a laptop
+    model = timm_model.__wrapped__(config.model_dump_json())  # too large to be kept
+    size = native if native < 500 else 112  # full native DINOv2 takes a minute on a laptop
     vit = FrozenViT(config, tensors_of(model), image_size=size)
     if size != native:
-        smaller = timm.create_model(architecture, num_classes=0, img_size=size).eval()
+        smaller = timm.create_model(architecture, num_classes=0, img_size=size, **dict(options)).eval()
         smaller.load_state_dict(checkpoint_filter_fn(dict(model.state_dict()), smaller))
         model = smaller
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = vit.forward(images, executor(vit, []))
-        assert relative(found, timm_features(model, images)) <= 1e-5
+        expected = timm_features(model, images)
+        for executor in (Functional, Sliced):
+            assert relative(vit.forward(images, executor(vit, [])), expected) <= 1e-5, executor
+
+
+def test_the_page_of_backbones_has_a_row_for_every_one_tested_here_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(?P<row>[^`]+)` \| `(?P<architecture>[^`]+)` \|", page, re.MULTILINE)
+    assert dict(rows) == {row: architecture for row, (architecture, _, _) in SUPPORTED.items()}
+
+
+def test_the_mean_pooled_row_has_its_norm_behind_the_pooling() -> None:
+    architecture, native, options = SUPPORTED["MAE"]
+    assert describe(config_of(architecture, native, options)).final_norm == "fc_norm"
+
+
+def test_both_kinds_of_gelu_are_told_apart() -> None:
+    exact, tanh = (describe(config_of(*SUPPORTED[row][:2])).activation for row in ("SigLIP", "SigLIP-2"))
+    x = torch.linspace(-4, 4, 101)
+    assert torch.equal(exact(x), torch.nn.functional.gelu(x))
+    assert torch.equal(tanh(x), torch.nn.functional.gelu(x, approximate="tanh"))
+    assert not torch.equal(exact(x), tanh(x))
+
+
+def test_attention_pooling_reads_the_executors_parameters() -> None:
+    architecture, _, _ = SUPPORTED["SigLIP"]
+    config = config_of(architecture, 32)
+    model = timm_model(config.model_dump_json())
+    vit, images = FrozenViT(config, tensors_of(model)), torch.randn(2, 3, 32, 32)
+    changed = {n: t * 1.1 if n.startswith("attn_pool.") else t for n, t in vit.params.items()}
+    other = copy.deepcopy(model)
+    other.load_state_dict(changed)
+    with torch.no_grad():
+        found = vit.forward(images, Sliced(vit, [], changed))
+        assert relative(found, timm_features(other, images)) <= 1e-5
+        assert relative(found, timm_features(model, images)) > 1e-3
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -62,7 +106,7 @@ def test_sizes_of_one_backbone_share_all_but_the_position_embedding() -> None:
 @pytest.mark.parametrize(
     ("architecture", "named"),
     [
-        ("vit_base_patch16_siglip_224", "pooling is 'map'"),
+        ("vit_base_patch16_rpn_224", "ResPostBlock"),
         ("eva02_tiny_patch14_224", "Eva"),
         ("vit_small_patch16_dinov3", "Eva"),
         ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
@@ -79,6 +123,50 @@ def test_an_unsupported_architecture_is_refused_by_name(architecture: str, named
         check_supported(config)
     assert architecture in str(refused.value)
     assert refused.value.remedy
+
+
+@pytest.mark.parametrize("pooling", ["prr", "max", "avgmax"])
+def test_another_pooling_is_refused_by_name(pooling: str) -> None:
+    config = config_of("vit_base_patch16_224", 32, (("global_pool", pooling),))
+    with pytest.raises(Unsupported, match=f"its pooling is '{pooling}'"):
+        check_supported(config)
+
+
+def _longer(pool: Any) -> None:
+    pool.latent_len = 2
+
+
+def _normed(pool: Any) -> None:
+    pool.q_norm = torch.nn.LayerNorm(64)
+
+
+def _placed(pool: Any) -> None:
+    pool.pos_embed = torch.nn.Parameter(torch.zeros(4, 768))
+
+
+def _unprojected(pool: Any) -> None:
+    pool.q = torch.nn.Identity()
+
+
+def _other_activation(pool: Any) -> None:
+    pool.mlp.act = torch.nn.ReLU()
+
+
+@pytest.mark.parametrize("change", [_longer, _normed, _placed, _unprojected, _other_activation])
+def test_attention_pooling_of_another_kind_is_refused(
+    change: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+
+    def changed(*arguments: Any, **keywords: Any) -> Any:
+        model = create(*arguments, **keywords)
+        change(model.attn_pool)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", changed)
+    config = config_of("vit_base_patch16_siglip_224", 48)  # refused, so never kept by `describe`
+    with pytest.raises(Unsupported, match="its attention pooling is not the plain one"):
+        describe(config)
 
 
 def test_an_image_size_off_the_patch_grid_names_the_nearest() -> None:

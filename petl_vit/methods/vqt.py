@@ -1,0 +1,74 @@
+"""VQT: query tokens beside every block read its keys and values, and join the feature (arXiv 2212.03220).
+
+The n queries P_l of block l attend to the block's own tokens and go through residual, LayerScale and MLP as
+any token, but nothing attends to them and they are cut off after the block, so the frozen stream is
+untouched. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the M n L2-normalised query
+outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path does not act on queries.
+Parameters: M n D + M n + 1; ViT-B/16 n=10 92,281.
+"""
+
+import math
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from petl_vit.edits import Edit, Queries
+from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.vit import Architecture, FrozenViT, Shapes
+
+
+class VQT(Method):
+    """Visual query tuning."""
+
+    name: ClassVar[str] = "vqt"
+    title: ClassVar[str] = "VQT"
+    paper: ClassVar[str] = "arXiv 2212.03220"
+    foldable: ClassVar[bool] = False
+
+    prompts: int = Field(default=10, ge=1, le=1024, description="queries beside each block")
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return False
+
+    def shapes(self, arch: Architecture) -> Shapes:
+        queries: Shapes = {f"blocks.{i}.prompts": (self.prompts, arch.width) for i in range(arch.depth)}
+        return queries | {"mix": (1 + arch.depth * self.prompts,)}
+
+    def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        bound = math.sqrt(6 / (3 * vit.arch.patch_size**2 + vit.arch.width))
+        shapes = self.shapes(vit.arch)
+        found = {name: uniform(shape, bound, generator) for name, shape in shapes.items() if name != "mix"}
+        return found | {"mix": torch.ones(shapes["mix"])}
+
+    def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
+        prompts = tuple(tensors[f"blocks.{i}.prompts"] for i in range(vit.arch.depth))
+        return [Queries(mix=tensors["mix"], prompts=prompts, through_block=partial(_through_block, vit))]
+
+
+def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Queries [n, D] through a frozen block whose tokens have keys and values [B, H, N, d]: [B, n, D]."""
+    p, arch, name = vit.params, vit.arch, f"blocks.{block}"
+
+    def norm(site: str, x: Tensor) -> Tensor:
+        weight = p[f"{name}.{site}.weight"]
+        return F.layer_norm(x, weight.shape, weight, p[f"{name}.{site}.bias"], arch.eps)
+
+    def linear(site: str, x: Tensor) -> Tensor:
+        return F.linear(x, p[f"{name}.{site}.weight"], p.get(f"{name}.{site}.bias"))
+
+    def scaled(gamma: str, x: Tensor) -> Tensor:
+        return x * p[f"{name}.{gamma}.gamma"] if arch.layer_scale else x
+
+    bias = p.get(f"{name}.attn.qkv.bias")
+    weight = p[f"{name}.attn.qkv.weight"][: arch.width]
+    q = F.linear(norm("norm1", prompts), weight, None if bias is None else bias[: arch.width])
+    q = q.unflatten(-1, (arch.heads, -1)).transpose(0, 1).expand(len(keys), -1, -1, -1)
+    attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
+    x = prompts + scaled("ls1", linear("attn.proj", attended))
+    hidden = arch.activation(linear("mlp.fc1", norm("norm2", x)))
+    return x + scaled("ls2", linear("mlp.fc2", hidden))
