@@ -12,11 +12,11 @@ from torch import Tensor
 from model_store.manifest import BackboneRecord, TaskRecord
 from model_store.resolution import Member, ResolvedTerm
 from model_store.store import Store
-from petl_vit import methods
+from petl_vit import heads, methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Term
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
-from petl_vit.heads import LinearHead
+from petl_vit.heads import Head
 from petl_vit.vit import FrozenViT
 
 
@@ -46,7 +46,7 @@ class Loader:
         tensors = store.load_backbone(record)
         self._tensors = {n: t.to(device=self._device, dtype=dtype) for n, t in tensors.items()}
         self._vits: dict[int, FrozenViT] = {}
-        self._heads: dict[str, LinearHead] = {}
+        self._heads: dict[str, Head] = {}
         self._lock = threading.Lock()
 
     @property
@@ -60,7 +60,7 @@ class Loader:
                 self._vits[image_size] = FrozenViT(self.record.config, self._tensors, image_size=image_size)
             return self._vits[image_size]
 
-    def base_head(self, task: TaskRecord) -> LinearHead:
+    def base_head(self, task: TaskRecord) -> Head:
         """The task's head at alpha = 0.
 
         Raises:
@@ -70,7 +70,7 @@ class Loader:
             if task.digest not in self._heads:
                 tensors = self.store.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
-                head = LinearHead.load(tensors, classes=len(task.spec.classes), width=width)
+                head = heads.load(tensors, classes=len(task.spec.classes), width=width)
                 self._heads[task.digest] = head.to(device=self._device, dtype=self._dtype)
             return self._heads[task.digest]
 
@@ -110,7 +110,9 @@ def adapter_bytes(adapter: Adapter) -> int:
     """Bytes that an adapter keeps, its constant keys and values included."""
     tensors: list[Tensor] = [*adapter.head.tensors().values()]
     for edit in adapter.edits.edits:
-        tensors += [t for t in vars(edit).values() if isinstance(t, Tensor)]
+        for value in vars(edit).values():
+            values = value if isinstance(value, tuple) else (value,)
+            tensors += [t for t in values if isinstance(t, Tensor)]
     tensors += [t for pairs in adapter.edits.keys_values.values() for pair in pairs for t in pair]
     return sum(t.nbytes for t in tensors)
 

@@ -26,7 +26,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from petl_vit.executors import Functional
-from petl_vit.heads import LinearHead
+from petl_vit.heads import Head
 from petl_vit.preprocess import Preprocess
 from petl_vit.vit import FrozenViT
 from training import data, probe
@@ -261,7 +261,7 @@ class _Run:
         return Checkpoint(path=self._job.runs / f"{recipe_digest}.pt")
 
     def _train(
-        self, task: TaskRecord, vit: FrozenViT, base_head: LinearHead, train: Resized
+        self, task: TaskRecord, vit: FrozenViT, base_head: Head, train: Resized
     ) -> tuple[Trained, str]:
         recipe, digest = self._job.recipe, self._recipe_digest(task)
         checkpoint = self._checkpoint(digest)
@@ -305,7 +305,7 @@ class _Run:
         )
 
     def _measured(
-        self, draft: Draft, vit: FrozenViT, base_head: LinearHead, trained: Trained, heldout: Resized
+        self, draft: Draft, vit: FrozenViT, base_head: Head, trained: Trained, heldout: Resized
     ) -> Draft:
         """The draft with its temperature and held-out metrics."""
         tensors = {name: t.to(vit.device) for name, t in trained.tensors.items()}
@@ -325,7 +325,7 @@ class _Run:
 
 @torch.inference_mode()
 def _logits(
-    vit: FrozenViT, run: Functional, head: LinearHead, images: Resized, advance: Callable[[int], None]
+    vit: FrozenViT, run: Functional, head: Head, images: Resized, advance: Callable[[int], None]
 ) -> Tensor:
     """[n, C] on the CPU."""
     head, found = head.to(device=vit.device, dtype=vit.dtype), []

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Functional
-from petl_vit.heads import LinearHead
+from petl_vit.heads import Head
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT
 from training.recipe import Recipe
@@ -40,7 +40,7 @@ class Trained:
     """What a run produced, on the CPU in float32."""
 
     tensors: dict[str, Tensor]
-    head: LinearHead
+    head: Head
     losses: list[float]
 
 
@@ -59,7 +59,7 @@ class Trainer:
         self,
         vit: FrozenViT,
         method: Method,
-        base_head: LinearHead,
+        base_head: Head,
         recipe: Recipe,
         *,
         save: Callable[[dict[str, Any]], None] = lambda state: None,
@@ -67,11 +67,10 @@ class Trainer:
         self._vit, self._method, self._recipe, self._save = vit, method, recipe, save
         generator = torch.Generator().manual_seed(recipe.seed)
         tensors = method.init(vit.to(device=torch.device("cpu")), generator)
-        classes, width = base_head.weight.shape
-        random = LinearHead.init(classes, width, generator)
-        head = base_head if recipe.head_init == "probe" else random
+        random = base_head.redrawn(generator)
+        self._start = base_head if recipe.head_init == "probe" else random
         self._tensors = {name: _trainable(t, vit.device) for name, t in tensors.items()}
-        self._head = {name: _trainable(t, vit.device) for name, t in head.tensors().items()}
+        self._head = {name: _trainable(t, vit.device) for name, t in self._start.tensors().items()}
         self._optimizer = torch.optim.AdamW(
             [*self._tensors.values(), *self._head.values()],
             lr=recipe.learning_rate,
@@ -107,7 +106,7 @@ class Trainer:
         self._check_tensors()
         return Trained(
             tensors={name: t.detach().cpu() for name, t in self._tensors.items()},
-            head=LinearHead(**{n.removeprefix("head."): t.detach().cpu() for n, t in self._head.items()}),
+            head=self._start.replaced({name: t.detach().cpu() for name, t in self._head.items()}),
             losses=self._losses,
         )
 
@@ -132,7 +131,7 @@ class Trainer:
         edits = self._method.edits(self._vit, self._tensors)
         run = Functional(self._vit, edits, training=True, drop_path=self._recipe.drop_path)
         features = self._vit.forward(inputs, run)
-        logits = F.linear(features, self._head["head.weight"], self._head["head.bias"])
+        logits = self._start.replaced(self._head).logits(features)
         return F.cross_entropy(logits, labels.to(logits.device))
 
     def _shuffled(self, images: Images, generator: torch.Generator) -> Iterator[Tensor]:

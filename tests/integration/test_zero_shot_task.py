@@ -1,0 +1,138 @@
+"""A zero-shot task is imported, trained, interpolated and measured, each by the code that people run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model_store import backbones, routes
+from model_store.cli import tasks
+from model_store.loading import Loader, models
+from model_store.resolution import ResolvedRoute, resolve
+from model_store.store import Store
+from petl_vit.batch import Batch, Row
+from petl_vit.preprocess import normalise
+from training import data
+from training.evaluation import Measured, measure
+from training.job import Job, run
+from training.recipe import Recipe
+
+CLASSES = 10
+SHARED = 16
+
+
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    """A tiny random CLIP, its zero-shot task of the ten digits, and two adapters trained for it."""
+    folder = tmp_path_factory.mktemp("zero-shot")
+    store = Store.open(str(folder / "store"))
+    request = backbones.Request(image_size=32, options={"depth": 2})
+    found = backbones.read("random:vit_base_patch16_clip_224", request)
+    backbone = store.put_backbone("clip", found.config, found.tensors, found.source)
+    _import(folder, store)
+    for name, head_init in (("lora", "probe"), ("fresh", "random")):
+        recipe = Recipe.of(
+            method="lora", learning_rate=1e-3, epochs=1, batch_size=16, head_init=head_init, drop_path=0.0
+        )
+        job = Job(
+            backbone="clip",
+            task="digits",
+            name=name,
+            data="digits",
+            limit=60,
+            recipe=recipe,
+            runs=folder / "runs",
+        )
+        run(store, job)
+    return Loader(store, backbone)
+
+
+def _import(folder: Path, store: Store) -> None:
+    generator = torch.Generator().manual_seed(0)
+    file, names = folder / "digits.safetensors", folder / "digits.txt"
+    save_file(
+        {
+            "class_embeddings": torch.randn(CLASSES, SHARED, generator=generator),
+            "projection": torch.randn(768, SHARED, generator=generator),
+        },
+        file,
+    )
+    names.write_text("\n".join(reversed(data.load("digits").classes)), encoding="utf-8")
+    words = ["import", "digits", "--backbone", "clip", "--embeddings", str(file), "--classes", str(names)]
+    result = CliRunner().invoke(tasks, [*words, "--store", str(store)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "10 classes, zero-shot" in result.output
+
+
+def resolved(loader: Loader, text: str) -> ResolvedRoute:
+    digest = loader.record.digest
+    return resolve(routes.parse(text), task="digits", lookup=loader.store, backbone_digest=digest)
+
+
+def logits(loader: Loader, text: str) -> Tensor:
+    """[n, C] of a route's one member on some digits, as they are served."""
+    route = resolved(loader, text)
+    spec = route.task.spec.preprocess
+    inputs = normalise(data.tensors(data.subset(data.load("digits"), 20, 0), spec), spec)
+    adapters = {term.digest: loader.adapter(term) for term in route.terms()}
+    (model,) = models(route.members, adapters)
+    rows = [Row(image=i, model=model) for i in range(len(inputs))]
+    return torch.stack(Batch(loader.vit(spec.image_size)).logits(inputs, rows))
+
+
+def measured(loader: Loader, text: str) -> Measured:
+    return measure(loader, resolved(loader, text), data.subset(data.load("digits"), 60, 0))
+
+
+def test_training_starts_from_the_imported_task_and_makes_no_probe(loader: Loader) -> None:
+    (task,) = loader.store.tasks()
+    assert task.spec.classes == tuple(reversed(data.load("digits").classes))
+    for name in ("lora", "fresh"):
+        manifest = loader.store.manifest("digits", name, 1)
+        assert manifest.task_digest == task.digest
+        assert set(loader.store.load_adapter(manifest)) > {"head.projection", "head.weight", "head.bias"}
+
+
+def test_all_tensors_of_the_head_are_trained(loader: Loader) -> None:
+    (task,) = loader.store.tasks()
+    base = loader.store.load_base_head(task)
+    trained = loader.store.load_adapter(loader.store.manifest("digits", "lora", 1))
+    for name, tensor in base.items():
+        assert not torch.equal(trained[name], tensor), name
+    assert float((trained["head.weight"] - base["head.weight"]).abs().max()) < 1  # it started there
+
+
+def test_a_random_start_draws_the_classifier_and_keeps_the_projection(loader: Loader) -> None:
+    (task,) = loader.store.tasks()
+    base = loader.store.load_base_head(task)
+    trained = loader.store.load_adapter(loader.store.manifest("digits", "fresh", 1))
+    assert trained["head.weight"].abs().max() < 1 < base["head.weight"].abs().max()
+    assert torch.allclose(trained["head.projection"], base["head.projection"], atol=0.02)
+
+
+def test_wise_at_0_is_exactly_the_zero_shot_classifier(loader: Loader) -> None:
+    zero_shot = logits(loader, "base")
+    for name in ("lora", "fresh"):
+        assert torch.equal(logits(loader, f"0*{name}"), zero_shot)
+        assert not torch.allclose(logits(loader, name), zero_shot, rtol=1e-2, atol=1e-1)
+    at_zero, base = measured(loader, "0*lora"), measured(loader, "base")
+    assert (at_zero.accuracy, base.images) == (base.accuracy, 60)
+    assert at_zero.confidence == base.confidence
+
+
+def test_the_manifest_and_the_evaluation_agree_on_the_zero_shot_accuracy(loader: Loader) -> None:
+    _, heldout = data.split(data.load("digits"), holdout=0.2, seed=0)
+    metrics = loader.store.manifest("digits", "lora", 1).metrics
+    for route, metric in (("base", "base_accuracy"), ("lora", "accuracy")):
+        assert measure(loader, resolved(loader, route), heldout).accuracy == pytest.approx(metrics[metric])
+
+
+@pytest.mark.parametrize("combine", [lambda a, b: f"0.5*{a} + 0.5*{b}", lambda a, b: f"0.3*{a}"])
+def test_sums_of_its_adapters_answer(loader: Loader, combine: Callable[[str, str], str]) -> None:
+    found = logits(loader, combine("lora", "fresh"))
+    assert found.shape == (20, CLASSES)
+    assert found.isfinite().all()
