@@ -1,7 +1,7 @@
 """Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
 
 docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the catalogue of
-metrics, so neither can say what is not so.
+metrics, docs/methods.md from the methods' own files, so none can say what is not so.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from petl_vit import methods
+from petl_vit.methods.method import Method
+from petl_vit.vit import Architecture, BackboneConfig, describe
 from protos import generate as code
 from serving.catalogue import SECTIONS
 from serving.series import Definition
@@ -33,7 +36,48 @@ Spot = tuple[int, ...]
 
 def pages() -> dict[Path, str]:
     """The text of every generated page, by where it belongs."""
-    return {ROOT / "docs" / "protocol.md": protocol(), ROOT / "docs" / "metrics.md": metrics()}
+    return {
+        ROOT / "docs" / "protocol.md": protocol(),
+        ROOT / "docs" / "metrics.md": metrics(),
+        ROOT / "docs" / "methods.md": all_methods(),
+    }
+
+
+# Methods
+
+
+def all_methods() -> str:
+    """docs/methods.md."""
+    half = (0.5, 0.5, 0.5)
+    vit_b = describe(BackboneConfig(architecture="vit_base_patch16_224", image_size=224, mean=half, std=half))
+    found = [methods.get(name) for name in methods.names()]
+    lines = [
+        "# Methods",
+        "",
+        NOTICE,
+        "",
+        "Every method of the study (arXiv 2409.16434) is one file of edits in `petl_vit/methods/`; what the",
+        "edits are stands in [structure.md](structure.md), and how to add a method in",
+        "[CONTRIBUTING.md](../CONTRIBUTING.md). Notation: X tokens, D width, M blocks, LN LayerNorm, LS",
+        "LayerScale, DP drop path, s scale, r rank or bottleneck; row vectors, x W + b. A method that folds",
+        "can be written into plain timm weights. Parameters are those of ViT-B/16 at the default settings,",
+        "the head not counted.",
+        "",
+        *_table(
+            ("method", "parameters", "folds", "starts as the identity", "settings"),
+            ((f"[`{m.name}`](#{m.name})", *_method_row(m(), vit_b)) for m in found),
+        ),
+    ]
+    for method in found:
+        module = sys.modules[method.__module__]
+        lines += ["", f"## {method.name}", "", *(module.__doc__ or "").strip().splitlines()]
+    return _page(lines)
+
+
+def _method_row(method: Method, arch: Architecture) -> tuple[str, ...]:
+    settings = ", ".join(f"{name} {value}" for name, value in method.model_dump(mode="json").items())
+    identity = "yes" if method.starts_as_identity else "no"
+    return f"{method.parameters(arch):,}", "yes" if method.foldable else "no", identity, settings
 
 
 # Metrics

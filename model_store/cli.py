@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store import backbones as sources
-from model_store import resolution
+from model_store import resolution, zero_shot
 from model_store import routes as algebra
-from model_store.manifest import Manifest, NamedRoute, Record, TaskRecord
+from model_store.extension import Extended
+from model_store.manifest import Manifest, NamedRoute, Record, TaskSpec
 from model_store.names import BASE
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.vit import describe
 
 _Command = Callable[..., Any]
 
@@ -157,6 +159,64 @@ def list_tasks(url: str | None, as_json: bool) -> None:
     )
 
 
+@tasks.command(
+    "import",
+    epilog=_epilog(
+        "corolla tasks import pets --backbone clip --embeddings pets.safetensors --classes pets.txt",
+        "corolla tasks import pets --backbone clip --embeddings pets.npz --resize crop",
+        "corolla tasks import pets --backbone clip --open-clip ViT-B-16:openai --classes pets.txt",
+    ),
+)
+@click.argument("name")
+@click.option("--backbone", required=True, help="The image half of the model that made the embeddings.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Text file, one class name a line.")
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="A .safetensors or .npz with class_embeddings [C, E], projection [D, E] and perhaps logit_scale.",
+)
+@click.option("--open-clip", metavar="MODEL:PRETRAINED", help="Make them with open_clip instead.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help="Prompt with {} for the class name, for --open-clip; again for more.  [default: a photo of a {}.]",
+)
+@click.option(
+    "--image-size", type=click.IntRange(14, 1024), help="Input size, px.  [default: the backbone's]"
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["squash", "crop"]),
+    default="squash",
+    show_default=True,
+    help="How images reach that size.",
+)
+@click.option("--mean", type=float, nargs=3, help="Of pixels in [0, 1].  [default: the backbone's]")
+@click.option("--std", type=float, nargs=3, help="Of pixels in [0, 1].  [default: the backbone's]")
+@_store
+@_as_json
+def import_task(name: str, backbone: str, url: str | None, as_json: bool, **settings: Any) -> None:
+    """Store a zero-shot task: CLIP's projection and a classifier made of text embeddings.
+
+    It answers as the route `base` at once, and adapters that are trained for it start from it.
+    """
+    store = Store.open(url)
+    record = store.backbone(backbone)
+    preprocess = zero_shot.preprocess(
+        record.config, **{key: settings.pop(key) for key in ("image_size", "resize", "mean", "std")}
+    )
+    with Console(stderr=True).status("making the classifier"):
+        found = zero_shot.read(zero_shot.Request(**settings), width=describe(record.config).width)
+    spec = TaskSpec.of(name=name, classes=found.classes, preprocess=preprocess, backbone_digest=record.digest)
+    task = store.put_task(spec, found.head.tensors())
+    if as_json:
+        return _print_json(_plain(task))
+    click.echo(f"task   {name}: {len(found.classes)} classes, zero-shot")
+    click.echo(f"digest {task.digest}")
+    click.echo(f"next   corolla evaluate --task {name} --route base --data DATA")
+
+
 @tasks.command("show", epilog=_epilog("corolla tasks show digits"))
 @click.argument("task")
 @click.option("--backbone", help="Backbone, where the task is on several.")
@@ -167,13 +227,13 @@ def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -
     store = Store.open(url)
     if backbone is not None:
         return _show(_plain(store.task(task, store.backbone(backbone).digest)), as_json)
-    _show(_plain(_only_record(store, task)), as_json)
+    _show(_plain(store.only_task(task)), as_json)
 
 
 # Adapters
 
 
-@click.group()
+@click.group(cls=Extended)
 def adapters() -> None:
     """The adapters of a store, their versions and aliases."""
 
@@ -215,8 +275,8 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
 def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool) -> None:
     """Show the manifest of one version: [TASK/]NAME[:VERSION|@ALIAS]."""
     store = Store.open(url)
-    ref = _reference(adapter)
-    manifest = store.resolve(ref, ref.task or _chosen_task(store, task))
+    ref = reference(adapter)
+    manifest = store.resolve(ref, ref.task or chosen_task(store, task))
     aliases = store.aliases(manifest.task, manifest.name)
     pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
     _show(_plain(manifest) | {"aliases": list(pointing)}, as_json)
@@ -240,7 +300,7 @@ def set_alias(
     """Point ALIAS of the adapter NAME at VERSION."""
     store = Store.open(url)
     home, _, bare = name.rpartition("/")
-    home = home or _chosen_task(store, task)
+    home = home or chosen_task(store, task)
     store.set_alias(home, bare, alias, version, expected)
     click.echo(f"{home}/{bare}@{alias} is version {version}")
 
@@ -273,7 +333,7 @@ def put_route(
     store = Store.open(url)
     route = algebra.parse(text)
     algebra.check_alphas(route, extrapolate)
-    home = _chosen_task(store, task)
+    home = chosen_task(store, task)
     _check_members(store, route, home)
     value, why = _temperature(store, route, home, temperature)
     named = NamedRoute.of(task=home, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
@@ -308,7 +368,7 @@ def list_routes(task: str | None, url: str | None, as_json: bool) -> None:
 def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
     """Show a named route and how it is read."""
     store = Store.open(url)
-    route = store.route(_chosen_task(store, task), name)
+    route = store.route(chosen_task(store, task), name)
     _show(_plain(route) | {"meaning": list(algebra.explain(route.parsed(), route.task))}, as_json)
 
 
@@ -319,7 +379,7 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
 def delete_route(name: str, task: str | None, url: str | None) -> None:
     """Forget a named route; the adapters stay."""
     store = Store.open(url)
-    home = _chosen_task(store, task)
+    home = chosen_task(store, task)
     store.delete_route(home, name)
     click.echo(f"route {home}/{name} is gone")
 
@@ -341,7 +401,7 @@ def _option(text: str) -> tuple[str, sources.Option]:
     return key, read
 
 
-def _chosen_task(store: Store, task: str | None) -> str:
+def chosen_task(store: Store, task: str | None) -> str:
     if task is not None:
         return task
     known = sorted({record.spec.name for record in store.tasks()})
@@ -354,17 +414,7 @@ def _chosen_task(store: Store, task: str | None) -> str:
     )
 
 
-def _only_record(store: Store, task: str) -> TaskRecord:
-    records = [record for record in store.tasks() if record.spec.name == task]
-    if len(records) > 1:
-        known = ", ".join(record.spec.backbone_digest[:12] for record in records)
-        raise InvalidInput(
-            f"task {task!r} is on {len(records)} backbones", field="--backbone", remedy=f"add one of {known}"
-        )
-    return records[0] if records else store.task(task, "")
-
-
-def _reference(text: str) -> algebra.AdapterRef:
+def reference(text: str) -> algebra.AdapterRef:
     ref = algebra.parse(text).single
     if ref is None:
         raise InvalidInput(
@@ -377,9 +427,7 @@ def _check_members(store: Store, route: algebra.Route, task: str) -> None:
     """Every adapter exists, and one backbone can run them all as members of one route."""
     refs = [ref for ref in route.adapters if not ref.is_base]
     found = (
-        store.resolve(refs[0], task).backbone_digest
-        if refs
-        else _only_record(store, task).spec.backbone_digest
+        store.resolve(refs[0], task).backbone_digest if refs else store.only_task(task).spec.backbone_digest
     )
     resolution.resolve(route, task=task, lookup=store, backbone_digest=found)
 

@@ -178,10 +178,27 @@ class Manifest(StoredRecord):
         return f"{self.task}/{self.name}:{self.version}"
 
 
+class Archived(StoredRecord):
+    """What an archive says of itself: its corolla.json. Versions and times stay with the store."""
+
+    kind: Literal["corolla adapter"] = "corolla adapter"
+    adapter: Draft
+    adapter_digest: Digest
+    task: TaskSpec
+    backbone: BackboneConfig
+
+
 class Alias(StoredRecord):
     """A movable name of a version: aliases/<task>/<name>/<alias>."""
 
     version: Version
+
+
+class Tombstone(StoredRecord):
+    """A deleted version, whose number is never used again: adapters/<task>/<name>/<version>/deleted.json."""
+
+    digest: Digest
+    deleted_at: AwareDatetime
 
 
 class NamedRoute(StoredRecord):

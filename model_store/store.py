@@ -15,7 +15,16 @@ import platformdirs
 from torch import Tensor
 
 from model_store import digest, tensors
-from model_store.manifest import Alias, BackboneRecord, Draft, Manifest, NamedRoute, TaskRecord, TaskSpec
+from model_store.manifest import (
+    Alias,
+    BackboneRecord,
+    Draft,
+    Manifest,
+    NamedRoute,
+    TaskRecord,
+    TaskSpec,
+    Tombstone,
+)
 from model_store.names import (
     BASE,
     LATEST,
@@ -191,6 +200,25 @@ class Store:
             )
         self._no_task(name)
 
+    def only_task(self, name: str) -> TaskRecord:
+        """Find a task that is on one backbone.
+
+        Raises:
+            NotFound: No such task.
+            InvalidInput: It is on several.
+        """
+        records = self._task_records(check_name(name, "task"))
+        if not records:
+            self._no_task(name)
+        if len(records) > 1:
+            known = ", ".join(record.spec.backbone_digest[:12] for record in records)
+            raise InvalidInput(
+                f"task {name!r} is on {len(records)} backbones",
+                field="--backbone",
+                remedy=f"add one of {known}",
+            )
+        return records[0]
+
     def task_of(self, manifest: Manifest) -> TaskRecord:
         """The task that an adapter was made for.
 
@@ -293,6 +321,40 @@ class Store:
         )
         _check_digest(identity, manifest.digest, key, _REPUBLISH)
         return loaded
+
+    def find(self, task: str, name: str, identity: str) -> Manifest | None:
+        """The newest version of an adapter that has a digest, if any."""
+        for version in reversed(self.versions(task, name)):
+            manifest = self.manifest(task, name, version)
+            if manifest.digest == identity:
+                return manifest
+        return None
+
+    def remove(self, task: str, name: str, version: int) -> int | None:
+        """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.
+
+        Its number stays taken. Killed at any point, the version is there or is not; the same call again
+        ends what was begun.
+
+        Raises:
+            NotFound: No such version, now or before.
+        """
+        buried = _version_key(task, name, version, "deleted.json")
+        if self._objects.read(buried) is None:
+            found = self.manifest(task, name, version)
+            stone = Tombstone(digest=found.digest, deleted_at=datetime.now(UTC))
+            self._objects.create(buried, stone.encode())
+        remaining = [other for other in self.versions(task, name) if other != version]
+        if remaining:
+            self._retreat_latest(task, name, version, remaining[-1])
+        # The manifest first: without it the version does not exist, whatever else is left of it.
+        for file in ("manifest.json", "adapter.safetensors"):
+            key = _version_key(task, name, version, file)
+            if self._objects.read(key) is not None:
+                self._objects.delete(key)
+        if not remaining:
+            self._drop_latest(task, name, version)
+        return self._read_alias(task, name, LATEST)
 
     # Aliases
 
@@ -466,17 +528,44 @@ class Store:
         return self.manifest(task, name, versions[-1]) if versions else None
 
     def _create_version(self, draft: Draft, identity: str, data: bytes) -> Manifest:
-        taken = self._keys_of_versions(draft.task, draft.name, r"adapter\.safetensors")
+        taken = self._keys_of_versions(draft.task, draft.name, r"(?:adapter\.safetensors|deleted\.json)")
         version = max((version for _, version in taken), default=0) + 1
-        while not self._objects.create(
-            _version_key(draft.task, draft.name, version, "adapter.safetensors"), data
-        ):
+        while not self._claim(draft, version, data):
             version += 1
         manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
         key = _version_key(draft.task, draft.name, version, "manifest.json")
         if not self._objects.create(key, manifest.encode()):
             raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
         return manifest
+
+    def _claim(self, draft: Draft, version: int, data: bytes) -> bool:
+        """Take a version's number by writing its tensors; whether it was free."""
+        key = _version_key(draft.task, draft.name, version, "adapter.safetensors")
+        if not self._objects.create(key, data):
+            return False
+        if self._objects.read(_version_key(draft.task, draft.name, version, "deleted.json")) is None:
+            return True
+        self._objects.delete(key)  # published and deleted by others since the numbers were listed
+        return False
+
+    def _retreat_latest(self, task: str, name: str, version: int, target: int) -> None:
+        """Move `latest` from a version that is about to go."""
+        key = _alias_key(task, name, LATEST)
+
+        def change(data: bytes | None) -> bytes:
+            found = version if data is None else Alias.parse(data, key).version
+            return Alias(version=target if found == version else found).encode()
+
+        self._objects.swap(key, change)
+
+    def _drop_latest(self, task: str, name: str, version: int) -> None:
+        """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
+        with self._objects.exclusive():
+            if self._read_alias(task, name, LATEST) == version:
+                self._objects.delete(_alias_key(task, name, LATEST))
+        newest = self._newest(task, name)
+        if newest is not None:  # published between the two lines above, in a place without a lock
+            self._advance_latest(newest)
 
     def _advance_latest(self, manifest: Manifest) -> None:
         key = _alias_key(manifest.task, manifest.name, LATEST)

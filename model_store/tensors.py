@@ -22,7 +22,7 @@ def encode(tensors: Mapping[str, Tensor]) -> bytes:
     """
     if not tensors:
         raise InvalidInput("there are no tensors to store", field="tensors")
-    bad = _not_finite(tensors)
+    bad = not_finite(tensors)
     if bad is not None:
         raise InvalidInput(
             f"tensor {bad!r} holds NaN or an infinity", field="tensors", remedy="lower the learning rate"
@@ -48,13 +48,14 @@ def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         problem = f"not a whole safetensors file ({len(data):,} bytes: {error})"
         raise Corrupt(problem, field=key, remedy=remedy) from error
-    bad = _not_finite(tensors)
+    bad = not_finite(tensors)
     if bad is not None:
         raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=key, remedy=remedy)
     return dict(tensors)
 
 
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or an infinity, if any does."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name

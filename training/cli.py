@@ -22,7 +22,7 @@ from model_store.loading import Loader
 from model_store.resolution import resolve
 from model_store.store import Store
 from petl_vit import methods as registry
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.methods.method import Method
 from petl_vit.vit import Architecture, BackboneConfig, describe
 from training import data, job, shifts
@@ -135,7 +135,14 @@ class _Methods(click.Group):
         name = cmd_name.replace("-", "_")
         if ctx.resilient_parsing and name not in registry.names():
             return None  # the shell asks what could come next
-        return _train_command(registry.get(name))
+        method = registry.get(name)
+        if not method.trained:
+            raise Unsupported(
+                f"{method.title} is made of trained adapters and not trained itself",
+                field="method",
+                remedy=f"train its members, then type corolla adapters {name}",
+            )
+        return _train_command(method)
 
 
 @click.group(
@@ -370,7 +377,7 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
             "parameters": method().parameters(arch),
             "foldable": method.foldable,
             "paper": method.paper,
-            "starts_as_identity": method.starts_as_identity,
+            "starts_as_identity": method().starts_as_identity,
             "settings": method().model_dump(mode="json"),
         }
         for name, method in ((name, registry.get(name)) for name in registry.names())

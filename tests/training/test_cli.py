@@ -317,7 +317,7 @@ def test_the_methods_cost_on_vit_b_16_what_the_study_counted(empty: Shell) -> No
     rows = empty.document("methods", "--backbone", "vit_base_patch16_224", "--json")
     counts = {row["name"]: row["parameters"] for row in rows}
     published = {"linear": 0, "bitfit": 102_912, "ssf": 205_824, "lora": 294_912, "adaptformer": 599_424}
-    published |= {"full": 85_798_656, "vpt_deep": 92_160}
+    published |= {"full": 85_798_656, "vpt_deep": 460_800}
     assert {name: counts[name] for name in published} == published
     settings = {row["name"]: row["settings"] for row in rows}
     assert (settings["lora"]["rank"], settings["adaptformer"]["rank"], settings["vpt_deep"]["prompts"]) == (

@@ -1,0 +1,58 @@
+"""Deleting a version of an adapter: only what nothing else names.
+
+`latest` alone does not hold a version: it moves to the newest that remains, or goes with the last one.
+"""
+
+from dataclasses import dataclass
+
+from model_store.manifest import NamedRoute
+from model_store.names import LATEST
+from model_store.routes import AdapterRef
+from model_store.store import Store
+from petl_vit.errors import Conflict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """What is gone, and where `latest` points now; None where no version remains."""
+
+    adapter: str
+    latest: int | None
+
+
+def delete(store: Store, task: str, name: str, version: int) -> Deleted:
+    """Delete a version for good. Its number is not used again.
+
+    An alias or route that is put in the same moment may end without its version; it then says so.
+
+    Raises:
+        NotFound: No such version.
+        Conflict: An alias or a named route names it; lists all of them.
+    """
+    holders = names_of(store, task, name, version)
+    if holders:
+        raise Conflict(
+            f"{task}/{name}:{version} is still named by {', '.join(holders)}",
+            field="adapter",
+            remedy="move these aliases with `corolla adapters alias`, and put or delete these routes, first",
+        )
+    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.remove(task, name, version))
+
+
+def names_of(store: Store, task: str, name: str, version: int) -> list[str]:
+    """The aliases but `latest`, and the named routes of any task, that mean this version now."""
+    aliases = store.aliases(task, name)
+    found = [f"alias {alias!r}" for alias, v in sorted(aliases.items()) if v == version and alias != LATEST]
+    return found + [
+        f"route {route.name!r} of task {route.task!r}"
+        for route in store.routes()
+        if any(_means(ref, route, task, name, version, aliases) for ref in route.parsed().adapters)
+    ]
+
+
+def _means(
+    ref: AdapterRef, route: NamedRoute, task: str, name: str, version: int, aliases: dict[str, int]
+) -> bool:
+    if ref.is_base or (ref.task or route.task, ref.name) != (task, name):
+        return False
+    return version == (ref.version or aliases.get(ref.alias or LATEST))

@@ -1,0 +1,264 @@
+"""Model soups: adapters of one task averaged in weight space, chosen on held-out images (arXiv 2203.05482).
+
+Uniform takes all members with equal shares. Greedy goes through them from the best down, and keeps one if
+the average with it classifies strictly more held-out images rightly than the average without it. The
+result is an adapter of its own, with its recipe in its manifest.
+
+The accuracy of a greedy soup is that of the choice on the images that chose it, so it flatters a little.
+
+Shapes: n images, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model_store.loading import Loader
+from model_store.manifest import Draft, Manifest, TaskRecord
+from model_store.names import check_name
+from model_store.resolution import ResolvedRoute, ResolvedTerm, resolve
+from model_store.routes import parse
+from model_store.store import Store
+from petl_vit import methods
+from petl_vit.adapter import Adapter
+from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.errors import InvalidInput
+from training import data
+from training.calibration import fit_temperature, measure
+from training.images import Resized
+from training.job import Reporter, Silent, device
+
+Kind = Literal["greedy", "uniform"]
+_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Which adapters, on what, and where the soup goes.
+
+    Attributes:
+        backbone: Name or digest in the store.
+        members: Text of a route whose entries are single adapters, such as `lora, ssf:2`.
+        data: Labelled images; see `training.data.load`.
+        holdout: Share of them that is held out, as in training; None takes all of them.
+        split_seed: The one that the members were trained with, so that none is chosen on images it saw.
+    """
+
+    backbone: str
+    task: str
+    name: str
+    members: str
+    data: str
+    kind: Kind = "greedy"
+    holdout: float | None = 0.2
+    split_seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient:
+    """One member: how well it does alone, and its share in the soup; 0 where it was left out."""
+
+    manifest: Manifest
+    accuracy: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The registered soup and its members, best first."""
+
+    manifest: Manifest
+    members: tuple[Ingredient, ...]
+
+
+def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
+    """Chooses, measures and registers a soup.
+
+    Raises:
+        NotFound: The backbone, a member or the data do not exist.
+        InvalidInput: A member is no single adapter, or is there twice; the data has other classes.
+        Unsupported: A member belongs to another backbone.
+    """
+    check_name(job.name, "name")
+    backbone = store.backbone(job.backbone)
+    members = _members(store, job, backbone.digest)
+    task = members[0].task
+    heldout = data.align(_heldout(job), task.spec.classes)
+    loader = Loader(store, backbone, device=device(job.device))
+    kitchen = _Kitchen(loader, task, members, heldout, reporter or Silent())
+    alone = {term.digest: kitchen.accuracy([term]) for term in members}
+    ranked = sorted(members, key=lambda term: -alone[term.digest])
+    chosen = ranked if job.kind == "uniform" else _greedy(ranked, alone, kitchen)
+    ingredients = tuple(
+        Ingredient(manifest=_manifest(t), accuracy=alone[t.digest], weight=(t in chosen) / len(chosen))
+        for t in ranked
+    )
+    draft, tensors = _draft(store, job, task, heldout, ingredients, kitchen.head(chosen))
+    draft = _measured(draft, kitchen, chosen, loader)
+    return Outcome(manifest=store.publish(draft, tensors), members=ingredients)
+
+
+def _greedy(ranked: list[ResolvedTerm], alone: dict[str, float], kitchen: "_Kitchen") -> list[ResolvedTerm]:
+    chosen, best = ranked[:1], alone[ranked[0].digest]
+    for term in ranked[1:]:
+        accuracy = kitchen.accuracy([*chosen, term])
+        if accuracy > best:
+            chosen, best = [*chosen, term], accuracy
+    return chosen
+
+
+class _Kitchen:
+    """Tastes averages of the members on the held-out images, which are read once."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        task: TaskRecord,
+        members: list[ResolvedTerm],
+        heldout: data.Dataset,
+        reporter: Reporter,
+    ) -> None:
+        vit = loader.vit(task.spec.preprocess.image_size)
+        with reporter.stage("reading held-out images", len(heldout)) as advance:
+            self._images = Resized(heldout, task.spec.preprocess, vit, advance=advance)
+        self._adapters: dict[str, Adapter] = {term.digest: loader.adapter(term) for term in members}
+        self._base = Adapter.base(base_head=loader.base_head(task), task_digest=task.digest)
+        self._batch, self._reporter = Batch(vit, folded_models=1), reporter
+        self.labels = self._images.labels
+
+    def accuracy(self, terms: list[ResolvedTerm]) -> float:
+        """Of the average of the terms."""
+        return float((self.logits(terms).argmax(dim=-1) == self.labels).double().mean())
+
+    def logits(self, terms: list[ResolvedTerm]) -> Tensor:
+        """[n, C] of the average of the terms, on the CPU."""
+        return self._run(self._average(terms), " + ".join(term.label for term in terms))
+
+    def base_logits(self) -> Tensor:
+        """[n, C] of the frozen backbone with the task's base head."""
+        return self._run(Model([Term(adapter=self._base)]), "base")
+
+    def head(self, terms: list[ResolvedTerm]) -> dict[str, Tensor]:
+        """The average's head, on the CPU."""
+        tensors = self._average(terms).head.tensors()
+        return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
+
+    def _average(self, terms: list[ResolvedTerm]) -> Model:
+        share = 1 / len(terms)
+        return Model([Term(adapter=self._adapters[term.digest], alpha=share) for term in terms])
+
+    def _run(self, model: Model, what: str) -> Tensor:
+        found = []
+        with self._reporter.stage(f"measuring {what}", len(self._images)) as advance:
+            for indices in self._images.batches(_ROWS):
+                rows = [Row(image=i, model=model) for i in range(len(indices))]
+                logits = self._batch.logits(self._images.batch(indices), rows)
+                found.append(torch.stack(logits).float().cpu())
+                advance(len(indices))
+        return torch.cat(found)
+
+
+def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]:
+    """The members' versions, each once."""
+    route = parse(job.members)
+    for entry in route.entries:
+        terms = entry.model.terms
+        if entry.weight != 1 or len(terms) != 1 or terms[0].alpha != 1 or terms[0].adapter.is_base:
+            raise InvalidInput(
+                f"{entry} is not one adapter",
+                field="members",
+                remedy="write names only, such as `lora, ssf:2`; the soup finds the shares",
+            )
+    found: ResolvedRoute = resolve(route, task=job.task, lookup=store, backbone_digest=backbone_digest)
+    members = [member.terms[0] for member in found.members]
+    labels = [term.digest for term in members]
+    for term in members:
+        if term.task.digest != members[0].task.digest:
+            raise InvalidInput(
+                f"{term.full_name} and {members[0].full_name} have different tasks or base heads",
+                field="members",
+                remedy="choose adapters of one task",
+            )
+        if labels.count(term.digest) > 1:
+            raise InvalidInput(f"{term.label} is there twice", field="members", remedy="name it once")
+    if len(members) < 2:
+        raise InvalidInput("a soup needs two members or more", field="members", remedy="add another adapter")
+    return members
+
+
+def _heldout(job: Job) -> data.Dataset:
+    dataset = data.load(job.data)
+    if job.holdout is None:
+        return dataset
+    return data.split(dataset, holdout=job.holdout, seed=job.split_seed)[1]
+
+
+def _manifest(term: ResolvedTerm) -> Manifest:
+    assert term.manifest is not None  # `base` is no member
+    return term.manifest
+
+
+def _draft(
+    store: Store,
+    job: Job,
+    task: TaskRecord,
+    heldout: data.Dataset,
+    members: tuple[Ingredient, ...],
+    head: dict[str, Tensor],
+) -> tuple[Draft, dict[str, Tensor]]:
+    """The soup as an adapter: its members' tensors under their places, and its head."""
+    kept = [member for member in members if member.weight]
+    terms: list[dict[str, Any]] = [
+        {"weight": member.weight, "method": member.manifest.method, "config": member.manifest.config}
+        for member in kept
+    ]
+    tensors = {
+        f"{place}.{name}": tensor
+        for place, member in enumerate(kept)
+        for name, tensor in store.load_adapter(member.manifest).items()
+        if not name.startswith("head.")
+    }
+    soup = methods.get("soup").configure({"terms": terms})
+    training: dict[str, Any] = {
+        "soup": job.kind,
+        "members": [
+            {
+                "adapter": str(member.manifest),
+                "digest": member.manifest.digest,
+                "weight": member.weight,
+                "accuracy": member.accuracy,
+            }
+            for member in members
+        ],
+        "heldout": heldout.name,
+        "heldout_digest": heldout.digest,
+        "heldout_images": len(heldout),
+        "holdout": job.holdout,
+        "split_seed": job.split_seed,
+    }
+    draft = Draft.of(
+        task=task.spec.name,
+        name=job.name,
+        method="soup",
+        config=soup.model_dump(mode="json"),
+        backbone_digest=task.spec.backbone_digest,
+        task_digest=task.digest,
+        training=training,
+    )
+    return draft, tensors | head
+
+
+def _measured(draft: Draft, kitchen: _Kitchen, chosen: list[ResolvedTerm], loader: Loader) -> Draft:
+    """The draft with its temperature and held-out metrics."""
+    logits, base = kitchen.logits(chosen), kitchen.base_logits()
+    temperature = fit_temperature(logits, kitchen.labels)
+    arch = loader.vit(chosen[0].task.spec.preprocess.image_size).arch
+    metrics = measure(logits, kitchen.labels, temperature=temperature)
+    metrics |= {
+        "base_accuracy": measure(base, kitchen.labels, temperature=1.0)["accuracy"],
+        "parameters": float(methods.get("soup").configure(draft.config).parameters(arch)),
+    }
+    return draft.model_copy(update={"temperature": temperature, "metrics": metrics})
