@@ -232,7 +232,7 @@ def what_next(domains: list[Domain], seconds: float) -> None:
     samples = FOLDER / "images"
     samples.mkdir(parents=True, exist_ok=True)
     for d in domains:
-        for i in range(3):
+        for i in range(0, len(d.images), len(d.images) // 3):
             (samples / f"{d.name}-{i}-is-{d.labels[i]}.png").write_bytes(d.images[i])
     CONSOLE.print(f"\nDone in {seconds:.0f} s. What to type next:", highlight=False)
     CONSOLE.print(
