@@ -47,7 +47,9 @@ def measure(architecture: str, image_size: int, rounds: int) -> dict[str, list[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--architecture", default="vit_small_patch16_224")
     parser.add_argument("--image-size", type=int, default=224)
