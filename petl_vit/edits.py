@@ -201,15 +201,24 @@ class Branch:
     conv: Conv | None = None
     dropout: float = 0.0
 
+    def hidden(self, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        """The bottleneck: [B, N, R]."""
+        u = {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self.source]
+        h = self.activation(F.linear(u, self.down.T, self.down_bias))
+        return h if self.conv is None else self.activation(self.conv(h))
+
     def delta(
         self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, training: bool = False
     ) -> Tensor:
-        u = {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self.source]
-        h = self.activation(F.linear(u, self.down.T, self.down_bias))
-        if self.conv is not None:
-            h = self.activation(self.conv(h))
-        h = F.dropout(h, self.dropout, training)
+        h = F.dropout(self.hidden(stream, normed, out), self.dropout, training)
         return _scaled(F.linear(h, self.up.T, self.up_bias), alpha) * self.scale
+
+    def join_(self, target: Tensor, hidden: Tensor, alpha: Alpha) -> None:
+        """target += delta, from its bottleneck, without a tensor in between; for inference."""
+        h = _scaled(hidden, alpha)
+        flat = target.view(-1, target.shape[-1])
+        flat.addmm_(h.reshape(-1, h.shape[-1]), self.up, alpha=self.scale)
+        target.add_(_scaled(self.up_bias.expand_as(target), alpha), alpha=self.scale)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -331,13 +331,10 @@ class Sliced:
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         branches = self._branches.get(sublayer, ())
-        deltas = [
-            (rows, branch.delta(stream[rows], normed[rows], out[rows], alpha))
-            for rows, branch, alpha in branches
-        ]
+        read = [branch.hidden(stream[rows], normed[rows], out[rows]) for rows, branch, _ in branches]
         stream.add_(out)
-        for rows, delta in deltas:
-            stream[rows].add_(delta)
+        for (rows, branch, alpha), hidden in zip(branches, read, strict=True):
+            branch.join_(stream[rows], hidden, alpha)
         return stream
 
 
