@@ -258,8 +258,8 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     _listing(
         documents,
         as_json,
-        columns=("task", "adapter", "method", "newest", "aliases", "metrics"),
-        rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), _metrics(m)) for m, _, a in found],
+        columns=("task", "adapter", "method", "newest", "aliases", "accuracy", "base", "parameters"),
+        rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), *_metrics(m)) for m, _, a in found],
         when_empty=_NO_ADAPTER,
     )
 
@@ -455,8 +455,11 @@ def _aliases(aliases: dict[str, int]) -> str:
     return ", ".join(f"{alias}={version}" for alias, version in sorted(aliases.items()))
 
 
-def _metrics(manifest: Manifest) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
+def _metrics(manifest: Manifest) -> tuple[str, str, str]:
+    """Held-out accuracy, the base head's, and the number of trained parameters, where they are known."""
+    wanted = {"accuracy": ".3f", "base_accuracy": ".3f", "parameters": ",.0f"}
+    found = [format(manifest.metrics[n], f) if n in manifest.metrics else "" for n, f in wanted.items()]
+    return found[0], found[1], found[2]
 
 
 def _listing(
