@@ -34,8 +34,11 @@ $(TOOLS): $(READY)
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
 
+# One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint  ## everything that must pass: lint, then all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Dockerfile
 	$(BIN)/ruff check .
@@ -46,7 +49,7 @@ lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Docke
 	$(BIN)/hadolint Dockerfile
 
 check: lint  ## lint and the quick tests only
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 proto: $(TOOLS)  ## write the code of protos/**/*.proto
 	$(BIN)/python -m protos.generate

@@ -7,12 +7,13 @@ the group `corolla.commands` lead to them, so no package imports another for the
 Exit codes: 0 done; 1 done but not all of it, or an error of ours; 2 the user's mistake; 130 interrupted.
 """
 
+import difflib
 import errno
 import hashlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from click.shell_completion import CompletionItem
 from petl_vit.errors import CorollaError
 
 GROUP = "corolla.commands"
+VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
 PACKAGES = frozenset({"petl_vit", "model_store", "training", "serving", "protos", "corolla"})
 
@@ -63,6 +65,10 @@ class MissingExtra(CorollaError):
             field=command,
             remedy=f"run pip install 'corolla[{extra}]'",
         )
+
+
+class UnknownVariable(CorollaError):
+    """A COROLLA_* variable that nothing reads, one letter away from one that is read."""
 
 
 class LazyGroup(click.Group):
@@ -138,12 +144,24 @@ def corolla(debug: bool) -> None:
         os.environ["COROLLA_DEBUG"] = "1"
 
 
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Refuses a misspelt variable of every command; `corolla serve` knows its own and checks them all."""
+    known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
+    for name in sorted(environ):
+        word = name.removeprefix("COROLLA_")
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+        if name.startswith("COROLLA_") and name not in VARIABLES and near:
+            remedy = f"did you mean {known[near[0]]}?"
+            raise UnknownVariable("the environment variable is not known", field=name, remedy=remedy)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; whatever goes wrong is said in one line."""
     # Without this, OpenMP's threads spin between products and starve everybody on a busy machine.
     # It counts only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        _check_variables(os.environ)
         # What `corolla.main` does, less its handling of errors; a command's return value is no exit code.
         with corolla.make_context("corolla", list(arguments)) as context:
             corolla.invoke(context)

@@ -5,6 +5,7 @@ Files are written whole or not at all, and none is replaced unasked.
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,9 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
             remedy=f"write one of {known}" if known else "see `corolla adapters list`",
         )
     if not yes and not as_json:
+        deletion.check(store, home, ref.name, ref.version)
+        if not sys.stdin.isatty():
+            raise InvalidInput("nobody can be asked here", field="delete", remedy="add --yes")
         click.confirm(f"Delete {home}/{ref.name}:{ref.version} for good?", abort=True, err=True)
     gone = deletion.delete(store, home, ref.name, ref.version)
     if as_json:

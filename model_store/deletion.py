@@ -29,6 +29,12 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
         NotFound: No such version.
         Conflict: An alias or a named route names it; lists all of them.
     """
+    check(store, task, name, version)
+    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.remove(task, name, version))
+
+
+def check(store: Store, task: str, name: str, version: int) -> None:
+    """Raises what `delete` would raise, and deletes nothing."""
     holders = names_of(store, task, name, version)
     if holders:
         raise Conflict(
@@ -36,7 +42,6 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
             field="adapter",
             remedy="move these aliases with `corolla adapters alias`, and put or delete these routes, first",
         )
-    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.remove(task, name, version))
 
 
 def names_of(store: Store, task: str, name: str, version: int) -> list[str]:

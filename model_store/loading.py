@@ -5,6 +5,7 @@ Knows a store and one backbone on one device. Keeps the backbone and the base he
 
 import threading
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor
@@ -110,11 +111,18 @@ def adapter_bytes(adapter: Adapter) -> int:
     """Bytes that an adapter keeps, its constant keys and values included."""
     tensors: list[Tensor] = [*adapter.head.tensors().values()]
     for edit in adapter.edits.edits:
-        for value in vars(edit).values():
-            values = value if isinstance(value, tuple) else (value,)
-            tensors += [t for t in values if isinstance(t, Tensor)]
+        tensors += _tensors_in(edit)
     tensors += [t for pairs in adapter.edits.keys_values.values() for pair in pairs for t in pair]
     return sum(t.nbytes for t in tensors)
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    """Tensors of a record, of the records in it and of its tuples."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [t for item in value for t in _tensors_in(item)]
+    return _tensors_in(tuple(vars(value).values())) if is_dataclass(value) else []
 
 
 def models(members: Sequence[Member], adapters: dict[str, Adapter]) -> tuple[Model, ...]:

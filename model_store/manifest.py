@@ -205,7 +205,7 @@ class NamedRoute(StoredRecord):
     """A route kept under a name: routes/<task>/<name>."""
 
     task: Name
-    name: Name
+    name: AdapterName
     route: str
     temperature: Temperature = 1.0
     extrapolate: bool = False

@@ -23,6 +23,7 @@ MAX_TEXT = 2_000
 MAX_ENTRIES = 16
 MAX_TERMS = 16
 MAX_VERSION = 2**31 - 1
+MAX_ALPHA = 100  # far beyond any use, and far from what overflows
 
 _EXAMPLE = "write a route such as `lora`, `0.6*lora@prod`, `lora, ssf:3` or `prob(2: lora, 1: ssf)`"
 
@@ -78,15 +79,19 @@ class Term:
     """An adapter's edits times alpha: 1 is as trained, 0 the frozen model.
 
     Raises:
-        InvalidInput: Alpha is not a finite number.
+        InvalidInput: Alpha is not a number, or absurdly large.
     """
 
     adapter: AdapterRef
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.alpha):
-            raise InvalidInput(f"alpha {self.alpha} of {self.adapter} is not a finite number", field="alpha")
+        if not abs(self.alpha) <= MAX_ALPHA:
+            raise InvalidInput(
+                f"alpha {self.alpha} of {self.adapter} is not a number from -{MAX_ALPHA} to {MAX_ALPHA}",
+                field="alpha",
+                remedy="0 is the frozen model and 1 the adapter as trained",
+            )
 
     def __str__(self) -> str:
         return str(self.adapter) if self.alpha == 1 else f"{number(self.alpha)}*{self.adapter}"

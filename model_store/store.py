@@ -35,7 +35,7 @@ from model_store.names import (
     not_found,
 )
 from model_store.objects import Objects
-from model_store.routes import AdapterRef
+from model_store.routes import AdapterRef, Route
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 from petl_vit.vit import BackboneConfig
 
@@ -227,6 +227,11 @@ class Store:
         """
         return self._read_task(manifest.task, manifest.task_digest)
 
+    def task_like(self, name: str, digest_prefix: str) -> TaskRecord | None:
+        """The task of that name whose digest begins so, if it is there; other tasks are not read."""
+        found = (record for record in self._task_records(name) if record.digest.startswith(digest_prefix))
+        return next(found, None)
+
     def load_base_head(self, record: TaskRecord) -> dict[str, Tensor]:
         """Read the head at alpha = 0, on the CPU.
 
@@ -344,7 +349,8 @@ class Store:
             found = self.manifest(task, name, version)
             stone = Tombstone(digest=found.digest, deleted_at=datetime.now(UTC))
             self._objects.create(buried, stone.encode())
-        remaining = [other for other in self.versions(task, name) if other != version]
+        # Whoever buries writes the stone before looking, so two who bury at once never point at each other's.
+        remaining = [v for v in self.versions(task, name) if not self._buried(task, name, v)]
         if remaining:
             self._retreat_latest(task, name, version, remaining[-1])
         # The manifest first: without it the version does not exist, whatever else is left of it.
@@ -450,6 +456,16 @@ class Store:
         if (route.task, route.name) != (task, name):
             raise Corrupt(f"the route says it is {route.task}/{route.name}", field=key, remedy="put it again")
         return route
+
+    def route_meant(self, task: str, route: Route) -> NamedRoute | None:
+        """The named route that a route of a single bare name means, if there is one."""
+        ref = route.single
+        if not task or ref is None or ref.is_base or str(route) != ref.name:
+            return None
+        try:
+            return self.route(task, ref.name)
+        except NotFound:
+            return None
 
     def delete_route(self, task: str, name: str) -> None:
         """Forget a named route.
@@ -566,6 +582,9 @@ class Store:
         newest = self._newest(task, name)
         if newest is not None:  # published between the two lines above, in a place without a lock
             self._advance_latest(newest)
+
+    def _buried(self, task: str, name: str, version: int) -> bool:
+        return self._objects.read(_version_key(task, name, version, "deleted.json")) is not None
 
     def _advance_latest(self, manifest: Manifest) -> None:
         key = _alias_key(manifest.task, manifest.name, LATEST)

@@ -98,6 +98,7 @@ def combine(
         temperature: Divides the combined logits (mean) or each member's logits (prob); a vote's
             shares do not depend on it.
     """
+    weights = weights / weights.max()  # first, as a sum of huge ones may overflow
     weights = weights / weights.sum()
     p = _RULES[rule](logits, weights, temperature)
     members = softmax(logits / temperature)

@@ -63,7 +63,7 @@ def _merge_heads(out: Tensor) -> Tensor:
 
 
 class EditSet:
-    """The edits of one adapter, by where they act. Dense edits are not here: they make a `fold`."""
+    """The edits of one adapter, by where they act. Dense ones act nowhere: they make a `fold`."""
 
     def __init__(self, edits: Sequence[Edit]) -> None:
         self.edits = tuple(edits)

@@ -14,7 +14,7 @@ from model_store.loading import Loader, adapter_bytes, models
 from model_store.resolution import ResolvedRoute, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
-from petl_vit.errors import Overloaded
+from petl_vit.errors import InvalidInput
 
 
 class BankMetrics(Protocol):
@@ -44,8 +44,7 @@ class Bank:
 
         Raises:
             Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
-            Overloaded: One adapter alone is larger than the bank.
-            InvalidInput: The terms of a member do not fit together.
+            InvalidInput: One adapter alone is larger than the bank, or the terms of a member do not fit.
         """
         adapters = {term.digest: self._adapter(term) for term in resolved.terms()}
         return models(resolved.members, adapters)
@@ -75,7 +74,7 @@ class Bank:
     def _keep(self, term: ResolvedTerm, adapter: Adapter) -> None:
         size = adapter_bytes(adapter)
         if size > self._max_bytes:
-            raise Overloaded(
+            raise InvalidInput(
                 f"adapter {term.full_name} takes {size:,} bytes, the bank has {self._max_bytes:,}",
                 field="bank-bytes",
                 remedy="start the server with a larger --bank-bytes",

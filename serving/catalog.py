@@ -16,7 +16,7 @@ from model_store import routes
 from model_store.manifest import NamedRoute
 from model_store.resolution import ResolvedRoute, resolve
 from model_store.store import Store
-from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, Corrupt, InvalidInput
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Catalog:
         """Every named route that can be served by this backbone now."""
         found = []
         # What is damaged or unknown answers with its own error when it is asked for.
-        with suppress(Corrupt):
+        with suppress(CorollaError):
             for named in self._store.routes():
                 with suppress(CorollaError):
                     found.append((named, self._named_plan(named)))
@@ -106,7 +106,7 @@ class Catalog:
 
     def _plan(self, task: str, route: routes.Route, extrapolate: bool) -> Plan:
         task = task or self._only_task(route)
-        named = self._named(task, route)
+        named = self._store.route_meant(task, route)
         if named is not None:
             return self._named_plan(named)
         routes.check_alphas(route, extrapolate)
@@ -123,15 +123,6 @@ class Catalog:
 
     def _resolve(self, route: routes.Route, task: str) -> ResolvedRoute:
         return resolve(route, task=task, lookup=self._store, backbone_digest=self._backbone_digest)
-
-    def _named(self, task: str, route: routes.Route) -> NamedRoute | None:
-        """The named route that a single bare name means, if there is one."""
-        if route.single is None or str(route) != route.single.name or not task:
-            return None
-        try:
-            return self._store.route(task, route.single.name)
-        except NotFound:
-            return None
 
     def _only_task(self, route: routes.Route) -> str:
         """The task of a request that names none."""

@@ -222,7 +222,10 @@ class Classifier:
         for member, z in zip(resolved.members, members, strict=True):
             if not np.isfinite(z).all():
                 self._metrics.invalid_scores(self._label(plan), member.name)
-                return BadScores(f"{member} gave scores that are not finite", remedy="train it again")
+                return BadScores(
+                    f"{member} gave scores that are not finite",
+                    remedy="look at the image's values and at alpha, then at the adapter's training",
+                )
         weights = np.array([member.weight for member in resolved.members])
         answer = combine(
             np.stack(members)[None],

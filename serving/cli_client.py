@@ -74,7 +74,7 @@ def classify(
             ids=[str(path) for path in images],
         )
     if as_json:
-        click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
+        click.echo(_as_json(response))
     else:
         _print(response, members, ids)
     if any(result.error.code for result in response.results):
@@ -99,7 +99,7 @@ def feedback(
     with Client(server, credentials=_credentials(tls_ca), timeout_s=timeout) as client:
         response = client.feedback(zip(labels[::2], labels[1::2], strict=True))
     if as_json:
-        click.echo(json.dumps(MessageToDict(response, preserving_proto_field_name=True)))
+        click.echo(_as_json(response))
     else:
         for result in response.results:
             outcome = ("correct" if result.correct else "incorrect") if not result.message else result.message
@@ -123,6 +123,13 @@ def _credentials(tls_ca: Path | None) -> grpc.ChannelCredentials | None:
     return None if tls_ca is None else grpc.ssl_channel_credentials(_read(tls_ca))
 
 
+def _as_json(response: Any) -> str:
+    """Every field that is always there, zero and false too."""
+    return json.dumps(
+        MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    )
+
+
 def _print(response: Any, members: bool, ids: bool) -> None:
     table = Table("image", "class", "probability", "agreement")
     for result in response.results:
@@ -137,6 +144,10 @@ def _print(response: Any, members: bool, ids: bool) -> None:
             row = [f"  {vote.member}", escape(vote.top.class_name), f"{vote.top.probability:.3f}", ""]
             table.add_row(*row, style="dim")
     console = Console()
+    if not console.is_terminal:  # as wide as it needs to be, for whatever reads it
+        console.width = max(
+            80, console.measure(table, options=console.options.update(max_width=1000)).maximum
+        )
     console.print(table)
     for result in response.results if ids else ():
         click.echo(f"{result.id} {result.prediction_id}")

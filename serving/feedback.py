@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model_store.store import Store
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import Corrupt, InvalidInput
 from serving.metrics import Metrics
 from serving.tokens import Prediction, Seen, Tokens
 
@@ -46,7 +46,7 @@ class Feedback:
             return Labelled(status="invalid_token", message=str(error))
         try:
             truth_index = self._class_index(prediction, truth)
-        except InvalidInput as error:
+        except (InvalidInput, Corrupt) as error:
             self._metrics.feedback_refused("invalid_class", prediction.route)
             return Labelled(status="invalid_class", message=str(error))
         if not self._seen.add(prediction.nonce):
@@ -81,11 +81,10 @@ class Feedback:
 
     def _task_classes(self, prediction: Prediction) -> tuple[str, ...]:
         if prediction.task_digest not in self._classes:
-            for record in self._store.tasks():
-                if record.spec.name == prediction.task and record.digest.startswith(prediction.task_digest):
-                    self._classes[prediction.task_digest] = record.spec.classes
-        if prediction.task_digest not in self._classes:
-            raise InvalidInput(
-                f"task {prediction.task!r} of this prediction is no longer in the store", field="truth"
-            )
+            record = self._store.task_like(prediction.task, prediction.task_digest)
+            if record is None:
+                raise InvalidInput(
+                    f"task {prediction.task!r} of this prediction is no longer in the store", field="truth"
+                )
+            self._classes[prediction.task_digest] = record.spec.classes
         return self._classes[prediction.task_digest]

@@ -177,6 +177,7 @@ class Server:
         for size in self.catalog.image_sizes():
             self._add_size(size)
             self.engine.warm(size)
+        self.engine.warmed = True
 
     async def _watch(self) -> None:
         """Turns health off while the oldest queued row is too old, and on again after."""

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     bank_bytes: int = Field(default=2 * 2**30, ge=1, description="bytes of adapters kept in memory")
-    refresh_s: float = Field(default=1.0, gt=0, description="seconds until a moved alias is followed")
+    refresh_s: float = Field(
+        default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
+    )
     token_key_file: str | None = Field(
         default=None, description="key of prediction ids; share it between replicas; default: made once"
     )

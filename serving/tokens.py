@@ -26,6 +26,7 @@ _NONCE_BYTES = 8
 _DIGEST_DIGITS = 32
 # Authenticated with every payload: a change of the payload's form makes old tokens foreign, not misread.
 _FORM = b"corolla prediction 1\n"
+_FIRST = "c"  # never `-`, which a command line would take for a flag
 
 
 def _nonce() -> str:
@@ -176,14 +177,15 @@ def _create(path: Path) -> None:
 
 
 def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return _FIRST + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _decode(token: str) -> bytes:
     if len(token) > MAX_LENGTH:
         raise _refused(f"{len(token)} characters; a token has at most {MAX_LENGTH}")
     try:
-        raw = base64.urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
+        text = token.removeprefix(_FIRST).encode("ascii")
+        raw = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except (UnicodeEncodeError, binascii.Error) as error:
         raise _refused("not a token") from error
     # The decoder forgives foreign characters and loose bits; a token is what was sealed, to the letter.

@@ -219,3 +219,14 @@ def test_a_client_needs_no_torch(module: str) -> None:
     imported = _python(f"{BLOCK}import {module}")
 
     assert imported.returncode == 0, imported.stderr
+
+
+def test_a_misspelt_variable_stops_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COROLLA_STROE", "somewhere")
+    assert corolla.run(["adapters", "list"]) == 2
+    assert "did you mean COROLLA_STORE?" in capsys.readouterr().err
+    monkeypatch.delenv("COROLLA_STROE")
+    monkeypatch.setenv("COROLLA_PORT", "1")  # the server's own
+    assert corolla.run(["--version"]) == 0

@@ -312,13 +312,9 @@ def evaluate(
 def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[routes.Route, float]:
     """A named route of that name, else the text as a route; with the temperature."""
     route = routes.parse(text)
-    if route.single is not None and str(route) == route.single.name:
-        try:
-            named = store.route(task, route.single.name)
-        except NotFound:
-            pass
-        else:
-            return named.parsed(), named.temperature
+    named = store.route_meant(task, route)
+    if named is not None:
+        return named.parsed(), named.temperature
     routes.check_alphas(route, extrapolate)
     return route, 1.0
 

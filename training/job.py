@@ -28,7 +28,7 @@ from petl_vit.errors import Conflict, InvalidInput, NotFound
 from petl_vit.executors import Functional
 from petl_vit.heads import Head
 from petl_vit.preprocess import Preprocess
-from petl_vit.vit import FrozenViT
+from petl_vit.vit import FrozenViT, describe
 from training import data, probe
 from training.calibration import fit_temperature, measure
 from training.checkpoint import Checkpoint
@@ -137,6 +137,8 @@ class _Run:
             self._checkpoint(self._recipe_digest(task)).remove()
             return Outcome(manifest=found, reused=True)
         spec = task.spec if task is not None else self._new_spec()
+        # Refuses settings that do not fit this backbone, before anything is stored.
+        self._method.shapes(describe(self._backbone.config).at(spec.preprocess.image_size))
         vit = self._loader.vit(spec.preprocess.image_size)
         train, heldout = (self._images(d, spec, vit, what) for d, what in self._parts())
         task = task or self._put_task(spec, vit, train)

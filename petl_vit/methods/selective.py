@@ -46,7 +46,7 @@ class Selective(Method):
     @classmethod
     def _split(cls, value: object) -> object:
         """The command line's `10,11`."""
-        return [int(part) for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return tuple(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def shapes(self, arch: Architecture) -> Shapes:
         blocks = self.blocks or (arch.depth - 1,)

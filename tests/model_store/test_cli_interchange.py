@@ -134,5 +134,7 @@ def test_a_version_is_deleted_and_says_what_latest_is(shell: Shell) -> None:
 
 def test_a_delete_is_asked_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("click.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert corolla.run(["adapters", "delete", "lora:1"]) == 2  # nobody there to ask
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert corolla.run(["adapters", "delete", "lora:1"]) == 130
     assert shell.real.store.versions("zoo", "lora") == [1]

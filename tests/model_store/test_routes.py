@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.routes import (
+    MAX_ALPHA,
     MAX_ENTRIES,
     MAX_TERMS,
     AdapterRef,
@@ -110,7 +111,7 @@ def test_brackets_and_mean_say_the_same_as_neither() -> None:
         ("base:1", "has no versions or aliases"),
         ("0: lora", "not a positive finite number"),
         ("-1: lora", "not a positive finite number"),
-        ("1e999*lora", "not a finite number"),
+        ("1e999*lora", "not a number from"),
         ("nan*lora", "at character 4, found '*'"),
         ("a" * 64, "is not a name"),
         ("a" * 2001, "at most 2,000 characters"),
@@ -126,7 +127,7 @@ def test_an_error_says_where_and_what_was_expected(text: str, words: str) -> Non
 
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True) | st.sampled_from(["mean", "prob", "vote"])
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-MAX_ALPHA, MAX_ALPHA)
 
 
 @st.composite
@@ -188,7 +189,7 @@ def test_typed_routes_are_held_to_the_same_limits() -> None:
         AdapterRef(name="../escape")
     with pytest.raises(InvalidInput, match="both a version and an alias"):
         AdapterRef(name="lora", version=1, alias="prod")
-    with pytest.raises(InvalidInput, match="not a finite number"):
+    with pytest.raises(InvalidInput, match="not a number from"):
         Term(adapter=LORA, alpha=math.nan)
     with pytest.raises(InvalidInput, match="weight"):
         _entry(term, weight=math.inf)

@@ -75,3 +75,10 @@ def test_answers_are_distributions_with_bounded_statistics(
     best = answer.probabilities.max(axis=-1)
     chosen = np.take_along_axis(answer.probabilities, answer.predicted[:, None], axis=-1)[:, 0]
     np.testing.assert_allclose(chosen, best)
+
+
+def test_huge_weights_do_not_overflow() -> None:
+    logits = np.array([[[9.0, 0.0], [0.0, 1.0]]])
+    answer = combine(logits, np.array([1e308, 1e308]), rule=Combine.PROB)
+    np.testing.assert_allclose(answer.probabilities.sum(), 1)
+    assert answer.predicted[0] == 0

@@ -6,7 +6,7 @@ import pytest
 from model_store.loading import Loader, adapter_bytes
 from model_store.resolution import ResolvedTerm
 from petl_vit.adapter import Adapter
-from petl_vit.errors import Corrupt, Overloaded
+from petl_vit.errors import Corrupt, InvalidInput
 from serving.bank import Bank
 from tests.serving.world import METHODS, WAIT_S, World
 
@@ -126,7 +126,7 @@ def test_an_adapter_larger_than_the_bank_is_refused_with_the_setting(
 ) -> None:
     bank = Bank(loader, max_bytes=1000, metrics=registered)
 
-    with pytest.raises(Overloaded, match=r"shapes/full:1 takes .* the bank has 1,000"):
+    with pytest.raises(InvalidInput, match=r"shapes/full:1 takes .* the bank has 1,000"):
         bank.models(world.resolve("full"))
     assert registered.adapters == 0
 

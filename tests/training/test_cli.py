@@ -316,15 +316,27 @@ def test_a_wrong_evaluation_is_refused_in_one_sentence(
 def test_the_methods_cost_on_vit_b_16_what_the_study_counted(empty: Shell) -> None:
     rows = empty.document("methods", "--backbone", "vit_base_patch16_224", "--json")
     counts = {row["name"]: row["parameters"] for row in rows}
-    published = {"linear": 0, "bitfit": 102_912, "ssf": 205_824, "lora": 294_912, "adaptformer": 599_424}
-    published |= {"full": 85_798_656, "vpt_deep": 460_800}
-    assert {name: counts[name] for name in published} == published
-    settings = {row["name"]: row["settings"] for row in rows}
-    assert (settings["lora"]["rank"], settings["adaptformer"]["rank"], settings["vpt_deep"]["prompts"]) == (
-        8,
-        32,
-        10,
-    )
+    assert counts == {
+        "linear": 0,
+        "full": 85_798_656,
+        "bitfit": 102_912,
+        "layernorm": 38_400,
+        "difffit": 140_544,
+        "ssf": 205_824,
+        "vpt_shallow": 38_400,  # 50 prompts
+        "vpt_deep": 460_800,  # 50 prompts
+        "houlsby": 313_536,  # rank 8
+        "pfeiffer": 599_424,  # rank 32
+        "adaptformer": 599_424,  # rank 32
+        "repadapter": 239_808,  # rank 8
+        "convpass": 327_552,  # rank 8
+        "lora": 294_912,  # rank 8
+        "fact_tt": 21_504,  # rank 8
+        "fact_tk": 30_976,  # rank 16
+        "vqt": 92_281,  # 10 queries
+        "selective": 7_087_872,  # the last block
+    }
+    assert all(row.keys() >= {"name", "parameters", "foldable", "paper"} for row in rows)
 
 
 def test_the_methods_of_a_stored_backbone_are_counted_on_it(shell: Shell) -> None:

@@ -283,3 +283,11 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
     whole = run(store, replace(job, name="whole"))
     assert whole.manifest.digest == resumed.manifest.digest
     assert whole.manifest.training["losses"] == resumed.manifest.training["losses"]
+
+
+def test_settings_that_do_not_fit_the_backbone_leave_no_task_behind(store: Store, job: Job) -> None:
+    method = {"method": "selective", "config": {"blocks": [99]}}
+    wrong = replace(job, task="fresh", recipe=job.recipe.model_copy(update=method))
+    with pytest.raises(InvalidInput, match="no block 99"):
+        run(store, wrong)
+    assert "fresh" not in {record.spec.name for record in store.tasks()}
