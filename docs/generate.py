@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from petl_vit import methods
-from petl_vit.methods.method import Method
+from petl_vit.methods.method import Method, edit_kinds
 from petl_vit.vit import Architecture, BackboneConfig, describe
 from protos import generate as code
 from serving.catalogue import SECTIONS
@@ -64,20 +64,23 @@ def all_methods() -> str:
         "the head not counted.",
         "",
         *_table(
-            ("method", "parameters", "folds", "starts as the identity", "settings"),
+            ("method", "edits", "parameters", "folds", "starts as the identity", "settings"),
             ((f"[`{m.name}`](#{m.name})", *_method_row(m(), vit_b)) for m in found),
         ),
     ]
     for method in found:
         module = sys.modules[method.__module__]
         lines += ["", f"## {method.name}", "", *(module.__doc__ or "").strip().splitlines()]
-    return _page(lines)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    example = contributing[contributing.index("## A worked example: add a method") :]
+    return _page(lines) + "\n" + example[: example.index("\n## ", 3)].strip() + "\n"
 
 
 def _method_row(method: Method, arch: Architecture) -> tuple[str, ...]:
     settings = ", ".join(f"{name} {value}" for name, value in method.model_dump(mode="json").items())
     identity = "yes" if method.starts_as_identity else "no"
-    return f"{method.parameters(arch):,}", "yes" if method.foldable else "no", identity, settings
+    edits = ", ".join(f"`{kind}`" for kind in edit_kinds(method)) or "none"
+    return edits, f"{method.parameters(arch):,}", "yes" if method.foldable else "no", identity, settings
 
 
 # Metrics

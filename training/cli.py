@@ -23,7 +23,7 @@ from model_store.resolution import resolve
 from model_store.store import Store
 from petl_vit import methods as registry
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
-from petl_vit.methods.method import Method
+from petl_vit.methods.method import Method, edit_kinds
 from petl_vit.vit import Architecture, BackboneConfig, describe
 from training import data, job, shifts
 from training.evaluation import Measured, measure
@@ -371,6 +371,7 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
             "name": name,
             "title": method.title,
             "parameters": method().parameters(arch),
+            "edits": edit_kinds(method()),
             "foldable": method.foldable,
             "paper": method.paper,
             "starts_as_identity": method().starts_as_identity,
@@ -381,11 +382,12 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    table = _table("method", f"parameters on {backbone}", "folds", "paper", "settings")
+    table = _table("method", f"parameters on {backbone}", "edits", "folds", "paper", "settings")
     for row in rows:
         settings = ", ".join(f"{k} {v}" for k, v in row["settings"].items())
         folds = "yes" if row["foldable"] else "no"
-        table.add_row(row["name"], f"{row['parameters']:,}", folds, row["paper"], settings)
+        edits = ", ".join(row["edits"]) or "none"
+        table.add_row(row["name"], f"{row['parameters']:,}", edits, folds, row["paper"], settings)
     _print(table)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petl_vit.edits import Edit
 from petl_vit.errors import InvalidInput
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import Architecture, BackboneConfig, FrozenViT, Shapes, describe
 
 Tensors = Mapping[str, Tensor]
 
@@ -70,6 +70,18 @@ class Method(BaseModel):
     def parameters(self, arch: Architecture) -> int:
         """Number of trained parameters, the head not counted."""
         return sum(torch.Size(shape).numel() for shape in self.shapes(arch).values())
+
+
+def edit_kinds(method: Method) -> list[str]:
+    """The kinds of edits that a method makes, by name: found by making them on a toy backbone."""
+    options: dict[str, bool | int | float | str | None] = {"depth": 1, "embed_dim": 12, "num_heads": 1}
+    half = (0.5, 0.5, 0.5)
+    config = BackboneConfig(
+        architecture="vit_tiny_patch16_224", options=options, image_size=16, mean=half, std=half
+    )
+    vit = FrozenViT(config, {name: torch.zeros(shape) for name, shape in describe(config).shapes.items()})
+    tensors = method.init(vit, torch.Generator())
+    return sorted({type(edit).__name__ for edit in method.edits(vit, tensors)})
 
 
 def linear_sites(arch: Architecture) -> dict[str, int]:
