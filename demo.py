@@ -37,7 +37,7 @@ from training import data, shifts
 
 FOLDER = Path(os.environ.get("DEMO_FOLDER", ".demo"))
 TASK = "digits"
-IMAGES_PER_DOMAIN = 120
+IMAGES_PER_DOMAIN = 96
 COMMON = ["--data", "digits", "--task", TASK, "--image-size", "56", "--limit", "400"]
 COMMON += ["--epochs", "3", "--batch-size", "32", "--drop-path", "0"]
 METHODS = {
