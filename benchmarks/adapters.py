@@ -2,7 +2,7 @@
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
@@ -23,19 +23,26 @@ def backbone(architecture: str, image_size: int) -> tuple[FrozenViT, nn.Module]:
     return FrozenViT(config, tensors), plain
 
 
+def tensors(name: str, vit: FrozenViT, seed: int) -> dict[str, Tensor]:
+    """A method's tensors at its default settings and a head, random and none of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    start = methods.get(name)().init(vit, generator)
+    own = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in start.items()}
+    return own | LinearHead.init(CLASSES, vit.arch.width, generator).tensors()
+
+
+def base_head(vit: FrozenViT) -> LinearHead:
+    """The head that all adapters of a backbone start from."""
+    return LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(0))
+
+
 def adapter(name: str, vit: FrozenViT, seed: int) -> Adapter:
     """An adapter of a method at its default settings, with random non-zero tensors."""
-    generator = torch.Generator().manual_seed(seed)
-    method = methods.get(name)()
-    start = method.init(vit, generator)
-    tensors = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in start.items()}
-    width = vit.arch.width
-    head = LinearHead.init(CLASSES, width, generator)
     return Adapter.load(
         digest=f"{name}-{seed}",
-        method=method,
-        tensors=tensors | head.tensors(),
+        method=methods.get(name)(),
+        tensors=tensors(name, vit, seed),
         vit=vit,
-        base_head=LinearHead.init(CLASSES, width, torch.Generator().manual_seed(0)),
+        base_head=base_head(vit),
         task_digest="task",
     )

@@ -5,22 +5,37 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Costs = dict[str, list[float]]
+"""What every variant cost in every round; rounds are paired."""
+
 
 def cpu_seconds(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2, seed: int = 0
-) -> dict[str, list[float]]:
-    """CPU seconds of every variant in every round; the rounds of all variants are paired."""
+) -> Costs:
+    """CPU seconds, of all threads of this process, of every variant in every round."""
+    timed = {name: cpu_timed(run) for name, run in variants.items()}
+    return costs(timed, rounds=rounds, warmup=warmup, seed=seed)
+
+
+def costs(
+    variants: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Costs:
+    """The cost of every variant in every round, for variants that measure it themselves."""
     for _ in range(warmup):
         for run in variants.values():
             run()
-    taken: dict[str, list[float]] = {name: [] for name in variants}
+    taken: Costs = {name: [] for name in variants}
     order, shuffle = list(variants), random.Random(seed).shuffle
-    for _ in range(rounds):
+    for number in range(rounds):
+        progress(f"round {number + 1} of {rounds}")
         shuffle(order)
         for name in order:
-            started = time.process_time()
-            variants[name]()
-            taken[name].append(time.process_time() - started)
+            taken[name].append(variants[name]())
     return taken
 
 
@@ -28,3 +43,12 @@ def speed_ratio(taken: Mapping[str, list[float]], variant: str, baseline: str) -
     """How fast a variant is relative to a baseline: above 1 is faster. Median over paired rounds."""
     pairs = zip(taken[baseline], taken[variant], strict=True)
     return statistics.median(base / ours for base, ours in pairs)
+
+
+def cpu_timed(run: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        started = time.process_time()
+        run()
+        return time.process_time() - started
+
+    return timed

@@ -11,7 +11,7 @@ from typing import Self
 from torch import Tensor
 
 from petl_vit import heads
-from petl_vit.executors import EditSet
+from petl_vit.edit_set import EditSet
 from petl_vit.heads import Head
 from petl_vit.methods.linear import Linear
 from petl_vit.methods.method import Method
@@ -50,8 +50,8 @@ class Adapter:
         own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
         check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
         moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
-        edits = EditSet(method.edits(vit, moved))
-        _ = edits.keys_values  # computed now, not under the first request
+        edits = EditSet(method.edits(vit, moved)).padded()  # keys and values are computed on the way
+        _ = edits.form, edits.first_block
         return cls(
             digest=digest,
             method=method,

@@ -9,6 +9,9 @@ follow the row-vector convention (x A, not A x). All tensors of an edit live on 
 in its dtype. Source of the algebra: docs/structure.md.
 
 Shapes: B rows, N tokens, D width, W output width of a site, R rank or bottleneck, H heads, d head width.
+
+Every tensor of an edit may have a leading dimension of rows, so that each row has an edit of its own in one
+kernel: vectors are then [B, 1, W] instead of [W], matrices [B, in, R] instead of [in, R] (`petl_vit.slots`).
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +35,26 @@ def _scaled(delta: Tensor, alpha: Alpha) -> Tensor:
     return delta * (alpha if delta.dim() == 3 else alpha.flatten(1))
 
 
+def _like(vector: Tensor, y: Tensor) -> Tensor:
+    """A vector [W] or one for each row [B, 1, W], to go with y [B, N, W] or [B, W]."""
+    return vector.flatten(1) if vector.dim() == 3 and y.dim() == 2 else vector
+
+
+def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """x W + b of [B, N, in], with one W [in, R] and b [R] or with one for each row, [B, in, R] and [B, 1, R]."""
+    if matrix.dim() == 2:
+        return F.linear(x, matrix.T, bias)
+    return torch.bmm(x, matrix) if bias is None else torch.baddbmm(bias, x, matrix)
+
+
+def _add_product_(y: Tensor, h: Tensor, matrix: Tensor, scale: float = 1.0) -> None:
+    """y += scale h W in one kernel: y [B, N, W], h [B, N, R], W [R, W] or [B, R, W]."""
+    if matrix.dim() == 2:
+        y.view(-1, matrix.shape[-1]).addmm_(h.reshape(-1, matrix.shape[0]), matrix, alpha=scale)
+    else:
+        y.baddbmm_(h, matrix, alpha=scale)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Affine:
     """delta = (scale - 1) * y + shift, at a linear, a LayerNorm or the patch embedding.
@@ -46,16 +69,16 @@ class Affine:
     shift: Tensor | None = None
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
-        delta = y.new_zeros(()) if self.scale is None else (self.scale - 1) * y
-        delta = delta if self.shift is None else delta + self.shift
+        delta = y.new_zeros(()) if self.scale is None else (_like(self.scale, y) - 1) * y
+        delta = delta if self.shift is None else delta + _like(self.shift, y)
         return _scaled(delta.expand_as(y), alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
         """y += delta, in one or two passes over y; for inference."""
         if alpha is None and self.scale is not None and self.shift is not None:
-            torch.addcmul(self.shift, y, self.scale, out=y)
-        elif alpha is None and self.shift is not None:
-            y.add_(self.shift)
+            torch.addcmul(_like(self.shift, y), y, _like(self.scale, y), out=y)
+        elif alpha is None and self.scale is None and self.shift is not None:
+            y.add_(_like(self.shift, y))
         else:
             y.add_(self.delta(x, y, alpha))
 
@@ -87,7 +110,12 @@ class NormDelta:
     eps: float
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
-        return _scaled(F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps), alpha)
+        if self.weight.dim() == 1:
+            normal = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        else:
+            weight, bias = _like(self.weight, x), _like(self.bias, x)
+            normal = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
+        return _scaled(normal, alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
         """y += delta; for inference."""
@@ -119,10 +147,10 @@ class LowRank:
     bottleneck_dropout: float = 0.0
 
     def _bottleneck(self, x: Tensor, alpha: Alpha, training: bool) -> Tensor:
-        """[B, N, in] -> [B N k, R], alpha included."""
-        h = F.linear(F.dropout(x, self.dropout, training), self.a.T, self.a0)
+        """[B, N, in] -> [B, N k, R], alpha included."""
+        h = _product(F.dropout(x, self.dropout, training), self.a, self.a0)
         h = _scaled(F.dropout(h, self.bottleneck_dropout, training), alpha)
-        return h.reshape(-1, self.b.shape[0])
+        return h.reshape(len(x), -1, self.b.shape[-2])
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
         delta = (self._bottleneck(x, alpha, training) @ self.b).view_as(y)
@@ -130,7 +158,8 @@ class LowRank:
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
         """y += delta in one product, or two passes with a shift; for inference."""
-        y.view(-1, self.b.shape[1]).addmm_(self._bottleneck(x, alpha, False), self.b)
+        parts = y.view(len(y), -1, self.b.shape[-1])
+        _add_product_(parts, self._bottleneck(x, alpha, False), self.b)
         if self.shift is not None:
             y.add_(_scaled(self.shift.expand_as(y), alpha))
 
@@ -161,12 +190,22 @@ class Conv:
     grid: int
 
     def __call__(self, h: Tensor) -> Tensor:
-        """[B, N, R] -> [B, N, R]."""
-        patches = self.grid**2
-        single = F.linear(h[:, :-patches], self.weight[:, :, 1, 1], self.bias)
+        """[B, N, R] -> [B, N, R]; fewer tokens than patches are all single pixels."""
+        patches = self.grid**2 if h.shape[1] >= self.grid**2 else 0
+        single = _product(h[:, : h.shape[1] - patches], self.weight[..., 1, 1].mT, self.bias)
+        if not patches:
+            return single
         square = h[:, -patches:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        mixed = F.conv2d(square, self.weight, self.bias, padding=1)
-        return torch.cat([single, mixed.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([single, self._mixed(square).flatten(2).transpose(1, 2)], dim=1)
+
+    def _mixed(self, square: Tensor) -> Tensor:
+        """[B, R, G, G] -> same, with one kernel or one for each row."""
+        if self.weight.dim() == 4:
+            return F.conv2d(square, self.weight, self.bias, padding=1)
+        rows, channels = square.shape[:2]
+        weight, bias = self.weight.flatten(0, 1), self.bias.flatten()
+        out = F.conv2d(square.reshape(1, -1, *square.shape[2:]), weight, bias, padding=1, groups=rows)
+        return out.view(rows, channels, *square.shape[2:])
 
 
 class Source(Enum):
@@ -204,20 +243,18 @@ class Branch:
     def hidden(self, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         """The bottleneck: [B, N, R]."""
         u = {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self.source]
-        h = self.activation(F.linear(u, self.down.T, self.down_bias))
+        h = self.activation(_product(u, self.down, self.down_bias))
         return h if self.conv is None else self.activation(self.conv(h))
 
     def delta(
         self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, training: bool = False
     ) -> Tensor:
         h = F.dropout(self.hidden(stream, normed, out), self.dropout, training)
-        return _scaled(F.linear(h, self.up.T, self.up_bias), alpha) * self.scale
+        return _scaled(_product(h, self.up, self.up_bias), alpha) * self.scale
 
     def join_(self, target: Tensor, hidden: Tensor, alpha: Alpha) -> None:
         """target += delta, from its bottleneck, without a tensor in between; for inference."""
-        h = _scaled(hidden, alpha)
-        flat = target.view(-1, target.shape[-1])
-        flat.addmm_(h.reshape(-1, h.shape[-1]), self.up, alpha=self.scale)
+        _add_product_(target, _scaled(hidden, alpha), self.up, self.scale)
         target.add_(_scaled(self.up_bias.expand_as(target), alpha), alpha=self.scale)
 
 

@@ -8,9 +8,8 @@ tests hold the two executors equal.
 Shapes: B rows, N tokens, D width, H heads, d head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from petl_vit.edits import (
     log_weights,
     weighted,
 )
+from petl_vit.edit_set import EditSet
 from petl_vit.vit import Architecture, FrozenViT, Params
 
 
@@ -44,10 +44,9 @@ def _frozen_norm(params: Params, site: str, x: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, weight.shape, weight, params[f"{site}.bias"], eps)
 
 
-def _frozen_patches(params: Params, images: Tensor, patch: int) -> Tensor:
-    """[B, 3, S, S] -> [B, N, D]: the patch convolution."""
-    weight, bias = params["patch_embed.proj.weight"], params.get("patch_embed.proj.bias")
-    return F.conv2d(images, weight, bias, stride=patch).flatten(2).transpose(1, 2)
+_ACTIVATE_IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
+    F.gelu: torch.ops.aten.gelu_.default,  # a second tensor of this size costs more than the function
+}
 
 
 def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,49 +59,6 @@ def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 def _merge_heads(out: Tensor) -> Tensor:
     """[B, H, N, d] -> [B, N, D]."""
     return out.transpose(1, 2).flatten(2)
-
-
-class EditSet:
-    """The edits of one adapter, by where they act. Dense ones act nowhere: they make a `fold`."""
-
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self.edits = tuple(edits)
-        self.sites: dict[str, list[AtSite]] = {}
-        self.branches: dict[str, list[Branch]] = {}
-        self.prefixes: dict[int, list[Prefix]] = {}
-        self.tokens: list[Tokens] = []
-        self.queries: list[Queries] = []
-        self.dense: list[Dense] = []
-        for edit in edits:
-            match edit:
-                case Branch():
-                    self.branches.setdefault(edit.sublayer, []).append(edit)
-                case Prefix():
-                    self.prefixes.setdefault(edit.block, []).append(edit)
-                case Tokens():
-                    self.tokens.append(edit)
-                case Queries():
-                    self.queries.append(edit)
-                case Dense():
-                    self.dense.append(edit)
-                case _:
-                    self.sites.setdefault(edit.site, []).append(edit)
-
-    @property
-    def prompts(self) -> bool:
-        """Whether anything takes part in attention, where a negative alpha has no meaning."""
-        return bool(self.prefixes or self.tokens)
-
-    @property
-    def extra_tokens(self) -> int:
-        """How many tokens are carried along with each row."""
-        return sum(len(tokens.prompts) for tokens in self.tokens)
-
-    @cached_property
-    def keys_values(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
-        """Every block's constant extra keys and values, each [1, H, n, d]; computed once."""
-        with torch.no_grad():
-            return {block: [p.keys_values(1) for p in found] for block, found in self.prefixes.items()}
 
 
 class Functional:
@@ -150,9 +106,8 @@ class Functional:
         deltas = [edit.delta(x, y, self._alpha, self._training) for edit in edits]
         return sum(deltas, start=y)
 
-    def patches(self, images: Tensor) -> Tensor:
-        y = _frozen_patches(self.params, images, self._arch.patch_size)
-        return self._edited("patch_embed.proj", y, y)
+    def embed(self, patches: Tensor) -> Tensor:
+        return self._edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         return self._edited(site, x, _frozen_linear(self.params, site, x))
@@ -163,6 +118,9 @@ class Functional:
     def extend(self, x: Tensor) -> Tensor:
         tokens = [t.rows(len(x), self._training) for t in self._edits.tokens]
         return torch.cat([*tokens, x], dim=1) if tokens else x
+
+    def activate(self, h: Tensor) -> Tensor:
+        return self._arch.activation(h)
 
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._edits.extra_tokens :]
@@ -282,9 +240,8 @@ class Sliced:
                 y_rows += sum(edit.delta(x_rows, y_rows, alpha) for edit, alpha in edits)
         return y
 
-    def patches(self, images: Tensor) -> Tensor:
-        y = _frozen_patches(self.params, images, self._arch.patch_size)
-        return self._edit_("patch_embed.proj", y, y)
+    def embed(self, patches: Tensor) -> Tensor:
+        return self._edit_("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         return self._edit_(site, x, _frozen_linear(self.params, site, x))
@@ -300,6 +257,9 @@ class Sliced:
             parts = [tokens.rows(stop - start) for tokens, _ in self._tokens[start, stop]]
             carried.append(torch.cat(parts, dim=1))
         return torch.cat([torch.cat(carried), x], dim=1)
+
+    def activate(self, h: Tensor) -> Tensor:
+        return _ACTIVATE_IN_PLACE.get(self._arch.activation, self._arch.activation)(h)
 
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._extra_tokens :]

@@ -256,8 +256,8 @@ class Executor(Protocol):
     def norm(self, site: str, x: Tensor) -> Tensor:
         """[B, N, D] or [B, D] -> same: the frozen LayerNorm and its edits."""
 
-    def patches(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, N, D]: the frozen patch embedding and its edits."""
+    def embed(self, patches: Tensor) -> Tensor:
+        """[B, N, D] -> same: the edits of the patch embedding."""
 
     def extend(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, n + N, D]: the edits' tokens in front."""
@@ -267,6 +267,9 @@ class Executor(Protocol):
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""
+
+    def activate(self, h: Tensor) -> Tensor:
+        """[B, N, M] -> same: the MLP's activation."""
 
     def feature(self, feature: Tensor) -> Tensor:
         """[B, D] -> same: the pooled feature and what edits join to it."""
@@ -324,28 +327,44 @@ class FrozenViT:
         other.params = {name: p.to(device=device, dtype=dtype) for name, p in self.params.items()}
         return other
 
-    def forward(self, images: Tensor, run: Executor, index: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, run: Executor) -> Tensor:
+        """Pooled features of images, one row each: [B, 3, S, S] -> [B, D]."""
+        return self.features(self.patches(images, run.params), run)
+
+    def patches(self, images: Tensor, params: Params) -> Tensor:
+        """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which any number of rows may share."""
+        weight, bias = params["patch_embed.proj.weight"], params.get("patch_embed.proj.bias")
+        return F.conv2d(images, weight, bias, stride=self.arch.patch_size).flatten(2).transpose(1, 2)
+
+    def features(self, patches: Tensor, run: Executor, forks: Mapping[int, Tensor] | None = None) -> Tensor:
         """Pooled features of a batch of rows.
 
         Args:
-            images: [U, 3, S, S], the distinct images.
+            patches: [U, N, D], of the distinct images.
             run: The executor that holds the rows' edits.
-            index: [B] int64, the image of each row; None where row i is image i.
+            forks: Where rows part that were the same until then: before block l (0: before the edits of
+                the patch embedding; the depth: before the final norm) the stream's rows become those of
+                the index `forks[l]`, int64. None where row i is image i.
 
         Returns:
             [B, D].
         """
-        x = run.patches(images if index is None else images[index])
-        x = self._embed(x, run.params)
+        forks = forks or {}
+        x = patches[forks[0]] if 0 in forks else patches
+        x = self._embed(run.embed(x), run.params)
         if self.arch.pre_norm:
             x = run.norm("norm_pre", x)
         x = run.extend(x)
         for number, block in enumerate(self._blocks):
+            if number and number in forks:
+                x = x[forks[number]]
             x = self._block(number, block, x, run)
-        return run.feature(self._feature(run.strip(x), run))
+        if self.arch.depth in forks:
+            x = x[forks[self.arch.depth]]
+        return run.feature(self._feature(x if self.arch.pool == "token" else run.strip(x), run))
 
     def _feature(self, x: Tensor, run: Executor) -> Tensor:
-        """The final norm and the pooling: [B, N, D] -> [B, D]."""
+        """The final norm and the pooling: [B, N, D], or the class token's [B, 1, D], -> [B, D]."""
         if self.arch.final_norm == "fc_norm":
             return run.norm("fc_norm", self._pool(x, run.params))
         if self.arch.pool == "token":  # the norm acts on each token alone
@@ -362,11 +381,15 @@ class FrozenViT:
         return torch.cat([*prefix, x + params["pos_embed"]], dim=1)
 
     def _block(self, number: int, block: str, x: Tensor, run: Executor) -> Tensor:
+        """[B, N, D] -> [B, N, D]; of the last block only the class token where nothing else is pooled."""
         z = run.norm(f"{block}.norm1", x)
-        y = run.linear(f"{block}.attn.proj", run.attend(number, run.linear(f"{block}.attn.qkv", z)))
+        out = run.attend(number, run.linear(f"{block}.attn.qkv", z))
+        if number + 1 == self.arch.depth and self.arch.pool == "token":
+            x, z, out = (run.strip(t)[:, :1].contiguous() for t in (x, z, out))
+        y = run.linear(f"{block}.attn.proj", out)
         x = run.add(f"{block}.attn", x, z, self._scaled(f"{block}.ls1.gamma", y, run))
         z = run.norm(f"{block}.norm2", x)
-        h = self.arch.activation(run.linear(f"{block}.mlp.fc1", z))
+        h = run.activate(run.linear(f"{block}.mlp.fc1", z))
         y = run.linear(f"{block}.mlp.fc2", h)
         return run.add(f"{block}.mlp", x, z, self._scaled(f"{block}.ls2.gamma", y, run))
 

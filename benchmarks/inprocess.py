@@ -1,0 +1,89 @@
+"""A whole server in this process, asked past its gRPC front: names, bank, batcher, engine, combine."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.stores import TASK
+from model_store import routes
+from serving.classifier import Request
+from serving.server import Server
+from serving.settings import Settings
+
+IN_FLIGHT = 32
+
+
+class InProcess:
+    """A running server and a closed loop of callers, on one event loop that runs only while it is asked."""
+
+    def __init__(self, runner: asyncio.Runner, server: Server, images: Sequence[NDArray[np.float32]]) -> None:
+        self._runner, self._server, self._images = runner, server, images
+
+    def ask(self, names: Sequence[str]) -> None:
+        """One image under each adapter, `IN_FLIGHT` requests at a time."""
+        self._runner.run(self._ask(names))
+
+    def load(self, names: Sequence[str]) -> None:
+        """Brings adapters into memory, as their first requests would."""
+        for name in names:
+            plan = self._server.catalog.plan(TASK, routes.parse(name), extrapolate=False)
+            self._server.classifier._bank.models(plan.resolved)
+
+    @property
+    def registered_bytes(self) -> int:
+        """What the server's gauge says that its adapters take."""
+        return int(self._server.metrics.registry.get_sample_value("corolla_registered_bytes") or 0)
+
+    @property
+    def backbone_bytes(self) -> int:
+        """What the backbone's parameters take."""
+        return self._server.loader.backbone_bytes
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        waiting = iter(list(zip(names, cycle(self._images), strict=False)))
+
+        async def caller() -> None:
+            for name, image in waiting:
+                request = Request(task=TASK, route=routes.parse(name), pictures=[image])
+                response = await self._server.classifier.classify(request)
+                if isinstance(response.images[0], Exception):
+                    raise response.images[0]
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(caller())
+
+
+@contextmanager
+def in_process(settings: Settings, image_size: int) -> Iterator[InProcess]:
+    """A server that runs until the block ends."""
+    generator = np.random.default_rng(0)
+    images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(IN_FLIGHT)]
+    server = Server(settings)
+    with asyncio.Runner() as runner:
+        running = runner.run(_started(server))
+        try:
+            yield InProcess(runner, server, images)
+        finally:
+            server.stop()
+            runner.run(_finished(running))
+
+
+async def _started(server: Server) -> "asyncio.Task[Any]":
+    ready = asyncio.Event()
+    running = asyncio.create_task(server.run(ready))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if running.done():
+        await running
+    return running
+
+
+async def _finished(running: "asyncio.Task[Any]") -> None:
+    await running

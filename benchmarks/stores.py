@@ -1,0 +1,75 @@
+"""Model stores of random adapters, for benchmarks that go through a store or a server."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.adapters import CLASSES, HALF, base_head, tensors
+from model_store.manifest import Draft, TaskSpec
+from model_store.store import Store
+from petl_vit import methods
+from petl_vit.preprocess import Preprocess
+from petl_vit.vit import FrozenViT
+from serving.settings import Settings
+
+TASK = "bench"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """A store of one backbone and one task.
+
+    Attributes:
+        adapters: Names; number i holds the tensors of its method with seed i.
+        preprocess: How the task takes images.
+    """
+
+    folder: Path
+    adapters: tuple[str, ...]
+    preprocess: Preprocess
+
+    @property
+    def url(self) -> str:
+        return str(self.folder / "store")
+
+    def settings(self, **changes: object) -> Settings:
+        """A server's settings over this store: free ports, and nothing written elsewhere."""
+        chosen: dict[str, object] = {
+            "store": self.url,
+            "port": 0,
+            "metrics_port": 0,
+            "device": "cpu",
+            "token_key_file": str(self.folder / "prediction.key"),
+        }
+        return Settings(**(chosen | changes))  # type: ignore[arg-type]
+
+
+@contextmanager
+def shelf(vit: FrozenViT, names: Sequence[str], count: int) -> Iterator[Shelf]:
+    """A store in a temporary folder with so many adapters, the methods taking turns."""
+    with TemporaryDirectory(prefix="corolla-bench-") as folder:
+        yield _filled(Path(folder), vit, list(islice(cycle(names), count)))
+
+
+def _filled(folder: Path, vit: FrozenViT, chosen: list[str]) -> Shelf:
+    store = Store.open(str(folder / "store"))
+    backbone = store.put_backbone("bench", vit.config, vit.params, "random")
+    preprocess = Preprocess(image_size=vit.arch.image_size, mean=HALF, std=HALF)
+    classes = [f"class {i}" for i in range(CLASSES)]
+    spec = TaskSpec.of(name=TASK, classes=classes, preprocess=preprocess, backbone_digest=backbone.digest)
+    task = store.put_task(spec, base_head(vit).tensors())
+    adapters = tuple(f"{method.replace('_', '-')}-{seed}" for seed, method in enumerate(chosen))
+    for seed, (name, method) in enumerate(zip(adapters, chosen, strict=True)):
+        draft = Draft.of(
+            task=TASK,
+            name=name,
+            method=method,
+            config=methods.get(method)().model_dump(mode="json"),
+            backbone_digest=backbone.digest,
+            task_digest=task.digest,
+        )
+        store.publish(draft, tensors(method, vit, seed))
+    return Shelf(folder=folder, adapters=adapters, preprocess=preprocess)

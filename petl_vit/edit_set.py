@@ -1,0 +1,216 @@
+"""The edits of one adapter, by where they act, in a form in which many adapters' edits stack.
+
+Edit sets of one *form* have the same kinds of edits at the same sites and of the same widths, so their
+tensors stack, and one kernel serves rows of many adapters. Ranks and bottlenecks are padded with zeros to
+size classes, the powers of two, which changes no result: zero columns of a down projection meet zero rows of
+the up projection. Source: the padded banks of arXiv 2310.18547 (Punica) and 2311.03285 (S-LoRA).
+
+Shapes: B rows, D width, R rank or bottleneck, n prompts, H heads, d head width.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import count
+from math import inf
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petl_vit.edits import (
+    Affine,
+    AtSite,
+    Branch,
+    Dense,
+    Edit,
+    LowRank,
+    NormDelta,
+    Prefix,
+    Queries,
+    Tokens,
+)
+
+KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
+"""Each block's constant extra keys and values, each [1 or B, H, n, d]."""
+
+_FORMS: dict[Hashable, int] = {}
+_NUMBERS = count(1)
+NO_FORM = 0
+
+_TENSORS: dict[type, tuple[str, ...]] = {
+    Affine: ("scale", "shift"),
+    NormDelta: ("weight", "bias"),
+    LowRank: ("a", "b", "a0", "shift"),
+    Branch: ("down", "down_bias", "up", "up_bias"),
+    Prefix: (),
+}
+_OTHERS: dict[type, tuple[str, ...]] = {
+    Affine: ("site",),
+    NormDelta: ("site", "eps"),
+    LowRank: ("site",),
+    Branch: ("sublayer", "source", "activation", "scale"),
+    Prefix: ("block", "weight"),
+}
+
+
+class EditSet:
+    """The edits of one adapter, by where they act. Dense ones act nowhere: they make a `fold`.
+
+    Args:
+        keys_values: What the prefixes contribute, where it is known already.
+    """
+
+    def __init__(self, edits: Sequence[Edit], keys_values: KeysValues | None = None) -> None:
+        self.edits = tuple(edits)
+        self.sites: dict[str, list[AtSite]] = {}
+        self.branches: dict[str, list[Branch]] = {}
+        self.prefixes: dict[int, list[Prefix]] = {}
+        self.tokens: list[Tokens] = []
+        self.queries: list[Queries] = []
+        self.dense: list[Dense] = []
+        self._known_keys_values = keys_values
+        for edit in edits:
+            match edit:
+                case Branch():
+                    self.branches.setdefault(edit.sublayer, []).append(edit)
+                case Prefix():
+                    self.prefixes.setdefault(edit.block, []).append(edit)
+                case Tokens():
+                    self.tokens.append(edit)
+                case Queries():
+                    self.queries.append(edit)
+                case Dense():
+                    self.dense.append(edit)
+                case _:
+                    self.sites.setdefault(edit.site, []).append(edit)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether anything takes part in attention, where a negative alpha has no meaning."""
+        return bool(self.prefixes or self.tokens)
+
+    @property
+    def extra_tokens(self) -> int:
+        """How many tokens are carried along with each row."""
+        return sum(len(tokens.prompts) for tokens in self.tokens)
+
+    @cached_property
+    def keys_values(self) -> KeysValues:
+        """Every block's constant extra keys and values, each [1, H, n, d]; computed once."""
+        if self._known_keys_values is not None:
+            return self._known_keys_values
+        with torch.no_grad():
+            return {block: [p.keys_values(1) for p in found] for block, found in self.prefixes.items()}
+
+    @cached_property
+    def first_block(self) -> float:
+        """The first block that the edits change; infinite where they change none."""
+        if self.tokens or self.queries or self.dense:
+            return 0
+        sites = (*self.sites, *self.branches, *(f"blocks.{block}." for block in self.prefixes))
+        return min(map(_block_of, sites), default=inf)
+
+    # Stacking
+
+    @cached_property
+    def form(self) -> int:
+        """Equal numbers stack; `NO_FORM` stacks with nothing."""
+        if self.dense or self.tokens or self.queries:
+            return NO_FORM
+        shapes = tuple(tuple(tensor.shape) for tensor in self.tensors())
+        return _FORMS.setdefault((tuple(map(_described, self.edits)), shapes), next(_NUMBERS))
+
+    def tensors(self) -> list[Tensor]:
+        """What stacks, in a fixed order: matrices, vectors as [1, W], keys and values as [H, n, d]."""
+        own = [t.unsqueeze(0) if t.dim() == 1 else t for edit in self.edits for t in _tensors_of(edit)]
+        return own + [t.squeeze(0) for pairs in self.keys_values.values() for pair in pairs for t in pair]
+
+    def with_rows(self, tensors: Sequence[Tensor]) -> Self:
+        """The same edits with other tensors in the order of `tensors()`, each with a leading [B]."""
+        rest = iter(tensors)
+        edits = [_with_tensors(edit, rest) for edit in self.edits]
+        keys_values = {
+            block: [(next(rest), next(rest)) for _ in pairs] for block, pairs in self.keys_values.items()
+        }
+        return type(self)(edits, keys_values)
+
+    def padded(self) -> Self:
+        """The same edits in their size classes; a branch's scale in its up projection."""
+        return type(self)([_padded(edit) for edit in self.edits], self.keys_values)
+
+
+def stacked(rows: Sequence[EditSet]) -> EditSet:
+    """One edit set with a row of tensors for each of `rows`, all of one form."""
+    return rows[0].with_rows([torch.stack(same) for same in zip(*(row.tensors() for row in rows), strict=True)])
+
+
+def size_class(rank: int) -> int:
+    """The size that a rank or bottleneck is padded to."""
+    return 1 << max(0, rank - 1).bit_length()
+
+
+def _block_of(site: str) -> float:
+    name, _, rest = site.partition(".")
+    if name == "blocks":
+        return int(rest.partition(".")[0])
+    return inf if name in ("norm", "fc_norm") else 0
+
+
+def _described(edit: Edit) -> Hashable:
+    """All of an edit that is no tensor."""
+    present = tuple(getattr(edit, name) is not None for name in _TENSORS[type(edit)])
+    others = tuple(getattr(edit, name) for name in _OTHERS[type(edit)])
+    conv = edit.conv.grid if isinstance(edit, Branch) and edit.conv is not None else None
+    return type(edit).__name__, present, others, conv
+
+
+def _tensors_of(edit: Edit) -> Iterator[Tensor]:
+    for name in _TENSORS[type(edit)]:
+        tensor = getattr(edit, name)
+        if tensor is not None:
+            yield tensor
+    if isinstance(edit, Branch) and edit.conv is not None:
+        yield from (edit.conv.weight, edit.conv.bias)
+
+
+def _with_tensors(edit: Edit, tensors: Iterator[Tensor]) -> Edit:
+    """The edit with the next of `tensors` in the place of its own, in the order of `_tensors_of`."""
+    changes: dict[str, Any] = {
+        name: next(tensors) for name in _TENSORS[type(edit)] if getattr(edit, name) is not None
+    }
+    if isinstance(edit, Branch) and edit.conv is not None:
+        changes["conv"] = replace(edit.conv, weight=next(tensors), bias=next(tensors))
+    return replace(edit, **changes)
+
+
+def _padded(edit: Edit) -> Edit:
+    if isinstance(edit, LowRank) and edit.a.shape[1] == edit.b.shape[0]:  # FacT's parts keep their ranks
+        more = size_class(edit.b.shape[0]) - edit.b.shape[0]
+        a0 = None if edit.a0 is None else F.pad(edit.a0, (0, more))
+        return replace(edit, a=_wider(edit.a, more), b=_longer(edit.b, more), a0=a0) if more else edit
+    if isinstance(edit, Branch):
+        more = size_class(edit.up.shape[0]) - edit.up.shape[0]
+        conv = edit.conv
+        if conv is not None and more:
+            weight = F.pad(conv.weight, (0, 0, 0, 0, 0, more, 0, more))
+            conv = replace(conv, weight=weight, bias=F.pad(conv.bias, (0, more)))
+        return replace(
+            edit,
+            down=_wider(edit.down, more),
+            down_bias=F.pad(edit.down_bias, (0, more)),
+            up=_longer(edit.up, more) * edit.scale,
+            up_bias=edit.up_bias * edit.scale,
+            scale=1.0,
+            conv=conv,
+        )
+    return edit
+
+
+def _wider(matrix: Tensor, more: int) -> Tensor:
+    return F.pad(matrix, (0, more)) if more else matrix
+
+
+def _longer(matrix: Tensor, more: int) -> Tensor:
+    return F.pad(matrix, (0, 0, 0, more)) if more else matrix
