@@ -7,7 +7,7 @@ mixed_over_plain: speed of 32 rows of 16 adapters of eight PETL methods, relativ
 with ViT-S/16 at 64 px, where overhead shows. n_over_1: the 16 adapters relative to one LoRA, ViT-S/16 at 224.
 mixed_over_plain_no_shortcut: ViT-S/16 at 224 against our own forward without edits, which like ours with
 edits computes only the class token in the last block and keeps activations small: what the edits alone cost.
-with_full_over_plain: with two rows under two fully fine-tuned models, each of which needs a forward of its own.
+with_full_over_plain: with two rows under two fully fine-tuned models, each with a forward of its own.
 """
 
 import argparse

@@ -50,7 +50,7 @@ class Adapter:
         own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
         check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
         moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
-        edits = EditSet(method.edits(vit, moved)).padded()  # keys and values are computed on the way
+        edits = EditSet(method.edits(vit, moved)).packed()  # keys and values are computed on the way
         _ = edits.form, edits.first_block
         return cls(
             digest=digest,

@@ -155,7 +155,9 @@ class Batch:
         model = rows[0].model
         if model.dense:
             params = self._folded_params(model)
-            lanes = [_lane(images, slice(0, len(rows)), e, [alpha] * len(rows)) for e, alpha in model.unfoldable]
+            lanes = [
+                _lane(images, slice(0, len(rows)), e, [alpha] * len(rows)) for e, alpha in model.unfoldable
+            ]
             if any(params.get(name) is not self.vit.params.get(name) for name in _PATCH_CONVOLUTION):
                 patches = self.vit.patches(images, params)
         else:
@@ -205,7 +207,9 @@ def _forks(rows: list[Row], depth: int) -> dict[int, list[int]]:
         rows: Sorted by their first edited block.
     """
     starts = [min(row.model.first_block, depth) for row in rows]
-    stream: list[int | tuple[int]] = []  # a row that has begun, by number; an image that rows wait for, (image,)
+    stream: list[
+        int | tuple[int]
+    ] = []  # a row that has begun, by number; an image that rows wait for, (image,)
     forks: dict[int, list[int]] = {}
     for block in sorted({0, *starts}):
         begun = [i for i, start in enumerate(starts) if start <= block]

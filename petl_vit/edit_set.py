@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
-from math import inf
+from math import inf, prod
 from typing import Any, Self
 
 import torch
@@ -38,6 +38,7 @@ KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
 _FORMS: dict[Hashable, int] = {}
 _NUMBERS = count(1)
 NO_FORM = 0
+_ALIGNED = 16  # elements: 64 bytes of fp32, a cache line
 
 _TENSORS: dict[type, tuple[str, ...]] = {
     Affine: ("scale", "shift"),
@@ -119,16 +120,55 @@ class EditSet:
         """Equal numbers stack; `NO_FORM` stacks with nothing."""
         if self.dense or self.tokens or self.queries:
             return NO_FORM
-        shapes = tuple(tuple(tensor.shape) for tensor in self.tensors())
+        shapes = tuple(tuple(tensor.shape) for tensor in self._tensors())
         return _FORMS.setdefault((tuple(map(_described, self.edits)), shapes), next(_NUMBERS))
 
-    def tensors(self) -> list[Tensor]:
-        """What stacks, in a fixed order: matrices, vectors as [1, W], keys and values as [H, n, d]."""
-        own = [t.unsqueeze(0) if t.dim() == 1 else t for edit in self.edits for t in _tensors_of(edit)]
-        return own + [t.squeeze(0) for pairs in self.keys_values.values() for pair in pairs for t in pair]
+    @cached_property
+    def flat(self) -> Tensor:
+        """All that stacks as one vector, each tensor at a multiple of 64 bytes: what a slot holds."""
+        tensors = self._tensors()
+        flat = tensors[0].new_zeros(sum(_room(t.numel()) for t in tensors)) if tensors else torch.zeros(0)
+        for tensor, part in zip(tensors, _parts(flat, tensors), strict=True):
+            part.copy_(tensor)
+        return flat
 
-    def with_rows(self, tensors: Sequence[Tensor]) -> Self:
-        """The same edits with other tensors in the order of `tensors()`, each with a leading [B]."""
+    def packed(self) -> Self:
+        """The same edits in their size classes, with tensors that are views of one `flat` vector.
+
+        A branch's scale goes into its up projection, so that branches of different scales stack.
+        """
+        padded = type(self)([_padded(edit) for edit in self.edits], self.keys_values)
+        if padded.form == NO_FORM:
+            return padded
+        flat = padded.flat
+        packed = padded._with(_parts(flat, padded._tensors()))
+        packed.flat = flat
+        return packed
+
+    def with_rows(self, flats: Tensor) -> Self:
+        """The same edits with tensors of their own for each row, from flat vectors [B, L] of this form."""
+        shapes = self._row_shapes
+        parts = flats.split([_room(prod(shape)) for shape in shapes], dim=1) if shapes else ()
+        return self._with(
+            [part[:, : prod(shape)].unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        )
+
+    @cached_property
+    def _row_shapes(self) -> list[tuple[int, ...]]:
+        """What one row has of each tensor: vectors as [1, W], keys and values without their leading 1."""
+        own = [tuple(tensor.shape) for edit in self.edits for tensor in _tensors_of(edit)]
+        keys_values = [
+            tuple(t.shape[1:]) for found in self.keys_values.values() for pair in found for t in pair
+        ]
+        return [(1, *shape) if len(shape) == 1 else shape for shape in own] + keys_values
+
+    def _tensors(self) -> list[Tensor]:
+        """What stacks, in a fixed order."""
+        own = [tensor for edit in self.edits for tensor in _tensors_of(edit)]
+        return own + [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
+
+    def _with(self, tensors: Sequence[Tensor]) -> Self:
+        """The same edits with other tensors, in the order of `_tensors`."""
         rest = iter(tensors)
         edits = [_with_tensors(edit, rest) for edit in self.edits]
         keys_values = {
@@ -136,14 +176,21 @@ class EditSet:
         }
         return type(self)(edits, keys_values)
 
-    def padded(self) -> Self:
-        """The same edits in their size classes; a branch's scale in its up projection."""
-        return type(self)([_padded(edit) for edit in self.edits], self.keys_values)
-
 
 def stacked(rows: Sequence[EditSet]) -> EditSet:
-    """One edit set with a row of tensors for each of `rows`, all of one form."""
-    return rows[0].with_rows([torch.stack(same) for same in zip(*(row.tensors() for row in rows), strict=True)])
+    """One edit set with tensors of each of `rows`, all packed and of one form."""
+    return rows[0].with_rows(torch.stack([row.flat for row in rows]))
+
+
+def _room(elements: int) -> int:
+    """The elements that a tensor takes in a flat vector."""
+    return -(-elements // _ALIGNED) * _ALIGNED
+
+
+def _parts(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a flat vector [L] in the shapes of `tensors`."""
+    parts = flat.split([_room(t.numel()) for t in tensors]) if tensors else ()
+    return [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 def size_class(rank: int) -> int:

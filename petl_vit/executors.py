@@ -15,14 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.edit_set import EditSet
 from petl_vit.edits import (
     Alpha,
     AtSite,
     Branch,
-    Dense,
     Edit,
     Foldable,
-    Prefix,
     Queries,
     Source,
     Tokens,
@@ -31,7 +30,6 @@ from petl_vit.edits import (
     log_weights,
     weighted,
 )
-from petl_vit.edit_set import EditSet
 from petl_vit.vit import Architecture, FrozenViT, Params
 
 

@@ -44,13 +44,16 @@ def images_of(vit: FrozenViT, count: int = 3, seed: int = 7) -> Tensor:
 
 
 def adapter_of(name: str, vit: FrozenViT, seed: int = 0) -> Adapter:
+    return adapter_with(method_of(name), vit, seed)
+
+
+def adapter_with(method: Method, vit: FrozenViT, seed: int = 0) -> Adapter:
     generator = torch.Generator().manual_seed(seed + 100)
     width = vit.arch.width
     base = LinearHead.init(CLASSES, width, torch.Generator().manual_seed(1))
     head = LinearHead.init(CLASSES, width, generator)
-    method = method_of(name)
     return Adapter.load(
-        digest=f"{name}-{seed}",
+        digest=f"{method.name}-{seed}",
         method=method,
         tensors=random_tensors(method, vit, seed) | head.tensors(),
         vit=vit,
