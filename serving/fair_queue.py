@@ -1,0 +1,154 @@
+"""A queue that many parties share fairly, in memory: who waits, what it weighs, whose turn it is.
+
+Knows nothing of time, engines or requests.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
+from types import MappingProxyType
+from typing import Generic, Protocol, TypeVar
+
+_ALIKE: Mapping[Hashable, float] = MappingProxyType({})
+
+
+class Waiting(Protocol):
+    """What waits: compared by identity."""
+
+    @property
+    def rows(self) -> int:
+        """What it costs."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory."""
+
+
+Item = TypeVar("Item", bound=Waiting)
+
+
+class Line(Generic[Item]):
+    """The waiting items of one flow, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.size = 0
+        self._items: OrderedDict[Item, None] = OrderedDict()
+
+    def head(self) -> Item | None:
+        return next(iter(self._items), None)
+
+    def add(self, path: Sequence[Hashable], item: Item) -> None:
+        self._items[item] = None
+        self.rows += item.rows
+        self.size += item.size
+
+    def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
+        del self._items[item]
+        self.rows -= item.rows
+        self.size -= item.size
+
+    def along(self, path: Sequence[Hashable]) -> "Iterator[Line[Item] | FairQueue[Item]]":
+        yield self
+
+    def ahead(self, path: Sequence[Hashable]) -> int:
+        return self.rows
+
+
+@dataclass(eq=False, kw_only=True)
+class Share(Generic[Item]):
+    """What one party has waiting, and its place in virtual time."""
+
+    queue: "Line[Item] | FairQueue[Item]"
+    weight: float
+    start: float
+    finish: float = math.nan  # of its head; NaN, equal to no turn, while nothing waits
+
+
+class FairQueue(Generic[Item]):
+    """Item items in fair shares of the parties that paths begin with, and so on along the paths.
+
+    Self-clocked fair queueing (Golestani, INFOCOM 1994). Virtual time counts rows by weight. Next is the
+    party whose head would finish first had each been served in proportion to its weight. The clock is
+    the latest finish served, so a party with nothing waiting owes and is owed nothing, and is forgotten.
+    Every change is O(log parties), at each step of the path.
+
+    Args:
+        weights: Of the parties at the first step; others, and all at later steps, have 1.
+    """
+
+    def __init__(self, weights: Mapping[Hashable, float] = _ALIKE) -> None:
+        self.rows = 0
+        self.size = 0
+        self._weights = weights
+        self._clock = 0.0
+        self._shares: dict[Hashable, Share[Item]] = {}
+        self._turns: list[tuple[float, int, Share[Item]]] = []
+        self._tickets = count()
+
+    def head(self) -> Item | None:
+        """The item whose turn it is."""
+        while self._turns:
+            finish, _, share = self._turns[0]
+            if finish == share.finish:
+                return share.queue.head()
+            heappop(self._turns)
+        return None
+
+    def add(self, path: Sequence[Hashable], item: Item) -> None:
+        party, *rest = path
+        share = self._shares.get(party)
+        if share is None:
+            queue: Line[Item] | FairQueue[Item] = FairQueue() if rest else Line()
+            share = Share(queue=queue, weight=self._weights.get(party, 1.0), start=self._clock)
+            self._shares[party] = share
+        share.queue.add(rest, item)
+        self.rows += item.rows
+        self.size += item.size
+        self._set_turn(party, share)
+
+    def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
+        """Takes an item out; it counts as its party's use when it was served, which only a head can be."""
+        party, *rest = path
+        share = self._shares[party]
+        share.queue.remove(rest, item, served=served)
+        self.rows -= item.rows
+        self.size -= item.size
+        if served:
+            share.start = share.finish
+            self._clock = max(self._clock, share.finish)
+        self._set_turn(party, share)
+
+    def along(self, path: Sequence[Hashable]) -> "Iterator[Line[Item] | FairQueue[Item]]":
+        """This queue and those that the path leads through, as far as anything waits there."""
+        yield self
+        if (share := self._shares.get(path[0])) is not None:
+            yield from share.queue.along(path[1:])
+
+    def ahead(self, path: Sequence[Hashable]) -> int:
+        """Rows that are served before an item that would come now, at least.
+
+        Those of its own flow, and at every step what the others get meanwhile: each as much or all it
+        has, so together at least the less of the two. Priorities are left out, for theirs may be less.
+        """
+        share = self._shares.get(path[0])
+        if share is None:
+            return 0
+        own = share.queue.ahead(path[1:])
+        return own if path[0] in self._weights else own + min(own, self.rows - share.queue.rows)
+
+    def _set_turn(self, party: Hashable, share: Share[Item]) -> None:
+        """Gives a party the turn of its present head; earlier turns of it become stale."""
+        head = share.queue.head()
+        if head is None:
+            del self._shares[party]
+            share.finish = math.nan
+        elif (finish := share.start + head.rows / share.weight) != share.finish:
+            share.finish = finish
+            heappush(self._turns, (finish, next(self._tickets), share))
+        if len(self._turns) > 2 * len(self._shares) + 8:
+            self._turns = [(each.finish, next(self._tickets), each) for each in self._shares.values()]
+            heapify(self._turns)
