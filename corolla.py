@@ -50,7 +50,9 @@ COMMANDS: dict[str, Listed] = {
     "feedback": Listed(section="Serve", line="Send true labels for earlier predictions.", extra="client"),
     "backbones": Listed(section="Store", line="Import and list frozen backbones.", extra="serve"),
     "tasks": Listed(section="Store", line="List and show tasks: classes and preprocessing.", extra="serve"),
-    "adapters": Listed(section="Store", line="List, alias, fold, move and delete adapters.", extra="serve"),
+    "adapters": Listed(
+        section="Store", line="List, alias, load, fold, move, delete adapters.", extra="serve"
+    ),
     "routes": Listed(section="Store", line="Name routes, and show how a route is read.", extra="serve"),
 }
 

@@ -150,7 +150,8 @@ class _File:
         self._about = self._comment((12,))
 
     def lines(self) -> Iterator[str]:
-        yield from ("", f"## {self._file.package}", "", self._about, "", f"Source: `{self._file.name}`.")
+        title = ".".join([self._file.package, *(service.name for service in self._file.service)])
+        yield from ("", f"## {title}", "", self._about, "", f"Source: `{self._file.name}`.")
         for index, service in enumerate(self._file.service):
             yield from self._service(service, (6, index))
         for index, message in enumerate(self._file.message_type):

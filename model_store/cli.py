@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store import backbones as sources
-from model_store import resolution, zero_shot
 from model_store import routes as algebra
+from model_store import zero_shot
+from model_store.cli_names import Names, chosen_task, on_names
 from model_store.extension import Extended
-from model_store.manifest import Manifest, NamedRoute, Record, TaskSpec
-from model_store.names import BASE
+from model_store.manifest import Manifest, Record, TaskSpec
+from model_store.routes import parse_adapter
 from model_store.store import Store
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import InvalidInput
 from petl_vit.vit import describe
 
 _Command = Callable[..., Any]
@@ -235,7 +236,7 @@ def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -
 
 @click.group(cls=Extended)
 def adapters() -> None:
-    """The adapters of a store, their versions and aliases."""
+    """The adapters of a store, and those that a running server has in memory."""
 
 
 @adapters.command(
@@ -275,14 +276,20 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
 def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool) -> None:
     """Show the manifest of one version: [TASK/]NAME[:VERSION|@ALIAS]."""
     store = Store.open(url)
-    ref = reference(adapter)
+    ref = parse_adapter(adapter)
     manifest = store.resolve(ref, ref.task or chosen_task(store, task))
     aliases = store.aliases(manifest.task, manifest.name)
     pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
     _show(_plain(manifest) | {"aliases": list(pointing)}, as_json)
 
 
-@adapters.command("alias", epilog=_epilog("corolla adapters alias lora prod 3 --task digits"))
+@adapters.command(
+    "alias",
+    epilog=_epilog(
+        "corolla adapters alias lora prod 3 --task digits",
+        "corolla adapters alias digits/lora prod 3 --expected 2 --server localhost:50051",
+    ),
+)
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", type=click.IntRange(1, algebra.MAX_VERSION))
@@ -293,16 +300,23 @@ def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool)
     help="Move it only if it points at this version now.",
 )
 @_task
-@_store
+@on_names
+@_as_json
 def set_alias(
-    name: str, alias: str, version: int, expected: int | None, task: str | None, url: str | None
+    name: str, alias: str, version: int, expected: int | None, task: str | None, names: Names, as_json: bool
 ) -> None:
-    """Point ALIAS of the adapter NAME at VERSION."""
-    store = Store.open(url)
-    home, _, bare = name.rpartition("/")
-    home = home or chosen_task(store, task)
-    store.set_alias(home, bare, alias, version, expected)
-    click.echo(f"{home}/{bare}@{alias} is version {version}")
+    """Point ALIAS of the adapter NAME at VERSION.
+
+    A server that is named loads and verifies that version first, and goes by it from its next request on;
+    servers over a store follow within their --refresh-s.
+    """
+    home, bare, before = names.set_alias(name, alias, version, task=task, expected=expected)
+    if as_json:
+        return _print_json(
+            {"task": home, "adapter": bare, "alias": alias, "version": version, "before": before}
+        )
+    was = "" if before in (None, version) else f", was {before}"
+    click.echo(f"{home}/{bare}@{alias} is version {version}{was}")
 
 
 # Routes
@@ -318,6 +332,7 @@ def routes() -> None:
     epilog=_epilog(
         'corolla routes put both "lora, ssf" --task digits',
         'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
+        'corolla routes put both "lora, ssf" --task digits --server localhost:50051',
     ),
 )
 @click.argument("name")
@@ -325,37 +340,44 @@ def routes() -> None:
 @_task
 @click.option("--temperature", default="default", metavar="T|default", help="Divides the combined logits.")
 @click.option("--extrapolate", is_flag=True, help="Allow alphas outside [0, 1].")
-@_store
+@on_names
+@_as_json
 def put_route(
-    name: str, text: str, task: str | None, temperature: str, extrapolate: bool, url: str | None
+    name: str,
+    text: str,
+    task: str | None,
+    temperature: str,
+    extrapolate: bool,
+    names: Names,
+    as_json: bool,
 ) -> None:
     """Keep the route TEXT under NAME, in the place of any other, and say how it was read."""
-    store = Store.open(url)
-    route = algebra.parse(text)
-    algebra.check_alphas(route, extrapolate)
-    home = chosen_task(store, task)
-    _check_members(store, route, home)
-    value, why = _temperature(store, route, home, temperature)
-    named = NamedRoute.of(task=home, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
-    store.put_route(named)
-    click.echo(f"route {home}/{name} = {route}")
-    for line in algebra.explain(route, home):
-        click.echo(f"  {line}")
-    click.echo(f"temperature {value:g}: {why}")
+    named = names.put_route(
+        name, text, task=task, temperature=_temperature(temperature), extrapolate=extrapolate
+    )
+    if as_json:
+        return _print_json(_plain(named.route) | {"shadows_adapter": named.shadows})
+    for line in named.lines():
+        click.echo(line)
 
 
-@routes.command("list", epilog=_epilog("corolla routes list --json"))
+@routes.command(
+    "list", epilog=_epilog("corolla routes list --json", "corolla routes list --server localhost:50051")
+)
 @click.option("--task", metavar="TASK", help="Only those of one task.")
-@_store
+@on_names
 @_as_json
-def list_routes(task: str | None, url: str | None, as_json: bool) -> None:
-    """List the named routes of a store."""
-    found = Store.open(url).routes(task)
+def list_routes(task: str | None, names: Names, as_json: bool) -> None:
+    """List the named routes."""
+    found = names.routes(task)
+    columns = ["task", "name", "route", "temperature"]
+    # A server knows of each whether it can answer it.
+    columns += ["problem"] if any(route.get("problem") for route in found) else []
     _listing(
-        [_plain(route) for route in found],
+        found,
         as_json,
-        columns=("task", "name", "route", "temperature"),
-        rows=[(route.task, route.name, route.route, f"{route.temperature:g}") for route in found],
+        columns=columns,
+        rows=[[_cell(route.get(column)) for column in columns] for route in found],
         when_empty=_NO_ROUTE,
     )
 
@@ -372,15 +394,22 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
     _show(_plain(route) | {"meaning": list(algebra.explain(route.parsed(), route.task))}, as_json)
 
 
-@routes.command("delete", epilog=_epilog("corolla routes delete both --task digits"))
+@routes.command(
+    "delete",
+    epilog=_epilog(
+        "corolla routes delete both --task digits",
+        "corolla routes delete both --task digits --server localhost:50051",
+    ),
+)
 @click.argument("name")
 @_task
-@_store
-def delete_route(name: str, task: str | None, url: str | None) -> None:
+@on_names
+@_as_json
+def delete_route(name: str, task: str | None, names: Names, as_json: bool) -> None:
     """Forget a named route; the adapters stay."""
-    store = Store.open(url)
-    home = chosen_task(store, task)
-    store.delete_route(home, name)
+    home = names.delete_route(name, task=task)
+    if as_json:
+        return _print_json({"task": home, "name": name})
     click.echo(f"route {home}/{name} is gone")
 
 
@@ -401,49 +430,19 @@ def _option(text: str) -> tuple[str, sources.Option]:
     return key, read
 
 
-def chosen_task(store: Store, task: str | None) -> str:
-    if task is not None:
-        return task
-    known = sorted({record.spec.name for record in store.tasks()})
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        raise NotFound("the store has no task yet", field="--task", remedy="train one with `corolla train`")
-    raise InvalidInput(
-        f"the store has {len(known)} tasks", field="--task", remedy=f"add one of {', '.join(known)}"
-    )
-
-
-def reference(text: str) -> algebra.AdapterRef:
-    ref = algebra.parse(text).single
-    if ref is None:
+def _temperature(text: str) -> float | None:
+    if text == "default":
+        return None
+    try:
+        return float(text)
+    except ValueError:
         raise InvalidInput(
-            f"{text!r} is not one adapter", field="adapter", remedy="write lora:3 or lora@prod"
-        )
-    return ref
+            f"{text!r} is not a number", field="--temperature", remedy="give a number above 0, or default"
+        ) from None
 
 
-def _check_members(store: Store, route: algebra.Route, task: str) -> None:
-    """Every adapter exists, and one backbone can run them all as members of one route."""
-    refs = [ref for ref in route.adapters if not ref.is_base]
-    found = (
-        store.resolve(refs[0], task).backbone_digest if refs else store.only_task(task).spec.backbone_digest
-    )
-    resolution.resolve(route, task=task, lookup=store, backbone_digest=found)
-
-
-def _temperature(store: Store, route: algebra.Route, task: str, text: str) -> tuple[float, str]:
-    if text != "default":
-        try:
-            return float(text), "as given"
-        except ValueError:
-            raise InvalidInput(
-                f"{text!r} is not a number", field="--temperature", remedy="give a number above 0, or default"
-            ) from None
-    ref = route.single
-    if ref is None or ref.is_base:
-        return 1.0, f"the default of a route that is not one adapter{f' but {BASE}' if ref else ''}"
-    return store.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"
+def _cell(value: JsonValue) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
 def _plain(record: Record) -> dict[str, JsonValue]:
@@ -466,8 +465,8 @@ def _listing(
     documents: Sequence[dict[str, JsonValue]],
     as_json: bool,
     *,
-    columns: tuple[str, ...],
-    rows: Sequence[tuple[str, ...]],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
     when_empty: str,
 ) -> None:
     if as_json:

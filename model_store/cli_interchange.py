@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeVar
 import click
 
 from model_store import archive, deletion, folding, peft_lora, timm_checkpoint
-from model_store.cli import chosen_task, reference
+from model_store.cli_names import chosen_task
 from model_store.loading import Loader
 from model_store.manifest import Manifest
 from model_store.resolution import Member, ResolvedTerm
+from model_store.routes import parse_adapter
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
 
@@ -113,7 +114,7 @@ def export_adapter(
     `fold` writes it. peft: a folder for Hugging Face PEFT, for the method lora.
     """
     store = Store.open(url)
-    ref = reference(adapter)
+    ref = parse_adapter(adapter)
     manifest = store.resolve(ref, ref.task or chosen_task(store, task))
     if kind == "archive":
         _write(out, archive.write(store, manifest), overwrite)
@@ -207,7 +208,7 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
     version that remains, or goes with the last one. The number is not used again.
     """
     store = Store.open(url)
-    ref = reference(adapter)
+    ref = parse_adapter(adapter)
     home = ref.task or chosen_task(store, task)
     if ref.version is None:
         known = ", ".join(f"{ref.name}:{version}" for version in store.versions(home, ref.name)[-16:])

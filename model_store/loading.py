@@ -5,10 +5,8 @@ Knows a store and one backbone on one device. Keeps the backbone and the base he
 
 import threading
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 
 import torch
-from torch import Tensor
 
 from model_store.manifest import BackboneRecord, TaskRecord
 from model_store.resolution import Member, ResolvedTerm
@@ -72,7 +70,7 @@ class Loader:
                 tensors = self.store.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
-                self._heads[task.digest] = head.to(device=self._device, dtype=self._dtype)
+                self._heads[task.digest] = head.to(device=self._device, dtype=heads.precise(self._dtype))
             return self._heads[task.digest]
 
     def adapter(self, term: ResolvedTerm) -> Adapter:
@@ -105,24 +103,6 @@ class Loader:
 def model(member: Member, adapters: dict[str, Adapter]) -> Model:
     """The runnable form of a member, from its adapters by digest."""
     return Model([Term(adapter=adapters[term.digest], alpha=term.alpha) for term in member.terms])
-
-
-def adapter_bytes(adapter: Adapter) -> int:
-    """Bytes that an adapter keeps, its constant keys and values included."""
-    tensors: list[Tensor] = [*adapter.head.tensors().values()]
-    for edit in adapter.edits.edits:
-        tensors += _tensors_in(edit)
-    tensors += [t for pairs in adapter.edits.keys_values.values() for pair in pairs for t in pair]
-    return sum(t.nbytes for t in tensors)
-
-
-def _tensors_in(value: object) -> list[Tensor]:
-    """Tensors of a record, of the records in it and of its tuples."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple):
-        return [t for item in value for t in _tensors_in(item)]
-    return _tensors_in(tuple(vars(value).values())) if is_dataclass(value) else []
 
 
 def models(members: Sequence[Member], adapters: dict[str, Adapter]) -> tuple[Model, ...]:

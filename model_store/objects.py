@@ -6,16 +6,16 @@ Every failure of the place itself becomes an error of our tree that names the ke
 
 import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
+from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion  # exists for type checkers only
@@ -23,6 +23,31 @@ if TYPE_CHECKING:
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
+
+
+class Stamp(NamedTuple):
+    """What an object looks like in a listing; another tag means other content."""
+
+    tag: str
+    modified: datetime
+
+
+class Place(Protocol):
+    """What a store needs of the place it lives in; `Objects` says what each does."""
+
+    def read(self, key: str) -> bytes | None: ...
+
+    def create(self, key: str, data: bytes) -> bool: ...
+
+    def swap(self, key: str, change: Change) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def keys(self, prefix: str) -> list[str]: ...
+
+    def stamps(self, prefix: str) -> dict[str, Stamp]: ...
+
+    def exclusive(self) -> AbstractContextManager[None]: ...
 
 
 class Objects:
@@ -108,8 +133,16 @@ class Objects:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix of whole segments, sorted."""
+        return sorted(self.stamps(prefix))
+
+    def stamps(self, prefix: str) -> dict[str, Stamp]:
+        """What the objects below a prefix of whole segments look like, by key; reads none of them."""
         with _place_errors(prefix):
-            return sorted(meta["path"] for page in self._backend.list(prefix) for meta in page)
+            return {
+                meta["path"]: Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"])
+                for page in self._backend.list(prefix)
+                for meta in page
+            }
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -161,7 +194,7 @@ def _place_errors(key: str) -> Iterator[None]:
             remedy="use a folder, S3, GCS or Azure",
         ) from error
     except (BaseError, OSError) as error:
-        raise CorollaError(
+        raise Unreachable(
             f"the store cannot be read or written ({_first_line(error)})",
             field=key,
             remedy="check its URL, your permissions and the network",

@@ -129,14 +129,15 @@ def resolve(route: Route, *, task: str, lookup: Lookup, backbone_digest: str) ->
 
     Raises:
         NotFound: A task, adapter, version or alias that does not exist; names near matches.
-        InvalidInput: No task is named; or two members differ in their classes; or the terms of a sum
-            differ in their task.
+        InvalidInput: No task is named; or two members differ in their classes or in how they prepare
+            images; or the terms of a sum differ in their task.
         Unsupported: An adapter belongs to another backbone.
     """
     members = tuple(_member(entry, task, lookup, backbone_digest) for entry in route.entries)
     resolved = ResolvedRoute(members=members, combine=route.combine)
     for member in members[1:]:
         _check_classes(members[0], member)
+        _check_preprocess(members[0], member)
     return resolved
 
 
@@ -182,3 +183,13 @@ def _check_classes(first: Member, other: Member) -> None:
         field="route",
         remedy="an ensemble's members must share their classes",
     )
+
+
+def _check_preprocess(first: Member, other: Member) -> None:
+    """An image is prepared once for all members."""
+    if other.task.spec.preprocess != first.task.spec.preprocess:
+        raise InvalidInput(
+            f"tasks {first.task.spec.name!r} and {other.task.spec.name!r} prepare images differently",
+            field="route",
+            remedy="an ensemble's members must share image size, resizing and normalisation",
+        )

@@ -25,6 +25,7 @@ MAX_TERMS = 16
 MAX_VERSION = 2**31 - 1
 MAX_ALPHA = 100  # far beyond any use, and far from what overflows
 
+_ONE = "write lora, lora:3, lora@prod or TASK/lora"
 _EXAMPLE = "write a route such as `lora`, `0.6*lora@prod`, `lora, ssf:3` or `prob(2: lora, 1: ssf)`"
 
 
@@ -185,6 +186,21 @@ def parse(text: str) -> Route:
             remedy="name the parts as routes of their own",
         )
     return _Parser(text).route()
+
+
+def parse_adapter(text: str) -> AdapterRef:
+    """Read what names one adapter.
+
+    Raises:
+        InvalidInput: It does not.
+    """
+    try:
+        ref = parse(text).single
+    except InvalidInput as error:
+        raise InvalidInput(error.problem, field="adapter", remedy=_ONE) from error
+    if ref is None:
+        raise InvalidInput(f"{text[:80]!r} is not one adapter", field="adapter", remedy=_ONE)
+    return ref
 
 
 def check_alphas(route: Route, extrapolate: bool) -> None:

@@ -7,6 +7,7 @@ returned before it matches its digest. What a method's tensors mean is not known
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -28,14 +29,16 @@ from model_store.manifest import (
 from model_store.names import (
     BASE,
     LATEST,
+    check_alias,
     check_backbone_name,
     check_digest,
     check_name,
     is_name,
     not_found,
 )
-from model_store.objects import Objects
+from model_store.objects import Objects, Place
 from model_store.routes import AdapterRef, Route
+from model_store.snapshot import Snapshot
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 from petl_vit.vit import BackboneConfig
 
@@ -67,7 +70,7 @@ def default_url() -> str:
 class Store:
     """A model store. Holds no state but the place, so any number may be open on it at once."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Place) -> None:
         self._objects = objects
 
     @classmethod
@@ -81,6 +84,10 @@ class Store:
 
     def __str__(self) -> str:
         return str(self._objects)
+
+    def snapshot(self) -> Snapshot:
+        """The names as they are now; `Store(snapshot)` resolves by them and asks for nothing twice."""
+        return Snapshot.take(self._objects)
 
     # Backbones
 
@@ -280,12 +287,21 @@ class Store:
 
     def adapters(self, task: str | None = None) -> list[AdapterId]:
         """The adapters of one task or of all, by task and name."""
-        return sorted(self._published(task))
+        return sorted(self.published(task))
 
     def versions(self, task: str, name: str) -> list[int]:
         """The published versions, ascending; empty for an adapter that does not exist."""
         check_name(name, "adapter")
-        return self._published(task, name).get(AdapterId(task, name), [])
+        return self.published(task, name).get(AdapterId(task, name), [])
+
+    def published(self, task: str | None = None, name: str | None = None) -> dict[AdapterId, list[int]]:
+        """The published versions, ascending, of all adapters, of those of a task, or of one."""
+        if task is not None:
+            check_name(task, "task")
+        found: dict[AdapterId, list[int]] = {}
+        for adapter, version in sorted(self._keys_of_versions(task, name, r"manifest\.json")):
+            found.setdefault(adapter, []).append(version)
+        return found
 
     def manifest(self, task: str, name: str, version: int) -> Manifest:
         """Read the manifest of one version.
@@ -389,24 +405,26 @@ class Store:
             self._no_alias(home, ref.name, alias)
         return self.manifest(home, ref.name, version)
 
-    def set_alias(self, task: str, name: str, alias: str, version: int, expected: int | None = None) -> None:
+    def set_alias(
+        self, task: str, name: str, alias: str, version: int, expected: int | None = None
+    ) -> int | None:
         """Point an alias at a version; with `expected`, only if it points there now.
+
+        Returns:
+            The version it pointed at before, if any.
 
         Raises:
             NotFound: No such version.
             Conflict: The alias does not point at `expected`.
             InvalidInput: The alias is `latest`, which registration moves.
         """
-        if check_name(alias, "alias") == LATEST:
-            raise InvalidInput(
-                "`latest` is moved by registration",
-                field="alias",
-                remedy="use your own, such as prod",
-            )
+        check_alias(alias)
         self.manifest(task, name, version)
         key = _alias_key(task, name, alias)
+        found: int | None = None
 
         def change(data: bytes | None) -> bytes:
+            nonlocal found
             found = None if data is None else Alias.parse(data, key).version
             if expected is not None and found != expected:
                 where = "does not exist" if found is None else f"points at version {found}"
@@ -418,6 +436,7 @@ class Store:
             return Alias(version=version).encode()
 
         self._objects.swap(key, change)
+        return found
 
     # Routes
 
@@ -438,9 +457,13 @@ class Store:
 
     def routes(self, task: str | None = None) -> list[NamedRoute]:
         """The named routes of one task or of all, by task and name."""
+        return [self.route(home, name) for home, name in self.route_names(task)]
+
+    def route_names(self, task: str | None = None) -> list[tuple[str, str]]:
+        """The tasks and names of those routes, none of which is read."""
         prefix = "routes" if task is None else f"routes/{check_name(task, 'task')}"
         found = _matches(self._objects.keys(prefix), r"routes/([^/]+)/([^/]+)")
-        return [self.route(home, name) for home, name in found if is_name(home) and is_name(name)]
+        return [(home, name) for home, name in found if is_name(home) and is_name(name)]
 
     def route(self, task: str, name: str) -> NamedRoute:
         """Read a named route.
@@ -458,14 +481,19 @@ class Store:
         return route
 
     def route_meant(self, task: str, route: Route) -> NamedRoute | None:
-        """The named route that a route of a single bare name means, if there is one."""
+        """The named route that a route of a single bare name means; None where it means an adapter.
+
+        Raises:
+            NotFound: Neither has that name; names near matches among both.
+        """
         ref = route.single
         if not task or ref is None or ref.is_base or str(route) != ref.name:
             return None
-        try:
+        with suppress(NotFound):
             return self.route(task, ref.name)
-        except NotFound:
-            return None
+        if self._read_alias(task, ref.name, LATEST) is None:
+            self._check_is_adapter(task, ref.name)
+        return None
 
     def delete_route(self, task: str, name: str) -> None:
         """Forget a named route.
@@ -531,14 +559,6 @@ class Store:
             if is_name(home) and is_name(adapter)
         ]
 
-    def _published(self, task: str | None, name: str | None = None) -> dict[AdapterId, list[int]]:
-        if task is not None:
-            check_name(task, "task")
-        found: dict[AdapterId, list[int]] = {}
-        for adapter, version in sorted(self._keys_of_versions(task, name, r"manifest\.json")):
-            found.setdefault(adapter, []).append(version)
-        return found
-
     def _newest(self, task: str, name: str) -> Manifest | None:
         versions = self.versions(task, name)
         return self.manifest(task, name, versions[-1]) if versions else None
@@ -602,6 +622,19 @@ class Store:
         known = {record.spec.name for record in self.tasks()}
         raise not_found(f"no task {name!r}", name, known, field="task", when_empty=_NO_ADAPTERS)
 
+    def _check_is_adapter(self, task: str, name: str) -> None:
+        """Refuses, where there are named routes too, a name that is neither a route nor an adapter."""
+        routes = [route for _, route in self.route_names(task)]
+        adapters = [adapter.name for adapter in self.adapters(task)]
+        if routes and name not in adapters:
+            raise not_found(
+                f"no adapter or named route {name!r} in task {task!r}",
+                name,
+                {*routes, *adapters},
+                field="adapter",
+                when_empty=_NO_ADAPTERS,
+            )
+
     def _no_adapter(self, task: str, name: str) -> NoReturn:
         here = [adapter.name for adapter in self.adapters(task)]
         if not here and not self._task_records(task):
@@ -637,7 +670,7 @@ class Store:
         )
 
     def _no_route(self, task: str, name: str) -> NoReturn:
-        known = [route.name for route in self.routes(task)]
+        known = [route for _, route in self.route_names(task)]
         raise not_found(
             f"no route {name!r} in task {task!r}",
             name,

@@ -6,6 +6,7 @@ not know files, names or versions: its identity is its digest.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 from torch import Tensor
@@ -56,10 +57,17 @@ class Adapter:
             digest=digest,
             method=method,
             edits=edits,
-            head=head.to(device=vit.device, dtype=vit.dtype),
+            head=head.to(device=vit.device, dtype=heads.precise(vit.dtype)),
             base_head=base_head,
             task_digest=task_digest,
         )
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes that it keeps, its constant keys and values included; shared memory counts once."""
+        found = [*self.head.tensors().values(), *self.edits.all_tensors()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+        return sum(storages.values())
 
     @classmethod
     def base(cls, *, base_head: Head, task_digest: str) -> Self:

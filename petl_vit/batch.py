@@ -1,16 +1,16 @@
 """A batch of rows, each an image under its own model in weight space, in as few forwards as can be.
 
-Rows of all methods, ranks and alphas share one forward. Only rows whose model replaces parameters
-(`Dense` edits: full and selective tuning) or carries tokens along (`Tokens`: VPT-Shallow) run as groups of
-their own. An image goes through the patch convolution once, and through the blocks before its rows' first
-edits once, however many rows it has.
+Rows of all methods, ranks and alphas share one forward; a model that replaces parameters (`Dense` edits:
+full and selective tuning) has products of its own in it, from the first replaced parameter on. Only rows
+that carry tokens along (`Tokens`: VPT-Shallow) run as groups of their own. An image goes through the patch
+convolution once, and through the blocks before its rows' first edits once, however many rows it has.
 
 Shapes: U images, B rows, D width, C classes of a row's task.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from math import ceil, inf
@@ -19,18 +19,17 @@ import torch
 from torch import Tensor
 
 from petl_vit.adapter import Adapter
-from petl_vit.edit_set import NO_FORM, EditSet, stacked
+from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Lane, Sliced
 from petl_vit.heads import Head, interpolate
-from petl_vit.vit import FrozenViT, Params
+from petl_vit.slots import Slots
+from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT, Params
 
 _CPU_ACTIVATION_BYTES = 24 * 2**20
 """The largest activation of one forward on a CPU. The C library maps larger ones anew each time, and writing
 to fresh pages then costs a fifth of the forward."""
-
-_PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +71,10 @@ class Model:
         self.tokens = sum(edits.extra_tokens for edits in sets)
         self.first_block = min((edits.first_block for edits in sets), default=inf)
         forms = tuple(edits.form for edits in sets)
-        alone = tuple(term.adapter.digest for term in self.edited) if NO_FORM in forms else ()
+        alone = self.key if self.dense else self.digests if NO_FORM in forms else ()
         self.form = (forms, alone)
         prompted = any(edits.prefixes for edits in sets)
-        self.order = (self.first_block, prompted, self.form, self.digests)
+        self.order = (self.tokens, self.first_block, self.dense, prompted, self.form, self.digests)
 
     @cached_property
     def head(self) -> Head:
@@ -106,11 +105,13 @@ class Batch:
 
     Args:
         vit: The backbone at its image size.
+        slots: Where adapters are while a forward uses them; None for one of any number.
         folded_models: How many interpolated parameter sets of `Dense` models to keep.
     """
 
-    def __init__(self, vit: FrozenViT, *, folded_models: int = 2) -> None:
+    def __init__(self, vit: FrozenViT, *, slots: Slots | None = None, folded_models: int = 2) -> None:
         self.vit = vit
+        self._slots = Slots(vit.device) if slots is None else slots
         self._folded: OrderedDict[tuple[tuple[str, float], ...], dict[str, Tensor]] = OrderedDict()
         self._folded_models = folded_models
 
@@ -124,18 +125,25 @@ class Batch:
 
         Returns:
             One [C] for each row; C may differ between rows.
+
+        Raises:
+            Overloaded: The rows have more adapters than there are slots.
         """
+        with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
+            return self._logits(images, rows)
+
+    def _logits(self, images: Tensor, rows: Sequence[Row]) -> list[Tensor]:
         answers: list[Tensor | None] = [None] * len(rows)
         patches = self.vit.patches(images, self.vit.params)
-        by_group = sorted(range(len(rows)), key=lambda i: (*_group(rows[i].model), rows[i].model.order))
-        for _, members in groupby(by_group, key=lambda i: _group(rows[i].model)):
-            for part in self._parts(rows, list(members)):
+        in_order = sorted(range(len(rows)), key=lambda i: rows[i].model.order)
+        for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
+            for part in self._parts(list(members)):
                 features = self._features(images, patches, [rows[i] for i in part])
                 for i, row_logits in zip(part, _logits(features, [rows[i].model for i in part]), strict=True):
                     answers[i] = row_logits
         return [answer for answer in answers if answer is not None]
 
-    def _parts(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
+    def _parts(self, members: list[int]) -> list[list[int]]:
         """Sorted rows as runs of about equal length, none too large for one forward."""
         most = self._rows_at_once()
         count = ceil(len(members) / most)
@@ -151,20 +159,56 @@ class Batch:
         return max(1, _CPU_ACTIVATION_BYTES // row)
 
     def _features(self, images: Tensor, patches: Tensor, rows: list[Row]) -> Tensor:
-        """[B, D] of rows that are sorted by model and share their parameters."""
-        model = rows[0].model
-        if model.dense:
-            params = self._folded_params(model)
-            lanes = [
-                _lane(images, slice(0, len(rows)), e, [alpha] * len(rows)) for e, alpha in model.unfoldable
-            ]
-            if any(params.get(name) is not self.vit.params.get(name) for name in _PATCH_CONVOLUTION):
-                patches = self.vit.patches(images, params)
-        else:
-            params, lanes = self.vit.params, _lanes(images, rows)
-        forks = _forks(rows, self.vit.arch.depth)
+        """[B, D] of rows that are sorted by model."""
+        lanes = self._lanes(images, rows)
+        patches, sources = self._own_patches(images, patches, rows, lanes)
+        forks = _forks(rows, sources, self.vit.arch.depth)
         indices = {block: torch.tensor(index, device=images.device) for block, index in forks.items()}
-        return self.vit.features(patches, Sliced(self.vit, lanes, params), indices)
+        return self.vit.features(patches, Sliced(self.vit, lanes), indices)
+
+    def _own_patches(
+        self, images: Tensor, patches: Tensor, rows: list[Row], lanes: list[Lane]
+    ) -> tuple[Tensor, list[int]]:
+        """Adds what rows with a patch convolution of their own make of their images.
+
+        Returns:
+            Patches [U + more, N, D], and which of them each row begins with.
+        """
+        found, sources, count = [patches], [row.image for row in rows], len(patches)
+        frozen = self.vit.params
+        for lane in lanes:
+            if lane.params is None or all(lane.params.get(n) is frozen.get(n) for n in PATCH_CONVOLUTION):
+                continue
+            own = self.vit.patches(images[sources[lane.rows]], lane.params)
+            sources[lane.rows] = range(count, count + len(own))
+            count += len(own)
+            found.append(own)
+        return torch.cat(found) if len(found) > 1 else patches, sources
+
+    def _lanes(self, images: Tensor, rows: list[Row]) -> list[Lane]:
+        """A lane for each run of rows whose adapters stack, and each of their terms."""
+        lanes, start = [], 0
+        for _, run in groupby(rows, key=lambda row: row.model.form):
+            models = [row.model for row in run]
+            where = slice(start, start + len(models))
+            start += len(models)
+            if models[0].dense:
+                lanes += self._dense_lanes(images, where, models[0])
+                continue
+            for position in range(len(models[0].edited)):
+                terms = [model.edited[position] for model in models]
+                edits = self._slots.edits([term.adapter for term in terms])
+                lanes.append(Lane(rows=where, edits=edits, alpha=_alpha(images, [t.alpha for t in terms])))
+        return lanes
+
+    def _dense_lanes(self, images: Tensor, rows: slice, model: Model) -> list[Lane]:
+        """Lanes of rows under one model with parameters of its own."""
+        count = rows.stop - rows.start
+        lanes = [
+            Lane(rows=rows, edits=edits, alpha=_alpha(images, [alpha] * count))
+            for edits, alpha in model.unfoldable
+        ]
+        return [replace(lanes[0], params=self._folded_params(model)), *lanes[1:]]
 
     def _folded_params(self, model: Model) -> Params:
         """The parameters of a model with dense edits; the most recent few are kept."""
@@ -182,11 +226,6 @@ class Batch:
         return self._folded[model.key]
 
 
-def _group(model: Model) -> tuple[bool, int, tuple[tuple[str, float], ...]]:
-    """Rows of equal groups share parameters and sequence length, and so a forward."""
-    return model.dense, model.tokens, model.key if model.dense else ()
-
-
 def _unfoldable(edits: EditSet) -> EditSet:
     return EditSet([e for e in edits.edits if not isinstance(e, Affine | NormDelta | LowRank | Dense)])
 
@@ -200,52 +239,28 @@ def _logits(features: Tensor, models: list[Model]) -> list[Tensor]:
     return found
 
 
-def _forks(rows: list[Row], depth: int) -> dict[int, list[int]]:
+def _forks(rows: list[Row], sources: list[int], depth: int) -> dict[int, list[int]]:
     """Where rows part, as `FrozenViT.features` takes it: rows of one image share it until they are edited.
 
     Args:
         rows: Sorted by their first edited block.
+        sources: The patches of each row.
     """
     starts = [min(row.model.first_block, depth) for row in rows]
-    stream: list[
-        int | tuple[int]
-    ] = []  # a row that has begun, by number; an image that rows wait for, (image,)
+    where = {source: source for source in sources}  # where in the stream each image that rows wait for is
+    count, begun = max(sources) + 1, 0
     forks: dict[int, list[int]] = {}
     for block in sorted({0, *starts}):
-        begun = [i for i, start in enumerate(starts) if start <= block]
-        waited = dict.fromkeys(row.image for row in rows[len(begun) :])
-        following: list[int | tuple[int]] = [*begun, *((image,) for image in waited)]
-        where = {key: position for position, key in enumerate(stream)}
-        if block == 0:
-            index = [rows[key].image if isinstance(key, int) else key[0] for key in following]
-        else:
-            index = [
-                where[key] if key in where or not isinstance(key, int) else where[rows[key].image,]
-                for key in following
-            ]
-        if block == 0 or index != list(range(len(stream))):
+        beginning = starts.count(block)
+        index = [*range(begun), *(where[source] for source in sources[begun : begun + beginning])]
+        begun += beginning
+        waited = dict.fromkeys(sources[begun:])
+        index += [where[source] for source in waited]
+        if block == 0 or index != list(range(count)):
             forks[int(block)] = index
-        stream = following
+        where = {source: begun + position for position, source in enumerate(waited)}
+        count = len(index)
     return forks
-
-
-def _lanes(images: Tensor, rows: list[Row]) -> list[Lane]:
-    """A lane for each run of rows whose adapters stack, and each of their terms."""
-    lanes, start = [], 0
-    for _, run in groupby(rows, key=lambda row: row.model.form):
-        models = [row.model for row in run]
-        where = slice(start, start + len(models))
-        start += len(models)
-        for position in range(len(models[0].edited)):
-            terms = [model.edited[position] for model in models]
-            sets = [term.adapter.edits for term in terms]
-            edits = sets[0] if len({term.adapter.digest for term in terms}) == 1 else stacked(sets)
-            lanes.append(_lane(images, where, edits, [term.alpha for term in terms]))
-    return lanes
-
-
-def _lane(images: Tensor, rows: slice, edits: EditSet, alphas: list[float]) -> Lane:
-    return Lane(rows=rows, edits=edits, alpha=_alpha(images, alphas))
 
 
 def _alpha(images: Tensor, alphas: list[float]) -> Alpha:

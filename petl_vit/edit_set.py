@@ -9,7 +9,7 @@ Shapes: B rows, D width, R rank or bottleneck, n prompts, H heads, d head width.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from itertools import count
 from math import inf, prod
@@ -108,10 +108,16 @@ class EditSet:
     @cached_property
     def first_block(self) -> float:
         """The first block that the edits change; infinite where they change none."""
-        if self.tokens or self.queries or self.dense:
+        if self.tokens or self.queries:
             return 0
-        sites = (*self.sites, *self.branches, *(f"blocks.{block}." for block in self.prefixes))
+        names = (*self.sites, *self.branches, *(edit.name for edit in self.dense))
+        sites = (*names, *(f"blocks.{block}." for block in self.prefixes))
         return min(map(_block_of, sites), default=inf)
+
+    def all_tensors(self) -> list[Tensor]:
+        """Every tensor that the edits hold, in any order; several may share memory."""
+        keys_values = [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
+        return keys_values + [tensor for edit in self.edits for tensor in _held(edit)]
 
     # Stacking
 
@@ -138,12 +144,13 @@ class EditSet:
         A branch's scale goes into its up projection, so that branches of different scales stack.
         """
         padded = type(self)([_padded(edit) for edit in self.edits], self.keys_values)
-        if padded.form == NO_FORM:
-            return padded
-        flat = padded.flat
-        packed = padded._with(_parts(flat, padded._tensors()))
-        packed.flat = flat
-        return packed
+        return padded if padded.form == NO_FORM else padded.at(padded.flat)
+
+    def at(self, flat: Tensor) -> Self:
+        """The same edits with tensors that are views of a flat vector [L] of this form."""
+        edits = self._with(_parts(flat, self._tensors()))
+        edits.flat = flat
+        return edits
 
     def with_rows(self, flats: Tensor) -> Self:
         """The same edits with tensors of their own for each row, from flat vectors [B, L] of this form."""
@@ -198,11 +205,20 @@ def size_class(rank: int) -> int:
     return 1 << max(0, rank - 1).bit_length()
 
 
+def _held(value: object) -> list[Tensor]:
+    """Tensors of a record, of the records in it and of its tuples."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [t for item in value for t in _held(item)]
+    return _held(tuple(vars(value).values())) if is_dataclass(value) else []
+
+
 def _block_of(site: str) -> float:
     name, _, rest = site.partition(".")
     if name == "blocks":
         return int(rest.partition(".")[0])
-    return inf if name in ("norm", "fc_norm") else 0
+    return inf if name in ("norm", "fc_norm", "attn_pool") else 0
 
 
 def _described(edit: Edit) -> Hashable:

@@ -41,7 +41,7 @@ def _like(vector: Tensor, y: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """x W + b of [B, N, in], with one W [in, R] and b [R] or with one for each row, [B, in, R] and [B, 1, R]."""
+    """x W + b of [B, N, in], with W [in, R] and b [R], or one for each row: [B, in, R] and [B, 1, R]."""
     if matrix.dim() == 2:
         return F.linear(x, matrix.T, bias)
     return torch.bmm(x, matrix) if bias is None else torch.baddbmm(bias, x, matrix)

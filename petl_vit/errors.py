@@ -55,5 +55,9 @@ class Expired(CorollaError):
     """The caller's deadline passed, or cannot be met, before the work was done."""
 
 
+class Unreachable(CorollaError):
+    """A store that does not answer now; trying again later can work."""
+
+
 class Draining(CorollaError):
     """The server is starting or stopping and takes no new work."""

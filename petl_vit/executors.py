@@ -99,6 +99,9 @@ class Functional:
 
         self._outputs: list[list[Tensor]] = [[] for _ in self._edits.queries]
 
+    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
+        return compute(x, self.params)
+
     def _edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         edits = self._edits.sites.get(site, ())
         deltas = [edit.delta(x, y, self._alpha, self._training) for edit in edits]
@@ -182,6 +185,7 @@ class Lane:
     rows: slice
     edits: EditSet
     alpha: Alpha  # [rows, 1, 1] or None for 1
+    params: Params | None = None  # what the rows run with instead of the others' parameters
 
 
 class Sliced:
@@ -189,7 +193,7 @@ class Sliced:
 
     Args:
         vit: The backbone.
-        lanes: What edits which rows; rows without a lane get the frozen model.
+        lanes: What edits which rows, in their order; rows without a lane get the frozen model.
         params: The parameters to run with; None means the frozen ones.
     """
 
@@ -201,6 +205,7 @@ class Sliced:
         self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
         self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
         self._queries: list[tuple[slice, Queries, Alpha, list[Tensor]]] = []
+        self._own = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._place(lane)
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
@@ -228,6 +233,22 @@ class Sliced:
             carried = self._tokens.setdefault((lane.rows.start, lane.rows.stop), [])
             carried.extend((tokens, lane.alpha) for tokens in lane.edits.tokens)
 
+    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
+        own = [(rows, params) for rows, params in self._own if self._differs(params, names)]
+        if not own:
+            return compute(x, self.params)
+        parts, done = [], 0
+        for rows, params in own:
+            if done < rows.start:
+                parts.append(compute(x[done : rows.start], self.params))
+            parts.append(compute(x[rows], params))
+            done = rows.stop
+        parts += [compute(x[done:], self.params)] if done < len(x) else []
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _differs(self, params: Params, names: Sequence[str]) -> bool:
+        return any(params.get(name) is not self.params.get(name) for name in names)
+
     def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         for rows, edits in self._at.get(site, ()):
             x_rows, y_rows = x[rows], y[rows]
@@ -242,10 +263,12 @@ class Sliced:
         return self._edit_("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edit_(site, x, _frozen_linear(self.params, site, x))
+        names = (f"{site}.weight", f"{site}.bias")
+        return self._edit_(site, x, self.over(names, lambda z, params: _frozen_linear(params, site, z), x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
-        return self._edit_(site, x, _frozen_norm(self.params, site, x, self._arch.eps))
+        names, eps = (f"{site}.weight", f"{site}.bias"), self._arch.eps
+        return self._edit_(site, x, self.over(names, lambda z, params: _frozen_norm(params, site, z, eps), x))
 
     def extend(self, x: Tensor) -> Tensor:
         if not self._tokens:

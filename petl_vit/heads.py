@@ -84,7 +84,7 @@ class LinearHead:
         return type(self)(weight=tensors["head.weight"], bias=tensors["head.bias"])
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
 
     def redrawn(self, generator: torch.Generator) -> Self:
         classes, width = self.weight.shape
@@ -138,7 +138,8 @@ class ClipHead:
         )
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features @ self.projection, dim=-1), self.weight, self.bias)
+        shared = features.to(self.projection.dtype) @ self.projection
+        return F.linear(F.normalize(shared, dim=-1), self.weight, self.bias)
 
     def redrawn(self, generator: torch.Generator) -> Self:
         """The projection is CLIP's own and stays; the classifier is drawn as a linear layer's."""
@@ -148,6 +149,11 @@ class ClipHead:
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> Self:
         return self.replaced({name: t.to(device, dtype) for name, t in self.tensors().items()})
+
+
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """What heads are in beside a backbone of a dtype: scores of half the digits would tie."""
+    return torch.float32 if dtype.itemsize == 2 else dtype
 
 
 def load(tensors: Mapping[str, Tensor], *, classes: int, width: int) -> Head:

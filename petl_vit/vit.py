@@ -13,7 +13,7 @@ Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -245,10 +245,19 @@ def check_supported(config: BackboneConfig) -> None:
     describe(config)
 
 
+PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
+_EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
+
+
 class Executor(Protocol):
     """Carries the frozen operations and the edits at their sites out for a batch of rows."""
 
-    params: Params
+    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...]: what `compute` makes of the rows with the parameters that they run with.
+
+        Args:
+            names: Those that it reads.
+        """
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         """[B, N, in] -> [B, N, out]: the frozen linear and its edits."""
@@ -329,7 +338,7 @@ class FrozenViT:
 
     def forward(self, images: Tensor, run: Executor) -> Tensor:
         """Pooled features of images, one row each: [B, 3, S, S] -> [B, D]."""
-        return self.features(self.patches(images, run.params), run)
+        return self.features(run.over(PATCH_CONVOLUTION, self.patches, images), run)
 
     def patches(self, images: Tensor, params: Params) -> Tensor:
         """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which any number of rows may share."""
@@ -351,7 +360,7 @@ class FrozenViT:
         """
         forks = forks or {}
         x = patches[forks[0]] if 0 in forks else patches
-        x = self._embed(run.embed(x), run.params)
+        x = run.over(_EMBEDDINGS, self._embed, run.embed(x))
         if self.arch.pre_norm:
             x = run.norm("norm_pre", x)
         x = run.extend(x)
@@ -366,10 +375,10 @@ class FrozenViT:
     def _feature(self, x: Tensor, run: Executor) -> Tensor:
         """The final norm and the pooling: [B, N, D], or the class token's [B, 1, D], -> [B, D]."""
         if self.arch.final_norm == "fc_norm":
-            return run.norm("fc_norm", self._pool(x, run.params))
+            return run.norm("fc_norm", self._pool(x, run))
         if self.arch.pool == "token":  # the norm acts on each token alone
             return run.norm("norm", x[:, 0])
-        return self._pool(run.norm("norm", x), run.params)
+        return self._pool(run.norm("norm", x), run)
 
     def _embed(self, x: Tensor, params: Params) -> Tensor:
         """Class and register tokens in front of the patches, and positions: [B, N, D]."""
@@ -394,14 +403,17 @@ class FrozenViT:
         return run.add(f"{block}.mlp", x, z, self._scaled(f"{block}.ls2.gamma", y, run))
 
     def _scaled(self, gamma: str, y: Tensor, run: Executor) -> Tensor:
-        return y * run.params[gamma] if self.arch.layer_scale else y
+        return run.over((gamma,), lambda z, params: z * params[gamma], y) if self.arch.layer_scale else y
 
-    def _pool(self, x: Tensor, params: Params) -> Tensor:
+    def _pool(self, x: Tensor, run: Executor) -> Tensor:
         """[B, N, D] -> [B, D]."""
         if self.arch.pool == "token":
             return x[:, 0]
         patches = x[:, self.arch.prefix_tokens :]
-        return self._attention_pool(patches, params) if self.arch.pool == "map" else patches.mean(dim=1)
+        if self.arch.pool == "avg":
+            return patches.mean(dim=1)
+        names = tuple(name for name in self.params if name.startswith("attn_pool."))
+        return run.over(names, self._attention_pool, patches)
 
     def _attention_pool(self, x: Tensor, params: Params) -> Tensor:
         """One learned query over all tokens, then an MLP with a residual: [B, N, D] -> [B, D]."""

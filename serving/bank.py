@@ -1,20 +1,27 @@
-"""The bank: the adapters that are registered, in memory, bounded by bytes, by digest.
+"""The bank: adapters registered in host memory, bounded by bytes, by digest; and what of them is in a slot.
 
-Each is loaded once, however many requests ask for it at the same time, and verified before it is used.
-The least recently used go when the bytes run out; a request that holds one keeps it alive until it is
-answered, so nothing is ever reused under a running batch. Blocking: called in the pool.
+Each is loaded once, however many requests ask for it at the same time, in threads of its own, so that no
+other traffic waits; and verified before it is used. The least recently used go when the bytes run out, but
+never one that a request holds, nor a pinned one. Names play no part: an adapter is its digest. Blocking.
 """
 
 import threading
-from collections import OrderedDict
-from concurrent.futures import Future
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from model_store.loading import Loader, adapter_bytes, models
+from model_store.loading import Loader, models
 from model_store.resolution import ResolvedRoute, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import Conflict, InvalidInput, NotFound, Overloaded
+from petl_vit.slots import Slots
+
+_LOADING_THREADS = 2
 
 
 class BankMetrics(Protocol):
@@ -22,67 +29,295 @@ class BankMetrics(Protocol):
 
     def set_registered(self, adapters: int, size: int) -> None: ...
 
+    def set_slots(self, adapters: int, size: int) -> None: ...
+
+    def adapter_loaded(self, seconds: float) -> None: ...
+
+    def adapter_evicted(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident:
+    """An adapter in memory.
+
+    Attributes:
+        names: Every `task/name:version` that it was asked for by.
+        registered_bytes: Host memory; slot_bytes: device memory, on a CPU the same bytes.
+        rows_in_use: Requests that hold it now.
+        last_used_at: Seconds since the epoch.
+    """
+
+    digest: str
+    names: tuple[str, ...]
+    method: str
+    registered_bytes: int
+    in_slot: bool
+    slot_bytes: int
+    pinned: bool
+    rows_in_use: int
+    last_used_at: float
+
+
+@dataclass(eq=False, kw_only=True)
+class _Entry:
+    adapter: Adapter
+    names: set[str] = field(default_factory=set)
+    pinned: bool = False
+    last_used_at: float = 0.0
+
+
+class Held:
+    """The adapters of one request, loaded or loading.
+
+    Attributes:
+        loading: By digest; not to be cancelled, as other requests may wait for the same.
+    """
+
+    def __init__(self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]") -> None:
+        self._resolved, self.loading = resolved, loading
+
+    def models(self) -> tuple[Model, ...]:
+        """The runnable members of the route; waits for what is loading.
+
+        Raises:
+            Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
+            InvalidInput: One adapter alone is larger than the bank, or the terms of a member do not fit.
+            Overloaded: All memory is held by other requests or pinned.
+        """
+        adapters = {digest: future.result() for digest, future in self.loading.items()}
+        return models(self._resolved.members, adapters)
+
 
 class Bank:
     """Adapters in memory.
 
     Args:
         loader: Loads and verifies one.
-        max_bytes: What they may take together.
+        slots: Where the engine takes them from.
+        max_bytes: What they may take together in host memory.
         metrics: Where their number and bytes go.
     """
 
-    def __init__(self, loader: Loader, *, max_bytes: int, metrics: BankMetrics) -> None:
-        self._loader, self._max_bytes, self._metrics = loader, max_bytes, metrics
+    def __init__(self, loader: Loader, *, slots: Slots, max_bytes: int, metrics: BankMetrics) -> None:
+        self._loader, self._slots, self._metrics = loader, slots, metrics
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._adapters: OrderedDict[str, Adapter] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._held: Counter[str] = Counter()
+        self._unloaded: dict[str, _Entry] = {}  # no longer listed, but still held
         self._loading: dict[str, Future[Adapter]] = {}
+        self._pool = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="loading")
         self._bytes = 0
+        slots.only(self._entries.__contains__)
+
+    # For requests
+
+    @contextmanager
+    def holding(self, resolved: ResolvedRoute) -> "Iterator[Held]":
+        """A route's adapters, kept in memory while the context lasts; what is missing begins to load."""
+        terms = list(resolved.terms())
+        with self._hold({term.digest for term in terms}):
+            yield Held(resolved, {term.digest: self._adapter(term) for term in terms})
 
     def models(self, resolved: ResolvedRoute) -> tuple[Model, ...]:
-        """The runnable members of a route, loading what is not in memory.
+        """The runnable members of a route, loading what is not in memory; waits for them."""
+        with self.holding(resolved) as held:
+            return held.models()
+
+    @contextmanager
+    def _hold(self, digests: set[str]) -> Iterator[None]:
+        with self._lock:
+            self._held.update(digests)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._release(digests)
+
+    def _release(self, digests: set[str]) -> None:
+        self._held.subtract(digests)
+        for digest in digests:
+            if self._held[digest] <= 0:
+                del self._held[digest]
+                if (entry := self._unloaded.pop(digest, None)) is not None:
+                    self._bytes -= entry.adapter.nbytes
+        self._report()
+
+    # For people
+
+    def load(self, term: ResolvedTerm) -> Resident:
+        """Loads an adapter, and gives it a slot where one is free, ahead of its first request.
 
         Raises:
-            Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
-            InvalidInput: One adapter alone is larger than the bank, or the terms of a member do not fit.
+            Corrupt, InvalidInput, Overloaded: See `Held.models`.
         """
-        adapters = {term.digest: self._adapter(term) for term in resolved.terms()}
-        return models(resolved.members, adapters)
+        with self._loaded(term) as entry:
+            with suppress(Overloaded):  # all slots are in use right now; its first request finds one
+                self._slots.enter(entry.adapter)
+            return self._resident_of(term.digest, entry)
 
-    def _adapter(self, term: ResolvedTerm) -> Adapter:
+    def pin(self, term: ResolvedTerm) -> Resident:
+        """Loads an adapter and keeps it in memory and in a slot.
+
+        Raises:
+            Corrupt, InvalidInput, Overloaded: See `Held.models`.
+        """
+        with self._loaded(term) as entry:
+            self._slots.pin(entry.adapter)
+            entry.pinned = True
+            return self._resident_of(term.digest, entry)
+
+    def unpin(self, digest: str) -> Resident:
+        """Lets an adapter go again when memory runs out.
+
+        Raises:
+            NotFound: It is not in memory.
+        """
         with self._lock:
-            if term.digest in self._adapters:
-                self._adapters.move_to_end(term.digest)
-                return self._adapters[term.digest]
-            ours = term.digest not in self._loading
-            future = self._loading.setdefault(term.digest, Future())
-        if ours:
-            self._load(term, future)
-        return future.result()
+            entry = self._known(digest)
+            entry.pinned = False
+            self._slots.unpin(digest)
+            return self._resident_of(digest, entry)
 
-    def _load(self, term: ResolvedTerm, future: "Future[Adapter]") -> None:
+    def unload(self, digest: str) -> int:
+        """Frees an adapter's memory, once the requests that hold it are answered; returns its bytes.
+
+        Raises:
+            NotFound: It is not in memory.
+            Conflict: It is pinned.
+        """
+        with self._lock:
+            entry = self._known(digest)
+            if entry.pinned:
+                raise Conflict(f"{_name(entry)} is pinned", field="adapter", remedy="unpin it first")
+            self._drop(digest)
+            return entry.adapter.nbytes
+
+    def residents(self) -> list[Resident]:
+        """What is in memory, the most recently used first."""
+        with self._lock:
+            digests = list(reversed(self._entries))
+            return [self._resident_of(digest, self._entries[digest]) for digest in digests]
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory that adapters take now, unloaded ones that requests still hold included."""
+        return self._bytes
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # Loading
+
+    @contextmanager
+    def _loaded(self, term: ResolvedTerm) -> Iterator[_Entry]:
+        """An adapter's entry, which stays as it is while the context lasts."""
+        with self._hold({term.digest}):
+            self._adapter(term).result()
+            with self._lock:
+                yield self._known(term.digest)
+
+    def _adapter(self, term: ResolvedTerm) -> "Future[Adapter]":
+        with self._lock:
+            entry = self._entries.get(term.digest)
+            if entry is None and (entry := self._unloaded.pop(term.digest, None)) is not None:
+                self._entries[term.digest] = entry  # asked for again before it was gone
+            if entry is None:
+                return self._load_once(term)
+            self._touch(term, entry)
+        ready: Future[Adapter] = Future()
+        ready.set_result(entry.adapter)
+        return ready
+
+    def _load_once(self, term: ResolvedTerm) -> "Future[Adapter]":
+        future = self._loading.get(term.digest)
+        if future is None:
+            future = self._loading[term.digest] = self._pool.submit(self._load, term)
+        return future
+
+    def _load(self, term: ResolvedTerm) -> Adapter:
+        started = time.monotonic()
         try:
             adapter = self._loader.adapter(term)
-            self._keep(term, adapter)
-            future.set_result(adapter)
-        except Exception as error:
-            future.set_exception(error)
+            with self._lock:
+                self._keep(term, adapter)
+            self._metrics.adapter_loaded(time.monotonic() - started)
+            return adapter
         finally:
             with self._lock:
                 del self._loading[term.digest]
 
     def _keep(self, term: ResolvedTerm, adapter: Adapter) -> None:
-        size = adapter_bytes(adapter)
-        if size > self._max_bytes:
+        size = adapter.nbytes
+        if size > self.max_bytes:
             raise InvalidInput(
-                f"adapter {term.full_name} takes {size:,} bytes, the bank has {self._max_bytes:,}",
+                f"adapter {term.full_name} takes {size:,} bytes, the bank has {self.max_bytes:,}",
                 field="bank-bytes",
                 remedy="start the server with a larger --bank-bytes",
             )
-        with self._lock:
-            while self._bytes + size > self._max_bytes:
-                _, dropped = self._adapters.popitem(last=False)
-                self._bytes -= adapter_bytes(dropped)
-            self._adapters[term.digest] = adapter
-            self._bytes += size
-            self._metrics.set_registered(len(self._adapters), self._bytes)
+        for digest in self._victims(term, size):
+            self._drop(digest)
+            self._metrics.adapter_evicted()
+        entry = self._entries[adapter.digest] = _Entry(adapter=adapter)
+        self._bytes += size
+        self._touch(term, entry)
+        self._report()
+
+    def _victims(self, term: ResolvedTerm, size: int) -> list[str]:
+        """What makes room for an adapter, the least recently used first; nothing goes in vain."""
+        found, excess = [], self._bytes + size - self.max_bytes
+        for digest, entry in self._entries.items():
+            if excess <= 0:
+                break
+            if not entry.pinned and digest not in self._held:
+                found.append(digest)
+                excess -= entry.adapter.nbytes
+        if excess > 0:
+            raise Overloaded(
+                f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the bank are "
+                "pinned or in use",
+                field="bank-bytes",
+                remedy="retry after a pause, unpin adapters, or start the server with a larger --bank-bytes",
+            )
+        return found
+
+    def _drop(self, digest: str) -> None:
+        entry = self._entries.pop(digest)
+        if digest in self._held:
+            self._unloaded[digest] = entry
+        else:
+            self._bytes -= entry.adapter.nbytes
+        self._slots.leave(digest)
+        self._report()
+
+    def _touch(self, term: ResolvedTerm, entry: _Entry) -> None:
+        self._entries.move_to_end(term.digest)
+        entry.names.add(term.full_name)
+        entry.last_used_at = time.time()
+
+    def _known(self, digest: str) -> _Entry:
+        entry = self._entries.get(digest)
+        if entry is None:
+            raise NotFound(f"adapter {digest[:12]} is not in memory", field="adapter", remedy="load it first")
+        return entry
+
+    def _resident_of(self, digest: str, entry: _Entry) -> Resident:
+        return Resident(
+            digest=digest,
+            names=tuple(sorted(entry.names)),
+            method=entry.adapter.method.name,
+            registered_bytes=entry.adapter.nbytes,
+            in_slot=digest in self._slots,
+            slot_bytes=self._slots.bytes_of(digest),
+            pinned=entry.pinned,
+            rows_in_use=self._held[digest],
+            last_used_at=entry.last_used_at,
+        )
+
+    def _report(self) -> None:
+        self._metrics.set_registered(len(self._entries), self._bytes)
+        self._metrics.set_slots(len(self._slots), self._slots.nbytes)
+
+
+def _name(entry: _Entry) -> str:
+    return min(entry.names, default=entry.adapter.digest[:12])

@@ -39,10 +39,18 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
     ),
     "Batches": (
         _gauge("corolla_queue_rows", "", "Rows waiting for the engine. A row is one image for one member."),
+        _gauge("corolla_queue_bytes", "", "Host memory that their images take."),
+        _counter(
+            "corolla_queue_dropped_total",
+            "reason",
+            "Images never computed: expired or cancelled in the queue; refused at once as their deadline was "
+            "unmeetable, or as the queue was full (full_rows, full_bytes).",
+        ),
         _histogram("corolla_queue_duration_seconds", "", "Time a row waited for the engine.", _SECONDS),
         _histogram("corolla_batch_rows", "", "Rows in one forward pass.", _ROWS),
         _histogram("corolla_batch_adapters", "", "Distinct adapters in one forward pass.", _ADAPTERS),
         _histogram("corolla_forward_duration_seconds", "", "Time of one forward pass.", _SECONDS),
+        _counter("corolla_out_of_memory_total", "", "Forward passes that did not fit into memory at once."),
     ),
     "Predictions": (
         _counter("corolla_predictions_total", "route domain", "Images answered."),
@@ -131,13 +139,17 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts or stops."),
         _gauge("corolla_registered_adapters", "", "Adapters in host memory, ready for a slot."),
         _gauge("corolla_registered_bytes", "", "Host memory that their tensors take."),
+        _gauge("corolla_slot_adapters", "", "Adapters in a slot, ready for a forward pass."),
+        _gauge("corolla_slot_bytes", "", "Memory of their tensors; on a CPU the registered ones' own."),
+        _histogram("corolla_adapter_load_duration_seconds", "", "From the store into host memory.", _SECONDS),
+        _counter("corolla_adapter_evictions_total", "", "Adapters that left host memory to make room."),
         _gauge(
             "corolla_adapter_info",
             "route member version method digest",
             "1 for what a member of a named route is now; join it on (route, member).",
         ),
         _gauge("corolla_backbone_info", "digest architecture", "1 for the backbone that is resident."),
-        _gauge("corolla_build_info", "version python torch device", "1 for what is running."),
+        _gauge("corolla_build_info", "version python torch device precision", "1 for what is running."),
     ),
 }
 DEFINITIONS = tuple(definition for section in SECTIONS.values() for definition in section)

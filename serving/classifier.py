@@ -24,7 +24,7 @@ from petl_vit.combine import Answer, combine
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.preprocess import Preprocess, from_array, normalise, preprocess, resize
 from serving.bank import Bank
-from serving.batcher import Batcher, Done
+from serving.batcher import Batcher, Done, Priority, Work
 from serving.catalog import Catalog, Plan
 from serving.engine import Job, Logits
 from serving.metrics import ADHOC, Metrics
@@ -51,6 +51,7 @@ class Request:
     Attributes:
         pictures: At least one. A tensor is a collection of pictures as it is, and all of one kind.
         deadline: time.monotonic() seconds, or None.
+        client: Who asks: clients share the engine fairly.
     """
 
     task: str
@@ -59,6 +60,8 @@ class Request:
     domain: str = ""
     extrapolate: bool = False
     deadline: float | None = None
+    priority: Priority = Priority.NORMAL
+    client: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,30 +128,45 @@ class Classifier:
             Overloaded, Expired, Draining: See `serving.batcher`.
         """
         self._check_count(len(request.pictures))
-        plan, models = await self._in_pool(self._prepare, request)
-        started = time.monotonic()
-        spec = plan.resolved.task.spec.preprocess
-        images = await asyncio.gather(
-            *(self._in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures)),
-            return_exceptions=True,
-        )
-        decode_s = time.monotonic() - started
-        good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
-        jobs = [Job(image=image, models=models) for image in images if isinstance(image, torch.Tensor)]
-        done = await self._batcher.submit([(job, job.rows) for job in jobs], deadline=request.deadline)
+        plan = await self._in_pool(self._prepare, request)
+        with self._bank.holding(plan.resolved) as held:
+            started = time.monotonic()
+            images = await self._decode_all(request, plan)
+            decode_s = time.monotonic() - started
+            await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(f)) for f in held.loading.values()))
+            good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
+            done = await self._run([images[i] for i in good], held.models(), request, plan)
         outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
         for i, outcome in zip(good, done, strict=True):
             outcomes[i] = outcome
         return await self._in_pool(self._respond, request, plan, outcomes, decode_s)
 
-    def _prepare(self, request: Request) -> tuple[Plan, tuple[Model, ...]]:
+    async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
+        """Every picture ready for the backbone, or what is wrong with it."""
+        spec = plan.resolved.task.spec.preprocess
+        decoding = (self._in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures))
+        return await asyncio.gather(*decoding, return_exceptions=True)
+
+    async def _run(
+        self, images: Sequence[Any], models: tuple[Model, ...], request: Request, plan: Plan
+    ) -> list[Done[Logits] | BaseException]:
+        """The logits of images under every model."""
+        jobs = [Job(image=image, models=models) for image in images]
+        flow = " ".join(term.digest for term in plan.resolved.terms())
+        return await self._batcher.submit(
+            [Work(job=job, rows=job.rows, size=job.image.nbytes, flow=flow) for job in jobs],
+            deadline=request.deadline,
+            priority=request.priority,
+            client=request.client,
+        )
+
+    def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
         spec = plan.resolved.task.spec.preprocess
-        _check_one_preprocess(plan.resolved)
         _check_shape(next(iter(request.pictures)), spec)
         self.announce(plan)
         self._add_size(spec.image_size)
-        return plan, self._bank.models(plan.resolved)
+        return plan
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""
@@ -282,18 +300,6 @@ def _raise_faults(outcomes: Sequence[object]) -> None:
 
 def _of_one_image(error: BaseException) -> bool:
     return isinstance(error, CorollaError) and not isinstance(error, Expired | Draining)
-
-
-def _check_one_preprocess(resolved: ResolvedRoute) -> None:
-    """An image is prepared once for all members."""
-    first = resolved.members[0]
-    for member in resolved.members:
-        if member.task.spec.preprocess != first.task.spec.preprocess:
-            raise InvalidInput(
-                f"tasks {first.task.spec.name!r} and {member.task.spec.name!r} prepare images differently",
-                field="route",
-                remedy="an ensemble's members must share image size, resizing and normalisation",
-            )
 
 
 def _check_shape(picture: Picture, spec: Preprocess) -> None:

@@ -1,29 +1,17 @@
 """`corolla classify` and `corolla feedback`: the clients for people. Imports no torch."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
-import grpc
-from google.protobuf.json_format import MessageToDict
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from model_store import routes
-from petl_vit.errors import InvalidInput, NotFound
-from serving.client import DEFAULT_ADDRESS, Client, status_name
-
-_server = click.option(
-    "--server", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server."
-)
-_tls = click.option(
-    "--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS and trust this CA."
-)
-_timeout = click.option("--timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+from petl_vit.errors import InvalidInput
+from serving.cli_server import as_json_option, on_server, print_json, print_table, read_file
+from serving.client import Client, Priority, status_name
 
 
 @click.command(
@@ -39,10 +27,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.option("--members", is_flag=True, help="Show what each member says.")
 @click.option("--ids", is_flag=True, help="Print the prediction ids that feedback takes.")
 @click.option("--extrapolate", is_flag=True, help="Allow alpha outside [0, 1].")
-@_server
-@_tls
-@_timeout
-@_json
+@click.option(
+    "--priority",
+    type=click.Choice(get_args(Priority)),
+    help="Its share of a busy engine.  [default: normal]",
+)
+@on_server
+@as_json_option
 def classify(
     images: tuple[Path, ...],
     route: str,
@@ -52,29 +43,27 @@ def classify(
     members: bool,
     ids: bool,
     extrapolate: bool,
-    server: str,
-    tls_ca: Path | None,
-    timeout: float,
+    priority: Priority | None,
+    client: Client,
     as_json: bool,
 ) -> None:
     """Classify images by a route. Exits 1 when an image could not be classified."""
     read = routes.parse(route)
     if not as_json:
         click.echo(f"route read as: {read}", err=True)
-    encoded = [_read(path) for path in images]
-    with Client(server, credentials=_credentials(tls_ca), timeout_s=timeout) as client:
-        response = client.classify(
-            encoded,
-            route=str(read),
-            task=task,
-            domain=domain,
-            top_k=top,
-            members=members,
-            extrapolate=extrapolate,
-            ids=[str(path) for path in images],
-        )
+    response = client.classify(
+        [read_file(path, "image") for path in images],
+        route=str(read),
+        task=task,
+        domain=domain,
+        top_k=top,
+        members=members,
+        extrapolate=extrapolate,
+        ids=[str(path) for path in images],
+        priority=priority,
+    )
     if as_json:
-        click.echo(_as_json(response))
+        print_json(response)
     else:
         _print(response, members, ids)
     if any(result.error.code for result in response.results):
@@ -83,51 +72,24 @@ def classify(
 
 @click.command(epilog="\b\nExample:\n  corolla feedback PREDICTION_ID cat PREDICTION_ID dog")
 @click.argument("labels", nargs=-1, required=True)
-@_server
-@_tls
-@_timeout
-@_json
-def feedback(
-    labels: tuple[str, ...], server: str, tls_ca: Path | None, timeout: float, as_json: bool
-) -> None:
+@on_server
+@as_json_option
+def feedback(labels: tuple[str, ...], client: Client, as_json: bool) -> None:
     """Send true labels for earlier predictions: pairs of PREDICTION_ID and CLASS.
 
     Exits 1 when a label was not counted.
     """
     if len(labels) % 2:
         raise InvalidInput("a prediction id without its class", field="labels", remedy="write ID CLASS pairs")
-    with Client(server, credentials=_credentials(tls_ca), timeout_s=timeout) as client:
-        response = client.feedback(zip(labels[::2], labels[1::2], strict=True))
+    response = client.feedback(zip(labels[::2], labels[1::2], strict=True))
     if as_json:
-        click.echo(_as_json(response))
+        print_json(response)
     else:
         for result in response.results:
             outcome = ("correct" if result.correct else "incorrect") if not result.message else result.message
             click.echo(f"{status_name(result)}: {outcome}")
     if any(status_name(result) != "counted" for result in response.results):
         click.get_current_context().exit(1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist", field="image") from None
-    except OSError as error:
-        raise InvalidInput(
-            f"{path}: {error.strerror}", field="image", remedy="name a readable file"
-        ) from None
-
-
-def _credentials(tls_ca: Path | None) -> grpc.ChannelCredentials | None:
-    return None if tls_ca is None else grpc.ssl_channel_credentials(_read(tls_ca))
-
-
-def _as_json(response: Any) -> str:
-    """Every field that is always there, zero and false too."""
-    return json.dumps(
-        MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    )
 
 
 def _print(response: Any, members: bool, ids: bool) -> None:
@@ -143,12 +105,7 @@ def _print(response: Any, members: bool, ids: bool) -> None:
         for vote in result.members if members else ():
             row = [f"  {vote.member}", escape(vote.top.class_name), f"{vote.top.probability:.3f}", ""]
             table.add_row(*row, style="dim")
-    console = Console()
-    if not console.is_terminal:  # as wide as it needs to be, for whatever reads it
-        console.width = max(
-            80, console.measure(table, options=console.options.update(max_width=1000)).maximum
-        )
-    console.print(table)
+    print_table(table)
     for result in response.results if ids else ():
         click.echo(f"{result.id} {result.prediction_id}")
     click.echo(f"answered by {response.route}")

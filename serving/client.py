@@ -4,14 +4,14 @@
         answer = client.classify([open("a.jpg", "rb").read()], route="0.6*lora, ssf", task="digits")
         print(answer.results[0].top[0].class_name)
 
-`AsyncClient` is the same on asyncio. Errors of the server arrive as `RequestFailed` with its code, the
-field and the remedy.
+`AsyncClient` is the same on asyncio, and `AdminClient(client)` looks into the server and changes it. Errors
+of the server arrive as `RequestFailed` with its code, the field and the remedy.
 """
 
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
@@ -19,8 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from petl_vit.errors import CorollaError
+from protos.corolla.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
 from protos.corolla.v1 import classifier_pb2 as pb
-from protos.corolla.v1 import classifier_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 _MAX_MESSAGE_BYTES = 256 * 2**20
@@ -28,6 +28,13 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
 ]
+
+
+Priority = Literal["low", "normal", "high"]
+_PRIORITIES = {"low": pb.PRIORITY_LOW, "normal": pb.PRIORITY_NORMAL, "high": pb.PRIORITY_HIGH}
+
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
 
 
 class RequestFailed(CorollaError):
@@ -54,6 +61,8 @@ def request_of(
     members: bool = False,
     extrapolate: bool = False,
     ids: Sequence[str] = (),
+    priority: Priority | None = None,
+    client: str = "",
 ) -> pb.ClassifyRequest:
     """A request from plain values.
 
@@ -63,6 +72,8 @@ def request_of(
         tensor: A uint8 [n, H, W, 3] or float32 [n, 3, S, S] array instead of images (anything with
             `dtype`, `shape` and `tobytes`).
         ids: Names of the images, echoed in the answer.
+        priority: Its share of a busy engine; None is `normal`.
+        client: Who asks: clients share a busy engine fairly. Empty is the connection.
     """
     names = list(ids) or [""] * len(images)
     request = pb.ClassifyRequest(
@@ -73,6 +84,8 @@ def request_of(
         want_probabilities=probabilities,
         want_members=members,
         allow_extrapolation=extrapolate,
+        priority=pb.PRIORITY_UNSPECIFIED if priority is None else _PRIORITIES[priority],
+        client=client,
     )
     if isinstance(route, str):
         request.route = route
@@ -170,10 +183,7 @@ class Client:
         Raises:
             RequestFailed: The call failed.
         """
-        try:
-            return self._stub.Classify(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise failure(error) from error
+        return self.call(self._stub.Classify, request)
 
     def feedback(self, labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackResponse:
         """Sends the true class, by name or index, of earlier predictions.
@@ -181,8 +191,16 @@ class Client:
         Raises:
             RequestFailed: The call failed.
         """
+        return self.call(self._stub.Feedback, feedback_of(labels))
+
+    def call(self, method: "grpc.UnaryUnaryMultiCallable[Asked, Answered]", request: Asked) -> Answered:
+        """Calls any method of a stub over this client's channel.
+
+        Raises:
+            RequestFailed: The call failed.
+        """
         try:
-            return self._stub.Feedback(feedback_of(labels), timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise failure(error) from error
 
@@ -194,6 +212,80 @@ class Client:
         except grpc.RpcError:
             return False
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+class AdminClient:
+    """Looks into a server and changes it, over a client's channel. Every call raises `RequestFailed`.
+
+    Adapters are named as in a route: `lora`, `lora:3`, `lora@prod`, `digits/lora`. An empty task means the
+    only one that the server's store has.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._call = client.call
+        self._stub = admin_pb2_grpc.AdminStub(client.channel)
+
+    def list_adapters(self, *, task: str = "", resident_only: bool = False) -> admin_pb2.ListAdaptersResponse:
+        """The adapters that the server's store has, or that are in memory."""
+        request = admin_pb2.ListAdaptersRequest(task=task, resident_only=resident_only)
+        return self._call(self._stub.ListAdapters, request)
+
+    def load_adapter(self, adapter: str, *, task: str = "") -> admin_pb2.AdapterState:
+        """Loads an adapter, verified."""
+        return self._call(self._stub.LoadAdapter, admin_pb2.LoadAdapterRequest(adapter=adapter, task=task))
+
+    def unload_adapter(self, adapter: str, *, task: str = "") -> admin_pb2.UnloadAdapterResponse:
+        """Frees an adapter's memory."""
+        request = admin_pb2.UnloadAdapterRequest(adapter=adapter, task=task)
+        return self._call(self._stub.UnloadAdapter, request)
+
+    def pin_adapter(self, adapter: str, *, task: str = "") -> admin_pb2.AdapterState:
+        """Loads an adapter and keeps it in memory."""
+        return self._call(self._stub.PinAdapter, admin_pb2.PinAdapterRequest(adapter=adapter, task=task))
+
+    def unpin_adapter(self, adapter: str, *, task: str = "") -> admin_pb2.AdapterState:
+        """Lets a pinned adapter go when its memory is needed."""
+        return self._call(self._stub.UnpinAdapter, admin_pb2.UnpinAdapterRequest(adapter=adapter, task=task))
+
+    def list_aliases(self, *, task: str = "") -> admin_pb2.ListAliasesResponse:
+        """The aliases of adapters."""
+        return self._call(self._stub.ListAliases, admin_pb2.ListAliasesRequest(task=task))
+
+    def set_alias(
+        self, adapter: str, alias: str, version: int, *, task: str = "", expected: int | None = None
+    ) -> admin_pb2.SetAliasResponse:
+        """Points an alias at a version; with `expected`, only if it points at that one now."""
+        request = admin_pb2.SetAliasRequest(
+            adapter=adapter, alias=alias, version=version, task=task, expected_version=expected
+        )
+        return self._call(self._stub.SetAlias, request)
+
+    def list_routes(self, *, task: str = "") -> admin_pb2.ListRoutesResponse:
+        """The named routes."""
+        return self._call(self._stub.ListRoutes, admin_pb2.ListRoutesRequest(task=task))
+
+    def put_route(
+        self,
+        name: str,
+        route: str,
+        *,
+        task: str = "",
+        temperature: float | None = None,
+        extrapolate: bool = False,
+    ) -> admin_pb2.PutRouteResponse:
+        """Keeps a route under a name; a temperature of None is the fitted one of a single adapter, else 1."""
+        request = admin_pb2.PutRouteRequest(
+            name=name, route=route, task=task, temperature=temperature, extrapolate=extrapolate
+        )
+        return self._call(self._stub.PutRoute, request)
+
+    def delete_route(self, name: str, *, task: str = "") -> admin_pb2.DeleteRouteResponse:
+        """Forgets a named route."""
+        return self._call(self._stub.DeleteRoute, admin_pb2.DeleteRouteRequest(name=name, task=task))
+
+    def reload(self) -> admin_pb2.ReloadResponse:
+        """Makes the server forget what names meant, and ask its store for all of it again."""
+        return self._call(self._stub.Reload, admin_pb2.ReloadRequest())
 
 
 class AsyncClient:

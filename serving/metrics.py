@@ -32,7 +32,21 @@ UNSET = "unset"
 UNKNOWN = "unknown"
 ENSEMBLE = "ensemble"
 
-METHODS = ("Classify", "Feedback")
+METHODS = (
+    "Classify",
+    "Feedback",
+    "ListAdapters",
+    "LoadAdapter",
+    "UnloadAdapter",
+    "PinAdapter",
+    "UnpinAdapter",
+    "ListAliases",
+    "SetAlias",
+    "ListRoutes",
+    "PutRoute",
+    "DeleteRoute",
+    "Reload",
+)
 CODES = (
     "OK",
     "ABORTED",
@@ -46,6 +60,7 @@ CODES = (
     "UNAVAILABLE",
 )
 CONSENSUS = ("unanimous", "majority", "plurality", "tie")
+DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 REFUSALS = ("duplicate", "invalid_token", "invalid_class")
 
 
@@ -127,6 +142,20 @@ class Metrics:
         with self._lock:
             self._add["corolla_images_total"].add(("ok",), ok)
             self._add["corolla_images_total"].add(("invalid",), invalid)
+
+    def set_queue_bytes(self, size: int) -> None:
+        with self._lock:
+            self._add["corolla_queue_bytes"].set(size)
+
+    def dropped(self, reason: str) -> None:
+        """One image is not computed; `reason` is one of `DROPS`."""
+        with self._lock:
+            self._add["corolla_queue_dropped_total"].add((reason,))
+
+    def out_of_memory(self) -> None:
+        """One forward pass did not fit into memory."""
+        with self._lock:
+            self._add["corolla_out_of_memory_total"].add()
 
     def set_queue_rows(self, rows: int) -> None:
         with self._lock:
@@ -267,6 +296,22 @@ class Metrics:
             self._add["corolla_registered_adapters"].set(adapters)
             self._add["corolla_registered_bytes"].set(size)
 
+    def set_slots(self, adapters: int, size: int) -> None:
+        """So many adapters are in a slot, and take `size` bytes."""
+        with self._lock:
+            self._add["corolla_slot_adapters"].set(adapters)
+            self._add["corolla_slot_bytes"].set(size)
+
+    def adapter_loaded(self, seconds: float) -> None:
+        """One adapter came from the store."""
+        with self._lock:
+            self._observe["corolla_adapter_load_duration_seconds"].observe(seconds)
+
+    def adapter_evicted(self) -> None:
+        """One adapter made room for another."""
+        with self._lock:
+            self._add["corolla_adapter_evictions_total"].add()
+
     def set_adapter(self, *, route: str, member: str, version: str, method: str, digest: str) -> None:
         """A member of a named route is this now; what it was before is no longer shown."""
         with self._lock:
@@ -283,9 +328,10 @@ class Metrics:
         with self._lock:
             self._add["corolla_backbone_info"].set(1, (digest, architecture))
 
-    def set_build(self, *, version: str, python: str, torch: str, device: str) -> None:
+    def set_build(self, *, version: str, python: str, torch: str, device: str, precision: str) -> None:
+        labels = (version, python, torch, device, precision)
         with self._lock:
-            self._add["corolla_build_info"].set(1, (version, python, torch, device))
+            self._add["corolla_build_info"].set(1, labels)
 
     # Out
 
@@ -330,6 +376,8 @@ class Metrics:
             self._observe["corolla_request_duration_seconds"].create((method,))
             for code in CODES:
                 self._add["corolla_requests_total"].create((method, code))
+        for reason in DROPS:
+            self._add["corolla_queue_dropped_total"].create((reason,))
         self._add["corolla_feedback_submissions_total"].create((UNKNOWN, "invalid_token"))
 
     def _create_route(self, route: str, members: tuple[str, ...]) -> None:

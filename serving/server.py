@@ -20,10 +20,15 @@ from grpc_reflection.v1alpha import reflection
 from platformdirs import user_data_dir
 from prometheus_client import CollectorRegistry
 
-from model_store.loading import Loader
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
+from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.slots import Slots
+from serving.admin import Admin
+from serving.admin_servicer import SERVICE as ADMIN_SERVICE
+from serving.admin_servicer import AdminServicer
+from serving.backend import TorchBackend
 from serving.bank import Bank
 from serving.batcher import Batcher
 from serving.catalog import Catalog
@@ -31,13 +36,16 @@ from serving.classifier import Classifier
 from serving.engine import Engine, Job, Logits
 from serving.feedback import Feedback
 from serving.metrics import Domains, Metrics
+from serving.precision import Precision, checked_loader
 from serving.servicer import SERVICE, ClassifierServicer
 from serving.settings import Settings
 from serving.tokens import Seen, Tokens, key_from
+from serving.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
-_SERVICES = ("", SERVICE)
+_SERVICES = ("", SERVICE, ADMIN_SERVICE)
+_ADMIN_THREADS = 2
 _SEEN_LABELS = 200_000
 _HEALTH_PERIOD_S = 1.0
 
@@ -61,8 +69,11 @@ class Server:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
         record = self._backbone()
-        self.device = _device(settings.device)
-        self.loader = Loader(self.store, record, device=self.device)
+        self.device = chosen_device(settings.device)
+        self.catalog = Catalog(self.store, record.digest)
+        self.precision, self.loader = checked_loader(
+            Precision(settings.precision), self.device, self.store, record, self.catalog
+        )
         self.metrics = Metrics(CollectorRegistry(), Domains(settings.domain_names))
         self.metrics.set_backbone(digest=record.digest, architecture=record.config.architecture)
         self.metrics.set_build(
@@ -70,23 +81,29 @@ class Server:
             python=platform.python_version(),
             torch=str(torch.__version__),
             device=str(self.device),
+            precision=str(self.precision),
         )
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self.engine = Engine(metrics=self.metrics)
-        self.catalog = Catalog(self.store, record.digest, refresh_s=settings.refresh_s)
+        on_host = self.device.type == "cpu"
+        self.slots = Slots(
+            self.device, count=settings.slots, max_bytes=None if on_host else settings.bank_bytes
+        )
+        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
             executor=self._engine_thread,
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
         )
         tokens = Tokens(key_from(_key_file(settings)))
-        bank = Bank(self.loader, max_bytes=settings.bank_bytes, metrics=self.metrics)
+        budget = settings.bank_bytes if on_host else settings.host_bytes
+        self.bank = Bank(self.loader, slots=self.slots, max_bytes=budget, metrics=self.metrics)
         self.classifier = Classifier(
             catalog=self.catalog,
-            bank=bank,
+            bank=self.bank,
             batcher=self.batcher,
             tokens=tokens,
             metrics=self.metrics,
@@ -98,6 +115,23 @@ class Server:
         self._feedback = Feedback(
             store=self.store, tokens=tokens, seen=Seen(_SEEN_LABELS), metrics=self.metrics
         )
+        self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
+        self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
+        self.watcher = Watcher(
+            self.catalog,
+            load=lambda plan: self.bank.models(plan.resolved),
+            announce=self.classifier.announce,
+            every_s=settings.refresh_s,
+            pool=self._watch_thread,
+        )
+        self.admin = Admin(
+            store=self.store,
+            catalog=self.catalog,
+            bank=self.bank,
+            watcher=self.watcher,
+            registered_budget=budget,
+            slot_budget=0 if on_host else settings.bank_bytes,
+        )
         self._health = health.aio.HealthServicer()
         self._stopping = asyncio.Event()
         self.port = 0
@@ -108,7 +142,7 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
         server = await self._start()
-        watch = asyncio.create_task(self._watch())
+        watches = [asyncio.create_task(self._watch()), asyncio.create_task(self.watcher.run())]
         try:
             await self._warm()
             await self._set_health(True)
@@ -116,7 +150,8 @@ class Server:
                 ready.set()
             await self._stopping.wait()
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             await self._shut(server)
 
     def stop(self) -> None:
@@ -141,14 +176,23 @@ class Server:
             classifier=self.classifier, feedback=self._feedback, metrics=self.metrics, pool=self._pool
         )
         servicer.add_to(server)
+        reflected = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if settings.takes_admin:
+            admin = AdminServicer(admin=self.admin, metrics=self.metrics, pool=self._admin_pool)
+            admin.add_to(server)
+            reflected.append(ADMIN_SERVICE)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        reflection.enable_server_reflection(reflected, server)
         await self._set_health(False)
-        self.port = self._listen(server)
         self._exporter = self.metrics.serve(settings.metrics_port, settings.host)
-        self.metrics_port = self._exporter[0].server_port
+        try:
+            self.metrics_port = self._exporter[0].server_port
+            self.port = self._listen(server)  # last, as gRPC does not give a port back before it serves
+            await server.start()
+        except BaseException:
+            await asyncio.to_thread(self._stop_exporter)
+            raise
         self.batcher.start()
-        await server.start()
         return server
 
     def _listen(self, server: grpc.aio.Server) -> int:
@@ -194,12 +238,18 @@ class Server:
         finished = await self.batcher.drain(self.settings.drain_s)
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
-        exporter, thread = self._exporter
-        await asyncio.to_thread(exporter.shutdown)
-        exporter.server_close()
-        thread.join()
+        await asyncio.to_thread(self._stop_exporter)
+        self.bank.close()
+        self._watch_thread.shutdown(wait=False, cancel_futures=True)
+        self._admin_pool.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._engine_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _stop_exporter(self) -> None:
+        exporter, thread = self._exporter
+        exporter.shutdown()
+        exporter.server_close()
+        thread.join()
 
     async def _set_health(self, serving: bool) -> None:
         status = (
@@ -290,11 +340,3 @@ def _key_file(settings: Settings) -> Path:
     if settings.token_key_file is not None:
         return Path(settings.token_key_file)
     return Path(user_data_dir("corolla")) / "prediction.key"
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -1,17 +1,13 @@
 """The thin servicer: protobuf to a validated request, answers to protobuf, errors to status codes."""
 
 import asyncio
-import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-from google.rpc import status_pb2
 
 from model_store import routes
 from model_store.resolution import ResolvedRoute
@@ -19,6 +15,8 @@ from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
+from serving.batcher import Priority
+from serving.calls import call
 from serving.classifier import Classifier, ImageAnswer, Picture, Request, Response
 from serving.feedback import Feedback, Labelled
 from serving.metrics import Metrics
@@ -26,18 +24,21 @@ from serving.status import status_of
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
-
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 MAX_LABELS = 1000
+MAX_CLIENT = 128
 _DEFAULT_TOP_K = 5
-_DETAILS_KEY = "grpc-status-details-bin"
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _COMBINES = {
     pb.COMBINE_UNSPECIFIED: Combine.MEAN,
     pb.COMBINE_MEAN: Combine.MEAN,
     pb.COMBINE_PROB: Combine.PROB,
     pb.COMBINE_VOTE: Combine.VOTE,
+}
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    pb.PRIORITY_LOW: Priority.LOW,
+    pb.PRIORITY_NORMAL: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
 }
 _LABEL_STATUS = {
     "counted": pb.FEEDBACK_STATUS_COUNTED,
@@ -65,12 +66,12 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
         classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
-        async with self._call("Classify", context):
+        async with call("Classify", context, self._metrics):
             response = await self._classifier.classify(_request(request, context))
             return await self._in_pool(_response, request, response)
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
-        async with self._call("Feedback", context):
+        async with call("Feedback", context, self._metrics):
             if len(request.labels) > MAX_LABELS:
                 raise InvalidInput(
                     f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
@@ -83,37 +84,8 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
         results = (self._feedback.label(label.prediction_id, _truth(label)) for label in labels)
         return pb.FeedbackResponse(results=map(_label_result, results))
 
-    @asynccontextmanager
-    async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
-        """Counts the call, and turns what goes wrong in it into its status."""
-        started, code = time.monotonic(), grpc.StatusCode.OK
-        try:
-            yield
-        except CorollaError as error:
-            status = status_of(error)
-            code = _CODES[status.code]
-            await _abort(context, status, code)
-        except asyncio.CancelledError:
-            expired = context.time_remaining() == 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL
-            incident = uuid.uuid4().hex[:12]
-            _log.exception("incident %s in %s", incident, method)
-            message = f"an unexpected error; the server's log has it as incident {incident}"
-            await _abort(context, status_pb2.Status(code=code.value[0], message=message), code)
-        finally:
-            self._metrics.request(method, code.name, time.monotonic() - started)
-
     async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-
-
-async def _abort(context: Any, status: status_pb2.Status, code: grpc.StatusCode) -> NoReturn:
-    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(code, status.message, trailing_metadata=metadata)
-    raise AssertionError("abort returned")
 
 
 # From protobuf
@@ -128,7 +100,26 @@ def _request(message: pb.ClassifyRequest, context: Any) -> Request:
         domain=message.domain,
         extrapolate=message.allow_extrapolation,
         deadline=None if remaining is None else time.monotonic() + remaining,
+        priority=_priority(message),
+        client=_client(message, context),
     )
+
+
+def _priority(message: pb.ClassifyRequest) -> Priority:
+    if message.priority not in _PRIORITIES:
+        raise InvalidInput(f"priority {message.priority} is unknown", field="priority")
+    return _PRIORITIES[message.priority]
+
+
+def _client(message: pb.ClassifyRequest, context: Any) -> str:
+    """Who asks; a name is never taken for a connection."""
+    if len(message.client) > MAX_CLIENT:
+        raise InvalidInput(
+            f"a client's name has at most {MAX_CLIENT} characters, this one has {len(message.client):,}",
+            field="client",
+            remedy="send a shorter one, or none",
+        )
+    return f"client:{message.client}" if message.client else f"peer:{context.peer()}"
 
 
 def _route(message: pb.ClassifyRequest) -> routes.Route:

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )
+    admin: bool | None = Field(
+        default=None,
+        description="take administration calls; default: on loopback, or where clients show certificates",
+    )
     tls_certificate: str | None = Field(
         default=None, description="PEM file with the server's certificate chain"
     )
@@ -39,6 +43,9 @@ class Settings(BaseSettings):
         default=None, description="PEM file; clients must have a certificate by it"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the backbone runs")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="what the backbone computes in; auto is bf16 where the hardware has it"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a forward; default: all cores"
     )
@@ -49,7 +56,16 @@ class Settings(BaseSettings):
     max_images: int = Field(default=64, ge=1, description="images of one request")
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
-    bank_bytes: int = Field(default=2 * 2**30, ge=1, description="bytes of adapters kept in memory")
+    max_queue_bytes: int = Field(
+        default=2**30, ge=1, description="bytes of images that may wait; more are refused"
+    )
+    slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
+    bank_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="bytes of adapters kept in memory, on a GPU in its own"
+    )
+    host_bytes: int = Field(
+        default=8 * 2**30, ge=1, description="bytes of adapters kept in host memory beside a GPU"
+    )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
@@ -80,6 +96,11 @@ class Settings(BaseSettings):
     @property
     def domain_names(self) -> list[str]:
         return [name.strip() for name in self.domains.split(",") if name.strip()]
+
+    @property
+    def takes_admin(self) -> bool:
+        """Whether administration is served: nobody unknown may unload adapters or move aliases."""
+        return self.loopback or self.tls_client_ca is not None if self.admin is None else self.admin
 
     @property
     def loopback(self) -> bool:

@@ -12,7 +12,9 @@ from petl_vit.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    Unreachable,
 )
+from serving.batcher import QueueFull
 
 _CODES: tuple[tuple[type[CorollaError], int], ...] = (
     (InvalidInput, code_pb2.INVALID_ARGUMENT),
@@ -22,6 +24,7 @@ _CODES: tuple[tuple[type[CorollaError], int], ...] = (
     (Overloaded, code_pb2.RESOURCE_EXHAUSTED),
     (Expired, code_pb2.DEADLINE_EXCEEDED),
     (Draining, code_pb2.UNAVAILABLE),
+    (Unreachable, code_pb2.UNAVAILABLE),
 )
 
 RETRY_AFTER_MS = 100
@@ -38,9 +41,14 @@ def status_of(error: CorollaError) -> status_pb2.Status:
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded | Draining):
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(RETRY_AFTER_MS)
+        retry.retry_delay.FromMilliseconds(_retry_after_ms(error))
         _attach(status, retry)
     return status
+
+
+def _retry_after_ms(error: CorollaError) -> int:
+    known = error.retry_after_s if isinstance(error, QueueFull) else None
+    return RETRY_AFTER_MS if known is None else max(RETRY_AFTER_MS, round(1000 * known))
 
 
 def _shortened(text: str) -> str:

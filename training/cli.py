@@ -22,6 +22,7 @@ from model_store.loading import Loader
 from model_store.resolution import resolve
 from model_store.store import Store
 from petl_vit import methods as registry
+from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.methods.method import Method, edit_kinds
 from petl_vit.vit import Architecture, BackboneConfig, describe
@@ -291,7 +292,7 @@ def evaluate(
         datasets = [data.split(d, holdout=holdout, seed=split_seed)[1] for d in datasets]
     if limit is not None:
         datasets = [data.subset(d, min(limit, len(d)), 0) for d in datasets]
-    loader = Loader(store, record, device=job.device(device))
+    loader = Loader(store, record, device=chosen_device(device))
     bars, found = Bars(), list[Measured]()
     for text, resolved, temperature in answering:
         for dataset in datasets:

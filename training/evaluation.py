@@ -15,7 +15,6 @@ from model_store.resolution import ResolvedRoute
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
 from petl_vit.combine import combine
-from petl_vit.errors import InvalidInput
 from petl_vit.preprocess import normalise
 from training import data, shifts
 from training.images import Resized
@@ -56,7 +55,6 @@ def measure(
     Raises:
         InvalidInput: The classes differ, or two members take their images differently.
     """
-    _check_preprocess(resolved)
     dataset = data.align(dataset, resolved.classes)
     logits = _logits(loader, resolved, dataset, shift, advance)
     weights = np.array([member.weight for member in resolved.members])
@@ -104,18 +102,6 @@ def _logits(
         if order is not None:
             stacked[:, k] = stacked[:, k][:, list(order)]
     return stacked
-
-
-def _check_preprocess(resolved: ResolvedRoute) -> None:
-    """One batch of images is made once, so all members have to take the same."""
-    first = resolved.members[0]
-    for member in resolved.members[1:]:
-        if member.task.spec.preprocess != first.task.spec.preprocess:
-            raise InvalidInput(
-                f"{first} and {member} take images of another size or normalisation",
-                field="route",
-                remedy="measure them by themselves",
-            )
 
 
 def _names(resolved: ResolvedRoute) -> list[str]:

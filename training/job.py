@@ -24,6 +24,7 @@ from model_store.names import BASE, check_name
 from model_store.routes import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.device import chosen_device
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from petl_vit.executors import Functional
 from petl_vit.heads import Head
@@ -121,7 +122,7 @@ class _Run:
     def __init__(self, store: Store, job: Job, reporter: Reporter) -> None:
         self._store, self._job, self._reporter = store, job, reporter
         _check_names(job)
-        self._device = device(job.device)
+        self._device = chosen_device(job.device)
         self._method = methods.get(job.recipe.method).configure(job.recipe.config)
         self._backbone = store.backbone(job.backbone)
         self._dataset, self._heldout = self._split()
@@ -335,19 +336,6 @@ def _logits(
         found.append(head.logits(vit.forward(images.batch(indices), run)).float().cpu())
         advance(len(indices))
     return torch.cat(found)
-
-
-def device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
-
-    Raises:
-        InvalidInput: There is no CUDA device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device cpu")
-    return torch.device(name)
 
 
 def _check_names(job: Job) -> None:

@@ -24,11 +24,12 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput
 from training import data
 from training.calibration import fit_temperature, measure
 from training.images import Resized
-from training.job import Reporter, Silent, device
+from training.job import Reporter, Silent
 
 Kind = Literal["greedy", "uniform"]
 _ROWS = 32
@@ -87,7 +88,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     members = _members(store, job, backbone.digest)
     task = members[0].task
     heldout = data.align(_heldout(job), task.spec.classes)
-    loader = Loader(store, backbone, device=device(job.device))
+    loader = Loader(store, backbone, device=chosen_device(job.device))
     kitchen = _Kitchen(loader, task, members, heldout, reporter or Silent())
     alone = {term.digest: kitchen.accuracy([term]) for term in members}
     ranked = sorted(members, key=lambda term: -alone[term.digest])

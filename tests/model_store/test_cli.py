@@ -99,6 +99,9 @@ def test_an_alias_is_set_and_shown(published: World) -> None:
     store = published.folder
     assert "digits/lora@prod is version 1" in _said(adapters, "alias", "lora", "prod", "1", store=store)
     assert _json(adapters, "show", "digits/lora@prod", store=store)["aliases"] == ["latest", "prod"]
+    published.store.publish(published.draft(), published.adapter(3.0))
+    assert _said(adapters, "alias", "lora", "prod", "2", store=store).endswith("is version 2, was 1\n")
+    assert _json(adapters, "alias", "digits/lora", "prod", "1", store=store)["before"] == 2
     with pytest.raises(Conflict):
         _said(adapters, "alias", "digits/lora", "prod", "1", "--expected", "2", store=store)
     with pytest.raises(NotFound, match="did you mean lora"):
@@ -135,6 +138,14 @@ def test_a_route_is_put_with_its_reading_shown_and_deleted(published: World) -> 
     _said(routes, "delete", "both", store=store)
     with pytest.raises(NotFound):
         _said(routes, "show", "both", store=store)
+
+
+def test_a_route_that_shadows_an_adapter_says_so(published: World) -> None:
+    said = _said(routes, "put", "lora", "ssf", store=published.folder)
+    assert said.splitlines()[-1].endswith("the adapter of that name is lora@latest")
+    assert "note" not in _said(routes, "put", "other", "ssf", store=published.folder)
+    assert _json(routes, "put", "ssf", "lora:1", store=published.folder)["shadows_adapter"]
+    assert _json(routes, "delete", "ssf", store=published.folder) == {"task": "digits", "name": "ssf"}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,20 @@ def test_aliases_in_a_bucket_move_by_compare_and_swap(url: str, tmp_path: Path) 
     assert world.store.aliases("digits", "lora") == {"latest": 2, "prod": 2}
 
 
+def test_a_snapshot_follows_the_aliases_of_a_bucket(url: str, tmp_path: Path) -> None:
+    world = World(Store.open(url), tmp_path)
+    for value in (1.0, 2.0):
+        world.store.publish(world.draft(), world.adapter(value))
+    world.store.set_alias("digits", "lora", "prod", 1)
+    first, prod = Store.open(url).snapshot(), AdapterRef(name="lora", alias="prod")
+    assert Store(first).resolve(prod, "digits").version == 1
+    world.store.set_alias("digits", "lora", "prod", 2)
+    later = first.later()
+    assert later is not None
+    assert Store(later).resolve(prod, "digits").version == 2
+    assert Store(first).resolve(prod, "digits").version == 1
+
+
 def test_a_write_that_comes_between_is_seen_and_tried_again(url: str) -> None:
     first, second = Store.open(url)._objects, Store.open(url)._objects
     first.swap("n", lambda _: b"1")

@@ -1,6 +1,7 @@
 """Adapters of one form stack: one kernel, and each row is what it is under its own adapter alone."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term, _forks
 from petl_vit.edit_set import NO_FORM, EditSet, size_class, stacked
+from petl_vit.edits import Dense
 from petl_vit.executors import Lane, Sliced
-from petl_vit.vit import FrozenViT
+from petl_vit.vit import FrozenViT, Params
 from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of, random_tensors
 from tests.petl_vit.backbones import FAMILIES, family, relative
 
@@ -91,7 +93,7 @@ def test_size_classes_are_the_powers_of_two() -> None:
 class _Counting(Sliced):
     """Counts the rows of every block and the images of every patch convolution."""
 
-    rows: list[int] = []
+    rows: ClassVar[list[int]] = []
 
     def attend(self, block: int, qkv: torch.Tensor) -> torch.Tensor:
         self.rows.append(len(qkv))
@@ -105,23 +107,23 @@ def test_rows_of_one_image_share_the_blocks_before_their_first_edit(
     vit, _ = family(kind)
     images, depth = images_of(vit), vit.arch.depth
     late = _late(vit, depth - 1)
-    models = [
-        _wise(a)
-        for a in (adapter_of("lora", vit), late, adapter_of("linear", vit), adapter_of("linear", vit, 1))
-    ]
+    dense = dataclasses.replace(late, digest="dense", edits=EditSet([_replaced(vit, depth - 1)]))
+    heads = [adapter_of("linear", vit, seed) for seed in (0, 1)]
+    models = [_wise(adapter) for adapter in (adapter_of("lora", vit), late, dense, *heads)]
     rows = [Row(image=i, model=model) for i in range(3) for model in models]
     monkeypatch.setattr("petl_vit.batch.Sliced", _Counting)
     _Counting.rows = []
     convolved = []
-    monkeypatch.setattr(
-        vit,
-        "patches",
-        lambda images, params: (convolved.append(len(images)), FrozenViT.patches(vit, images, params))[1],
-    )
+
+    def patches(images: torch.Tensor, params: Params) -> torch.Tensor:
+        convolved.append(len(images))
+        return FrozenViT.patches(vit, images, params)
+
+    monkeypatch.setattr(vit, "patches", patches)
     found = Batch(vit).logits(images, rows)
     assert convolved == [3]
-    # Three LoRA rows; the other nine are three images until the last block, then three rows and three images.
-    assert _Counting.rows == [6] * (depth - 1) + [9]
+    # Three LoRA rows; the other twelve are three images until the last block, then six rows and three images.
+    assert _Counting.rows == [6] * (depth - 1) + [12]
     monkeypatch.undo()
     for row, logits in zip(rows, found, strict=True):
         alone = Batch(vit).logits(images[row.image : row.image + 1], [Row(image=0, model=row.model)])[0]
@@ -135,11 +137,16 @@ def _late(vit: FrozenViT, block: int) -> Adapter:
     return dataclasses.replace(adapter, digest="late", edits=EditSet(edits).packed())
 
 
+def _replaced(vit: FrozenViT, block: int) -> Dense:
+    name = f"blocks.{block}.mlp.fc1.weight"
+    return Dense(name=name, tensor=vit.params[name] * 1.5)
+
+
 def test_rows_that_are_edited_at_once_never_part() -> None:
     vit, _ = family("plain")
     models = [_wise(adapter_of(name, vit)) for name in ("lora", "ssf")]
     rows = [Row(image=0, model=models[0]), Row(image=1, model=models[1])]
-    assert _forks(rows, vit.arch.depth) == {0: [0, 1]}
+    assert _forks(rows, [0, 1], vit.arch.depth) == {0: [0, 1]}
 
 
 def test_at_alpha_0_a_row_is_the_frozen_backbone_under_the_base_head() -> None:

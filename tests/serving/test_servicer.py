@@ -16,8 +16,9 @@ from PIL import Image
 from model_store.manifest import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
+from serving.batcher import Priority
 from serving.client import Client, RequestFailed, request_of
-from serving.servicer import MAX_LABELS
+from serving.servicer import MAX_CLIENT, MAX_LABELS
 from tests.serving.world import (
     CONFIG,
     METHODS,
@@ -436,6 +437,52 @@ def test_a_tensor_whose_bytes_are_not_its_shape_is_refused(client: Client, shape
     with pytest.raises(RequestFailed) as caught:
         client.send(request)
     assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "tensor.data")
+
+
+def test_priority_and_client_reach_the_queue(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Priority, str]] = []
+    submit = running.server.batcher.submit
+
+    async def watched(works: Any, **options: Any) -> Any:
+        seen.append((options["priority"], options["client"]))
+        return await submit(works, **options)
+
+    monkeypatch.setattr(running.server.batcher, "submit", watched)
+    lora: dict[str, Any] = {"route": "lora", "task": "shapes"}
+    client.classify([encoded(0)], **lora, priority="low", client="nightly")
+    client.classify([encoded(0)], **lora, priority="high", client="ipv4:127.0.0.1:1")
+    client.classify([encoded(0)], **lora)
+
+    assert seen[:2] == [(Priority.LOW, "client:nightly"), (Priority.HIGH, "client:ipv4:127.0.0.1:1")]
+    assert seen[2][0] is Priority.NORMAL
+    assert seen[2][1].startswith("peer:"), (
+        "who has no name is the connection, and no name can pretend to be one"
+    )
+
+
+def test_an_unknown_priority_is_refused(client: Client) -> None:
+    request = request_of([encoded(0)], route="lora", task="shapes")
+    request.priority = 17
+    with pytest.raises(RequestFailed) as caught:
+        client.send(request)
+    assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "priority")
+
+
+def test_a_client_with_too_long_a_name_is_refused(client: Client) -> None:
+    for length in (MAX_CLIENT, MAX_CLIENT + 1, 10_000):
+        request = request_of([encoded(0)], route="lora", task="shapes", client="x" * length)
+        if length == MAX_CLIENT:
+            client.send(request)
+            continue
+        with pytest.raises(RequestFailed) as caught:
+            client.send(request)
+        assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "client")
+
+
+def test_a_misspelt_route_suggests_routes_too(client: Client) -> None:
+    assert "did you mean best?" in str(refused(client, "NOT_FOUND", "adapter", route="bset"))
 
 
 def test_garbage_on_the_wire_fails_and_the_server_goes_on(running: Running, client: Client) -> None:

@@ -7,9 +7,10 @@ registered method has an adapter in `shapes`; `lora` has two versions there, and
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -94,16 +95,26 @@ class World:
         generator = torch.Generator().manual_seed(len(task))
         return self.store.put_task(spec, LinearHead.init(len(classes), 48, generator).tensors())
 
-    def publish(self, task: str, method: str, *, seed: int, name: str | None = None) -> Manifest:
-        """An adapter with random tensors, none of them zero."""
+    def publish(
+        self,
+        task: str,
+        method: str,
+        *,
+        seed: int,
+        name: str | None = None,
+        settings: Mapping[str, object] = MappingProxyType({}),
+        change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None,
+    ) -> Manifest:
+        """An adapter with random tensors, none of them zero; `change` may alter them."""
         record = self.store.task(task, self.backbone.digest)
-        config = methods.get(method)()
+        config = methods.get(method).configure(settings)
         vit = FrozenViT(CONFIG, backbone_tensors(0), image_size=SIZE)
         generator = torch.Generator().manual_seed(seed)
         tensors = {
             key: value.float() + 0.2 * torch.randn(value.shape, generator=generator)
             for key, value in config.init(vit, generator).items()
         }
+        change(tensors)
         head = LinearHead.init(len(record.spec.classes), 48, generator).tensors()
         draft = Draft.of(
             task=task,
@@ -135,7 +146,6 @@ class World:
             "threads": 1,
             "token_key_file": key,
             "domains": "studio,street",
-            "refresh_s": 0.001,
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
 
@@ -202,8 +212,10 @@ class Running:
         return release
 
     def stop(self) -> None:
+        """Asks it to stop; it may have done so by itself."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self.server.stop)
+        with suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self.server.stop)
 
     def join(self) -> None:
         self._thread.join(WAIT_S)
@@ -221,8 +233,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread.is_alive():
-            self.stop()
+        self.stop()
         self.join()
 
     def _run(self) -> None:
@@ -240,5 +251,6 @@ class Running:
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        self._ready.set()
+        if ready.is_set():  # else its error is not known yet
+            self._ready.set()
         await running

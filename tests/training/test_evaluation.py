@@ -152,7 +152,7 @@ def test_members_that_take_other_images_are_refused_by_name(
         runs=tmp_path / "runs",
     )
     run(loader.store, job)
-    with pytest.raises(InvalidInput, match=r"lora:1 and lora:1 take images of another size") as error:
+    with pytest.raises(InvalidInput, match=r"'digits' and 'large' prepare images differently") as error:
         measure(loader, resolved(loader, "lora, large/lora"), dataset)
     assert error.value.field == "route"
 

@@ -48,6 +48,31 @@ COMBINE_PROB: Combine.ValueType  # 2
 COMBINE_VOTE: Combine.ValueType  # 3
 """Weighted majority of votes; a tie goes to the higher mean probability."""
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The same as PRIORITY_NORMAL."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """The smallest share: work that nobody waits for."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """The largest share."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How large a request's share is of an engine that is too busy to run all at once."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The same as PRIORITY_NORMAL."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""The smallest share: work that nobody waits for."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""The largest share."""
+
 class _FeedbackStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -289,6 +314,8 @@ class ClassifyRequest(message.Message):
     WANT_PROBABILITIES_FIELD_NUMBER: builtins.int
     WANT_MEMBERS_FIELD_NUMBER: builtins.int
     ALLOW_EXTRAPOLATION_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    CLIENT_FIELD_NUMBER: builtins.int
     task: builtins.str
     """The task whose classes are asked for; the default task of the route's adapters."""
     route: builtins.str
@@ -307,6 +334,10 @@ class ClassifyRequest(message.Message):
     """Also return what each member of the route said."""
     allow_extrapolation: builtins.bool
     """Allow alpha outside [0, 1]."""
+    priority: Priority.ValueType
+    """Its share of a busy engine."""
+    client: builtins.str
+    """Who asks: clients share a busy engine fairly. At most 128 characters; empty means the connection."""
     @builtins.property
     def typed_route(self) -> Route:
         """The same, typed."""
@@ -330,10 +361,12 @@ class ClassifyRequest(message.Message):
         want_probabilities: builtins.bool = ...,
         want_members: builtins.bool = ...,
         allow_extrapolation: builtins.bool = ...,
+        priority: Priority.ValueType = ...,
+        client: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["route", b"route", "route_spec", b"route_spec", "tensor", b"tensor", "typed_route", b"typed_route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_extrapolation", b"allow_extrapolation", "domain", b"domain", "images", b"images", "route", b"route", "route_spec", b"route_spec", "task", b"task", "tensor", b"tensor", "top_k", b"top_k", "typed_route", b"typed_route", "want_members", b"want_members", "want_probabilities", b"want_probabilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_extrapolation", b"allow_extrapolation", "client", b"client", "domain", b"domain", "images", b"images", "priority", b"priority", "route", b"route", "route_spec", b"route_spec", "task", b"task", "tensor", b"tensor", "top_k", b"top_k", "typed_route", b"typed_route", "want_members", b"want_members", "want_probabilities", b"want_probabilities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_route_spec: _TypeAlias = typing.Literal["route", "typed_route"]  # noqa: Y015
     _WhichOneofArgType_route_spec: _TypeAlias = typing.Literal["route_spec", b"route_spec"]  # noqa: Y015
