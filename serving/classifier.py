@@ -118,8 +118,11 @@ class Classifier:
         self._announced: dict[str, str] = {}
         self._labels: dict[str, str] = {}
 
-    async def classify(self, request: Request) -> Response:
+    async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
+
+        Args:
+            finish: Makes of the answer what its protocol sends; runs in the pool.
 
         Raises:
             InvalidInput: No image, too many, or a route that cannot be answered.
@@ -139,7 +142,7 @@ class Classifier:
         outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
         for i, outcome in zip(good, done, strict=True):
             outcomes[i] = outcome
-        return await self._in_pool(self._respond, request, plan, outcomes, decode_s)
+        return await self._in_pool(lambda: finish(self._respond(request, plan, outcomes, decode_s)))
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every picture ready for the backbone, or what is wrong with it."""

@@ -23,6 +23,9 @@ from serving.backend import Backend
 
 _log = logging.getLogger(__name__)
 
+_NO_MEMORY_ON_CPU = ("CPUAllocator", "bad_alloc", "could not create a primitive")
+"""What the plain RuntimeErrors of PyTorch, C++ and oneDNN say."""
+
 
 class EngineMetrics(Protocol):
     """What the engine reports; see `serving.metrics`."""
@@ -157,5 +160,6 @@ def _compact(images: list[Tensor], rows: list[Row]) -> tuple[list[Tensor], list[
 
 
 def _no_memory(error: BaseException) -> bool:
-    """A CPU says so with a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "CPUAllocator" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(said in str(error) for said in _NO_MEMORY_ON_CPU)

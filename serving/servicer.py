@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -67,8 +68,8 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         async with call("Classify", context, self._metrics):
-            response = await self._classifier.classify(_request(request, context))
-            return await self._in_pool(_response, request, response)
+            asked = _request(request, context)
+            return await self._classifier.classify(asked, partial(_response, request))
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
         async with call("Feedback", context, self._metrics):
