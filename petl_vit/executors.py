@@ -8,7 +8,8 @@ tests hold the two executors equal.
 Shapes: B rows, N tokens, D width, H heads, d head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,9 @@ from petl_vit.edits import (
     weighted,
 )
 from petl_vit.vit import Architecture, FrozenViT, Params
+
+_ALONE = 2**18
+"""Elements of a lane's widest activation up to which one thread of a CPU edits it."""
 
 
 def _frozen_linear(params: Params, site: str, x: Tensor) -> Tensor:
@@ -208,6 +212,7 @@ class Sliced:
         self._own = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._place(lane)
+        self._threads = torch.get_num_threads() if self._small(vit, lanes) else 1
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
 
     def _place(self, lane: Lane) -> None:
@@ -249,14 +254,36 @@ class Sliced:
     def _differs(self, params: Params, names: Sequence[str]) -> bool:
         return any(params.get(name) is not self.params.get(name) for name in names)
 
+    @staticmethod
+    def _small(vit: FrozenViT, lanes: Sequence[Lane]) -> bool:
+        """Whether waking other threads of a CPU costs more than they take off the edits of any lane."""
+        tokens = vit.arch.grid**2 + vit.arch.prefix_tokens
+        most = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
+        return vit.device.type == "cpu" and most * tokens * vit.arch.hidden <= _ALONE
+
+    @contextmanager
+    def _editing(self) -> Iterator[None]:
+        if self._threads == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._threads)
+
     def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        for rows, edits in self._at.get(site, ()):
-            x_rows, y_rows = x[rows], y[rows]
-            if len(edits) == 1:
-                edit, alpha = edits[0]
-                edit.apply_(x_rows, y_rows, alpha)
-            else:  # all read the frozen output, so none may write before all have read
-                y_rows += sum(edit.delta(x_rows, y_rows, alpha) for edit, alpha in edits)
+        placed = self._at.get(site)
+        if placed is None:
+            return y
+        with self._editing():
+            for rows, edits in placed:
+                x_rows, y_rows = x[rows], y[rows]
+                if len(edits) == 1:
+                    edit, alpha = edits[0]
+                    edit.apply_(x_rows, y_rows, alpha)
+                else:  # all read the frozen output, so none may write before all have read
+                    y_rows += sum(edit.delta(x_rows, y_rows, alpha) for edit, alpha in edits)
         return y
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -312,10 +339,14 @@ class Sliced:
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         branches = self._branches.get(sublayer, ())
-        read = [branch.hidden(stream[rows], normed[rows], out[rows]) for rows, branch, _ in branches]
+        if not branches:
+            return stream.add_(out)
+        with self._editing():
+            read = [branch.hidden(stream[rows], normed[rows], out[rows]) for rows, branch, _ in branches]
         stream.add_(out)
-        for (rows, branch, alpha), hidden in zip(branches, read, strict=True):
-            branch.join_(stream[rows], hidden, alpha)
+        with self._editing():
+            for (rows, branch, alpha), hidden in zip(branches, read, strict=True):
+                branch.join_(stream[rows], hidden, alpha)
         return stream
 
 

@@ -158,3 +158,19 @@ def test_at_alpha_0_a_row_is_the_frozen_backbone_under_the_base_head() -> None:
         with torch.inference_mode():
             frozen = adapter.base_head.logits(vit.forward(images[:1], Sliced(vit, [])))[0]
         assert torch.equal(found, frozen)
+
+
+def test_small_edits_leave_the_number_of_threads_as_it_was() -> None:
+    vit, _ = family("plain")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        models = [_wise(adapter_of(name, vit)) for name in ("lora", "convpass", "ssf")]
+        rows = [Row(image=0, model=model) for model in models]
+        many = Batch(vit).logits(images_of(vit), rows)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        for one, found in zip(Batch(vit).logits(images_of(vit), rows), many, strict=True):
+            assert relative(found, one) <= 1e-5
+    finally:
+        torch.set_num_threads(threads)
