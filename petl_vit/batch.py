@@ -23,7 +23,7 @@ from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Lane, Sliced
-from petl_vit.heads import Head, interpolate
+from petl_vit.heads import Head, interpolate, precise
 from petl_vit.slots import Slots
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT, Params
 
@@ -92,6 +92,14 @@ class Model:
         return self.head.logits(features)
 
 
+class Features(Model):
+    """A model that is asked for the features it pools, not for classes."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, D], as precise as heads are."""
+        return features.to(precise(features.dtype))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One image under one model."""
@@ -114,6 +122,7 @@ class Batch:
         self._slots = Slots(vit.device) if slots is None else slots
         self._folded: OrderedDict[tuple[tuple[str, float], ...], dict[str, Tensor]] = OrderedDict()
         self._folded_models = folded_models
+        self._slots.on_drop(self._forget)
 
     @torch.inference_mode()
     def logits(self, images: Tensor, rows: Sequence[Row]) -> list[Tensor]:
@@ -210,6 +219,11 @@ class Batch:
         ]
         return [replace(lanes[0], params=self._folded_params(model)), *lanes[1:]]
 
+    def _forget(self, digest: str) -> None:
+        """Lets go of parameters that were made of an adapter which has lost its slot."""
+        for key in [key for key in list(self._folded) if any(digest == own for own, _ in key)]:
+            self._folded.pop(key, None)
+
     def _folded_params(self, model: Model) -> Params:
         """The parameters of a model with dense edits; the most recent few are kept."""
         if model.key not in self._folded:
@@ -233,7 +247,7 @@ def _unfoldable(edits: EditSet) -> EditSet:
 def _logits(features: Tensor, models: list[Model]) -> list[Tensor]:
     """[B, D] -> [C] of each row; equal models are neighbours and share a product."""
     found: list[Tensor] = []
-    for _, same in groupby(models, key=lambda model: model.key):
+    for _, same in groupby(models, key=lambda model: (type(model), model.key)):
         group = list(same)
         found.extend(group[0].logits(features[len(found) : len(found) + len(group)]))
     return found

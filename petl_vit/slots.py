@@ -85,7 +85,12 @@ class Slots:
         self._bytes = 0
         self._stays: Callable[[str], bool] = lambda digest: True
         self._lock = threading.RLock()
+        self._on_drop: list[Callable[[str], None]] = []
         self.evicted = 0
+
+    def on_drop(self, dropped: Callable[[str], None]) -> None:
+        """Calls `dropped` with the digest of every adapter that loses its slot, in whatever thread."""
+        self._on_drop.append(dropped)
 
     # A forward
 
@@ -120,6 +125,18 @@ class Slots:
             return stacked([slot.adapter.edits for slot in slots])
         index = torch.tensor([slot.position for slot in slots], device=self._device)
         return adapters[0].edits.with_rows(stack.flats.index_select(0, index))
+
+    def place(self, adapter: Adapter) -> tuple[Tensor, int]:
+        """The slots [slots, L] of a running adapter's form, and which of them is its own; none is aliased."""
+        slot = self._slots[adapter.digest]
+        assert slot.stack is not None, f"adapter {adapter.digest[:12]} does not stack, or its slot is itself"
+        return slot.stack.flats, slot.position
+
+    @property
+    def forms(self) -> frozenset[int]:
+        """The forms of which an adapter has a slot that is not aliased."""
+        with self._lock:
+            return frozenset(self._stacks)
 
     def _alone(self, adapter: Adapter) -> EditSet:
         slot = self._slots[adapter.digest]
@@ -230,6 +247,8 @@ class Slots:
         if slot is None:
             return
         self._bytes -= slot.nbytes
+        for dropped in self._on_drop:
+            dropped(digest)
         if slot.stack is None:
             return
         slot.stack.free.append(slot.position)

@@ -339,14 +339,17 @@ class Batcher(Generic[Job, Result]):
     async def _serve(self) -> None:
         while True:
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
-                await self._run_batch(batch)
-            for item in batch:
-                del self._held[item]
-            if not self._queue.rows:
-                self._arrived.clear()
-                self._idle.set()
+            await self._run_next()  # which leaves nothing of the batch in memory while this waits again
+
+    async def _run_next(self) -> None:
+        batch = self._take()
+        if batch:
+            await self._run_batch(batch)
+        for item in batch:
+            del self._held[item]
+        if not self._queue.rows:
+            self._arrived.clear()
+            self._idle.set()
 
     async def _run_batch(self, batch: Sequence[_Item[Job, Result]]) -> None:
         """Runs works together; if that fails, each alone, so that a failing one fails alone."""

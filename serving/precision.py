@@ -109,9 +109,14 @@ def _difference(route: ResolvedRoute, exact: Loader, fast: Loader) -> float:
 
 
 def _logits(route: ResolvedRoute, loader: Loader) -> list[Tensor]:
+    """[n, C] of each member, n probe images."""
     size = route.task.spec.preprocess.image_size
     vit = loader.vit(size)
     members = models(route.members, {term.digest: loader.adapter(term) for term in route.terms()})
     images = probes(size).to(device=vit.device, dtype=vit.dtype)
     rows = [Row(image=i, model=model) for model in members for i in range(len(images))]
-    return [z.double().cpu() for z in Batch(vit).logits(images, rows)]
+    found = Batch(vit).logits(images, rows)
+    return [
+        torch.stack(found[start : start + len(images)]).double().cpu()
+        for start in range(0, len(found), len(images))
+    ]

@@ -1,7 +1,8 @@
 """The classifier with a real store, bank and engine, without gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,11 +13,16 @@ import torch
 
 from model_store import routes
 from model_store.loading import Loader, models
-from model_store.manifest import TaskSpec
+from model_store.manifest import BackboneRecord, TaskSpec
+from model_store.resolution import ResolvedTerm
+from model_store.store import Store
+from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
-from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
+from petl_vit.errors import CorollaError, Corrupt, Draining, Expired, InvalidInput, Overloaded
 from petl_vit.heads import LinearHead
 from petl_vit.preprocess import Preprocess, preprocess
+from petl_vit.slots import Slots
+from serving.backend import TorchBackend
 from serving.bank import Bank
 from serving.batcher import Batcher
 from serving.catalog import Catalog
@@ -24,9 +30,35 @@ from serving.classifier import Classifier, ImageAnswer, Request, Response
 from serving.engine import Engine, Job, Logits
 from serving.metrics import MAX_ROUTES
 from serving.tokens import Tokens
-from tests.serving.world import HALF, PREPROCESS, SHAPES, SIZE, World, encoded, new_metrics, pixels
+from tests.serving.world import (
+    HALF,
+    PREPROCESS,
+    SHAPES,
+    SIZE,
+    WAIT_S,
+    World,
+    encoded,
+    new_metrics,
+    pixels,
+    until,
+)
 
 TOKENS = Tokens(b"k" * 32)
+
+
+class HeldLoader(Loader):
+    """A real loader that can be held up at one adapter."""
+
+    def __init__(self, store: Store, record: BackboneRecord) -> None:
+        super().__init__(store, record)
+        self.loads: list[str] = []
+        self.held: dict[str, threading.Event] = {}
+
+    def adapter(self, term: ResolvedTerm) -> Adapter:
+        self.loads.append(term.label)
+        if (go := self.held.get(term.label)) is not None:
+            assert go.wait(WAIT_S)
+        return super().adapter(term)
 
 
 class Parts:
@@ -34,20 +66,23 @@ class Parts:
 
     def __init__(self, world: World, run: Any = None) -> None:
         self.metrics = new_metrics()
-        self.loader = Loader(world.store, world.backbone)
-        self.engine = Engine(metrics=self.metrics)
-        self.catalog = Catalog(world.store, world.backbone.digest, refresh_s=0.001)
+        self.loader = HeldLoader(world.store, world.backbone)
+        self.slots = Slots()
+        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
+        self.bank = Bank(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
+        self.catalog = Catalog(world.store, world.backbone.digest)
         self.pool = ThreadPoolExecutor(2)
         self.batcher: Batcher[Job, Logits] = Batcher(
             run or self.engine.run,
             executor=self.pool,
             max_batch_rows=8,
             max_queue_rows=100,
+            max_queue_bytes=2**30,
             metrics=self.metrics,
         )
         self.classifier = Classifier(
             catalog=self.catalog,
-            bank=Bank(self.loader, max_bytes=2**30, metrics=self.metrics),
+            bank=self.bank,
             batcher=self.batcher,
             tokens=TOKENS,
             metrics=self.metrics,
@@ -59,7 +94,7 @@ class Parts:
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
         request = Request(task=task, route=routes.parse(text), pictures=pictures, **options)
-        return await self.classifier.classify(request)
+        return await self.classifier.classify(request, lambda response: response)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -71,6 +106,7 @@ async def parts_of(world: World, run: Any = None) -> AsyncIterator[Parts]:
     parts.batcher.start()
     yield parts
     await parts.batcher.drain(5)
+    parts.bank.close()
     parts.pool.shutdown()
 
 
@@ -256,7 +292,7 @@ async def test_a_redefined_route_shows_its_new_members(own_world: World) -> None
     async with parts_of(own_world) as parts:
         await parts.classify("best", encoded(1))
         own_world.put_route("best", "vpt-deep, linear")
-        await asyncio.sleep(0.002)  # the catalog's refresh
+        parts.catalog.refresh()
         await parts.classify("best", encoded(1))
 
     labels = {"route": "shapes/best", "member": "vpt-deep", "domain": "unset"}
@@ -274,3 +310,108 @@ async def test_too_many_images_are_refused_before_any_is_read(parts: Parts) -> N
     with pytest.raises(InvalidInput, match="9 images in one request, at most 8") as caught:
         await parts.classify("lora", *[b""] * 9)
     assert caught.value.field == "images"
+
+
+# Adapters of requests
+
+
+async def happens(true: Callable[[], bool]) -> None:
+    await asyncio.to_thread(until, true)
+
+
+async def test_a_load_holds_up_no_request_for_another_adapter(parts: Parts) -> None:
+    parts.loader.held["ssf:1"] = go = threading.Event()
+    slow = asyncio.create_task(parts.classify("ssf", encoded(1)))
+    await happens(lambda: "ssf:1" in parts.loader.loads)
+
+    answers(await parts.classify("lora", encoded(1)))
+
+    assert not slow.done()
+    go.set()
+    answers(await slow)
+
+
+async def test_loading_begins_before_the_images_are_decoded(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, decoding = parts.classifier._decode, threading.Event()
+
+    def after_the_load(*args: Any) -> Any:
+        decoding.set()
+        assert loaded.wait(WAIT_S), "the load waits for the images"
+        return decode(*args)
+
+    loaded, load = threading.Event(), parts.loader.adapter
+
+    def loading(term: ResolvedTerm) -> Adapter:
+        assert decoding.wait(WAIT_S)
+        loaded.set()
+        return load(term)
+
+    monkeypatch.setattr(parts.classifier, "_decode", after_the_load)
+    monkeypatch.setattr(parts.loader, "adapter", loading)
+
+    answers(await parts.classify("lora", encoded(1)))
+
+
+async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for(parts: Parts) -> None:
+    parts.loader.held["ssf:1"] = go = threading.Event()
+    first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
+    digest = parts.catalog.plan("shapes", routes.parse("ssf"), extrapolate=False).resolved.members[0].terms[0]
+    await happens(lambda: parts.bank._held[digest.digest] == 2)
+
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not second.done()
+
+    go.set()
+    answers(await second)
+    assert parts.loader.loads == ["ssf:1"]
+    assert parts.bank.residents()[0].rows_in_use == 0
+
+
+async def test_what_a_request_waits_for_is_held_until_it_is_answered(world: World) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def slow(jobs: list[Job]) -> list[Logits]:
+        held.set()
+        assert go.wait(WAIT_S)
+        return [[np.zeros(3)] for _ in jobs]
+
+    async with parts_of(world, slow) as parts:
+        asked = asyncio.create_task(parts.classify("lora", encoded(1)))
+        await asyncio.to_thread(held.wait, WAIT_S)
+        (resident,) = parts.bank.residents()
+        assert resident.rows_in_use == 1
+        parts.bank.unload(resident.digest)
+        assert parts.count("corolla_registered_bytes") == resident.registered_bytes
+
+        go.set()
+        answers(await asked)
+        assert parts.count("corolla_registered_bytes") == 0
+
+
+async def test_a_failed_load_is_the_error_of_its_request_only(own_world: World) -> None:
+    own_world.adapter_file("shapes", "ssf", 1).unlink()
+    async with parts_of(own_world) as parts:
+        several = [parts.classify(text, encoded(1)) for text in ("ssf", "lora", "lora, ssf", "bitfit")]
+        first, second, third, fourth = await asyncio.gather(*several, return_exceptions=True)
+
+        assert isinstance(first, Corrupt)
+        assert isinstance(third, Corrupt)
+        assert isinstance(second, Response)
+        assert isinstance(fourth, Response)
+        assert {resident.rows_in_use for resident in parts.bank.residents()} == {0}
+
+
+async def test_one_image_without_memory_has_its_own_error(world: World) -> None:
+    def little(jobs: list[Job]) -> list[Logits | Exception]:
+        return [Overloaded("no memory") if i == 1 else [np.ones(3)] for i, _ in enumerate(jobs)]
+
+    async with parts_of(world, little) as parts:
+        first, second, third = (await parts.classify("lora", *map(encoded, range(3)))).images
+
+        assert isinstance(first, ImageAnswer)
+        assert isinstance(second, Overloaded)
+        assert isinstance(third, ImageAnswer)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -184,6 +184,7 @@ def test_a_members_invalid_scores_are_its_own_on_a_named_route_only(metrics: Met
     assert value(metrics, "corolla_invalid_scores_total", route="adhoc", member="ensemble") == 1
 
 
+@settings(max_examples=25, deadline=None)  # all series are made for each
 @given(st.floats(-1e-6, 1 + 1e-6), st.floats(-1e-6, 8), st.integers(0, 3))
 def test_sums_never_go_down_and_every_confidence_has_a_bin(
     confidence: float, entropy: float, agree: int
@@ -231,6 +232,29 @@ def test_requests_images_and_batches_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "corolla_batch_adapters_sum") == 6
     assert value(metrics, "corolla_forward_duration_seconds_sum") == 0.1
     assert value(metrics, "corolla_queue_rows") == 5
+
+
+def test_what_is_never_computed_is_counted_by_its_reason(metrics: Metrics) -> None:
+    metrics.set_queue_bytes(4096)
+    metrics.dropped("expired")
+    metrics.dropped("unmeetable")
+    metrics.dropped("unmeetable")
+
+    assert value(metrics, "corolla_queue_bytes") == 4096
+    assert {
+        labels["reason"]: value(metrics, "corolla_queue_dropped_total", **labels)
+        for labels in series(metrics, "corolla_queue_dropped_total")
+    } == {"expired": 1, "cancelled": 0, "unmeetable": 2, "full_rows": 0, "full_bytes": 0}
+
+
+def test_loads_evictions_and_a_lack_of_memory_are_counted(metrics: Metrics) -> None:
+    metrics.adapter_loaded(0.02)
+    metrics.adapter_evicted()
+    metrics.out_of_memory()
+
+    assert value(metrics, "corolla_adapter_load_duration_seconds_bucket", le="0.025") == 1
+    assert value(metrics, "corolla_adapter_evictions_total") == 1
+    assert value(metrics, "corolla_out_of_memory_total") == 1
 
 
 def test_labels_become_accuracy_counters(metrics: Metrics) -> None:
@@ -281,11 +305,16 @@ def test_state_is_shown(metrics: Metrics) -> None:
     metrics.set_ready(True)
     metrics.set_registered(6, 123_456)
     metrics.set_backbone(digest="abc", architecture="vit_small_patch14_dinov2")
-    metrics.set_build(version="0.1.0", python="3.11", torch="2.15", device="cpu")
+    metrics.set_build(version="0.1.0", python="3.11", torch="2.15", device="cpu", precision="fp32")
+    metrics.set_slots(4, 4_567)
 
     assert value(metrics, "corolla_ready") == 1
     assert value(metrics, "corolla_registered_adapters") == 6
     assert value(metrics, "corolla_registered_bytes") == 123_456
+    assert value(metrics, "corolla_slot_adapters") == 4
+    assert value(metrics, "corolla_slot_bytes") == 4_567
+    (build,) = series(metrics, "corolla_build_info")
+    assert (build["device"], build["precision"]) == ("cpu", "fp32")
     assert len(series(metrics, "corolla_backbone_info")) == len(series(metrics, "corolla_build_info")) == 1
 
 
