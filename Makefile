@@ -8,6 +8,9 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
 BIN := .venv/bin
 READY := .venv/.ready
 TOOLS := .venv/.tools
+PEERS := .venv/.peers
+
+BENCHMARKS := mixed scale memory peers serve backends hotload
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
@@ -28,8 +31,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 $(TOOLS): $(READY)
-	$(PIP) -e '.[serve,train,dev]'
+	$(PIP) -e '.[serve,train,dev,torchserve]'
 	@touch $(TOOLS)
+
+$(PEERS): $(READY)
+	$(PIP) -e '.[serve,train,bench]'
+	@touch $(PEERS)
 
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
@@ -57,8 +64,8 @@ proto: $(TOOLS)  ## write the code of protos/**/*.proto
 docs: $(TOOLS)  ## write the pages that are made from code
 	$(BIN)/python -m docs.generate
 
-bench: $(READY)  ## measure mixed batches against the plain backbone
-	$(BIN)/python -m benchmarks.mixed
+bench: $(PEERS)  ## every benchmark the quick way, beside other servers: ten minutes
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -172,13 +172,19 @@ class _File:
     def _message(self, message: DescriptorProto, path: Spot, name: str) -> Iterator[str]:
         yield from ("", f"### {name}", "", self._comment(path))
         rows = [self._field(message, field, (*path, 2, i)) for i, field in enumerate(message.field)]
-        yield from ("", *_table(("field", "number", "type", "meaning"), rows))
+        yield from ("", *(_table(("field", "number", "type", "meaning"), rows) if rows else ()))
+        for index, nested in enumerate(message.nested_type):
+            if not nested.options.map_entry:
+                yield from self._message(nested, (*path, 3, index), f"{name}.{nested.name}")
         for index, enum in enumerate(message.enum_type):
             yield from self._enum(enum, (*path, 4, index), f"{name}.{enum.name}")
 
     def _field(self, message: DescriptorProto, field: FieldDescriptorProto, path: Spot) -> tuple[str, ...]:
         kind = _link(_type(field))
-        if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        entry = _map_entry(message, field)
+        if entry is not None:
+            kind = f"map of {_type(entry.field[0])} to {_link(_type(entry.field[1]))}"
+        elif field.label == FieldDescriptorProto.LABEL_REPEATED:
             kind = f"repeated {kind}"
         elif field.proto3_optional:
             kind = f"optional {kind}"
@@ -193,9 +199,16 @@ class _File:
         yield from _table(("value", "number", "meaning"), rows)
 
 
+def _map_entry(message: DescriptorProto, field: FieldDescriptorProto) -> DescriptorProto | None:
+    """The key and value of a map; None for any other field."""
+    name = field.type_name.rpartition(".")[2]
+    maps = (nested for nested in message.nested_type if nested.options.map_entry)
+    return next((nested for nested in maps if nested.name == name), None)
+
+
 def _type(field: FieldDescriptorProto) -> str:
     if field.type_name:
-        return field.type_name.removeprefix(".corolla.v1.").removeprefix(".")
+        return field.type_name.removeprefix(".corolla.v1.").removeprefix(".inference.").removeprefix(".")
     return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
 
 

@@ -43,6 +43,10 @@ class Conflict(CorollaError):
     """Something else stands there already, or changed in between."""
 
 
+class Forbidden(CorollaError):
+    """What this server does not let its caller do."""
+
+
 class Corrupt(CorollaError):
     """Stored bytes that do not match their digest, manifest or format."""
 

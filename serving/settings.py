@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
     max_images: int = Field(default=64, ge=1, description="images of one request")
+    max_stream_requests: int = Field(
+        default=64, ge=1, description="requests of one stream under way; more are not read yet"
+    )
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(

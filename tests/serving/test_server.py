@@ -3,6 +3,8 @@
 import asyncio
 import datetime
 import ipaddress
+import socket
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,6 +190,26 @@ def test_a_port_that_is_taken_is_named(world: World, running: Running, port: str
         Running(world.settings(**{port: taken})),
     ):
         pass
+
+
+def exporters() -> int:
+    """Threads that answer scrapes: the first ones that a server starts."""
+    return sum("serve_forever" in thread.name for thread in threading.enumerate())
+
+
+def test_a_start_that_fails_leaves_no_port_and_no_thread_behind(world: World, running: Running) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = exporters()
+
+    for taken in ({"metrics_port": running.server.metrics_port}, {"port": running.server.port}):
+        with pytest.raises(InvalidInput), Running(world.settings(**({"port": port} | taken))):
+            pass
+
+    assert exporters() == before
+    with Running(world.settings(port=port)) as another, another.client() as client:
+        assert ask(client).route == "lora:2"
 
 
 def test_too_many_domains_are_refused(world: World) -> None:
