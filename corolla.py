@@ -46,7 +46,11 @@ COMMANDS: dict[str, Listed] = {
     ),
     "methods": Listed(section="Train", line="List the PETL methods and what they cost.", extra="train"),
     "serve": Listed(section="Serve", line="Serve every adapter from one resident backbone.", extra="serve"),
+    "package": Listed(
+        section="Serve", line="Package the engine for other servers: TorchServe.", extra="torchserve"
+    ),
     "classify": Listed(section="Serve", line="Classify images by a route.", extra="client"),
+    "predict": Listed(section="Serve", line="Classify many images without a server.", extra="serve"),
     "feedback": Listed(section="Serve", line="Send true labels for earlier predictions.", extra="client"),
     "backbones": Listed(section="Store", line="Import and list frozen backbones.", extra="serve"),
     "tasks": Listed(section="Store", line="List and show tasks: classes and preprocessing.", extra="serve"),

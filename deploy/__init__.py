@@ -1,0 +1,1 @@
+"""What runs Corolla elsewhere: files for the servers and tools around it."""

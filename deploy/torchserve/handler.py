@@ -1,0 +1,90 @@
+"""TorchServe's handler: hands what TorchServe gathered to Corolla's engine in one go.
+
+`corolla package torchserve` puts this file into an archive. TorchServe imports it in each worker process,
+calls `initialize` once and `handle` for every batch.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ts.metrics.metric_type_enum import MetricTypes
+from ts.utils.util import PredictionException
+
+from serving.embedded import Embedded
+from serving.packaging import settings_of
+from serving.torchserve import Asked, Failure, Gains, asked, counters, failure
+
+
+class Handler:
+    """One resident backbone with every adapter of the store."""
+
+    def initialize(self, context: Any) -> None:
+        """Loads the backbone that the archive was made for, and runs it once.
+
+        Raises:
+            CorollaError: The store has another one, or cannot be read; the worker ends and says so.
+        """
+        gpu = context.system_properties.get("gpu_id")
+        if gpu is not None:
+            _show_only(int(gpu))
+        self._engine = Embedded(settings_of(context.model_yaml_config))
+        self._gains = Gains(self._engine.registry)
+        _make_known(context.metrics)
+        self._emit(context.metrics)
+
+    def handle(self, rows: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """The JSON answers to a batch of TorchServe; an error stands in its own request's place.
+
+        Raises:
+            PredictionException: The only request failed: its status reaches gRPC's clients no other way.
+        """
+        answers = self._answers([_read(row) for row in rows])
+        self._emit(context.metrics)
+        if len(answers) == 1 and isinstance(answers[0], Failure):
+            raise PredictionException(json.dumps(answers[0].document), answers[0].status)
+        return [_written(answer, position, context) for position, answer in enumerate(answers)]
+
+    def _answers(self, rows: list[Asked | Failure]) -> list[dict[str, Any] | Failure]:
+        """All requests that can be read go to the engine at once."""
+        good = [row for row in rows if isinstance(row, Asked)]
+        done = iter(self._engine.answer([(row.request, row.document) for row in good]))
+        return [row if isinstance(row, Failure) else _outcome(next(done)) for row in rows]
+
+    def _emit(self, metrics: Any) -> None:
+        for name, values, gained in self._gains.read():
+            metrics.get_metric(name, MetricTypes.COUNTER).add_or_update(gained, list(values))
+
+
+def _make_known(metrics: Any) -> None:
+    """Our counters, where the server's metrics.yaml is another; it then has to detect them."""
+    known = metrics.cache.get(MetricTypes.COUNTER, {})
+    for name, labels in counters():
+        if name not in known:
+            metrics.add_metric_to_cache(name, "count", list(labels), MetricTypes.COUNTER)
+
+
+def _read(row: Mapping[str, Any]) -> Asked | Failure:
+    try:
+        return asked(row)
+    except Exception as error:
+        return failure(error)
+
+
+def _outcome(outcome: dict[str, Any] | BaseException) -> dict[str, Any] | Failure:
+    return failure(outcome) if isinstance(outcome, BaseException) else outcome
+
+
+def _written(answer: dict[str, Any] | Failure, position: int, context: Any) -> bytes:
+    context.set_response_content_type(position, "application/json")
+    if isinstance(answer, Failure):
+        context.set_response_status(answer.status, "", position)
+        answer = answer.document
+    return json.dumps(answer).encode()
+
+
+def _show_only(gpu: int) -> None:
+    """Leaves the worker the GPU that TorchServe gave it; in time, as nothing has used CUDA yet."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu) if visible is None else visible.split(",")[gpu]
