@@ -77,6 +77,11 @@ class ImageAnswer:
     mutual_information: float
     prediction_id: str
 
+    def best(self, count: int) -> list[int]:
+        """The most probable classes: the predicted one, then by probability, then by index."""
+        order = np.lexsort((np.arange(len(self.probabilities)), -self.probabilities))
+        return [self.predicted, *(int(i) for i in order if i != self.predicted)][:count]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
@@ -87,6 +92,24 @@ class Response:
     decode_s: float
     queue_s: float
     forward_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What the engine made of a request's pictures, in their order; of one that failed, its error."""
+
+    outcomes: list[Done[Logits] | CorollaError]
+    decode_s: float
+
+    @property
+    def queue_s(self) -> float:
+        """The longest wait for the engine."""
+        return max((one.queue_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
+
+    @property
+    def forward_s(self) -> float:
+        """The longest batch."""
+        return max((one.run_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
 
 
 class Classifier:
@@ -130,24 +153,54 @@ class Classifier:
             Corrupt: An adapter's files are damaged.
             Overloaded, Expired, Draining: See `serving.batcher`.
         """
+        return await self.answer(request, await self.plan(request), finish)
+
+    async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
+        """As `classify`, by a plan that is made and ready already."""
+        computed = await self.compute(request, plan)
+        return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
+
+    async def plan(self, request: Request) -> Plan:
+        """How a request is to be answered.
+
+        Raises:
+            InvalidInput: No image, too many, or a route that cannot be answered.
+            NotFound: A name of the route does not exist.
+        """
         self._check_count(len(request.pictures))
-        plan = await self._in_pool(self._prepare, request)
+        return await self.in_pool(self._prepare, request)
+
+    async def compute(
+        self, request: Request, plan: Plan, asked: Callable[[Model], Model] = lambda model: model
+    ) -> Computed:
+        """Runs every image under every member of the plan.
+
+        Args:
+            asked: Makes of a member what its rows are to answer.
+
+        Raises:
+            InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
+        """
         with self._bank.holding(plan.resolved) as held:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started
             await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(f)) for f in held.loading.values()))
             good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
-            done = await self._run([images[i] for i in good], held.models(), request, plan)
+            models = tuple(map(asked, held.models()))
+            done = await self._run([images[i] for i in good], models, request, plan)
         outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
         for i, outcome in zip(good, done, strict=True):
             outcomes[i] = outcome
-        return await self._in_pool(lambda: finish(self._respond(request, plan, outcomes, decode_s)))
+        _raise_faults(outcomes)
+        return Computed(
+            outcomes=[one for one in outcomes if isinstance(one, Done | CorollaError)], decode_s=decode_s
+        )
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every picture ready for the backbone, or what is wrong with it."""
         spec = plan.resolved.task.spec.preprocess
-        decoding = (self._in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures))
+        decoding = (self.in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures))
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
@@ -167,9 +220,13 @@ class Classifier:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
         spec = plan.resolved.task.spec.preprocess
         _check_shape(next(iter(request.pictures)), spec)
-        self.announce(plan)
-        self._add_size(spec.image_size)
+        self.ready(plan)
         return plan
+
+    def ready(self, plan: Plan) -> None:
+        """Makes its image size known to the engine, and its named route to the metrics. Blocking."""
+        self.announce(plan)
+        self._add_size(plan.resolved.task.spec.preprocess.image_size)
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""
@@ -210,31 +267,25 @@ class Classifier:
             return normalise(resize(from_array(picture, field=field), spec), spec)
         return _preprocessed(picture, field)
 
-    def _respond(
-        self,
-        request: Request,
-        plan: Plan,
-        outcomes: Sequence[Done[Logits] | BaseException | torch.Tensor],
-        decode_s: float,
-    ) -> Response:
-        _raise_faults(outcomes)
+    def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
         label = self._metrics.domains.label(request.domain)
-        images: list[ImageAnswer | CorollaError] = []
-        for outcome in outcomes:
-            if isinstance(outcome, Done):
-                images.append(self._answer(plan, outcome.result, label))
-            elif isinstance(outcome, CorollaError):
-                images.append(outcome)
-        answered = [image for image in images if isinstance(image, ImageAnswer)]
-        self._metrics.images(ok=len(answered), invalid=len(images) - len(answered))
-        done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
+        images = [
+            self._answer(plan, outcome.result, label) if isinstance(outcome, Done) else outcome
+            for outcome in computed.outcomes
+        ]
+        self.count(images)
         return Response(
             images=images,
             resolved=plan.resolved,
-            decode_s=decode_s,
-            queue_s=max((d.queue_s for d in done), default=0.0),
-            forward_s=max((d.run_s for d in done), default=0.0),
+            decode_s=computed.decode_s,
+            queue_s=computed.queue_s,
+            forward_s=computed.forward_s,
         )
+
+    def count(self, images: Sequence[object]) -> None:
+        """Counts the images of an answer: what is an error among them could not be answered."""
+        invalid = sum(isinstance(image, CorollaError) for image in images)
+        self._metrics.images(ok=len(images) - invalid, invalid=invalid)
 
     def _answer(self, plan: Plan, logits: Logits, domain: str) -> ImageAnswer | CorollaError:
         resolved = plan.resolved
@@ -290,7 +341,8 @@ class Classifier:
             **evidence,
         )
 
-    async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
+    async def in_pool(self, function: Callable[..., T], *args: object) -> T:
+        """Runs what computes off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 

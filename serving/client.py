@@ -6,15 +6,22 @@
 
 `AsyncClient` is the same on asyncio, and `AdminClient(client)` looks into the server and changes it. Errors
 of the server arrive as `RequestFailed` with its code, the field and the remedy.
+
+Many requests go fastest through one stream, whose answers come as they are done:
+
+    requests = ((path, request_of([open(path, "rb").read()], route="lora")) for path in paths)
+    for path, answer in client.stream(requests):
+        ...
 """
 
+import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
@@ -35,6 +42,7 @@ _PRIORITIES = {"low": pb.PRIORITY_LOW, "normal": pb.PRIORITY_NORMAL, "high": pb.
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
+_Id = str
 
 
 class RequestFailed(CorollaError):
@@ -75,10 +83,9 @@ def request_of(
         priority: Its share of a busy engine; None is `normal`.
         client: Who asks: clients share a busy engine fairly. Empty is the connection.
     """
-    names = list(ids) or [""] * len(images)
     request = pb.ClassifyRequest(
         task=task,
-        images=[pb.Image(data=data, id=name) for data, name in zip(images, names, strict=True)],
+        images=_images(images, ids),
         domain=domain,
         top_k=top_k,
         want_probabilities=probabilities,
@@ -94,6 +101,46 @@ def request_of(
     if tensor is not None:
         request.tensor.CopyFrom(_tensor(tensor))
     return request
+
+
+def embed_request_of(
+    images: Sequence[bytes] = (),
+    *,
+    route: str | pb.Route = "",
+    task: str = "",
+    tensor: Any = None,
+    normalise: bool = False,
+    extrapolate: bool = False,
+    ids: Sequence[str] = (),
+    priority: Priority | None = None,
+    client: str = "",
+) -> pb.EmbedRequest:
+    """An embedding request from plain values; see `request_of` for what they share.
+
+    Args:
+        route: One model whose edits the features are under; empty is the frozen backbone.
+        normalise: Divide every vector by its length.
+    """
+    request = pb.EmbedRequest(
+        task=task,
+        images=_images(images, ids),
+        normalise=normalise,
+        allow_extrapolation=extrapolate,
+        priority=pb.PRIORITY_UNSPECIFIED if priority is None else _PRIORITIES[priority],
+        client=client,
+    )
+    if not isinstance(route, str):
+        request.typed_route.CopyFrom(route)
+    elif route:
+        request.route = route
+    if tensor is not None:
+        request.tensor.CopyFrom(_tensor(tensor))
+    return request
+
+
+def _images(images: Sequence[bytes], ids: Sequence[str]) -> list[pb.Image]:
+    names = list(ids) or [""] * len(images)
+    return [pb.Image(data=data, id=name) for data, name in zip(images, names, strict=True)]
 
 
 def _tensor(array: Any) -> pb.Tensor:
@@ -125,13 +172,29 @@ def failure(error: grpc.RpcError) -> RequestFailed:
     """The error of a failed call with what the server said about it."""
     # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
     status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
-    field = None
+    return RequestFailed(error.code().name, error.details() or "no details", field=_field(status))
+
+
+def _field(status: status_pb2.Status | None) -> str | None:
+    """The field that a status is about."""
     details: Iterable[Any] = status.details if status is not None else ()
     for detail in details:
         request = error_details_pb2.BadRequest()
         if detail.Unpack(request) and request.field_violations:
-            field = request.field_violations[0].field
-    return RequestFailed(error.code().name, error.details() or "no details", field=field)
+            return str(request.field_violations[0].field)
+    return None
+
+
+def _message(request: tuple[_Id, pb.ClassifyRequest]) -> pb.StreamRequest:
+    return pb.StreamRequest(id=request[0], request=request[1])
+
+
+def _outcome(message: pb.StreamResponse) -> "tuple[_Id, pb.ClassifyResponse | RequestFailed]":
+    """The id of a request and what became of it."""
+    if message.WhichOneof("outcome") == "response":
+        return message.id, message.response
+    error = message.error
+    return message.id, RequestFailed(code_pb2.Code.Name(error.code), error.message, field=_field(error))
 
 
 class Client:
@@ -185,6 +248,45 @@ class Client:
         """
         return self.call(self._stub.Classify, request)
 
+    def stream(
+        self, requests: Iterable[tuple[_Id, pb.ClassifyRequest]], *, timeout_s: float | None = None
+    ) -> Iterator[tuple[_Id, pb.ClassifyResponse | RequestFailed]]:
+        """Sends requests as they are taken, and gives the answers as they come, in any order.
+
+        Requests are taken no faster than their answers are read; leaving the iterator ends the stream.
+
+        Args:
+            requests: Pairs of an id of the caller's, which comes back with its answer, and a request; taken
+                in another thread.
+            timeout_s: Deadline of the whole stream, seconds; None for none.
+
+        Yields:
+            The id and the answer, or why this request alone failed.
+
+        Raises:
+            RequestFailed: The stream as a whole failed.
+            Exception: What `requests` raised, after the answers to what it gave before.
+        """
+        given = _Given(requests)
+        call = self._stub.ClassifyStream(iter(given), timeout=timeout_s)
+        try:
+            for message in call:
+                yield _outcome(message)
+        except grpc.RpcError as error:
+            raise failure(error) from error
+        finally:
+            call.cancel()
+        if given.error is not None:
+            raise given.error
+
+    def embed(self, images: Sequence[bytes] = (), **options: Any) -> pb.EmbedResponse:
+        """The features of images; see `embed_request_of` for the options.
+
+        Raises:
+            RequestFailed: The call as a whole failed. One bad image does not: its result has an error.
+        """
+        return self.call(self._stub.Embed, embed_request_of(images, **options))
+
     def feedback(self, labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackResponse:
         """Sends the true class, by name or index, of earlier predictions.
 
@@ -212,6 +314,21 @@ class Client:
         except grpc.RpcError:
             return False
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+class _Given:
+    """Requests that a stream takes; they end where taking one fails, and why is kept: gRPC would not tell."""
+
+    def __init__(self, requests: Iterable[tuple[_Id, pb.ClassifyRequest]]) -> None:
+        self._requests = requests
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pb.StreamRequest]:
+        try:
+            for request in self._requests:
+                yield _message(request)
+        except Exception as error:
+            self.error = error
 
 
 class AdminClient:
@@ -321,12 +438,56 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise failure(error) from error
 
+    async def stream(
+        self,
+        requests: AsyncIterable[tuple[_Id, pb.ClassifyRequest]] | Iterable[tuple[_Id, pb.ClassifyRequest]],
+        *,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[_Id, pb.ClassifyResponse | RequestFailed]]:
+        """See `Client.stream`."""
+        call = self._stub.ClassifyStream(timeout=timeout_s)
+        sending = asyncio.create_task(_send(call, requests))
+        try:
+            async for message in call:
+                yield _outcome(message)
+        except grpc.aio.AioRpcError as error:
+            raise failure(error) from error
+        else:
+            await sending
+        finally:
+            call.cancel()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def embed(self, images: Sequence[bytes] = (), **options: Any) -> pb.EmbedResponse:
+        """See `Client.embed`."""
+        try:
+            return await self._stub.Embed(embed_request_of(images, **options), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise failure(error) from error
+
     async def feedback(self, labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackResponse:
         """See `Client.feedback`."""
         try:
             return await self._stub.Feedback(feedback_of(labels), timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             raise failure(error) from error
+
+
+async def _send(
+    call: "grpc.aio.StreamStreamCall[pb.StreamRequest, pb.StreamResponse]",
+    requests: AsyncIterable[tuple[_Id, pb.ClassifyRequest]] | Iterable[tuple[_Id, pb.ClassifyRequest]],
+) -> None:
+    """Sends requests as fast as they are taken, and the end of them, whatever ends them."""
+    try:
+        if isinstance(requests, AsyncIterable):
+            async for request in requests:
+                await call.write(_message(request))
+        else:
+            for request in requests:
+                await call.write(_message(request))
+    finally:
+        await call.done_writing()
 
 
 def main(arguments: Sequence[str]) -> int:

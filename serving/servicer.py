@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from model_store import routes
 from model_store.resolution import ResolvedRoute
@@ -17,17 +18,20 @@ from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
 from serving.batcher import Priority
-from serving.calls import call
+from serving.calls import call, counted
 from serving.classifier import Classifier, ImageAnswer, Picture, Request, Response
+from serving.embedding import FROZEN, Embeddings, embed
 from serving.feedback import Feedback, Labelled
 from serving.metrics import Metrics
 from serving.status import status_of
+from serving.stream import answer_all
 
 T = TypeVar("T")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 MAX_LABELS = 1000
 MAX_CLIENT = 128
+MAX_ID = 128
 _DEFAULT_TOP_K = 5
 _COMBINES = {
     pb.COMBINE_UNSPECIFIED: Combine.MEAN,
@@ -54,13 +58,21 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
 
     Args:
         pool: Threads for what computes: building large answers, reading tokens.
+        max_stream_requests: Requests of one stream that are under way at once.
     """
 
     def __init__(
-        self, *, classifier: Classifier, feedback: Feedback, metrics: Metrics, pool: ThreadPoolExecutor
+        self,
+        *,
+        classifier: Classifier,
+        feedback: Feedback,
+        metrics: Metrics,
+        pool: ThreadPoolExecutor,
+        max_stream_requests: int,
     ) -> None:
         self._classifier, self._feedback = classifier, feedback
         self._metrics, self._pool = metrics, pool
+        self._max_stream_requests = max_stream_requests
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Makes a server answer the service's calls."""
@@ -70,6 +82,33 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
         async with call("Classify", context, self._metrics):
             asked = _request(request, context)
             return await self._classifier.classify(asked, partial(_response, request))
+
+    async def ClassifyStream(  # type: ignore[override]  # it writes: a generator is not told that its call ended
+        self, requests: AsyncIterator[pb.StreamRequest], context: Any
+    ) -> None:
+        answer = partial(self._answer, context=context)
+        try:
+            await answer_all(_read(requests), answer, context.write, most=self._max_stream_requests)
+        except CorollaError:
+            async with call("ClassifyStream", context, self._metrics):
+                raise
+
+    async def _answer(self, message: pb.StreamRequest, context: Any) -> pb.StreamResponse:
+        """The answer to one request of a stream, or what is wrong with it."""
+        with counted("ClassifyStream", context, self._metrics) as outcome:
+            try:
+                asked = _request(message.request, context)
+                finish = partial(_response, message.request)
+                return pb.StreamResponse(
+                    id=message.id, response=await self._classifier.classify(asked, finish)
+                )
+            except Exception as error:
+                return pb.StreamResponse(id=message.id, error=outcome.fail(error))
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        async with call("Embed", context, self._metrics):
+            asked = _request(request, context, default=FROZEN)
+            return await embed(self._classifier, asked, partial(_embeddings, request), unit=request.normalise)
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
         async with call("Feedback", context, self._metrics):
@@ -92,13 +131,37 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
 # From protobuf
 
 
-def _request(message: pb.ClassifyRequest, context: Any) -> Request:
+async def _read(messages: AsyncIterator[pb.StreamRequest]) -> AsyncIterator[pb.StreamRequest]:
+    """The requests of a stream, until one that is none."""
+    try:
+        async for message in messages:
+            if len(message.id) > MAX_ID:
+                raise InvalidInput(
+                    f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}", field="id"
+                )
+            yield message
+    except DecodeError as error:
+        raise InvalidInput(
+            "a message of the stream is no StreamRequest",
+            field="stream",
+            remedy="send corolla.v1.StreamRequest messages",
+        ) from error
+
+
+def _request(
+    message: pb.ClassifyRequest | pb.EmbedRequest, context: Any, default: routes.Route | None = None
+) -> Request:
+    """What a message asks.
+
+    Args:
+        default: The route of a message that names none; None refuses it.
+    """
     remaining = context.time_remaining()
     return Request(
         task=message.task,
-        route=_route(message),
+        route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
         pictures=_pictures(message),
-        domain=message.domain,
+        domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
         extrapolate=message.allow_extrapolation,
         deadline=None if remaining is None else time.monotonic() + remaining,
         priority=_priority(message),
@@ -106,13 +169,13 @@ def _request(message: pb.ClassifyRequest, context: Any) -> Request:
     )
 
 
-def _priority(message: pb.ClassifyRequest) -> Priority:
+def _priority(message: pb.ClassifyRequest | pb.EmbedRequest) -> Priority:
     if message.priority not in _PRIORITIES:
         raise InvalidInput(f"priority {message.priority} is unknown", field="priority")
     return _PRIORITIES[message.priority]
 
 
-def _client(message: pb.ClassifyRequest, context: Any) -> str:
+def _client(message: pb.ClassifyRequest | pb.EmbedRequest, context: Any) -> str:
     """Who asks; a name is never taken for a connection."""
     if len(message.client) > MAX_CLIENT:
         raise InvalidInput(
@@ -123,7 +186,7 @@ def _client(message: pb.ClassifyRequest, context: Any) -> str:
     return f"client:{message.client}" if message.client else f"peer:{context.peer()}"
 
 
-def _route(message: pb.ClassifyRequest) -> routes.Route:
+def _route(message: pb.ClassifyRequest | pb.EmbedRequest) -> routes.Route:
     kind = message.WhichOneof("route_spec")
     if kind == "route":
         return routes.parse(message.route)
@@ -156,7 +219,7 @@ def _term(message: pb.Term) -> routes.Term:
     return routes.Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest) -> Collection[Picture]:
+def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Picture]:
     if message.images and message.HasField("tensor"):
         raise InvalidInput(
             "the request has both images and a tensor", field="tensor", remedy="send one of them"
@@ -204,10 +267,8 @@ def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyRes
     message = pb.ClassifyResponse(
         route=str(resolved),
         backbone_digest=resolved.task.spec.backbone_digest,
-        adapters=[
-            pb.ResolvedAdapter(name=term.full_name, digest=term.digest, method=term.method)
-            for term in resolved.terms()
-        ],
+        adapters=_adapters(resolved),
+        timings=_timings(response),
     )
     for position, answer in enumerate(response.images):
         result = message.results.add()
@@ -217,9 +278,21 @@ def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyRes
             result.error.CopyFrom(status_of(answer))
         else:
             _fill(result, request, resolved, answer)
+    return message
+
+
+def _adapters(resolved: ResolvedRoute) -> list[pb.ResolvedAdapter]:
+    return [
+        pb.ResolvedAdapter(name=term.full_name, digest=term.digest, method=term.method)
+        for term in resolved.terms()
+    ]
+
+
+def _timings(response: Response | Embeddings) -> pb.Timings:
+    message = pb.Timings()
     times = (response.decode_s, response.queue_s, response.forward_s)
     for name, seconds in zip(("decode", "queue", "forward"), times, strict=True):
-        getattr(message.timings, name).FromNanoseconds(int(seconds * 1e9))
+        getattr(message, name).FromNanoseconds(int(seconds * 1e9))
     return message
 
 
@@ -227,9 +300,7 @@ def _fill(
     result: pb.ImageResult, request: pb.ClassifyRequest, resolved: ResolvedRoute, answer: ImageAnswer
 ) -> None:
     classes = resolved.classes
-    order = np.lexsort((np.arange(len(classes)), -answer.probabilities))
-    best = [answer.predicted, *(int(i) for i in order if i != answer.predicted)]
-    for index in best[: request.top_k or _DEFAULT_TOP_K]:
+    for index in answer.best(request.top_k or _DEFAULT_TOP_K):
         result.top.append(_score(classes, index, float(answer.probabilities[index])))
     if request.want_probabilities:
         result.probabilities.extend(answer.probabilities.tolist())
@@ -244,6 +315,24 @@ def _fill(
 
 def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score:
     return pb.Score(class_name=classes[index], class_index=index, probability=probability)
+
+
+def _embeddings(request: pb.EmbedRequest, found: Embeddings) -> pb.EmbedResponse:
+    message = pb.EmbedResponse(
+        route=str(found.resolved),
+        backbone_digest=found.resolved.task.spec.backbone_digest,
+        adapters=_adapters(found.resolved),
+        timings=_timings(found),
+    )
+    for position, features in enumerate(found.images):
+        result = message.results.add()
+        if request.images:
+            result.id = request.images[position].id
+        if isinstance(features, CorollaError):
+            result.error.CopyFrom(status_of(features))
+        else:
+            result.values.extend(features.tolist())
+    return message
 
 
 def _label_result(labelled: Labelled) -> pb.LabelResult:

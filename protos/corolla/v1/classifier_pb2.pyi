@@ -578,6 +578,186 @@ class ClassifyResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class StreamRequest(message.Message):
+    """One request of a stream."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Echoed in the answer; the client's own to choose, at most 128 characters."""
+    @builtins.property
+    def request(self) -> ClassifyRequest: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        request: ClassifyRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StreamResponse(message.Message):
+    """The answer to one request of a stream."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    RESPONSE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The request's id."""
+    @builtins.property
+    def response(self) -> ClassifyResponse: ...
+    @builtins.property
+    def error(self) -> status_pb2.Status:
+        """What Classify would have failed with."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        response: ClassifyResponse | None = ...,
+        error: status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "id", b"id", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+@typing.final
+class EmbedRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    TYPED_ROUTE_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    TENSOR_FIELD_NUMBER: builtins.int
+    NORMALISE_FIELD_NUMBER: builtins.int
+    ALLOW_EXTRAPOLATION_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    CLIENT_FIELD_NUMBER: builtins.int
+    task: builtins.str
+    """The task, which says how images are prepared; may be empty where the store has only one."""
+    route: builtins.str
+    """As text, such as `lora`, `0.6*lora` or the name of a named route."""
+    normalise: builtins.bool
+    """Divide every vector by its Euclidean length."""
+    allow_extrapolation: builtins.bool
+    """Allow alpha outside [0, 1]."""
+    priority: Priority.ValueType
+    """Its share of a busy engine."""
+    client: builtins.str
+    """Who asks, as in ClassifyRequest."""
+    @builtins.property
+    def typed_route(self) -> Route:
+        """The same, typed."""
+
+    @builtins.property
+    def images(self) -> containers.RepeatedCompositeFieldContainer[Image]:
+        """Encoded images; either these or a tensor."""
+
+    @builtins.property
+    def tensor(self) -> Tensor: ...
+    def __init__(
+        self,
+        *,
+        task: builtins.str = ...,
+        route: builtins.str = ...,
+        typed_route: Route | None = ...,
+        images: abc.Iterable[Image] | None = ...,
+        tensor: Tensor | None = ...,
+        normalise: builtins.bool = ...,
+        allow_extrapolation: builtins.bool = ...,
+        priority: Priority.ValueType = ...,
+        client: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["route", b"route", "route_spec", b"route_spec", "tensor", b"tensor", "typed_route", b"typed_route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_extrapolation", b"allow_extrapolation", "client", b"client", "images", b"images", "normalise", b"normalise", "priority", b"priority", "route", b"route", "route_spec", b"route_spec", "task", b"task", "tensor", b"tensor", "typed_route", b"typed_route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_route_spec: _TypeAlias = typing.Literal["route", "typed_route"]  # noqa: Y015
+    _WhichOneofArgType_route_spec: _TypeAlias = typing.Literal["route_spec", b"route_spec"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_route_spec) -> _WhichOneofReturnType_route_spec | None: ...
+
+@typing.final
+class Embedding(message.Message):
+    """The features of one image, in the order of the request."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The image's id as sent."""
+    @builtins.property
+    def error(self) -> status_pb2.Status:
+        """Set and not OK when this image could not be embedded; then it has no values."""
+
+    @builtins.property
+    def values(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """One for each dimension of the backbone."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        error: status_pb2.Status | None = ...,
+        values: abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "id", b"id", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EmbedResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
+    BACKBONE_DIGEST_FIELD_NUMBER: builtins.int
+    TIMINGS_FIELD_NUMBER: builtins.int
+    route: builtins.str
+    """The route as resolved, with versions, in text form; `base` is the frozen backbone."""
+    backbone_digest: builtins.str
+    """The digest of the backbone."""
+    @builtins.property
+    def results(self) -> containers.RepeatedCompositeFieldContainer[Embedding]: ...
+    @builtins.property
+    def adapters(self) -> containers.RepeatedCompositeFieldContainer[ResolvedAdapter]:
+        """The adapters whose edits the features are under, or the task's base."""
+
+    @builtins.property
+    def timings(self) -> Timings: ...
+    def __init__(
+        self,
+        *,
+        results: abc.Iterable[Embedding] | None = ...,
+        route: builtins.str = ...,
+        adapters: abc.Iterable[ResolvedAdapter] | None = ...,
+        backbone_digest: builtins.str = ...,
+        timings: Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "results", b"results", "route", b"route", "timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Label(message.Message):
     """A true label for one prediction."""
 

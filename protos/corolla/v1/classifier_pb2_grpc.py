@@ -40,6 +40,16 @@ class ClassifierStub:
                 request_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/corolla.v1.Classifier/ClassifyStream',
+                request_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamRequest.SerializeToString,
+                response_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/corolla.v1.Classifier/Embed',
+                request_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.Feedback = channel.unary_unary(
                 '/corolla.v1.Classifier/Feedback',
                 request_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.FeedbackRequest.SerializeToString,
@@ -61,6 +71,25 @@ class ClassifierServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies requests as they come and answers each as soon as it is done, so in any order: the ids
+        say which is which. A bad request fails alone. The server reads no further while as many requests
+        as it takes from one stream (`--max-stream-requests`) wait for their answers to be read. The
+        stream's deadline is that of each of its requests. What is no request ends the stream with
+        INVALID_ARGUMENT, after the answers to what came before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Gives the features that the frozen backbone pools of one or many images, or that it pools with
+        one model's edits: what search, deduplication and clustering stand on. Fails as Classify does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Feedback(self, request, context):
         """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts.
         """
@@ -75,6 +104,16 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamRequest.FromString,
+                    response_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedRequest.FromString,
+                    response_serializer=protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedResponse.SerializeToString,
             ),
             'Feedback': grpc.unary_unary_rpc_method_handler(
                     servicer.Feedback,
@@ -110,6 +149,60 @@ class Classifier:
             '/corolla.v1.Classifier/Classify',
             protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             protos_dot_corolla_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corolla.v1.Classifier/ClassifyStream',
+            protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamRequest.SerializeToString,
+            protos_dot_corolla_dot_v1_dot_classifier__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corolla.v1.Classifier/Embed',
+            protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedRequest.SerializeToString,
+            protos_dot_corolla_dot_v1_dot_classifier__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

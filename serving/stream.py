@@ -1,0 +1,67 @@
+"""A stream of requests, answered as they finish: so many at a time, and no faster than they are read.
+
+Knows neither protobuf nor gRPC. A request has a place from before it is read until its answer is written, so
+a peer that stops reading holds that many answers and no more.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+
+
+async def answer_all(
+    requests: AsyncIterator[Asked],
+    answer: Callable[[Asked], Awaitable[Answered]],
+    write: Callable[[Answered], Awaitable[None]],
+    *,
+    most: int,
+) -> None:
+    """Answers every request, each as soon as it is done.
+
+    Cancelling it cancels all that is under way.
+
+    Args:
+        answer: Never raises but to end the stream.
+        write: Waits until the peer takes the answer. Called by one task at a time.
+        most: Requests under way, the one that is being read included.
+
+    Raises:
+        Exception: What reading raised, after all that was read before is answered; or what `answer` or
+            `write` raised, at once.
+    """
+    places, writing = asyncio.Semaphore(most), asyncio.Lock()
+    broken: Exception | None = None
+
+    async def one(request: Asked) -> None:
+        answered = await answer(request)
+        del request  # not to be kept while the peer does not read
+        async with writing:
+            await write(answered)
+        places.release()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await places.acquire()
+                try:
+                    request = await anext(requests)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:
+                    broken = error
+                    break
+                group.create_task(one(request))
+                del request
+    except* Exception as group_failed:
+        raise _first(group_failed) from None
+    if broken is not None:
+        raise broken
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The cause of a failed group: the others were cancelled for it."""
+    error: Exception = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
