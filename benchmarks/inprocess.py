@@ -25,14 +25,15 @@ class InProcess:
         self._runner, self._server, self._images = runner, server, images
 
     def ask(self, names: Sequence[str]) -> None:
-        """One image under each adapter, `IN_FLIGHT` requests at a time."""
+        """One image under each adapter, as many requests at a time as there are images."""
         self._runner.run(self._ask(names))
 
     def load(self, names: Sequence[str]) -> None:
-        """Brings adapters into memory, as their first requests would."""
+        """Brings adapters into memory and into slots, as far as they fit."""
         for name in names:
             plan = self._server.catalog.plan(TASK, routes.parse(name), extrapolate=False)
-            self._server.classifier._bank.models(plan.resolved)
+            for term in plan.resolved.terms():
+                self._server.bank.load(term)
 
     @property
     def registered_bytes(self) -> int:
@@ -50,20 +51,20 @@ class InProcess:
         async def caller() -> None:
             for name, image in waiting:
                 request = Request(task=TASK, route=routes.parse(name), pictures=[image])
-                response = await self._server.classifier.classify(request)
-                if isinstance(response.images[0], Exception):
-                    raise response.images[0]
+                (answer,) = await self._server.classifier.classify(request, lambda said: said.images)
+                if isinstance(answer, Exception):
+                    raise answer
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(IN_FLIGHT):
+            for _ in self._images:
                 group.create_task(caller())
 
 
 @contextmanager
-def in_process(settings: Settings, image_size: int) -> Iterator[InProcess]:
+def in_process(settings: Settings, image_size: int, *, in_flight: int = IN_FLIGHT) -> Iterator[InProcess]:
     """A server that runs until the block ends."""
     generator = np.random.default_rng(0)
-    images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(IN_FLIGHT)]
+    images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(in_flight)]
     server = Server(settings)
     with asyncio.Runner() as runner:
         running = runner.run(_started(server))

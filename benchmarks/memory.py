@@ -2,29 +2,29 @@
 
     python -m benchmarks.memory --quick
 
-A fresh process starts a server (ViT-B/16), answers under the frozen backbone, and is measured; then it answers once
-under each of 100 LoRA r=8 adapters with heads of 10 classes, and is measured again.
+A fresh process starts a server (ViT-B/16), answers under one LoRA r=8 adapter, and is measured; loads 100
+others into slots, all with heads of 10 classes, and is measured; answers under all of them, 32 at a time,
+and is measured once more. Before each look, garbage is collected and freed pages are given back.
 
-extra_over_backbone: the larger of two figures, each over the bytes of the backbone's parameters: what the bank
-says that the adapters take, and what the resident memory of the process grew by (after collecting garbage
-and giving freed pages back).
+extra_over_backbone: the larger of two figures, each over the bytes of the backbone's parameters: what the
+bank says that the 100 take, and what the resident memory grew by when they were loaded. Beside it, what it
+has grown by after they answered: what mixed forwards leave behind between other memory counts there too.
 """
 
-import ctypes
-import gc
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
-import psutil
 from rich.table import Table
 
 from benchmarks.adapters import backbone
-from benchmarks.inprocess import IN_FLIGHT, in_process
+from benchmarks.inprocess import InProcess, in_process
 from benchmarks.report import emit, parser, progress
+from benchmarks.resident import resident_bytes
 from benchmarks.stores import Shelf, shelf
+
+REPEATS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,33 +33,36 @@ class Memory:
 
     Attributes:
         account: What the adapters take, as the bank says.
-        grown: What the resident memory of the process grew by.
+        loaded: What the resident memory of the process grew by when they were loaded.
+        used: The same after they answered.
     """
 
     backbone: int
     account: int
-    grown: int
+    loaded: int
+    used: int
 
 
 def measure(found: Shelf) -> Memory:
     """Starts a server in this process, which should be a fresh one."""
-    with in_process(found.settings(), found.preprocess.image_size) as server:
-        server.ask(["base"] * 2 * IN_FLIGHT)
-        before, registered = resident_bytes(), server.registered_bytes
-        server.ask(found.adapters)
+    with in_process(found.settings(precision="fp32"), found.preprocess.image_size) as server:
+        first, *others = found.adapters
+        before, registered = _settled(server, [first] * len(others)), server.registered_bytes
+        server.load(others)
+        loaded, account = resident_bytes(), server.registered_bytes - registered
+        used = _settled(server, others)
         return Memory(
-            backbone=server.backbone_bytes,
-            account=server.registered_bytes - registered,
-            grown=resident_bytes() - before,
+            backbone=server.backbone_bytes, account=account, loaded=loaded - before, used=used - before
         )
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process without what it could give back."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(psutil.Process().memory_info().rss)
+def _settled(server: InProcess, names: Sequence[str]) -> int:
+    """Resident memory once answering takes no more: what forwards leave behind comes and goes."""
+    sizes = []
+    for _ in range(REPEATS):
+        server.ask(names)
+        sizes.append(resident_bytes())
+    return min(sizes)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -70,12 +73,17 @@ def main(given: Sequence[str] | None = None) -> None:
     asked = flags.parse_args(given)
     progress(f"writing {asked.adapters} adapters")
     vit, _ = backbone(asked.architecture, asked.image_size)
-    with shelf(vit, ["lora"], asked.adapters) as found:
+    with shelf(vit, ["lora"], asked.adapters + 1) as found:
         progress("measuring in a fresh process")
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             memory = fresh.submit(measure, found).result()
     table = Table("what", "MiB", "of the backbone", title=f"{asked.adapters} LoRA r=8, {asked.architecture}")
-    rows = {"backbone": memory.backbone, "adapters, account": memory.account, "adapters, RSS": memory.grown}
+    rows = {
+        "backbone": memory.backbone,
+        "adapters, account": memory.account,
+        "adapters, RSS when loaded": memory.loaded,
+        "adapters, RSS after use": memory.used,
+    }
     for name, size in rows.items():
         table.add_row(name, f"{size / 2**20:.1f}", f"{size / memory.backbone:.3f}")
     emit(
@@ -85,12 +93,14 @@ def main(given: Sequence[str] | None = None) -> None:
             "architecture": asked.architecture,
             "adapters": asked.adapters,
             "quick": asked.quick,
-            "extra_over_backbone": max(memory.account, memory.grown) / memory.backbone,
+            "extra_over_backbone": max(memory.account, memory.loaded) / memory.backbone,
             "extra_over_backbone_account": memory.account / memory.backbone,
-            "extra_over_backbone_rss": memory.grown / memory.backbone,
+            "extra_over_backbone_rss": memory.loaded / memory.backbone,
+            "extra_over_backbone_rss_after_use": memory.used / memory.backbone,
             "backbone_bytes": memory.backbone,
             "account_bytes": memory.account,
-            "rss_bytes": memory.grown,
+            "rss_bytes": memory.loaded,
+            "rss_after_use_bytes": memory.used,
         },
     )
 

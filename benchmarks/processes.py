@@ -36,9 +36,10 @@ class Tree:
         return sum(_private_bytes(process) for process in self._all())
 
     def stop(self) -> None:
-        """Asks all of it to end, and makes it after `STOP_S` seconds."""
+        """Asks the process and its children to end; what still runs after `STOP_S` seconds is ended."""
         everything = self._all()
-        for process in everything:
+        # Not their children: TorchServe would start ended workers again.
+        for process in everything[:1] + self._children():
             with suppress(psutil.Error):
                 process.terminate()
         _, alive = psutil.wait_procs(everything, timeout=STOP_S)
@@ -53,6 +54,11 @@ class Tree:
             return [first, *first.children(recursive=True)]
         return []
 
+    def _children(self) -> list[psutil.Process]:
+        with suppress(psutil.Error):
+            return list(psutil.Process(self.process.pid).children())
+        return []
+
 
 @contextmanager
 def running(
@@ -63,10 +69,12 @@ def running(
     Args:
         surroundings: Environment variables besides this process's own.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", **(surroundings or {})}
+    # Whose machine this is may have settings of their own.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **(surroundings or {})}
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True
         )
         tree = Tree(process)
         try:
@@ -107,7 +115,7 @@ class Corolla:
 def corolla(found: Shelf, *flags: str, name: str = "corolla") -> Iterator[Corolla]:
     """`corolla serve` over a store, on free ports."""
     command = [sys.executable, "-m", "corolla", "serve", "--store", found.url, "--device", "cpu"]
-    command += ["--port", "0", "--metrics-port", "0", "--token-key-file", str(found.folder / "prediction.key")]
+    command += ["--port", "0", "--metrics-port", "0", "--token-key-file", str(found.key_file)]
     with running([*command, *flags], folder=found.folder, name=name) as tree:
         line = _until_said(r"gRPC (\S+), metrics (\S+)$", tree, found.folder / f"{name}.log")
         yield Corolla(tree, line[1], line[2])

@@ -2,25 +2,27 @@
 
     python -m benchmarks.scale --quick
 
-Rows per CPU second through a whole server in one process (names, bank, batcher, engine, combining), 32 requests
-in flight, one image each. Half of the adapters are LoRA r=8, the others take turns; the one adapter that
-all is compared with is a LoRA. Uniform traffic asks for every adapter equally often, Zipf traffic
-for the k-th in proportion to k^-1.1.
+Rows per CPU second through a whole server in one process (names, bank, batcher, engine, combining), ViT-S/16,
+32 requests in flight of one image each. Half of the adapters are LoRA r=8, the others take turns; the one
+adapter that all is compared with is a LoRA. Uniform traffic asks for every adapter equally often, Zipf
+traffic for the k-th in proportion to k^-1.1.
 
-throughput_1000_over_1: 1,000 that all fit, uniform traffic, over one adapter. throughput_tenth_fits: 1,000 of
-which a tenth fits, Zipf traffic, over one adapter; what does not fit is read, verified and loaded again.
+throughput_1000_over_1: 1,000 that all fit, uniform traffic, over one adapter, at 224 px.
+throughput_tenth_fits: 1,000 of which a tenth fits, Zipf traffic, over one adapter; what does not fit is read,
+verified and loaded again. The same at 64 px, where overhead shows, and the other traffic: not with --quick.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rich.table import Table
 
 from benchmarks.adapters import backbone
-from benchmarks.inprocess import InProcess, in_process
+from benchmarks.inprocess import IN_FLIGHT, InProcess, in_process
 from benchmarks.interleave import Costs, costs, cpu_timed, speed_ratio
 from benchmarks.report import emit, parser, progress
 from benchmarks.stores import Shelf, shelf
@@ -29,97 +31,135 @@ METHODS = ["lora", "ssf", "lora", "bitfit", "lora", "vpt_deep", "lora", "repadap
 EXPONENT = 1.1
 SHARE = 10
 BANK_BYTES = 8 * 2**30
-
-Draw = Callable[[Sequence[str], int], list[str]]
+UNIFORM, ZIPF, TENTH = "uniform", "zipf", "tenth"
 
 
 class Traffic:
-    """Random names of adapters, another sequence each time."""
+    """Random names of adapters, other ones each time: the k-th in proportion to k^-exponent."""
 
     def __init__(self, exponent: float) -> None:
         self._exponent, self._generator = exponent, np.random.default_rng(0)
 
-    def __call__(self, names: Sequence[str], count: int) -> list[str]:
+    def draw(self, names: Sequence[str], count: int) -> list[str]:
         weights = np.arange(1, len(names) + 1, dtype=np.float64) ** -self._exponent
         drawn = self._generator.choice(len(names), size=count, p=weights / weights.sum())
         return [names[i] for i in drawn]
 
 
-TRAFFIC: dict[str, Draw] = {"uniform": Traffic(0.0), "zipf": Traffic(EXPONENT)}
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Adapters that are registered and traffic over them.
+
+    Attributes:
+        fits: All of them, or a tenth.
+    """
+
+    count: int
+    fits: bool
+    traffic: str
+
+    def __str__(self) -> str:
+        return f"{self.count if self.fits else TENTH} {self.traffic}"
 
 
-def counts_up_to(most: int) -> list[int]:
-    return [count for count in (1, 10, 100) if count < most] + [most]
+def chosen(most: int, *, quick: bool) -> list[Variant]:
+    """One adapter with uniform traffic is the first, the baseline."""
+    one = Variant(count=1, fits=True, traffic=UNIFORM)
+    needed = [
+        one,
+        Variant(count=most, fits=True, traffic=UNIFORM),
+        Variant(count=most, fits=False, traffic=ZIPF),
+    ]
+    others = [
+        Variant(count=count, fits=True, traffic=traffic)
+        for count in (10, 100, most)
+        for traffic in (UNIFORM, ZIPF)
+        if count <= most
+    ]
+    tenth = Variant(count=most, fits=False, traffic=UNIFORM)
+    return needed if quick else list(dict.fromkeys([*needed, *others, tenth]))
 
 
-def measure(found: Shelf, counts: Sequence[int], requests: int, rounds: int) -> tuple[Costs, dict[str, int]]:
-    """CPU seconds of so many requests by variant, `COUNT TRAFFIC` or `tenth TRAFFIC`; bytes by server."""
-    size = found.preprocess.image_size
+def measure(
+    found: Shelf, variants: Sequence[Variant], *, requests: int, rounds: int, in_flight: int
+) -> Costs:
+    """CPU seconds of so many requests."""
+    traffic = {UNIFORM: Traffic(0.0), ZIPF: Traffic(EXPONENT)}
     with ExitStack() as stack:
-
-        def start(names: Sequence[str], bank_bytes: int) -> InProcess:
-            settings = found.settings(bank_bytes=bank_bytes)
-            server = stack.enter_context(in_process(settings, size))
-            server.load(names)
-            return server
-
-        variants: dict[str, Callable[[], float]] = {}
-        sizes = {}
-        for count in counts:
-            names = found.adapters[:count]
-            progress(f"loading {count} adapters")
-            server = start(names, BANK_BYTES)
-            sizes[str(count)] = server.registered_bytes
-            for label, draw in TRAFFIC.items():
-                variants[f"{count} {label}"] = _asking(server, names, draw, requests)
-        for label, draw in TRAFFIC.items():
-            # The least recently used go, so the state before the first round is that of long traffic.
-            server = start(draw(found.adapters, 4 * len(found.adapters)), sizes[str(counts[-1])] // SHARE)
-            sizes[f"tenth {label}"] = server.registered_bytes
-            variants[f"tenth {label}"] = _asking(server, found.adapters, draw, requests)
-        return costs(variants, rounds=rounds, warmup=1, progress=progress), sizes
+        servers: dict[tuple[int, bool, str], InProcess] = {}
+        timed: dict[str, Callable[[], float]] = {}
+        for variant in sorted(variants, key=lambda v: not v.fits):
+            names, draw = found.adapters[: variant.count], traffic[variant.traffic].draw
+            place = (variant.count, variant.fits, "" if variant.fits else variant.traffic)
+            if place not in servers:
+                progress(f"loading: {variant}")
+                whole = servers.get((variant.count, True, ""))
+                room = BANK_BYTES if variant.fits or whole is None else whole.registered_bytes // SHARE
+                servers[place] = stack.enter_context(_server(found, room, in_flight))
+                # The least recently used go, so what is in memory is what long traffic leaves there.
+                servers[place].load(names if variant.fits else draw(names, len(names)))
+            timed[str(variant)] = cpu_timed(partial(_ask, servers[place], draw, names, requests))
+        return costs(timed, rounds=rounds, warmup=1, progress=progress)
 
 
-def _asking(server: InProcess, names: Sequence[str], draw: Draw, requests: int) -> Callable[[], float]:
-    return cpu_timed(lambda: server.ask(draw(names, requests)))
+def _server(found: Shelf, bank_bytes: int, in_flight: int) -> AbstractContextManager[InProcess]:
+    settings = found.settings(bank_bytes=bank_bytes, precision="fp32")
+    return in_process(settings, found.preprocess.image_size, in_flight=in_flight)
+
+
+def _ask(
+    server: InProcess, draw: Callable[[Sequence[str], int], list[str]], names: Sequence[str], requests: int
+) -> None:
+    server.ask(draw(names, requests))
 
 
 def main(given: Sequence[str] | None = None) -> None:
     flags = parser(__doc__ or "")
     flags.add_argument("--architecture", default="vit_small_patch16_224")
-    flags.add_argument("--image-size", type=int, default=64)
+    flags.add_argument("--image-size", type=int, default=224)
+    flags.add_argument("--small-image-size", type=int, default=64)
     flags.add_argument("--adapters", type=int, default=1000, help="the most that are registered")
-    flags.add_argument("--requests", type=int, default=256, help="of one variant in one round")
+    flags.add_argument("--requests", type=int, help="of one variant in one round")
     flags.add_argument("--rounds", type=int)
+    flags.add_argument("--in-flight", type=int, default=IN_FLIGHT)
     asked = flags.parse_args(given)
-    rounds = asked.rounds or (3 if asked.quick else 15)
-    vit, _ = backbone(asked.architecture, asked.image_size)
-    counts = [1, asked.adapters] if asked.quick else counts_up_to(asked.adapters)
-    progress(f"writing {asked.adapters} adapters")
-    with shelf(vit, METHODS, asked.adapters) as found:
-        taken, sizes = measure(found, counts, asked.requests, rounds)
-    ratios = {name: speed_ratio(taken, name, "1 uniform") for name in taken}
-    table = Table("registered", "rows / CPU s", "over 1 adapter", title=f"{asked.architecture}, {asked.image_size} px")
-    for name, seconds in taken.items():
-        table.add_row(name, f"{asked.requests / statistics.median(seconds):.1f}", f"{ratios[name]:.3f}")
-    most = asked.adapters
+    variants = chosen(asked.adapters, quick=asked.quick)
+    sizes = [asked.image_size] if asked.quick else [asked.image_size, asked.small_image_size]
+    requests = asked.requests or (32 if asked.quick else 64)
+    rounds = asked.rounds or (3 if asked.quick else 8)
+    tables, ratios = [], {}
+    for size in sizes:
+        progress(f"{size} px: writing {asked.adapters} adapters")
+        vit, _ = backbone(asked.architecture, size)
+        # Small images are short work, so more of them go into a round.
+        each = requests if size == asked.image_size else 4 * requests
+        with shelf(vit, METHODS, asked.adapters) as found:
+            taken = measure(found, variants, requests=each, rounds=rounds, in_flight=asked.in_flight)
+        base = str(variants[0])
+        ratios[size] = {name: speed_ratio(taken, name, base) for name in taken}
+        title = f"{asked.architecture}, {size} px"
+        table = Table("registered", "rows / CPU s", "over 1 adapter", title=title)
+        for name, seconds in taken.items():
+            table.add_row(name, f"{each / statistics.median(seconds):.1f}", f"{ratios[size][name]:.3f}")
+        tables.append(table)
+    large, small = ratios[asked.image_size], ratios.get(asked.small_image_size, {})
+    everything, tenth = f"{asked.adapters} {UNIFORM}", f"{TENTH} {ZIPF}"
     emit(
         "scale",
-        [table],
+        tables,
         {
             "architecture": asked.architecture,
             "image_size": asked.image_size,
-            "adapters": most,
-            "requests": asked.requests,
-            "rounds": rounds,
             "quick": asked.quick,
+            "adapters": asked.adapters,
             "methods": ", ".join(dict.fromkeys(METHODS)),
-            "throughput_1000_over_1": ratios[f"{most} uniform"],
-            "throughput_tenth_fits": ratios["tenth zipf"],
-            "throughput_1000_over_1_zipf": ratios[f"{most} zipf"],
-            "throughput_tenth_fits_uniform": ratios["tenth uniform"],
-            "over_1": ratios,
-            "registered_bytes": sizes,
+            "throughput_1000_over_1": large[everything],
+            "throughput_tenth_fits": large[tenth],
+            "throughput_tenth_fits_uniform": large.get(f"{TENTH} {UNIFORM}"),
+            "throughput_1000_over_1_64px": small.get(everything),
+            "throughput_tenth_fits_64px": small.get(tenth),
+            "over_1": large,
+            "over_1_64px": small,
         },
     )
 

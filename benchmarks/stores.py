@@ -35,6 +35,11 @@ class Shelf:
     def url(self) -> str:
         return str(self.folder / "store")
 
+    @property
+    def key_file(self) -> Path:
+        """The key of prediction ids."""
+        return self.folder / "prediction.key"
+
     def settings(self, **changes: object) -> Settings:
         """A server's settings over this store: free ports, and nothing written elsewhere."""
         chosen: dict[str, object] = {
@@ -42,7 +47,7 @@ class Shelf:
             "port": 0,
             "metrics_port": 0,
             "device": "cpu",
-            "token_key_file": str(self.folder / "prediction.key"),
+            "token_key_file": str(self.key_file),
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
 

@@ -3,29 +3,21 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
-Request = TypeVar("Request")
 
 IN_FLIGHT = 32
 
 
-class Callers:
-    """Threads that send requests and wait for the answers.
+def ask_all(send: Callable[[int], object], requests: Iterable[int]) -> list[float]:
+    """Sends the requests of these numbers, `IN_FLIGHT` at a time; the latency of each, seconds.
 
     Args:
         send: Sends one and waits; raises when it failed. Safe in threads.
     """
 
-    def __init__(self, send: Callable[[Request], object], *, in_flight: int = IN_FLIGHT) -> None:
-        self._send = send
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="caller")
-
-    def ask(self, requests: Iterable[Request]) -> list[float]:
-        """Sends all of them; the latency of each, seconds."""
-        return list(self._pool.map(self._timed, requests))
-
-    def _timed(self, request: Request) -> float:
+    def timed(request: int) -> float:
         started = time.monotonic()
-        self._send(request)
+        send(request)
         return time.monotonic() - started
+
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="caller") as pool:
+        return list(pool.map(timed, requests))

@@ -1,0 +1,1 @@
+"""What else can answer for many adapters inside one process, each with the same results as ours."""

@@ -1,0 +1,174 @@
+"""What the server costs beside its forwards: gRPC with JPEGs against the bare engine on decoded tensors.
+
+    python -m benchmarks.serve --quick
+
+ViT-S/16 at 224 px in fp32, images of 500 x 375 pixels taking turns over eight LoRA adapters, 32 requests in
+flight, one image each. Two processes with equally many threads take turns: `corolla serve`, measured from
+outside, and one that runs the forwards alone, in as many batches of as many rows as the server just did.
+
+served_over_inprocess: CPU seconds of the process for an image, bare engine over server; 1 is a free server.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from rich.table import Table
+
+from benchmarks.adapters import backbone
+from benchmarks.interleave import Costs, costs, speed_ratio
+from benchmarks.pictures import jpeg
+from benchmarks.processes import Corolla, corolla
+from benchmarks.report import emit, parser, progress, stop_on_terminate
+from benchmarks.stores import TASK, Shelf, shelf
+from benchmarks.traffic import IN_FLIGHT, ask_all
+from model_store import routes
+from serving.client import Client
+from serving.engine import Job
+from serving.server import Server
+
+ADAPTERS = 8
+SERVED, BARE = "gRPC, JPEG", "engine alone"
+_BATCHES = "corolla_batch_rows_count"
+
+
+class Phases:
+    """A phase of each kind; the bare one repeats the batches of the last served one.
+
+    Args:
+        ask: Sends the image of a number and waits for its answer.
+        forwards: CPU seconds of batches of so many rows.
+    """
+
+    def __init__(
+        self,
+        server: Corolla,
+        ask: Callable[[int], object],
+        forwards: Callable[[Sequence[int]], float],
+        requests: int,
+    ) -> None:
+        self._server, self._forwards, self._requests = server, forwards, requests
+        self._ask = ask
+        self.batches = [1] * requests
+
+    def served(self) -> float:
+        """CPU seconds of the server for an image."""
+        batches, before = self._server.value(_BATCHES), self._server.tree.cpu_seconds()
+        ask_all(self._ask, range(self._requests))
+        taken = self._server.tree.cpu_seconds() - before
+        self.batches = shared(self._requests, int(self._server.value(_BATCHES) - batches))
+        return taken / self._requests
+
+    def bare(self) -> float:
+        """CPU seconds of the forwards alone for an image."""
+        return self._forwards(self.batches) / self._requests
+
+
+def shared(rows: int, batches: int) -> list[int]:
+    """So many rows in so many batches, as evenly as can be."""
+    return [rows // batches + (number < rows % batches) for number in range(batches)]
+
+
+def _asking(client: Client, found: Shelf) -> Callable[[int], object]:
+    jpegs = [jpeg(seed) for seed in range(IN_FLIGHT)]
+
+    def ask(number: int) -> None:
+        route = found.adapters[number % len(found.adapters)]
+        reply = client.classify([jpegs[number % len(jpegs)]], route=route, task=TASK)
+        assert not reply.results[0].error.code, reply.results[0].error.message
+
+    return ask
+
+
+# The process that only runs forwards
+
+_forward: Callable[[int], object]
+
+
+@contextmanager
+def engine_alone(found: Shelf, threads: int) -> Iterator[Callable[[Sequence[int]], float]]:
+    """A fresh process that runs batches through a server's engine and says what CPU time they took."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_prepare, initargs=(found, threads)) as process:
+        yield lambda batches: process.submit(_run, list(batches)).result()
+
+
+def _prepare(found: Shelf, threads: int) -> None:
+    global _forward
+    size = found.preprocess.image_size
+    server = Server(found.settings(precision="fp32", threads=threads))
+    server.engine.add_size(size, server.loader.vit(size))
+    plans = [server.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
+    models = [server.bank.models(plan.resolved) for plan in plans]
+    images = torch.randn(IN_FLIGHT, 3, size, size)
+    thread = ThreadPoolExecutor(1)  # memory is managed otherwise in a process's first thread
+
+    def forward(rows: int) -> object:
+        jobs = [Job(image=images[i], models=models[i % len(models)]) for i in range(rows)]
+        return thread.submit(server.engine.run, jobs).result()
+
+    _forward = forward
+
+
+def _run(batches: list[int]) -> float:
+    started = time.process_time()
+    for rows in batches:
+        _forward(rows)
+    return time.process_time() - started
+
+
+def measure(architecture: str, image_size: int, *, requests: int, rounds: int) -> tuple[Costs, float]:
+    """CPU seconds for an image, and the rows of a batch."""
+    vit, _ = backbone(architecture, image_size)
+    threads = torch.get_num_threads()
+    with (
+        shelf(vit, ["lora"], ADAPTERS) as found,
+        corolla(found, "--precision", "fp32", "--threads", str(threads)) as server,
+        Client(server.address, timeout_s=600) as client,
+        engine_alone(found, threads) as forwards,
+    ):
+        phases = Phases(server, _asking(client, found), forwards, requests)
+        variants = {SERVED: phases.served, BARE: phases.bare}
+        taken = costs(variants, rounds=rounds, warmup=1, progress=progress)
+        return taken, requests / len(phases.batches)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    flags = parser(__doc__ or "")
+    flags.add_argument("--architecture", default="vit_small_patch16_224")
+    flags.add_argument("--image-size", type=int, default=224)
+    flags.add_argument("--requests", type=int, default=64, help="of one phase")
+    flags.add_argument("--rounds", type=int)
+    asked = flags.parse_args(given)
+    rounds = asked.rounds or (3 if asked.quick else 20)
+    taken, rows = measure(asked.architecture, asked.image_size, requests=asked.requests, rounds=rounds)
+    ratio = speed_ratio(taken, SERVED, BARE)
+    title = f"{asked.architecture}, {asked.image_size} px"
+    table = Table("process", "CPU ms an image (median)", "speed / alone", title=title)
+    for name, seconds in taken.items():
+        median = 1000 * statistics.median(seconds)
+        table.add_row(name, f"{median:.1f}", f"{speed_ratio(taken, name, BARE):.3f}")
+    emit(
+        "serve",
+        [table],
+        {
+            "architecture": asked.architecture,
+            "image_size": asked.image_size,
+            "quick": asked.quick,
+            "served_over_inprocess": ratio,
+            "served_ms": 1000 * statistics.median(taken[SERVED]),
+            "inprocess_ms": 1000 * statistics.median(taken[BARE]),
+            "rows_of_a_batch": rows,
+            "in_flight": IN_FLIGHT,
+        },
+        packages=("grpcio",),
+    )
+
+
+if __name__ == "__main__":
+    stop_on_terminate()
+    main()

@@ -1,0 +1,44 @@
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import backends
+from benchmarks.adapters import backbone
+
+
+def test_it_ends_with_its_figures(figures: Any) -> None:
+    found = figures(backends.main, "--image-size", "32", "--rounds", "1", "--images", "20")
+
+    keys = ("best_over_eager_b1", "best_over_eager_b8", "top1_agreement")
+    kind = float if backends.has_bf16() else type(None)
+    assert all(isinstance(found[key], kind) for key in keys)
+    assert isinstance(found["over_eager_b8"][backends.FP32], float)
+    assert (found["reason"] is None) == backends.has_bf16()
+
+
+def test_agreement_is_counted_even_where_bf16_is_emulated() -> None:
+    vit, _ = backbone("vit_tiny_patch16_224", 32)
+
+    agreed, accuracy = backends.agreement(vit, 40, emulated=True)
+
+    assert 0 <= agreed <= 1
+    assert accuracy > 0.2  # one in ten by chance
+
+
+def test_textures_of_a_class_are_alike_and_of_others_are_not() -> None:
+    one, classes = backends.textures(32, 20, seed=0)
+    two, same = backends.textures(32, 20, seed=1)
+
+    assert torch.equal(classes, same)
+    assert classes.tolist() == [*range(10), *range(10)]
+    own = (one[:10] - two[:10]).flatten(1).norm(dim=1)
+    other = (one[:10] - two[:10].roll(1, 0)).flatten(1).norm(dim=1)
+    assert bool((own < other).all())
+
+
+@pytest.mark.skipif(backends.has_bf16(), reason="this machine has bf16")
+def test_without_hardware_bf16_is_left_out() -> None:
+    vit, _ = backbone("vit_tiny_patch16_224", 32)
+
+    assert list(backends.back_ends(vit, backends.base_head(vit))) == [backends.FP32]

@@ -1,0 +1,32 @@
+import time
+from typing import Any
+
+import pytest
+
+from benchmarks import hotload
+from benchmarks.hotload import Others
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_figures(figures: Any) -> None:
+    small = ("--image-size", "32", "--small-image-size", "16")
+
+    found = figures(hotload.main, *small, "--adapters", "6", "--windows", "1")
+
+    assert isinstance(found["added_p50_ms"], float)
+    assert isinstance(found["other_p95_over_quiet"], float)
+    assert found["cycles"] == hotload.CYCLES
+
+
+def test_others_ask_until_the_action_is_over() -> None:
+    asked: list[str] = []
+
+    def ask(name: str) -> None:
+        asked.append(name)
+        time.sleep(0.001)
+
+    latencies = Others(ask, ["a", "b"]).during(lambda: time.sleep(0.05))
+
+    assert len(latencies) == len(asked)
+    assert set(asked) == {"a", "b"}
+    assert all(latency >= 0.001 for latency in latencies)

@@ -1,0 +1,18 @@
+from typing import Any
+
+import pytest
+
+from benchmarks import serve
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_figures(figures: Any) -> None:
+    found = figures(serve.main, "--image-size", "32", "--requests", "8", "--rounds", "2")
+
+    assert isinstance(found["served_over_inprocess"], float)
+    assert found["rows_of_a_batch"] >= 1
+
+
+def test_rows_are_shared_over_batches_as_evenly_as_can_be() -> None:
+    assert serve.shared(64, 4) == [16] * 4
+    assert serve.shared(7, 3) == [3, 2, 2]
