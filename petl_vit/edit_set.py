@@ -149,7 +149,7 @@ class EditSet:
     def at(self, flat: Tensor) -> Self:
         """The same edits with tensors that are views of a flat vector [L] of this form."""
         edits = self._with(_parts(flat, self._tensors()))
-        edits.flat = flat
+        edits.flat, edits.form = flat, self.form
         return edits
 
     def with_rows(self, flats: Tensor) -> Self:
@@ -157,7 +157,7 @@ class EditSet:
         shapes = self._row_shapes
         parts = flats.split([_room(prod(shape)) for shape in shapes], dim=1) if shapes else ()
         return self._with(
-            [part[:, : prod(shape)].unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+            [part[:, : prod(shape)].view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
         )
 
     @cached_property

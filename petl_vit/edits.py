@@ -114,7 +114,8 @@ class NormDelta:
             normal = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         else:
             weight, bias = _like(self.weight, x), _like(self.bias, x)
-            normal = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
+            width = int(x.shape[-1])  # never a number that a recorded forward looks up
+            normal = torch.addcmul(bias, F.layer_norm(x, (width,), eps=self.eps), weight)
         return _scaled(normal, alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
@@ -150,7 +151,7 @@ class LowRank:
         """[B, N, in] -> [B, N k, R], alpha included."""
         h = _product(F.dropout(x, self.dropout, training), self.a, self.a0)
         h = _scaled(F.dropout(h, self.bottleneck_dropout, training), alpha)
-        return h.reshape(len(x), -1, self.b.shape[-2])
+        return h.reshape(x.shape[0], -1, self.b.shape[-2])  # not len: it fixes a recorded batch size
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
         delta = (self._bottleneck(x, alpha, training) @ self.b).view_as(y)
@@ -192,13 +193,15 @@ class Conv:
     def __call__(self, h: Tensor) -> Tensor:
         """[B, N, R] -> [B, N, R]; fewer tokens than patches are all single pixels."""
         patches = self.grid**2 if h.shape[1] >= self.grid**2 else 0
-        single = _product(h[:, : h.shape[1] - patches], self.weight[..., 1, 1].mT, self.bias)
+        single = _product(h[:, : h.shape[1] - patches], self.weight[..., 1, 1].transpose(-2, -1), self.bias)
         if not patches:
             return single
         square = F.pad(h[:, -patches:].unflatten(1, (self.grid, self.grid)), (0, 0, 1, 1, 1, 1))
-        windows = square.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3).flatten(1, 2)  # [B, patches, 9 R]
+        shifted = [square[:, i : i + self.grid, j : j + self.grid] for i in range(3) for j in range(3)]
+        windows = torch.stack(shifted, dim=-1).flatten(3).flatten(1, 2)  # [B, patches, 9 R]
         # A product, as convolutions of so few channels spend their time on changing layouts.
-        return torch.cat([single, _product(windows, self.weight.flatten(-3).mT, self.bias)], dim=1)
+        taps = self.weight.flatten(-3).transpose(-2, -1)
+        return torch.cat([single, _product(windows, taps, self.bias)], dim=1)
 
 
 class Source(Enum):

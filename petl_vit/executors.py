@@ -37,11 +37,11 @@ _ALONE = 2**18
 """Elements of a lane's widest activation up to which one thread of a CPU edits it."""
 
 
-def _frozen_linear(params: Params, site: str, x: Tensor) -> Tensor:
+def frozen_linear(params: Params, site: str, x: Tensor) -> Tensor:
     return F.linear(x, params[f"{site}.weight"], params.get(f"{site}.bias"))
 
 
-def _frozen_norm(params: Params, site: str, x: Tensor, eps: float) -> Tensor:
+def frozen_norm(params: Params, site: str, x: Tensor, eps: float) -> Tensor:
     weight = params[f"{site}.weight"]
     return F.layer_norm(x, weight.shape, weight, params[f"{site}.bias"], eps)
 
@@ -51,14 +51,14 @@ _ACTIVATE_IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 }
 
 
-def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[B, N, 3D] -> q, k, v, each [B, H, N, d] (views)."""
     rows, tokens, width = qkv.shape
     q, k, v = qkv.view(rows, tokens, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
 
-def _merge_heads(out: Tensor) -> Tensor:
+def merge_heads(out: Tensor) -> Tensor:
     """[B, H, N, d] -> [B, N, D]."""
     return out.transpose(1, 2).flatten(2)
 
@@ -115,13 +115,13 @@ class Functional:
         return self._edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, _frozen_linear(self.params, site, x))
+        return self._edited(site, x, frozen_linear(self.params, site, x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, _frozen_norm(self.params, site, x, self._arch.eps))
+        return self._edited(site, x, frozen_norm(self.params, site, x, self._arch.eps))
 
     def extend(self, x: Tensor) -> Tensor:
-        tokens = [t.rows(len(x), self._training) for t in self._edits.tokens]
+        tokens = [t.rows(x.shape[0], self._training) for t in self._edits.tokens]
         return torch.cat([*tokens, x], dim=1) if tokens else x
 
     def activate(self, h: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Functional:
         return x[:, self._edits.extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
-        q, k, v = _split_heads(qkv, self._arch.heads)
+        q, k, v = split_heads(qkv, self._arch.heads)
         for queries, outputs in zip(self._edits.queries, self._outputs, strict=True):
             outputs.append(queries.outputs(block, k, v))
         prefixes = [
@@ -139,7 +139,7 @@ class Functional:
             for prefix in self._edits.prefixes.get(block, ())
         ]
         factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self._edits.tokens]
-        return _merge_heads(attend(q, k, v, prefixes, _token_bias(factors, k)))
+        return merge_heads(attend(q, k, v, prefixes, _token_bias(factors, k)))
 
     def feature(self, feature: Tensor) -> Tensor:
         collected, self._outputs = self._outputs, [[] for _ in self._edits.queries]
@@ -291,11 +291,11 @@ class Sliced:
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         names = (f"{site}.weight", f"{site}.bias")
-        return self._edit_(site, x, self.over(names, lambda z, params: _frozen_linear(params, site, z), x))
+        return self._edit_(site, x, self.over(names, lambda z, params: frozen_linear(params, site, z), x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         names, eps = (f"{site}.weight", f"{site}.bias"), self._arch.eps
-        return self._edit_(site, x, self.over(names, lambda z, params: _frozen_norm(params, site, z, eps), x))
+        return self._edit_(site, x, self.over(names, lambda z, params: frozen_norm(params, site, z, eps), x))
 
     def extend(self, x: Tensor) -> Tensor:
         if not self._tokens:
@@ -313,12 +313,12 @@ class Sliced:
         return x[:, self._extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
-        q, k, v = _split_heads(qkv, self._arch.heads)
+        q, k, v = split_heads(qkv, self._arch.heads)
         for rows, queries, _, outputs in self._queries:
             outputs.append(queries.outputs(block, k[rows], v[rows]))
         special = set(self._tokens) | set(self._prefixed.get(block, ()))
         if not special:
-            return _merge_heads(attend(q, k, v, []))
+            return merge_heads(attend(q, k, v, []))
         out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
         for start, stop in _runs(special, len(out)):
             rows = slice(start, stop)
@@ -326,7 +326,7 @@ class Sliced:
             carried = self._tokens.get((start, stop), ())
             factors = [(weighted(alpha, t.weight, q), len(t.prompts)) for t, alpha in carried]
             bias = _token_bias(factors, k[rows])
-            out[rows] = _merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
+            out[rows] = merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
         return out
 
     def feature(self, feature: Tensor) -> Tensor:

@@ -424,7 +424,7 @@ class FrozenViT:
         heads = self.arch.heads
         q = linear("q", params["attn_pool.latent"]).unflatten(-1, (heads, -1)).transpose(1, 2)
         k, v = linear("kv", x).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        pooled = F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), k, v)
+        pooled = F.scaled_dot_product_attention(q.expand(x.shape[0], -1, -1, -1), k, v)
         y = linear("proj", pooled.flatten(1))
         weight, bias = params["attn_pool.norm.weight"], params["attn_pool.norm.bias"]
         z = F.layer_norm(y, weight.shape, weight, bias, self.arch.eps)

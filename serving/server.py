@@ -30,7 +30,7 @@ from petl_vit.slots import Slots
 from serving.admin import Admin
 from serving.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.admin_servicer import AdminServicer
-from serving.backend import TorchBackend
+from serving.backend import Backend, TorchBackend
 from serving.bank import Bank
 from serving.batcher import Batcher
 from serving.catalog import Catalog
@@ -76,7 +76,7 @@ class Server:
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(
-            Precision(settings.precision), self.device, self.store, record, self.catalog
+            _precision(settings), self.device, self.store, record, self.catalog
         )
         self.metrics = Metrics(CollectorRegistry(), Domains(settings.domain_names))
         self.metrics.set_backbone(digest=record.digest, architecture=record.config.architecture)
@@ -90,10 +90,14 @@ class Server:
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         on_host = self.device.type == "cpu"
+        aliased = on_host and settings.backend == "torch"
         self.slots = Slots(
-            self.device, count=settings.slots, max_bytes=None if on_host else settings.bank_bytes
+            self.device,
+            count=settings.slots,
+            max_bytes=None if aliased else settings.bank_bytes,
+            aliased=aliased,
         )
-        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
+        self.engine = Engine(_backend(settings, self.slots), slots=self.slots, metrics=self.metrics)
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
             executor=self._engine_thread,
@@ -134,7 +138,7 @@ class Server:
             bank=self.bank,
             watcher=self.watcher,
             registered_budget=budget,
-            slot_budget=0 if on_host else settings.bank_bytes,
+            slot_budget=0 if aliased else settings.bank_bytes,
         )
         self._health = health.aio.HealthServicer()
         self._serving = False
@@ -344,6 +348,27 @@ def chosen_backbone(store: Store, named: str | None) -> BackboneRecord:
         names = ", ".join(record.name for record in found)
         raise InvalidInput("the store has several backbones", field="backbone", remedy=f"name one of {names}")
     return found[0]
+
+
+def _backend(settings: Settings, slots: Slots) -> Backend:
+    if settings.backend == "torch":
+        return TorchBackend(slots)
+    from serving.onnx_backend import OnnxBackend  # what it records graphs with takes seconds to import
+
+    return OnnxBackend(slots, threads=settings.threads)
+
+
+def _precision(settings: Settings) -> Precision:
+    asked = Precision(settings.precision)
+    if settings.backend == "torch":
+        return asked
+    if asked is Precision.BF16:
+        raise InvalidInput(
+            "ONNX Runtime computes in fp32 here",
+            field="precision",
+            remedy="leave --precision out, or start with --backend torch",
+        )
+    return Precision.FP32
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
