@@ -13,6 +13,7 @@ with_full_over_plain: with two rows under two fully fine-tuned models, each with
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from itertools import cycle, islice
 
 import torch
@@ -53,7 +54,7 @@ def measure(architecture: str, image_size: int, rounds: int, variants: list[str]
         with torch.inference_mode():
             return plain(images)
 
-    wanted = {
+    wanted: dict[str, Callable[[], list[Row]]] = {
         MIXED: lambda: rows(models(vit, METHODS, ADAPTERS)),
         ONE: lambda: rows(models(vit, ["lora"], 1)),
         UNEDITED: lambda: rows(models(vit, ["linear"], 1)),
