@@ -57,6 +57,7 @@ COMMANDS: dict[str, Listed] = {
     "adapters": Listed(
         section="Store", line="List, alias, load, fold, move, delete adapters.", extra="serve"
     ),
+    "export": Listed(section="Store", line="Write models for ONNX Runtime.", extra="onnx"),
     "routes": Listed(section="Store", line="Name routes, and show how a route is read.", extra="serve"),
 }
 

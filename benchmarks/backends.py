@@ -5,13 +5,15 @@
 ViT-S/16 at 224 px under one LoRA, at batch 1 and 8, CPU time, interleaved. Agreement is counted on images of
 ten random textures with a head fitted to tell them apart, so that answers are as clear as a trained model's.
 
-best_over_eager_b1, best_over_eager_b8: the fastest back end that this machine has hardware for, besides
-fp32. top1_agreement: of all of them with the fp32 answers. All three are null where there is none.
+best_over_eager_b1, best_over_eager_b8: the fastest back end that this machine can run, besides PyTorch's
+fp32. top1_agreement: of all of them with its answers. All three are null where there is none.
+onnx_over_eager_b1, onnx_over_eager_b8: ONNX Runtime's, in fp32; null where it is not installed.
 """
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +31,9 @@ from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving import precision
 from serving.backend import Backend, TorchBackend
+from serving.onnx_backend import OnnxBackend
 
-EAGER, FP32, BF16 = "timm, eager fp32", "torch fp32", "torch bf16"
+EAGER, FP32, BF16, ONNX = "timm, eager fp32", "torch fp32", "torch bf16", "ONNX Runtime fp32"
 NO_BF16 = "this CPU multiplies in bf16 neither by AVX-512 nor by AMX"
 BATCHES = (1, 8)
 RIDGE = 1e-3
@@ -63,20 +66,33 @@ def _eager(plain: nn.Module, images: Tensor) -> Tensor:
 
 
 def back_ends(vit: FrozenViT, head: LinearHead, *, emulated: bool = False) -> dict[str, Run]:
-    """Every back end that this machine has hardware for, under one LoRA with a given head.
+    """Every back end that this machine can run, under one LoRA with a given head.
 
     Args:
-        emulated: Take those too that it has no hardware for.
+        emulated: Take bf16 too where there is no hardware for it.
     """
     found = {FP32: _torch(vit, head)}
     if emulated or has_bf16():
         found[BF16] = _torch(vit.to(dtype=torch.bfloat16), head)
+    if has_onnx():
+        found[ONNX] = _onnx(vit, head)
     return found
 
 
 def has_bf16() -> bool:
     """Whether this machine's CPU multiplies in bf16."""
     return precision.has_bf16(torch.device("cpu"))
+
+
+def has_onnx() -> bool:
+    """Whether ONNX Runtime, and what writes its graphs, are installed."""
+    return find_spec("onnxruntime") is not None and find_spec("onnx") is not None
+
+
+def _onnx(vit: FrozenViT, head: LinearHead) -> Run:
+    backend = OnnxBackend(Slots(aliased=False), threads=torch.get_num_threads())
+    backend.add_size(vit.arch.image_size, vit)
+    return _under_lora(backend, vit, head)
 
 
 def _torch(vit: FrozenViT, head: LinearHead) -> Run:
@@ -177,9 +193,11 @@ def main(given: Sequence[str] | None = None) -> None:
             "quick": asked.quick,
             "best_over_eager_b1": best[1],
             "best_over_eager_b8": best[8],
+            "onnx_over_eager_b1": over[1].get(ONNX),
+            "onnx_over_eager_b8": over[8].get(ONNX),
             "top1_agreement": agreed,
             "top1_accuracy": accuracy,
-            "reason": None if agreed is not None else NO_BF16,
+            "reason": None if BF16 in found else NO_BF16,
             "over_eager_b1": over[1],
             "over_eager_b8": over[8],
         },

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.adapters import backbone
 from benchmarks.inprocess import InProcess, in_process
-from benchmarks.report import emit, parser, progress
+from benchmarks.report import emit, parser, progress, stop_on_terminate
 from benchmarks.resident import resident_bytes
 from benchmarks.stores import Shelf, shelf
 
@@ -106,4 +106,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    stop_on_terminate()
     main()

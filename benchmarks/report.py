@@ -27,7 +27,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def stop_on_terminate() -> None:
-    """Leaves by the usual way on SIGTERM, so that no child process stays behind."""
+    """Leaves by the usual way on SIGTERM, so that no process and no folder stays behind."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 

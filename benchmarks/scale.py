@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.adapters import backbone
 from benchmarks.inprocess import IN_FLIGHT, InProcess, in_process
 from benchmarks.interleave import Costs, costs, cpu_timed, speed_ratio
-from benchmarks.report import emit, parser, progress
+from benchmarks.report import emit, parser, progress, stop_on_terminate
 from benchmarks.stores import Shelf, shelf
 
 METHODS = ["lora", "ssf", "lora", "bitfit", "lora", "vpt_deep", "lora", "repadapter"]
@@ -165,4 +165,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    stop_on_terminate()
     main()

@@ -80,7 +80,7 @@ def fold(
         )
     member = folding.resolved(store, text, chosen_task(store, task))
     found = _folded(store, member, alpha)
-    _write(out, found.encode(), overwrite)
+    write_file(out, found.encode(), overwrite)
     _say_written(out, found.route, found.header | {"tensors": len(found.tensors)}, as_json)
 
 
@@ -117,9 +117,9 @@ def export_adapter(
     ref = parse_adapter(adapter)
     manifest = store.resolve(ref, ref.task or chosen_task(store, task))
     if kind == "archive":
-        _write(out, archive.write(store, manifest), overwrite)
+        write_file(out, archive.write(store, manifest), overwrite)
     elif kind == "timm":
-        _write(out, _folded(store, _single(store, manifest), 1.0).encode(), overwrite)
+        write_file(out, _folded(store, _single(store, manifest), 1.0).encode(), overwrite)
     else:
         files = peft_lora.write(store, manifest)
         _write_folder(out, files, overwrite)
@@ -263,9 +263,15 @@ def _read(path: Path) -> bytes:
     return _outside(path, path.read_bytes)
 
 
-def _write(path: Path, data: bytes, overwrite: bool) -> None:
-    """Write a file whole: beside its place first, then renamed."""
-    _check_free(path, overwrite)
+def write_file(path: Path, data: bytes, overwrite: bool) -> None:
+    """Write a file whole: beside its place first, then renamed.
+
+    Raises:
+        Conflict: Something stands there, and is not to be replaced.
+        InvalidInput: It is a folder.
+        CorollaError: It cannot be written.
+    """
+    check_free(path, overwrite)
 
     def place() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,12 +290,13 @@ def _write(path: Path, data: bytes, overwrite: bool) -> None:
 
 def _write_folder(folder: Path, files: dict[str, bytes], overwrite: bool) -> None:
     for name in files:
-        _check_free(folder / name, overwrite)
+        check_free(folder / name, overwrite)
     for name, data in files.items():
-        _write(folder / name, data, overwrite)
+        write_file(folder / name, data, overwrite)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuses what `write_file` would refuse."""
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder", field="--out", remedy="name a file")
     if path.exists() and not overwrite:

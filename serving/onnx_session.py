@@ -9,6 +9,7 @@ Shapes: U images, B rows, D width, S slots, L elements of a form's flat vector.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,9 @@ def opened(graph: bytes, device: torch.device, threads: int | None = None) -> An
         CorollaError: ONNX Runtime is not installed.
     """
     ort = runtime()
+    _share_memory()
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # what it could not do is asked below, or raised
     for pool in ("intra_op", "inter_op"):  # idle threads that spin starve everybody on a busy machine
@@ -133,6 +136,17 @@ def opened(graph: bytes, device: torch.device, threads: int | None = None) -> An
             "--device cpu or --backend torch",
         )
     return session
+
+
+@cache
+def _share_memory() -> None:
+    """All sessions of this process take the memory of their runs on the CPU from one arena.
+
+    With one each, every graph would keep what its largest run took.
+    """
+    ort = runtime()
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, None)
 
 
 def _providers(device: torch.device) -> list[Any]:

@@ -40,6 +40,7 @@ from serving.feedback import Feedback
 from serving.metrics import Domains, Metrics
 from serving.oip_servicer import SERVICE as OIP_SERVICE
 from serving.oip_servicer import OipServicer
+from serving.onnx_backend import OnnxBackend
 from serving.precision import Precision, checked_loader
 from serving.servicer import SERVICE, ClassifierServicer
 from serving.settings import Settings
@@ -353,8 +354,6 @@ def chosen_backbone(store: Store, named: str | None) -> BackboneRecord:
 def _backend(settings: Settings, slots: Slots) -> Backend:
     if settings.backend == "torch":
         return TorchBackend(slots)
-    from serving.onnx_backend import OnnxBackend  # what it records graphs with takes seconds to import
-
     return OnnxBackend(slots, threads=settings.threads)
 
 

@@ -67,7 +67,7 @@ def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, va
     bias = p.get(f"{name}.attn.qkv.bias")
     weight = p[f"{name}.attn.qkv.weight"][: arch.width]
     q = F.linear(norm("norm1", prompts), weight, None if bias is None else bias[: arch.width])
-    q = q.unflatten(-1, (arch.heads, -1)).transpose(0, 1).expand(len(keys), -1, -1, -1)
+    q = q.unflatten(-1, (arch.heads, -1)).transpose(0, 1).expand(keys.shape[0], -1, -1, -1)
     attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
     x = prompts + scaled("ls1", linear("attn.proj", attended))
     hidden = arch.activation(linear("mlp.fc1", norm("norm2", x)))

@@ -10,9 +10,8 @@ from benchmarks.adapters import backbone
 def test_it_ends_with_its_figures(figures: Any) -> None:
     found = figures(backends.main, "--image-size", "32", "--rounds", "1", "--images", "20")
 
-    keys = ("best_over_eager_b1", "best_over_eager_b8", "top1_agreement")
-    kind = float if backends.has_bf16() else type(None)
-    assert all(isinstance(found[key], kind) for key in keys)
+    keys = ("best_over_eager_b1", "best_over_eager_b8", "onnx_over_eager_b1", "onnx_over_eager_b8")
+    assert all(isinstance(found[key], float) for key in (*keys, "top1_agreement"))
     assert isinstance(found["over_eager_b8"][backends.FP32], float)
     assert (found["reason"] is None) == backends.has_bf16()
 
@@ -41,4 +40,11 @@ def test_textures_of_a_class_are_alike_and_of_others_are_not() -> None:
 def test_without_hardware_bf16_is_left_out() -> None:
     vit, _ = backbone("vit_tiny_patch16_224", 32)
 
-    assert list(backends.back_ends(vit, backends.base_head(vit))) == [backends.FP32]
+    assert list(backends.back_ends(vit, backends.base_head(vit))) == [backends.FP32, backends.ONNX]
+
+
+def test_without_onnx_runtime_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    vit, _ = backbone("vit_tiny_patch16_224", 32)
+
+    assert backends.ONNX not in backends.back_ends(vit, backends.base_head(vit))

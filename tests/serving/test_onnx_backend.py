@@ -251,16 +251,22 @@ def test_no_memory_is_said_as_the_engine_knows_it(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="module")
 def served(world: World) -> Iterator[Running]:
-    with Running(world.settings(backend="onnx", slots=3, precision="auto")) as running:
+    with Running(world.settings(backend="onnx", slots=3)) as running:
         yield running
 
 
-def test_a_server_answers_mixed_routes_as_one_on_pytorch(served: Running, running: Running) -> None:
+@pytest.fixture(scope="module")
+def on_torch(world: World) -> Iterator[Running]:
+    with Running(world.settings(precision="fp32")) as running:
+        yield running
+
+
+def test_a_server_answers_mixed_routes_as_one_on_pytorch(served: Running, on_torch: Running) -> None:
     """Three slots for all adapters, so that they come and go."""
     names = [name for name in METHODS if name in ("lora", "ssf", "vpt-deep", "full", "linear")]
     routes = [*names, "0.5*lora + 0.5*ssf", "lora, ssf, 0.5*vpt-deep", "best", "lora:1, full"]
     images = [encoded(seed) for seed in range(2)]
-    with served.client() as ours, running.client() as theirs:
+    with served.client() as ours, on_torch.client() as theirs:
         for route in routes:
             answers, expected = (
                 client.classify(images, task="shapes", route=route, probabilities=True)
