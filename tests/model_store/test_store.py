@@ -217,7 +217,7 @@ def test_two_processes_that_publish_get_versions_of_their_own(world: World) -> N
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(300)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert world.store.versions("digits", "lora") == list(range(1, 9))
     assert world.store.aliases("digits", "lora") == {"latest": 8}
