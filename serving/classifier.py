@@ -44,6 +44,24 @@ class BadScores(CorollaError):
     """A model gave NaN or infinite logits for an image."""
 
 
+MAX_CLIENT = 128
+
+
+def caller(name: str, peer: str, *, field: str) -> str:
+    """Who asks, for fairness: the name that a client gives, else its connection, told apart.
+
+    Raises:
+        InvalidInput: A name of more than `MAX_CLIENT` characters; `field` is where it stood.
+    """
+    if len(name) > MAX_CLIENT:
+        raise InvalidInput(
+            f"a client's name has at most {MAX_CLIENT} characters, this one has {len(name):,}",
+            field=field,
+            remedy="send a shorter one, or none",
+        )
+    return f"client:{name}" if name else f"peer:{peer}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a client asks.

@@ -15,13 +15,12 @@ from model_store.resolution import ResolvedRoute, ResolvedTerm
 from model_store.routes import Entry, Model, Route, Term, parse_adapter
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from serving.batcher import Priority
-from serving.classifier import ImageAnswer, Request, Response
+from serving.classifier import ImageAnswer, Request, Response, caller
 from serving.oip_tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
 
 T = TypeVar("T")
 
 PLATFORM = "corolla"
-MAX_CLIENT = 128
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority} | {
     # Triton's numbers: 0 is the default, and then the lowest is served first.
     "0": Priority.NORMAL,
@@ -230,15 +229,7 @@ def _deadline(parameters: Parameters, of_call: float | None) -> float | None:
 
 
 def _client(parameters: Parameters, peer: str) -> str:
-    """Who asks; a name is never taken for a connection."""
-    name = parameters.text("client")
-    if len(name) > MAX_CLIENT:
-        raise InvalidInput(
-            f"a client's name has at most {MAX_CLIENT} characters, this one has {len(name):,}",
-            field=_parameter("client"),
-            remedy="send a shorter one, or none",
-        )
-    return f"client:{name}" if name else f"peer:{peer}"
+    return caller(parameters.text("client"), peer, field=_parameter("client"))
 
 
 def _top_k(parameters: Parameters) -> int | None:

@@ -19,7 +19,7 @@ from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
 from serving.batcher import Priority
 from serving.calls import call, counted
-from serving.classifier import Classifier, ImageAnswer, Picture, Request, Response
+from serving.classifier import Classifier, ImageAnswer, Picture, Request, Response, caller
 from serving.embedding import FROZEN, Embeddings, embed
 from serving.feedback import Feedback, Labelled
 from serving.metrics import Metrics
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 MAX_LABELS = 1000
-MAX_CLIENT = 128
 MAX_ID = 128
 _DEFAULT_TOP_K = 5
 _COMBINES = {
@@ -176,14 +175,7 @@ def _priority(message: pb.ClassifyRequest | pb.EmbedRequest) -> Priority:
 
 
 def _client(message: pb.ClassifyRequest | pb.EmbedRequest, context: Any) -> str:
-    """Who asks; a name is never taken for a connection."""
-    if len(message.client) > MAX_CLIENT:
-        raise InvalidInput(
-            f"a client's name has at most {MAX_CLIENT} characters, this one has {len(message.client):,}",
-            field="client",
-            remedy="send a shorter one, or none",
-        )
-    return f"client:{message.client}" if message.client else f"peer:{context.peer()}"
+    return caller(message.client, context.peer(), field="client")
 
 
 def _route(message: pb.ClassifyRequest | pb.EmbedRequest) -> routes.Route:

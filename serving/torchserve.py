@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
@@ -208,12 +207,10 @@ def error_document(error: CorollaError) -> dict[str, Any]:
 
 
 def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[str, Any]:
-    order = np.lexsort((np.arange(len(classes)), -answer.probabilities))
-    best = [answer.predicted, *(int(i) for i in order if i != answer.predicted)]
     return {
         "top": [
             {"class_name": classes[i], "class_index": i, "probability": float(answer.probabilities[i])}
-            for i in best[:top_k]
+            for i in answer.best(top_k)
         ],
         "agreement": answer.agreement,
         "entropy": answer.entropy,

@@ -17,8 +17,9 @@ from model_store.manifest import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.batcher import Priority
+from serving.classifier import MAX_CLIENT
 from serving.client import Client, RequestFailed, request_of
-from serving.servicer import MAX_CLIENT, MAX_LABELS
+from serving.servicer import MAX_LABELS
 from tests.serving.world import (
     CONFIG,
     METHODS,
