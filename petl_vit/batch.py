@@ -195,7 +195,8 @@ class Batch:
         return torch.cat(found) if len(found) > 1 else patches, sources
 
     def _lanes(self, images: Tensor, rows: list[Row]) -> list[Lane]:
-        """A lane for each run of rows whose adapters stack, and each of their terms."""
+        """A lane for each run of rows whose adapters stack, and each of their terms, until the next call."""
+        self._slots.take_back()
         lanes, start = [], 0
         for _, run in groupby(rows, key=lambda row: row.model.form):
             models = [row.model for row in run]

@@ -1,4 +1,7 @@
-"""Where a forward runs: what `--device` means on this machine."""
+"""Where a forward runs: what `--device` means on this machine, and how many threads share an operation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +19,21 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@contextmanager
+def one_thread(alone: bool) -> Iterator[None]:
+    """Operations on a CPU run in the calling thread alone, where waking others costs more than they take off.
+
+    Args:
+        alone: Whether the work is so little; otherwise nothing changes.
+    """
+    threads = torch.get_num_threads()
+    if not alone or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -47,6 +47,7 @@ _TENSORS: dict[type, tuple[str, ...]] = {
     Branch: ("down", "down_bias", "up", "up_bias"),
     Prefix: (),
 }
+_LYING = frozenset({"a", "down"})  # matrices kept as [R, in]: a product with few columns is twice as fast
 _OTHERS: dict[type, tuple[str, ...]] = {
     Affine: ("site",),
     NormDelta: ("site", "eps"),
@@ -184,11 +185,6 @@ class EditSet:
         return type(self)(edits, keys_values)
 
 
-def stacked(rows: Sequence[EditSet]) -> EditSet:
-    """One edit set with tensors of each of `rows`, all packed and of one form."""
-    return rows[0].with_rows(torch.stack([row.flat for row in rows]))
-
-
 def _room(elements: int) -> int:
     """The elements that a tensor takes in a flat vector."""
     return -(-elements // _ALIGNED) * _ALIGNED
@@ -230,10 +226,11 @@ def _described(edit: Edit) -> Hashable:
 
 
 def _tensors_of(edit: Edit) -> Iterator[Tensor]:
+    """Its tensors as they are in memory."""
     for name in _TENSORS[type(edit)]:
         tensor = getattr(edit, name)
         if tensor is not None:
-            yield tensor
+            yield tensor.transpose(-2, -1) if name in _LYING else tensor
     if isinstance(edit, Branch) and edit.conv is not None:
         yield from (edit.conv.weight, edit.conv.bias)
 
@@ -241,7 +238,9 @@ def _tensors_of(edit: Edit) -> Iterator[Tensor]:
 def _with_tensors(edit: Edit, tensors: Iterator[Tensor]) -> Edit:
     """The edit with the next of `tensors` in the place of its own, in the order of `_tensors_of`."""
     changes: dict[str, Any] = {
-        name: next(tensors) for name in _TENSORS[type(edit)] if getattr(edit, name) is not None
+        name: next(tensors).transpose(-2, -1) if name in _LYING else next(tensors)
+        for name in _TENSORS[type(edit)]
+        if getattr(edit, name) is not None
     }
     if isinstance(edit, Branch) and edit.conv is not None:
         changes["conv"] = replace(edit.conv, weight=next(tensors), bias=next(tensors))

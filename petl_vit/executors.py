@@ -8,14 +8,14 @@ tests hold the two executors equal.
 Shapes: B rows, N tokens, D width, H heads, d head width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.device import one_thread
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import (
     Alpha,
@@ -34,7 +34,9 @@ from petl_vit.edits import (
 from petl_vit.vit import Architecture, FrozenViT, Params
 
 _ALONE = 2**18
-"""Elements of a lane's widest activation up to which one thread of a CPU edits it."""
+"""Elements that an operation goes over, up to which one thread of a CPU is through sooner than two."""
+_ALONE_ATTENTION = 2**22
+"""The same of attention, in products of a query with a key, elementwise."""
 
 
 def frozen_linear(params: Params, site: str, x: Tensor) -> Tensor:
@@ -212,7 +214,8 @@ class Sliced:
         self._own = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._place(lane)
-        self._threads = torch.get_num_threads() if self._small(vit, lanes) else 1
+        self._on_cpu = vit.device.type == "cpu"
+        self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
 
     def _place(self, lane: Lane) -> None:
@@ -254,29 +257,15 @@ class Sliced:
     def _differs(self, params: Params, names: Sequence[str]) -> bool:
         return any(params.get(name) is not self.params.get(name) for name in names)
 
-    @staticmethod
-    def _small(vit: FrozenViT, lanes: Sequence[Lane]) -> bool:
-        """Whether waking other threads of a CPU costs more than they take off the edits of any lane."""
-        tokens = vit.arch.grid**2 + vit.arch.prefix_tokens
-        most = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
-        return vit.device.type == "cpu" and most * tokens * vit.arch.hidden <= _ALONE
-
-    @contextmanager
-    def _editing(self) -> Iterator[None]:
-        if self._threads == 1:
-            yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(self._threads)
+    def _alone(self, x: Tensor, rows: int) -> bool:
+        """Whether a pass over so many of the rows of x is too little to share among threads."""
+        return self._on_cpu and x.numel() // len(x) * rows <= _ALONE
 
     def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         placed = self._at.get(site)
         if placed is None:
             return y
-        with self._editing():
+        with one_thread(self._alone(y, self._widest)):
             for rows, edits in placed:
                 x_rows, y_rows = x[rows], y[rows]
                 if len(edits) == 1:
@@ -295,7 +284,9 @@ class Sliced:
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         names, eps = (f"{site}.weight", f"{site}.bias"), self._arch.eps
-        return self._edit_(site, x, self.over(names, lambda z, params: frozen_norm(params, site, z, eps), x))
+        with one_thread(self._alone(x, len(x))):
+            y = self.over(names, lambda z, params: frozen_norm(params, site, z, eps), x)
+            return self._edit_(site, x, y)
 
     def extend(self, x: Tensor) -> Tensor:
         if not self._tokens:
@@ -313,6 +304,11 @@ class Sliced:
         return x[:, self._extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
+        rows, tokens, width = qkv.shape
+        with one_thread(self._on_cpu and rows * tokens**2 * width // 3 <= _ALONE_ATTENTION):
+            return self._attend(block, qkv)
+
+    def _attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self._arch.heads)
         for rows, queries, _, outputs in self._queries:
             outputs.append(queries.outputs(block, k[rows], v[rows]))
@@ -338,13 +334,17 @@ class Sliced:
         return feature
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        branches = self._branches.get(sublayer, ())
-        if not branches:
-            return stream.add_(out)
-        with self._editing():
+        with one_thread(self._alone(stream, len(stream))):
+            return self._add(self._branches.get(sublayer, ()), stream, normed, out)
+
+    def _add(
+        self, branches: Sequence[tuple[slice, Branch, Alpha]], stream: Tensor, normed: Tensor, out: Tensor
+    ) -> Tensor:
+        alone = self._alone(stream, self._widest)
+        with one_thread(alone):
             read = [branch.hidden(stream[rows], normed[rows], out[rows]) for rows, branch, _ in branches]
         stream.add_(out)
-        with self._editing():
+        with one_thread(alone):
             for (rows, branch, alpha), hidden in zip(branches, read, strict=True):
                 branch.join_(stream[rows], hidden, alpha)
         return stream

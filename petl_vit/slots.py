@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from petl_vit.adapter import Adapter
-from petl_vit.edit_set import NO_FORM, EditSet, stacked
+from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.errors import Overloaded
+from petl_vit.row_buffers import RowBuffers
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,6 +80,7 @@ class Slots:
         self._aliased = self._device.type == "cpu" if aliased is None else aliased
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._stacks: dict[int, _Stack] = {}
+        self._buffers = RowBuffers(self._device)
         self._pinned: set[str] = set()
         self._running: set[str] = set()
         self._leaving: set[str] = set()
@@ -116,15 +118,24 @@ class Slots:
                 self._running = set()
 
     def edits(self, adapters: Sequence[Adapter]) -> EditSet:
-        """The edits of rows under these adapters, all running and of one form, or all the same."""
+        """The edits of rows under these adapters, all running and of one form, or all the same.
+
+        They hold until `take_back`.
+        """
         if len({adapter.digest for adapter in adapters}) == 1:
             return self._alone(adapters[0])
         slots = [self._slots[adapter.digest] for adapter in adapters]
-        stack = slots[0].stack
+        stack, buffer = slots[0].stack, self._buffers.lend(adapters[0].edits, len(adapters))
         if stack is None:
-            return stacked([slot.adapter.edits for slot in slots])
-        index = torch.tensor([slot.position for slot in slots], device=self._device)
-        return adapters[0].edits.with_rows(stack.flats.index_select(0, index))
+            torch.stack([slot.adapter.edits.flat for slot in slots], out=buffer.flats)
+        else:
+            index = torch.tensor([slot.position for slot in slots], device=self._device)
+            torch.index_select(stack.flats, 0, index, out=buffer.flats)
+        return buffer.edits
+
+    def take_back(self) -> None:
+        """Nothing that `edits` returned is in use any more."""
+        self._buffers.take_back()
 
     def place(self, adapter: Adapter) -> tuple[Tensor, int]:
         """The slots [slots, L] of a running adapter's form, and which of them is its own; none is aliased."""

@@ -9,7 +9,7 @@ import torch
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term, _forks
-from petl_vit.edit_set import NO_FORM, EditSet, size_class, stacked
+from petl_vit.edit_set import NO_FORM, EditSet, size_class
 from petl_vit.edits import Dense
 from petl_vit.executors import Lane, Sliced
 from petl_vit.vit import FrozenViT, Params
@@ -18,6 +18,11 @@ from tests.petl_vit.backbones import FAMILIES, family, relative
 
 LOOSE = {"full", "selective", "vpt_shallow", "vqt"}
 STACKING = [name for name in NAMES if name not in LOOSE]
+
+
+def stacked(rows: list[EditSet]) -> EditSet:
+    """One edit set with tensors of each of `rows`, all of one form."""
+    return rows[0].with_rows(torch.stack([row.flat for row in rows]))
 
 
 @pytest.mark.parametrize("name", STACKING)
