@@ -1,5 +1,7 @@
 """Buffers of rows are lent once at a time, used again, and bounded."""
 
+import itertools
+
 import torch
 
 from petl_vit.batch import Batch, Model, Row, Term
@@ -39,7 +41,7 @@ def test_two_terms_of_one_form_read_their_own_vectors_batch_after_batch() -> Non
     batch = Batch(vit)
     for shift in (0, 3):  # the second batch finds the buffers of the first, full of other adapters
         order = loras[shift:] + loras[:shift]
-        pairs = zip(order, order[1:], strict=False)
+        pairs = itertools.pairwise(order)
         models = [Model([Term(adapter=adapter, alpha=0.5) for adapter in pair]) for pair in pairs]
         found = batch.logits(images, [Row(image=0, model=model) for model in models])
         for model, logits in zip(models, found, strict=True):
