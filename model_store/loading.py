@@ -25,7 +25,7 @@ class Loader:
     Args:
         store: Where it is.
         record: The backbone.
-        device, dtype: Where and how it runs.
+        device, dtype: Where and how it runs; heads run on the host.
 
     Raises:
         Corrupt: The backbone's file is not what its digest says.
@@ -70,7 +70,9 @@ class Loader:
                 tensors = self.store.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
-                self._heads[task.digest] = head.to(device=self._device, dtype=heads.precise(self._dtype))
+                self._heads[task.digest] = head.to(
+                    device=torch.device("cpu"), dtype=heads.precise(self._dtype)
+                )
             return self._heads[task.digest]
 
     def adapter(self, term: ResolvedTerm) -> Adapter:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from petl_vit import heads
@@ -41,7 +42,10 @@ class Adapter:
         base_head: Head,
         task_digest: str,
     ) -> Self:
-        """Checks the tensors against method and backbone, and moves them to the backbone's device.
+        """Checks the tensors against method and backbone.
+
+        They stay in host memory, whose adapters are bounded and registered (`serving.bank`); a forward has
+        them where the backbone is (`petl_vit.slots`). Heads are small and always run on the host.
 
         Raises:
             Corrupt: A tensor is missing, unexpected or of the wrong shape, or the head is not of the base
@@ -51,13 +55,15 @@ class Adapter:
         own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
         check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
         moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
-        edits = EditSet(method.edits(vit, moved)).packed()  # keys and values are computed on the way
+        edits = (
+            EditSet(method.edits(vit, moved)).packed().on_host()
+        )  # keys and values are computed on the way
         _ = edits.form, edits.first_block
         return cls(
             digest=digest,
             method=method,
             edits=edits,
-            head=head.to(device=vit.device, dtype=heads.precise(vit.dtype)),
+            head=head.to(device=torch.device("cpu"), dtype=heads.precise(vit.dtype)),
             base_head=base_head,
             task_digest=task_digest,
         )

@@ -82,11 +82,6 @@ class Model:
         base = self.terms[0].adapter.base_head
         return interpolate(base, [(term.adapter.head, term.alpha) for term in self.terms])
 
-    @cached_property
-    def unfoldable(self) -> tuple[tuple[EditSet, float], ...]:
-        """The edits that stay beside the parameters of a dense model, with their alphas."""
-        return tuple((_unfoldable(term.adapter.edits), term.alpha) for term in self.edited)
-
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C]."""
         return self.head.logits(features)
@@ -133,7 +128,7 @@ class Batch:
             rows: At least one.
 
         Returns:
-            One [C] for each row; C may differ between rows.
+            One [C] for each row, on the host; C may differ between rows.
 
         Raises:
             Overloaded: The rows have more adapters than there are slots.
@@ -148,7 +143,8 @@ class Batch:
         for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
             for part in self._parts(list(members)):
                 features = self._features(images, patches, [rows[i] for i in part])
-                for i, row_logits in zip(part, _logits(features, [rows[i].model for i in part]), strict=True):
+                models = [rows[i].model for i in part]
+                for i, row_logits in zip(part, logits_of(features, models), strict=True):
                     answers[i] = row_logits
         return [answer for answer in answers if answer is not None]
 
@@ -215,8 +211,12 @@ class Batch:
         """Lanes of rows under one model with parameters of its own."""
         count = rows.stop - rows.start
         lanes = [
-            Lane(rows=rows, edits=edits, alpha=_alpha(images, [alpha] * count))
-            for edits, alpha in model.unfoldable
+            Lane(
+                rows=rows,
+                edits=_unfoldable(self._slots.edits([term.adapter])),
+                alpha=_alpha(images, [term.alpha] * count),
+            )
+            for term in model.edited
         ]
         return [replace(lanes[0], params=self._folded_params(model)), *lanes[1:]]
 
@@ -231,7 +231,7 @@ class Batch:
             terms = [
                 (edit, term.alpha)
                 for term in model.edited
-                for edit in term.adapter.edits.edits
+                for edit in self._slots.edits([term.adapter]).edits
                 if isinstance(edit, Affine | NormDelta | LowRank | Dense)
             ]
             self._folded[model.key] = fold(self.vit.params, terms)
@@ -245,8 +245,9 @@ def _unfoldable(edits: EditSet) -> EditSet:
     return EditSet([e for e in edits.edits if not isinstance(e, Affine | NormDelta | LowRank | Dense)])
 
 
-def _logits(features: Tensor, models: list[Model]) -> list[Tensor]:
-    """[B, D] -> [C] of each row; equal models are neighbours and share a product."""
+def logits_of(features: Tensor, models: Sequence[Model]) -> list[Tensor]:
+    """[B, D] -> [C] of each row, on the host; equal models that are neighbours share a product."""
+    features = features.cpu()
     found: list[Tensor] = []
     for _, same in groupby(models, key=lambda model: (type(model), model.key)):
         group = list(same)

@@ -18,6 +18,8 @@ def chosen_device(name: str) -> torch.device:
         raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # the patch convolution is in fp32 where that is asked for
     return torch.device(name)
 
 

@@ -8,8 +8,8 @@ the up projection. Source: the padded banks of arXiv 2310.18547 (Punica) and 231
 Shapes: B rows, D width, R rank or bottleneck, n prompts, H heads, d head width.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
 from itertools import count
 from math import inf, prod
@@ -120,6 +120,22 @@ class EditSet:
         keys_values = [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
         return keys_values + [tensor for edit in self.edits for tensor in _held(edit)]
 
+    def mapped(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """The same edits with `move` of every tensor, the constant keys and values included."""
+        keys_values = {
+            block: [(move(keys), move(values)) for keys, values in pairs]
+            for block, pairs in self.keys_values.items()
+        }
+        return type(self)([_mapped(edit, move) for edit in self.edits], keys_values)
+
+    def on_host(self) -> Self:
+        """The same edits in host memory, from where a GPU reads them by itself if there is one."""
+        if not any(tensor.is_cuda for tensor in self.all_tensors()):
+            return self
+        if self.form == NO_FORM:
+            return self.mapped(lambda tensor: tensor.cpu().pin_memory())
+        return self.at(self.flat.cpu().pin_memory())
+
     # Stacking
 
     @cached_property
@@ -208,6 +224,17 @@ def _held(value: object) -> list[Tensor]:
     if isinstance(value, tuple):
         return [t for item in value for t in _held(item)]
     return _held(tuple(vars(value).values())) if is_dataclass(value) else []
+
+
+def _mapped(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """A record with `move` of every tensor in it, in its records and in its tuples."""
+    if isinstance(value, Tensor):
+        return move(value)
+    if isinstance(value, tuple):
+        return tuple(_mapped(item, move) for item in value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
 def _block_of(site: str) -> float:

@@ -1,9 +1,10 @@
 """Slots: the adapters that a forward can use at once, where the backbone is.
 
-Adapters of one form have their slots in one tensor, so that one kernel serves rows of many of them. On a CPU
-a slot is the adapter itself, as the host's memory is the device's; the number of slots then bounds only what
-one forward mixes. The least recently used make room; those of the running forward and the pinned ones never
-do. One thread runs forwards; all else may be called from any.
+Adapters of one form have their slots in one tensor, so that one product serves rows of many of them; or,
+where kernels look edits up by number, all are in one arena (`petl_vit.arena`). On a CPU a slot is the adapter
+itself, as the host's memory is the device's; the number of slots then bounds only what one forward mixes. The
+least recently used make room; those of the running forward and the pinned ones never do. One thread runs
+forwards; all else may be called from any.
 
 Shapes: B rows, L elements of a form's flat vector.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from petl_vit.adapter import Adapter
+from petl_vit.arena import Arena, Placed
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.errors import Overloaded
 from petl_vit.row_buffers import RowBuffers
@@ -49,12 +51,25 @@ class _Stack:
 @dataclass(eq=False, kw_only=True)
 class _Slot:
     adapter: Adapter
-    stack: _Stack | None  # None: the adapter itself
+    stack: _Stack | None = None
     position: int = 0
+    placed: Placed | None = None  # neither: the adapter itself, or where that is elsewhere
+    moved: EditSet | None = None  # a copy of what stacks with nothing
 
     @property
     def nbytes(self) -> int:
+        if self.placed is not None:
+            return self.placed.nbytes
         return self.adapter.nbytes
+
+    @property
+    def edits(self) -> EditSet:
+        """The adapter's edits where the slot is."""
+        if self.stack is not None:
+            return self.adapter.edits.at(self.stack.flats[self.position])
+        if self.placed is not None:
+            return self.placed.edits
+        return self.adapter.edits if self.moved is None else self.moved
 
 
 class Slots:
@@ -65,6 +80,7 @@ class Slots:
         count: How many adapters; None for any number.
         max_bytes: What they may take; None for any.
         aliased: Whether a slot is the adapter itself; None means on a CPU.
+        arena: Where the slots are, if they are to be looked up by number.
     """
 
     def __init__(
@@ -74,10 +90,13 @@ class Slots:
         count: int | None = None,
         max_bytes: int | None = None,
         aliased: bool | None = None,
+        arena: Arena | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
         self.count, self.max_bytes = count, max_bytes
-        self._aliased = self._device.type == "cpu" if aliased is None else aliased
+        self.arena = arena
+        aliased = self._device.type == "cpu" if aliased is None else aliased
+        self._aliased = aliased and arena is None
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._stacks: dict[int, _Stack] = {}
         self._buffers = RowBuffers(self._device)
@@ -123,11 +142,11 @@ class Slots:
         They hold until `take_back`.
         """
         if len({adapter.digest for adapter in adapters}) == 1:
-            return self._alone(adapters[0])
+            return self._slots[adapters[0].digest].edits
         slots = [self._slots[adapter.digest] for adapter in adapters]
         stack, buffer = slots[0].stack, self._buffers.lend(adapters[0].edits, len(adapters))
         if stack is None:
-            torch.stack([slot.adapter.edits.flat for slot in slots], out=buffer.flats)
+            torch.stack([slot.edits.flat for slot in slots], out=buffer.flats)
         else:
             index = torch.tensor([slot.position for slot in slots], device=self._device)
             torch.index_select(stack.flats, 0, index, out=buffer.flats)
@@ -143,15 +162,16 @@ class Slots:
         assert slot.stack is not None, f"adapter {adapter.digest[:12]} does not stack, or its slot is itself"
         return slot.stack.flats, slot.position
 
+    def number(self, adapter: Adapter) -> int:
+        """The row of the arena's table of a running adapter; -1 where that has none."""
+        placed = self._slots[adapter.digest].placed
+        return -1 if placed is None else placed.slot
+
     @property
     def forms(self) -> frozenset[int]:
         """The forms of which an adapter has a slot that is not aliased."""
         with self._lock:
             return frozenset(self._stacks)
-
-    def _alone(self, adapter: Adapter) -> EditSet:
-        slot = self._slots[adapter.digest]
-        return adapter.edits if slot.stack is None else adapter.edits.at(slot.stack.flats[slot.position])
 
     # What is in a slot
 
@@ -223,7 +243,7 @@ class Slots:
         if digest in self._slots:
             self._slots.move_to_end(digest)
             return
-        while self._full(adapter.nbytes):
+        while (slot := self._placed(adapter)) is None:
             victim = next((found for found in self._slots if self._evictable(found)), None)
             if victim is None:
                 raise Overloaded(
@@ -233,8 +253,8 @@ class Slots:
                 )
             self._drop(victim)
             self.evicted += 1
-        self._slots[digest] = self._placed(adapter)
-        self._bytes += adapter.nbytes
+        self._slots[digest] = slot
+        self._bytes += slot.nbytes
 
     def _full(self, size: int) -> bool:
         many = self.count is not None and len(self._slots) >= self.count
@@ -243,10 +263,19 @@ class Slots:
     def _evictable(self, digest: str) -> bool:
         return digest not in self._running and digest not in self._pinned
 
-    def _placed(self, adapter: Adapter) -> _Slot:
+    def _placed(self, adapter: Adapter) -> _Slot | None:
+        """A slot, or None where another has to make room first."""
         edits = adapter.edits
-        if self._aliased or edits.form == NO_FORM or not edits.edits:
-            return _Slot(adapter=adapter, stack=None)
+        if self._full(adapter.nbytes):
+            return None
+        if self._aliased or not edits.edits:
+            return _Slot(adapter=adapter)
+        if self.arena is not None:
+            placed = self.arena.place(edits)
+            return None if placed is None else _Slot(adapter=adapter, placed=placed)
+        if edits.form == NO_FORM:
+            moved = edits.mapped(lambda tensor: tensor.to(self._device, non_blocking=True))
+            return _Slot(adapter=adapter, moved=moved)
         stack = self._stacks.get(edits.form)
         if stack is None:
             flats = torch.empty(0, len(edits.flat), dtype=edits.flat.dtype, device=self._device)
@@ -260,6 +289,8 @@ class Slots:
         self._bytes -= slot.nbytes
         for dropped in self._on_drop:
             dropped(digest)
+        if slot.placed is not None and self.arena is not None:
+            self.arena.give_back(slot.placed)
         if slot.stack is None:
             return
         slot.stack.free.append(slot.position)

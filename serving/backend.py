@@ -57,11 +57,4 @@ class TorchBackend:
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
         batch = self._batches[images[0].shape[-1]]
         stacked = torch.stack(list(images)).to(device=batch.vit.device, dtype=batch.vit.dtype)
-        return on_host(batch.logits(stacked, rows))
-
-
-def on_host(found: list[Tensor]) -> list[Tensor]:
-    """The same vectors on the CPU, by one copy and one wait for all of them."""
-    if found[0].is_cpu:
-        return found
-    return list(torch.cat(found).cpu().split([len(logits) for logits in found]))
+        return batch.logits(stacked, rows)

@@ -18,11 +18,11 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from petl_vit.batch import Model, Row, Term
+from petl_vit.batch import Model, Row, Term, logits_of
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.backend import TorchBackend, on_host
+from serving.backend import TorchBackend
 from serving.onnx_graph import Mixture
 from serving.onnx_session import Placed, Session, runtime
 
@@ -77,7 +77,7 @@ class OnnxBackend:
             session = self._sizes[images[0].shape[-1]].session(needed, forms, self._slots.forms)
             chosen, banks = self._placed(terms)
             features = session.features(torch.stack(list(images)), index, chosen, banks)
-        return on_host([row.model.logits(own)[0] for row, own in zip(rows, features.split(1), strict=True)])
+        return logits_of(features, [row.model for row in rows])
 
     def _placed(self, terms: Sequence[Sequence[Term]]) -> tuple[list[list[Placed]], dict[int, Tensor]]:
         """Where the edits of each row are, and the banks that they are in."""
