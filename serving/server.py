@@ -24,9 +24,11 @@ from prometheus_client import CollectorRegistry
 
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
+from petl_vit.arena import Arena
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.slots import Slots
+from petl_vit.vit import describe
 from serving.admin import Admin
 from serving.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.admin_servicer import AdminServicer
@@ -92,12 +94,7 @@ class Server:
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         on_host = self.device.type == "cpu"
         aliased = on_host and settings.backend == "torch"
-        self.slots = Slots(
-            self.device,
-            count=settings.slots,
-            max_bytes=None if aliased else settings.bank_bytes,
-            aliased=aliased,
-        )
+        self.slots = self._slots(record, aliased)
         self.engine = Engine(_backend(settings, self.slots), slots=self.slots, metrics=self.metrics)
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
@@ -304,6 +301,24 @@ class Server:
 
     # What it is built from
 
+    def _slots(self, record: BackboneRecord, aliased: bool) -> Slots:
+        settings, arena = self.settings, None
+        if settings.backend == "graph":
+            arena = Arena(
+                describe(record.config),
+                nbytes=settings.bank_bytes,
+                slots=settings.slots,
+                dtype=torch.bfloat16 if self.precision is Precision.BF16 else torch.float32,
+                device=self.device,
+            )
+        return Slots(
+            self.device,
+            count=settings.slots,
+            max_bytes=None if aliased else settings.bank_bytes,
+            aliased=aliased,
+            arena=arena,
+        )
+
     def _add_size(self, size: int) -> None:
         self.engine.add_size(size, self.loader.vit(size))
 
@@ -352,14 +367,19 @@ def chosen_backbone(store: Store, named: str | None) -> BackboneRecord:
 
 
 def _backend(settings: Settings, slots: Slots) -> Backend:
-    if settings.backend == "torch":
-        return TorchBackend(slots)
-    return OnnxBackend(slots, threads=settings.threads)
+    match settings.backend:
+        case "graph":
+            from serving.graph_backend import GraphBackend  # Triton is not everywhere
+
+            return GraphBackend(slots)
+        case "onnx":
+            return OnnxBackend(slots, threads=settings.threads)
+    return TorchBackend(slots)
 
 
 def _precision(settings: Settings) -> Precision:
     asked = Precision(settings.precision)
-    if settings.backend == "torch":
+    if settings.backend != "onnx":
         return asked
     if asked is Precision.BF16:
         raise InvalidInput(

@@ -43,8 +43,9 @@ class Settings(BaseSettings):
         default=None, description="PEM file; clients must have a certificate by it"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the backbone runs")
-    backend: Literal["torch", "onnx"] = Field(
-        default="torch", description="what computes; onnx is ONNX Runtime, in fp32 (the extra onnx)"
+    backend: Literal["torch", "onnx", "graph"] = Field(
+        default="torch",
+        description="what computes; onnx in fp32 (the extra onnx), graph on a GPU (CUDA graphs)",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="what the backbone computes in; auto is bf16 where the hardware has it"

@@ -7,6 +7,9 @@ import pytest
 
 # Read when torch is imported, so set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read when a kernel is defined: without a GPU, kernels run in Triton's interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

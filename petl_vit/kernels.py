@@ -1,0 +1,445 @@
+"""Edits as kernels: each row finds its own by its slot's number, and rows without one leave at once.
+
+A kernel's grid and arguments depend on the number of rows alone. Which adapter, method, rank or alpha a
+row has is data that it reads: `slots` and `alphas` [T, B] (T edit sets at most for each row, -1 for none), a
+table [S, F] of where each slot's tensors begin in the bank (`petl_vit.arena`), and the bank itself. So one
+captured CUDA graph serves every mixture, as the segmented kernels of arXiv 2310.18547 (Punica) do for LoRA.
+Sums are in float32. With TRITON_INTERPRET=1 they run on a CPU, slowly: the tests do that.
+
+Every function writes in place. Shapes: B rows, N tokens, W width, R rank, H heads, d head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from petl_vit.arena import MAX_HIDDEN, Field
+
+_TOKENS = 64  # of one program
+_COLUMNS = 64
+_PROGRAMS = 1024  # about what a large GPU runs at once; most find nothing to do
+_RANKS = 16  # the least that a matrix product takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the rows of a forward look up.
+
+    Attributes:
+        slots: [T, B], int32; -1 where a row has no (further) edit set.
+        alphas: [T, B], float32.
+        bank: [E]; table: [S, F], int64, in elements of the bank.
+    """
+
+    slots: Tensor
+    alphas: Tensor
+    bank: Tensor
+    table: Tensor
+
+    @property
+    def terms(self) -> int:
+        return self.slots.shape[0]
+
+
+@triton.jit
+def _entry(table, slots, at, field, FIELDS: tl.constexpr):
+    """What the table says of a field for one row and term; -1 where the row has nothing there."""
+    slot = tl.load(slots + at)
+    return tl.load(table + slot.to(tl.int64) * FIELDS + field, mask=slot >= 0, other=-1)
+
+
+@triton.jit
+def _if(offset, length):
+    """The length of what is at an offset; 0 where nothing is."""
+    return tl.where(offset >= 0, length, 0)
+
+
+@triton.jit
+def _affine(
+    y, bank, table, slots, alphas, field, rows, tokens, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    touched = row < 0
+    for t in tl.static_range(TERMS):
+        scale = _entry(table, slots, t * rows + row, field, FIELDS)
+        shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+        touched = touched | (scale >= 0) | (shift >= 0)
+    if touched:
+        n = tl.program_id(1) * BN + tl.arange(0, BN)
+        for start in range(tl.program_id(2) * BW, width, tl.num_programs(2) * BW):
+            w = start + tl.arange(0, BW)
+            inside = (n[:, None] < tokens) & (w[None, :] < width)
+            where = y + (row.to(tl.int64) * tokens + n[:, None]) * width + w[None, :]
+            frozen = tl.load(where, mask=inside, other=0.0).to(tl.float32)
+            total = frozen
+            for t in tl.static_range(TERMS):
+                scale = _entry(table, slots, t * rows + row, field, FIELDS)
+                shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+                alpha = tl.load(alphas + t * rows + row)
+                gain = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+                bias = tl.load(bank + shift + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
+                total += alpha * ((gain - 1.0)[None, :] * frozen + bias[None, :])
+            tl.store(where, total.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _norm_delta(
+    x, y, bank, table, slots, alphas, field, rows, tokens, width, eps,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    w = tl.arange(0, BW)
+    inside = w < width
+    where = (row.to(tl.int64) * tokens + tl.program_id(1)) * width + w
+    for t in tl.static_range(TERMS):
+        weight = _entry(table, slots, t * rows + row, field, FIELDS)
+        if weight >= 0:
+            bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+            alpha = tl.load(alphas + t * rows + row)
+            read = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+            mean = tl.sum(read, axis=0) / width
+            centred = tl.where(inside, read - mean, 0.0)
+            normal = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
+            dw = tl.load(bank + weight + w, mask=inside, other=0.0).to(tl.float32)
+            db = tl.load(bank + bias + w, mask=inside, other=0.0).to(tl.float32)
+            total = tl.load(y + where, mask=inside, other=0.0).to(tl.float32) + alpha * (dw * normal + db)
+            tl.store(y + where, total.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr):
+    """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection that is kept as [rank, width]."""
+    hidden = tl.zeros((BN, RANKS), dtype=tl.float32)
+    for start in range(0, width, BK):
+        k = start + tl.arange(0, BK)
+        read = tl.load(
+            x + n[:, None].to(tl.int64) * width + k[None, :],
+            mask=(n[:, None] < tokens) & (k[None, :] < width),
+            other=0.0,
+        )
+        matrix = tl.load(
+            bank + down + r[None, :] * width + k[:, None],
+            mask=(r[None, :] < rank) & (k[:, None] < width),
+            other=0.0,
+        )
+        hidden = tl.dot(read, matrix.to(read.dtype), hidden, input_precision="ieee")
+    return hidden
+
+
+@triton.jit
+def _low_rank(
+    x, y, bank, table, slots, alphas, field, rows, tokens, inside_width, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    x_row = x + row.to(tl.int64) * tokens * inside_width
+    y_row = y + row.to(tl.int64) * tokens * width
+    for t in tl.static_range(TERMS):
+        a = _entry(table, slots, t * rows + row, field, FIELDS)
+        if a >= 0:
+            b = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+            a0 = _entry(table, slots, t * rows + row, field + 2, FIELDS)
+            shift = _entry(table, slots, t * rows + row, field + 3, FIELDS)
+            rank = _entry(table, slots, t * rows + row, field + 4, FIELDS)
+            parts = _entry(
+                table, slots, t * rows + row, field + 5, FIELDS
+            )  # of the bottleneck and of y (FacT)
+            alpha = tl.load(alphas + t * rows + row)
+            part_width = width // parts
+            for part in range(0, parts):
+                begin = part * part_width
+                for first in range(0, rank, RANKS):
+                    r = first + tl.arange(0, RANKS)
+                    at = a + part * rank * inside_width
+                    hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS)
+                    offset = tl.load(bank + a0 + part * rank + r, mask=r < _if(a0, rank), other=0.0)
+                    hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(y.dtype.element_ty)
+                    for start in range(tl.program_id(2) * BW, part_width, tl.num_programs(2) * BW):
+                        w = start + tl.arange(0, BW)
+                        within = (n[:, None] < tokens) & (w[None, :] < part_width)
+                        where = y_row + n[:, None].to(tl.int64) * width + begin + w[None, :]
+                        matrix = tl.load(
+                            bank + b + r[:, None].to(tl.int64) * part_width + w[None, :],
+                            mask=(r[:, None] < rank) & (w[None, :] < part_width),
+                            other=0.0,
+                        )
+                        total = tl.load(where, mask=within, other=0.0).to(tl.float32)
+                        total = tl.dot(hidden, matrix.to(hidden.dtype), total, input_precision="ieee")
+                        if first == 0:
+                            at_w = bank + shift + begin + w
+                            constant = tl.load(at_w, mask=w < _if(shift, part_width), other=0.0)
+                            total += (alpha * constant.to(tl.float32))[None, :]
+                        tl.store(where, total.to(y.dtype.element_ty), mask=within)
+
+
+@triton.jit
+def _activate(h, kind):
+    """relu, gelu or quick_gelu, by number."""
+    gelu = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476))
+    quick = h / (1.0 + tl.exp(-1.702 * h))
+    return tl.where(kind == 0, tl.maximum(h, 0.0), tl.where(kind == 1, gelu, quick))
+
+
+@triton.jit
+def _hide(
+    stream, normed, out, hidden, bank, table, slots, field, rows, tokens, width,
+    FIELDS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr, ROOM: tl.constexpr,
+):  # fmt: skip
+    row, t = tl.program_id(0), tl.program_id(2)
+    down = _entry(table, slots, t * rows + row, field, FIELDS)
+    if down >= 0:
+        bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+        rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
+        source = _entry(table, slots, t * rows + row, field + 7, FIELDS)
+        kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
+        n = tl.program_id(1) * BN + tl.arange(0, BN)
+        begin = row.to(tl.int64) * tokens * width
+        u = normed + begin
+        if source == 0:
+            u = stream + begin
+        if source == 2:
+            u = out + begin
+        kept = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
+        for first in range(0, rank, RANKS):
+            r = first + tl.arange(0, RANKS)
+            h = _down(u, n, tokens, width, bank, down, r, rank, BN, BW, RANKS)
+            offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
+            h = _activate(h + offset[None, :], kind)
+            # What is padded is 0, as it meets rows of zeros in the up projection.
+            h = tl.where(r[None, :] < rank, h, 0.0)
+            where = kept + n[:, None] * ROOM + r[None, :]
+            tl.store(where, h.to(hidden.dtype.element_ty), mask=(n[:, None] < tokens) & (r[None, :] < ROOM))
+
+
+@triton.jit
+def _convolve(
+    hidden, found, bank, table, slots, field, rows, tokens, patches, grid,
+    FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr,
+):  # fmt: skip
+    row, t = tl.program_id(0), tl.program_id(2)
+    conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
+    if conv >= 0:
+        bias = _entry(table, slots, t * rows + row, field + 5, FIELDS)
+        rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
+        kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
+        n = tl.program_id(1) * BN + tl.arange(0, BN)
+        patch = n - (tokens - patches)  # below 0: a class or register token, a single pixel
+        i, j = patch // grid, patch % grid
+        r, to = tl.arange(0, ROOM), tl.arange(0, ROOM)
+        begin = (t * rows + row).to(tl.int64) * tokens * ROOM
+        total = tl.zeros((BN, ROOM), dtype=tl.float32)
+        for tap in range(0, 9):
+            di, dj = tap // 3 - 1, tap % 3 - 1
+            near = (patch >= 0) & (i + di >= 0) & (i + di < grid) & (j + dj >= 0) & (j + dj < grid)
+            near = (near | (patch < tl.where(tap == 4, 0, -tokens))) & (n < tokens)
+            read = tl.load(
+                hidden + begin + (n + di * grid + dj)[:, None] * ROOM + r[None, :],
+                mask=near[:, None] & (r[None, :] < rank),
+                other=0.0,
+            )
+            matrix = tl.load(
+                bank + conv + (to[None, :] * rank + r[:, None]) * 9 + tap,
+                mask=(r[:, None] < rank) & (to[None, :] < rank),
+                other=0.0,
+            )
+            total = tl.dot(read, matrix.to(read.dtype), total, input_precision="ieee")
+        offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
+        h = tl.where(to[None, :] < rank, _activate(total + offset[None, :], kind), 0.0)
+        where = found + begin + n[:, None] * ROOM + to[None, :]
+        tl.store(where, h.to(found.dtype.element_ty), mask=(n[:, None] < tokens))
+
+
+@triton.jit
+def _join(
+    target, hidden, convolved, bank, table, slots, alphas, field, rows, tokens, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
+    ROOM: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    touched = row < 0
+    for t in tl.static_range(TERMS):
+        touched = touched | (_entry(table, slots, t * rows + row, field, FIELDS) >= 0)
+    if touched:
+        n = tl.program_id(1) * BN + tl.arange(0, BN)
+        for start in range(tl.program_id(2) * BW, width, tl.num_programs(2) * BW):
+            w = start + tl.arange(0, BW)
+            within = (n[:, None] < tokens) & (w[None, :] < width)
+            where = target + (row.to(tl.int64) * tokens + n[:, None]) * width + w[None, :]
+            total = tl.load(where, mask=within, other=0.0).to(tl.float32)
+            for t in tl.static_range(TERMS):
+                down = _entry(table, slots, t * rows + row, field, FIELDS)
+                if down >= 0:
+                    up = _entry(table, slots, t * rows + row, field + 2, FIELDS)
+                    bias = _entry(table, slots, t * rows + row, field + 3, FIELDS)
+                    conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
+                    rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
+                    alpha = tl.load(alphas + t * rows + row)
+                    kept = hidden
+                    if conv >= 0:
+                        kept = convolved
+                    begin = (t * rows + row).to(tl.int64) * tokens * ROOM
+                    delta = tl.zeros((BN, BW), dtype=tl.float32)
+                    for first in range(0, rank, RANKS):
+                        r = first + tl.arange(0, RANKS)
+                        h = tl.load(
+                            kept + begin + n[:, None] * ROOM + r[None, :],
+                            mask=(n[:, None] < tokens) & (r[None, :] < rank),
+                            other=0.0,
+                        )
+                        matrix = tl.load(
+                            bank + up + r[:, None].to(tl.int64) * width + w[None, :],
+                            mask=(r[:, None] < rank) & (w[None, :] < width),
+                            other=0.0,
+                        )
+                        delta = tl.dot(h, matrix.to(h.dtype), delta, input_precision="ieee")
+                    constant = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
+                    total += alpha * (delta + constant[None, :])
+            tl.store(where, total.to(target.dtype.element_ty), mask=within)
+
+
+@triton.jit
+def _attend_prefix(
+    qkv, out, lse, bank, table, slots, alphas, field, rows, tokens, heads, lse_stride, scale,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, KEYS: tl.constexpr,
+    d: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0), tl.program_id(2)
+    touched = row < 0
+    for t in tl.static_range(TERMS):
+        touched = touched | (_entry(table, slots, t * rows + row, field, FIELDS) >= 0)
+    if touched:
+        n = tl.program_id(1) * BN + tl.arange(0, BN)
+        c = tl.arange(0, BD)
+        within = (n[:, None] < tokens) & (c[None, :] < d)
+        token = row.to(tl.int64) * tokens + n[:, None]
+        q = tl.load(qkv + token * (3 * heads * d) + head * d + c[None, :], mask=within, other=0.0)
+        where = out + token * (heads * d) + head * d + c[None, :]
+        top = tl.load(
+            lse + (row.to(tl.int64) * heads + head) * lse_stride + n, mask=n < tokens, other=0.0
+        ).to(tl.float32)
+        weight = tl.full((BN,), 1.0, tl.float32)  # of what is in `total`, relative to exp(top)
+        total = tl.load(where, mask=within, other=0.0).to(tl.float32)
+        for t in tl.static_range(TERMS):
+            keys = _entry(table, slots, t * rows + row, field, FIELDS)
+            if keys >= 0:
+                values = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+                count = _entry(table, slots, t * rows + row, field + 2, FIELDS)
+                alpha = tl.load(alphas + t * rows + row)
+                for first in range(0, count, KEYS):
+                    p = first + tl.arange(0, KEYS)
+                    at = (head * count + p)[:, None] * d + c[None, :]
+                    known = (p[:, None] < count) & (c[None, :] < d)
+                    k = tl.load(bank + keys + at, mask=known, other=0.0).to(q.dtype)
+                    v = tl.load(bank + values + at, mask=known, other=0.0).to(q.dtype)
+                    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+                    present = p[None, :] < tl.where(alpha > 0.0, count, 0)
+                    score = tl.where(present, score + tl.log(tl.maximum(alpha, 1e-38)), float("-inf"))
+                    higher = tl.maximum(top, tl.max(score, axis=1))
+                    shrink = tl.exp(top - higher)
+                    share = tl.exp(score - higher[:, None])
+                    weight = weight * shrink + tl.sum(share, axis=1)
+                    total = total * shrink[:, None] + tl.dot(share.to(q.dtype), v, input_precision="ieee")
+                    top = higher
+        tl.store(where, (total / weight[:, None]).to(out.dtype.element_ty), mask=within)
+
+
+def _grid(rows: int, tokens: int, width: int) -> tuple[int, int, int]:
+    """Programs over rows, tokens and, where these alone leave the device idle, columns."""
+    blocks = triton.cdiv(tokens, _TOKENS)
+    return rows, blocks, max(1, min(triton.cdiv(width, _COLUMNS), _PROGRAMS // (rows * blocks)))
+
+
+def affine_(y: Tensor, rows: Rows, field: int) -> None:
+    """y [B, N, W] += alpha ((scale - 1) y + shift)."""
+    b, n, w = y.shape
+    _affine[_grid(b, n, w)](
+        y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.SCALE, b, n, w,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS,
+    )  # fmt: skip
+
+
+def norm_delta_(x: Tensor, y: Tensor, rows: Rows, field: int, eps: float) -> None:
+    """y [B, N, W] += alpha (dw x_hat + db), x_hat being x [B, N, W] normalised."""
+    b, n, w = y.shape
+    _norm_delta[(b, n)](
+        x, y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.WEIGHT, b, n, w, eps,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BW=triton.next_power_of_2(w),
+    )  # fmt: skip
+
+
+def low_rank_(x: Tensor, y: Tensor, rows: Rows, field: int) -> None:
+    """y [B, N, W] += alpha ((x A + a_0) B + shift), x [B, N, in]."""
+    b, n, w = y.shape
+    _low_rank[_grid(b, n, w)](
+        x, y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.A, b, n, x.shape[-1], w,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS,
+    )  # fmt: skip
+
+
+def hidden(
+    stream: Tensor, normed: Tensor, out: Tensor, rows: Rows, field: int, grid: int
+) -> tuple[Tensor, Tensor]:
+    """The branches' bottlenecks [T, B, N, 64] of tokens [B, N, W]; without and with their convolutions.
+
+    Only what `join_` reads of them is written.
+
+    Args:
+        grid: Patches along a side; fewer tokens than patches are all single pixels.
+    """
+    b, n, w = out.shape
+    before, after = (out.new_empty(rows.terms, b, n, MAX_HIDDEN) for _ in range(2))
+    blocks = (b, triton.cdiv(n, _TOKENS), rows.terms)
+    fields = rows.table.shape[1]
+    _hide[blocks](
+        stream, normed, out, before, rows.bank, rows.table, rows.slots, field, b, n, w,
+        FIELDS=fields, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+    )  # fmt: skip
+    _convolve[blocks](
+        before, after, rows.bank, rows.table, rows.slots, field, b, n,
+        grid**2 if n >= grid**2 else 0, grid,
+        FIELDS=fields, BN=_TOKENS, ROOM=MAX_HIDDEN,
+    )  # fmt: skip
+    return before, after
+
+
+def join_(target: Tensor, found: tuple[Tensor, Tensor], rows: Rows, field: int) -> None:
+    """target [B, N, W] += alpha (h W_u + b_u), of every branch."""
+    b, n, w = target.shape
+    _join[_grid(b, n, w)](
+        target, *found, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, w,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+    )  # fmt: skip
+
+
+def attend_prefix_(qkv: Tensor, out: Tensor, lse: Tensor, rows: Rows, field: int, heads: int) -> None:
+    """Joins attention to further keys and values into attention that was computed without them.
+
+    Two softmaxes merge exactly by the logarithms of their sums (arXiv 2205.14135, 2402.05099).
+
+    Args:
+        qkv: [B, N, 3 H d]; out: [B, N, H d], contiguous.
+        lse: [B, H, at least N], the logarithm of each softmax's sum; its last dimension contiguous.
+    """
+    b, n, width = out.shape
+    d = width // heads
+    assert lse.is_contiguous(), "rows of the sums follow each other"
+    _attend_prefix[(b, triton.cdiv(n, _TOKENS), heads)](
+        qkv, out, lse, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, heads, lse.shape[-1],
+        d**-0.5, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, KEYS=_RANKS,
+        d=d, BD=triton.next_power_of_2(d),
+    )  # fmt: skip
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on a CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def usable(device: torch.device) -> bool:
+    """Whether the kernels run there."""
+    return device.type == "cuda" or interpreted()
