@@ -112,7 +112,7 @@ def _norm_delta(
 
 @triton.jit
 def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr):
-    """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection that is kept as [rank, width]."""
+    """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection kept as [rank, width]."""
     hidden = tl.zeros((BN, RANKS), dtype=tl.float32)
     for start in range(0, width, BK):
         k = start + tl.arange(0, BK)

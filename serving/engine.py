@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petl_vit.batch import Model, Row
-from petl_vit.errors import Overloaded
+from petl_vit.errors import InvalidInput, Overloaded
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend
@@ -132,9 +132,20 @@ class Engine:
             self._metrics.batch(len(rows), len(adapters), time.monotonic() - started)
             return list(found)
         if len(rows) == 1:
-            return [problem]
+            return [self._never_fits(rows[0].model) or problem]
         half = len(rows) // 2
         return self._forward(images, rows[:half]) + self._forward(images, rows[half:])
+
+    def _never_fits(self, model: Model) -> Exception | None:
+        """What to say of a model that no pause makes room for."""
+        most, needed = self._slots.count, len(set(model.digests))
+        if most is None or needed <= most:
+            return None
+        return InvalidInput(
+            f"a sum of {needed} adapters does not fit into {most} slots",
+            field="slots",
+            remedy="sum fewer adapters, or start the server with more --slots",
+        )
 
     def _relieved(self, error: BaseException, rows: int) -> Exception:
         """Gives back what nobody needs, so that the next and smaller try has more room."""

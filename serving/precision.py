@@ -48,10 +48,11 @@ def checked_loader(
     if setting is Precision.FP32 or (setting is Precision.AUTO and not has_bf16(device)):
         return Precision.FP32, exact
     fast = Loader(store, record, device=device, dtype=torch.bfloat16)
-    found = max((_difference(route, exact, fast) for route in catalog.served()), default=0.0)
-    _log.info("bf16 changes logits by at most %.2g of the largest one", found)
+    compared = ((_difference(route, exact, fast), str(route)) for route in catalog.served())
+    found, route = max(compared, default=(0.0, "nothing"))
+    _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, route)
     try:
-        check(found)
+        check(found, route)
     except InvalidInput as error:
         if setting is Precision.BF16:
             raise
@@ -74,18 +75,18 @@ def probes(size: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
 
 
-def check(found: float) -> None:
+def check(found: float, route: str) -> None:
     """Refuses a precision that changes the answers.
 
     Args:
-        found: The largest difference of a logit, relative to the largest one.
+        found: The largest difference of a logit, relative to the largest one, of a route.
 
     Raises:
         InvalidInput: The difference is beyond `TOLERANCE`, or not a number.
     """
     if not found <= TOLERANCE:
         raise InvalidInput(
-            f"bf16 changes logits by {found:.1%} of the largest one, at most {TOLERANCE:.0%} is accepted",
+            f"bf16 changes logits of {route} by {found:.1%} of the largest one; accepted are {TOLERANCE:.0%}",
             field="precision",
             remedy="start the server with --precision fp32",
         )
