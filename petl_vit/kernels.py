@@ -24,6 +24,9 @@ _PROGRAMS = 1024  # about what a large GPU runs at once; most find nothing to do
 _RANKS = 16  # the least that a matrix product takes
 
 
+_kernel = triton.jit(do_not_specialize=["field"])  # or a site's number decides how its kernel is compiled
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """What the rows of a forward look up.
@@ -57,7 +60,7 @@ def _if(offset, length):
     return tl.where(offset >= 0, length, 0)
 
 
-@triton.jit
+@_kernel
 def _affine(
     y, bank, table, slots, alphas, field, rows, tokens, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
@@ -86,7 +89,7 @@ def _affine(
             tl.store(where, total.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@_kernel
 def _norm_delta(
     x, y, bank, table, slots, alphas, field, rows, tokens, width, eps,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BW: tl.constexpr,
@@ -130,7 +133,7 @@ def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.con
     return hidden
 
 
-@triton.jit
+@_kernel
 def _low_rank(
     x, y, bank, table, slots, alphas, field, rows, tokens, inside_width, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
@@ -185,7 +188,7 @@ def _activate(h, kind):
     return tl.where(kind == 0, tl.maximum(h, 0.0), tl.where(kind == 1, gelu, quick))
 
 
-@triton.jit
+@_kernel
 def _hide(
     stream, normed, out, hidden, bank, table, slots, field, rows, tokens, width,
     FIELDS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr, ROOM: tl.constexpr,
@@ -216,7 +219,7 @@ def _hide(
             tl.store(where, h.to(hidden.dtype.element_ty), mask=(n[:, None] < tokens) & (r[None, :] < ROOM))
 
 
-@triton.jit
+@_kernel
 def _convolve(
     hidden, found, bank, table, slots, field, rows, tokens, patches, grid,
     FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr,
@@ -254,7 +257,7 @@ def _convolve(
         tl.store(where, h.to(found.dtype.element_ty), mask=(n[:, None] < tokens))
 
 
-@triton.jit
+@_kernel
 def _join(
     target, hidden, convolved, bank, table, slots, alphas, field, rows, tokens, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
@@ -302,7 +305,7 @@ def _join(
             tl.store(where, total.to(target.dtype.element_ty), mask=within)
 
 
-@triton.jit
+@_kernel
 def _attend_prefix(
     qkv, out, lse, bank, table, slots, alphas, field, rows, tokens, heads, lse_stride, scale,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, KEYS: tl.constexpr,

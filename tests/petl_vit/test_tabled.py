@@ -1,9 +1,14 @@
 """Kernels that look edits up by number compute what slices do; here in Triton's interpreter, or on a GPU."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from petl_vit import methods
+from petl_vit import kernels, methods
 from petl_vit.adapter import Adapter
 from petl_vit.arena import Arena
 from petl_vit.edits import Alpha
@@ -124,3 +129,13 @@ def test_in_half_precision_it_stays_near() -> None:
     found = tabled(vit, arena, images.to(half).expand(4, -1, -1, -1), rows_of(arena, [slots], [[1.0] * 4]))
     for adapter, feature in zip(adapters, found, strict=True):
         assert relative(feature.float(), sliced(exact, images[0], [(adapter, 1.0)])) <= 2e-2
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here() -> None:
+    surroundings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.petl_vit.compile_kernels", "bf16"]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = Path(kernels.__file__).read_text().split("@_kernel\ndef ")[1:]
+    assert done.stdout.split() == [kernel.partition("(")[0] for kernel in written]
