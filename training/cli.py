@@ -1,17 +1,20 @@
 """`corolla train`, `corolla evaluate` and `corolla methods`.
 
-`train` has one command for each registered method, with the method's own settings as options.
+`train` has one command for each registered method, with the method's own settings as options. Further
+adapters of the same run are given as texts, which are parsed by the commands of their methods.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import timm
 import torch
+from click.core import ParameterSource
 from platformdirs import user_cache_dir
 from pydantic.fields import FieldInfo
 from rich.console import Console
@@ -29,7 +32,7 @@ from petl_vit.vit import Architecture, BackboneConfig, describe
 from training import data, job, shifts
 from training.evaluation import Measured, measure
 from training.progress import Bars
-from training.recipe import Recipe
+from training.recipe import Recipe, flag
 
 _store = click.option(
     "--store", "url", envvar="COROLLA_STORE", help="Folder or URL of the model store. [env: COROLLA_STORE]"
@@ -44,6 +47,8 @@ _device = click.option(
     help="Where the backbone runs.",
 )
 _SEED = click.IntRange(0, 2**31 - 1)
+_OWN = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
+_OWN_FLAGS = tuple(f"--{flag(name)}" for name in _OWN)
 
 _COMMON: list[Callable[..., Any]] = [
     click.option(
@@ -113,6 +118,21 @@ _COMMON: list[Callable[..., Any]] = [
     click.option(
         "--seed", type=_SEED, default=0, show_default=True, help="Decides all randomness of training."
     ),
+    click.option(
+        "--method",
+        "others",
+        metavar="'METHOD [OPTIONS]'",
+        multiple=True,
+        help="One more adapter to train in the same forwards, with its own options "
+        f"({', '.join(_OWN_FLAGS)} and the method's); all else is as said for the first. May be repeated.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the frozen backbone and the forward; bf16 is for GPUs. What is trained is always fp32.",
+    ),
     _device,
     click.option(
         "--runs",
@@ -136,20 +156,28 @@ class _Methods(click.Group):
         name = cmd_name.replace("-", "_")
         if ctx.resilient_parsing and name not in registry.names():
             return None  # the shell asks what could come next
-        method = registry.get(name)
-        if not method.trained:
-            raise Unsupported(
-                f"{method.title} is made of trained adapters and not trained itself",
-                field="method",
-                remedy=f"train its members, then type corolla adapters {name}",
-            )
-        return _train_command(method)
+        return _train_command(_trainable(name))
+
+
+def _trainable(name: str) -> type[Method]:
+    method = registry.get(name)
+    if not method.trained:
+        raise Unsupported(
+            f"{method.title} is made of trained adapters and not trained itself",
+            field="method",
+            remedy=f"train its members, then type corolla adapters {name}",
+        )
+    return method
 
 
 @click.group(
     cls=_Methods,
     epilog="\b\nExamples:\n  corolla train lora --data digits --image-size 56 --task digits\n"
     "  corolla train adaptformer --data photos/ --task plants --name plants-v2 --rank 16 --epochs 100\n"
+    "  corolla train lora --data photos/ --task plants --device cuda --precision bf16\n"
+    "  corolla train lora --data photos/ --task plants --method ssf --method 'lora --seed 1 --name lora-1'\n"
+    "\nWith --method, several adapters train in the same forwards over the frozen backbone. Each ends as it "
+    "would alone, dropout and drop path included, but for rounding.\n"
     "\nA killed run goes on where it stopped when the same command is typed again.",
 )
 def train() -> None:
@@ -193,40 +221,92 @@ def _config_option(name: str, field: FieldInfo) -> Callable[..., Any]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """One adapter that is asked for: values of the recipe's fields, and its method's settings."""
+
+    method: type[Method]
+    name: str | None
+    values: dict[str, Any]
+    config: dict[str, Any]
+
+    def recipe(self) -> Recipe:
+        config = self.method.configure(self.config).model_dump(mode="json")
+        return Recipe.of(method=self.method.name, config=config, **self.values)
+
+    def with_others(self, texts: Sequence[str]) -> list["_Asked"]:
+        return [self, *(self._other(text) for text in texts)]
+
+    def _other(self, text: str) -> "_Asked":
+        """What a text such as `ssf --lr 0.01` asks for; what it does not say is as here."""
+        try:
+            name, *arguments = shlex.split(text)
+        except ValueError:  # nothing, or a quotation mark that stays open
+            raise InvalidInput(
+                f"{text!r} names no method", field="method", remedy="write for example 'ssf --lr 0.01'"
+            ) from None
+        method = _trainable(name.replace("-", "_"))
+        given = _given(method, arguments)
+        config = {n.removeprefix("config_"): given.pop(n) for n in [*given] if n.startswith("config_")}
+        values = self.values
+        if method is self.method:
+            config = self.config | config
+        elif not _typed(click.get_current_context(), "learning_rate"):
+            values = values | {"learning_rate": method.learning_rate}
+        return _Asked(method=method, name=given.pop("name", None), values=values | given, config=config)
+
+
+def _given(method: type[Method], arguments: list[str]) -> dict[str, Any]:
+    """The options of one adapter among others that are typed, by name."""
+    context = click.get_current_context()
+    options = [
+        p for p in _train_command(method).params if p.name in _OWN or (p.name or "").startswith("config_")
+    ]
+    command = click.Command(method.name, params=options, add_help_option=False)
+    with command.make_context(method.name, arguments, parent=context.parent) as own:
+        return {name: value for name, value in own.params.items() if _typed(own, name)}
+
+
+def _typed(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None:
     store = Store.open(options.pop("url"))
-    as_json = options.pop("as_json")
+    as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
-    recipe = Recipe.of(
-        method=method.name,
-        config=method.configure(config).model_dump(mode="json"),
-        **{name: options.pop(name) for name in (*Recipe.model_fields,) if name in options},
-    )
-    outcome = job.run(
-        store,
-        job.Job(
-            backbone=options.pop("backbone") or _only_backbone(store),
-            name=options.pop("name") or method.name.replace("_", "-"),
-            data=options.pop("source"),
-            recipe=recipe,
-            runs=runs,
-            **options,
-        ),
-        Bars(),
-    )
-    manifest = outcome.manifest
+    values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
+    first = _Asked(method=method, name=options.pop("name"), values=values, config=config)
+    asked = [
+        (one.name or one.method.name.replace("_", "-"), one.recipe()) for one in first.with_others(others)
+    ]
+    common = {
+        "backbone": options.pop("backbone") or _only_backbone(store),
+        "data": options.pop("source"),
+        "runs": runs,
+        **options,
+    }
+    jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in asked]
+    outcomes = job.run_together(store, jobs, Bars())
     if as_json:
-        click.echo(json.dumps({"reused": outcome.reused} | manifest.model_dump(mode="json")))
+        documents = [{"reused": o.reused} | o.manifest.model_dump(mode="json") for o in outcomes]
+        click.echo(json.dumps(documents if others else documents[0]))
         return
+    for outcome in outcomes:
+        _print_outcome(outcome)
+    task, route = jobs[0].task, ", ".join(name for name, _ in asked)
+    route = f"'{route}'" if others else route
+    click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
+
+
+def _print_outcome(outcome: job.Outcome) -> None:
+    manifest = outcome.manifest
     metrics, training = manifest.metrics, manifest.training
     verb = "is registered already" if outcome.reused else "is registered"
     on = f"on {training['heldout_images']} images (base head {metrics['base_accuracy']:.3f})"
     click.echo(
         f"{manifest} {verb}: held-out accuracy {metrics['accuracy']:.3f} {on}, "
         f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}"
-    )
-    click.echo(
-        f"Next: corolla serve, then corolla classify IMAGE --task {manifest.task} --route {manifest.name}"
     )
 
 

@@ -46,7 +46,8 @@ class Resized:
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
         self.labels = dataset.labels
-        self._dataset, self._spec, self._vit, self._augmentation = dataset, spec, vit, augmentation
+        self._dataset, self._spec, self._augmentation = dataset, spec, augmentation
+        self._device, self._dtype = vit.device, vit.dtype
         self._kept: Tensor | None = None
         if 3 * spec.image_size**2 * len(dataset) <= kept_bytes:
             self._kept = data.tensors(dataset, spec, progress=lambda done: advance(1))
@@ -73,11 +74,18 @@ class Resized:
         pixels = self.pixels(indices)
         if augment is not None:
             pixels = data.augment(pixels, self._augmentation, augment)
-        return normalise(pixels, self._spec).to(device=self._vit.device, dtype=self._vit.dtype)
+        return normalise(sent(pixels, self._device), self._spec).to(self._dtype)
 
     def batches(self, size: int = 64) -> list[Tensor]:
         """Indices of consecutive batches."""
         return list(torch.arange(len(self)).split(size))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; a GPU fetches it while the host goes on."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

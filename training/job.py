@@ -2,14 +2,15 @@
 
     data -> split -> task and its base head (once) -> train (resumable) -> held-out metrics -> publish
 
+Several jobs that differ in name and recipe alone can run together: they share data, base head and forwards.
 Nothing is registered half-way: the only write that others see is the last one, and it is atomic. A
 job that was killed goes on from its last epoch; one that is registered already is not trained again.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -25,17 +26,22 @@ from model_store.routes import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.device import chosen_device
-from petl_vit.errors import Conflict, InvalidInput, NotFound
+from petl_vit.errors import Conflict, InvalidInput, NotFound, Unsupported
 from petl_vit.executors import Functional
 from petl_vit.heads import Head
+from petl_vit.joint import check_joins
+from petl_vit.methods.method import Method
 from petl_vit.preprocess import Preprocess
 from petl_vit.vit import FrozenViT, describe
 from training import data, probe
 from training.calibration import fit_temperature, measure
 from training.checkpoint import Checkpoint
 from training.images import Resized
-from training.recipe import Recipe
-from training.trainer import Trained, Trainer
+from training.recipe import Recipe, flag
+from training.trainer import Trained, Trainer, frozen, train
+
+_SHARED = ("epochs", "batch_size", "augment", "precision")
+"""Fields of the recipe that jobs which run together have in common."""
 
 
 class Reporter(Protocol):
@@ -113,44 +119,83 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         InvalidInput: A setting or the data cannot work, or the task exists with other classes or
             another input; names it.
     """
-    return _Run(store, job, reporter or Silent()).outcome()
+    return run_together(store, [job], reporter)[0]
+
+
+def run_together(store: Store, jobs: Sequence[Job], reporter: Reporter | None = None) -> list[Outcome]:
+    """Trains adapters in the same forwards, measures and registers each; the outcomes in order of the jobs.
+
+    Each ends as it would alone, to rounding, and has the state and the digest that it would have alone.
+
+    Raises:
+        NotFound, InvalidInput: As `run` does.
+        InvalidInput: Jobs differ in more than name and recipe, or share a name.
+        Unsupported: A method cannot share a forward.
+    """
+    return _Run(store, jobs, reporter or Silent()).outcomes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Adapter:
+    """One of the adapters of a run."""
+
+    name: str
+    recipe: Recipe
+    method: Method
 
 
 class _Run:
-    """The steps of a job, each a method, in order of `outcome`."""
+    """The steps of a run, each a method, in order of `outcomes`."""
 
-    def __init__(self, store: Store, job: Job, reporter: Reporter) -> None:
-        self._store, self._job, self._reporter = store, job, reporter
-        _check_names(job)
-        self._device = chosen_device(job.device)
-        self._method = methods.get(job.recipe.method).configure(job.recipe.config)
-        self._backbone = store.backbone(job.backbone)
+    def __init__(self, store: Store, jobs: Sequence[Job], reporter: Reporter) -> None:
+        self._store, self._job, self._reporter = store, jobs[0], reporter
+        for job in jobs:
+            _check_names(job)
+        self._device = chosen_device(self._job.device)
+        _check_precision(self._job.recipe, self._device)
+        self._adapters = [_adapter(job) for job in jobs]
+        if len(jobs) > 1:
+            _check_together(jobs)
+        self._backbone = store.backbone(self._job.backbone)
         self._dataset, self._heldout = self._split()
 
     @cached_property
     def _loader(self) -> Loader:
-        """Read when it is needed: a run that is registered already needs no weights."""
-        return Loader(self._store, self._backbone, device=self._device)
+        """On the host, float32. Read when it is needed: a run that is registered already needs no weights."""
+        return Loader(self._store, self._backbone)
 
-    def outcome(self) -> Outcome:
+    def outcomes(self) -> list[Outcome]:
         task = self._existing_task()
-        if task is not None and not self._job.again and (found := self._registered(task)):
-            self._checkpoint(self._recipe_digest(task)).remove()
-            return Outcome(manifest=found, reused=True)
+        found = {} if task is None or self._job.again else self._registered(task)
+        left = [adapter for adapter in self._adapters if adapter.name not in found]
+        trained = self._published(task, left) if left else {}
+        outcomes = {name: Outcome(manifest=manifest, reused=True) for name, manifest in found.items()}
+        outcomes |= {name: Outcome(manifest=manifest, reused=False) for name, manifest in trained.items()}
+        return [outcomes[adapter.name] for adapter in self._adapters]
+
+    def _published(self, task: TaskRecord | None, adapters: Sequence[_Adapter]) -> dict[str, Manifest]:
+        """What is registered now, by name."""
         spec = task.spec if task is not None else self._new_spec()
         # Refuses settings that do not fit this backbone, before anything is stored.
-        self._method.shapes(describe(self._backbone.config).at(spec.preprocess.image_size))
+        for adapter in adapters:
+            adapter.method.shapes(describe(self._backbone.config).at(spec.preprocess.image_size))
         vit = self._loader.vit(spec.preprocess.image_size)
-        train, heldout = (self._images(d, spec, vit, what) for d, what in self._parts())
-        task = task or self._put_task(spec, vit, train)
+        on = frozen(vit, self._job.recipe.precision, self._device)
+        images, heldout = (self._images(d, spec, on, what) for d, what in self._parts())
+        task = task or self._put_task(spec, self._exact(vit, on), images)
         base_head = self._loader.base_head(task)
-        trained, recipe_digest = self._train(task, vit, base_head, train)
-        checkpoint = self._checkpoint(recipe_digest)
-        draft = self._draft(task, recipe_digest, trained)
-        draft = self._measured(draft, vit, base_head, trained, heldout)
-        manifest = self._store.publish(draft, trained.tensors | trained.head.tensors())
-        checkpoint.remove()
-        return Outcome(manifest=manifest, reused=False)
+        trained = self._train(task, vit, on, base_head, images, adapters)
+        measured = self._measured(task, self._exact(vit, on), base_head, heldout, trained)
+        published = {}
+        for adapter, result in trained:
+            tensors = result.tensors | result.head.tensors()
+            published[adapter.name] = self._store.publish(measured[adapter.name], tensors)
+            self._checkpoint(adapter, task).remove()
+        return published
+
+    def _exact(self, vit: FrozenViT, on: FrozenViT) -> FrozenViT:
+        """The backbone in float32 on the device: what base heads are fitted and adapters measured with."""
+        return on if self._job.recipe.precision == "fp32" else vit.to(device=self._device)
 
     def _parts(self) -> tuple[tuple[data.Dataset, str], tuple[data.Dataset, str]]:
         return (self._dataset, "reading training images"), (self._heldout, "reading held-out images")
@@ -242,48 +287,68 @@ class _Run:
                 raise
             return task
 
-    def _recipe_digest(self, task: TaskRecord) -> str:
-        return self._job.recipe.model_copy(update={"config": self._method.model_dump(mode="json")}).digest(
+    def _recipe_digest(self, adapter: _Adapter, task: TaskRecord) -> str:
+        return adapter.recipe.model_copy(update={"config": adapter.method.model_dump(mode="json")}).digest(
             backbone=self._backbone.digest, task=task.digest, data=self._dataset.digest
         )
 
-    def _registered(self, task: TaskRecord) -> Manifest | None:
-        """The newest version of this name that came from this very run, if any."""
-        wanted = self._recipe_digest(task)
-        try:
-            newest = self._store.resolve(AdapterRef(name=self._job.name), self._job.task)
-        except NotFound:
-            return None
-        if newest.training.get("recipe_digest") != wanted:
-            return None
-        if newest.training.get("heldout_digest") != self._heldout.digest:
-            self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
-        return newest
+    def _registered(self, task: TaskRecord) -> dict[str, Manifest]:
+        """The newest version of each name that came from this very run, if any."""
+        found = {}
+        for adapter in self._adapters:
+            try:
+                newest = self._store.resolve(AdapterRef(name=adapter.name), self._job.task)
+            except NotFound:
+                continue
+            if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
+                continue
+            if newest.training.get("heldout_digest") != self._heldout.digest:
+                self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
+            self._checkpoint(adapter, task).remove()
+            found[adapter.name] = newest
+        return found
 
-    def _checkpoint(self, recipe_digest: str) -> Checkpoint:
-        return Checkpoint(path=self._job.runs / f"{recipe_digest}.pt")
+    def _checkpoint(self, adapter: _Adapter, task: TaskRecord) -> Checkpoint:
+        return Checkpoint(path=self._job.runs / f"{self._recipe_digest(adapter, task)}.pt")
 
     def _train(
-        self, task: TaskRecord, vit: FrozenViT, base_head: Head, train: Resized
-    ) -> tuple[Trained, str]:
-        recipe, digest = self._job.recipe, self._recipe_digest(task)
-        checkpoint = self._checkpoint(digest)
-        checkpoint.prepare()
-        trainer = Trainer(vit, self._method, base_head, recipe, save=checkpoint.save)
-        state = checkpoint.load()
-        done = trainer.resume(state) if state is not None else 0
-        if done:
-            self._reporter.note(f"resuming after epoch {done} of {recipe.epochs}")
-        with self._reporter.stage(
-            f"training {recipe.method}", (recipe.epochs - done) * trainer.steps(train)
-        ) as advance:
-            return trainer.run(train, progress=lambda loss: advance(1)), digest
+        self,
+        task: TaskRecord,
+        vit: FrozenViT,
+        on: FrozenViT,
+        base_head: Head,
+        images: Resized,
+        adapters: Sequence[_Adapter],
+    ) -> list[tuple[_Adapter, Trained]]:
+        trainers = []
+        for adapter in adapters:
+            checkpoint, alone = self._checkpoint(adapter, task), len(adapters) == 1
+            checkpoint.prepare()
+            trainer = Trainer(
+                vit,
+                adapter.method,
+                base_head,
+                adapter.recipe,
+                on=on,
+                name="" if alone else adapter.name,
+                save=checkpoint.save,
+            )
+            state = checkpoint.load()
+            if state is not None and (done := trainer.resume(state)):
+                which = "" if alone else f"{adapter.name}: "
+                self._reporter.note(f"{which}resuming after epoch {done} of {adapter.recipe.epochs}")
+            trainers.append(trainer)
+        left = self._job.recipe.epochs - min(trainer.epoch for trainer in trainers)
+        what = [adapter.recipe.method if len(adapters) == 1 else adapter.name for adapter in adapters]
+        with self._reporter.stage(f"training {', '.join(what)}", left * trainers[0].steps(images)) as advance:
+            trained = train(trainers, images, progress=lambda loss: advance(1))
+        return list(zip(adapters, trained, strict=True))
 
-    def _draft(self, task: TaskRecord, recipe_digest: str, trained: Trained) -> Draft:
+    def _draft(self, adapter: _Adapter, task: TaskRecord, trained: Trained, beside: Sequence[str]) -> Draft:
         job = self._job
-        settings = job.recipe.model_dump(exclude={"method", "config"})
+        settings = adapter.recipe.model_dump(exclude={"method", "config"})
         training: dict[str, Any] = settings | {
-            "recipe_digest": recipe_digest,
+            "recipe_digest": self._recipe_digest(adapter, task),
             "data": self._dataset.name,
             "data_digest": self._dataset.digest,
             "images": len(self._dataset),
@@ -293,37 +358,53 @@ class _Run:
             "holdout": job.holdout if job.heldout is None else None,
             "split_seed": job.split_seed,
             "limit": job.limit,
+            "beside": list(beside),
             "losses": [round(loss, 6) for loss in trained.losses],
             "device": str(self._device),
             "versions": _versions(),
         }
         return Draft.of(
             task=job.task,
-            name=job.name,
-            method=job.recipe.method,
-            config=self._method.model_dump(mode="json"),
+            name=adapter.name,
+            method=adapter.recipe.method,
+            config=adapter.method.model_dump(mode="json"),
             backbone_digest=self._backbone.digest,
             task_digest=task.digest,
             training=training,
         )
 
     def _measured(
-        self, draft: Draft, vit: FrozenViT, base_head: Head, trained: Trained, heldout: Resized
-    ) -> Draft:
-        """The draft with its temperature and held-out metrics."""
-        tensors = {name: t.to(vit.device) for name, t in trained.tensors.items()}
-        with self._reporter.stage("measuring on held-out images", len(heldout)) as advance:
-            run = Functional(vit, self._method.edits(vit, tensors))
-            logits = _logits(vit, run, trained.head, heldout, advance)
+        self,
+        task: TaskRecord,
+        vit: FrozenViT,
+        base_head: Head,
+        heldout: Resized,
+        trained: Sequence[tuple[_Adapter, Trained]],
+    ) -> dict[str, Draft]:
+        """The drafts by name, with their temperatures and held-out metrics."""
+        found = {}
+        for adapter, result in trained:
+            what = "measuring" if len(trained) == 1 else f"measuring {adapter.name}"
+            tensors = {name: t.to(vit.device) for name, t in result.tensors.items()}
+            with self._reporter.stage(f"{what} on held-out images", len(heldout)) as advance:
+                run = Functional(vit, adapter.method.edits(vit, tensors))
+                found[adapter.name] = _logits(vit, run, result.head, heldout, advance)
         with self._reporter.stage("measuring the base", len(heldout)) as advance:
             base = _logits(vit, Functional(vit, []), base_head, heldout, advance)
-        temperature = fit_temperature(logits, heldout.labels)
-        metrics = measure(logits, heldout.labels, temperature=temperature)
-        metrics |= {
-            "base_accuracy": measure(base, heldout.labels, temperature=1.0)["accuracy"],
-            "parameters": float(self._method.parameters(vit.arch)),
-        }
-        return draft.model_copy(update={"temperature": temperature, "metrics": metrics})
+        base_accuracy = measure(base, heldout.labels, temperature=1.0)["accuracy"]
+        drafts = {}
+        for adapter, result in trained:
+            beside = [other.name for other, _ in trained if other is not adapter]
+            temperature = fit_temperature(found[adapter.name], heldout.labels)
+            metrics = measure(found[adapter.name], heldout.labels, temperature=temperature)
+            metrics |= {
+                "base_accuracy": base_accuracy,
+                "parameters": float(adapter.method.parameters(vit.arch)),
+            }
+            drafts[adapter.name] = self._draft(adapter, task, result, beside).model_copy(
+                update={"temperature": temperature, "metrics": metrics}
+            )
+        return drafts
 
 
 @torch.inference_mode()
@@ -343,6 +424,43 @@ def _check_names(job: Job) -> None:
     check_name(job.task, "task")
     if check_name(job.name, "name") == BASE:
         raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
+
+
+def _adapter(job: Job) -> _Adapter:
+    method = methods.get(job.recipe.method).configure(job.recipe.config)
+    return _Adapter(name=job.name, recipe=job.recipe, method=method)
+
+
+def _check_precision(recipe: Recipe, device: torch.device) -> None:
+    native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if recipe.precision == "bf16" and not native:
+        raise Unsupported(
+            "this GPU does not compute in bf16", field="precision", remedy="use --precision fp32"
+        )
+
+
+def _check_together(jobs: Sequence[Job]) -> None:
+    """Refuses jobs that cannot share their forwards."""
+    first, names = jobs[0], [job.name for job in jobs]
+    for job in jobs:
+        check_joins(methods.get(job.recipe.method))
+        if names.count(job.name) > 1:
+            raise InvalidInput(
+                f"two adapters would be named {job.name!r}",
+                field="name",
+                remedy="give each a --name of its own, for example "
+                f"--method '{job.recipe.method} --seed 1 --name {job.name}-1'",
+            )
+        pairs = [(f.name, getattr(job, f.name), getattr(first, f.name)) for f in fields(Job)]
+        pairs = [pair for pair in pairs if pair[0] not in ("name", "recipe")]
+        pairs += [(name, getattr(job.recipe, name), getattr(first.recipe, name)) for name in _SHARED]
+        for name, own, common in pairs:
+            if own != common:
+                raise InvalidInput(
+                    f"{job.name} has {own}, {first.name} has {common}",
+                    field=flag(name),
+                    remedy="give both the same, or train them one by one",
+                )
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model_store.digest import canonical_json
 from petl_vit.errors import InvalidInput
 
+Precision = Literal["fp32", "bf16"]
+
 _FLAGS = {"learning_rate": "lr"}
+_ADDED = {"precision": "fp32"}
+"""Later fields, at the value that every run had before them: there they leave a digest as it was."""
 
 
 class Recipe(BaseModel):
@@ -27,6 +31,7 @@ class Recipe(BaseModel):
     augment: Literal["none", "flip", "crop-flip"] = "none"
     head_init: Literal["probe", "random"] = "probe"
     seed: int = Field(default=0, ge=0, lt=2**31)
+    precision: Precision = "fp32"
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -41,10 +46,16 @@ class Recipe(BaseModel):
             first = error.errors()[0]
             raise InvalidInput(
                 f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first.get('input')!r})",
-                field=_FLAGS.get(str(first["loc"][0])) or str(first["loc"][0]).replace("_", "-"),
+                field=flag(str(first["loc"][0])),
             ) from None
 
     def digest(self, *, backbone: str, task: str, data: str) -> str:
         """Names a run: equal digests train equal adapters on the same machine and versions."""
-        identity = self.model_dump() | {"backbone": backbone, "task": task, "data": data}
+        identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
+        identity |= {"backbone": backbone, "task": task, "data": data}
         return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def flag(field: str) -> str:
+    """What the command line calls a field."""
+    return _FLAGS.get(field) or field.replace("_", "-")

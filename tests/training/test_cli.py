@@ -227,6 +227,85 @@ def test_every_flag_and_every_training_field_of_the_manifest_is_documented(shell
     assert [field for field in sorted(fields) if f"`{field}`" not in page] == []
 
 
+# bf16, and several adapters in one forward
+
+
+def test_the_help_shows_an_example_of_bf16_and_of_several_adapters(empty: Shell) -> None:
+    said = empty("train", "--help")[1]
+    assert "--device cuda --precision bf16" in said
+    assert "--method ssf --method 'lora --seed 1 --name lora-1'" in said
+    own = " ".join(empty("train", "lora", "--help")[1].split())
+    assert "--method 'METHOD [OPTIONS]'" in own
+    assert "--precision [fp32|bf16]" in own
+
+
+def test_training_in_bf16_from_the_command_line(shell: Shell) -> None:
+    command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    assert shell.document(*command, "--precision", "bf16")["training"]["precision"] == "bf16"
+    assert "Invalid value for '--precision'" in shell.refused(*command, "--precision", "fp16")
+
+
+def test_several_methods_train_together_and_each_has_its_own_name_and_options(shell: Shell) -> None:
+    others = ["--method", "vpt-deep --prompts 3 --lr 0.01", "--method", "lora --seed 1 --name lora-1"]
+    code, out, err = shell.train("lora", "--rank", "4", "--seed", "7", *others)
+    assert code == 0, err
+    *results, after = out.splitlines()
+    names = ["lora", "vpt-deep", "lora-1"]
+    assert [line.partition(" is registered: ")[0] for line in results] == [f"digits/{n}:1" for n in names]
+    assert after == (
+        "Next: corolla serve, then corolla classify IMAGE --task digits --route 'lora, vpt-deep, lora-1'"
+    )
+    assert [line for line in err.splitlines() if line.startswith("training ")] == [
+        line for line in err.splitlines() if line.startswith("training lora, vpt-deep, lora-1: 4 in ")
+    ]
+    store = Store.open(str(shell.folder / "store"))
+    first, prompts, second = (store.manifest("digits", name, 1) for name in names)
+    assert (first.config["rank"], second.config["rank"]) == (4, 4)  # not said, so as the first of its method
+    assert prompts.config["prompts"] == 3
+    trained = [one.training for one in (first, prompts, second)]
+    assert [t["seed"] for t in trained] == [7, 7, 1]
+    assert [t["learning_rate"] for t in trained] == [0.001, 0.01, 0.001]
+    assert [t["epochs"] for t in trained] == [1, 1, 1]
+
+
+def test_several_adapters_are_one_json_document_of_a_list(shell: Shell) -> None:
+    command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    found = shell.document(*command, "--lr", "0.002", "--method", "bitfit", "--method", "ssf --lr 0.01")
+    assert [one["name"] for one in found] == ["lora", "bitfit", "ssf"]
+    assert [one["training"]["learning_rate"] for one in found] == [0.002, 0.002, 0.01]
+    assert isinstance(shell.document(*command, "--lr", "0.002"), dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ssf --epochs 3", "No such option '--epochs'"),
+        ("ssf --rank 3", "No such option '--rank'"),
+        ("ssf --lr 0", "Invalid value for '--lr'"),
+        ("ssf twice", "Got unexpected extra argument (twice)"),
+        ("sfs", "method: there is no method 'sfs'"),
+        ("soup", "method: model soup is made of trained adapters"),
+        ("", "method: '' names no method; write for example 'ssf --lr 0.01'"),
+        ("ssf --name 'x", "names no method"),
+        ("lora --seed 1", "name: two adapters would be named 'lora'; give each a --name of its own"),
+        ("ssf --name base", "name: `base` means the frozen backbone"),
+        ("houlsby --rank 0", "houlsby.rank: input should be greater than or equal to 1"),
+        ("full", "method: full fine-tuning cannot share a forward: it replaces parameters; train it alone"),
+        (
+            "vpt-shallow",
+            "method: VPT-Shallow cannot share a forward: it carries tokens along; train it alone",
+        ),
+        ("vqt", "method: VQT cannot share a forward: it joins queries to the feature; train it alone"),
+    ],
+)
+def test_a_wrong_adapter_among_several_is_refused_in_one_sentence(
+    shell: Shell, text: str, message: str
+) -> None:
+    said = shell.refused("train", "lora", "--data", "digits", "--task", "digits", "--method", text)
+    assert message in said
+    assert not (shell.folder / "runs").exists()
+
+
 # evaluate
 
 

@@ -18,7 +18,8 @@ from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
 from tests.training.conftest import recipe, write_npz
 from training import data, images, probe
-from training.job import Job, Reporter, run
+from training.checkpoint import Checkpoint
+from training.job import Job, Reporter, run, run_together
 from training.recipe import Recipe
 from training.trainer import Trainer
 
@@ -291,3 +292,138 @@ def test_settings_that_do_not_fit_the_backbone_leave_no_task_behind(store: Store
     with pytest.raises(InvalidInput, match="no block 99"):
         run(store, wrong)
     assert "fresh" not in {record.spec.name for record in store.tasks()}
+
+
+# bf16
+
+
+def test_a_job_in_bf16_says_so_and_measures_with_the_same_base_as_in_fp32(store: Store, job: Job) -> None:
+    half = run(store, replace(job, name="half", recipe=recipe(precision="bf16"))).manifest
+    plain = run(store, job).manifest
+    assert (half.training["precision"], plain.training["precision"]) == ("bf16", "fp32")
+    assert half.training["recipe_digest"] != plain.training["recipe_digest"]
+    assert half.metrics["base_accuracy"] == plain.metrics["base_accuracy"]
+    assert half.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.05)
+    assert run(store, replace(job, name="half", recipe=recipe(precision="bf16"))).reused
+    base = store.load_base_head(store.task("digits", half.backbone_digest))
+    run(store, replace(job, task="fp32-first"))
+    for name, tensor in store.load_base_head(store.task("fp32-first", half.backbone_digest)).items():
+        assert torch.equal(tensor, base[name])
+
+
+def test_a_run_that_was_registered_before_there_was_a_precision_is_found(
+    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "model_dump", _dumped_without_precision(Recipe.model_dump))
+        assert "precision" not in run(store, job).manifest.training
+    assert run(store, job).reused
+
+
+def _dumped_without_precision(dump: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def without(chosen: Recipe, **options: Any) -> dict[str, Any]:
+        return {name: value for name, value in dump(chosen, **options).items() if name != "precision"}
+
+    return without
+
+
+# Several adapters in one forward
+
+
+def several(job: Job, **values: Any) -> list[Job]:
+    return [
+        replace(job, name="lora", recipe=recipe("lora", **values)),
+        replace(job, name="lora-1", recipe=recipe("lora", seed=1, learning_rate=1e-2, **values)),
+        replace(job, name="ssf", recipe=recipe("ssf", **values)),
+    ]
+
+
+def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job: Job) -> None:
+    notes, jobs = Notes(), several(job)
+    outcomes = run_together(store, jobs, notes)
+    assert [str(o.manifest) for o in outcomes] == ["digits/lora:1", "digits/lora-1:1", "digits/ssf:1"]
+    assert not any(o.reused for o in outcomes)
+    assert [stage for stage in notes.stages if stage.startswith("training")] == ["training lora, lora-1, ssf"]
+    assert notes.stages.count("measuring the base") == 1
+    assert list(job.runs.iterdir()) == []
+    for one, outcome in zip(jobs, outcomes, strict=True):
+        manifest = outcome.manifest
+        assert manifest.training["beside"] == [other.name for other in jobs if other is not one]
+        alone = run(store, replace(one, name=f"{one.name}-alone")).manifest
+        assert alone.training["beside"] == []
+        assert alone.training["recipe_digest"] == manifest.training["recipe_digest"]
+        assert alone.training["losses"] == pytest.approx(manifest.training["losses"], abs=1e-5)
+        assert alone.metrics == pytest.approx(manifest.metrics, abs=1e-4)
+        tensors = store.load_adapter(manifest)
+        for name, tensor in store.load_adapter(alone).items():
+            assert float((tensor - tensors[name]).abs().max()) <= 1e-5, name
+
+
+def test_of_jobs_that_run_together_those_that_are_registered_are_not_trained_again(
+    store: Store, job: Job
+) -> None:
+    jobs = several(job)
+    first = run(store, jobs[1])
+    notes = Notes()
+    outcomes = run_together(store, jobs, notes)
+    assert [o.reused for o in outcomes] == [False, True, False]
+    assert outcomes[1].manifest == first.manifest
+    assert "training lora, ssf" in notes.stages
+    assert all(o.reused for o in run_together(store, jobs))
+    assert not any(o.reused for o in run_together(store, [replace(one, again=True) for one in jobs]))
+
+
+def test_jobs_that_were_killed_together_go_on_together_and_alone(
+    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, epochs = several(job, epochs=3), []
+
+    def killed(self: Checkpoint, state: dict[str, Any]) -> None:
+        save(self, state)
+        epochs.append(state["epoch"])
+        if len(epochs) == 5:  # in the second epoch, before the third adapter is saved
+            raise KeyboardInterrupt
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_together(store, jobs)
+    assert epochs == [1, 1, 1, 2, 2]
+    assert store.adapters() == []
+    alone = Notes()
+    run(store, jobs[1], alone)
+    assert alone.notes == ["resuming after epoch 2 of 3"]
+    notes = Notes()
+    resumed = run_together(store, jobs, notes)
+    assert notes.notes == ["lora: resuming after epoch 2 of 3", "ssf: resuming after epoch 1 of 3"]
+    whole = run_together(store, [replace(one, name=f"{one.name}-whole") for one in jobs])
+    for found, expected in zip(resumed, whole, strict=True):
+        losses = expected.manifest.training["losses"]
+        assert found.manifest.training["losses"] == pytest.approx(losses, abs=1e-5)
+    assert list(job.runs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": recipe("vpt_shallow")}, "method: VPT-Shallow cannot share a forward: it carries tokens"),
+        ({"recipe": recipe("full")}, "method: full fine-tuning cannot share .* replaces .*; train it alone"),
+        ({"recipe": recipe("selective")}, "method: selective tuning cannot share a forward"),
+        ({"recipe": recipe("vqt")}, "method: VQT cannot share a forward: it joins queries"),
+        ({"name": "lora"}, "name: two adapters would be named 'lora'; give each a --name of its own"),
+        ({"recipe": recipe(epochs=3)}, "epochs: other has 3, lora has 2; give both the same"),
+        ({"recipe": recipe(batch_size=8)}, "batch-size: other has 8, lora has 16"),
+        ({"recipe": recipe(augment="flip")}, "augment: other has flip, lora has none"),
+        ({"recipe": recipe(precision="bf16")}, "precision: other has bf16, lora has fp32"),
+        ({"data": "mnist"}, "data: other has mnist, lora has digits"),
+        ({"limit": 50}, "limit: other has 50, lora has 60"),
+    ],
+)
+def test_jobs_that_cannot_run_together_are_refused_before_anything_is_read_or_stored(
+    store: Store, job: Job, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        run_together(store, [job, replace(job, **{"name": "other"} | change)])
+    assert store.tasks() == []
+    assert store.adapters() == []

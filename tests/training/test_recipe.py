@@ -27,6 +27,7 @@ def test_the_defaults_are_the_studys() -> None:
         ("augment", "mixup", "augment"),
         ("head_init", "zero", "head-init"),
         ("seed", 2**31, "seed"),
+        ("precision", "fp16", "precision"),
         ("momentum", 0.9, "momentum"),
     ],
 )
@@ -51,9 +52,19 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"augment": "flip"},
         {"head_init": "random"},
         {"seed": 1},
+        {"precision": "bf16"},
     ]
     digests = [chosen.model_copy(update=change).digest(**names) for change in changes]
     digests += [chosen.digest(**names | {name: "x"}) for name in names]
     assert len({chosen.digest(**names), *digests}) == 1 + len(digests)
     assert {next(iter(change)) for change in changes} == set(Recipe.model_fields)
     assert chosen.digest(**names) == Recipe.of(method="lora", learning_rate=1e-3).digest(**names)
+
+
+def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() -> None:
+    chosen = Recipe.of(method="ssf", learning_rate=0.01, seed=4)
+    assert chosen.digest(backbone="b", task="t", data="d") == (
+        "92cfad75a101027819eca8a476b1cd7406b5e5e47fac25fdcf6db2da4255e13c"
+    )
+    before = {name: value for name, value in chosen.model_dump().items() if name != "precision"}
+    assert Recipe.of(**before) == chosen

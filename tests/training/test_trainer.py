@@ -10,11 +10,15 @@ from torch import Tensor
 from petl_vit import methods
 from petl_vit.errors import InvalidInput
 from petl_vit.heads import LinearHead
+from petl_vit.joint import check_joins
 from petl_vit.vit import FrozenViT
-from tests.training.conftest import recipe
+from tests.petl_vit.adapters import CLASSES, SMALL, images_of
+from tests.petl_vit.backbones import FAMILIES, family
+from tests.training.conftest import SPEC, recipe
+from training import data
 from training.images import Resized
 from training.recipe import Recipe
-from training.trainer import Trained, Trainer
+from training.trainer import Trained, Trainer, _Batch, _losses, frozen, train
 
 
 def trainer(vit: FrozenViT, base_head: LinearHead, chosen: Recipe, **values: Any) -> Trainer:
@@ -164,3 +168,226 @@ def test_every_image_is_seen_once_in_an_epoch_in_an_order_that_changes(
     first, second = list(chain(*seen[:4])), list(chain(*seen[4:]))
     assert sorted(first) == sorted(second) == list(range(60))
     assert first != second
+
+
+# bf16
+
+
+def one_step(subject: Trainer, images: Resized) -> float:
+    """The loss of one step over all images; gradients stay."""
+    subject.begin_epoch(0, 1)
+    everything = torch.arange(len(images))
+    batch = _Batch(inputs=images.batch(everything), labels=images.labels)
+    (loss,) = _losses([subject], [batch], [0])
+    assert loss.dtype == torch.float32
+    loss.backward()
+    return loss.item()
+
+
+def trained_tensors(subject: Trainer) -> dict[str, Tensor]:
+    return subject._tensors | subject._head
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("name", methods.names())
+def test_a_step_in_bf16_has_the_loss_of_fp32_and_a_finite_float32_gradient_everywhere(
+    name: str, kind: str
+) -> None:
+    vit, _ = family(kind)
+    kept = {} if "dropout" not in methods.get(name).model_fields else {"dropout": 0.0}
+    config = SMALL.get(name, {}) | kept
+    base = LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(1))
+    inputs, labels = images_of(vit, 8), torch.arange(8) % CLASSES
+    losses, gradients = [], []
+    for precision in ("fp32", "bf16"):
+        chosen = recipe(name, config=config, drop_path=0.0, head_init="random", precision=precision)
+        subject = trainer(vit, base, chosen)
+        subject.begin_epoch(0, 1)
+        (loss,) = _losses([subject], [_Batch(inputs=inputs, labels=labels)], [0])
+        loss.backward()
+        losses.append(loss.item())
+        found = {n: t.grad for n, t in trained_tensors(subject).items()}
+        for tensor_name, gradient in found.items():
+            assert gradient is not None, tensor_name
+            assert gradient.dtype == torch.float32, tensor_name
+            assert gradient.isfinite().all(), tensor_name
+        gradients.append(torch.cat([g.flatten() for g in found.values() if g is not None]))
+    assert losses[1] == pytest.approx(losses[0], rel=5e-2)
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.1
+    assert losses[1] != losses[0]  # it did compute in bf16
+
+
+def test_in_bf16_the_frozen_backbone_takes_half_the_memory_and_the_one_that_was_given_stays(
+    vit: FrozenViT,
+) -> None:
+    half = frozen(vit, "bf16")
+    assert {p.dtype for p in vit.params.values()} == {torch.float32}
+    sizes = [sum(p.nbytes for p in some.params.values()) for some in (vit, half)]
+    assert sizes[1] < 0.51 * sizes[0]
+    assert half.params["blocks.0.mlp.fc1.weight"].dtype == torch.bfloat16
+    assert half.params["blocks.0.norm1.weight"].dtype == half.dtype == torch.float32
+    assert all(p is vit.params[name] for name, p in frozen(vit, "fp32").params.items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["lora", "bitfit", "selective", "full"])
+def test_what_is_frozen_has_neither_gradients_nor_a_state_in_the_optimiser(
+    method: str, precision: str, vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    subject = trainer(vit, base_head, recipe(method, precision=precision))
+    one_step(subject, images)
+    subject.advance()
+    own, kept = trained_tensors(subject), subject._optimizer.state
+    assert {id(t) for t in kept} == {id(t) for t in own.values()}
+    assert {t.dtype for t in own.values()} == {torch.float32}
+    assert {t.dtype for state in kept.values() for t in state.values()} == {torch.float32}
+    elements = sum(t.numel() for t in own.values())
+    assert sum(t.numel() for state in kept.values() for t in state.values() if t.dim()) == 2 * elements
+    for parameter in (*vit.params.values(), *subject.vit.params.values()):
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+
+
+@pytest.mark.parametrize("method", ["lora", "vpt_deep", "layernorm", "full"])
+def test_a_run_in_bf16_learns_and_ends_in_float32_near_that_of_fp32(
+    method: str, vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "drop_path": 0.0, "head_init": "random", "learning_rate": 3e-3}
+    plain = trainer(vit, base_head, recipe(method, **settings)).run(images)
+    half = trainer(vit, base_head, recipe(method, precision="bf16", **settings)).run(images)
+    assert half.losses[-1] < half.losses[0]
+    assert half.losses == pytest.approx(plain.losses, rel=5e-2)
+    assert {t.dtype for t in tensors(half).values()} == {torch.float32}
+
+
+# Several adapters in one forward
+
+
+JOINING = ["adaptformer", "bitfit", "convpass", "difffit", "fact_tk", "fact_tt", "houlsby", "layernorm"]
+JOINING += ["linear", "lora", "pfeiffer", "repadapter", "ssf", "vpt_deep"]
+
+
+def lanes(vit: FrozenViT, base_head: LinearHead, **values: Any) -> list[Trainer]:
+    """One adapter of every method that joins, and LoRA twice more: with another seed, and another rate."""
+    chosen = [recipe(name, **values) for name in JOINING]
+    chosen += [recipe(seed=1, **values), recipe(seed=2, learning_rate=1e-2, **values)]
+    return [trainer(vit, base_head, one, name=f"{one.method}-{place}") for place, one in enumerate(chosen)]
+
+
+def assert_near(one: Trained, other: Trained) -> None:
+    assert one.losses == pytest.approx(other.losses, abs=1e-5)
+    for name, tensor in tensors(one).items():
+        assert float((tensor - tensors(other)[name]).abs().max()) <= 1e-5, name
+
+
+def test_what_joins_is_all_but_four_methods() -> None:
+    for name in JOINING:
+        check_joins(methods.get(name))
+    assert set(methods.names()) - set(JOINING) == {"full", "selective", "vpt_shallow", "vqt"}
+
+
+def without_dropout(vit: FrozenViT, base_head: LinearHead) -> list[Trainer]:
+    chosen = []
+    for place, name in enumerate([*JOINING, "lora"]):
+        config = {"dropout": 0.0} if "dropout" in methods.get(name).model_fields else {}
+        chosen.append(recipe(name, config=config, drop_path=0.0, seed=place // len(JOINING), augment="flip"))
+    return [trainer(vit, base_head, one) for one in chosen]
+
+
+def test_adapters_that_learn_together_without_dropout_end_as_each_does_alone(
+    vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    together = train(without_dropout(vit, base_head), images)
+    for found, alone in zip(together, without_dropout(vit, base_head), strict=True):
+        assert_near(found, alone.run(images))
+
+
+def test_dropout_and_drop_path_are_those_that_each_has_alone(
+    vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    values: dict[str, Any] = {"drop_path": 0.3, "augment": "crop-flip"}
+    together = train(lanes(vit, base_head, **values), images)
+    for found, alone in zip(together, lanes(vit, base_head, **values), strict=True):
+        assert_near(found, alone.run(images))
+
+
+def test_adapters_of_one_seed_share_the_reading_of_their_images(
+    vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    read: list[int] = []
+
+    class Counted(Resized):
+        def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
+            read.append(len(indices))
+            return super().batch(indices, augment)
+
+    images.__class__ = Counted
+    chosen = [
+        recipe("lora", epochs=1, seed=seed, learning_rate=rate) for seed in (0, 1) for rate in (1e-3, 1e-2)
+    ]
+    train([trainer(vit, base_head, one) for one in chosen], images)
+    assert sum(read) == 2 * 60
+
+
+def test_a_joint_run_that_stopped_between_two_saves_ends_as_if_it_never_had(
+    vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    def pair(saved: list[list[dict[str, Any]]]) -> list[Trainer]:
+        chosen = [recipe("lora", epochs=3, drop_path=0.3), recipe("ssf", epochs=3, drop_path=0.3)]
+        return [
+            trainer(vit, base_head, one, save=lambda state, own=own: own.append(copy.deepcopy(state)))
+            for one, own in zip(chosen, saved, strict=True)
+        ]
+
+    states: list[list[dict[str, Any]]] = [[], []]
+    whole = train(pair(states), images)
+    for first, second in ((0, None), (1, 0), (1, 1), (2, 1)):
+        resumed = pair([[], []])
+        resumed[0].resume(copy.deepcopy(states[0][first]))  # the optimiser goes on in what it is given
+        if second is not None:
+            resumed[1].resume(copy.deepcopy(states[1][second]))
+        shown: list[float] = []
+        rest = train(resumed, images, progress=shown.append)
+        assert len(shown) == 4 * (3 - (0 if second is None else second + 1))  # steps of those furthest behind
+        for found, expected in zip(rest, whole, strict=True):
+            assert_near(found, expected)
+
+
+def test_a_loss_that_diverged_among_several_names_its_adapter_and_its_rate(
+    vit: FrozenViT, base_head: LinearHead, images: Resized
+) -> None:
+    broken = LinearHead(weight=torch.full_like(base_head.weight, math.inf), bias=base_head.bias)
+    sound = trainer(vit, base_head, recipe("ssf"), name="fine")
+    wild = trainer(vit, broken, recipe(learning_rate=1e-2), name="wild")
+    with pytest.raises(InvalidInput, match=r"lr: the loss of wild became nan in epoch 1; .* than 0\.01"):
+        train([sound, wild], images)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_adapters_learn_together_as_alone_and_as_on_the_host(
+    precision: str, vit: FrozenViT, base_head: LinearHead, dataset: data.Dataset, images: Resized
+) -> None:
+    device = torch.device("cuda")
+    there = vit.to(device=device)
+    chosen = [
+        recipe(name, precision=precision, config=config, drop_path=0.0)
+        for name, config in (("lora", {"dropout": 0.0}), ("ssf", {}), ("vpt_deep", {"dropout": 0.0}))
+    ]
+    on_device = Resized(dataset, SPEC, there)
+    together = train([trainer(there, base_head, one) for one in chosen], on_device)
+    for found, one in zip(together, chosen, strict=True):
+        assert found.losses == pytest.approx(trainer(there, base_head, one).run(on_device).losses, rel=2e-2)
+        assert found.losses == pytest.approx(trainer(vit, base_head, one).run(images).losses, rel=5e-2)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_dropout_and_drop_path_are_those_that_each_has_alone(
+    vit: FrozenViT, base_head: LinearHead, dataset: data.Dataset
+) -> None:
+    there = vit.to(device=torch.device("cuda"))
+    images = Resized(dataset, SPEC, there)
+    values: dict[str, Any] = {"drop_path": 0.3}
+    together = train(lanes(there, base_head, **values), images)
+    for found, alone in zip(together, lanes(there, base_head, **values), strict=True):
+        assert found.losses == pytest.approx(alone.run(images).losses, rel=1e-2)
