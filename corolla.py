@@ -40,7 +40,7 @@ class Listed:
 
 
 COMMANDS: dict[str, Listed] = {
-    "train": Listed(section="Train", line="Train one adapter, evaluate it and register it.", extra="train"),
+    "train": Listed(section="Train", line="Train adapters, evaluate them and register them.", extra="train"),
     "evaluate": Listed(
         section="Train", line="Measure adapters and routes on labelled images.", extra="train"
     ),

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.device import own_memory
 from petl_vit.edits import (
     Affine,
     AtSite,
@@ -150,7 +151,7 @@ class EditSet:
     def flat(self) -> Tensor:
         """All that stacks as one vector, each tensor at a multiple of 64 bytes: what a slot holds."""
         tensors = self._tensors()
-        flat = tensors[0].new_zeros(sum(_room(t.numel()) for t in tensors)) if tensors else torch.zeros(0)
+        flat = own_memory(sum(_room(t.numel()) for t in tensors), tensors[0]) if tensors else torch.zeros(0)
         for tensor, part in zip(tensors, _parts(flat, tensors), strict=True):
             part.copy_(tensor)
         return flat

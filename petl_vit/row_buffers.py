@@ -37,7 +37,7 @@ class RowBuffers:
         max_bytes: What idle buffers may take; the least recently used are let go of.
     """
 
-    def __init__(self, device: torch.device, *, max_bytes: int = 64 * 2**20) -> None:
+    def __init__(self, device: torch.device, *, max_bytes: int = 32 * 2**20) -> None:
         self._device = device
         self._max_bytes = max_bytes
         self._idle: OrderedDict[_Key, list[RowBuffer]] = OrderedDict()
