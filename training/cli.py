@@ -181,7 +181,7 @@ def _trainable(name: str) -> type[Method]:
     "\nA killed run goes on where it stopped when the same command is typed again.",
 )
 def train() -> None:
-    """Train one adapter, evaluate it and register it."""
+    """Train adapters, evaluate them and register them."""
 
 
 def _train_command(method: type[Method]) -> click.Command:
