@@ -118,19 +118,21 @@ class Engine:
 
     def _forward(self, images: list[Tensor], rows: list[Row]) -> list[Tensor | Exception]:
         """One forward; where memory runs out, or slots do, two of half the rows."""
-        started = time.monotonic()
+        started, out_of_memory = time.monotonic(), ""
         try:
             found = self._backend.logits(*_compact(images, rows))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _no_memory(error):
                 raise
-            problem: Exception = self._relieved(error, len(rows))
+            out_of_memory = str(error) or type(error).__name__
         except Overloaded as error:
-            problem = error
+            problem: Exception = error
         else:
             adapters = {digest for row in rows for digest in row.model.digests}
             self._metrics.batch(len(rows), len(adapters), time.monotonic() - started)
             return list(found)
+        if out_of_memory:  # only now has the error let go of the forward's tensors
+            problem = self._relieved(out_of_memory, len(rows))
         if len(rows) == 1:
             return [self._never_fits(rows[0].model) or problem]
         half = len(rows) // 2
@@ -147,13 +149,13 @@ class Engine:
             remedy="sum fewer adapters, or start the server with more --slots",
         )
 
-    def _relieved(self, error: BaseException, rows: int) -> Exception:
+    def _relieved(self, said: str, rows: int) -> Exception:
         """Gives back what nobody needs, so that the next and smaller try has more room."""
         freed = self._slots.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._metrics.out_of_memory()
-        _log.warning("out of memory at %d rows, %d idle slots were freed: %s", rows, freed, error)
+        _log.warning("out of memory at %d rows, %d idle slots were freed: %s", rows, freed, said)
         return Overloaded(
             "no memory is left for even one row",
             field="memory",
