@@ -78,6 +78,7 @@ class GraphBackend:
         answers: dict[int, Tensor] = {}
         with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
             tabled = [i for i, row in enumerate(rows) if self._is_tabled(row.model)]
+            tabled.sort(key=lambda i: rows[i].model.key)  # neighbours share the product of their head
             for part in self._parts(tabled):
                 answers |= zip(part, self._run(images, [rows[i] for i in part]), strict=True)
         loose = [i for i in range(len(rows)) if i not in answers]
@@ -118,7 +119,7 @@ class _Inputs:
     """What a forward reads besides parameters and bank.
 
     Attributes:
-        images: [B, 3, S, S] float32; sources: [B], each row's image.
+        images: [B, 3, S, S], in the backbone's dtype; sources: [B], each row's image.
         slots, alphas: [T, B].
     """
 
@@ -136,7 +137,7 @@ class _Inputs:
             return torch.full(shape, value, dtype=dtype, device=on, pin_memory=pin)
 
         return cls(
-            images=made(rows, 3, size, size),
+            images=made(rows, 3, size, size, dtype=vit.dtype),
             sources=made(rows, dtype=torch.int64),
             slots=made(terms, rows, dtype=torch.int32, value=-1),
             alphas=made(terms, rows),
@@ -184,7 +185,8 @@ class _Graph:
             slots, alphas: Each row's edit sets.
         """
         host, count = self._host, len(sources)
-        torch.stack(list(images), out=host.images[: len(images)])
+        for place, image in zip(host.images, images, strict=False):
+            place.copy_(image)
         host.sources.zero_()
         host.sources.numpy()[:count] = sources
         host.slots.fill_(-1)
@@ -199,7 +201,7 @@ class _Graph:
         rows = kernels.Rows(
             slots=inputs.slots, alphas=inputs.alphas, bank=self._arena.bank, table=self._arena.table
         )
-        patches = vit.patches(inputs.images.to(vit.dtype), vit.params)
+        patches = vit.patches(inputs.images, vit.params)
         run = Tabled(vit, self._arena.layout, rows)
         return vit.features(patches, run, {0: inputs.sources})
 
