@@ -53,6 +53,11 @@ _ACTIVATE_IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 }
 
 
+def activate_(activation: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    """[B, N, M] -> same: in place where the activation can be; h is lost."""
+    return _ACTIVATE_IN_PLACE.get(activation, activation)(h)
+
+
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[B, N, 3D] -> q, k, v, each [B, H, N, d] (views)."""
     rows, tokens, width = qkv.shape
@@ -298,7 +303,7 @@ class Sliced:
         return torch.cat([torch.cat(carried), x], dim=1)
 
     def activate(self, h: Tensor) -> Tensor:
-        return _ACTIVATE_IN_PLACE.get(self._arch.activation, self._arch.activation)(h)
+        return activate_(self._arch.activation, h)
 
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._extra_tokens :]

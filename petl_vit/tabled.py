@@ -10,12 +10,11 @@ Shapes: B rows, N tokens, D width, H heads.
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit import kernels
 from petl_vit.arena import Layout
-from petl_vit.executors import frozen_linear, frozen_norm, merge_heads, split_heads
+from petl_vit.executors import activate_, frozen_linear, frozen_norm, merge_heads, split_heads
 from petl_vit.kernels import Rows
 from petl_vit.vit import FrozenViT, Params
 
@@ -71,7 +70,7 @@ class Tabled:
         return out
 
     def activate(self, h: Tensor) -> Tensor:
-        return torch.ops.aten.gelu_(h) if self._arch.activation is F.gelu else self._arch.activation(h)
+        return activate_(self._arch.activation, h)
 
     def feature(self, feature: Tensor) -> Tensor:
         return feature

@@ -23,6 +23,7 @@ from torch import Tensor
 from petl_vit import kernels
 from petl_vit.arena import Arena
 from petl_vit.batch import Model, Row, Term, logits_of
+from petl_vit.edit_set import size_class
 from petl_vit.errors import Unsupported
 from petl_vit.slots import Slots
 from petl_vit.tabled import Tabled
@@ -96,7 +97,7 @@ class GraphBackend:
     def _run(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
         terms = [_terms(row.model) for row in rows]
         bucket = next(size for size in self._buckets if size >= len(rows))
-        most = 1 << max(0, max(map(len, terms)) - 1).bit_length()
+        most = size_class(max(map(len, terms)))
         graph = self._graph(images[0].shape[-1], bucket, most)
         numbers = [[self._slots.number(term.adapter) for term in own] for own in terms]
         alphas = [[term.alpha for term in own] for own in terms]
