@@ -5,6 +5,7 @@ whatever happens to the file afterwards.
 """
 
 from collections.abc import Mapping
+from math import isfinite
 
 import safetensors.torch
 import torch
@@ -56,7 +57,11 @@ def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor that holds NaN or an infinity, if any does."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return None
+    return next((name for name, tensor in tensors.items() if not _finite(tensor)), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """A sum is one cheap pass, and what is not finite stays in it; only it, too, may overflow."""
+    if not tensor.is_floating_point() or isfinite(float(tensor.detach().sum(dtype=torch.float64))):
+        return True
+    return bool(torch.isfinite(tensor).all())

@@ -180,6 +180,11 @@ class Batcher(Generic[Job, Result]):
         oldest = next(iter(self._held), None)
         return 0.0 if oldest is None else self._clock() - oldest.arrived
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is queued or running; any thread may ask."""
+        return bool(self._held)
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._serve(), name="batcher")
 

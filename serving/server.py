@@ -106,7 +106,13 @@ class Server:
         )
         tokens = Tokens(key_from(_key_file(settings)))
         budget = settings.bank_bytes if on_host else settings.host_bytes
-        self.bank = Bank(self.loader, slots=self.slots, max_bytes=budget, metrics=self.metrics)
+        self.bank = Bank(
+            self.loader,
+            slots=self.slots,
+            max_bytes=budget,
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+        )
         self.classifier = Classifier(
             catalog=self.catalog,
             bank=self.bank,

@@ -2,7 +2,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -60,11 +60,18 @@ class CountingLoader(Loader):
 class Parts:
     """A bank and what it stands on."""
 
-    def __init__(self, world: World, *, max_bytes: int = 2**30, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        max_bytes: int = 2**30,
+        slots: int | None = None,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.world = world
         self.loader, self.reported = CountingLoader(world), Reported()
         self.slots = Slots(count=slots)
-        self.bank = Bank(self.loader, slots=self.slots, max_bytes=max_bytes, metrics=self.reported)
+        self.bank = Bank(self.loader, slots=self.slots, max_bytes=max_bytes, metrics=self.reported, busy=busy)
 
     def models(self, text: str) -> tuple[Model, ...]:
         return self.bank.models(self.world.resolve(text))
@@ -451,6 +458,40 @@ def test_loading_ahead_waits_for_no_slot(world: World) -> None:
 
     assert not resident.in_slot
     assert sorted(parts.labels()) == ["lora:2", "ssf:1"]
+
+
+def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
+    asked: list[float] = []
+
+    def busy_at_first() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < 4
+
+    parts = Parts(world, busy=busy_at_first)
+    threading.Timer(0.3, parts.loader.hold("ssf:1").set).start()
+    parts.bank.load(parts.term("ssf"))
+    over = time.monotonic()
+    parts.bank.load(parts.term("ssf"))
+    assert not asked, "what is in memory already, and the first of several, need no pause"
+
+    parts.bank.load(parts.term("lora"))
+    assert len(asked) == 4, "not a moment longer than they wait"
+    parts.bank.load(parts.term("bitfit"))
+    assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
+    assert asked[3] - over > 0.02
+
+
+def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
+    parts = Parts(world, busy=lambda: True)
+    threading.Timer(0.3, parts.loader.hold("ssf:1").set).start()
+    parts.bank.load(parts.term("ssf"))
+    ahead = threading.Thread(target=parts.bank.load, args=[parts.term("bitfit")])
+    ahead.start()
+
+    parts.models("lora")
+    assert parts.loader.loaded == ["ssf:1", "lora:2"]
+    ahead.join(WAIT_S)
+    assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"], "the pause ends though they still wait"
 
 
 def test_pinning_needs_a_slot_and_leaves_nothing_behind_without_one(world: World) -> None:
