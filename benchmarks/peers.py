@@ -42,7 +42,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rounds = asked.rounds or (2 if asked.quick else 10)
     progress("in process")
     large = candidates.measure(architecture, asked.image_size, adapters=adapters, rounds=rounds)
-    small = candidates.measure(architecture, asked.small_image_size, adapters=adapters, rounds=3 * rounds)
+    small = candidates.measure(architecture, asked.small_image_size, adapters=adapters, rounds=2 * rounds)
     progress("memory")
     held = ours_over_copies(architecture, asked.image_size, adapters)
     served = None

@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from benchmarks.adapters import adapter, backbone, tensors
 from benchmarks.peers_inside.copies import merged
@@ -14,7 +14,10 @@ Footprint = tuple[int, int]
 
 def ours_over_copies(architecture: str, image_size: int, adapters: int) -> dict[str, float]:
     """One backbone with LoRA adapters over that many models, `account` and `rss`."""
-    ours, theirs = (_fresh(build, architecture, image_size, adapters) for build in (_ours, _copies))
+    with ThreadPoolExecutor(2) as both:
+        ours, theirs = both.map(
+            lambda build: _fresh(build, architecture, image_size, adapters), (_ours, _copies)
+        )
     return {"account": ours[0] / theirs[0], "rss": ours[1] / theirs[1]}
 
 
