@@ -47,13 +47,12 @@ def measure(found: Shelf) -> Memory:
     """Starts a server in this process, which should be a fresh one."""
     with in_process(found.settings(precision="fp32"), found.preprocess.image_size) as server:
         first, *others = found.adapters
-        before, registered = _settled(server, [first] * len(others)), server.registered_bytes
+        settled, registered = _settled(server, [first] * len(others)), server.registered_bytes
+        before = resident_bytes()  # as the last forward left it, which loading does not change
         server.load(others)
-        loaded, account = resident_bytes(), server.registered_bytes - registered
-        used = _settled(server, others)
-        return Memory(
-            backbone=server.backbone_bytes, account=account, loaded=loaded - before, used=used - before
-        )
+        loaded, account = resident_bytes() - before, server.registered_bytes - registered
+        used = _settled(server, others) - settled
+        return Memory(backbone=server.backbone_bytes, account=account, loaded=loaded, used=used)
 
 
 def _settled(server: InProcess, names: Sequence[str]) -> int:
