@@ -68,6 +68,18 @@ class _Entry:
     last_used_at: float = 0.0
 
 
+class NoRoom(Overloaded):
+    """Memory has no room for an adapter now.
+
+    Attributes:
+        size: The bytes that it takes.
+    """
+
+    def __init__(self, problem: str, *, remedy: str, size: int) -> None:
+        super().__init__(problem, field="bank-bytes", remedy=remedy)
+        self.size = size
+
+
 class Held:
     """The adapters of one request, loaded or loading.
 
@@ -75,18 +87,30 @@ class Held:
         loading: By digest; not to be cancelled, as other requests may wait for the same.
     """
 
-    def __init__(self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]") -> None:
-        self._resolved, self.loading = resolved, loading
+    def __init__(
+        self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]", max_bytes: int
+    ) -> None:
+        self._resolved, self.loading, self._max_bytes = resolved, loading, max_bytes
 
     def models(self) -> tuple[Model, ...]:
         """The runnable members of the route; waits for what is loading.
 
         Raises:
             Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
-            InvalidInput: One adapter alone is larger than the bank, or the terms of a member do not fit.
-            Overloaded: All memory is held by other requests or pinned.
+            InvalidInput: The adapters are larger than the bank, or the terms of a member do not fit.
+            NoRoom: All memory is held by other requests or pinned.
         """
-        adapters = {digest: future.result() for digest, future in self.loading.items()}
+        adapters, refused = dict[str, Adapter](), list[NoRoom]()
+        for digest, future in self.loading.items():
+            try:
+                adapters[digest] = future.result()
+            except NoRoom as error:
+                refused.append(error)
+        if refused:
+            needed = sum(adapter.nbytes for adapter in adapters.values()) + sum(e.size for e in refused)
+            raise (
+                refused[0] if needed <= self._max_bytes else _too_large("the route", needed, self._max_bytes)
+            )
         return models(self._resolved.members, adapters)
 
 
@@ -129,7 +153,7 @@ class Bank:
         """A route's adapters, kept in memory while the context lasts; what is missing begins to load."""
         terms = list(resolved.terms())
         with self._hold({term.digest for term in terms}):
-            yield Held(resolved, {term.digest: self._adapter(term) for term in terms})
+            yield Held(resolved, {term.digest: self._adapter(term) for term in terms}, self.max_bytes)
 
     def models(self, resolved: ResolvedRoute) -> tuple[Model, ...]:
         """The runnable members of a route, loading what is not in memory; waits for them."""
@@ -279,11 +303,7 @@ class Bank:
     def _keep(self, term: ResolvedTerm, adapter: Adapter) -> None:
         size = adapter.nbytes
         if size > self.max_bytes:
-            raise InvalidInput(
-                f"adapter {term.full_name} takes {size:,} bytes, the bank has {self.max_bytes:,}",
-                field="bank-bytes",
-                remedy="start the server with a larger --bank-bytes",
-            )
+            raise _too_large(f"adapter {term.full_name}", size, self.max_bytes)
         for digest in self._victims(term, size):
             self._drop(digest)
             self._metrics.adapter_evicted()
@@ -302,11 +322,11 @@ class Bank:
                 found.append(digest)
                 excess -= entry.adapter.nbytes
         if excess > 0:
-            raise Overloaded(
+            raise NoRoom(
                 f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the bank are "
                 "pinned or in use",
-                field="bank-bytes",
                 remedy="retry after a pause, unpin adapters, or start the server with a larger --bank-bytes",
+                size=size,
             )
         return found
 
@@ -350,3 +370,11 @@ class Bank:
 
 def _name(entry: _Entry) -> str:
     return min(entry.names, default=entry.adapter.digest[:12])
+
+
+def _too_large(what: str, size: int, limit: int) -> InvalidInput:
+    return InvalidInput(
+        f"{what} takes {size:,} bytes, the bank has {limit:,}",
+        field="bank-bytes",
+        remedy="start the server with a larger --bank-bytes",
+    )

@@ -203,7 +203,8 @@ class Classifier:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started
-            await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(f)) for f in held.loading.values()))
+            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in held.loading.values())
+            await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
             good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
             models = tuple(map(asked, held.models()))
             done = await self._run([images[i] for i in good], models, request, plan)
