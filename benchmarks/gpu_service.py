@@ -24,8 +24,8 @@ from benchmarks.stores import TASK, Shelf, shelf
 from model_store import routes
 from petl_vit.preprocess import decode as decoded
 from serving.client import AdminClient, Client
+from serving.core import Core
 from serving.engine import Job
-from serving.server import Server
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -73,18 +73,18 @@ def served(stage: Stage) -> Found:
 def _engine(found: Shelf, setting: Setting) -> Callable[[], object]:
     """As many images through a server's engine, decoded, as many at a time as the server has in flight."""
     size = found.preprocess.image_size
-    server = Server(
+    core = Core(
         found.settings(device=setting.device.type, precision=setting.precision, backend=setting.backend)
     )
-    server.engine.add_size(size, server.loader.vit(size))
-    plans = [server.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
-    models = [server.bank.models(plan.resolved) for plan in plans]
+    core.engine.add_size(size, core.loader.vit(size))
+    plans = [core.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
+    models = [core.bank.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     jobs = [Job(image=image, models=models[i % len(models)]) for i, image in enumerate(images)]
 
     def run() -> None:
         for _ in range(setting.requests // IN_FLIGHT):
-            answers = server.engine.run(jobs)
+            answers = core.engine.run(jobs)
             assert not any(isinstance(answer, Exception) for answer in answers), answers
 
     return run

@@ -1,10 +1,9 @@
-"""A whole server in this process, asked past its gRPC front: names, bank, batcher, engine, combine."""
+"""A server's core in this process, without its ports: names, bank, batcher, engine, combine."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +11,17 @@ from numpy.typing import NDArray
 from benchmarks.stores import TASK
 from model_store import routes
 from serving.classifier import Request
-from serving.server import Server
+from serving.core import Core
 from serving.settings import Settings
 
 IN_FLIGHT = 32
 
 
 class InProcess:
-    """A running server and a closed loop of callers, on one event loop that runs only while it is asked."""
+    """A running core and a closed loop of callers, on one event loop that runs only while it is asked."""
 
-    def __init__(self, runner: asyncio.Runner, server: Server, images: Sequence[NDArray[np.float32]]) -> None:
-        self._runner, self._server, self._images = runner, server, images
+    def __init__(self, runner: asyncio.Runner, core: Core, images: Sequence[NDArray[np.float32]]) -> None:
+        self._runner, self._core, self._images = runner, core, images
 
     def ask(self, names: Sequence[str]) -> None:
         """One image under each adapter, as many requests at a time as there are images."""
@@ -31,19 +30,19 @@ class InProcess:
     def load(self, names: Sequence[str]) -> None:
         """Brings adapters into memory and into slots, as far as they fit."""
         for name in names:
-            plan = self._server.catalog.plan(TASK, routes.parse(name), extrapolate=False)
+            plan = self._core.catalog.plan(TASK, routes.parse(name), extrapolate=False)
             for term in plan.resolved.terms():
-                self._server.bank.load(term)
+                self._core.bank.load(term)
 
     @property
     def registered_bytes(self) -> int:
         """What the server's gauge says that its adapters take."""
-        return int(self._server.metrics.registry.get_sample_value("corolla_registered_bytes") or 0)
+        return int(self._core.metrics.registry.get_sample_value("corolla_registered_bytes") or 0)
 
     @property
     def backbone_bytes(self) -> int:
         """What the backbone's parameters take."""
-        return self._server.loader.backbone_bytes
+        return self._core.loader.backbone_bytes
 
     async def _ask(self, names: Sequence[str]) -> None:
         waiting = iter(list(zip(names, cycle(self._images), strict=False)))
@@ -51,7 +50,7 @@ class InProcess:
         async def caller() -> None:
             for name, image in waiting:
                 request = Request(task=TASK, route=routes.parse(name), pictures=[image])
-                (answer,) = await self._server.classifier.classify(request, lambda said: said.images)
+                (answer,) = await self._core.classifier.classify(request, lambda said: said.images)
                 if isinstance(answer, Exception):
                     raise answer
 
@@ -62,29 +61,19 @@ class InProcess:
 
 @contextmanager
 def in_process(settings: Settings, image_size: int, *, in_flight: int = IN_FLIGHT) -> Iterator[InProcess]:
-    """A server that runs until the block ends."""
+    """A core that runs until the block ends."""
     generator = np.random.default_rng(0)
     images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(in_flight)]
-    server = Server(settings)
+    core = Core(settings)
     with asyncio.Runner() as runner:
-        running = runner.run(_started(server))
+        runner.run(_started(core))
         try:
-            yield InProcess(runner, server, images)
+            yield InProcess(runner, core, images)
         finally:
-            server.stop()
-            runner.run(_finished(running))
+            runner.run(core.drain())
+            core.close()
 
 
-async def _started(server: Server) -> "asyncio.Task[Any]":
-    ready = asyncio.Event()
-    running = asyncio.create_task(server.run(ready))
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if running.done():
-        await running
-    return running
-
-
-async def _finished(running: "asyncio.Task[Any]") -> None:
-    await running
+async def _started(core: Core) -> None:
+    core.start()
+    await core.warm()

@@ -28,8 +28,8 @@ from benchmarks.stores import TASK, Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all
 from model_store import routes
 from serving.client import Client
+from serving.core import Core
 from serving.engine import Job
-from serving.server import Server
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -100,16 +100,16 @@ def engine_alone(found: Shelf, threads: int) -> Iterator[Callable[[Sequence[int]
 def _prepare(found: Shelf, threads: int) -> None:
     global _forward
     size = found.preprocess.image_size
-    server = Server(found.settings(precision="fp32", threads=threads))
-    server.engine.add_size(size, server.loader.vit(size))
-    plans = [server.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
-    models = [server.bank.models(plan.resolved) for plan in plans]
+    core = Core(found.settings(precision="fp32", threads=threads))
+    core.engine.add_size(size, core.loader.vit(size))
+    plans = [core.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
+    models = [core.bank.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     thread = ThreadPoolExecutor(1)  # memory is managed otherwise in a process's first thread
 
     def forward(rows: int) -> object:
         jobs = [Job(image=images[i], models=models[i % len(models)]) for i in range(rows)]
-        return thread.submit(server.engine.run, jobs).result()
+        return thread.submit(core.engine.run, jobs).result()
 
     _forward = forward
 

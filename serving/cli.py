@@ -58,10 +58,11 @@ async def _serve(settings: Settings) -> None:
     waiting.cancel()
     if not running.done():
         _settle()
-        record = server.loader.record
+        core = server.core
+        record = core.loader.record
         click.echo(
-            f"serving {record.name} ({server.loader.backbone_bytes / 2**20:.0f} MiB, {server.device}) "
-            f"from {server.store}: gRPC {settings.host}:{server.port}, "
+            f"serving {record.name} ({core.loader.backbone_bytes / 2**20:.0f} MiB, {core.device}) "
+            f"from {core.store}: gRPC {settings.host}:{server.port}, "
             f"metrics {settings.host}:{server.metrics_port}"
         )
     await running

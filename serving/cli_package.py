@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from model_store.store import Store
+from serving.core import chosen_backbone
 from serving.packaging import NOTICE, Package, java_problem
-from serving.server import chosen_backbone
 
 
 @click.group()

@@ -19,8 +19,8 @@ from petl_vit.errors import CorollaError, Overloaded
 from petl_vit.preprocess import Preprocess, preprocess
 from serving.catalog import Plan
 from serving.classifier import Classifier, ImageAnswer, Preprocessed, Request, Response
+from serving.core import Core
 from serving.predictions import COLUMNS, PROBABILITIES, Output, Part, Row
-from serving.server import Server
 from serving.settings import Settings
 from serving.sources import Source
 
@@ -93,14 +93,14 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
         }
-        server = Server(Settings.read({**settings, **mine}))
-        plan = server.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
-        group = max(1, server.settings.max_batch_rows // len(plan.resolved.members))
-        run = _identity(bulk, plan, server, group)
+        core = Core(Settings.read({**settings, **mine}))
+        plan = core.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
+        group = max(1, core.settings.max_batch_rows // len(plan.resolved.members))
+        run = _identity(bulk, plan, core, group)
         with Part(out, run, group=group, fresh=bulk.overwrite) as part:
             resumed = part.rows
             advance(resumed)
-            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(server, group))
+            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(core, group))
             failed = _write(output, part, bulk, plan)
             part.remove()
     resolved = plan.resolved
@@ -117,7 +117,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
     )
 
 
-def _identity(bulk: Bulk, plan: Plan, server: Server, group: int) -> Row:
+def _identity(bulk: Bulk, plan: Plan, core: Core, group: int) -> Row:
     """What two runs must share for the one to go on with the rows of the other."""
     resolved = plan.resolved
     listed = "\n".join(f"{source.path}\0{source.file}" for source in bulk.sources)
@@ -130,8 +130,8 @@ def _identity(bulk: Bulk, plan: Plan, server: Server, group: int) -> Row:
         "temperature": plan.temperature,
         "top": bulk.top,
         "probabilities": bulk.probabilities,
-        "device": server.device.type,
-        "precision": str(server.precision),
+        "device": core.device.type,
+        "precision": str(core.precision),
         "rows of a batch": group,
     }
 
@@ -164,15 +164,15 @@ class _Run:
     part: Part
     advance: Advance
 
-    async def through(self, server: Server, group: int) -> None:
+    async def through(self, core: Core, group: int) -> None:
         """Fills the part."""
         sources = self.bulk.sources
         groups = [sources[start : start + group] for start in range(self.part.rows, len(sources), group)]
         if not groups:
             return
-        async with server.without_ports() as classifier:
+        async with core.running() as classifier:
             await classifier.in_pool(classifier.ready, self.plan)
-            decoder = _Decoder(server.settings, self.plan.resolved.task.spec.preprocess, classifier)
+            decoder = _Decoder(core.settings, self.plan.resolved.task.spec.preprocess, classifier)
             ahead = asyncio.create_task(decoder.decode(groups[0]))
             for now, after in zip(groups, [*groups[1:], None], strict=True):
                 pictures = await ahead

@@ -191,7 +191,7 @@ class Traffic:
 
     def _administer(self, chance: random.Random) -> None:
         """Loads, pins and unloads, above all what is in use right now."""
-        bank = self._running.server.bank
+        bank = self._running.server.core.bank
         with self._running.client() as client:
             admin, pinned = AdminClient(client), list[str]()
             for step in range(100):
@@ -223,7 +223,7 @@ class Traffic:
 
     def _name(self, chance: random.Random) -> str:
         """Any adapter, or one of those used last."""
-        residents = self._running.server.bank.residents()[:SLOTS]
+        residents = self._running.server.core.bank.residents()[:SLOTS]
         recent = [resident.names[0].partition("/")[2].partition(":")[0] for resident in residents]
         return chance.choice([*chance.sample(self._churn.names, SLOTS), *recent])
 
@@ -265,7 +265,7 @@ def test_the_references_tell_each_other_apart(churn: Churn) -> None:
 def test_no_cross_talk_under_churn(churn: Churn, aliased: bool, seconds: float) -> None:
     """Slots are the adapters themselves, as on a CPU, or copies of them in stacks, as on a GPU."""
     running = Running(churn.settings())
-    running.server.slots._aliased = aliased
+    running.server.core.slots._aliased = aliased
     with running:
         traffic = Traffic(churn, running, seconds)
         traffic.run()
@@ -278,7 +278,7 @@ def test_no_cross_talk_under_churn(churn: Churn, aliased: bool, seconds: float) 
         assert running.value("corolla_batch_adapters_bucket", le="8.0") == running.value(
             "corolla_batch_adapters_count"
         )
-        residents = running.server.bank.residents()
+        residents = running.server.core.bank.residents()
         assert {resident.rows_in_use for resident in residents} == {0}
         assert sum(r.registered_bytes for r in residents) == running.value("corolla_registered_bytes")
-        assert set(running.server.slots._slots) <= {resident.digest for resident in residents}
+        assert set(running.server.core.slots._slots) <= {resident.digest for resident in residents}

@@ -94,7 +94,7 @@ def test_a_bf16_server_answers_as_an_fp32_one_does(world: World) -> None:
         for running, precision in ((fast, "bf16"), (exact, "fp32")):
             (build,) = (
                 sample.labels
-                for family in running.server.metrics.registry.collect()
+                for family in running.server.core.metrics.registry.collect()
                 for sample in family.samples
                 if sample.name == "corolla_build_info"
             )

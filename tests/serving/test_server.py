@@ -1,8 +1,6 @@
-"""The life of a server: start, readiness, exposure, stop."""
+"""The life of a server: start, readiness, stop."""
 
 import asyncio
-import datetime
-import ipaddress
 import socket
 import threading
 import urllib.request
@@ -10,12 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -44,14 +37,14 @@ def ask(client: Client, route: str = "lora") -> Any:
 async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(world.settings())
     loop, warming, go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    warm = server._warm
+    warm = server.core.warm
 
     async def held() -> None:
         warming.set()
         await go.wait()
         await warm()
 
-    monkeypatch.setattr(server, "_warm", held)
+    monkeypatch.setattr(server.core, "warm", held)
     ready = asyncio.Event()
     running = loop.create_task(server.run(ready))
     await asyncio.wait_for(warming.wait(), WAIT_S)
@@ -59,21 +52,21 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
         for service in ("", SERVICE):
             assert await asyncio.to_thread(health, client, service) == NOT_SERVING
         assert not await asyncio.to_thread(client.serving)
-        assert server.metrics.registry.get_sample_value("corolla_ready") == 0
-        assert not server.engine.warmed
+        assert server.core.metrics.registry.get_sample_value("corolla_ready") == 0
+        assert not server.core.engine.warmed
 
         go.set()
         await asyncio.wait_for(ready.wait(), WAIT_S)
         for service in ("", SERVICE):
             assert await asyncio.to_thread(health, client, service) == SERVING
-        assert server.metrics.registry.get_sample_value("corolla_ready") == 1
-        assert server.engine.warmed
+        assert server.core.metrics.registry.get_sample_value("corolla_ready") == 1
+        assert server.core.engine.warmed
     server.stop()
     await asyncio.wait_for(running, WAIT_S)
 
 
 def test_named_routes_are_in_the_metrics_before_the_first_request(running: Running) -> None:
-    assert "shapes/best" in running.server.metrics.known_routes
+    assert "shapes/best" in running.server.core.metrics.known_routes
 
 
 def test_reflection_lists_the_service(running: Running) -> None:
@@ -215,141 +208,3 @@ def test_a_start_that_fails_leaves_no_port_and_no_thread_behind(world: World, ru
 def test_too_many_domains_are_refused(world: World) -> None:
     with pytest.raises(InvalidInput, match="domains"):
         Server(world.settings(domains=",".join(f"d{i}" for i in range(40))))
-
-
-# Exposure
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, host: str) -> None:
-    with pytest.raises(InvalidInput, match="without TLS") as caught:
-        Server(world.settings(host=host))
-    assert caught.value.field == "host"
-
-
-def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
-    with Running(world.settings(host="0.0.0.0", insecure=True)) as running, running.client() as client:
-        assert ask(client).route == "lora:2"
-
-
-class Certificates:
-    """A CA, and certificates by it for a server and a client, as PEM files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ca_key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-        self._write("ca", self._ca_key, self._certificate(self._name, self._ca_key, ca=True))
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-    def issue(self, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._write(name, key, self._certificate(subject, key, ca=False))
-
-    def _certificate(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(address, critical=False)
-            .sign(self._ca_key, hashes.SHA256())
-        )
-
-    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        (self.folder / f"{name}.key").write_bytes(private)
-        (self.folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    made = Certificates(tmp_path)
-    made.issue("server")
-    made.issue("client")
-    return made
-
-
-def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certificates) -> None:
-    settings = world.settings(
-        host="0.0.0.0",
-        tls_certificate=certificates.path("server.pem"),
-        tls_key=certificates.path("server.key"),
-    )
-    trusting = grpc.ssl_channel_credentials(certificates.read("ca.pem"))
-    with Running(settings) as running:
-        with running.client(credentials=trusting) as client:
-            assert ask(client).route == "lora:2"
-            assert client.serving()
-        for credentials in (None, grpc.ssl_channel_credentials()):
-            with (
-                running.client(credentials=credentials, timeout_s=5) as client,
-                pytest.raises(RequestFailed) as caught,
-            ):
-                ask(client)
-            assert caught.value.code == "UNAVAILABLE"
-
-
-def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
-    world: World, certificates: Certificates
-) -> None:
-    settings = world.settings(
-        tls_certificate=certificates.path("server.pem"),
-        tls_key=certificates.path("server.key"),
-        tls_client_ca=certificates.path("ca.pem"),
-    )
-    ca = certificates.read("ca.pem")
-    known = grpc.ssl_channel_credentials(ca, certificates.read("client.key"), certificates.read("client.pem"))
-    with Running(settings) as running:
-        with running.client(credentials=known) as client:
-            assert ask(client).route == "lora:2"
-        with (
-            running.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=5) as client,
-            pytest.raises(RequestFailed) as caught,
-        ):
-            ask(client)
-        assert caught.value.code == "UNAVAILABLE"
-
-
-@pytest.mark.parametrize(
-    ("files", "field", "problem"),
-    [
-        ({"tls_certificate": "server.pem"}, "tls-certificate", "needs its key"),
-        ({"tls_key": "server.key"}, "tls-certificate", "needs its key"),
-        ({"tls_client_ca": "ca.pem"}, "tls-client-ca", "over TLS only"),
-        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "tls-certificate", "MISMATCH"),
-        ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "tls-certificate", "not a certificate"),
-        ({"tls_certificate": "gone.pem", "tls_key": "server.key"}, "tls-certificate", "No such file"),
-        (
-            {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "gone.pem"},
-            "tls-client-ca",
-            "No such file",
-        ),
-    ],
-)
-def test_certificates_that_cannot_work_stop_the_start(
-    world: World, certificates: Certificates, files: dict[str, str], field: str, problem: str
-) -> None:
-    paths = {name: certificates.path(file) for name, file in files.items()}
-
-    with pytest.raises(InvalidInput, match=problem) as caught, Running(world.settings(**paths)):
-        pass
-    assert caught.value.field == field

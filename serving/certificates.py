@@ -1,0 +1,51 @@
+"""PEM files of TLS, read and checked. gRPC says of a bad pair only that nothing answers. No torch."""
+
+import ssl
+from pathlib import Path
+
+from petl_vit.errors import InvalidInput
+
+
+def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
+    """The bytes of a certificate and of its key.
+
+    Raises:
+        InvalidInput: One cannot be read, or they are not a pair.
+    """
+    found = read(certificate, "tls-certificate"), read(key, "tls-key")
+    try:
+        # A key under a passphrase would be asked for on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
+    except ssl.SSLError as error:
+        raise InvalidInput(
+            f"{certificate} and {key} are not a certificate and its key ({error.reason or 'not PEM'})",
+            field="tls-certificate",
+            remedy="name PEM files of one pair, the key without a passphrase",
+        ) from error
+    return found
+
+
+def read(path: Path, field: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InvalidInput: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}", field=field, remedy="name a PEM file") from error
+
+
+def check_both(certificate: object, key: object) -> None:
+    """Refuses one of a pair without the other.
+
+    Raises:
+        InvalidInput: Only one is there.
+    """
+    if (certificate is None) != (key is None):
+        raise InvalidInput(
+            "a certificate needs its key, and a key its certificate",
+            field="tls-certificate",
+            remedy="set both --tls-certificate and --tls-key",
+        )
