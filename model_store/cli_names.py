@@ -6,7 +6,6 @@ The server's side is found by the entry point `server` of `corolla.names`, so no
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from pathlib import Path
 from typing import Any, Protocol
 
 import click
@@ -16,12 +15,18 @@ from pydantic import JsonValue
 from model_store import naming
 from model_store.extension import extension
 from model_store.naming import Naming
+from model_store.reach import Reach, reach_options
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound
 
 GROUP = "corolla.names"
 
-_OF_SERVER = {"tls_ca": "--tls-ca", "timeout": "--timeout"}
+_OF_SERVER = {
+    "tls_ca": "--tls-ca",
+    "tls_certificate": "--tls-certificate",
+    "tls_key": "--tls-key",
+    "timeout": "--timeout",
+}
 
 
 class Names(Protocol):
@@ -106,31 +111,20 @@ def on_names(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--server", metavar="HOST:PORT", help="Act through this running server, at once, not on a store."
     )
-    @click.option(
-        "--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS to the server, trust this CA."
-    )
-    @click.option(
-        "--timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=30.0,
-        show_default=True,
-        help="Seconds that the server may take.",
-    )
+    @reach_options
     @wraps(command)
-    def run(url: str | None, server: str | None, tls_ca: Path | None, timeout: float, **rest: Any) -> Any:
+    def run(url: str | None, server: str | None, reach: Reach, **rest: Any) -> Any:
         _check_place(server)
-        with _names(url, server, tls_ca, timeout) as names:
+        with _names(url, server, reach) as names:
             return command(names=names, **rest)
 
     return run
 
 
-def _names(
-    url: str | None, server: str | None, tls_ca: Path | None, timeout: float
-) -> AbstractContextManager[Names]:
+def _names(url: str | None, server: str | None, reach: Reach) -> AbstractContextManager[Names]:
     if server is None:
         return nullcontext(StoreNames(Store.open(url)))
-    found: AbstractContextManager[Names] = extension(GROUP, "server")(server, tls_ca, timeout)
+    found: AbstractContextManager[Names] = extension(GROUP, "server")(server, reach)
     return found
 
 

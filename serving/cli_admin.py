@@ -6,7 +6,6 @@ Also the server's side of `--server` for aliases and named routes, see `model_st
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from model_store.manifest import NamedRoute
 from model_store.naming import Naming
+from model_store.reach import Reach
 from serving.cli_server import as_json_option, connect, document, on_server, print_json, print_table
 from serving.client import AdminClient, Client
 
@@ -151,9 +151,9 @@ class ServerNames:
 
 
 @contextmanager
-def server_names(server: str, tls_ca: Path | None, timeout: float) -> Iterator[ServerNames]:
+def server_names(server: str, reach: Reach) -> Iterator[ServerNames]:
     """The names of a running server."""
-    with connect(server, tls_ca, timeout) as client:
+    with connect(server, reach) as client:
         yield ServerNames(AdminClient(client))
 
 

@@ -13,7 +13,9 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from model_store.reach import Reach, reach_options
 from petl_vit.errors import InvalidInput, NotFound
+from serving import certificates
 from serving.client import DEFAULT_ADDRESS, Client
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -23,26 +25,31 @@ def on_server(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command `--server` and how to reach it; it is called with a `client`."""
 
     @click.option("--server", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT of the server.")
-    @click.option("--tls-ca", type=click.Path(path_type=Path), help="PEM file; speak TLS and trust this CA.")
-    @click.option(
-        "--timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=30.0,
-        show_default=True,
-        help="Seconds that the server may take.",
-    )
+    @reach_options
     @wraps(command)
-    def run(server: str, tls_ca: Path | None, timeout: float, **rest: Any) -> Any:
-        with connect(server, tls_ca, timeout) as client:
+    def run(server: str, reach: Reach, **rest: Any) -> Any:
+        with connect(server, reach) as client:
             return command(client=client, **rest)
 
     return run
 
 
-def connect(server: str, tls_ca: Path | None, timeout: float) -> Client:
-    """A client of a server; `tls_ca` of None speaks plain text."""
-    credentials = None if tls_ca is None else grpc.ssl_channel_credentials(read_file(tls_ca, "--tls-ca"))
-    return Client(server, credentials=credentials, timeout_s=timeout)
+def connect(server: str, reach: Reach) -> Client:
+    """A client of a server.
+
+    Raises:
+        InvalidInput: A file of TLS cannot be read, or a certificate and a key are no pair.
+    """
+    return Client(server, credentials=_credentials(reach), timeout_s=reach.timeout_s)
+
+
+def _credentials(reach: Reach) -> grpc.ChannelCredentials | None:
+    certificates.check_both(reach.certificate, reach.key)
+    ca = None if reach.ca is None else certificates.read(reach.ca, "tls-ca")
+    if reach.certificate is None or reach.key is None:
+        return None if ca is None else grpc.ssl_channel_credentials(ca)
+    certificate, key = certificates.pair(reach.certificate, reach.key)
+    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def read_file(path: Path, field: str) -> bytes:
