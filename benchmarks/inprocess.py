@@ -66,8 +66,8 @@ def in_process(settings: Settings, image_size: int, *, in_flight: int = IN_FLIGH
     images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(in_flight)]
     core = Core(settings)
     with asyncio.Runner() as runner:
-        runner.run(_started(core))
         try:
+            runner.run(_started(core))
             yield InProcess(runner, core, images)
         finally:
             runner.run(core.drain())

@@ -75,22 +75,25 @@ class NoRoom(Overloaded):
         size: The bytes that it takes.
     """
 
-    def __init__(self, problem: str, *, remedy: str, size: int) -> None:
-        super().__init__(problem, field="bank-bytes", remedy=remedy)
+    def __init__(self, problem: str, *, field: str, remedy: str, size: int) -> None:
+        super().__init__(problem, field=field, remedy=remedy)
         self.size = size
 
 
 class Held:
     """The adapters of one request, loaded or loading.
 
+    Args:
+        check: Raises InvalidInput where so many bytes can never fit.
+
     Attributes:
         loading: By digest; not to be cancelled, as other requests may wait for the same.
     """
 
     def __init__(
-        self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]", max_bytes: int
+        self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]", check: Callable[[int], None]
     ) -> None:
-        self._resolved, self.loading, self._max_bytes = resolved, loading, max_bytes
+        self._resolved, self.loading, self._check = resolved, loading, check
 
     def models(self) -> tuple[Model, ...]:
         """The runnable members of the route; waits for what is loading.
@@ -107,10 +110,8 @@ class Held:
             except NoRoom as error:
                 refused.append(error)
         if refused:
-            needed = sum(adapter.nbytes for adapter in adapters.values()) + sum(e.size for e in refused)
-            raise (
-                refused[0] if needed <= self._max_bytes else _too_large("the route", needed, self._max_bytes)
-            )
+            self._check(sum(a.nbytes for a in adapters.values()) + sum(error.size for error in refused))
+            raise refused[0]
         return models(self._resolved.members, adapters)
 
 
@@ -120,9 +121,9 @@ class Bank:
     Args:
         loader: Loads and verifies one.
         slots: Where the engine takes them from.
-        max_bytes: What they may take together in host memory.
+        max_bytes: What they may take together in host memory; `setting` is what that is called.
         metrics: Where their number and bytes go.
-        busy: Whether anybody waits for answers; loads ahead of need pause then.
+        busy: Whether anybody waits for answers; `load` and `pin` pause between adapters then.
     """
 
     def __init__(
@@ -132,10 +133,11 @@ class Bank:
         slots: Slots,
         max_bytes: int,
         metrics: BankMetrics,
+        setting: str = "bank-bytes",
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loader, self._slots, self._metrics, self._busy = loader, slots, metrics, busy
-        self.max_bytes = max_bytes
+        self.max_bytes, self._setting = max_bytes, setting
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._held: Counter[str] = Counter()
@@ -153,7 +155,8 @@ class Bank:
         """A route's adapters, kept in memory while the context lasts; what is missing begins to load."""
         terms = list(resolved.terms())
         with self._hold({term.digest for term in terms}):
-            yield Held(resolved, {term.digest: self._adapter(term) for term in terms}, self.max_bytes)
+            loading = {term.digest: self._adapter(term) for term in terms}
+            yield Held(resolved, loading, lambda size: self._check_size("the route", size))
 
     def models(self, resolved: ResolvedRoute) -> tuple[Model, ...]:
         """The runnable members of a route, loading what is not in memory; waits for them."""
@@ -248,19 +251,27 @@ class Bank:
     # Loading
 
     def _load_ahead(self, term: ResolvedTerm) -> None:
-        """Loads what no request waits for, one at a time, and with pauses while others wait for answers.
+        """Loads what no request waits for: one at a time, with pauses while answers are waited for.
 
         A load takes as much of Python as a small forward does; without pauses, many take a third of the pace.
         """
+        if self._is_coming(term.digest):
+            return
         with self._ahead:
-            if term.digest in self._entries:
-                return
             while (left := self._rested_at - time.monotonic()) > 0 and self._busy():
                 time.sleep(min(left, 0.01))
             started = time.monotonic()
-            with self._loaded(term):
-                took = time.monotonic() - started
-            self._rested_at = time.monotonic() + min(_REST_TIMES * took, _LONGEST_REST_S)
+            try:
+                with self._loaded(term):
+                    pass
+            finally:
+                over = time.monotonic()
+                self._rested_at = over + min(_REST_TIMES * (over - started), _LONGEST_REST_S)
+
+    def _is_coming(self, digest: str) -> bool:
+        """Whether an adapter is in memory or on its way there."""
+        with self._lock:
+            return digest in self._entries or digest in self._unloaded or digest in self._loading
 
     @contextmanager
     def _loaded(self, term: ResolvedTerm) -> Iterator[_Entry]:
@@ -302,8 +313,7 @@ class Bank:
 
     def _keep(self, term: ResolvedTerm, adapter: Adapter) -> None:
         size = adapter.nbytes
-        if size > self.max_bytes:
-            raise _too_large(f"adapter {term.full_name}", size, self.max_bytes)
+        self._check_size(f"adapter {term.full_name}", size)
         for digest in self._victims(term, size):
             self._drop(digest)
             self._metrics.adapter_evicted()
@@ -311,6 +321,15 @@ class Bank:
         self._bytes += size
         self._touch(term, entry)
         self._report()
+
+    def _check_size(self, what: str, size: int) -> None:
+        """Refuses what can never fit."""
+        if size > self.max_bytes:
+            raise InvalidInput(
+                f"{what} takes {size:,} bytes, the bank has {self.max_bytes:,}",
+                field=self._setting,
+                remedy=f"start the server with a larger --{self._setting}",
+            )
 
     def _victims(self, term: ResolvedTerm, size: int) -> list[str]:
         """What makes room for an adapter, the least recently used first; nothing goes in vain."""
@@ -325,7 +344,9 @@ class Bank:
             raise NoRoom(
                 f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the bank are "
                 "pinned or in use",
-                remedy="retry after a pause, unpin adapters, or start the server with a larger --bank-bytes",
+                field=self._setting,
+                remedy="retry after a pause, unpin adapters, or start the server with a larger "
+                f"--{self._setting}",
                 size=size,
             )
         return found
@@ -370,11 +391,3 @@ class Bank:
 
 def _name(entry: _Entry) -> str:
     return min(entry.names, default=entry.adapter.digest[:12])
-
-
-def _too_large(what: str, size: int, limit: int) -> InvalidInput:
-    return InvalidInput(
-        f"{what} takes {size:,} bytes, the bank has {limit:,}",
-        field="bank-bytes",
-        remedy="start the server with a larger --bank-bytes",
-    )

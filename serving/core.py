@@ -72,10 +72,12 @@ class Core:
             max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
         )
+        on_host = self.device.type == "cpu"
         self.bank = Bank(
             self.loader,
             slots=self.slots,
-            max_bytes=settings.bank_bytes if self.device.type == "cpu" else settings.host_bytes,
+            max_bytes=settings.bank_bytes if on_host else settings.host_bytes,
+            setting="bank-bytes" if on_host else "host-bytes",
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
         )

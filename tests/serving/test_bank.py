@@ -463,37 +463,72 @@ def test_loading_ahead_waits_for_no_slot(world: World) -> None:
 
 
 def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
-    asked: list[float] = []
+    asked = 0
 
     def busy_at_first() -> bool:
-        asked.append(time.monotonic())
-        return len(asked) < 4
+        nonlocal asked
+        asked += 1
+        return asked < 4
 
     parts = Parts(world, busy=busy_at_first)
-    threading.Timer(0.3, parts.loader.hold("ssf:1").set).start()
     parts.bank.load(parts.term("ssf"))
-    over = time.monotonic()
+    parts.bank._rested_at = time.monotonic() + WAIT_S
     parts.bank.load(parts.term("ssf"))
-    assert not asked, "what is in memory already, and the first of several, need no pause"
+    assert asked == 0, "what is in memory already needs no pause"
 
     parts.bank.load(parts.term("lora"))
-    assert len(asked) == 4, "not a moment longer than they wait"
-    parts.bank.load(parts.term("bitfit"))
+    assert asked == 4, "not a moment longer than they wait"
+    assert parts.loader.loaded == ["ssf:1", "lora:2"]
+
+
+def test_a_pause_between_loads_ahead_ends_though_others_still_wait(world: World) -> None:
+    parts = Parts(world, busy=lambda: True)
+    for name in ("ssf", "lora", "bitfit"):
+        before, started = parts.bank._rested_at, time.monotonic()
+        parts.bank.load(parts.term(name))
+        assert time.monotonic() > before
+        assert parts.bank._rested_at > started
     assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
-    assert asked[3] - over > 0.02
 
 
 def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
-    parts = Parts(world, busy=lambda: True)
-    threading.Timer(0.3, parts.loader.hold("ssf:1").set).start()
-    parts.bank.load(parts.term("ssf"))
+    busy = threading.Event()
+    busy.set()
+    parts = Parts(world, busy=busy.is_set)
+    parts.bank._rested_at = time.monotonic() + WAIT_S
     ahead = threading.Thread(target=parts.bank.load, args=[parts.term("bitfit")])
     ahead.start()
+    until(parts.bank._ahead.locked)
 
     parts.models("lora")
-    assert parts.loader.loaded == ["ssf:1", "lora:2"]
+    assert parts.loader.loaded == ["lora:2"]
+    busy.clear()
     ahead.join(WAIT_S)
-    assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"], "the pause ends though they still wait"
+    assert parts.loader.loaded == ["lora:2", "bitfit:1"]
+
+
+def test_loads_ahead_take_turns_and_hold_up_nobody_who_asks_for_what_is_there(world: World) -> None:
+    parts = Parts(world)
+    parts.bank.load(parts.term("ssf"))
+    go = parts.loader.hold("lora:2")
+    with ThreadPoolExecutor(2) as people:
+        first = people.submit(parts.bank.load, parts.term("lora"))
+        until(lambda: parts.loader.loaded[-1] == "lora:2")
+        second = people.submit(parts.bank.load, parts.term("bitfit"))
+        assert parts.bank.load(parts.term("ssf")).in_slot
+        assert parts.bank.pin(parts.term("ssf")).pinned
+        assert parts.loader.loaded == ["ssf:1", "lora:2"]
+        go.set()
+        assert first.result(WAIT_S).in_slot
+        assert second.result(WAIT_S).in_slot
+    assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
+
+
+def test_a_load_ahead_that_fails_is_followed_by_a_pause_too(world: World) -> None:
+    parts = Parts(world, max_bytes=1000)
+    with pytest.raises(InvalidInput):
+        parts.bank.load(parts.term("full"))
+    assert parts.bank._rested_at > 0
 
 
 def test_pinning_needs_a_slot_and_leaves_nothing_behind_without_one(world: World) -> None:

@@ -182,7 +182,10 @@ def test_what_would_be_ignored_is_refused(running: Running, world: World) -> Non
     both = ["list", "--store", str(world.folder), "--server", running.address]
     for words, problem in (
         (both, "give either --store or --server"),
-        (["list", "--tls-ca", "ca.pem"], "add --server"),
+        *(
+            (["list", flag, "x.pem"], "add --server")
+            for flag in ("--tls-ca", "--tls-certificate", "--tls-key")
+        ),
         (["list", "--timeout", "3"], "add --server"),
     ):
         result = CliRunner().invoke(routes, words, standalone_mode=False)

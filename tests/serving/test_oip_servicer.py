@@ -622,8 +622,8 @@ def test_a_stream_whose_client_stops_reading_is_read_no_further(world: World) ->
     counted = {"method": "ModelStreamInfer", "code": "OK"}
     with Running(world.settings(max_stream_requests=4)) as running, Stream(running) as stream:
         stream.give(*(request(id="x" * 2**20) for _ in range(40)))
-        until(lambda: stream.taken >= 4)
-        calm, answered = threading.Event(), -1.0
+        until(lambda: running.value("corolla_requests_total", **counted) >= 1)
+        calm, answered = threading.Event(), 0.0
         while running.value("corolla_requests_total", **counted) > answered:
             answered = running.value("corolla_requests_total", **counted)
             calm.wait(0.5)

@@ -1,6 +1,8 @@
 """The life of a server: start, readiness, stop."""
 
 import asyncio
+import os
+import signal
 import socket
 import threading
 import urllib.request
@@ -13,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
+from serving.cli import _serve
 from serving.client import Client, RequestFailed
 from serving.server import Server
 from serving.servicer import SERVICE
@@ -103,6 +106,33 @@ def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
             release.set()
             assert [future.result(WAIT_S).route for future in asked] == ["lora:2"] * 2
         until(lambda: health(client) == SERVING)
+
+
+def test_loads_ahead_see_whether_anybody_waits_for_answers(running: Running) -> None:
+    busy = running.server.core.bank._busy
+    until(lambda: not busy())
+    release = running.hold_engine()
+    with running.client() as client, ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(ask, client)
+        until(busy)
+        release.set()
+        assert answer.result(WAIT_S).results
+    until(lambda: not busy())
+
+
+async def test_what_a_served_process_keeps_is_no_business_of_its_garbage_collector(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen, said = [], ""
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append(True))
+    serving = asyncio.create_task(_serve(world.settings()))
+    while "gRPC 127.0.0.1:" not in said:
+        await asyncio.sleep(0.01)
+        assert not serving.done()
+        said += capsys.readouterr().out
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serving, WAIT_S)
+    assert frozen == [True]
 
 
 # Stop
