@@ -22,7 +22,7 @@ from petl_vit.errors import Conflict, InvalidInput, NotFound, Overloaded
 from petl_vit.slots import Slots
 
 _LOADING_THREADS = 2
-_REST_TIMES, _LONGEST_REST_S = 3.0, 1.0
+_REST_TIMES, _LONGEST_REST_S = 5.0, 1.0
 """How long loads ahead of need pause after one, in times of what it took."""
 
 
