@@ -5,7 +5,8 @@
 Over real gRPC, ViT-S/16 and LoRA r=8 adapters that are in the store. First answers: each adapter is asked for
 once before it was ever loaded and once right after, one request at a time. Loading: four callers keep
 asking for adapters in memory, through quiet windows and through windows in which 20 others are loaded and
-unloaded by the admin service, one after the other without a pause, in turns.
+unloaded by the admin service, in turns: each is asked for as soon as the last is done, while the server
+pauses by itself between loads that no request waits for.
 
 added_p50_ms: median of first answer minus warm answer, at 224 px. other_p95_over_quiet: the 95th percentile
 of the other callers' latency while adapters come and go over that in quiet, at 64 px, where answers take

@@ -21,12 +21,7 @@ from petl_vit.errors import InvalidInput, NotFound
 
 GROUP = "corolla.names"
 
-_OF_SERVER = {
-    "tls_ca": "--tls-ca",
-    "tls_certificate": "--tls-certificate",
-    "tls_key": "--tls-key",
-    "timeout": "--timeout",
-}
+_OF_SERVER = ("tls_ca", "tls_certificate", "tls_key", "timeout")
 
 
 class Names(Protocol):
@@ -139,6 +134,7 @@ def _check_place(server: str | None) -> None:
         raise InvalidInput(
             "a server has its own store", field="--store", remedy="give either --store or --server"
         )
-    for name, flag in _OF_SERVER.items():
+    for name in _OF_SERVER:
         if server is None and given(name):
+            flag = f"--{name.replace('_', '-')}"
             raise InvalidInput("it is about a server", field=flag, remedy="add --server HOST:PORT")

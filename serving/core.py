@@ -151,10 +151,8 @@ class Core:
         self.engine.add_size(size, self.loader.vit(size))
 
     def _metrics(self) -> Metrics:
-        metrics, record = (
-            Metrics(CollectorRegistry(), Domains(self.settings.domain_names)),
-            self.loader.record,
-        )
+        metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))
+        record = self.loader.record
         metrics.set_backbone(digest=record.digest, architecture=record.config.architecture)
         metrics.set_build(
             version=version("corolla"),

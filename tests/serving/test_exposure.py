@@ -117,25 +117,31 @@ def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certifica
             assert caught.value.code == "UNAVAILABLE"
 
 
-def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
-    world: World, certificates: Certificates
-) -> None:
+@pytest.fixture
+def guarded(world: World, certificates: Certificates) -> Iterator[Running]:
+    """A server that demands certificates of its clients."""
     settings = world.settings(
         tls_certificate=certificates.path("server.pem"),
         tls_key=certificates.path("server.key"),
         tls_client_ca=certificates.path("ca.pem"),
     )
+    with Running(settings) as running:
+        yield running
+
+
+def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
+    guarded: Running, certificates: Certificates
+) -> None:
     ca = certificates.read("ca.pem")
     known = grpc.ssl_channel_credentials(ca, certificates.read("client.key"), certificates.read("client.pem"))
-    with Running(settings) as running:
-        with running.client(credentials=known) as client:
-            assert ask(client).route == "lora:2"
-        with (
-            running.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=5) as client,
-            pytest.raises(RequestFailed) as caught,
-        ):
-            ask(client)
-        assert caught.value.code == "UNAVAILABLE"
+    with guarded.client(credentials=known) as client:
+        assert ask(client).route == "lora:2"
+    with (
+        guarded.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=5) as client,
+        pytest.raises(RequestFailed) as caught,
+    ):
+        ask(client)
+    assert caught.value.code == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -165,18 +171,6 @@ def test_certificates_that_cannot_work_stop_the_start(
 
 
 # The commands
-
-
-@pytest.fixture
-def guarded(world: World, certificates: Certificates) -> Iterator[Running]:
-    """A server that demands certificates of its clients."""
-    settings = world.settings(
-        tls_certificate=certificates.path("server.pem"),
-        tls_key=certificates.path("server.key"),
-        tls_client_ca=certificates.path("ca.pem"),
-    )
-    with Running(settings) as running:
-        yield running
 
 
 def said(command: click.Command, running: Running, *words: str) -> Result:
