@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
+from petl_vit.backbone import BackboneConfig
 from petl_vit.heads import LinearHead
-from petl_vit.vit import BackboneConfig, FrozenViT
+from petl_vit.vit import FrozenViT
 
 HALF = (0.5, 0.5, 0.5)
 CLASSES = 10

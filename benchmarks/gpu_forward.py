@@ -28,10 +28,11 @@ from benchmarks.peers_inside.peft_model import PeftModel
 from benchmarks.report import progress
 from petl_vit import methods
 from petl_vit.adapter import Adapter
+from petl_vit.architecture import Architecture
 from petl_vit.arena import Arena
 from petl_vit.batch import Batch, Model, Row, Term, logits_of
 from petl_vit.slots import Slots
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from petl_vit import methods
+from petl_vit.architecture import Architecture, describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
-from petl_vit.vit import Architecture, BackboneConfig, describe
 from protos import generate as code
 from serving.catalogue import SECTIONS
 from serving.series import Definition

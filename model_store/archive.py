@@ -16,8 +16,9 @@ from model_store import digest, tensors
 from model_store.manifest import Archived, Draft, Manifest, TaskRecord, TaskSpec
 from model_store.store import Store
 from petl_vit import heads, methods
+from petl_vit.architecture import check_tensors, describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
-from petl_vit.vit import BackboneConfig, check_tensors, describe
 
 RECORD, ADAPTER, BASE_HEAD = "corolla.json", "adapter.safetensors", "base_head.safetensors"
 _ORDER = (RECORD, ADAPTER, BASE_HEAD)

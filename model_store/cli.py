@@ -22,8 +22,8 @@ from model_store.extension import Extended
 from model_store.manifest import Manifest, Record, TaskSpec
 from model_store.routes import parse_adapter
 from model_store.store import Store
+from petl_vit.architecture import describe
 from petl_vit.errors import InvalidInput
-from petl_vit.vit import describe
 
 _Command = Callable[..., Any]
 

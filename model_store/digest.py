@@ -12,9 +12,9 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import InvalidInput
 from petl_vit.preprocess import Preprocess
-from petl_vit.vit import BackboneConfig
 
 _DTYPES = {
     torch.float64: "F64",

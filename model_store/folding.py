@@ -18,10 +18,11 @@ from model_store.routes import Model as ModelText
 from model_store.store import Store
 from model_store.tensors import not_finite
 from petl_vit.adapter import Adapter
+from petl_vit.architecture import Architecture
 from petl_vit.edits import Foldable, fold
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.heads import LinearHead
-from petl_vit.vit import Architecture, FrozenViT
+from petl_vit.vit import FrozenViT
 
 NAME = "corolla"
 VERSION = "1"

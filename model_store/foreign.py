@@ -15,9 +15,9 @@ from model_store.archive import Imported
 from model_store.manifest import Draft, TaskRecord
 from model_store.store import Store
 from petl_vit import heads
+from petl_vit.architecture import check_tensors, describe
 from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method
-from petl_vit.vit import check_tensors, describe
 
 
 @dataclass(frozen=True, kw_only=True)

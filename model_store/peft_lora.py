@@ -24,9 +24,9 @@ from model_store.foreign import Foreign, ordered_head
 from model_store.manifest import Manifest, TaskRecord
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.architecture import Architecture, describe
 from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from petl_vit.methods.lora import LoRA
-from petl_vit.vit import Architecture, describe
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Target = Literal["qkv", "proj", "fc1", "fc2"]

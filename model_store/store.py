@@ -39,8 +39,8 @@ from model_store.names import (
 from model_store.objects import Objects, Place
 from model_store.routes import AdapterRef, Route
 from model_store.snapshot import Snapshot
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
-from petl_vit.vit import BackboneConfig
 
 Tensors = Mapping[str, Tensor]
 

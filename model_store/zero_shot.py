@@ -24,10 +24,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from petl_vit.architecture import describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound, Unsupported
 from petl_vit.heads import ClipHead
 from petl_vit.preprocess import Preprocess
-from petl_vit.vit import BackboneConfig, describe
 
 EMBEDDINGS, PROJECTION, LOGIT_SCALE, CLASSES = "class_embeddings", "projection", "logit_scale", "classes"
 TEMPLATES = ("a photo of a {}.",)

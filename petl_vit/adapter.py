@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from petl_vit import heads
+from petl_vit.architecture import check_tensors
 from petl_vit.edit_set import EditSet
 from petl_vit.heads import Head
 from petl_vit.methods.linear import Linear
 from petl_vit.methods.method import Method
-from petl_vit.vit import FrozenViT, check_tensors
+from petl_vit.vit import FrozenViT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from timm.layers import quick_gelu
 from torch import Tensor
 
+from petl_vit.architecture import Architecture
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Branch, Edit, LowRank, NormDelta, Prefix, Source
 from petl_vit.errors import InvalidInput
-from petl_vit.vit import Architecture
 
 MAX_HIDDEN = 64
 """The widest bottleneck of a branch that the kernels take."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.architecture import Architecture
 from petl_vit.device import one_thread
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import (
@@ -31,7 +32,7 @@ from petl_vit.edits import (
     log_weights,
     weighted,
 )
-from petl_vit.vit import Architecture, FrozenViT, Params
+from petl_vit.vit import FrozenViT, Params
 
 _ALONE = 2**18
 """Elements that an operation goes over, up to which one thread of a CPU is through sooner than two."""

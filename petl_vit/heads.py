@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.architecture import check_tensors
 from petl_vit.errors import Corrupt
-from petl_vit.vit import check_tensors
 
 _PREFIX = "head."
 _PROJECTION = "head.projection"

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry
 
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
+from petl_vit.architecture import describe
 from petl_vit.arena import Arena
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.slots import Slots
-from petl_vit.vit import describe
 from serving.backend import Backend, TorchBackend
 from serving.bank import Bank
 from serving.batcher import Batcher

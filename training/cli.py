@@ -25,10 +25,11 @@ from model_store.loading import Loader
 from model_store.resolution import resolve
 from model_store.store import Store
 from petl_vit import methods as registry
+from petl_vit.architecture import Architecture, describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.methods.method import Method, edit_kinds
-from petl_vit.vit import Architecture, BackboneConfig, describe
 from training import data, job, shifts
 from training.evaluation import Measured, measure
 from training.progress import Bars

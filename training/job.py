@@ -25,6 +25,7 @@ from model_store.names import BASE, check_name
 from model_store.routes import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.architecture import describe
 from petl_vit.device import chosen_device
 from petl_vit.errors import Conflict, InvalidInput, NotFound, Unsupported
 from petl_vit.executors import Functional
@@ -32,7 +33,7 @@ from petl_vit.heads import Head
 from petl_vit.joint import check_joins
 from petl_vit.methods.method import Method
 from petl_vit.preprocess import Preprocess
-from petl_vit.vit import FrozenViT, describe
+from petl_vit.vit import FrozenViT
 from training import data, probe
 from training.calibration import fit_temperature, measure
 from training.checkpoint import Checkpoint

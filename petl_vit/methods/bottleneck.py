@@ -10,9 +10,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Branch, Conv, Edit, Source
 from petl_vit.methods.method import uniform
-from petl_vit.vit import Architecture, Shapes
 
 
 class Init(StrEnum):

@@ -14,10 +14,11 @@ from pydantic import Field
 from timm.layers import quick_gelu
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Conv, Edit, Source
 from petl_vit.methods import bottleneck
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class Convpass(Method):

@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Affine, Edit
 from petl_vit.methods.bitfit import BitFit
 from petl_vit.methods.layernorm import LayerNorm, norm_deltas
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 _GAINS = {"gain1": "attn.proj", "gain2": "mlp.fc2"}
 

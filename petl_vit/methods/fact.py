@@ -9,10 +9,11 @@ import math
 import torch
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, LowRank
 from petl_vit.errors import Unsupported
 from petl_vit.methods.method import uniform
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 UNITS = 12
 

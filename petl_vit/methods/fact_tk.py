@@ -13,10 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit
 from petl_vit.methods import fact
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class FacTTK(Method):

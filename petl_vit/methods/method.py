@@ -8,9 +8,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes, describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.edits import Edit
 from petl_vit.errors import InvalidInput
-from petl_vit.vit import Architecture, BackboneConfig, FrozenViT, Shapes, describe
+from petl_vit.vit import FrozenViT
 
 Tensors = Mapping[str, Tensor]
 

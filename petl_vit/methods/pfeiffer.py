@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, Source
 from petl_vit.methods import bottleneck
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class Pfeiffer(Method):

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, LowRank
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class RepAdapter(Method):

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Dense, Edit
 from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 _PARTS = {
     "attn": "attn.",

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from petl_vit import methods
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, scaled
 from petl_vit.errors import Unsupported
 from petl_vit.methods.method import Method, Tensors
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class Ingredient(BaseModel):

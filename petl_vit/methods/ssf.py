@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Affine, Edit
 from petl_vit.methods.method import Method, Tensors, linear_sites
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 def _sites(arch: Architecture) -> dict[str, int]:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, Prefix
 from petl_vit.methods.method import Method, Tensors, uniform
-from petl_vit.vit import Architecture, FrozenViT, Shapes
+from petl_vit.vit import FrozenViT
 
 
 class VPTDeep(Method):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
+from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Model, Row, Term
 from petl_vit.heads import LinearHead
 from petl_vit.preprocess import Preprocess, normalise
-from petl_vit.vit import BackboneConfig, FrozenViT
+from petl_vit.vit import FrozenViT
 from tests.gpu import BACKENDS, DEVICE, backend_on
 from training import data, probe
 from training.recipe import Recipe

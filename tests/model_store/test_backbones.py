@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from model_store.backbones import Request, read
+from petl_vit.architecture import describe
 from petl_vit.errors import CorollaError, InvalidInput, NotFound, Unsupported
-from petl_vit.vit import describe
 
 TINY = "vit_tiny_patch16_224"
 SMALL = {"depth": 1, "embed_dim": 12}

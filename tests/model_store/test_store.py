@@ -12,8 +12,8 @@ import torch
 from model_store.manifest import Draft, Manifest, NamedRoute
 from model_store.routes import AdapterRef
 from model_store.store import AdapterId, Store
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Conflict, CorollaError, Corrupt, InvalidInput, NotFound, Unsupported
-from petl_vit.vit import BackboneConfig
 from tests.model_store.world import CONFIG, World
 
 TRAVERSALS = ["..", "../escape", "a/b", "", "A", ".hidden", "a" * 64, "a\x00b", "a\n", "1st"]

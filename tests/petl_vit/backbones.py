@@ -7,7 +7,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from petl_vit.vit import BackboneConfig, FrozenViT
+from petl_vit.backbone import BackboneConfig
+from petl_vit.vit import FrozenViT
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
+from petl_vit.architecture import describe
+from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import fold
@@ -16,7 +18,7 @@ from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.executors import Functional, Lane, Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.methods.method import Method
-from petl_vit.vit import BackboneConfig, FrozenViT, describe
+from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import CLASSES, NAMES, adapter_of, images_of, method_of, random_tensors
 from tests.petl_vit.backbones import FAMILIES, HALF, family, relative, timm_features
 from tests.petl_vit.reference import REFERENCES

@@ -2,19 +2,17 @@
 
 import copy
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.errors import Corrupt
 from petl_vit.executors import Functional, Sliced
-from petl_vit.vit import BackboneConfig, FrozenViT, check_supported, describe
-from tests.petl_vit.backbones import HALF, config_of, relative, tensors_of, timm_features, timm_model
+from petl_vit.vit import FrozenViT
+from tests.petl_vit.backbones import config_of, relative, tensors_of, timm_features, timm_model
 
 SUPPORTED: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
     "ViT": ("vit_tiny_patch16_224", 224, ()),
@@ -55,19 +53,6 @@ def test_the_page_of_backbones_has_a_row_for_every_one_tested_here_and_no_other(
     assert dict(rows) == {row: architecture for row, (architecture, _, _) in SUPPORTED.items()}
 
 
-def test_the_mean_pooled_row_has_its_norm_behind_the_pooling() -> None:
-    architecture, native, options = SUPPORTED["MAE"]
-    assert describe(config_of(architecture, native, options)).final_norm == "fc_norm"
-
-
-def test_both_kinds_of_gelu_are_told_apart() -> None:
-    exact, tanh = (describe(config_of(*SUPPORTED[row][:2])).activation for row in ("SigLIP", "SigLIP-2"))
-    x = torch.linspace(-4, 4, 101)
-    assert torch.equal(exact(x), torch.nn.functional.gelu(x))
-    assert torch.equal(tanh(x), torch.nn.functional.gelu(x, approximate="tanh"))
-    assert not torch.equal(exact(x), tanh(x))
-
-
 def test_attention_pooling_reads_the_executors_parameters() -> None:
     architecture, _, _ = SUPPORTED["SigLIP"]
     config = config_of(architecture, 32)
@@ -103,78 +88,6 @@ def test_sizes_of_one_backbone_share_all_but_the_position_embedding() -> None:
     assert differing == {"pos_embed"}
 
 
-@pytest.mark.parametrize(
-    ("architecture", "named"),
-    [
-        ("vit_base_patch16_rpn_224", "ResPostBlock"),
-        ("eva02_tiny_patch14_224", "Eva"),
-        ("vit_small_patch16_dinov3", "Eva"),
-        ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
-        ("vit_small_r26_s32_224", "patch embedding"),
-        ("vit_giant_patch14_reg4_dinov2", "MLP"),
-        ("resnet18", "resnet18"),
-        ("vit_bese_patch16_224", "vit_base_patch16_224"),
-    ],
-)
-def test_an_unsupported_architecture_is_refused_by_name(architecture: str, named: str) -> None:
-    size = 224 if "patch14" not in architecture else 518
-    config = BackboneConfig(architecture=architecture, image_size=size, mean=HALF, std=HALF)
-    with pytest.raises(Unsupported, match=named) as refused:
-        check_supported(config)
-    assert architecture in str(refused.value)
-    assert refused.value.remedy
-
-
-@pytest.mark.parametrize("pooling", ["prr", "max", "avgmax"])
-def test_another_pooling_is_refused_by_name(pooling: str) -> None:
-    config = config_of("vit_base_patch16_224", 32, (("global_pool", pooling),))
-    with pytest.raises(Unsupported, match=f"its pooling is '{pooling}'"):
-        check_supported(config)
-
-
-def _longer(pool: Any) -> None:
-    pool.latent_len = 2
-
-
-def _normed(pool: Any) -> None:
-    pool.q_norm = torch.nn.LayerNorm(64)
-
-
-def _placed(pool: Any) -> None:
-    pool.pos_embed = torch.nn.Parameter(torch.zeros(4, 768))
-
-
-def _unprojected(pool: Any) -> None:
-    pool.q = torch.nn.Identity()
-
-
-def _other_activation(pool: Any) -> None:
-    pool.mlp.act = torch.nn.ReLU()
-
-
-@pytest.mark.parametrize("change", [_longer, _normed, _placed, _unprojected, _other_activation])
-def test_attention_pooling_of_another_kind_is_refused(
-    change: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create = timm.create_model
-
-    def changed(*arguments: Any, **keywords: Any) -> Any:
-        model = create(*arguments, **keywords)
-        change(model.attn_pool)
-        return model
-
-    monkeypatch.setattr(timm, "create_model", changed)
-    config = config_of("vit_base_patch16_siglip_224", 48)  # refused, so never kept by `describe`
-    with pytest.raises(Unsupported, match="its attention pooling is not the plain one"):
-        describe(config)
-
-
-def test_an_image_size_off_the_patch_grid_names_the_nearest() -> None:
-    config = config_of("vit_tiny_patch16_224", 64)
-    with pytest.raises(InvalidInput, match="use 48"):
-        describe(config).at(50)
-
-
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_foreign_tensors_are_refused(change: str) -> None:
     config = config_of("vit_tiny_patch16_224", 32)
@@ -187,9 +100,3 @@ def test_foreign_tensors_are_refused(change: str) -> None:
         tensors["norm.weight"] = torch.zeros(3)
     with pytest.raises(Corrupt, match=r"norm\."):
         FrozenViT(config, tensors)
-
-
-def test_an_unknown_option_of_timm_is_refused_by_name() -> None:
-    config = config_of("vit_tiny_patch16_224", 32, (("globl_pool", "avg"),))
-    with pytest.raises(Unsupported, match="globl_pool"):
-        describe(config)

@@ -25,9 +25,10 @@ from model_store.manifest import BackboneRecord, Draft, Manifest, NamedRoute, Ta
 from model_store.resolution import ResolvedRoute, resolve
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.backbone import BackboneConfig
 from petl_vit.heads import LinearHead
 from petl_vit.preprocess import Preprocess
-from petl_vit.vit import BackboneConfig, FrozenViT
+from petl_vit.vit import FrozenViT
 from serving.client import Client
 from serving.metrics import Metrics
 from serving.server import Server

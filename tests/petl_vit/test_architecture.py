@@ -1,0 +1,105 @@
+"""What an architecture is, and which are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from petl_vit.architecture import check_supported, describe
+from petl_vit.backbone import BackboneConfig
+from petl_vit.errors import InvalidInput, Unsupported
+from tests.petl_vit.backbones import HALF, config_of
+
+
+def test_a_mean_pooled_vit_has_its_norm_behind_the_pooling() -> None:
+    config = config_of("vit_base_patch16_224", 224, (("global_pool", "avg"),))
+    assert describe(config).final_norm == "fc_norm"
+
+
+def test_both_kinds_of_gelu_are_told_apart() -> None:
+    exact = describe(config_of("vit_base_patch16_siglip_224", 224)).activation
+    tanh = describe(config_of("vit_base_patch32_siglip_256", 256)).activation
+    x = torch.linspace(-4, 4, 101)
+    assert torch.equal(exact(x), torch.nn.functional.gelu(x))
+    assert torch.equal(tanh(x), torch.nn.functional.gelu(x, approximate="tanh"))
+    assert not torch.equal(exact(x), tanh(x))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "named"),
+    [
+        ("vit_base_patch16_rpn_224", "ResPostBlock"),
+        ("eva02_tiny_patch14_224", "Eva"),
+        ("vit_small_patch16_dinov3", "Eva"),
+        ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
+        ("vit_small_r26_s32_224", "patch embedding"),
+        ("vit_giant_patch14_reg4_dinov2", "MLP"),
+        ("resnet18", "resnet18"),
+        ("vit_bese_patch16_224", "vit_base_patch16_224"),
+    ],
+)
+def test_an_unsupported_architecture_is_refused_by_name(architecture: str, named: str) -> None:
+    size = 224 if "patch14" not in architecture else 518
+    config = BackboneConfig(architecture=architecture, image_size=size, mean=HALF, std=HALF)
+    with pytest.raises(Unsupported, match=named) as refused:
+        check_supported(config)
+    assert architecture in str(refused.value)
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("pooling", ["prr", "max", "avgmax"])
+def test_another_pooling_is_refused_by_name(pooling: str) -> None:
+    config = config_of("vit_base_patch16_224", 32, (("global_pool", pooling),))
+    with pytest.raises(Unsupported, match=f"its pooling is '{pooling}'"):
+        check_supported(config)
+
+
+def _longer(pool: Any) -> None:
+    pool.latent_len = 2
+
+
+def _normed(pool: Any) -> None:
+    pool.q_norm = torch.nn.LayerNorm(64)
+
+
+def _placed(pool: Any) -> None:
+    pool.pos_embed = torch.nn.Parameter(torch.zeros(4, 768))
+
+
+def _unprojected(pool: Any) -> None:
+    pool.q = torch.nn.Identity()
+
+
+def _other_activation(pool: Any) -> None:
+    pool.mlp.act = torch.nn.ReLU()
+
+
+@pytest.mark.parametrize("change", [_longer, _normed, _placed, _unprojected, _other_activation])
+def test_attention_pooling_of_another_kind_is_refused(
+    change: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+
+    def changed(*arguments: Any, **keywords: Any) -> Any:
+        model = create(*arguments, **keywords)
+        change(model.attn_pool)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", changed)
+    config = config_of("vit_base_patch16_siglip_224", 48)  # refused, so never kept by `describe`
+    with pytest.raises(Unsupported, match="its attention pooling is not the plain one"):
+        describe(config)
+
+
+def test_an_image_size_off_the_patch_grid_names_the_nearest() -> None:
+    config = config_of("vit_tiny_patch16_224", 64)
+    with pytest.raises(InvalidInput, match="use 48"):
+        describe(config).at(50)
+
+
+def test_an_unknown_option_of_timm_is_refused_by_name() -> None:
+    config = config_of("vit_tiny_patch16_224", 32, (("globl_pool", "avg"),))
+    with pytest.raises(Unsupported, match="globl_pool"):
+        describe(config)
