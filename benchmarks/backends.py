@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from benchmarks.adapters import CLASSES, backbone, base_head, tensors
 from benchmarks.interleave import Costs, cpu_seconds, speed_ratio
 from benchmarks.report import emit, parser, progress
-from petl_vit import methods
+from petl_vit import methods, precision
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Row, Term
 from petl_vit.heads import LinearHead
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving import precision
 from serving.backend import Backend, TorchBackend
 from serving.onnx_backend import OnnxBackend
 

@@ -16,7 +16,10 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Term
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.heads import Head
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
+
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 class Loader:
@@ -25,7 +28,7 @@ class Loader:
     Args:
         store: Where it is.
         record: The backbone.
-        device, dtype: Where and how it runs; heads run on the host.
+        device, precision: Where and how it runs, never `AUTO`; heads run on the host.
 
     Raises:
         Corrupt: The backbone's file is not what its digest says.
@@ -38,12 +41,12 @@ class Loader:
         record: BackboneRecord,
         *,
         device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = Precision.FP32,
     ) -> None:
         self.store, self.record = store, record
-        self._device, self._dtype = device or torch.device("cpu"), dtype
+        self._device, self._dtype = device or torch.device("cpu"), _DTYPES[precision]
         tensors = store.load_backbone(record)
-        self._tensors = {n: t.to(device=self._device, dtype=dtype) for n, t in tensors.items()}
+        self._tensors = {n: t.to(device=self._device, dtype=self._dtype) for n, t in tensors.items()}
         self._vits: dict[int, FrozenViT] = {}
         self._heads: dict[str, Head] = {}
         self._lock = threading.Lock()

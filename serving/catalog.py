@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -145,15 +145,15 @@ class Catalog:
         """Every named route that can be served by this backbone now."""
         return self._named_routes(self.store)
 
-    def served(self) -> list[ResolvedRoute]:
+    def served(self) -> Iterator[ResolvedRoute]:
         """What can be answered by name alone now: the base of every task, and every named route."""
-        bases = []
         with suppress(CorollaError):
             for record in self.store.tasks():
                 if record.spec.backbone_digest == self.backbone_digest:
                     route = routes.parse(f"{record.spec.name}/{BASE}")
-                    bases.append(self._resolve(self.store, route, record.spec.name))
-        return bases + [plan.resolved for _, plan in self._named_routes(self.store)]
+                    yield self._resolve(self.store, route, record.spec.name)
+        for _, plan in self._named_routes(self.store):
+            yield plan.resolved
 
     def image_sizes(self) -> list[int]:
         """The input sizes of the backbone's tasks, pixels; none while a task's file is damaged.

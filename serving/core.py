@@ -16,11 +16,13 @@ from platformdirs import user_data_dir
 from prometheus_client import CollectorRegistry
 
 from model_store.manifest import BackboneRecord
+from model_store.precision import checked_loader
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.arena import Arena
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.backend import Backend, TorchBackend
 from serving.bank import Bank
@@ -30,7 +32,6 @@ from serving.classifier import Classifier
 from serving.engine import Engine, Job, Logits
 from serving.metrics import Domains, Metrics
 from serving.onnx_backend import OnnxBackend
-from serving.precision import Precision, checked_loader
 from serving.settings import Settings
 from serving.tokens import Tokens, key_from
 from serving.watcher import Watcher
@@ -57,7 +58,7 @@ class Core:
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(
-            _precision(settings), self.device, self.store, record, self.catalog
+            _precision(settings), self.device, self.store, record, self.catalog.served()
         )
         self.metrics = self._metrics()
         self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")

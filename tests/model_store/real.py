@@ -1,5 +1,7 @@
 """A store with a real, small backbone and one task on it, for what has to compute. C = 5, blocks 2."""
 
+from collections.abc import Callable
+
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -46,10 +48,18 @@ class Real:
         return LinearHead.init(len(CLASSES), self.width, torch.Generator().manual_seed(seed))
 
     def publish(
-        self, method: str, name: str = "", seed: int = 0, config: dict[str, object] | None = None
+        self,
+        method: str,
+        name: str = "",
+        seed: int = 0,
+        config: dict[str, object] | None = None,
+        change: Callable[[dict[str, Tensor]], None] = lambda tensors: None,
     ) -> Manifest:
+        """An adapter with random tensors; `change` may alter them."""
         made = method_of(method) if config is None else methods.get(method).configure(config)
-        tensors = random_tensors(made, self.loader.vit(48), seed) | self.head(seed + 10).tensors()
+        tensors = dict(random_tensors(made, self.loader.vit(48), seed))
+        change(tensors)
+        tensors |= self.head(seed + 10).tensors()
         draft = Draft.of(
             task="zoo",
             name=name or method.replace("_", "-"),

@@ -7,7 +7,7 @@ and of every member of a named route are compared with fp32 on a few images.
 
 import logging
 import math
-from enum import StrEnum
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from model_store.resolution import ResolvedRoute
 from model_store.store import Store
 from petl_vit.batch import Batch, Row
 from petl_vit.errors import CorollaError, InvalidInput
-from serving.catalog import Catalog
+from petl_vit.precision import Precision, has_bf16
 
 _log = logging.getLogger(__name__)
 
@@ -28,18 +28,17 @@ TOLERANCE = 5e-2
 _PROBES = 4
 
 
-class Precision(StrEnum):
-    """What the products are computed in."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
 def checked_loader(
-    setting: Precision, device: torch.device, store: Store, record: BackboneRecord, catalog: Catalog
+    setting: Precision,
+    device: torch.device,
+    store: Store,
+    record: BackboneRecord,
+    routes: Iterable[ResolvedRoute],
 ) -> tuple[Precision, Loader]:
     """What the backbone runs in, and a loader of that.
+
+    Args:
+        routes: Their members' logits are compared; not gone through where fp32 is taken anyway.
 
     Raises:
         InvalidInput: bf16 is asked for and changes the answers too much; `auto` then is fp32.
@@ -47,8 +46,8 @@ def checked_loader(
     exact = Loader(store, record, device=device)
     if setting is Precision.FP32 or (setting is Precision.AUTO and not has_bf16(device)):
         return Precision.FP32, exact
-    fast = Loader(store, record, device=device, dtype=torch.bfloat16)
-    compared = ((_difference(route, exact, fast), str(route)) for route in catalog.served())
+    fast = Loader(store, record, device=device, precision=Precision.BF16)
+    compared = ((_difference(route, exact, fast), str(route)) for route in routes)
     found, route = max(compared, default=(0.0, "nothing"))
     _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, route)
     try:
@@ -59,14 +58,6 @@ def checked_loader(
         _log.warning("%s", error)
         return Precision.FP32, exact
     return Precision.BF16, fast
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bf16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(supported is not None and supported() for supported in known)
 
 
 def probes(size: int) -> Tensor:
