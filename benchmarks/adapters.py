@@ -37,13 +37,18 @@ def base_head(vit: FrozenViT) -> LinearHead:
     return LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(0))
 
 
-def adapter(name: str, vit: FrozenViT, seed: int) -> Adapter:
-    """An adapter of a method at its default settings, with random non-zero tensors."""
+def adapter(name: str, vit: FrozenViT, seed: int, *, on: FrozenViT | None = None) -> Adapter:
+    """An adapter of a method at its default settings, with random non-zero tensors.
+
+    Args:
+        vit: The backbone in float32.
+        on: The same as the adapter runs on it; None means `vit`.
+    """
     return Adapter.load(
         digest=f"{name}-{seed}",
         method=methods.get(name)(),
         tensors=tensors(name, vit, seed),
-        vit=vit,
+        vit=vit if on is None else on,
         base_head=base_head(vit),
         task_digest="task",
     )

@@ -5,7 +5,7 @@ not know files, names or versions: its identity is its digest.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from petl_vit import heads
 from petl_vit.architecture import check_tensors
 from petl_vit.edit_set import EditSet
+from petl_vit.edits import Dense, Edit
 from petl_vit.heads import Head
 from petl_vit.methods.linear import Linear
 from petl_vit.methods.method import Method
@@ -56,14 +57,13 @@ class Adapter:
         own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
         check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
         moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
-        edits = (
-            EditSet(method.edits(vit, moved)).packed().on_host()
-        )  # keys and values are computed on the way
-        _ = edits.form, edits.first_block
+        edits = [_like_frozen(edit, vit) for edit in method.edits(vit, moved)]
+        packed = EditSet(edits).packed().on_host()  # keys and values are computed on the way
+        _ = packed.form, packed.first_block
         return cls(
             digest=digest,
             method=method,
-            edits=edits,
+            edits=packed,
             head=head.to(device=torch.device("cpu"), dtype=heads.precise(vit.dtype)),
             base_head=base_head,
             task_digest=task_digest,
@@ -87,3 +87,10 @@ class Adapter:
             base_head=base_head,
             task_digest=task_digest,
         )
+
+
+def _like_frozen(edit: Edit, vit: FrozenViT) -> Edit:
+    """A replaced parameter in the dtype of what it replaces; all others as they are."""
+    if not isinstance(edit, Dense):
+        return edit
+    return replace(edit, tensor=edit.tensor.to(vit.params[edit.name].dtype))

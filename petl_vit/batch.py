@@ -24,8 +24,9 @@ from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Lane, Sliced
 from petl_vit.heads import Head, interpolate, precise
+from petl_vit.products import Params
 from petl_vit.slots import Slots
-from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT, Params
+from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
 
 _CPU_ACTIVATION_BYTES = 24 * 2**20
 """The largest activation of one forward on a CPU. The C library maps larger ones anew each time, and writing
@@ -160,7 +161,8 @@ class Batch:
         if self.vit.device.type != "cpu":
             return 1 << 30
         tokens = arch.grid**2 + arch.prefix_tokens
-        row = tokens * max(arch.hidden, 3 * arch.width) * self.vit.dtype.itemsize
+        product, stream = self.vit.product_dtype.itemsize, self.vit.dtype.itemsize
+        row = tokens * max(arch.hidden * product, 3 * arch.width * product, arch.width * stream)
         return max(1, _CPU_ACTIVATION_BYTES // row)
 
     def _features(self, images: Tensor, patches: Tensor, rows: list[Row]) -> Tensor:

@@ -5,8 +5,8 @@ never another edit's result, and the deltas are summed. So a sum over adapters i
 their weight changes wherever a method folds. alpha is per row: 1 = as trained, 0 = the frozen model.
 
 `delta` is the definition that both executors use; `fold` is the same statement about weights. Tensors
-follow the row-vector convention (x A, not A x). All tensors of an edit live on the backbone's device
-in its dtype. Source of the algebra: docs/structure.md.
+follow the row-vector convention (x A, not A x). All tensors of an edit live on the backbone's device,
+in the dtype of its residual stream whatever its products are in. Source of the algebra: docs/structure.md.
 
 Shapes: B rows, N tokens, D width, W output width of a site, R rank or bottleneck, H heads, d head width.
 
@@ -14,16 +14,17 @@ Every tensor of an edit may have a leading dimension of rows, so that each row h
 kernel: vectors are then [B, 1, W] instead of [W], matrices [B, in, R] instead of [in, R] (`petl_vit.slots`).
 """
 
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.vit import Params
+from petl_vit.products import DenseParams, Params
 
 Alpha = Tensor | None
 """Per-row factors, [B, 1, 1]; None means 1 for every row."""
@@ -42,6 +43,7 @@ def _like(vector: Tensor, y: Tensor) -> Tensor:
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """x W + b of [B, N, in], with W [in, R] and b [R], or one for each row: [B, in, R] and [B, 1, R]."""
+    x = x.to(matrix.dtype)
     if matrix.dim() == 2:
         return F.linear(x, matrix.T, bias)
     return torch.bmm(x, matrix) if bias is None else torch.baddbmm(bias, x, matrix)
@@ -82,7 +84,7 @@ class Affine:
         else:
             y.add_(self.delta(x, y, alpha))
 
-    def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+    def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
         """Adds alpha times this edit's weight change to `weights`, which start as the frozen ones."""
         weight, bias = f"{self.site}.weight", f"{self.site}.bias"
         if self.scale is not None:
@@ -122,7 +124,7 @@ class NormDelta:
         """y += delta; for inference."""
         y.add_(self.delta(x, y, alpha))
 
-    def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+    def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
         weight, bias = f"{self.site}.weight", f"{self.site}.bias"
         weights[weight] = weights[weight] + alpha * self.weight
         weights[bias] = weights[bias] + alpha * self.bias
@@ -164,7 +166,7 @@ class LowRank:
         if self.shift is not None:
             y.add_(_scaled(self.shift.expand_as(y), alpha))
 
-    def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+    def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
         weight, bias = f"{self.site}.weight", f"{self.site}.bias"
         parts = self.a.unflatten(1, (-1, self.b.shape[0]))
         weights[weight] = weights[weight] + alpha * (parts @ self.b).flatten(1).T
@@ -342,7 +344,7 @@ class Dense:
     tensor: Tensor
     weight: float = 1.0
 
-    def fold(self, frozen: Params, weights: dict[str, Tensor], alpha: float) -> None:
+    def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
         alpha = alpha * self.weight
         if alpha == 1 and weights[self.name] is frozen[self.name]:
             weights[self.name] = self.tensor
@@ -380,15 +382,23 @@ def weighted(alpha: Alpha, weight: float, like: Tensor) -> Alpha:
     """alpha times an edit's own weight, [B or 1, 1, 1]; None where that is 1 for every row."""
     if weight == 1:
         return alpha
-    return like.new_full((1, 1, 1), weight) if alpha is None else alpha * weight
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return like.new_full((1, 1, 1), weight, dtype=dtype) if alpha is None else alpha * weight
 
 
 def fold(frozen: Params, terms: list[tuple[Foldable, float]]) -> dict[str, Tensor]:
-    """The frozen parameters with every term's weight change, scaled by its alpha, added."""
-    weights = dict(frozen)
+    """The frozen parameters with every term's weight change, scaled by its alpha, added.
+
+    Changes are added in at least float32 and kept in the dtype of what they change; all else is shared.
+    """
+    plain = DenseParams(frozen)
+    weights = ChainMap[str, Tensor]({}, cast("dict[str, Tensor]", plain))
     for edit, alpha in terms:
-        edit.fold(frozen, weights, alpha)
-    return weights
+        edit.fold(plain, weights, alpha)
+    changed = weights.maps[0]
+    return dict(frozen) | {
+        name: t.to(frozen[name].dtype) if name in frozen else t for name, t in changed.items()
+    }
 
 
 def attend(
@@ -408,8 +418,8 @@ def attend(
         bias = None if tokens is None else tokens.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     rows = q.shape[0]
-    keys = torch.cat([*(p.expand(rows, -1, -1, -1) for p, _, _ in prefixes), k], dim=2)
-    values = torch.cat([*(p.expand(rows, -1, -1, -1) for _, p, _ in prefixes), v], dim=2)
+    keys = torch.cat([*(p.to(k.dtype).expand(rows, -1, -1, -1) for p, _, _ in prefixes), k], dim=2)
+    values = torch.cat([*(p.to(v.dtype).expand(rows, -1, -1, -1) for _, p, _ in prefixes), v], dim=2)
     bias = None
     if tokens is not None or any(alpha is not None for _, _, alpha in prefixes):
         own = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens

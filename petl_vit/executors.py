@@ -32,16 +32,15 @@ from petl_vit.edits import (
     log_weights,
     weighted,
 )
-from petl_vit.vit import FrozenViT, Params
+from petl_vit.products import Params, linear, wide
+from petl_vit.vit import FrozenViT
 
 _ALONE = 2**18
 """Elements that an operation goes over, up to which one thread of a CPU is through sooner than two."""
 _ALONE_ATTENTION = 2**22
 """The same of attention, in products of a query with a key, elementwise."""
-
-
-def frozen_linear(params: Params, site: str, x: Tensor) -> Tensor:
-    return F.linear(x, params[f"{site}.weight"], params.get(f"{site}.bias"))
+_TO_THE_STREAM = (".proj", ".fc2")
+"""Linears whose output is added to the residual stream, and so wanted in its precision."""
 
 
 def frozen_norm(params: Params, site: str, x: Tensor, eps: float) -> Tensor:
@@ -123,7 +122,7 @@ class Functional:
         return self._edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, frozen_linear(self.params, site, x))
+        return self._edited(site, x, linear(self.params, site, x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         return self._edited(site, x, frozen_norm(self.params, site, x, self._arch.eps))
@@ -220,7 +219,7 @@ class Sliced:
         self._own = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._place(lane)
-        self._on_cpu = vit.device.type == "cpu"
+        self._on_cpu, self._products = vit.device.type == "cpu", vit.product_dtype
         self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
 
@@ -268,17 +267,23 @@ class Sliced:
         return self._on_cpu and x.numel() // len(x) * rows <= _ALONE
 
     def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
+        """Applies a site's edits to its output y, in at least float32, and returns y."""
         placed = self._at.get(site)
         if placed is None:
             return y
         with one_thread(self._alone(y, self._widest)):
+            first, last = placed[0][0].start, placed[-1][0].stop
+            edited = y[first:last]
+            target = wide(edited)
             for rows, edits in placed:
-                x_rows, y_rows = x[rows], y[rows]
+                x_rows, y_rows = x[rows], target[rows.start - first : rows.stop - first]
                 if len(edits) == 1:
                     edit, alpha = edits[0]
                     edit.apply_(x_rows, y_rows, alpha)
                 else:  # all read the frozen output, so none may write before all have read
                     y_rows += sum(edit.delta(x_rows, y_rows, alpha) for edit, alpha in edits)
+            if target is not edited:
+                edited.copy_(target)
         return y
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -286,7 +291,8 @@ class Sliced:
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         names = (f"{site}.weight", f"{site}.bias")
-        return self._edit_(site, x, self.over(names, lambda z, params: frozen_linear(params, site, z), x))
+        y = self.over(names, lambda z, params: linear(params, site, z), x.to(self._products))
+        return self._edit_(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         names, eps = (f"{site}.weight", f"{site}.bias"), self._arch.eps

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import attend, weighted
-from petl_vit.executors import frozen_linear, frozen_norm, merge_heads, split_heads
-from petl_vit.vit import FrozenViT, Params
+from petl_vit.executors import frozen_norm, merge_heads, split_heads
+from petl_vit.products import Params, linear
+from petl_vit.vit import FrozenViT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Gathered:
         return self._edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, frozen_linear(self.params, site, x))
+        return self._edited(site, x, linear(self.params, site, x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         return self._edited(site, x, frozen_norm(self.params, site, x, self._arch.eps))

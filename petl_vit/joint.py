@@ -16,9 +16,10 @@ from torch import Tensor
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import Dense, Edit, Queries, Tokens, attend
 from petl_vit.errors import Unsupported
-from petl_vit.executors import Functional, frozen_linear, frozen_norm, merge_heads, split_heads
+from petl_vit.executors import Functional, frozen_norm, merge_heads, split_heads
 from petl_vit.methods.method import Method, edit_kinds
-from petl_vit.vit import FrozenViT, Params
+from petl_vit.products import Params, linear
+from petl_vit.vit import FrozenViT
 
 _ALONE: dict[type, str] = {
     Tokens: "it carries tokens along",
@@ -134,7 +135,7 @@ class Joint:
         return self._edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, frozen_linear(self.params, site, x))
+        return self._edited(site, x, linear(self.params, site, x))
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         return self._edited(site, x, frozen_norm(self.params, site, x, self._arch.eps))

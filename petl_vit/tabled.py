@@ -14,9 +14,10 @@ from torch import Tensor
 
 from petl_vit import kernels
 from petl_vit.arena import Layout
-from petl_vit.executors import activate_, frozen_linear, frozen_norm, merge_heads, split_heads
+from petl_vit.executors import activate_, frozen_norm, merge_heads, split_heads
 from petl_vit.kernels import Rows
-from petl_vit.vit import FrozenViT, Params
+from petl_vit.products import Params, linear
+from petl_vit.vit import FrozenViT
 
 
 class Tabled:
@@ -43,7 +44,7 @@ class Tabled:
         return patches
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        y, field = frozen_linear(self.params, site, x), self._first[site]
+        y, field = linear(self.params, site, x), self._first[site]
         kernels.affine_(y, self._rows, field)  # before the low rank, as it reads the frozen output
         kernels.low_rank_(x, y, self._rows, field)
         return y

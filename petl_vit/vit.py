@@ -12,6 +12,7 @@ full fine-tuning replaces its parameters like all others. Source: timm.models.vi
 Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from petl_vit.architecture import check_tensors, describe
 from petl_vit.backbone import BackboneConfig
-
-Params = Mapping[str, Tensor]
+from petl_vit.precision import Precision
+from petl_vit.products import Params, convolution, in_bf16, linear, packed, packs, wide
 
 PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
 _EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
@@ -107,13 +108,33 @@ class FrozenViT:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of all that is between products: the residual stream, norms, features."""
         return self.params["pos_embed"].dtype
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Of the frozen products."""
+        return self.params["blocks.0.attn.qkv.weight"].dtype
+
+    def in_precision(self, precision: Precision) -> "FrozenViT":
+        """The same backbone with its products in a precision; for inference.
+
+        Args:
+            precision: Not `AUTO`. FP32 leaves everything as it is.
+        """
+        if precision is not Precision.BF16:
+            return self
+        pack = self.device.type == "cpu" and packs()
+        params = in_bf16(self.params, biases=not pack)
+        return self._with(packed(params) if pack else params)
 
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "FrozenViT":
         """The same backbone elsewhere; tensors already there are shared, not copied."""
-        other = object.__new__(FrozenViT)
-        other.__dict__.update(self.__dict__)
-        other.params = {name: p.to(device=device, dtype=dtype) for name, p in self.params.items()}
+        return self._with({name: p.to(device=device, dtype=dtype) for name, p in self.params.items()})
+
+    def _with(self, params: dict[str, Tensor]) -> "FrozenViT":
+        other = copy.copy(self)
+        other.params = params
         return other
 
     def forward(self, images: Tensor, run: Executor) -> Tensor:
@@ -122,8 +143,7 @@ class FrozenViT:
 
     def patches(self, images: Tensor, params: Params) -> Tensor:
         """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which any number of rows may share."""
-        weight, bias = params["patch_embed.proj.weight"], params.get("patch_embed.proj.bias")
-        return F.conv2d(images, weight, bias, stride=self.arch.patch_size).flatten(2).transpose(1, 2)
+        return wide(convolution(params, "patch_embed.proj", images, self.arch.patch_size))
 
     def features(self, patches: Tensor, run: Executor, forks: Mapping[int, Tensor] | None = None) -> Tensor:
         """Pooled features of a batch of rows.
@@ -198,14 +218,14 @@ class FrozenViT:
     def _attention_pool(self, x: Tensor, params: Params) -> Tensor:
         """One learned query over all tokens, then an MLP with a residual: [B, N, D] -> [B, D]."""
 
-        def linear(name: str, y: Tensor) -> Tensor:
-            return F.linear(y, params[f"attn_pool.{name}.weight"], params.get(f"attn_pool.{name}.bias"))
+        def product(name: str, y: Tensor) -> Tensor:
+            return linear(params, f"attn_pool.{name}", y)
 
         heads = self.arch.heads
-        q = linear("q", params["attn_pool.latent"]).unflatten(-1, (heads, -1)).transpose(1, 2)
-        k, v = linear("kv", x).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q = product("q", params["attn_pool.latent"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        k, v = product("kv", x).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         pooled = F.scaled_dot_product_attention(q.expand(x.shape[0], -1, -1, -1), k, v)
-        y = linear("proj", pooled.flatten(1))
+        y = wide(product("proj", pooled.flatten(1)))
         weight, bias = params["attn_pool.norm.weight"], params["attn_pool.norm.bias"]
         z = F.layer_norm(y, weight.shape, weight, bias, self.arch.eps)
-        return y + linear("mlp.fc2", self.arch.activation(linear("mlp.fc1", z)))
+        return y + product("mlp.fc2", self.arch.activation(product("mlp.fc1", z)))

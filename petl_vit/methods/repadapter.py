@@ -16,6 +16,7 @@ from torch import Tensor
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, LowRank
 from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.products import dense
 from petl_vit.vit import FrozenViT
 
 
@@ -51,7 +52,7 @@ class RepAdapter(Method):
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         edits: list[Edit] = []
         for prefix, site in _sites(vit.arch).items():
-            weight = self.scale * vit.params[f"{site}.weight"].T
+            weight = self.scale * dense(vit.params[f"{site}.weight"]).T
             edits.append(
                 LowRank(
                     site=site,

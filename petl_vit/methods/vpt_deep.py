@@ -17,6 +17,7 @@ from torch import Tensor
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, Prefix
 from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.products import part_of_linear
 from petl_vit.vit import FrozenViT
 
 
@@ -62,9 +63,8 @@ class _Projection:
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         params, arch, block = self._params, self._arch, self._block
-        weight, bias = params[f"{block}.attn.qkv.weight"], params.get(f"{block}.attn.qkv.bias")
         norm = (params[f"{block}.norm1.weight"], params[f"{block}.norm1.bias"])
         z = F.layer_norm(tokens, (arch.width,), *norm, arch.eps)
-        kv = F.linear(z, weight[arch.width :], None if bias is None else bias[arch.width :])
+        kv = part_of_linear(params, f"{block}.attn.qkv", z, slice(arch.width, None))
         k, v = kv.unflatten(-1, (2, arch.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return k, v

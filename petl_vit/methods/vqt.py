@@ -19,6 +19,7 @@ from torch import Tensor
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, Queries
 from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.products import linear, part_of_linear
 from petl_vit.vit import FrozenViT
 
 
@@ -59,17 +60,12 @@ def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, va
         weight = p[f"{name}.{site}.weight"]
         return F.layer_norm(x, weight.shape, weight, p[f"{name}.{site}.bias"], arch.eps)
 
-    def linear(site: str, x: Tensor) -> Tensor:
-        return F.linear(x, p[f"{name}.{site}.weight"], p.get(f"{name}.{site}.bias"))
-
     def scaled(gamma: str, x: Tensor) -> Tensor:
         return x * p[f"{name}.{gamma}.gamma"] if arch.layer_scale else x
 
-    bias = p.get(f"{name}.attn.qkv.bias")
-    weight = p[f"{name}.attn.qkv.weight"][: arch.width]
-    q = F.linear(norm("norm1", prompts), weight, None if bias is None else bias[: arch.width])
+    q = part_of_linear(p, f"{name}.attn.qkv", norm("norm1", prompts), slice(arch.width))
     q = q.unflatten(-1, (arch.heads, -1)).transpose(0, 1).expand(keys.shape[0], -1, -1, -1)
-    attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
-    x = prompts + scaled("ls1", linear("attn.proj", attended))
-    hidden = arch.activation(linear("mlp.fc1", norm("norm2", x)))
-    return x + scaled("ls2", linear("mlp.fc2", hidden))
+    attended = F.scaled_dot_product_attention(q.to(keys.dtype), keys, values).transpose(1, 2).flatten(2)
+    x = prompts + scaled("ls1", linear(p, f"{name}.attn.proj", attended))
+    hidden = arch.activation(linear(p, f"{name}.mlp.fc1", norm("norm2", x)))
+    return x + scaled("ls2", linear(p, f"{name}.mlp.fc2", hidden))

@@ -1,0 +1,120 @@
+"""The frozen products, linear layers and the patch convolution, and the precision that they are computed in.
+
+In bf16 both factors of a product are bfloat16, its sums are float32 and its result is rounded to bfloat16;
+everything between products (residual stream, norms, softmax, LayerScale, edits, heads) stays float32. It
+is what `torch.autocast` does in training. On a CPU that multiplies in bf16 the weights are packed once, in
+the order in which oneDNN reads them: a product then takes a tenth less time and adds its bias for nothing,
+and a row's result does not depend on how many rows there are, as it does where one row takes another kernel.
+
+Shapes: B rows, N tokens, W output width.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+
+
+def linear(params: Params, name: str, x: Tensor) -> Tensor:
+    """[..., in] -> [..., W]: x W^T + b in the precision of W."""
+    return _product(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
+
+
+def part_of_linear(params: Params, name: str, x: Tensor, outputs: slice) -> Tensor:
+    """The same of some of the outputs."""
+    weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
+    if weight.is_mkldnn:  # has no parts
+        return _product(x, weight, bias)[..., outputs]
+    return _product(x, weight[outputs], None if bias is None else bias[outputs])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    x = x.to(weight.dtype)
+    if weight.is_mkldnn:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return found
+    return F.linear(x, weight, None if bias is None else bias.to(weight.dtype))
+
+
+def convolution(params: Params, name: str, images: Tensor, stride: int) -> Tensor:
+    """[B, 3, S, S] -> [B, N, W]: a convolution over patches that do not overlap, in the precision of W."""
+    weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
+    bias = None if bias is None else bias.to(weight.dtype)
+    return F.conv2d(images.to(weight.dtype), weight, bias, stride=stride).flatten(2).transpose(1, 2)
+
+
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in at least float32."""
+    return x.float() if x.dtype.itemsize == 2 else x
+
+
+def is_weight(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter, by timm's name, is a factor of a product."""
+    return name.endswith(".weight") and parameter.dim() > 1
+
+
+def in_bf16(params: Params, *, biases: bool = True) -> dict[str, Tensor]:
+    """Parameters with the weights of products in bfloat16, nearly all bytes of a backbone.
+
+    Args:
+        biases: Whether the biases of products are, too.
+    """
+    products = {name.rpartition(".")[0] for name, p in params.items() if is_weight(name, p)}
+
+    def narrow(name: str, parameter: Tensor) -> bool:
+        return name.rpartition(".")[0] in products and (biases or is_weight(name, parameter))
+
+    return {name: p.to(torch.bfloat16) if narrow(name, p) else p for name, p in params.items()}
+
+
+def packs() -> bool:
+    """Whether this CPU and this PyTorch multiply by packed bf16 weights."""
+    mkldnn = torch.ops.mkldnn
+    known = hasattr(mkldnn, "_linear_pointwise") and hasattr(mkldnn, "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and known and _multiplies_in_bf16()
+
+
+def _multiplies_in_bf16() -> bool:
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
+
+
+def packed(params: Params) -> dict[str, Tensor]:
+    """Parameters with the bf16 matrices packed for products on this CPU; without gradients."""
+    with torch.inference_mode():
+        return {name: _packed(p) if _is_matrix(name, p) else p for name, p in params.items()}
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    return is_weight(name, parameter) and parameter.dim() == 2 and parameter.dtype == torch.bfloat16
+
+
+def _packed(weight: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, None)
+    return found
+
+
+def dense(parameter: Tensor) -> Tensor:
+    """A parameter as a plain tensor, in at least float32: what weights are changed in."""
+    return wide(parameter.to_dense() if parameter.is_mkldnn else parameter)
+
+
+class DenseParams(Mapping[str, Tensor]):
+    """Parameters as `dense` has them, each made when it is first asked for."""
+
+    def __init__(self, params: Params) -> None:
+        self._params, self._made = params, dict[str, Tensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            self._made[name] = dense(self._params[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
