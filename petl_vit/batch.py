@@ -8,7 +8,7 @@ convolution once, and through the blocks before its rows' first edits once, howe
 Shapes: U images, B rows, D width, C classes of a row's task.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -143,6 +143,7 @@ class Batch:
         in_order = sorted(range(len(rows)), key=lambda i: rows[i].model.order)
         for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
             for part in self._parts(list(members)):
+                part = _adapters_together([rows[i].model for i in part], part)
                 features = self._features(images, patches, [rows[i] for i in part])
                 models = [rows[i].model for i in part]
                 for i, row_logits in zip(part, logits_of(features, models), strict=True):
@@ -193,20 +194,29 @@ class Batch:
         return torch.cat(found) if len(found) > 1 else patches, sources
 
     def _lanes(self, images: Tensor, rows: list[Row]) -> list[Lane]:
-        """A lane for each run of rows whose adapters stack, and each of their terms, until the next call."""
+        """Lanes until the next call: one for each term of rows whose adapters stack, equally many each."""
         self._slots.take_back()
         lanes, start = [], 0
-        for _, run in groupby(rows, key=lambda row: row.model.form):
+        times = Counter(row.model.digests for row in rows)
+        for _, run in groupby(rows, key=lambda row: (row.model.form, times[row.model.digests])):
             models = [row.model for row in run]
             where = slice(start, start + len(models))
             start += len(models)
             if models[0].dense:
                 lanes += self._dense_lanes(images, where, models[0])
                 continue
+            each = [next(same) for _, same in groupby(models, key=lambda model: model.digests)]
             for position in range(len(models[0].edited)):
-                terms = [model.edited[position] for model in models]
-                edits = self._slots.edits([term.adapter for term in terms])
-                lanes.append(Lane(rows=where, edits=edits, alpha=_alpha(images, [t.alpha for t in terms])))
+                adapters = [model.edited[position].adapter for model in each]
+                alphas = [model.edited[position].alpha for model in models]
+                lanes.append(
+                    Lane(
+                        rows=where,
+                        edits=self._slots.edits(adapters),
+                        alpha=_alpha(images, alphas),
+                        adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
+                    )
+                )
         return lanes
 
     def _dense_lanes(self, images: Tensor, rows: slice, model: Model) -> list[Lane]:
@@ -241,6 +251,23 @@ class Batch:
                 self._folded.popitem(last=False)
         self._folded.move_to_end(model.key)
         return self._folded[model.key]
+
+
+def _adapters_together(models: Sequence[Model], indices: list[int]) -> list[int]:
+    """Indices of sorted rows' models, those of a form by how many rows their adapters have.
+
+    Adapters with equally many rows stack, each once, however many rows it has.
+    """
+    times = Counter(model.digests for model in models)
+    found = sorted(
+        zip(models, indices, strict=True), key=lambda pair: _place(pair[0], times[pair[0].digests])
+    )
+    return [index for _, index in found]
+
+
+def _place(model: Model, times: int) -> tuple[object, ...]:
+    *order, digests = model.order
+    return (*order, times, digests)
 
 
 def _unfoldable(edits: EditSet) -> EditSet:

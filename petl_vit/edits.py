@@ -10,18 +10,22 @@ in the dtype of its residual stream whatever its products are in. Source of the 
 
 Shapes: B rows, N tokens, D width, W output width of a site, R rank or bottleneck, H heads, d head width.
 
-Every tensor of an edit may have a leading dimension of rows, so that each row has an edit of its own in one
-kernel: vectors are then [B, 1, W] instead of [W], matrices [B, in, R] instead of [in, R] (`petl_vit.slots`).
+Every tensor of an edit may have a leading dimension of stacked adapters, each for equally many rows that
+follow each other: vectors are then [A, 1, W] instead of [W], matrices [A, in, R] instead of [in, R]
+(`petl_vit.slots`), and the rows [A, n N, D], n images of N tokens of each adapter.
 """
 
 from collections import ChainMap
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import assert_never, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from petl_vit.products import DenseParams, Params
@@ -192,18 +196,28 @@ class Conv:
     bias: Tensor
     grid: int
 
-    def __call__(self, h: Tensor) -> Tensor:
-        """[B, N, R] -> [B, N, R]; fewer tokens than patches are all single pixels."""
-        patches = self.grid**2 if h.shape[1] >= self.grid**2 else 0
-        single = _product(h[:, : h.shape[1] - patches], self.weight[..., 1, 1].transpose(-2, -1), self.bias)
-        if not patches:
-            return single
-        square = F.pad(h[:, -patches:].unflatten(1, (self.grid, self.grid)), (0, 0, 1, 1, 1, 1))
-        shifted = [square[:, i : i + self.grid, j : j + self.grid] for i in range(3) for j in range(3)]
-        windows = torch.stack(shifted, dim=-1).flatten(3).flatten(1, 2)  # [B, patches, 9 R]
+    def __call__(self, h: Tensor, tokens: int) -> Tensor:
+        """[B, n N, R] -> same, of n images of N tokens; fewer tokens than patches are all single pixels."""
+        images = F.pad(h.reshape(-1, tokens, h.shape[-1]), (0, 0, 0, 1))
+        index = torch.from_numpy(_neighbours(tokens, self.grid)).to(h.device)
+        windows = images.index_select(1, index)
         # A product, as convolutions of so few channels spend their time on changing layouts.
-        taps = self.weight.flatten(-3).transpose(-2, -1)
-        return torch.cat([single, _product(windows, taps, self.bias)], dim=1)
+        taps = self.weight.flatten(-2).transpose(-2, -1).flatten(-2).transpose(-2, -1)  # [9 R, R]
+        return _product(windows.view(h.shape[0], -1, taps.shape[-2]), taps, self.bias)
+
+
+@lru_cache(maxsize=64)
+def _neighbours(tokens: int, grid: int) -> NDArray[np.int64]:
+    """[9 N]: the tokens that a 3x3 window over each token covers, row by row; N where it covers none."""
+    patches = grid**2 if tokens >= grid**2 else 0
+    single = tokens - patches
+    found = np.full((tokens, 9), tokens)
+    found[:single, 4] = np.arange(single)
+    if patches:
+        around = np.full((grid + 2, grid + 2), tokens)
+        around[1:-1, 1:-1] = np.arange(single, tokens).reshape(grid, grid)
+        found[single:] = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).reshape(-1, 9)
+    return found.flatten()
 
 
 class Source(Enum):
@@ -212,6 +226,9 @@ class Source(Enum):
     STREAM = "the residual stream before the sublayer's norm"
     NORMED = "the sublayer's input, after its norm"
     OUTPUT = "the sublayer's output, before any branch; its delta shares the output's drop path"
+
+    def of(self, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        return {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -238,16 +255,16 @@ class Branch:
     conv: Conv | None = None
     dropout: float = 0.0
 
-    def hidden(self, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        """The bottleneck: [B, N, R]."""
-        u = {Source.STREAM: stream, Source.NORMED: normed, Source.OUTPUT: out}[self.source]
+    def hidden(self, u: Tensor, tokens: int) -> Tensor:
+        """The bottleneck [B, n N, R] of what the source says [B, n N, D], n images of N tokens."""
         h = self.activation(_product(u, self.down, self.down_bias))
-        return h if self.conv is None else self.activation(self.conv(h))
+        return h if self.conv is None else self.activation(self.conv(h, tokens))
 
     def delta(
         self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, training: bool = False
     ) -> Tensor:
-        h = F.dropout(self.hidden(stream, normed, out), self.dropout, training)
+        u = self.source.of(stream, normed, out)
+        h = F.dropout(self.hidden(u, u.shape[1]), self.dropout, training)
         return _scaled(_product(h, self.up, self.up_bias), alpha) * self.scale
 
     def join_(self, target: Tensor, hidden: Tensor, alpha: Alpha) -> None:
@@ -411,21 +428,35 @@ def attend(
     """Attention of [B, H, N, d] with further keys and values in front.
 
     Args:
-        prefixes: Keys and values [B or 1, H, n, d] and the factor of their unnormalised weights.
+        prefixes: Keys and values [A, H, n, d], each of B / A rows, and the factor of their unnormalised
+            weights, [B, 1, 1].
         tokens: [B, 1, N], the log of the factor of each token's own key, or None for 0.
     """
     if not prefixes:
         bias = None if tokens is None else tokens.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     rows = q.shape[0]
-    keys = torch.cat([*(p.to(k.dtype).expand(rows, -1, -1, -1) for p, _, _ in prefixes), k], dim=2)
-    values = torch.cat([*(p.to(v.dtype).expand(rows, -1, -1, -1) for _, p, _ in prefixes), v], dim=2)
+    keys = _joined([p for p, _, _ in prefixes], k)
+    values = _joined([p for _, p, _ in prefixes], v)
     bias = None
     if tokens is not None or any(alpha is not None for _, _, alpha in prefixes):
         own = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens
         parts = [log_weights(alpha, rows, p) for p, _, alpha in prefixes]
         bias = torch.cat([*parts, own], dim=2).unsqueeze(1)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+
+
+def _joined(prefixes: Sequence[Tensor], own: Tensor) -> Tensor:
+    """Keys or values [A, H, n, d] in front of rows' own [B, H, N, d]: [B, H, n + N, d] in the rows' dtype."""
+    rows, parts = own.shape[0], [p.to(own.dtype) for p in prefixes]
+    if all(p.shape[0] in (1, rows) for p in parts):
+        return torch.cat([*(p.expand(rows, -1, -1, -1) for p in parts), own], dim=2)
+    adapters = max(p.shape[0] for p in parts)
+    each = own.unflatten(0, (adapters, -1))
+    repeated = [
+        p.expand(adapters, -1, -1, -1).unsqueeze(1).expand(-1, each.shape[1], -1, -1, -1) for p in parts
+    ]
+    return torch.cat([*repeated, each], dim=3).flatten(0, 1)
 
 
 def log_weights(alpha: Alpha, rows: int, keys: Tensor) -> Tensor:

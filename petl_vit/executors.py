@@ -191,12 +191,42 @@ def _drop_rows(x: Tensor, rate: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """One adapter's edits on a contiguous slice of the rows. Several lanes may share a slice."""
+    """One adapter's edits, or those of several that stack, on a contiguous slice of the rows.
+
+    Several lanes may share a slice.
+
+    Attributes:
+        alpha: [rows, 1, 1] or None for 1.
+        adapters: How many are stacked, each for equally many rows that follow each other.
+        params: What the rows run with instead of the others' parameters.
+    """
 
     rows: slice
     edits: EditSet
-    alpha: Alpha  # [rows, 1, 1] or None for 1
-    params: Params | None = None  # what the rows run with instead of the others' parameters
+    alpha: Alpha
+    adapters: int = 1
+    params: Params | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The rows of a lane, and how edits read them."""
+
+    rows: slice
+    adapters: int
+    alpha: Alpha
+
+    def of(self, x: Tensor, first: int = 0) -> Tensor:
+        """The run's rows of x, which begins at row `first`; of stacked adapters [A, n N, D]."""
+        found = x[self.rows.start - first : self.rows.stop - first]
+        return found if self.adapters == 1 else found.view(self.adapters, -1, x.shape[-1])
+
+    def alpha_of(self, x: Tensor) -> Alpha:
+        """The factors of what `of` returned: [rows, 1, 1], or [A, n N, 1]."""
+        if self.alpha is None or self.adapters == 1:
+            return self.alpha
+        each = self.alpha.view(self.adapters, -1, 1)
+        return each.repeat_interleave(x.shape[1] // each.shape[1], dim=1)
 
 
 class Sliced:
@@ -211,8 +241,8 @@ class Sliced:
     def __init__(self, vit: FrozenViT, lanes: Sequence[Lane], params: Params | None = None) -> None:
         self._arch = vit.arch
         self.params: Params = vit.params if params is None else params
-        self._at: dict[str, list[tuple[slice, list[tuple[AtSite, Alpha]]]]] = {}
-        self._branches: dict[str, list[tuple[slice, Branch, Alpha]]] = {}
+        self._at: dict[str, list[tuple[slice, list[tuple[AtSite, _Run]]]]] = {}
+        self._branches: dict[str, list[tuple[_Run, Branch]]] = {}
         self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
         self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
         self._queries: list[tuple[slice, Queries, Alpha, list[Tensor]]] = []
@@ -224,15 +254,16 @@ class Sliced:
         self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
 
     def _place(self, lane: Lane) -> None:
+        run = _Run(rows=lane.rows, adapters=lane.adapters, alpha=lane.alpha)
         for site, edits in lane.edits.sites.items():
             placed = self._at.setdefault(site, [])
-            found = [(edit, lane.alpha) for edit in edits]
+            found = [(edit, run) for edit in edits]
             if placed and placed[-1][0] == lane.rows:
                 placed[-1][1].extend(found)
             else:
                 placed.append((lane.rows, found))
         for sublayer, branches in lane.edits.branches.items():
-            self._branches.setdefault(sublayer, []).extend((lane.rows, b, lane.alpha) for b in branches)
+            self._branches.setdefault(sublayer, []).extend((run, branch) for branch in branches)
         for block, pairs in lane.edits.keys_values.items():
             key = (lane.rows.start, lane.rows.stop)
             here = self._prefixed.setdefault(block, {}).setdefault(key, [])
@@ -271,22 +302,29 @@ class Sliced:
         placed = self._at.get(site)
         if placed is None:
             return y
+        x = x.contiguous()
         with one_thread(self._alone(y, self._widest)):
             first, last = placed[0][0].start, placed[-1][0].stop
             edited = y[first:last]
             target = wide(edited)
             for rows, edits in placed:
-                x_rows, y_rows = x[rows], target[rows.start - first : rows.stop - first]
                 if len(edits) == 1:
-                    edit, alpha = edits[0]
-                    edit.apply_(x_rows, y_rows, alpha)
+                    edit, run = edits[0]
+                    y_rows = run.of(target, first)
+                    edit.apply_(run.of(x), y_rows, run.alpha_of(y_rows))
                 else:  # all read the frozen output, so none may write before all have read
-                    y_rows += sum(edit.delta(x_rows, y_rows, alpha) for edit, alpha in edits)
+                    y_rows = target[rows.start - first : rows.stop - first]
+                    y_rows += sum(
+                        _delta(edit, run, x, target, first).reshape(y_rows.shape) for edit, run in edits
+                    )
             if target is not edited:
                 edited.copy_(target)
         return y
 
     def embed(self, patches: Tensor) -> Tensor:
+        if "patch_embed.proj" not in self._at:
+            return patches
+        patches = patches.contiguous()
         return self._edit_("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
@@ -350,16 +388,22 @@ class Sliced:
             return self._add(self._branches.get(sublayer, ()), stream, normed, out)
 
     def _add(
-        self, branches: Sequence[tuple[slice, Branch, Alpha]], stream: Tensor, normed: Tensor, out: Tensor
+        self, branches: Sequence[tuple[_Run, Branch]], stream: Tensor, normed: Tensor, out: Tensor
     ) -> Tensor:
-        alone = self._alone(stream, self._widest)
+        alone, tokens = self._alone(stream, self._widest), stream.shape[1]
         with one_thread(alone):
-            read = [branch.hidden(stream[rows], normed[rows], out[rows]) for rows, branch, _ in branches]
+            read = [b.hidden(run.of(b.source.of(stream, normed, out)), tokens) for run, b in branches]
         stream.add_(out)
         with one_thread(alone):
-            for (rows, branch, alpha), hidden in zip(branches, read, strict=True):
-                branch.join_(stream[rows], hidden, alpha)
+            for (run, branch), hidden in zip(branches, read, strict=True):
+                branch.join_(run.of(stream), hidden, run.alpha_of(hidden))
         return stream
+
+
+def _delta(edit: AtSite, run: _Run, x: Tensor, y: Tensor, first: int) -> Tensor:
+    """What an edit adds to the run's rows of a site's output y, which begins at row `first`."""
+    y_rows = run.of(y, first)
+    return edit.delta(run.of(x), y_rows, run.alpha_of(y_rows))
 
 
 def _runs(special: set[tuple[int, int]], count: int) -> list[tuple[int, int]]:
