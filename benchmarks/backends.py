@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from benchmarks.adapters import CLASSES, backbone, base_head, tensors
 from benchmarks.interleave import Costs, cpu_seconds, speed_ratio
 from benchmarks.report import emit, parser, progress
-from petl_vit import methods, precision
+from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Row, Term
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision, has_bf16
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend
 from serving.onnx_backend import OnnxBackend
 
+CPU = torch.device("cpu")
 EAGER, FP32, BF16, ONNX = "timm, eager fp32", "torch fp32", "torch bf16", "ONNX Runtime fp32"
 NO_BF16 = "this CPU multiplies in bf16 neither by AVX-512 nor by AMX"
 BATCHES = (1, 8)
@@ -71,16 +73,11 @@ def back_ends(vit: FrozenViT, head: LinearHead, *, emulated: bool = False) -> di
         emulated: Take bf16 too where there is no hardware for it.
     """
     found = {FP32: _torch(vit, head)}
-    if emulated or has_bf16():
-        found[BF16] = _torch(vit.to(dtype=torch.bfloat16), head)
+    if emulated or has_bf16(CPU):
+        found[BF16] = _torch(vit.in_precision(Precision.BF16), head)
     if has_onnx():
         found[ONNX] = _onnx(vit, head)
     return found
-
-
-def has_bf16() -> bool:
-    """Whether this machine's CPU multiplies in bf16."""
-    return precision.has_bf16(torch.device("cpu"))
 
 
 def has_onnx() -> bool:

@@ -31,6 +31,7 @@ from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
 from petl_vit.arena import Arena
 from petl_vit.batch import Batch, Model, Row, Term, logits_of
+from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend
@@ -56,7 +57,7 @@ class Stage:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.host, self.plain_host = backbone(setting.architecture, setting.image_size)
-        self.vit = self.host.to(device=setting.device, dtype=setting.dtype)
+        self.vit = self.host.to(device=setting.device).in_precision(Precision(setting.precision))
         self.plain = copy.deepcopy(self.plain_host).to(device=setting.device, dtype=setting.dtype)
         size = setting.image_size
         self.images = torch.randn(setting.rows, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -140,7 +141,7 @@ class Ours:
             images: On the host, one of each row.
         """
         if self._graphs is None:
-            placed = images.to(device=self._vit.device, dtype=self._vit.dtype)
+            placed = images.to(device=self._vit.device, dtype=self._vit.product_dtype)
             return partial(Batch(self._vit, slots=self._slots).logits, placed, rows)
         self.from_host(images, rows)()  # its graph, with these images as its input
         return _replayed(self._graphs, images, rows)

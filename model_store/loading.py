@@ -17,9 +17,8 @@ from petl_vit.batch import Model, Term
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.heads import Head
 from petl_vit.precision import Precision
+from petl_vit.products import in_precision
 from petl_vit.vit import FrozenViT
-
-_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 class Loader:
@@ -44,9 +43,9 @@ class Loader:
         precision: Precision = Precision.FP32,
     ) -> None:
         self.store, self.record = store, record
-        self._device, self._dtype = device or torch.device("cpu"), _DTYPES[precision]
-        tensors = store.load_backbone(record)
-        self._tensors = {n: t.to(device=self._device, dtype=self._dtype) for n, t in tensors.items()}
+        self.precision, self._device = precision, device or torch.device("cpu")
+        tensors = {n: t.to(device=self._device) for n, t in store.load_backbone(record).items()}
+        self._tensors = in_precision(tensors, precision)
         self._vits: dict[int, FrozenViT] = {}
         self._heads: dict[str, Head] = {}
         self._lock = threading.Lock()
@@ -73,9 +72,7 @@ class Loader:
                 tensors = self.store.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
-                self._heads[task.digest] = head.to(
-                    device=torch.device("cpu"), dtype=heads.precise(self._dtype)
-                )
+                self._heads[task.digest] = head.to(device=torch.device("cpu"), dtype=torch.float32)
             return self._heads[task.digest]
 
     def adapter(self, term: ResolvedTerm) -> Adapter:

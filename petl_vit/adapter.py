@@ -64,7 +64,7 @@ class Adapter:
             digest=digest,
             method=method,
             edits=packed,
-            head=head.to(device=torch.device("cpu"), dtype=heads.precise(vit.dtype)),
+            head=head.to(device=torch.device("cpu"), dtype=vit.dtype),
             base_head=base_head,
             task_digest=task_digest,
         )

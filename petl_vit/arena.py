@@ -162,14 +162,20 @@ class Arena:
         arch: The backbone's architecture; its image size plays no part.
         nbytes: Of the bank and the table together.
         slots: How many adapters at most.
-        dtype: The backbone's.
+        dtype: The adapters', which is that of the residual stream.
 
     Raises:
         InvalidInput: The table alone takes more.
     """
 
     def __init__(
-        self, arch: Architecture, *, nbytes: int, slots: int, dtype: torch.dtype, device: torch.device
+        self,
+        arch: Architecture,
+        *,
+        nbytes: int,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.layout = Layout(arch)
         self.table = torch.full((slots, self.layout.fields), _NONE, dtype=torch.int64, device=device)

@@ -23,7 +23,7 @@ from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Lane, Sliced
-from petl_vit.heads import Head, interpolate, precise
+from petl_vit.heads import Head, interpolate
 from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
@@ -92,8 +92,8 @@ class Features(Model):
     """A model that is asked for the features it pools, not for classes."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """[B, D] -> [B, D], as precise as heads are."""
-        return features.to(precise(features.dtype))
+        """[B, D] -> [B, D]."""
+        return features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Batch:
         """The logits of every row, in the rows' order.
 
         Args:
-            images: [U, 3, S, S], preprocessed, on the backbone's device in its dtype.
+            images: [U, 3, S, S], preprocessed, on the backbone's device.
             rows: At least one.
 
         Returns:
@@ -168,7 +168,7 @@ class Batch:
 
     def _features(self, images: Tensor, patches: Tensor, rows: list[Row]) -> Tensor:
         """[B, D] of rows that are sorted by model."""
-        lanes = self._lanes(images, rows)
+        lanes = self._lanes(rows)
         patches, sources = self._own_patches(images, patches, rows, lanes)
         forks = _forks(rows, sources, self.vit.arch.depth)
         indices = {block: torch.tensor(index, device=images.device) for block, index in forks.items()}
@@ -193,7 +193,7 @@ class Batch:
             found.append(own)
         return torch.cat(found) if len(found) > 1 else patches, sources
 
-    def _lanes(self, images: Tensor, rows: list[Row]) -> list[Lane]:
+    def _lanes(self, rows: list[Row]) -> list[Lane]:
         """Lanes until the next call: one for each term of rows whose adapters stack, equally many each."""
         self._slots.take_back()
         lanes, start = [], 0
@@ -203,7 +203,7 @@ class Batch:
             where = slice(start, start + len(models))
             start += len(models)
             if models[0].dense:
-                lanes += self._dense_lanes(images, where, models[0])
+                lanes += self._dense_lanes(where, models[0])
                 continue
             each = [next(same) for _, same in groupby(models, key=lambda model: model.digests)]
             for position in range(len(models[0].edited)):
@@ -213,24 +213,29 @@ class Batch:
                     Lane(
                         rows=where,
                         edits=self._slots.edits(adapters),
-                        alpha=_alpha(images, alphas),
+                        alpha=self._alpha(alphas),
                         adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
                     )
                 )
         return lanes
 
-    def _dense_lanes(self, images: Tensor, rows: slice, model: Model) -> list[Lane]:
+    def _dense_lanes(self, rows: slice, model: Model) -> list[Lane]:
         """Lanes of rows under one model with parameters of its own."""
         count = rows.stop - rows.start
         lanes = [
             Lane(
                 rows=rows,
                 edits=_unfoldable(self._slots.edits([term.adapter])),
-                alpha=_alpha(images, [term.alpha] * count),
+                alpha=self._alpha([term.alpha] * count),
             )
             for term in model.edited
         ]
         return [replace(lanes[0], params=self._folded_params(model)), *lanes[1:]]
+
+    def _alpha(self, alphas: list[float]) -> Alpha:
+        if all(alpha == 1 for alpha in alphas):
+            return None
+        return torch.tensor(alphas, dtype=self.vit.dtype, device=self.vit.device).view(-1, 1, 1)
 
     def _forget(self, digest: str) -> None:
         """Lets go of parameters that were made of an adapter which has lost its slot."""
@@ -306,9 +311,3 @@ def _forks(rows: list[Row], sources: list[int], depth: int) -> dict[int, list[in
         where = {source: begun + position for position, source in enumerate(waited)}
         count = len(index)
     return forks
-
-
-def _alpha(images: Tensor, alphas: list[float]) -> Alpha:
-    if all(alpha == 1 for alpha in alphas):
-        return None
-    return images.new_tensor(alphas).view(-1, 1, 1)

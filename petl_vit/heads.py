@@ -151,11 +151,6 @@ class ClipHead:
         return self.replaced({name: t.to(device, dtype) for name, t in self.tensors().items()})
 
 
-def precise(dtype: torch.dtype) -> torch.dtype:
-    """What heads are in beside a backbone of a dtype: scores of half the digits would tie."""
-    return torch.float32 if dtype.itemsize == 2 else dtype
-
-
 def load(tensors: Mapping[str, Tensor], *, classes: int, width: int) -> Head:
     """The head among named tensors, of the kind that their names say.
 

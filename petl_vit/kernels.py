@@ -6,7 +6,10 @@ table [S, F] of where each slot's tensors begin in the bank (`petl_vit.arena`), 
 captured CUDA graph serves every mixture, as the segmented kernels of arXiv 2310.18547 (Punica) do for LoRA.
 Sums are in float32. With TRITON_INTERPRET=1 they run on a CPU, slowly: the tests do that.
 
-Every function writes in place. Shapes: B rows, N tokens, W width, R rank, H heads, d head width.
+The stream is float32 while products may be bfloat16; the factors of every matrix product here are rounded to
+`Rows.products` (P in the kernels). Every function writes in place.
+
+Shapes: B rows, N tokens, W width, R rank, H heads, d head width.
 """
 
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ _TOKENS = 64  # of one program
 _COLUMNS = 64
 _PROGRAMS = 1024  # about what a large GPU runs at once; most find nothing to do
 _RANKS = 16  # the least that a matrix product takes
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 _kernel = triton.jit(do_not_specialize=["field"])  # or a site's number decides how its kernel is compiled
@@ -35,12 +39,14 @@ class Rows:
         slots: [T, B], int32; -1 where a row has no (further) edit set.
         alphas: [T, B], float32.
         bank: [E]; table: [S, F], int64, in elements of the bank.
+        products: What the factors of matrix products are rounded to.
     """
 
     slots: Tensor
     alphas: Tensor
     bank: Tensor
     table: Tensor
+    products: torch.dtype = torch.float32
 
     @property
     def terms(self) -> int:
@@ -114,7 +120,10 @@ def _norm_delta(
 
 
 @triton.jit
-def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr):
+def _down(
+    x, n, tokens, width, bank, down, r, rank,
+    BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
     """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection kept as [rank, width]."""
     hidden = tl.zeros((BN, RANKS), dtype=tl.float32)
     for start in range(0, width, BK):
@@ -129,7 +138,7 @@ def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.con
             mask=(r[None, :] < rank) & (k[:, None] < width),
             other=0.0,
         )
-        hidden = tl.dot(read, matrix.to(read.dtype), hidden, input_precision="ieee")
+        hidden = tl.dot(read.to(P), matrix.to(P), hidden, input_precision="ieee")
     return hidden
 
 
@@ -137,6 +146,7 @@ def _down(x, n, tokens, width, bank, down, r, rank, BN: tl.constexpr, BK: tl.con
 def _low_rank(
     x, y, bank, table, slots, alphas, field, rows, tokens, inside_width, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
+    P: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -159,9 +169,9 @@ def _low_rank(
                 for first in range(0, rank, RANKS):
                     r = first + tl.arange(0, RANKS)
                     at = a + part * rank * inside_width
-                    hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS)
+                    hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS, P)
                     offset = tl.load(bank + a0 + part * rank + r, mask=r < _if(a0, rank), other=0.0)
-                    hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(y.dtype.element_ty)
+                    hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(P)
                     for start in range(tl.program_id(2) * BW, part_width, tl.num_programs(2) * BW):
                         w = start + tl.arange(0, BW)
                         within = (n[:, None] < tokens) & (w[None, :] < part_width)
@@ -172,7 +182,7 @@ def _low_rank(
                             other=0.0,
                         )
                         total = tl.load(where, mask=within, other=0.0).to(tl.float32)
-                        total = tl.dot(hidden, matrix.to(hidden.dtype), total, input_precision="ieee")
+                        total = tl.dot(hidden, matrix.to(P), total, input_precision="ieee")
                         if first == 0:
                             at_w = bank + shift + begin + w
                             constant = tl.load(at_w, mask=w < _if(shift, part_width), other=0.0)
@@ -192,6 +202,7 @@ def _activate(h, kind):
 def _hide(
     stream, normed, out, hidden, bank, table, slots, field, rows, tokens, width,
     FIELDS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr, ROOM: tl.constexpr,
+    P: tl.constexpr,
 ):  # fmt: skip
     row, t = tl.program_id(0), tl.program_id(2)
     down = _entry(table, slots, t * rows + row, field, FIELDS)
@@ -202,15 +213,17 @@ def _hide(
         kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
         n = tl.program_id(1) * BN + tl.arange(0, BN)
         begin = row.to(tl.int64) * tokens * width
-        u = normed + begin
-        if source == 0:
-            u = stream + begin
-        if source == 2:
-            u = out + begin
         kept = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
         for first in range(0, rank, RANKS):
             r = first + tl.arange(0, RANKS)
-            h = _down(u, n, tokens, width, bank, down, r, rank, BN, BW, RANKS)
+            # What is read is a matter of branches, as the output may be of another type than the stream.
+            h = tl.zeros((BN, RANKS), dtype=tl.float32)
+            if source == 0:
+                h = _down(stream + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+            elif source == 1:
+                h = _down(normed + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+            else:
+                h = _down(out + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
             offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
             h = _activate(h + offset[None, :], kind)
             # What is padded is 0, as it meets rows of zeros in the up projection.
@@ -222,7 +235,7 @@ def _hide(
 @_kernel
 def _convolve(
     hidden, found, bank, table, slots, field, rows, tokens, patches, grid,
-    FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr,
+    FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row, t = tl.program_id(0), tl.program_id(2)
     conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
@@ -250,7 +263,7 @@ def _convolve(
                 mask=(r[:, None] < rank) & (to[None, :] < rank),
                 other=0.0,
             )
-            total = tl.dot(read, matrix.to(read.dtype), total, input_precision="ieee")
+            total = tl.dot(read.to(P), matrix.to(P), total, input_precision="ieee")
         offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
         h = tl.where(to[None, :] < rank, _activate(total + offset[None, :], kind), 0.0)
         where = found + begin + n[:, None] * ROOM + to[None, :]
@@ -261,7 +274,7 @@ def _convolve(
 def _join(
     target, hidden, convolved, bank, table, slots, alphas, field, rows, tokens, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
-    ROOM: tl.constexpr,
+    ROOM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     touched = row < 0
@@ -299,7 +312,7 @@ def _join(
                             mask=(r[:, None] < rank) & (w[None, :] < width),
                             other=0.0,
                         )
-                        delta = tl.dot(h, matrix.to(h.dtype), delta, input_precision="ieee")
+                        delta = tl.dot(h.to(P), matrix.to(P), delta, input_precision="ieee")
                     constant = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
                     total += alpha * (delta + constant[None, :])
             tl.store(where, total.to(target.dtype.element_ty), mask=within)
@@ -309,7 +322,7 @@ def _join(
 def _attend_prefix(
     qkv, out, lse, bank, table, slots, alphas, field, rows, tokens, heads, lse_stride, scale,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, KEYS: tl.constexpr,
-    d: tl.constexpr, BD: tl.constexpr,
+    d: tl.constexpr, BD: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(2)
     touched = row < 0
@@ -320,7 +333,7 @@ def _attend_prefix(
         c = tl.arange(0, BD)
         within = (n[:, None] < tokens) & (c[None, :] < d)
         token = row.to(tl.int64) * tokens + n[:, None]
-        q = tl.load(qkv + token * (3 * heads * d) + head * d + c[None, :], mask=within, other=0.0)
+        q = tl.load(qkv + token * (3 * heads * d) + head * d + c[None, :], mask=within, other=0.0).to(P)
         where = out + token * (heads * d) + head * d + c[None, :]
         top = tl.load(
             lse + (row.to(tl.int64) * heads + head) * lse_stride + n, mask=n < tokens, other=0.0
@@ -337,8 +350,8 @@ def _attend_prefix(
                     p = first + tl.arange(0, KEYS)
                     at = (head * count + p)[:, None] * d + c[None, :]
                     known = (p[:, None] < count) & (c[None, :] < d)
-                    k = tl.load(bank + keys + at, mask=known, other=0.0).to(q.dtype)
-                    v = tl.load(bank + values + at, mask=known, other=0.0).to(q.dtype)
+                    k = tl.load(bank + keys + at, mask=known, other=0.0).to(P)
+                    v = tl.load(bank + values + at, mask=known, other=0.0).to(P)
                     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
                     present = p[None, :] < tl.where(alpha > 0.0, count, 0)
                     score = tl.where(present, score + tl.log(tl.maximum(alpha, 1e-38)), float("-inf"))
@@ -346,7 +359,7 @@ def _attend_prefix(
                     shrink = tl.exp(top - higher)
                     share = tl.exp(score - higher[:, None])
                     weight = weight * shrink + tl.sum(share, axis=1)
-                    total = total * shrink[:, None] + tl.dot(share.to(q.dtype), v, input_precision="ieee")
+                    total = total * shrink[:, None] + tl.dot(share.to(P), v, input_precision="ieee")
                     top = higher
         tl.store(where, (total / weight[:, None]).to(out.dtype.element_ty), mask=within)
 
@@ -381,6 +394,7 @@ def low_rank_(x: Tensor, y: Tensor, rows: Rows, field: int) -> None:
     _low_rank[_grid(b, n, w)](
         x, y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.A, b, n, x.shape[-1], w,
         FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS,
+        P=_TYPES[rows.products],
     )  # fmt: skip
 
 
@@ -395,17 +409,19 @@ def hidden(
         grid: Patches along a side; fewer tokens than patches are all single pixels.
     """
     b, n, w = out.shape
-    before, after = (out.new_empty(rows.terms, b, n, MAX_HIDDEN) for _ in range(2))
+    shape, dtype = (rows.terms, b, n, MAX_HIDDEN), rows.products
+    before, after = (out.new_empty(shape, dtype=dtype) for _ in range(2))
     blocks = (b, triton.cdiv(n, _TOKENS), rows.terms)
     fields = rows.table.shape[1]
     _hide[blocks](
         stream, normed, out, before, rows.bank, rows.table, rows.slots, field, b, n, w,
         FIELDS=fields, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+        P=_TYPES[rows.products],
     )  # fmt: skip
     _convolve[blocks](
         before, after, rows.bank, rows.table, rows.slots, field, b, n,
         grid**2 if n >= grid**2 else 0, grid,
-        FIELDS=fields, BN=_TOKENS, ROOM=MAX_HIDDEN,
+        FIELDS=fields, BN=_TOKENS, ROOM=MAX_HIDDEN, P=_TYPES[rows.products],
     )  # fmt: skip
     return before, after
 
@@ -416,6 +432,7 @@ def join_(target: Tensor, found: tuple[Tensor, Tensor], rows: Rows, field: int) 
     _join[_grid(b, n, w)](
         target, *found, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, w,
         FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+        P=_TYPES[rows.products],
     )  # fmt: skip
 
 
@@ -434,7 +451,7 @@ def attend_prefix_(qkv: Tensor, out: Tensor, lse: Tensor, rows: Rows, field: int
     _attend_prefix[(b, triton.cdiv(n, _TOKENS), heads)](
         qkv, out, lse, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, heads, lse.shape[-1],
         d**-0.5, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, KEYS=_RANKS,
-        d=d, BD=triton.next_power_of_2(d),
+        d=d, BD=triton.next_power_of_2(d), P=_TYPES[rows.products],
     )  # fmt: skip
 
 

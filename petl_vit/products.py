@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.precision import Precision
+
 Params = Mapping[str, Tensor]
 
 
@@ -70,7 +72,19 @@ def in_bf16(params: Params, *, biases: bool = True) -> dict[str, Tensor]:
     return {name: p.to(torch.bfloat16) if narrow(name, p) else p for name, p in params.items()}
 
 
-def packs() -> bool:
+def in_precision(params: Params, precision: Precision) -> dict[str, Tensor]:
+    """Parameters with their products in a precision, for inference where they are.
+
+    Args:
+        precision: Not `AUTO`. FP32 leaves everything as it is.
+    """
+    if precision is not Precision.BF16:
+        return dict(params)
+    on_cpu = all(p.device.type == "cpu" for p in params.values())
+    return _packed(in_bf16(params, biases=False)) if on_cpu and _packs() else in_bf16(params)
+
+
+def _packs() -> bool:
     """Whether this CPU and this PyTorch multiply by packed bf16 weights."""
     mkldnn = torch.ops.mkldnn
     known = hasattr(mkldnn, "_linear_pointwise") and hasattr(mkldnn, "_reorder_linear_weight")
@@ -82,19 +96,11 @@ def _multiplies_in_bf16() -> bool:
     return supported is not None and bool(supported())
 
 
-def packed(params: Params) -> dict[str, Tensor]:
-    """Parameters with the bf16 matrices packed for products on this CPU; without gradients."""
-    with torch.inference_mode():
-        return {name: _packed(p) if _is_matrix(name, p) else p for name, p in params.items()}
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    return is_weight(name, parameter) and parameter.dim() == 2 and parameter.dtype == torch.bfloat16
-
-
-def _packed(weight: Tensor) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, None)
-    return found
+@torch.inference_mode()
+def _packed(params: Params) -> dict[str, Tensor]:
+    """Parameters with the bf16 matrices packed for products on this CPU."""
+    pack = torch.ops.mkldnn._reorder_linear_weight.default
+    return {n: pack(p, None) if is_weight(n, p) and p.dim() == 2 else p for n, p in params.items()}
 
 
 def dense(parameter: Tensor) -> Tensor:

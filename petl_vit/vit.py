@@ -24,7 +24,7 @@ from torch import Tensor
 from petl_vit.architecture import check_tensors, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.precision import Precision
-from petl_vit.products import Params, convolution, in_bf16, linear, packed, packs, wide
+from petl_vit.products import Params, convolution, in_precision, linear, wide
 
 PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
 _EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
@@ -122,11 +122,7 @@ class FrozenViT:
         Args:
             precision: Not `AUTO`. FP32 leaves everything as it is.
         """
-        if precision is not Precision.BF16:
-            return self
-        pack = self.device.type == "cpu" and packs()
-        params = in_bf16(self.params, biases=not pack)
-        return self._with(packed(params) if pack else params)
+        return self._with(in_precision(self.params, precision))
 
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "FrozenViT":
         """The same backbone elsewhere; tensors already there are shared, not copied."""

@@ -171,7 +171,6 @@ class Core:
                 describe(self.loader.record.config),
                 nbytes=settings.bank_bytes,
                 slots=settings.slots,
-                dtype=torch.bfloat16 if self.precision is Precision.BF16 else torch.float32,
                 device=self.device,
             )
         return Slots(

@@ -120,7 +120,7 @@ class _Inputs:
     """What a forward reads besides parameters and bank.
 
     Attributes:
-        images: [B, 3, S, S], in the backbone's dtype; sources: [B], each row's image.
+        images: [B, 3, S, S], in the dtype of the backbone's products; sources: [B], each row's image.
         slots, alphas: [T, B].
     """
 
@@ -138,7 +138,7 @@ class _Inputs:
             return torch.full(shape, value, dtype=dtype, device=on, pin_memory=pin)
 
         return cls(
-            images=made(rows, 3, size, size, dtype=vit.dtype),
+            images=made(rows, 3, size, size, dtype=vit.product_dtype),
             sources=made(rows, dtype=torch.int64),
             slots=made(terms, rows, dtype=torch.int32, value=-1),
             alphas=made(terms, rows),
@@ -199,8 +199,13 @@ class _Graph:
 
     def _forward(self) -> Tensor:
         vit, inputs = self._vit, self._inputs
+        # Triton's interpreter cannot multiply in bfloat16.
         rows = kernels.Rows(
-            slots=inputs.slots, alphas=inputs.alphas, bank=self._arena.bank, table=self._arena.table
+            slots=inputs.slots,
+            alphas=inputs.alphas,
+            bank=self._arena.bank,
+            table=self._arena.table,
+            products=vit.product_dtype if self._arena.bank.is_cuda else self._arena.bank.dtype,
         )
         patches = vit.patches(inputs.images, vit.params)
         run = Tabled(vit, self._arena.layout, rows)

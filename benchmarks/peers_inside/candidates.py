@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.adapters import adapter, backbone, tensors
-from benchmarks.backends import has_bf16
+from benchmarks.backends import CPU
 from benchmarks.interleave import Costs, cpu_seconds
 from benchmarks.peers_inside.copies import Copies, merged
 from benchmarks.peers_inside.grouped import Grouped
 from benchmarks.peers_inside.peft_model import PeftModel
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.precision import Precision, has_bf16
 from petl_vit.vit import FrozenViT
 
 OURS, AUTO = "corolla", "corolla, auto"
@@ -43,8 +44,8 @@ def measure(architecture: str, image_size: int, *, adapters: int, rounds: int) -
     for name, logits in found.items():
         check_same(name, logits(images).numpy(), reference.numpy())
     variants = {name: partial(logits, images) for name, logits in found.items()}
-    if has_bf16():
-        variants[AUTO] = partial(_mixed(vit.to(dtype=torch.bfloat16), which), images.bfloat16())
+    if has_bf16(CPU):
+        variants[AUTO] = partial(_mixed(vit, which, on=vit.in_precision(Precision.BF16)), images)
     return cpu_seconds(variants | {PLAIN: partial(_plain, plain, images)}, rounds=rounds, warmup=0)
 
 
@@ -72,14 +73,14 @@ def _candidates(vit: FrozenViT, plain: nn.Module, which: Sequence[int]) -> dict[
     }
 
 
-def _mixed(vit: FrozenViT, which: Sequence[int]) -> Run:
-    batch, models = Batch(vit), _models(vit, max(which) + 1)
+def _mixed(vit: FrozenViT, which: Sequence[int], *, on: FrozenViT | None = None) -> Run:
+    batch, models = Batch(vit if on is None else on), _models(vit, max(which) + 1, on=on)
     rows = [Row(image=i, model=models[number]) for i, number in enumerate(which)]
     return lambda images: torch.stack(batch.logits(images, rows))
 
 
-def _models(vit: FrozenViT, count: int) -> list[Model]:
-    return [Model([Term(adapter=adapter("lora", vit, seed))]) for seed in range(count)]
+def _models(vit: FrozenViT, count: int, *, on: FrozenViT | None = None) -> list[Model]:
+    return [Model([Term(adapter=adapter("lora", vit, seed, on=on))]) for seed in range(count)]
 
 
 @torch.inference_mode()

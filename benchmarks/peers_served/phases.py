@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.adapters import backbone, tensors
-from benchmarks.backends import has_bf16
+from benchmarks.backends import CPU
 from benchmarks.interleave import Costs, costs
 from benchmarks.peers_inside.candidates import AUTO, OURS, check_same
 from benchmarks.peers_inside.copies import merged
@@ -20,6 +20,7 @@ from benchmarks.pictures import jpeg
 from benchmarks.report import progress
 from benchmarks.stores import Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all
+from petl_vit.precision import has_bf16
 from petl_vit.vit import FrozenViT
 
 
@@ -62,7 +63,7 @@ def _start(stack: ExitStack, found: Shelf, vit: FrozenViT, folder: Path) -> dict
     copies = [merged(tensors("lora", vit, seed), vit) for seed in range(len(found.adapters))]
     models = Models.write(folder, copies, architecture=vit.arch.name, preprocess=found.preprocess)
     running = {OURS: stack.enter_context(servers.ours(found, "--precision", "fp32"))}
-    if has_bf16():
+    if has_bf16(CPU):
         running[AUTO] = stack.enter_context(servers.ours(found, "--precision", "auto", name="auto"))
     for name, start in ((LITSERVE, servers.litserve), (TORCHSERVE, servers.torchserve)):
         if servers.installed(name):

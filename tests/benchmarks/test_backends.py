@@ -5,6 +5,7 @@ import torch
 
 from benchmarks import backends
 from benchmarks.adapters import backbone
+from petl_vit.precision import has_bf16
 
 
 def test_it_ends_with_its_figures(figures: Any) -> None:
@@ -13,7 +14,7 @@ def test_it_ends_with_its_figures(figures: Any) -> None:
     keys = ("best_over_eager_b1", "best_over_eager_b8", "onnx_over_eager_b1", "onnx_over_eager_b8")
     assert all(isinstance(found[key], float) for key in (*keys, "top1_agreement"))
     assert isinstance(found["over_eager_b8"][backends.FP32], float)
-    assert (found["reason"] is None) == backends.has_bf16()
+    assert (found["reason"] is None) == has_bf16(backends.CPU)
 
 
 def test_agreement_is_counted_even_where_bf16_is_emulated() -> None:
@@ -36,7 +37,7 @@ def test_textures_of_a_class_are_alike_and_of_others_are_not() -> None:
     assert bool((own < other).all())
 
 
-@pytest.mark.skipif(backends.has_bf16(), reason="this machine has bf16")
+@pytest.mark.skipif(has_bf16(backends.CPU), reason="this machine has bf16")
 def test_without_hardware_bf16_is_left_out() -> None:
     vit, _ = backbone("vit_tiny_patch16_224", 32)
 

@@ -7,7 +7,7 @@ import torch
 
 from petl_vit.adapter import Adapter
 from petl_vit.arena import Arena
-from petl_vit.heads import LinearHead, precise
+from petl_vit.heads import LinearHead
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend
@@ -66,7 +66,7 @@ def adapter_for(vit: FrozenViT, name: str, seed: int = 0, *, like: FrozenViT) ->
         method=method,
         tensors=random_tensors(method, like, seed) | own.tensors(),
         vit=vit,
-        base_head=base.to(device=torch.device("cpu"), dtype=precise(vit.dtype)),
+        base_head=base.to(device=torch.device("cpu"), dtype=vit.dtype),
         task_digest="task",
     )
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from petl_vit.batch import Features, Model, Row, Term
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend
 from tests.gpu import BACKENDS, DEVICE, adapter_for, backend_on, exact
@@ -20,8 +21,8 @@ from tests.petl_vit.test_methods import ALPHAS, PAIRS
 
 pytestmark = pytest.mark.gpu
 
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-ENGINES = [(kind, dtype) for kind in BACKENDS for dtype in BOUNDS]
+BOUNDS = {Precision.FP32: 1e-3, Precision.BF16: 2e-2}
+ENGINES = [(kind, precision) for kind in BACKENDS for precision in BOUNDS]
 ROWS = 24
 
 
@@ -32,9 +33,9 @@ def _exact() -> Iterator[None]:
 
 
 @lru_cache
-def resident(backbone: str, kind: str, dtype: torch.dtype) -> tuple[FrozenViT, Backend]:
+def resident(backbone: str, kind: str, precision: Precision) -> tuple[FrozenViT, Backend]:
     """A backbone on the device and a back end that serves it, made once."""
-    vit = family(backbone)[0].to(device=DEVICE, dtype=dtype)
+    vit = family(backbone)[0].to(device=DEVICE).in_precision(precision)
     return vit, backend_on(kind, vit)
 
 
@@ -50,13 +51,13 @@ def test_the_forward_equals_the_independent_reference_in_float64(
     with torch.no_grad():
         reference = REFERENCES[name](model, precise, method.model_dump(), alpha)
         expected = reference.eval()(images.double())
-    for kind, dtype in ENGINES:
-        vit, backend = resident(backbone, kind, dtype)
+    for kind, precision in ENGINES:
+        vit, backend = resident(backbone, kind, precision)
         features = Features([Term(adapter=adapter_for(vit, name, like=like), alpha=alpha)])
         rows = [Row(image=i, model=features) for i in range(len(images))]
         found = torch.stack(backend.logits(list(images), rows)).double()
         error = float((found - expected).norm() / expected.norm())
-        assert error <= BOUNDS[dtype], f"{kind}, {dtype}: {error:.2e}"
+        assert error <= BOUNDS[precision], f"{kind}, {precision}: {error:.2e}"
 
 
 def models_of(vit: FrozenViT, like: FrozenViT, seeds: Sequence[int] = (0, 1)) -> list[Model]:
@@ -67,13 +68,13 @@ def models_of(vit: FrozenViT, like: FrozenViT, seeds: Sequence[int] = (0, 1)) ->
     return [*alone, Model([Term(adapter=one, alpha=0.3) for one in trio])]
 
 
-@pytest.mark.parametrize(("kind", "dtype"), ENGINES, ids=str)
+@pytest.mark.parametrize(("kind", "precision"), ENGINES, ids=str)
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_row_among_rows_of_all_methods_is_what_it_is_alone(
-    backbone: str, kind: str, dtype: torch.dtype
+    backbone: str, kind: str, precision: Precision
 ) -> None:
     like = family(backbone)[0]
-    vit, backend = resident(backbone, kind, dtype)
+    vit, backend = resident(backbone, kind, precision)
     images = list(images_of(like))
     rows = [Row(image=i % len(images), model=model) for i, model in enumerate(models_of(vit, like))]
     random.Random(4).shuffle(rows)
@@ -82,7 +83,9 @@ def test_a_row_among_rows_of_all_methods_is_what_it_is_alone(
 
     for row, found in zip(rows, together, strict=True):
         (alone,) = backend.logits([images[row.image]], [Row(image=0, model=row.model)])
-        assert relative(found, alone) <= (1e-4 if dtype == torch.float32 else BOUNDS[dtype]), row.model.key
+        assert relative(found, alone) <= (1e-4 if precision is Precision.FP32 else BOUNDS[precision]), (
+            row.model.key
+        )
 
 
 def mixtures(models: Sequence[Model], images: int, count: int) -> list[list[Row]]:
@@ -99,7 +102,7 @@ def tabled() -> tuple[Backend, list[torch.Tensor], list[Model]]:
     """A warm back end with graphs, images, and models with one edit set each that graphs take."""
     pytest.importorskip("triton")
     like = family("plain")[0]
-    vit = like.to(device=DEVICE, dtype=torch.bfloat16)
+    vit = like.to(device=DEVICE).in_precision(Precision.BF16)
     backend = backend_on("graph", vit)
     backend.warm(vit.arch.image_size)
     known = [name for name in NAMES if name not in ("full", "selective", "vpt_shallow", "vqt")]

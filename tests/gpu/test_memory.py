@@ -9,6 +9,7 @@ import torch
 from petl_vit.adapter import Adapter
 from petl_vit.arena import Arena
 from petl_vit.batch import Model, Term
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from serving.engine import Engine, Job
 from tests.gpu import BACKENDS, DEVICE, adapter_for, backend_on, exact, slots_on
@@ -21,16 +22,16 @@ SIZE, IMAGES = 512, 16
 METHODS = ("lora", "ssf", "bitfit", "convpass")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_full_arena_takes_what_it_says(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_a_full_arena_takes_what_it_says(precision: Precision) -> None:
     like, asked = family("plain")[0], 256 * MIB
-    vit = like.to(device=DEVICE, dtype=dtype)
+    vit = like.to(device=DEVICE).in_precision(precision)
     adapters = [adapter_for(vit, name, like=like) for name in ("lora", "full")]
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
 
-    arena = Arena(vit.arch, nbytes=asked, slots=512, dtype=dtype, device=DEVICE)
+    arena = Arena(vit.arch, nbytes=asked, slots=512, device=DEVICE)
     placed = _filled(arena, adapters)
 
     torch.cuda.synchronize()

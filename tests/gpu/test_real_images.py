@@ -12,6 +12,7 @@ from petl_vit.adapter import Adapter
 from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Model, Row, Term
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.preprocess import Preprocess, normalise
 from petl_vit.vit import FrozenViT
 from tests.gpu import BACKENDS, DEVICE, backend_on
@@ -108,7 +109,7 @@ def test_bf16_gives_the_answers_of_fp32_under_a_trained_adapter(
 
     expected = answers("torch", vit, name, tensors, base_head, photos.images)
     assert (expected == photos.all_labels).float().mean() > 0.9
-    fast = vit.to(dtype=torch.bfloat16)
+    fast = vit.in_precision(Precision.BF16)
     for kind in BACKENDS:
         found = answers(kind, fast, name, tensors, base_head, photos.images)
         assert (found == expected).float().mean() >= 0.995, kind

@@ -61,7 +61,7 @@ def test_auto_is_what_the_hardware_has(real: Real, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr("model_store.precision.has_bf16", lambda device, there=there: there)
         precision, loader = chosen(real, Precision.AUTO, "lora, ssf")
         assert precision is expected
-        assert loader.vit(48).dtype == dtype
+        assert loader.vit(48).product_dtype == dtype
 
 
 def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

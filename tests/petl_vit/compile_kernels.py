@@ -6,6 +6,7 @@ It is a program of its own, as kernels of a process are either interpreted or co
 import sys
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -14,8 +15,12 @@ from petl_vit import kernels
 H100 = GPUTarget("cuda", 90, 32)
 CONSTANTS = {
     "FIELDS": 1000, "TERMS": 1, "BN": 64, "BW": 64, "RANKS": 16, "ROOM": 64, "KEYS": 16, "d": 64, "BD": 64,
+    "P": tl.bfloat16,
 }  # fmt: skip
-TYPES = {"table": "*i64", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32"}
+TYPES = {
+    "table": "*i64", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32",
+    "bank": "*fp32", "stream": "*fp32", "normed": "*fp32", "target": "*fp32",
+}  # fmt: skip
 NUMBERS = {"field", "rows", "tokens", "width", "inside_width", "patches", "grid", "heads", "lse_stride"}
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from petl_vit.arena import Arena
 from petl_vit.edits import Alpha
 from petl_vit.executors import Lane, Sliced
 from petl_vit.kernels import Rows
+from petl_vit.precision import Precision
 from petl_vit.tabled import Tabled
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of
@@ -116,19 +118,21 @@ def test_ranks_of_several_blocks_are_whole(name: str, rank: int) -> None:
     assert relative(tabled(vit, arena, images, rows)[0], sliced(vit, images[0], [(adapter, 1.0)])) <= 1e-5
 
 
-def test_in_half_precision_it_stays_near() -> None:
-    half = (
-        torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
-    )  # the interpreter's bf16 products are wrong
+def test_with_products_in_bf16_it_stays_near_float32() -> None:
+    products = (
+        torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    )  # as the interpreter has no bf16 ones
     exact = family("plain")[0].to(device=DEVICE)
-    vit = exact.to(dtype=half)
+    vit = exact.in_precision(Precision.BF16)
     images, arena = images_of(exact)[:1].to(DEVICE), arena_of(vit)
-    adapters = [adapter_of(name, exact, 1) for name in ("lora", "adaptformer", "ssf", "vpt_deep")]
-    placed = [arena.place(a.edits.at(a.edits.flat.to(half))) for a in adapters]
-    slots = [-1 if one is None else one.slot for one in placed]
-    found = tabled(vit, arena, images.to(half).expand(4, -1, -1, -1), rows_of(arena, [slots], [[1.0] * 4]))
+    names = ("lora", "adaptformer", "convpass", "houlsby", "ssf", "vpt_deep")
+    adapters = [adapter_of(name, exact, 1) for name in names]
+    slots = [number(arena, adapter) for adapter in adapters]
+    rows = replace(rows_of(arena, [slots], [[1.0] * len(slots)]), products=products)
+    found = tabled(vit, arena, images.expand(len(slots), -1, -1, -1), rows)
     for adapter, feature in zip(adapters, found, strict=True):
-        assert relative(feature.float(), sliced(exact, images[0], [(adapter, 1.0)])) <= 2e-2
+        assert feature.dtype == torch.float32
+        assert relative(feature, sliced(exact, images[0], [(adapter, 1.0)])) <= 2e-2
 
 
 @pytest.mark.slow
