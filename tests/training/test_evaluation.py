@@ -13,6 +13,7 @@ from petl_vit import methods
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Functional
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from tests.training.conftest import SPEC, imported, recipe
 from training import data, evaluation, shifts
@@ -35,6 +36,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
             limit=60,
             recipe=recipe(method, epochs=1, learning_rate=1e-2),
             runs=folder / "runs",
+            measure_precision=Precision.FP32,
         )
         run(store, job)
     return Loader(store, store.backbone(backbone.digest))
@@ -110,6 +112,7 @@ def test_members_of_tasks_with_another_class_order_are_matched_by_name(
         data=str(tmp_path / "backwards.npz"),
         recipe=recipe(epochs=1),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
     run(loader.store, job)
     alone = measure(loader, resolved(loader, "backwards/lora"), dataset)
@@ -150,6 +153,7 @@ def test_members_that_take_other_images_are_refused_by_name(
         image_size=48,
         recipe=recipe(epochs=1),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
     run(loader.store, job)
     with pytest.raises(InvalidInput, match=r"'digits' and 'large' prepare images differently") as error:

@@ -16,6 +16,7 @@ import torch
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
+from petl_vit.precision import Precision
 from tests.training.conftest import recipe, write_npz
 from training import data, images, probe
 from training.checkpoint import Checkpoint
@@ -49,6 +50,7 @@ def job(backbone: BackboneRecord, tmp_path: Path) -> Job:
         limit=60,
         recipe=recipe(),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
 
 
@@ -344,7 +346,7 @@ def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job
     assert [str(o.manifest) for o in outcomes] == ["digits/lora:1", "digits/lora-1:1", "digits/ssf:1"]
     assert not any(o.reused for o in outcomes)
     assert [stage for stage in notes.stages if stage.startswith("training")] == ["training lora, lora-1, ssf"]
-    assert notes.stages.count("measuring the base") == 1
+    assert notes.stages.count("measuring on held-out images") == 1
     assert list(job.runs.iterdir()) == []
     for one, outcome in zip(jobs, outcomes, strict=True):
         manifest = outcome.manifest

@@ -15,6 +15,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import random_tensors
 from tests.training.conftest import SPEC, imported, write_npz
@@ -62,6 +63,7 @@ def job(backbone: BackboneRecord, tmp_path: Path, members: list[Manifest]) -> so
         members="good, fair, poor",
         data=write_npz(tmp_path / "digits.npz", images=100),
         holdout=None,
+        precision=Precision.FP32,
     )
 
 
