@@ -313,6 +313,41 @@ def test_a_job_in_bf16_says_so_and_measures_with_the_same_base_as_in_fp32(store:
         assert torch.equal(tensor, base[name])
 
 
+def test_a_job_says_what_it_was_measured_in(store: Store, job: Job) -> None:
+    half = run(store, replace(job, measure_precision=Precision.BF16)).manifest
+    assert half.metrics_precision is Precision.BF16
+    exact = run(store, replace(job, task="exact")).manifest
+    assert exact.metrics_precision is Precision.FP32
+    assert half.digest == exact.digest  # of the same tensors
+    assert half.training["recipe_digest"] == exact.training["recipe_digest"]
+    assert half.metrics["confidence"] != exact.metrics["confidence"]
+    assert half.metrics["confidence"] == pytest.approx(exact.metrics["confidence"], abs=0.02)
+
+
+def test_a_registered_run_that_was_measured_in_another_precision_is_not_trained_again(
+    store: Store, job: Job
+) -> None:
+    run(store, job)
+    notes = Notes()
+    assert run(store, replace(job, measure_precision=Precision.BF16), notes).reused
+    assert notes.notes == ["digits/lora:1 was measured in fp32; see corolla evaluate"]
+    quiet = Notes()
+    assert run(store, replace(job, measure_precision=Precision.AUTO), quiet).reused
+    assert quiet.notes == []
+
+
+def test_measuring_falls_back_to_fp32_where_bf16_changes_the_answers(
+    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.precision.has_bf16", lambda device: True)
+    monkeypatch.setattr("model_store.precision.TOLERANCE", 0.0)
+    notes = Notes()
+    manifest = run(store, replace(job, measure_precision=Precision.AUTO), notes).manifest
+    assert manifest.metrics_precision is Precision.FP32
+    assert len(notes.notes) == 1
+    assert notes.notes[0].startswith("computing in fp32: bf16 changes logits of lora by ")
+
+
 def test_a_run_that_was_registered_before_there_was_a_precision_is_found(
     store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
