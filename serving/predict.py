@@ -57,6 +57,7 @@ class Summary:
         images: Rows of the output; `failed` of them have an error, `resumed` are of an earlier run.
         adapters: Digest by `task/name:version`.
         seconds: Of this run.
+        precision: What it was computed in, fp32 or bf16.
     """
 
     out: str
@@ -64,6 +65,7 @@ class Summary:
     failed: int
     resumed: int
     seconds: float
+    precision: str
     route: str
     adapters: Mapping[str, str]
     backbone_digest: str
@@ -110,6 +112,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
         failed=failed,
         resumed=resumed,
         seconds=round(time.monotonic() - started, 3),
+        precision=str(core.precision),
         route=str(resolved),
         adapters={term.full_name: term.digest for term in resolved.terms()},
         backbone_digest=resolved.task.spec.backbone_digest,

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petl_vit.errors import InvalidInput
+from petl_vit.precision import MEANING
 
 _PREFIX = "COROLLA_"
 _ELSEWHERE = frozenset({"COROLLA_DEBUG", "COROLLA_RUNS"})
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
         description="what computes; onnx in fp32 (the extra onnx), graph on a GPU (CUDA graphs)",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="what the backbone computes in; auto is bf16 where the hardware has it"
+        default="auto", description=f"what the backbone computes in; {MEANING}"
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a forward; default: all cores"

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from model_store import routes
 from model_store.loading import Loader
+from model_store.precision import checked, subjects
 from model_store.resolution import resolve
 from model_store.store import Store
 from petl_vit import methods as registry
@@ -30,8 +31,9 @@ from petl_vit.backbone import BackboneConfig
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.methods.method import Method, edit_kinds
+from petl_vit.precision import CHOICES, MEANING, Precision
 from training import data, job, shifts
-from training.evaluation import Measured, measure
+from training.evaluation import Candidate, Measured, Shift, measure_all
 from training.progress import Bars
 from training.recipe import Recipe, flag
 
@@ -133,6 +135,13 @@ _COMMON: list[Callable[..., Any]] = [
         default="fp32",
         show_default=True,
         help="Of the frozen backbone and the forward; bf16 is for GPUs. What is trained is always fp32.",
+    ),
+    click.option(
+        "--measure-precision",
+        type=click.Choice(CHOICES),
+        default=Precision.AUTO.value,
+        show_default=True,
+        help=f"Of measuring on the held-out images, as a server's --precision: {MEANING}.",
     ),
     _device,
     click.option(
@@ -285,6 +294,7 @@ def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None
         "backbone": options.pop("backbone") or _only_backbone(store),
         "data": options.pop("source"),
         "runs": runs,
+        "measure_precision": Precision(options.pop("measure_precision")),
         **options,
     }
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in asked]
@@ -307,7 +317,8 @@ def _print_outcome(outcome: job.Outcome) -> None:
     on = f"on {training['heldout_images']} images (base head {metrics['base_accuracy']:.3f})"
     click.echo(
         f"{manifest} {verb}: held-out accuracy {metrics['accuracy']:.3f} {on}, "
-        f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}"
+        f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}, "
+        f"measured in {manifest.metrics_precision}"
     )
 
 
@@ -342,6 +353,13 @@ def _only_backbone(store: Store) -> str:
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
 @click.option("--backbone", help="Name or digest.  [default: the only one in the store]")
 @click.option("--extrapolate", is_flag=True, help="Allow alpha outside [0, 1].")
+@click.option(
+    "--precision",
+    type=click.Choice(CHOICES),
+    default=Precision.AUTO.value,
+    show_default=True,
+    help=f"What the backbone computes in, as a server's: {MEANING}.",
+)
 @_device
 @_store
 @_json
@@ -355,6 +373,7 @@ def evaluate(
     limit: int | None,
     backbone: str | None,
     extrapolate: bool,
+    precision: str,
     device: str,
     url: str | None,
     as_json: bool,
@@ -363,32 +382,40 @@ def evaluate(
     store = Store.open(url)
     record = store.backbone(backbone or _only_backbone(store))
     shifted = [None, *map(_parse_shift, shift_texts)]
-    answering = []
+    candidates = []
     for text in texts:
         route, temperature = _named(store, task, text, extrapolate)
         resolved = resolve(route, task=task, lookup=store, backbone_digest=record.digest)
-        answering.append((text, resolved, temperature))
+        candidates.append(Candidate(route=resolved, temperature=temperature))
     datasets = [data.load(source) for source in sources]
     if holdout is not None:
         datasets = [data.split(d, holdout=holdout, seed=split_seed)[1] for d in datasets]
     if limit is not None:
         datasets = [data.subset(d, min(limit, len(d)), 0) for d in datasets]
-    loader = Loader(store, record, device=chosen_device(device))
-    bars, found = Bars(), list[Measured]()
-    for text, resolved, temperature in answering:
-        for dataset in datasets:
-            for shift in shifted:
-                where = dataset.name if shift is None else f"{dataset.name} {shift[0]}:{shift[1]}"
-                with bars.stage(f"{text} on {where}", len(dataset)) as advance:
-                    found.append(
-                        measure(
-                            loader, resolved, dataset, shift=shift, temperature=temperature, advance=advance
-                        )
-                    )
+    bars = Bars()
+    exact = Loader(store, record, device=chosen_device(device))
+    members = (member for candidate in candidates for member in candidate.route.members)
+    loader = checked(Precision(precision), exact, subjects(members), bars.note)
+    by_dataset = [_measure(loader, candidates, dataset, shifted, bars) for dataset in datasets]
+    found = [row for of_route in zip(*by_dataset, strict=True) for rows in of_route for row in rows]
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found]))
     else:
         _print_measured(found)
+
+
+def _measure(
+    loader: Loader,
+    candidates: list[Candidate],
+    dataset: data.Dataset,
+    shifted: Sequence[Shift | None],
+    bars: Bars,
+) -> list[list[Measured]]:
+    """Every route on one set of images, under every shift."""
+    what = str(candidates[0].route) if len(candidates) == 1 else f"{len(candidates)} routes"
+    total = len(candidates) * len(shifted) * len(dataset)
+    with bars.stage(f"{what} on {dataset.name}", total) as advance:
+        return measure_all(loader, candidates, dataset, under=shifted, advance=advance)
 
 
 def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[routes.Route, float]:
@@ -401,7 +428,7 @@ def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[route
     return route, 1.0
 
 
-def _parse_shift(text: str) -> tuple[str, int]:
+def _parse_shift(text: str) -> Shift:
     name, colon, severity = text.partition(":")
     if not colon or not severity.isdigit():
         raise InvalidInput(f"{text!r} is no shift", field="shift", remedy="write NAME:SEVERITY, e.g. noise:3")
@@ -411,10 +438,11 @@ def _parse_shift(text: str) -> tuple[str, int]:
 
 def _print_measured(rows: list[Measured]) -> None:
     ensembles = any(len(row.member_accuracies) > 1 for row in rows)
-    columns = ["route", "data", "images", "accuracy", "confidence"]
+    columns = ["route", "data", "images", "precision", "accuracy", "confidence"]
     table = _table(*columns, *(["agreement", "best member"] if ensembles else []))
     for row in rows:
-        cells = [row.route, row.data, str(row.images), f"{row.accuracy:.3f}", f"{row.confidence:.3f}"]
+        cells = [row.route, row.data, str(row.images), row.precision]
+        cells += [f"{row.accuracy:.3f}", f"{row.confidence:.3f}"]
         if len(row.member_accuracies) > 1:
             best, accuracy = max(row.member_accuracies.items(), key=lambda item: item[1])
             cells += [f"{row.agreement:.3f}", f"{best} {accuracy:.3f}"]

@@ -5,6 +5,7 @@ import json
 import click
 
 from model_store.store import Store
+from petl_vit.precision import CHOICES, MEANING, Precision
 from training import soup as soups
 from training.progress import Bars
 
@@ -40,6 +41,13 @@ from training.progress import Bars
     show_default=True,
     help="The split seed of training.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(CHOICES),
+    default=Precision.AUTO.value,
+    show_default=True,
+    help=f"What the choice is made in, as a server's: {MEANING}.",
+)
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")
 @click.option(
     "--device",
@@ -61,6 +69,7 @@ def soup(
     holdout: float,
     all_images: bool,
     split_seed: int,
+    precision: str,
     backbone: str | None,
     device: str,
     url: str | None,
@@ -80,6 +89,7 @@ def soup(
             holdout=None if all_images else holdout,
             split_seed=split_seed,
             device=device,
+            precision=Precision(precision),
         ),
         Bars(),
     )
@@ -92,5 +102,6 @@ def soup(
         click.echo(f"  {member.manifest}  held-out accuracy {member.accuracy:.3f}  {share}")
     click.echo(
         f"{manifest} is registered: held-out accuracy {manifest.metrics['accuracy']:.3f} on "
-        f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f})"
+        f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f}), "
+        f"measured in {manifest.metrics_precision}"
     )

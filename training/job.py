@@ -11,27 +11,30 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from model_store.loading import Loader
 from model_store.manifest import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import BASE, check_name
+from model_store.precision import Subject, checked
 from model_store.routes import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.adapter import Adapter
 from petl_vit.architecture import describe
+from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
 from petl_vit.errors import Conflict, InvalidInput, NotFound, Unsupported
-from petl_vit.executors import Functional
 from petl_vit.heads import Head
 from petl_vit.joint import check_joins
+from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
+from petl_vit.precision import Precision
 from petl_vit.preprocess import Preprocess
 from petl_vit.vit import FrozenViT
 from training import data, probe
@@ -81,6 +84,7 @@ class Job:
         resize: How images of a new task reach that size; None means squash.
         runs: Folder for the state of unfinished runs.
         again: Train and register even if the same run is registered already.
+        measure_precision: What the held-out images are measured in, as a server's --precision.
     """
 
     backbone: str
@@ -97,6 +101,7 @@ class Job:
     resize: Literal["squash", "crop"] | None = None
     device: str = "cpu"
     again: bool = False
+    measure_precision: Precision = Precision.AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +191,7 @@ class _Run:
         task = task or self._put_task(spec, self._exact(vit, on), images)
         base_head = self._loader.base_head(task)
         trained = self._train(task, vit, on, base_head, images, adapters)
-        measured = self._measured(task, self._exact(vit, on), base_head, heldout, trained)
+        measured = self._measured(task, heldout, trained)
         published = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
@@ -195,7 +200,7 @@ class _Run:
         return published
 
     def _exact(self, vit: FrozenViT, on: FrozenViT) -> FrozenViT:
-        """The backbone in float32 on the device: what base heads are fitted and adapters measured with."""
+        """The backbone in float32 on the device: what base heads are fitted with."""
         return on if self._job.recipe.precision == "fp32" else vit.to(device=self._device)
 
     def _parts(self) -> tuple[tuple[data.Dataset, str], tuple[data.Dataset, str]]:
@@ -303,6 +308,11 @@ class _Run:
                 continue
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
+            asked = self._job.measure_precision
+            if asked not in (Precision.AUTO, newest.metrics_precision):
+                self._reporter.note(
+                    f"{newest} was measured in {newest.metrics_precision}; see corolla evaluate"
+                )
             if newest.training.get("heldout_digest") != self._heldout.digest:
                 self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
             self._checkpoint(adapter, task).remove()
@@ -375,49 +385,61 @@ class _Run:
         )
 
     def _measured(
-        self,
-        task: TaskRecord,
-        vit: FrozenViT,
-        base_head: Head,
-        heldout: Resized,
-        trained: Sequence[tuple[_Adapter, Trained]],
+        self, task: TaskRecord, heldout: Resized, trained: Sequence[tuple[_Adapter, Trained]]
     ) -> dict[str, Draft]:
-        """The drafts by name, with their temperatures and held-out metrics."""
-        found = {}
-        for adapter, result in trained:
-            what = "measuring" if len(trained) == 1 else f"measuring {adapter.name}"
-            tensors = {name: t.to(vit.device) for name, t in result.tensors.items()}
-            with self._reporter.stage(f"{what} on held-out images", len(heldout)) as advance:
-                run = Functional(vit, adapter.method.edits(vit, tensors))
-                found[adapter.name] = _logits(vit, run, result.head, heldout, advance)
-        with self._reporter.stage("measuring the base", len(heldout)) as advance:
-            base = _logits(vit, Functional(vit, []), base_head, heldout, advance)
+        """The drafts by name, with their temperatures and held-out metrics: as a server would answer."""
+        loader = self._measuring(task, trained)
+        vit, models = loader.vit(task.spec.preprocess.image_size), _models(task, trained, loader)
+        indices = heldout.batches(images_at_once(len(models)))
+        with self._reporter.stage("measuring on held-out images", len(heldout)) as advance:
+            found = logits_over(Batch(vit), models, (heldout.batch(i) for i in indices), advance)
+        *found, base = found
         base_accuracy = measure(base, heldout.labels, temperature=1.0)["accuracy"]
         drafts = {}
-        for adapter, result in trained:
+        for (adapter, result), logits in zip(trained, found, strict=True):
             beside = [other.name for other, _ in trained if other is not adapter]
-            temperature = fit_temperature(found[adapter.name], heldout.labels)
-            metrics = measure(found[adapter.name], heldout.labels, temperature=temperature)
-            metrics |= {
+            temperature = fit_temperature(logits, heldout.labels)
+            metrics = measure(logits, heldout.labels, temperature=temperature) | {
                 "base_accuracy": base_accuracy,
                 "parameters": float(adapter.method.parameters(vit.arch)),
             }
             drafts[adapter.name] = self._draft(adapter, task, result, beside).model_copy(
-                update={"temperature": temperature, "metrics": metrics}
+                update={
+                    "temperature": temperature,
+                    "metrics": metrics,
+                    "metrics_precision": loader.precision,
+                }
             )
         return drafts
 
+    def _measuring(self, task: TaskRecord, trained: Sequence[tuple[_Adapter, Trained]]) -> Loader:
+        """A loader of the precision that the adapters are measured in."""
+        on_host = self._device.type == "cpu"
+        exact = self._loader if on_host else Loader(self._store, self._backbone, device=self._device)
+        subject = Subject(
+            name=", ".join(adapter.name for adapter, _ in trained),
+            image_size=task.spec.preprocess.image_size,
+            models=partial(_models, task, trained),
+        )
+        return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
 
-@torch.inference_mode()
-def _logits(
-    vit: FrozenViT, run: Functional, head: Head, images: Resized, advance: Callable[[int], None]
-) -> Tensor:
-    """[n, C] on the CPU."""
-    head, found = head.to(device=vit.device, dtype=vit.dtype), []
-    for indices in images.batches():
-        found.append(head.logits(vit.forward(images.batch(indices), run)).float().cpu())
-        advance(len(indices))
-    return torch.cat(found)
+
+def _models(task: TaskRecord, trained: Sequence[tuple[_Adapter, Trained]], loader: Loader) -> list[Model]:
+    """What was trained, and last the base, as a server runs them."""
+    vit, base_head = loader.vit(task.spec.preprocess.image_size), loader.base_head(task)
+    adapters = [
+        Adapter.load(
+            digest=adapter.name,
+            method=adapter.method,
+            tensors=result.tensors | result.head.tensors(),
+            vit=vit,
+            base_head=base_head,
+            task_digest=task.digest,
+        )
+        for adapter, result in trained
+    ]
+    adapters.append(Adapter.base(base_head=base_head, task_digest=task.digest))
+    return [Model([Term(adapter=adapter)]) for adapter in adapters]
 
 
 def _check_names(job: Job) -> None:

@@ -12,27 +12,28 @@ Shapes: n images, C classes.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from model_store.loading import Loader
 from model_store.manifest import Draft, Manifest, TaskRecord
 from model_store.names import check_name
-from model_store.resolution import ResolvedRoute, ResolvedTerm, resolve
+from model_store.precision import checked, subjects
+from model_store.resolution import Member, ResolvedRoute, ResolvedTerm, resolve
 from model_store.routes import parse
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
-from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput
+from petl_vit.logits import images_at_once, logits_over
+from petl_vit.precision import Precision
 from training import data
 from training.calibration import fit_temperature, measure
 from training.images import Resized
 from training.job import Reporter, Silent
 
 Kind = Literal["greedy", "uniform"]
-_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Job:
         data: Labelled images; see `training.data.load`.
         holdout: Share of them that is held out, as in training; None takes all of them.
         split_seed: The one that the members were trained with, so that none is chosen on images it saw.
+        precision: What the choice is made in, as a server's.
     """
 
     backbone: str
@@ -56,6 +58,7 @@ class Job:
     holdout: float | None = 0.2
     split_seed: int = 0
     device: str = "cpu"
+    precision: Precision = Precision.AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,13 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     """
     check_name(job.name, "name")
     backbone = store.backbone(job.backbone)
+    reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
     task = members[0].task
     heldout = data.align(_heldout(job), task.spec.classes)
-    loader = Loader(store, backbone, device=chosen_device(job.device))
-    kitchen = _Kitchen(loader, task, members, heldout, reporter or Silent())
-    alone = {term.digest: kitchen.accuracy([term]) for term in members}
+    loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
+    kitchen = _Kitchen(loader, task, members, heldout, reporter)
+    alone = kitchen.alone(members)
     ranked = sorted(members, key=lambda term: -alone[term.digest])
     chosen = ranked if job.kind == "uniform" else _greedy(ranked, alone, kitchen)
     ingredients = tuple(
@@ -100,6 +104,13 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     draft, tensors = _draft(store, job, task, heldout, ingredients, kitchen.head(chosen))
     draft = _measured(draft, kitchen, chosen, loader)
     return Outcome(manifest=store.publish(draft, tensors), members=ingredients)
+
+
+def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:
+    """Of the precision that the choice is made in."""
+    base = ResolvedTerm(alpha=1.0, manifest=None, task=terms[0].task)
+    members = (Member(weight=1.0, terms=(term,)) for term in [*terms, base])
+    return checked(job.precision, exact, subjects(members), reporter.note)
 
 
 def _greedy(ranked: list[ResolvedTerm], alone: dict[str, float], kitchen: "_Kitchen") -> list[ResolvedTerm]:
@@ -130,17 +141,27 @@ class _Kitchen:
         self._batch, self._reporter = Batch(vit, folded_models=1), reporter
         self.labels = self._images.labels
 
+    def alone(self, terms: list[ResolvedTerm]) -> dict[str, float]:
+        """The accuracy of each term by itself, by digest; dense ones run alone."""
+        models = {term.digest: self._average([term]) for term in terms}
+        together = [digest for digest, model in models.items() if not model.dense]
+        parts = [*([together] if together else []), *([d] for d in models if d not in together)]
+        labels, found = {term.digest: term.label for term in terms}, dict[str, float]()
+        for part in parts:
+            logits = self._run([models[d] for d in part], ", ".join(labels[d] for d in part))
+            found |= {digest: self._rightly(z) for digest, z in zip(part, logits, strict=True)}
+        return found
+
     def accuracy(self, terms: list[ResolvedTerm]) -> float:
         """Of the average of the terms."""
-        return float((self.logits(terms).argmax(dim=-1) == self.labels).double().mean())
+        what = " + ".join(term.label for term in terms)
+        (logits,) = self._run([self._average(terms)], what)
+        return self._rightly(logits)
 
-    def logits(self, terms: list[ResolvedTerm]) -> Tensor:
-        """[n, C] of the average of the terms, on the CPU."""
-        return self._run(self._average(terms), " + ".join(term.label for term in terms))
-
-    def base_logits(self) -> Tensor:
-        """[n, C] of the frozen backbone with the task's base head."""
-        return self._run(Model([Term(adapter=self._base)]), "base")
+    def logits(self, terms: list[ResolvedTerm]) -> tuple[Tensor, Tensor]:
+        """[n, C] of the average of the terms and of the frozen backbone with the task's base head."""
+        average, base = self._run([self._average(terms), Model([Term(adapter=self._base)])], "the soup")
+        return average, base
 
     def head(self, terms: list[ResolvedTerm]) -> dict[str, Tensor]:
         """The average's head, on the CPU."""
@@ -151,15 +172,14 @@ class _Kitchen:
         share = 1 / len(terms)
         return Model([Term(adapter=self._adapters[term.digest], alpha=share) for term in terms])
 
-    def _run(self, model: Model, what: str) -> Tensor:
-        found = []
+    def _run(self, models: list[Model], what: str) -> list[Tensor]:
+        """[n, C] of each model, on the CPU."""
+        batches = (self._images.batch(i) for i in self._images.batches(images_at_once(len(models))))
         with self._reporter.stage(f"measuring {what}", len(self._images)) as advance:
-            for indices in self._images.batches(_ROWS):
-                rows = [Row(image=i, model=model) for i in range(len(indices))]
-                logits = self._batch.logits(self._images.batch(indices), rows)
-                found.append(torch.stack(logits).float().cpu())
-                advance(len(indices))
-        return torch.cat(found)
+            return logits_over(self._batch, models, batches, advance)
+
+    def _rightly(self, logits: Tensor) -> float:
+        return float((logits.argmax(dim=-1) == self.labels).double().mean())
 
 
 def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]:
@@ -254,7 +274,7 @@ def _draft(
 
 def _measured(draft: Draft, kitchen: _Kitchen, chosen: list[ResolvedTerm], loader: Loader) -> Draft:
     """The draft with its temperature and held-out metrics."""
-    logits, base = kitchen.logits(chosen), kitchen.base_logits()
+    logits, base = kitchen.logits(chosen)
     temperature = fit_temperature(logits, kitchen.labels)
     arch = loader.vit(chosen[0].task.spec.preprocess.image_size).arch
     metrics = measure(logits, kitchen.labels, temperature=temperature)
@@ -262,4 +282,6 @@ def _measured(draft: Draft, kitchen: _Kitchen, chosen: list[ResolvedTerm], loade
         "base_accuracy": measure(base, kitchen.labels, temperature=1.0)["accuracy"],
         "parameters": float(methods.get("soup").configure(draft.config).parameters(arch)),
     }
-    return draft.model_copy(update={"temperature": temperature, "metrics": metrics})
+    return draft.model_copy(
+        update={"temperature": temperature, "metrics": metrics, "metrics_precision": loader.precision}
+    )

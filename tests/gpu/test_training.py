@@ -10,6 +10,7 @@ from model_store.loading import Loader
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from tests.gpu import DEVICE, exact
 from tests.training.conftest import SPEC, imported, recipe
 from training import data
@@ -71,6 +72,7 @@ def test_in_bf16_the_loss_falls_and_what_is_registered_is_in_float32(
         recipe=chosen,
         runs=tmp_path / "runs",
         device=DEVICE.type,
+        measure_precision=Precision.FP32,
     )
 
     manifest = run(store, job).manifest

@@ -15,6 +15,7 @@ from model_store.loading import Loader, models
 from model_store.resolution import ResolvedRoute, resolve
 from model_store.store import Store
 from petl_vit.batch import Batch, Row
+from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from training import data
 from training.evaluation import Measured, measure
@@ -46,6 +47,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
             limit=60,
             recipe=recipe,
             runs=folder / "runs",
+            measure_precision=Precision.FP32,
         )
         run(store, job)
     return Loader(store, backbone)

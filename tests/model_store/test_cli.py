@@ -90,6 +90,7 @@ def test_listings_show_what_is_there(published: World) -> None:
     table = _said(adapters, "list", store=store)
     assert "latest=1" in table
     assert "0.900" in table
+    assert "fp32" in table
     assert [item["name"] for item in _json(adapters, "list", store=store)] == ["lora", "ssf"]
     assert _json(tasks, "show", "digits", store=store)["spec"]["classes"] == ["zero", "one"]
     assert "zero" in _said(tasks, "show", "digits", "--backbone", "tiny.one", store=store)

@@ -5,6 +5,7 @@ import pytest
 
 from model_store.manifest import Alias, Draft, Manifest, NamedRoute, TaskSpec
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.precision import Precision
 from tests.model_store.world import PREPROCESS
 
 DRAFT = Draft.of(
@@ -51,6 +52,22 @@ def test_a_missing_field_is_named() -> None:
     del document["method"]
     with pytest.raises(Corrupt, match="field 'method': Field required"):
         Manifest.parse(json.dumps(document).encode(), "x")
+
+
+def test_a_manifest_that_does_not_say_what_its_metrics_were_computed_in_means_fp32() -> None:
+    document = json.loads(MANIFEST.encode())
+    assert document.pop("metrics_precision") == "fp32"
+    assert Manifest.parse(json.dumps(document).encode(), "x") == MANIFEST
+
+
+def test_metrics_are_computed_in_fp32_or_bf16() -> None:
+    draft = DRAFT.model_copy(update={"metrics_precision": Precision.BF16})
+    half = Manifest.published(draft, version=1, digest="2" * 64, created_at=MANIFEST.created_at)
+    assert Manifest.parse(half.encode(), "x").metrics_precision is Precision.BF16
+    for said in ("auto", "fp16"):
+        data = json.dumps(json.loads(half.encode()) | {"metrics_precision": said}).encode()
+        with pytest.raises(Corrupt, match="field 'metrics_precision'"):
+            Manifest.parse(data, "x")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"[]", b"{", b"1", b'{"version": 1}', b"[" * 100_000])

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model_store.loading import Loader
-from model_store.precision import TOLERANCE, check, checked_loader, probes
-from model_store.resolution import resolve
+from model_store.precision import TOLERANCE, check, checked, checked_loader, probes, subjects
+from model_store.resolution import ResolvedRoute, resolve
 from model_store.routes import parse
 from model_store.store import Store
 from petl_vit import methods
@@ -40,12 +40,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
     return made
 
 
+def resolved(real: Real, text: str) -> ResolvedRoute:
+    return resolve(parse(text), task="zoo", lookup=real.store, backbone_digest=real.backbone.digest)
+
+
 def chosen(real: Real, setting: Precision, *routes: str) -> tuple[Precision, Loader]:
-    resolved = (
-        resolve(parse(text), task="zoo", lookup=real.store, backbone_digest=real.backbone.digest)
-        for text in ("base", *routes)
-    )
-    return checked_loader(setting, CPU, real.store, real.backbone, resolved)
+    asked = (resolved(real, text) for text in ("base", *routes))
+    return checked_loader(setting, CPU, real.store, real.backbone, asked)
 
 
 @pytest.fixture
@@ -81,8 +82,7 @@ def test_fp32_is_taken_as_it_is(real: Real, bf16_here: None) -> None:
 def test_heads_stay_in_fp32_beside_a_bf16_backbone(real: Real) -> None:
     _, loader = chosen(real, Precision.BF16)
     for method in methods.names():
-        route = parse(method.replace("_", "-"))
-        (term,) = resolve(route, task="zoo", lookup=real.store, backbone_digest=real.backbone.digest).terms()
+        (term,) = resolved(real, method.replace("_", "-")).terms()
         adapter = loader.adapter(term)
         heads = [*adapter.head.tensors().values(), *adapter.base_head.tensors().values()]
         assert {tensor.dtype for tensor in heads} == {torch.float32}
@@ -105,6 +105,24 @@ def test_auto_is_fp32_where_a_route_explodes_in_bf16(
     assert precision is Precision.FP32
     assert loader.vit(48).dtype == torch.float32
     assert "bf16 changes logits of" in caplog.text
+
+
+def test_a_fall_back_is_told_in_one_sentence(real: Real, bf16_here: None) -> None:
+    notes = list[str]()
+    route = resolve(
+        parse("lora, exploding"), task="zoo", lookup=real.store, backbone_digest=real.backbone.digest
+    )
+    loader = checked(Precision.AUTO, real.loader, subjects(route.members), notes.append)
+
+    assert loader is real.loader
+    (note,) = notes
+    assert note.startswith("computing in fp32: bf16 changes logits of zoo/exploding:1 by ")
+
+
+def test_members_are_compared_once(real: Real) -> None:
+    routes = [resolved(real, text) for text in ("lora, ssf", "lora", "0.5*lora, ssf, base")]
+    names = [subject.name for subject in subjects(m for route in routes for m in route.members)]
+    assert names == ["zoo/lora:1", "zoo/ssf:1", "0.5*zoo/lora:1", "zoo/base"]
 
 
 @pytest.mark.parametrize("found", [2 * TOLERANCE, math.inf, math.nan])

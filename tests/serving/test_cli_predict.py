@@ -21,7 +21,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(world: World, *arguments: object) -> Result:
-    everything = [*map(str, arguments), "--store", str(world.folder), "--task", "shapes"]
+    everything = [
+        *map(str, arguments),
+        "--store",
+        str(world.folder),
+        "--task",
+        "shapes",
+        "--precision",
+        "fp32",
+    ]
     return CliRunner().invoke(predict_command, everything)
 
 
@@ -31,6 +39,7 @@ def test_a_folder_is_classified_and_one_line_says_so(world: World, folder: Path,
 
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{out}: 3 images by 0.6*lora:2, ssf:1, 3 in ")
+    assert result.stdout.endswith(" s, computed in fp32\n")
     assert "route read as: 0.6*lora, ssf" in result.stderr
     assert len(out.read_text().splitlines()) == 4
 
@@ -54,6 +63,7 @@ def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Pa
         "images": 2,
         "failed": 0,
         "resumed": 0,
+        "precision": "fp32",
         "route": "lora:2",
         "adapters": {"shapes/lora:2": world.store.manifest("shapes", "lora", 2).digest},
         "backbone_digest": world.backbone.digest,

@@ -68,7 +68,7 @@ def test_bf16_is_refused_where_a_named_route_explodes_in_it(own_world: World) ->
         Server(own_world.settings(precision="bf16"))
 
     assert caught.value.field == "precision"
-    assert caught.value.remedy == "start the server with --precision fp32"
+    assert caught.value.remedy == "use --precision fp32"
 
 
 def test_a_damaged_adapter_in_a_named_route_does_not_stop_the_start(

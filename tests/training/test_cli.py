@@ -14,8 +14,9 @@ from petl_vit import methods
 from tests.training.conftest import imported, write_npz
 from training.cli import _train_command
 
-_COLUMNS = ["route", "data", "images", "accuracy", "confidence"]
-QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu"]
+_COLUMNS = ["route", "data", "images", "precision", "accuracy", "confidence"]
+QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--measure-precision", "fp32"]
+MEASURE = ["evaluate", "--task", "digits", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
 
 
 class Shell:
@@ -83,6 +84,7 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
     result, after = out.splitlines()
     assert result.startswith("digits/lora:1 is registered: held-out accuracy 0.")
     assert "on 359 images (base head 0." in result
+    assert result.endswith(", measured in fp32")
     assert after == "Next: corolla serve, then corolla classify IMAGE --task digits --route lora"
     stages = [line.partition(":")[0] for line in err.splitlines()]
     assert stages == [
@@ -91,7 +93,6 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
         "fitting the base head",
         "training lora",
         "measuring on held-out images",
-        "measuring the base",
     ]
     assert err.replace("\n", "").isprintable()
     code, out, err = shell.train()
@@ -313,7 +314,7 @@ def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) ->
     assert shell.train()[0] == 0
     assert shell.train("ssf")[0] == 0
     other = write_npz(shell.folder / "other.npz", names=list("0123456789"))
-    command = ["evaluate", "--task", "digits", "--data", "digits", "--data", other, "--limit", "20"]
+    command = [*MEASURE, "--data", other, "--limit", "20"]
     command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
     rows = shell.document(*command, "--json")
     assert [(row["route"], row["data"], row["images"]) for row in rows] == [
@@ -323,19 +324,21 @@ def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) ->
     ]
     assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
     assert all(0 <= row[name] <= 1 for row in rows for name in ("accuracy", "confidence", "agreement"))
+    assert {row["precision"] for row in rows} == {"fp32"}
     code, out, err = shell(*command)
     assert code == 0
     header, *lines = out.splitlines()
     assert header.split() == [*_COLUMNS, "agreement", "best", "member"]
     assert len(lines) == 8  # nothing wraps in a log
     assert lines[5].split()[:5] == ["0.5*lora:1,", "ssf:1", "digits", "noise:3", "20"]
-    assert len(err.splitlines()) == 8
+    stages = [line.rpartition(" in ")[0] for line in err.splitlines()]
+    assert stages == ["2 routes on digits: 80", f"2 routes on {other}: 80"]
 
 
 def test_the_held_out_images_of_training_are_measured_again_with_the_same_result(shell: Shell) -> None:
     command = ["train", "bitfit", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
     metrics = shell.document(*command, "--holdout", "0.1", "--split-seed", "3")["metrics"]
-    command = ["evaluate", "--task", "digits", "--data", "digits", "--holdout", "0.1", "--split-seed", "3"]
+    command = [*MEASURE, "--holdout", "0.1", "--split-seed", "3"]
     adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")
     assert adapter["accuracy"] == metrics["accuracy"]
     assert base["accuracy"] == metrics["base_accuracy"]
@@ -343,25 +346,14 @@ def test_the_held_out_images_of_training_are_measured_again_with_the_same_result
 
 def test_a_single_route_has_no_columns_for_members(shell: Shell) -> None:
     assert shell.train()[0] == 0
-    command = ["evaluate", "--task", "digits", "--data", "digits", "--limit", "10", "--route", "base"]
+    command = [*MEASURE, "--limit", "10", "--route", "base"]
     assert shell(*command)[1].splitlines()[0].split() == _COLUMNS
 
 
 def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
     assert shell.train()[0] == 0
     assert shell("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
-    command = [
-        "evaluate",
-        "--task",
-        "digits",
-        "--data",
-        "digits",
-        "--limit",
-        "20",
-        "--json",
-        "--route",
-        "lora",
-    ]
+    command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
     plain, hot = shell.document(*command, "--route", "hot")
     assert hot["accuracy"] == plain["accuracy"]
     assert hot["confidence"] < plain["confidence"]
@@ -386,7 +378,7 @@ def test_a_wrong_evaluation_is_refused_in_one_sentence(
     shell: Shell, arguments: list[str], message: str
 ) -> None:
     assert shell.train()[0] == 0
-    assert message in shell.refused("evaluate", "--task", "digits", "--data", "digits", *arguments)
+    assert message in shell.refused(*MEASURE, *arguments)
 
 
 # methods

@@ -1,3 +1,5 @@
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,15 @@ from model_store.loading import Loader
 from model_store.resolution import ResolvedRoute, resolve
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.batch import Batch, Row
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Functional
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from tests.training.conftest import SPEC, imported, recipe
 from training import data, evaluation, shifts
-from training.evaluation import measure
+from training.evaluation import Candidate, measure, measure_all
 from training.job import Job, run
 
 
@@ -35,6 +39,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
             limit=60,
             recipe=recipe(method, epochs=1, learning_rate=1e-2),
             runs=folder / "runs",
+            measure_precision=Precision.FP32,
         )
         run(store, job)
     return Loader(store, store.backbone(backbone.digest))
@@ -110,6 +115,7 @@ def test_members_of_tasks_with_another_class_order_are_matched_by_name(
         data=str(tmp_path / "backwards.npz"),
         recipe=recipe(epochs=1),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
     run(loader.store, job)
     alone = measure(loader, resolved(loader, "backwards/lora"), dataset)
@@ -150,6 +156,7 @@ def test_members_that_take_other_images_are_refused_by_name(
         image_size=48,
         recipe=recipe(epochs=1),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
     run(loader.store, job)
     with pytest.raises(InvalidInput, match=r"'digits' and 'large' prepare images differently") as error:
@@ -161,3 +168,118 @@ def test_a_set_with_a_class_that_the_task_lacks_is_refused(loader: Loader, datas
     other = replace(dataset, classes=("ten", *dataset.classes[1:]))
     with pytest.raises(InvalidInput, match="ten"):
         measure(loader, resolved(loader, "lora"), other)
+
+
+# Several routes at once
+
+ROUTES = ("lora", "vpt_deep", "0.5*lora", "lora, vpt_deep", "base")
+
+
+class Counted:
+    """Images that count how often each is read."""
+
+    def __init__(self, images: data.Images) -> None:
+        self._images, self.reads = images, Counter[int]()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int, /) -> torch.Tensor:
+        self.reads[index] += 1
+        return self._images[index]
+
+
+def candidates(loader: Loader, *texts: str) -> list[Candidate]:
+    return [Candidate(route=resolved(loader, text)) for text in texts]
+
+
+def test_routes_that_are_measured_together_are_measured_as_alone(
+    loader: Loader, dataset: data.Dataset
+) -> None:
+    under, done = (None, ("noise", 3)), list[int]()
+    found = measure_all(loader, candidates(loader, *ROUTES), dataset, under=under, advance=done.append)
+    assert sum(done) == len(ROUTES) * len(under) * len(dataset)
+    for text, of_route in zip(ROUTES, found, strict=True):
+        for shift, together in zip(under, of_route, strict=True):
+            alone = measure(loader, resolved(loader, text), dataset, shift=shift)
+            assert (together.route, together.data, together.images) == (alone.route, alone.data, alone.images)
+            assert together.accuracy == pytest.approx(alone.accuracy, abs=1 / len(dataset))
+            assert together.confidence == pytest.approx(alone.confidence, abs=1e-4)
+            assert together.agreement == pytest.approx(alone.agreement, abs=1 / len(dataset))
+            assert together.member_accuracies.keys() == alone.member_accuracies.keys()
+
+
+def test_images_are_decoded_and_shifted_once_for_all_routes(
+    loader: Loader, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifted, apply = Counter[str](), shifts.apply
+
+    def counted(images: torch.Tensor, name: str, severity: int, seed: int) -> torch.Tensor:
+        shifted[name] += 1
+        return apply(images, name, severity, seed)
+
+    monkeypatch.setattr(shifts, "apply", counted)
+    images = Counted(dataset.images)
+    under = (None, ("noise", 3), ("blur", 1))
+    measure_all(loader, candidates(loader, *ROUTES), replace(dataset, images=images), under=under)
+    assert images.reads == Counter(range(len(dataset)))
+    assert shifted == {"noise": 1, "blur": 1}
+
+
+def test_a_member_of_several_routes_is_computed_once(
+    loader: Loader, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, logits_of = list[Row](), Batch.logits
+
+    def counted(batch: Batch, images: torch.Tensor, some: Sequence[Row]) -> list[torch.Tensor]:
+        rows.extend(some)
+        return logits_of(batch, images, some)
+
+    monkeypatch.setattr(Batch, "logits", counted)
+    measure_all(loader, candidates(loader, *ROUTES), dataset)
+    assert len({row.model.key for row in rows}) == 4  # lora, vpt_deep, 0.5*lora and base
+    assert len(rows) == 4 * len(dataset)
+
+
+def test_adapters_that_do_not_fit_in_memory_together_are_measured_in_turns(
+    loader: Loader, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure_all(loader, candidates(loader, *ROUTES), dataset)
+    monkeypatch.setattr(evaluation, "_ADAPTER_BYTES", 1)
+    images = Counted(dataset.images)
+    turns = measure_all(loader, candidates(loader, *ROUTES), replace(dataset, images=images))
+    assert images.reads == Counter(range(len(dataset)))
+    for (one,), (other,) in zip(whole, turns, strict=True):
+        assert one.route == other.route
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+def test_routes_that_take_other_images_are_measured_on_their_own_size(
+    loader: Loader, dataset: data.Dataset, tmp_path: Path
+) -> None:
+    job = Job(
+        backbone=loader.record.digest,
+        task="larger",
+        name="lora",
+        data="digits",
+        limit=60,
+        image_size=48,
+        recipe=recipe(epochs=1),
+        runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
+    )
+    run(loader.store, job)
+    texts = ("lora", "larger/lora", "base", "larger/base")
+    found = measure_all(loader, candidates(loader, *texts), dataset)
+    for text, (together,) in zip(texts, found, strict=True):
+        alone = measure(loader, resolved(loader, text), dataset)
+        assert together.confidence == pytest.approx(alone.confidence, abs=1e-4)
+
+
+def test_what_is_measured_says_in_which_precision(loader: Loader, dataset: data.Dataset) -> None:
+    fast = Loader(loader.store, loader.record, precision=Precision.BF16)
+    route = resolved(loader, "lora")
+    half, exact = measure(fast, route, dataset), measure(loader, route, dataset)
+    assert (half.precision, exact.precision) == ("bf16", "fp32")
+    assert half.confidence == pytest.approx(exact.confidence, abs=0.02)
+    assert half.confidence != exact.confidence

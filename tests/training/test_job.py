@@ -16,6 +16,7 @@ import torch
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
+from petl_vit.precision import Precision
 from tests.training.conftest import recipe, write_npz
 from training import data, images, probe
 from training.checkpoint import Checkpoint
@@ -49,6 +50,7 @@ def job(backbone: BackboneRecord, tmp_path: Path) -> Job:
         limit=60,
         recipe=recipe(),
         runs=tmp_path / "runs",
+        measure_precision=Precision.FP32,
     )
 
 
@@ -311,6 +313,41 @@ def test_a_job_in_bf16_says_so_and_measures_with_the_same_base_as_in_fp32(store:
         assert torch.equal(tensor, base[name])
 
 
+def test_a_job_says_what_it_was_measured_in(store: Store, job: Job) -> None:
+    half = run(store, replace(job, measure_precision=Precision.BF16)).manifest
+    assert half.metrics_precision is Precision.BF16
+    exact = run(store, replace(job, task="exact")).manifest
+    assert exact.metrics_precision is Precision.FP32
+    assert half.digest == exact.digest  # of the same tensors
+    assert half.training["recipe_digest"] == exact.training["recipe_digest"]
+    assert half.metrics["confidence"] != exact.metrics["confidence"]
+    assert half.metrics["confidence"] == pytest.approx(exact.metrics["confidence"], abs=0.02)
+
+
+def test_a_registered_run_that_was_measured_in_another_precision_is_not_trained_again(
+    store: Store, job: Job
+) -> None:
+    run(store, job)
+    notes = Notes()
+    assert run(store, replace(job, measure_precision=Precision.BF16), notes).reused
+    assert notes.notes == ["digits/lora:1 was measured in fp32; see corolla evaluate"]
+    quiet = Notes()
+    assert run(store, replace(job, measure_precision=Precision.AUTO), quiet).reused
+    assert quiet.notes == []
+
+
+def test_measuring_falls_back_to_fp32_where_bf16_changes_the_answers(
+    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.precision.has_bf16", lambda device: True)
+    monkeypatch.setattr("model_store.precision.TOLERANCE", 0.0)
+    notes = Notes()
+    manifest = run(store, replace(job, measure_precision=Precision.AUTO), notes).manifest
+    assert manifest.metrics_precision is Precision.FP32
+    assert len(notes.notes) == 1
+    assert notes.notes[0].startswith("computing in fp32: bf16 changes logits of lora by ")
+
+
 def test_a_run_that_was_registered_before_there_was_a_precision_is_found(
     store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +381,7 @@ def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job
     assert [str(o.manifest) for o in outcomes] == ["digits/lora:1", "digits/lora-1:1", "digits/ssf:1"]
     assert not any(o.reused for o in outcomes)
     assert [stage for stage in notes.stages if stage.startswith("training")] == ["training lora, lora-1, ssf"]
-    assert notes.stages.count("measuring the base") == 1
+    assert notes.stages.count("measuring on held-out images") == 1
     assert list(job.runs.iterdir()) == []
     for one, outcome in zip(jobs, outcomes, strict=True):
         manifest = outcome.manifest

@@ -1,6 +1,7 @@
 """Soups are chosen on held-out images and registered with their recipe."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import random_tensors
 from tests.training.conftest import SPEC, imported, write_npz
@@ -62,6 +64,7 @@ def job(backbone: BackboneRecord, tmp_path: Path, members: list[Manifest]) -> so
         members="good, fair, poor",
         data=write_npz(tmp_path / "digits.npz", images=100),
         holdout=None,
+        precision=Precision.FP32,
     )
 
 
@@ -154,16 +157,25 @@ def test_members_of_another_backbone_are_refused(store: Store, job: soup.Job) ->
         soup.run(store, soup.Job(**vars(job) | {"backbone": other.digest}))
 
 
+def test_a_soup_says_what_it_was_chosen_in(store: Store, job: soup.Job) -> None:
+    exact = soup.run(store, job).manifest
+    half = soup.run(store, replace(job, precision=Precision.BF16, name="half")).manifest
+    assert (exact.metrics_precision, half.metrics_precision) == (Precision.FP32, Precision.BF16)
+    assert half.metrics["confidence"] == pytest.approx(exact.metrics["confidence"], abs=0.05)
+
+
 def test_the_command_says_who_is_in_it(
     store: Store, job: soup.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["adapters", "soup", "--task", "digits", "--members", job.members, "--data", job.data]
     words += ["--name", "typed", "--all-images", "--device", "cpu", "--store", str(tmp_path / "store")]
+    words += ["--precision", "fp32"]
     assert corolla.run(words) == 0
     out = capsys.readouterr().out
     assert "digits/poor:1  held-out accuracy" in out
     assert "left out" in out
     assert "digits/typed:1 is registered: held-out accuracy" in out
+    assert out.endswith(", measured in fp32\n")
     assert corolla.run([*words, "--json", "--kind", "uniform"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == 2
     assert corolla.run(["train", "soup", "--data", job.data, "--task", "digits"]) == 2
