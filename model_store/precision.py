@@ -21,7 +21,7 @@ from model_store.resolution import Member, ResolvedRoute
 from model_store.store import Store
 from petl_vit.batch import Batch, Model
 from petl_vit.errors import CorollaError, InvalidInput
-from petl_vit.logits import logits_of_images
+from petl_vit.logits import logits_over
 from petl_vit.precision import Precision, has_bf16
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def checked(
     if setting is Precision.FP32 or (setting is Precision.AUTO and not has_bf16(exact.device)):
         return exact
     fast = Loader(exact.store, exact.record, device=exact.device, precision=Precision.BF16)
-    compared = ((_difference(subject, exact, fast), subject.name) for subject in subjects)
+    compared = ((_difference_if_sound(subject, exact, fast), subject.name) for subject in subjects)
     found, name = max(compared, default=(0.0, "nothing"))
     _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, name)
     try:
@@ -130,25 +130,32 @@ def _models(member: Member, loader: Loader) -> Sequence[Model]:
     return [model(member, {term.digest: loader.adapter(term) for term in member.terms})]
 
 
-def _difference(subject: Subject, exact: Loader, fast: Loader) -> float:
-    """The largest difference of the models' logits, relative to the largest logit.
-
-    Of what is damaged it is 0: it answers nothing, and must not keep the others from answering.
-    """
-    worst = 0.0
+def _difference_if_sound(subject: Subject, exact: Loader, fast: Loader) -> float:
+    """The same; 0 of what is damaged: it answers nothing, and must not keep the others from answering."""
     try:
-        pairs = list(zip(_logits(subject, exact), _logits(subject, fast), strict=True))
+        return difference(subject, exact, fast)
     except CorollaError as error:
         _log.warning("%s is not compared with fp32: %s", subject.name, error)
-        return worst
-    for z, other in pairs:
-        found = float((z - other).abs().max() / z.abs().max().clamp_min(1e-12))
-        worst = max(worst, found if math.isfinite(found) else math.inf)
-    return worst
+        return 0.0
 
 
-def _logits(subject: Subject, loader: Loader) -> list[Tensor]:
-    """[n, C] of each model, n probe images."""
-    batch = Batch(loader.vit(subject.image_size))
-    found = logits_of_images(batch, subject.models(loader), probes(subject.image_size))
-    return [logits.double() for logits in found]
+def difference(subject: Subject, exact: Loader, fast: Loader) -> float:
+    """The largest difference of the models' logits, relative to the largest logit of each.
+
+    In bf16 every image is answered twice: beside the others and alone, since one row may take other products.
+
+    Raises:
+        CorollaError: What is compared cannot be loaded.
+    """
+    images = probes(subject.image_size)
+    expected, found = (_logits(subject, loader, [images]) for loader in (exact, fast))
+    alone = _logits(subject, fast, images.split(1))
+    pairs = [(z, other) for answers in (found, alone) for z, other in zip(expected, answers, strict=True)]
+    worst = [float((z - other).abs().max() / z.abs().max().clamp_min(1e-12)) for z, other in pairs]
+    return max((one if math.isfinite(one) else math.inf for one in worst), default=0.0)
+
+
+def _logits(subject: Subject, loader: Loader, batches: Sequence[Tensor]) -> list[Tensor]:
+    """[n, C] of each model over batches of images."""
+    batch, models = Batch(loader.vit(subject.image_size)), subject.models(loader)
+    return [logits.double() for logits in logits_over(batch, models, batches)]

@@ -24,7 +24,12 @@ from petl_vit.vit import FrozenViT
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """Edits and a head. At alpha = 0 it is the frozen backbone with the base head."""
+    """Edits and a head. At alpha = 0 it is the frozen backbone with the base head.
+
+    Attributes:
+        exact_on: The backbone in float32 that its rows need, where products in bf16 change its answers too
+            much; None where they run with all others.
+    """
 
     digest: str
     method: Method
@@ -32,6 +37,7 @@ class Adapter:
     head: Head
     base_head: Head
     task_digest: str
+    exact_on: FrozenViT | None = None
 
     @classmethod
     def load(

@@ -75,6 +75,8 @@ class Model:
         alone = self.key if self.dense else self.digests if NO_FORM in forms else ()
         self.form = (forms, alone)
         prompted = any(edits.prefixes for edits in sets)
+        exact = (term.adapter.exact_on for term in self.terms)
+        self.exact_on = next((vit for vit in exact if vit is not None), None)
         self.order = (self.tokens, self.first_block, self.dense, prompted, self.form, self.digests)
 
     @cached_property

@@ -126,6 +126,7 @@ class Slots:
             with self._lock:
                 self._running = {adapter.digest for adapter in adapters}
                 for adapter in adapters:
+                    self._drop_other_form(adapter)
                     self._enter(adapter)
             yield
         finally:
@@ -255,6 +256,12 @@ class Slots:
             self.evicted += 1
         self._slots[digest] = slot
         self._bytes += slot.nbytes
+
+    def _drop_other_form(self, adapter: Adapter) -> None:
+        """Before a forward: the slot may hold what the adapter was loaded as earlier."""
+        slot = self._slots.get(adapter.digest)
+        if slot is not None and slot.adapter is not adapter:
+            self._drop(adapter.digest)
 
     def _full(self, size: int) -> bool:
         many = self.count is not None and len(self._slots) >= self.count

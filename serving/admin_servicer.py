@@ -156,6 +156,9 @@ def _adapter(state: AdapterState) -> pb.AdapterState:
         message.in_slot, message.pinned = resident.in_slot, resident.pinned
         message.registered_bytes, message.slot_bytes = resident.registered_bytes, resident.slot_bytes
         message.in_use = resident.rows_in_use
+        message.exact = resident.exact
+        if resident.bf16_difference is not None:
+            message.bf16_difference = resident.bf16_difference
         message.last_used.FromNanoseconds(int(resident.last_used_at * 1e9))
     return message
 

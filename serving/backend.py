@@ -38,11 +38,12 @@ class Backend(Protocol):
 
 
 class TorchBackend:
-    """Eager PyTorch, where the backbone is and as precise as it is."""
+    """Eager PyTorch, where the backbone is; rows of adapters that need it in float32 run on that."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._batches: dict[int, Batch] = {}
+        self._exact: dict[int, Batch] = {}
 
     def add_size(self, size: int, vit: FrozenViT) -> None:
         if size not in self._batches:
@@ -55,6 +56,25 @@ class TorchBackend:
             vit.forward(images, Sliced(vit, []))
 
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
-        batch = self._batches[images[0].shape[-1]]
+        size = images[0].shape[-1]
+        batch = self._batches[size]
         stacked = torch.stack(list(images)).to(device=batch.vit.device, dtype=batch.vit.dtype)
-        return batch.logits(stacked, rows)
+        exact = [i for i, row in enumerate(rows) if row.model.exact_on is not None]
+        if not exact:
+            return batch.logits(stacked, rows)
+        others = [i for i, row in enumerate(rows) if row.model.exact_on is None]
+        answers = dict(
+            zip(exact, self._on_exact(rows[exact[0]]).logits(stacked, [rows[i] for i in exact]), strict=True)
+        )
+        if others:
+            answers |= zip(others, batch.logits(stacked, [rows[i] for i in others]), strict=True)
+        return [answers[i] for i in range(len(rows))]
+
+    def _on_exact(self, row: Row) -> Batch:
+        """What runs rows on the backbone in float32 that a row names, kept for the next ones."""
+        vit = row.model.exact_on
+        assert vit is not None, "the row needs no other backbone"
+        batch = self._exact.get(vit.arch.image_size)
+        if batch is None or batch.vit is not vit:
+            batch = self._exact[vit.arch.image_size] = Batch(vit, slots=self._slots)
+        return batch

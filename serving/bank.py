@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from model_store.loading import Loader, models
+from model_store.loading import models
 from model_store.resolution import ResolvedRoute, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
@@ -47,6 +47,8 @@ class Resident:
         registered_bytes: Host memory; slot_bytes: device memory, on a CPU the same bytes.
         rows_in_use: Requests that hold it now.
         last_used_at: Seconds since the epoch.
+        exact: Whether it is served in fp32 since bf16 changes its answers too much.
+        bf16_difference: How far bf16 moves its logits, relative to the largest; None where nobody compared.
     """
 
     digest: str
@@ -58,6 +60,8 @@ class Resident:
     pinned: bool
     rows_in_use: int
     last_used_at: float
+    exact: bool
+    bf16_difference: float | None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,6 +70,13 @@ class _Entry:
     names: set[str] = field(default_factory=set)
     pinned: bool = False
     last_used_at: float = 0.0
+
+
+class AdapterSource(Protocol):
+    """Loads adapters and verifies them (`model_store.loading`)."""
+
+    def adapter(self, term: ResolvedTerm) -> Adapter:
+        """The adapter, ready to run; see `Loader.adapter`."""
 
 
 class NoRoom(Overloaded):
@@ -124,19 +135,22 @@ class Bank:
         max_bytes: What they may take together in host memory; `setting` is what that is called.
         metrics: Where their number and bytes go.
         busy: Whether anybody waits for answers; `load` and `pin` pause between adapters then.
+        difference: How far bf16 moves an adapter's logits, by digest; None where nobody knows.
     """
 
     def __init__(
         self,
-        loader: Loader,
+        loader: AdapterSource,
         *,
         slots: Slots,
         max_bytes: int,
         metrics: BankMetrics,
         setting: str = "bank-bytes",
         busy: Callable[[], bool] = lambda: False,
+        difference: Callable[[str], float | None] = lambda digest: None,
     ) -> None:
         self._loader, self._slots, self._metrics, self._busy = loader, slots, metrics, busy
+        self._difference = difference
         self.max_bytes, self._setting = max_bytes, setting
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -247,6 +261,28 @@ class Bank:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # For the check of bf16
+
+    def exchange(self, adapter: Adapter) -> None:
+        """Takes another form of an adapter into the place of the one in memory, if it is there still.
+
+        Requests that hold the earlier form are answered with it.
+        """
+        with self._lock:
+            entry = self._entries.get(adapter.digest)
+            if entry is not None:
+                self._bytes += adapter.nbytes - entry.adapter.nbytes
+                entry.adapter = adapter
+                self._report()
+
+    def withdraw(self, digest: str) -> None:
+        """Lets go of an adapter, pinned or not; requests that hold it are answered with it."""
+        with self._lock:
+            if digest in self._entries:
+                self._drop(digest)
+            if (entry := self._unloaded.pop(digest, None)) is not None:  # or the next request would have it
+                self._bytes -= entry.adapter.nbytes
 
     # Loading
 
@@ -382,6 +418,8 @@ class Bank:
             pinned=entry.pinned,
             rows_in_use=self._held[digest],
             last_used_at=entry.last_used_at,
+            exact=entry.adapter.exact_on is not None,
+            bf16_difference=self._difference(digest),
         )
 
     def _report(self) -> None:

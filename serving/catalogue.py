@@ -12,6 +12,7 @@ _ADAPTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 # Fine towards 1, where confidence piles up.
 _CONFIDENCE = (*_TENTHS[:7], 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1)
+_DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
 _INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
 _ENTROPY = (*_INFORMATION, 3, 5, 7)
 _DELAY = (1, 10, 60, 300, 900, 3600, 4 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
@@ -143,6 +144,17 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _gauge("corolla_slot_bytes", "", "Memory of their tensors; on a CPU the registered ones' own."),
         _histogram("corolla_adapter_load_duration_seconds", "", "From the store into host memory.", _SECONDS),
         _counter("corolla_adapter_evictions_total", "", "Adapters that left host memory to make room."),
+        _counter(
+            "corolla_precision_checks_total",
+            "result",
+            "Adapters compared with fp32 after loading in bf16: within or beyond the bound, or failed.",
+        ),
+        _histogram(
+            "corolla_precision_difference_ratio",
+            "",
+            "How far bf16 moved an adapter's logits, relative to the largest; the bound is 0.05.",
+            _DIFFERENCES,
+        ),
         _gauge(
             "corolla_adapter_info",
             "route member version method digest",

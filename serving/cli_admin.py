@@ -165,6 +165,8 @@ def _say(state: Any, what: str, as_json: bool) -> None:
 
 def _row(state: Any) -> tuple[str, ...]:
     notes = ["pinned"] * state.pinned + ["not in the store"] * (not state.stored) + [state.problem]
+    if state.HasField("bf16_difference"):
+        notes.append(f"bf16 differs by {state.bf16_difference:.1%}" + ", so in fp32" * state.exact)
     last = ""
     if state.HasField("last_used"):
         last = datetime.fromtimestamp(state.last_used.seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -32,6 +32,7 @@ from serving.classifier import Classifier
 from serving.engine import Engine, Job, Logits
 from serving.metrics import Domains, Metrics
 from serving.onnx_backend import OnnxBackend
+from serving.precision_check import PrecisionCheck
 from serving.settings import Settings
 from serving.tokens import Tokens, key_from
 from serving.watcher import Watcher
@@ -74,13 +75,15 @@ class Core:
             metrics=self.metrics,
         )
         on_host = self.device.type == "cpu"
+        self.check = self._check()
         self.bank = Bank(
-            self.loader,
+            self.loader if self.check is None else self.check,
             slots=self.slots,
             max_bytes=settings.bank_bytes if on_host else settings.host_bytes,
             setting="bank-bytes" if on_host else "host-bytes",
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
+            difference=lambda digest: None if self.check is None else self.check.difference(digest),
         )
         self.tokens = Tokens(key_from(_key_file(settings)))
         self.classifier = Classifier(
@@ -117,6 +120,8 @@ class Core:
     def start(self) -> None:
         """Takes work, and follows the store's names."""
         self.batcher.start()
+        if self.check is not None:
+            self.check.start(self.bank)
         self._watch = asyncio.create_task(self.watcher.run())
 
     async def warm(self) -> None:
@@ -134,6 +139,8 @@ class Core:
     def close(self) -> None:
         """Lets the threads go."""
         self.bank.close()
+        if self.check is not None:
+            self.check.close()
         for threads in (self._watch_thread, self.pool, self._engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -150,6 +157,17 @@ class Core:
 
     def _add_size(self, size: int) -> None:
         self.engine.add_size(size, self.loader.vit(size))
+
+    def _check(self) -> PrecisionCheck | None:
+        """What compares adapters with fp32, where they are not in fp32 anyway."""
+        if self.precision is not Precision.BF16:
+            return None
+        return PrecisionCheck(
+            self.loader,
+            fallback=self.settings.bf16_fallback,
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+        )
 
     def _metrics(self) -> Metrics:
         metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))

@@ -88,7 +88,7 @@ class GraphBackend:
         return [answers[i] for i in range(len(rows))]
 
     def _is_tabled(self, model: Model) -> bool:
-        return all(self._slots.number(term.adapter) >= 0 for term in _terms(model))
+        return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
 
     def _parts(self, members: list[int]) -> list[list[int]]:
         most = self._buckets[-1]

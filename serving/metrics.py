@@ -326,6 +326,13 @@ class Metrics:
         with self._lock:
             self._add["corolla_adapter_evictions_total"].add()
 
+    def precision_checked(self, result: str, difference: float | None) -> None:
+        """An adapter was compared with fp32: `within` or `beyond` the bound, or `failed`."""
+        with self._lock:
+            self._add["corolla_precision_checks_total"].add((result,))
+            if difference is not None and math.isfinite(difference):
+                self._observe["corolla_precision_difference_ratio"].observe(difference)
+
     def set_adapter(self, *, route: str, member: str, version: str, method: str, digest: str) -> None:
         """A member of a named route is this now; what it was before is no longer shown."""
         with self._lock:
@@ -390,6 +397,8 @@ class Metrics:
             self._observe["corolla_request_duration_seconds"].create((method,))
             for code in CODES:
                 self._add["corolla_requests_total"].create((method, code))
+        for result in ("within", "beyond", "failed"):
+            self._add["corolla_precision_checks_total"].create((result,))
         for reason in DROPS:
             self._add["corolla_queue_dropped_total"].create((reason,))
         self._add["corolla_feedback_submissions_total"].create((UNKNOWN, "invalid_token"))

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description=f"what the backbone computes in; {MEANING}"
     )
+    bf16_fallback: Literal["fp32", "refuse"] = Field(
+        default="fp32", description="what becomes of an adapter whose answers bf16 changes too much"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a forward; default: all cores"
     )

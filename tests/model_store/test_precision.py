@@ -14,6 +14,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision, has_bf16
+from petl_vit.products import is_weight
 from tests.model_store.real import Real
 
 CPU = torch.device("cpu")
@@ -79,14 +80,17 @@ def test_fp32_is_taken_as_it_is(real: Real, bf16_here: None) -> None:
     assert loader.vit(48).dtype == torch.float32
 
 
-def test_heads_stay_in_fp32_beside_a_bf16_backbone(real: Real) -> None:
+def test_heads_and_edits_stay_in_fp32_beside_products_in_bf16(real: Real) -> None:
     _, loader = chosen(real, Precision.BF16)
     for method in methods.names():
         (term,) = resolved(real, method.replace("_", "-")).terms()
         adapter = loader.adapter(term)
         heads = [*adapter.head.tensors().values(), *adapter.base_head.tensors().values()]
         assert {tensor.dtype for tensor in heads} == {torch.float32}
-        assert {tensor.dtype for tensor in adapter.edits.all_tensors()} <= {torch.bfloat16}
+        products = {e.tensor.dtype for e in adapter.edits.dense if is_weight(e.name, e.tensor)}
+        assert products <= {torch.bfloat16}
+        if not adapter.edits.dense:
+            assert {tensor.dtype for tensor in adapter.edits.all_tensors()} <= {torch.float32}
 
 
 def test_bf16_is_refused_where_a_route_explodes_in_it(real: Real) -> None:

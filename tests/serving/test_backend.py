@@ -9,6 +9,7 @@ import torch
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.errors import Overloaded
+from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import TorchBackend
@@ -52,12 +53,12 @@ def test_every_image_size_has_a_backbone_of_its_own_and_keeps_it() -> None:
 
 def test_a_bf16_backbone_takes_float32_images_and_gives_float32_logits() -> None:
     vit, _ = family("plain")
-    half = family("plain", dtype=torch.bfloat16)[0]
+    half = vit.in_precision(Precision.BF16)
     images = images_of(vit)
     backend = TorchBackend(Slots())
     backend.add_size(half.arch.image_size, half)
 
-    found = backend.logits(list(images), rows_of([adapter_of("linear", half)], 3))
+    found = backend.logits(list(images), rows_of([adapter_of("linear", vit)], 3))
 
     expected = Batch(vit).logits(images, rows_of([adapter_of("linear", vit)], 3))
     assert {logits.dtype for logits in found} == {torch.float32}
@@ -82,6 +83,7 @@ import torch
 
 from petl_vit.batch import Model, Term
 from petl_vit.errors import Overloaded
+from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import TorchBackend

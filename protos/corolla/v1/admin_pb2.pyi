@@ -60,6 +60,8 @@ class AdapterState(message.Message):
     IN_USE_FIELD_NUMBER: builtins.int
     LAST_USED_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    BF16_DIFFERENCE_FIELD_NUMBER: builtins.int
+    EXACT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`task/name:version`, or `task/base`."""
     digest: builtins.str
@@ -79,6 +81,10 @@ class AdapterState(message.Message):
     """Requests that hold it now."""
     problem: builtins.str
     """Why its record in the store cannot be used, if so; then no digest is set."""
+    bf16_difference: builtins.float
+    """How far bf16 moves its logits, relative to the largest one; unset where it was not compared with fp32."""
+    exact: builtins.bool
+    """Whether it is served in fp32 by a server in bf16, since that difference is too large."""
     @builtins.property
     def aliases(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """The aliases that point at it."""
@@ -103,12 +109,16 @@ class AdapterState(message.Message):
         in_use: builtins.int = ...,
         last_used: timestamp_pb2.Timestamp | None = ...,
         problem: builtins.str = ...,
+        bf16_difference: builtins.float | None = ...,
+        exact: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["last_used", b"last_used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_bf16_difference", b"_bf16_difference", "bf16_difference", b"bf16_difference", "last_used", b"last_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["aliases", b"aliases", "digest", b"digest", "in_slot", b"in_slot", "in_use", b"in_use", "last_used", b"last_used", "method", b"method", "name", b"name", "pinned", b"pinned", "problem", b"problem", "registered", b"registered", "registered_bytes", b"registered_bytes", "slot_bytes", b"slot_bytes", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_bf16_difference", b"_bf16_difference", "aliases", b"aliases", "bf16_difference", b"bf16_difference", "digest", b"digest", "exact", b"exact", "in_slot", b"in_slot", "in_use", b"in_use", "last_used", b"last_used", "method", b"method", "name", b"name", "pinned", b"pinned", "problem", b"problem", "registered", b"registered", "registered_bytes", b"registered_bytes", "slot_bytes", b"slot_bytes", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__bf16_difference: _TypeAlias = typing.Literal["bf16_difference"]  # noqa: Y015
+    _WhichOneofArgType__bf16_difference: _TypeAlias = typing.Literal["_bf16_difference", b"_bf16_difference"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bf16_difference) -> _WhichOneofReturnType__bf16_difference | None: ...
 
 @typing.final
 class ListAdaptersResponse(message.Message):
