@@ -1,7 +1,10 @@
-"""What every test may rely on: no network, no store of the person who runs them, one thread."""
+"""What every test may rely on: no network, no store of the person who runs them, no choice by the machine."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Read when a kernel is defined: without a GPU, kernels run in Triton's interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+_SUMS = pytest.StashKey[object]()
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +29,34 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+_ASKED = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hardware() -> Iterator[dict[str, Any]]:
+    """Fails what would compute in bf16 on one CPU and in fp32 on another: a test says which it is about."""
+    torch = sys.modules.get("torch")
+    there = {} if torch is None else {name: vars(torch.cpu).get(name) for name in _ASKED}
+
+    def asked() -> bool:
+        pytest.fail('the machine would choose the precision: name one, or mark the test "machine"')
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in there:
+            patch.setattr(f"torch.cpu.{name}", asked, raising=False)
+        yield there
+
+
+@pytest.fixture(autouse=True)
+def _choice_by_the_machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _hardware: dict[str, Any]
+) -> None:
+    """Lets tests marked `machine` see what there is."""
+    if request.node.get_closest_marker("machine"):
+        for name, there in _hardware.items():
+            monkeypatch.setattr(f"torch.cpu.{name}", there)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `gpu` where there is none."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
@@ -33,3 +67,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sums-by-rows", action="store_true", help="sum products in an order that their rows decide"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--sums-by-rows"):
+        from tests import sums
+
+        config.stash[_SUMS] = sums.install()

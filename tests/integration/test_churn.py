@@ -25,6 +25,7 @@ from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
 from petl_vit.preprocess import preprocess
 from serving.client import AdminClient, RequestFailed
+from serving.settings import Settings
 from tests.serving.world import METHODS, PREPROCESS, SIZE, WAIT_S, Running, World, encoded
 
 CLIENTS = 4
@@ -130,8 +131,8 @@ class Churn:
         self.expected = [reference(text) for text in routes_of(self.names)]
         self.bank_bytes = reference.size() // 3
 
-    def settings(self) -> Any:
-        return self.world.settings(slots=SLOTS, bank_bytes=self.bank_bytes, max_batch_rows=16)
+    def settings(self, **changes: object) -> Settings:
+        return self.world.settings(slots=SLOTS, bank_bytes=self.bank_bytes, max_batch_rows=16, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +141,14 @@ def churn(tmp_path_factory: pytest.TempPathFactory) -> Churn:
 
 
 class Traffic:
-    """Clients and an administrator, until a moment."""
+    """Clients and an administrator, until a moment.
 
-    def __init__(self, churn: Churn, running: Running, seconds: float) -> None:
-        self._churn, self._running = churn, running
+    Args:
+        bound: How far logits may be off, relative to the largest one of their answer.
+    """
+
+    def __init__(self, churn: Churn, running: Running, seconds: float, *, bound: float = 1e-4) -> None:
+        self._churn, self._running, self._bound = churn, running, bound
         self._end = time.monotonic() + seconds
         self.answers: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
@@ -186,7 +191,7 @@ class Traffic:
             self.problems.append(f"{expected.text} was answered by {answer.route}")
         found = centred(np.log([list(result.probabilities) for result in answer.results]))
         difference = relative(found, expected.logits[images])
-        if not difference <= 1e-4:
+        if not difference <= self._bound:
             self.problems.append(f"{expected.text}: off by {difference:.2g}")
 
     def _administer(self, chance: random.Random) -> None:

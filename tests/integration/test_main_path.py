@@ -89,7 +89,7 @@ def corolla(tmp_path_factory: pytest.TempPathFactory) -> Corolla:
     size = ["--image-size", "32", "--option", "depth=2", "--option", "embed_dim=48"]
     command.here("backbones", "import", "random:vit_tiny_patch16_224", *size)
     for method in METHODS:
-        settings = ["--epochs", "1", "--limit", "60", "--image-size", "32", "--json"]
+        settings = ["--epochs", "1", "--limit", "60", "--image-size", "32", "--device", "cpu", "--json"]
         trained = json.loads(command("train", method, "--data", "digits", "--task", "digits", *settings))
         assert (trained["name"], trained["version"], trained["method"]) == (method, 1, method)
     for name, route in NAMED.items():
@@ -117,7 +117,8 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(corolla: Corolla) -> Iterator[Serving]:
-    command = corolla.command("serve", "--port", "0", "--metrics-port", "0", "--domains", "photo,sketch")
+    flags = ["--port", "0", "--metrics-port", "0", "--domains", "photo,sketch"]
+    command = corolla.command("serve", "--device", "cpu", "--precision", "fp32", *flags)
     process = subprocess.Popen(command, **corolla.options)
     assert process.stdout is not None
     line = process.stdout.readline()

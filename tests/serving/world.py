@@ -138,11 +138,14 @@ class World:
         return self.folder / "adapters" / task / name / str(version) / "adapter.safetensors"
 
     def settings(self, **changes: object) -> Settings:
+        """Of a server on the CPU in fp32, whatever the machine has, unless `changes` says otherwise."""
         key = str(self.folder.parent / "prediction.key")
         chosen: dict[str, object] = {
             "store": str(self.folder),
             "port": 0,
             "metrics_port": 0,
+            "device": "cpu",
+            "precision": "fp32",
             "threads": 1,
             "token_key_file": key,
             "domains": "studio,street",
