@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Read when torch is imported, so set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -14,6 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+
+# Time is no property of ours: any step may take long on a busy machine.
+settings.register_profile("corolla", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("corolla")
 
 _SUMS = pytest.StashKey[object]()
 

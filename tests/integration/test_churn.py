@@ -141,7 +141,7 @@ def churn(tmp_path_factory: pytest.TempPathFactory) -> Churn:
 
 
 class Traffic:
-    """Clients and an administrator, until a moment.
+    """Clients and an administrator, for some seconds and until enough was answered.
 
     Args:
         bound: How far logits may be off, relative to the largest one of their answer.
@@ -149,7 +149,7 @@ class Traffic:
 
     def __init__(self, churn: Churn, running: Running, seconds: float, *, bound: float = 1e-4) -> None:
         self._churn, self._running, self._bound = churn, running, bound
-        self._end = time.monotonic() + seconds
+        self._end, self._enough = time.monotonic() + seconds, 4 * seconds
         self.answers: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
         self.problems: list[str] = []
@@ -160,13 +160,17 @@ class Traffic:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(WAIT_S + SECONDS)
+            thread.join(2 * WAIT_S + SECONDS)
             assert not thread.is_alive()
+
+    def _over(self) -> bool:
+        left = self._end - time.monotonic()
+        return bool(self.problems) or left < -WAIT_S or (left <= 0 and self.answers.total() > self._enough)
 
     def _guard(self, work: Any, seed: int) -> None:
         chance = random.Random(seed)
         try:
-            while time.monotonic() < self._end and not self.problems:
+            while not self._over():
                 work(chance)
         except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
@@ -174,7 +178,7 @@ class Traffic:
     def _ask(self, chance: random.Random) -> None:
         with self._running.client() as client:
             for _ in range(50):
-                if time.monotonic() >= self._end:
+                if self._over():
                     return
                 expected = chance.choice(self._churn.expected)
                 images = chance.sample(range(IMAGES), chance.randint(1, 3))
@@ -276,7 +280,7 @@ def test_no_cross_talk_under_churn(churn: Churn, aliased: bool, seconds: float) 
         traffic.run()
 
         assert traffic.problems == []
-        assert traffic.answers.total() > 20 * seconds / 5
+        assert traffic.answers.total() > 4 * seconds
         assert traffic.changes["client RESOURCE_EXHAUSTED"] <= 0.05 * traffic.answers.total()
         assert traffic.changes["load"] * traffic.changes["pin"] * traffic.changes["unload"] > 0
         assert running.value("corolla_adapter_evictions_total") > ADAPTERS / 8, "it did churn"

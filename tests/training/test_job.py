@@ -266,10 +266,10 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
         stderr=subprocess.PIPE,
     )
     try:
-        deadline = time.monotonic() + 60
+        end = time.monotonic() + 600  # commands start slowly on a busy machine
         while not list(job.runs.glob("*.pt")):
             assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
+            assert time.monotonic() < end, "no epoch was saved"
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
