@@ -15,12 +15,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-
 # Time is no property of ours: any step may take long on a busy machine.
 settings.register_profile("corolla", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corolla")
 
-_SUMS = pytest.StashKey[object]()
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sums-by-rows", action="store_true", help="sum products in orders that rows decide")
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,16 @@ def _choice_by_the_machine(
             monkeypatch.setattr(f"torch.cpu.{name}", there)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sums(pytestconfig: pytest.Config) -> object:
+    """With `--sums-by-rows`, products are summed in orders that rows decide, for as long as this is kept."""
+    if not pytestconfig.getoption("--sums-by-rows"):
+        return None
+    from tests import sums
+
+    return sums.install()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `gpu` where there is none."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
@@ -72,16 +83,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--sums-by-rows", action="store_true", help="sum products in an order that their rows decide"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--sums-by-rows"):
-        from tests import sums
-
-        config.stash[_SUMS] = sums.install()

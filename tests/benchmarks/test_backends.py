@@ -6,6 +6,8 @@ import torch
 from benchmarks import backends
 from benchmarks.adapters import backbone
 
+pytestmark = pytest.mark.machine
+
 
 def test_it_ends_with_its_figures(figures: Any) -> None:
     found = figures(backends.main, "--image-size", "32", "--rounds", "1", "--images", "20")

@@ -6,6 +6,8 @@ import pytest
 from benchmarks import hotload
 from benchmarks.hotload import Others
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:

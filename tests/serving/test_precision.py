@@ -15,6 +15,8 @@ from serving.precision import TOLERANCE, Precision, check, checked_loader, has_b
 from serving.server import Server
 from tests.serving.world import METHODS, Running, World, encoded
 
+pytestmark = pytest.mark.numerics
+
 CPU = torch.device("cpu")
 
 

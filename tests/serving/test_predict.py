@@ -53,6 +53,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 # Rows
 
 
+@pytest.mark.numerics
 def test_every_image_has_a_row_as_a_server_would_answer_it(
     world: World, running: Running, folder: Path, tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ def test_what_was_not_asked_for_is_not_sent(client: Client) -> None:
     assert not result.HasField("error")
 
 
+@pytest.mark.numerics
 def test_requests_of_all_routes_at_once_answer_as_each_alone(running: Running, client: Client) -> None:
     texts = [*METHODS, "0.3*lora", "0.7*lora", "lora + ssf", "prob(full, vpt-deep)", "best", "base"] * 2
     alone = {text: values(ask(client, text, probabilities=True)) for text in set(texts)}

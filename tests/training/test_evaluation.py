@@ -19,6 +19,8 @@ from training import data, evaluation, shifts
 from training.evaluation import measure
 from training.job import Job, run
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(scope="module")
 def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:

@@ -238,6 +238,7 @@ def test_a_conflict_that_is_no_race_is_not_hidden(
         run(store, job)
 
 
+@pytest.mark.numerics
 def test_a_set_that_is_too_large_to_keep_gives_the_same_adapter_and_says_so(
     store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +350,7 @@ def _in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.job.frozen", exact)
 
 
+@pytest.mark.numerics
 @pytest.mark.usefixtures("_in_float64")
 def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job: Job) -> None:
     notes, jobs = Notes(), several(job)
@@ -386,6 +388,7 @@ def test_of_jobs_that_run_together_those_that_are_registered_are_not_trained_aga
     assert not any(o.reused for o in run_together(store, [replace(one, again=True) for one in jobs]))
 
 
+@pytest.mark.numerics
 @pytest.mark.usefixtures("_in_float64")
 def test_jobs_that_were_killed_together_go_on_together_and_alone(
     store: Store, job: Job, monkeypatch: pytest.MonkeyPatch

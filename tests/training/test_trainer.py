@@ -20,6 +20,8 @@ from training.images import Resized
 from training.recipe import Recipe
 from training.trainer import Trained, Trainer, _Batch, _losses, frozen, train
 
+pytestmark = pytest.mark.numerics
+
 
 def trainer(vit: FrozenViT, base_head: LinearHead, chosen: Recipe, **values: Any) -> Trainer:
     method = methods.get(chosen.method).configure(chosen.config)
