@@ -1,15 +1,27 @@
-"""What every test may rely on: no network, no store of the person who runs them, one thread."""
+"""What every test may rely on: no network, no store of the person who runs them, no choice by the machine."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Read when torch is imported, so set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Read when a kernel is defined: without a GPU, kernels run in Triton's interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Time is no property of ours: any step may take long on a busy machine.
+settings.register_profile("corolla", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("corolla")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sums-by-rows", action="store_true", help="sum products in orders that rows decide")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +33,44 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     data: Path = tmp_path_factory.mktemp("data")
     monkeypatch.setenv("XDG_DATA_HOME", str(data))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+_ASKED = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hardware() -> Iterator[dict[str, Any]]:
+    """Fails what would compute in bf16 on one CPU and in fp32 on another: a test says which it is about."""
+    torch = sys.modules.get("torch")
+    there = {} if torch is None else {name: vars(torch.cpu).get(name) for name in _ASKED}
+
+    def asked() -> bool:
+        pytest.fail('the machine would choose the precision: name one, or mark the test "machine"')
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in there:
+            patch.setattr(f"torch.cpu.{name}", asked, raising=False)
+        yield there
+
+
+@pytest.fixture(autouse=True)
+def _choice_by_the_machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _hardware: dict[str, Any]
+) -> None:
+    """Lets tests marked `machine` see what there is."""
+    if request.node.get_closest_marker("machine"):
+        for name, there in _hardware.items():
+            monkeypatch.setattr(f"torch.cpu.{name}", there)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sums(pytestconfig: pytest.Config) -> object:
+    """With `--sums-by-rows`, products are summed in orders that rows decide, for as long as this is kept."""
+    if not pytestconfig.getoption("--sums-by-rows"):
+        return None
+    from tests import sums
+
+    return sums.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

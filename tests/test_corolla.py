@@ -54,7 +54,7 @@ def _python(code: str, *arguments: str, **environment: str) -> subprocess.Comple
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=6000,
         check=False,
     )
 
@@ -194,7 +194,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     os.close(writing)

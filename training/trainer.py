@@ -41,7 +41,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run produced, on the CPU in float32."""
+    """What a run produced, on the CPU, in the dtype of the backbone that it was given."""
 
     tensors: dict[str, Tensor]
     head: Head
@@ -83,7 +83,7 @@ class Trainer:
     """One adapter in training: its tensors, its head, its optimiser, and how far it is.
 
     Args:
-        vit: The backbone, float32.
+        vit: The backbone. What is trained has its dtype: float32, or float64 to compare runs.
         method: The method with its config.
         base_head: Where the head starts with `head_init` probe.
         recipe: The hyper-parameters.
@@ -110,8 +110,8 @@ class Trainer:
         tensors = method.init(vit.to(device=torch.device("cpu")), generator)
         random = base_head.redrawn(generator)
         self._start = base_head if recipe.head_init == "probe" else random
-        self._tensors = {name: _trainable(t, self.vit.device) for name, t in tensors.items()}
-        self._head = {name: _trainable(t, self.vit.device) for name, t in self._start.tensors().items()}
+        self._tensors = {name: _trainable(t, self.vit) for name, t in tensors.items()}
+        self._head = {name: _trainable(t, self.vit) for name, t in self._start.tensors().items()}
         self._optimizer = torch.optim.AdamW(
             [*self._tensors.values(), *self._head.values()],
             lr=recipe.learning_rate,
@@ -321,5 +321,5 @@ class _Feed:
             yield _Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
 
 
-def _trainable(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.detach().to(device).clone().requires_grad_()
+def _trainable(tensor: Tensor, vit: FrozenViT) -> Tensor:
+    return tensor.detach().to(vit.device, vit.dtype).clone().requires_grad_()

@@ -7,6 +7,8 @@ from benchmarks import backends
 from benchmarks.adapters import backbone
 from petl_vit.precision import has_bf16
 
+pytestmark = pytest.mark.machine
+
 
 def test_it_ends_with_its_figures(figures: Any) -> None:
     found = figures(backends.main, "--image-size", "32", "--rounds", "1", "--images", "20")

@@ -12,6 +12,8 @@ from benchmarks.peers_inside.candidates import OURS, check_same
 from benchmarks.peers_served import phases, servers
 from benchmarks.peers_served.servers import LITSERVE, TORCHSERVE
 
+pytestmark = pytest.mark.machine
+
 SMALL = ("--image-size", "32", "--small-image-size", "16", "--rounds", "1", "--adapters", "2")
 KEYS = ("over_copies_fp32", "over_other_peers_fp32", "over_best_peer_fp32", "memory_over_copies")
 PEFT_KEYS = ("over_peft_fp32", "over_peft_fp32_64px")

@@ -5,6 +5,8 @@ import pytest
 from benchmarks import scale
 from benchmarks.scale import Traffic
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import serve
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:

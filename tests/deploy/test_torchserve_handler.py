@@ -41,7 +41,8 @@ def context(world: World, folder: Path, **changes: object) -> Context:
     metrics = MetricsCacheYamlImpl(str(folder / "metrics.yaml"))
     metrics.initialize_cache()
     chosen = {"format": FORMAT, "backbone": world.backbone.digest, "store": str(world.folder), "threads": 1}
-    settings = {**chosen, "token_key_file": str(folder / "key"), **changes}
+    machine = {"device": "cpu", "precision": "fp32"}
+    settings = {**chosen, **machine, "token_key_file": str(folder / "key"), **changes}
     return Context("corolla", str(folder), {}, 32, None, "0.12.0", True, metrics, {"handler": settings})
 
 

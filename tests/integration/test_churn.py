@@ -25,6 +25,7 @@ from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
 from petl_vit.preprocess import preprocess
 from serving.client import AdminClient, RequestFailed
+from serving.settings import Settings
 from tests.serving.world import METHODS, PREPROCESS, SIZE, WAIT_S, Running, World, encoded
 
 CLIENTS = 4
@@ -130,8 +131,8 @@ class Churn:
         self.expected = [reference(text) for text in routes_of(self.names)]
         self.bank_bytes = reference.size() // 3
 
-    def settings(self) -> Any:
-        return self.world.settings(slots=SLOTS, bank_bytes=self.bank_bytes, max_batch_rows=16)
+    def settings(self, **changes: object) -> Settings:
+        return self.world.settings(slots=SLOTS, bank_bytes=self.bank_bytes, max_batch_rows=16, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +141,15 @@ def churn(tmp_path_factory: pytest.TempPathFactory) -> Churn:
 
 
 class Traffic:
-    """Clients and an administrator, until a moment."""
+    """Clients and an administrator, for some seconds and until enough was answered.
 
-    def __init__(self, churn: Churn, running: Running, seconds: float) -> None:
-        self._churn, self._running = churn, running
-        self._end = time.monotonic() + seconds
+    Args:
+        bound: How far logits may be off, relative to the largest one of their answer.
+    """
+
+    def __init__(self, churn: Churn, running: Running, seconds: float, *, bound: float = 1e-4) -> None:
+        self._churn, self._running, self._bound = churn, running, bound
+        self._end, self._enough = time.monotonic() + seconds, 4 * seconds
         self.answers: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
         self.problems: list[str] = []
@@ -155,13 +160,17 @@ class Traffic:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(WAIT_S + SECONDS)
+            thread.join(2 * WAIT_S + SECONDS)
             assert not thread.is_alive()
+
+    def _over(self) -> bool:
+        left = self._end - time.monotonic()
+        return bool(self.problems) or left < -WAIT_S or (left <= 0 and self.answers.total() > self._enough)
 
     def _guard(self, work: Any, seed: int) -> None:
         chance = random.Random(seed)
         try:
-            while time.monotonic() < self._end and not self.problems:
+            while not self._over():
                 work(chance)
         except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
@@ -169,7 +178,7 @@ class Traffic:
     def _ask(self, chance: random.Random) -> None:
         with self._running.client() as client:
             for _ in range(50):
-                if time.monotonic() >= self._end:
+                if self._over():
                     return
                 expected = chance.choice(self._churn.expected)
                 images = chance.sample(range(IMAGES), chance.randint(1, 3))
@@ -186,7 +195,7 @@ class Traffic:
             self.problems.append(f"{expected.text} was answered by {answer.route}")
         found = centred(np.log([list(result.probabilities) for result in answer.results]))
         difference = relative(found, expected.logits[images])
-        if not difference <= 1e-4:
+        if not difference <= self._bound:
             self.problems.append(f"{expected.text}: off by {difference:.2g}")
 
     def _administer(self, chance: random.Random) -> None:
@@ -271,7 +280,7 @@ def test_no_cross_talk_under_churn(churn: Churn, aliased: bool, seconds: float) 
         traffic.run()
 
         assert traffic.problems == []
-        assert traffic.answers.total() > 20 * seconds / 5
+        assert traffic.answers.total() > 4 * seconds
         assert traffic.changes["client RESOURCE_EXHAUSTED"] <= 0.05 * traffic.answers.total()
         assert traffic.changes["load"] * traffic.changes["pin"] * traffic.changes["unload"] > 0
         assert running.value("corolla_adapter_evictions_total") > ADAPTERS / 8, "it did churn"

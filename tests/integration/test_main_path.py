@@ -32,7 +32,7 @@ from serving.client import Client
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 120
+LIMIT_S = 600
 METHODS = ("lora", "ssf", "bitfit")
 NAMED = {"trio": "lora, ssf, bitfit", "poll": "vote(2: lora, ssf, 0.5*bitfit)", "solo": "0.7*lora"}
 SUMS = ("base", "0.3*lora", "0.5*lora + 0.5*ssf")
@@ -89,7 +89,7 @@ def corolla(tmp_path_factory: pytest.TempPathFactory) -> Corolla:
     size = ["--image-size", "32", "--option", "depth=2", "--option", "embed_dim=48"]
     command.here("backbones", "import", "random:vit_tiny_patch16_224", *size)
     for method in METHODS:
-        settings = ["--epochs", "1", "--limit", "60", "--image-size", "32", "--json"]
+        settings = ["--epochs", "1", "--limit", "60", "--image-size", "32", "--device", "cpu", "--json"]
         trained = json.loads(command("train", method, "--data", "digits", "--task", "digits", *settings))
         assert (trained["name"], trained["version"], trained["method"]) == (method, 1, method)
     for name, route in NAMED.items():
@@ -106,7 +106,7 @@ class Serving:
     metrics: str
 
     def scrape(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=LIMIT_S) as reply:
             families = text_string_to_metric_families(reply.read().decode())
             return {
                 (sample.name, frozenset(sample.labels.items())): sample.value
@@ -117,7 +117,8 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(corolla: Corolla) -> Iterator[Serving]:
-    command = corolla.command("serve", "--port", "0", "--metrics-port", "0", "--domains", "photo,sketch")
+    flags = ["--port", "0", "--metrics-port", "0", "--domains", "photo,sketch"]
+    command = corolla.command("serve", "--device", "cpu", "--precision", "fp32", *flags)
     process = subprocess.Popen(command, **corolla.options)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -273,7 +274,7 @@ def test_a_bad_image_makes_the_command_exit_1(serving: Serving, corolla: Corolla
 
 def test_a_terminated_server_exits_0(serving: Serving) -> None:
     serving.process.send_signal(signal.SIGTERM)
-    _, said = serving.process.communicate(timeout=30)
+    _, said = serving.process.communicate(timeout=LIMIT_S)
 
     assert serving.process.returncode == 0, said
     assert "all queued work was done" in said

@@ -17,6 +17,8 @@ from petl_vit.precision import Precision, has_bf16
 from petl_vit.products import is_weight
 from tests.model_store.real import Real
 
+pytestmark = pytest.mark.numerics
+
 CPU = torch.device("cpu")
 
 

@@ -15,6 +15,8 @@ from petl_vit.heads import LinearHead
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative
 
+pytestmark = pytest.mark.numerics
+
 
 def wise(adapter, alpha=1.0) -> Model:
     return Model([Term(adapter=adapter, alpha=alpha)])

@@ -14,6 +14,8 @@ from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import images_of, method_of, random_tensors
 from tests.petl_vit.backbones import family, relative
 
+pytestmark = pytest.mark.numerics
+
 CLASSES, WIDTH, SHARED = 5, 12, 7
 KINDS = ["linear", "clip"]
 

@@ -12,6 +12,8 @@ from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, images_of, method_of, random_tensors
 from tests.petl_vit.backbones import FAMILIES, family, relative
 
+pytestmark = pytest.mark.numerics
+
 ALONE = {
     "full": "replaces parameters",
     "selective": "replaces parameters",

@@ -258,7 +258,7 @@ def test_the_pixel_limit_is_inclusive_and_named() -> None:
         decode(data, max_pixels=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "WEBP", "P", "EXIF", "APNG"]),
     edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=12),
@@ -276,7 +276,7 @@ def test_mutated_files_decode_or_are_refused(kind: str, edits: list[tuple[int, i
     assert decoded.shape[0] == 3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     magic=st.sampled_from(
         [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WEBPVP8X"]

@@ -4,7 +4,6 @@ import gc
 import itertools
 import random
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -312,7 +311,7 @@ def test_no_cross_talk_between_stacked_slots_under_churn() -> None:
     expected = [[Batch(vit).logits(images, [Row(image=i, model=m)])[0] for i in (0, 1)] for m in models]
     assert len({z[0].numpy().round(4).tobytes() for z in expected}) == len(models), "all tell apart"
     slots = Slots(count=8, aliased=False)
-    batch, end, stop = Batch(vit, slots=slots), time.monotonic() + 6, threading.Event()
+    batch, stop = Batch(vit, slots=slots), threading.Event()
 
     def churn(seed: int) -> int:
         chance, done = random.Random(seed), 0
@@ -338,7 +337,7 @@ def test_no_cross_talk_between_stacked_slots_under_churn() -> None:
     with ThreadPoolExecutor(2) as pool:
         churning = [pool.submit(churn, seed) for seed in (1, 2)]
         try:
-            while time.monotonic() < end:
+            while forwards < 300:
                 numbers = chance.sample(range(len(models)), 3)
                 rows = [Row(image=i, model=models[n]) for n in numbers for i in (0, 1)]
                 try:
@@ -351,7 +350,6 @@ def test_no_cross_talk_between_stacked_slots_under_churn() -> None:
                 assert len(slots) <= 8
         finally:
             stop.set()
-        assert min(future.result(20) for future in churning) > 100
-    assert forwards > 30
+        assert min(future.result() for future in churning) > 100
     slots.clear()
     assert (slots.nbytes, slots._stacks) == (0, {})

@@ -22,6 +22,13 @@ def own_world(world: World, tmp_path: Path) -> World:
 
 @pytest.fixture(scope="session")
 def running(world: World) -> Iterator[Running]:
-    """A server over `world` that no test stops or slows."""
+    """A server over `world`, in fp32, that no test stops or slows."""
     with Running(world.settings()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def running_bf16(world: World) -> Iterator[Running]:
+    """The same in bf16, emulated where the hardware does not have it."""
+    with Running(world.settings(precision="bf16")) as running:
         yield running

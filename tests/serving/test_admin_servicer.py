@@ -10,7 +10,7 @@ import pytest
 from petl_vit.errors import CorollaError
 from protos.corolla.v1 import admin_pb2 as pb
 from serving.client import AdminClient, Client, RequestFailed
-from tests.serving.world import WAIT_S, Running, World, encoded, until
+from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
 
 LONG = "x" * 10_000
 
@@ -336,7 +336,7 @@ def test_a_call_that_expires_leaves_the_server_well(ours: Ours, monkeypatch: pyt
         go.wait(WAIT_S)
         return load(*words)
 
-    with monkeypatch.context() as patch, ours.client(timeout_s=0.1) as hasty:
+    with monkeypatch.context() as patch, ours.client(timeout_s=DEADLINE_S) as hasty:
         patch.setattr(ours.server.admin, "load", slow)
         refused("DEADLINE_EXCEEDED", None, AdminClient(hasty).load_adapter, "shapes/lora")
         go.set()

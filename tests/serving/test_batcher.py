@@ -16,7 +16,7 @@ from petl_vit.errors import Draining, Expired, InvalidInput, Overloaded
 from serving import fair_queue
 from serving.batcher import Batcher, Done, Priority, QueueFull, Work
 
-WAIT_S = 20.0
+WAIT_S = 300.0
 """How long a test waits for what happens at once, before it fails."""
 
 
@@ -799,7 +799,7 @@ def submissions() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rounds=st.lists(st.lists(submissions(), max_size=8), max_size=3))
 def test_no_work_is_lost_or_run_twice_and_the_accounts_return_to_zero(rounds: list[Any]) -> None:
     asyncio.run(_check(rounds))

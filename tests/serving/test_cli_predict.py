@@ -21,15 +21,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(world: World, *arguments: object) -> Result:
-    everything = [
-        *map(str, arguments),
-        "--store",
-        str(world.folder),
-        "--task",
-        "shapes",
-        "--precision",
-        "fp32",
-    ]
+    everything = [*map(str, arguments), "--store", str(world.folder), "--task", "shapes"]
+    everything += ["--device", "cpu", "--precision", "fp32"]
     return CliRunner().invoke(predict_command, everything)
 
 
@@ -77,8 +70,8 @@ def test_every_option_reaches_the_run(world: World, folder: Path, tmp_path: Path
     out = tmp_path / "out.jsonl"
     out.touch()
     options = ("--column", "picture", "--top", 1, "--probabilities", "--extrapolate", "--overwrite")
-    machine = ("--device", "cpu", "--precision", "fp32", "--batch-rows", 2, "--backbone", "tiny")
-    result = run(world, tmp_path / "list.csv", "--route", "1.5*lora", "--out", out, *options, *machine)
+    options += ("--batch-rows", 2, "--backbone", "tiny")
+    result = run(world, tmp_path / "list.csv", "--route", "1.5*lora", "--out", out, *options)
 
     assert result.exit_code == 0, result.output
     row = json.loads(out.read_text())
@@ -106,6 +99,7 @@ def test_the_command_says_it_in_one_line_and_exits_2(
     world: World, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", str(folder), "--route", "lorra", "--task", "shapes", "--store", str(world.folder)]
+    command += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "out.csv")]
 
-    assert corolla.run([*command, "--out", str(tmp_path / "out.csv")]) == 2
+    assert corolla.run(command) == 2
     assert "did you mean lora?" in capsys.readouterr().err.splitlines()[-1]

@@ -8,7 +8,7 @@ import pytest
 from petl_vit.errors import CorollaError
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.client import AsyncClient, Client, RequestFailed, main, request_of
-from tests.serving.world import Running, encoded
+from tests.serving.world import WAIT_S, Running, encoded
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ async def test_the_asynchronous_client_does_what_the_blocking_one_does(running: 
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with Client("127.0.0.1:1", timeout_s=5) as client:
+    with Client("127.0.0.1:1", timeout_s=WAIT_S) as client:
         assert not client.serving()
         with pytest.raises(RequestFailed) as caught:
             client.classify([b""], route="lora")

@@ -30,6 +30,8 @@ from tests.serving.world import (
     pixels,
 )
 
+pytestmark = pytest.mark.numerics
+
 WIDTH = 48
 
 

@@ -20,7 +20,7 @@ from petl_vit.errors import InvalidInput
 from serving.cli_client import classify
 from serving.client import Client, RequestFailed
 from serving.server import Server
-from tests.serving.world import Running, World, encoded
+from tests.serving.world import WAIT_S, Running, World, encoded
 
 OURS = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
 
@@ -110,7 +110,7 @@ def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certifica
             assert client.serving()
         for credentials in (None, grpc.ssl_channel_credentials()):
             with (
-                running.client(credentials=credentials, timeout_s=5) as client,
+                running.client(credentials=credentials, timeout_s=WAIT_S) as client,
                 pytest.raises(RequestFailed) as caught,
             ):
                 ask(client)
@@ -137,7 +137,7 @@ def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
     with guarded.client(credentials=known) as client:
         assert ask(client).route == "lora:2"
     with (
-        guarded.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=5) as client,
+        guarded.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=WAIT_S) as client,
         pytest.raises(RequestFailed) as caught,
     ):
         ask(client)
@@ -189,7 +189,7 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
     assert "in memory: 1 adapters" in said(adapters, guarded, "resident", *known).stdout
     assert "best" in said(routes, guarded, "list", *known).stdout
 
-    unknown = said(adapters, guarded, "resident", "--timeout", "5", known[0]).exception
+    unknown = said(adapters, guarded, "resident", "--timeout", str(WAIT_S), known[0]).exception
     assert isinstance(unknown, RequestFailed)
     assert unknown.code == "UNAVAILABLE"
 

@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from petl_vit.batch import Row
 from serving.backend import Backend
 from serving.client import AdminClient, Client, RequestFailed, request_of
 from serving.server import Server
-from tests.serving.world import WAIT_S, Running, World, encoded, until
+from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
 
 QUEUED = "corolla_queue_rows"
 COMPUTED = "corolla_batch_rows_sum"
@@ -141,10 +140,8 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_retry(
                 waiting.append(call)
         assert 1 <= len(waiting) <= 6
 
-        started = time.monotonic()
         with pytest.raises(RequestFailed) as caught:
-            ask(client, "lora")
-        assert time.monotonic() - started < 1, "it is refused while the engine is held"
+            ask(client, "lora")  # while the engine is held
 
         assert caught.value.code == "RESOURCE_EXHAUSTED"
         error = caught.value.__cause__
@@ -169,10 +166,11 @@ def test_an_expired_deadline_is_never_computed(ours: Ours, client: Client) -> No
     ask(client, "lora")
     release, first = occupy(ours, client)
     computed = ours.value(COMPUTED)
-    with ours.client(timeout_s=0.2) as hurried:
-        with pytest.raises(RequestFailed) as caught:
-            ask(hurried, "lora, ssf")
-        assert caught.value.code == "DEADLINE_EXCEEDED"
+    hurried = later(client, "lora, ssf", timeout_s=DEADLINE_S)
+    until(lambda: ours.value(QUEUED) == 2)
+    with pytest.raises(grpc.RpcError) as caught:
+        hurried.result(WAIT_S)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
     release.set()
     probabilities(first)
@@ -184,27 +182,24 @@ def test_an_expired_deadline_is_never_computed(ours: Ours, client: Client) -> No
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(world: World) -> None:
     with Ours(world, max_batch_rows=1) as running, running.client() as client:
-        never = threading.Event()
-        slow = running.change(lambda rows: never.wait(0.15) and None)  # type: ignore[func-returns-value]
+        go, pace_s = threading.Event(), 0.15
+        slow = running.change(lambda rows: go.wait(pace_s) and None)  # type: ignore[func-returns-value]
         for _ in range(3):
             ask(client, "lora")  # its pace is known
-        waiting = [later(client, "lora") for _ in range(8)]
-        until(lambda: running.value(QUEUED) >= 6)
-        before = len(slow.batches)
+        pace_s = WAIT_S
+        waiting = [later(client, "lora") for _ in range(60)]
+        until(lambda: running.value(QUEUED) == 59)
 
-        started = time.monotonic()
-        with pytest.raises(grpc.RpcError) as caught:
-            later(client, "lora", timeout_s=0.5).result(WAIT_S)
-        took = time.monotonic() - started
+        with pytest.raises(grpc.RpcError) as caught:  # they take nine seconds
+            later(client, "lora", timeout_s=5).result(WAIT_S)
 
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "the deadline cannot be met" in caught.value.details()
-        assert took < 0.4, "long before the deadline itself"
-        assert len(slow.batches) <= before + 3
+        assert "the deadline cannot be met" in caught.value.details(), "long before the deadline itself"
         assert running.dropped("unmeetable") == 1
+        go.set()
         for call in waiting:
             probabilities(call)
-        assert len(slow.batches) == 3 + 8, "the refused one was never computed"
+        assert len(slow.batches) == 3 + 60, "the refused one was never computed"
 
 
 # Callers that go away
@@ -368,26 +363,25 @@ def test_a_corrupt_adapter_disturbs_no_other_traffic_and_its_repair_needs_no_res
     file.write_bytes(good[:200] + b"\0\0\0\0" + good[204:])
     with Ours(own_world) as running, running.client() as client:
         expected = {route: ask(client, route) for route in ("lora", "0.5*bitfit", "layernorm, lora:1")}
-        end = time.monotonic() + 1.5
+        stop = threading.Event()
 
         def go_on(route: str) -> int:
             count = 0
-            while time.monotonic() < end:
+            while count < 20 or not stop.is_set():
                 same(ask(client, route), expected[route])
                 count += 1
             return count
 
         with ThreadPoolExecutor(3) as pool:
             others = [pool.submit(go_on, route) for route in expected]
-            refused = 0
-            while time.monotonic() < end:
-                for route in ("ssf", "lora, ssf", "best"):
+            try:
+                for route in 5 * ("ssf", "lora, ssf", "best"):
                     with pytest.raises(RequestFailed, match="shapes/ssf:1 cannot be loaded") as caught:
                         ask(client, route)
                     assert caught.value.code == "DATA_LOSS"
-                    refused += 1
-            assert min(future.result(WAIT_S) for future in others) > 5
-        assert refused >= 3
+            finally:
+                stop.set()
+            assert min(future.result(WAIT_S) for future in others) >= 20
 
         file.write_bytes(good)
         assert ask(client, "ssf")

@@ -42,8 +42,8 @@ def bulk(*given: Path, route: str = "lora", column: str = "path", **changes: Any
 
 
 def run(world: World, asked: Bulk, out: Path, batch_rows: int = 4, **options: Any) -> Summary:
-    settings = {"store": str(world.folder), "max_batch_rows": batch_rows, "precision": "fp32", "threads": 1}
-    return predict(asked, out, settings, **options)
+    settings = {"store": str(world.folder), "max_batch_rows": batch_rows, "threads": 1}
+    return predict(asked, out, settings | {"device": "cpu", "precision": "fp32"}, **options)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -53,6 +53,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 # Rows
 
 
+@pytest.mark.numerics
 def test_every_image_has_a_row_as_a_server_would_answer_it(
     world: World, running: Running, folder: Path, tmp_path: Path
 ) -> None:
@@ -246,7 +247,8 @@ def test_a_killed_process_goes_on_and_gives_the_same(world: World, tmp_path: Pat
     for i in range(150):
         (photos / f"{i:03}.png").write_bytes(encoded(i))
     code = "import sys, corolla; sys.exit(corolla.run(sys.argv[1:]))"
-    options = {"--route": "best", "--task": "shapes", "--batch-rows": "4", "--precision": "fp32"}
+    options = {"--route": "best", "--task": "shapes", "--batch-rows": "4"}
+    options |= {"--device": "cpu", "--precision": "fp32"}
     where = {"--store": world.folder, "--out": out}
     arguments = [str(part) for pair in (options | where).items() for part in pair]
     command = [sys.executable, "-c", code, "predict", str(photos), *arguments]

@@ -126,10 +126,11 @@ async def test_what_a_served_process_keeps_is_no_business_of_its_garbage_collect
     frozen, said = [], ""
     monkeypatch.setattr("gc.freeze", lambda: frozen.append(True))
     serving = asyncio.create_task(_serve(world.settings()))
-    while "gRPC 127.0.0.1:" not in said:
-        await asyncio.sleep(0.01)
-        assert not serving.done()
-        said += capsys.readouterr().out
+    async with asyncio.timeout(WAIT_S):
+        while "gRPC 127.0.0.1:" not in said:
+            await asyncio.sleep(0.01)
+            assert not serving.done()
+            said += capsys.readouterr().out
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(serving, WAIT_S)
     assert frozen == [True]

@@ -22,6 +22,7 @@ from serving.client import Client, RequestFailed, request_of
 from serving.servicer import MAX_LABELS
 from tests.serving.world import (
     CONFIG,
+    DEADLINE_S,
     METHODS,
     PREPROCESS,
     REORDERED,
@@ -231,6 +232,7 @@ def test_what_was_not_asked_for_is_not_sent(client: Client) -> None:
     assert not result.HasField("error")
 
 
+@pytest.mark.numerics
 def test_requests_of_all_routes_at_once_answer_as_each_alone(running: Running, client: Client) -> None:
     texts = [*METHODS, "0.3*lora", "0.7*lora", "lora + ssf", "prob(full, vpt-deep)", "best", "base"] * 2
     alone = {text: values(ask(client, text, probabilities=True)) for text in set(texts)}
@@ -571,10 +573,12 @@ def test_a_deadline_that_passes_is_exceeded_and_its_rows_never_run(world: World)
     with Running(world.settings()) as running, running.client() as patient:
         ask(patient, "lora")
         release = running.hold_engine()
-        with ThreadPoolExecutor(1) as pool, running.client(timeout_s=0.2) as hasty:
+        with ThreadPoolExecutor(2) as pool, running.client(timeout_s=DEADLINE_S) as hasty:
             taken = pool.submit(ask, patient, "lora")
             until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
-            refused(hasty, "DEADLINE_EXCEEDED", None)
+            expires = pool.submit(refused, hasty, "DEADLINE_EXCEEDED", None)
+            until(lambda: running.value("corolla_queue_rows") == 1)
+            expires.result(WAIT_S)
             until(lambda: running.value("corolla_queue_rows") == 0)
             release.set()
             taken.result(WAIT_S)

@@ -16,7 +16,7 @@ from protos.corolla.v1 import classifier_pb2 as pb
 from serving.client import AsyncClient, Client, RequestFailed, failure, request_of
 from serving.servicer import MAX_ID
 from serving.stream import answer_all
-from tests.serving.world import METHODS, WAIT_S, Running, World, encoded, pixels, until
+from tests.serving.world import DEADLINE_S, METHODS, WAIT_S, Running, World, encoded, pixels, until
 
 ROUTES = (*METHODS, "0.5*lora", "lora + ssf", "best", "base")
 
@@ -189,7 +189,7 @@ def test_the_deadline_of_the_stream_is_that_of_its_requests(world: World) -> Non
     with Running(world.settings()) as running, running.client() as client:
         release = running.hold_engine()
         with pytest.raises(RequestFailed) as caught:
-            list(client.stream([(str(i), asked()) for i in range(4)], timeout_s=0.5))
+            list(client.stream([(str(i), asked()) for i in range(4)], timeout_s=DEADLINE_S))
         release.set()
         assert caught.value.code == "DEADLINE_EXCEEDED"
         until(lambda: counted(running, "DEADLINE_EXCEEDED") == 4)

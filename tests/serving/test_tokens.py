@@ -163,7 +163,7 @@ def test_servers_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
     servers = [context.Process(target=_report, args=(tmp_path / "token.key", keys)) for _ in range(8)]
     for server in servers:
         server.start()
-    found = {keys.get(timeout=30) for _ in servers}
+    found = {keys.get(timeout=300) for _ in servers}
     for server in servers:
         server.join()
     keys.close()

@@ -74,6 +74,17 @@ def images(dataset: data.Dataset, vit: FrozenViT) -> Resized:
 
 
 @pytest.fixture
+def exact(vit: FrozenViT) -> FrozenViT:
+    """In float64, where sums in another order stay equal to many digits even after AdamW."""
+    return vit.to(dtype=torch.float64)
+
+
+@pytest.fixture
+def exact_images(dataset: data.Dataset, exact: FrozenViT) -> Resized:
+    return Resized(dataset, SPEC, exact, augmentation="crop-flip")
+
+
+@pytest.fixture
 def base_head(images: Resized, vit: FrozenViT) -> LinearHead:
     features = probe.features(vit, (images.batch(i) for i in images.batches()), lambda n: None)
     return probe.fit(features, images.labels, 10)
