@@ -36,7 +36,7 @@ from benchmarks.report import Figure, emit, parser, progress, stop_on_terminate
 from benchmarks.resident import resident_bytes, sizes, with_torch_alone
 from benchmarks.stores import Shelf, shelf
 from benchmarks.varied import CALLERS, asked, waiting_bytes
-from petl_vit.vit import Architecture
+from petl_vit.architecture import Architecture
 from serving.settings import Settings
 
 REPEATS = 3
