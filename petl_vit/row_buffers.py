@@ -44,6 +44,11 @@ class RowBuffers:
         self._lent: list[tuple[_Key, RowBuffer]] = []
         self.idle_bytes = 0
 
+    @property
+    def nbytes(self) -> int:
+        """What is lent and what is idle."""
+        return self.idle_bytes + sum(buffer.nbytes for _, buffer in self._lent)
+
     def lend(self, form: EditSet, rows: int) -> RowBuffer:
         """A buffer for rows of this form, with anything in it, until `take_back`."""
         key = (form.form, rows)

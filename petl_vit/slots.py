@@ -157,6 +157,11 @@ class Slots:
         """Nothing that `edits` returned is in use any more."""
         self._buffers.take_back()
 
+    @property
+    def buffer_bytes(self) -> int:
+        """The bytes of the buffers for rows of several adapters, lent or idle."""
+        return self._buffers.nbytes
+
     def place(self, adapter: Adapter) -> tuple[Tensor, int]:
         """The slots [slots, L] of a running adapter's form, and which of them is its own; none is aliased."""
         slot = self._slots[adapter.digest]

@@ -138,6 +138,13 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
     ),
     "State": (
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts or stops."),
+        _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
+        _gauge(
+            "corolla_row_buffer_bytes",
+            "",
+            "Memory for what rows have of their own, kept from one forward pass to the next. All that the "
+            "process takes is `process_resident_memory_bytes`.",
+        ),
         _gauge("corolla_registered_adapters", "", "Adapters in host memory, ready for a slot."),
         _gauge("corolla_registered_bytes", "", "Host memory that their tensors take."),
         _gauge("corolla_slot_adapters", "", "Adapters in a slot, ready for a forward pass."),

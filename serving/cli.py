@@ -1,17 +1,21 @@
 """`corolla serve`: the server's settings as flags, a line of what is served, a clean stop."""
 
 import asyncio
-import gc
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
+from serving import process
 from serving.server import Server
 from serving.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 def _option(name: str, field: FieldInfo) -> Any:
@@ -45,11 +49,15 @@ def serve(**flags: Any) -> None:
     Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    asyncio.run(_serve(Settings.read(flags)))
+    settings = Settings.read(flags)
+    process.bound_memory(os.environ)
+    asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
+    sizes = {"before the backbone": process.resident_bytes()}
     server = Server(settings)
+    sizes["with it"] = process.resident_bytes()
     server.stop_on_signals()
     ready = asyncio.Event()
     running = asyncio.create_task(server.run(ready))
@@ -57,8 +65,10 @@ async def _serve(settings: Settings) -> None:
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not running.done():
-        _settle()
+        process.settle()
         core = server.core
+        sizes["warm"] = process.resident_bytes()
+        _log.info("resident memory: %s", _said(sizes))
         record = core.loader.record
         click.echo(
             f"serving {record.name} ({core.loader.backbone_bytes / 2**20:.0f} MiB, {core.device}) "
@@ -68,11 +78,6 @@ async def _serve(settings: Settings) -> None:
     await running
 
 
-def _settle() -> None:
-    """What a running server has stays until its end: the garbage collector need not look at it ever again.
-
-    All of Python waits for it, 200 ms for what torch and a backbone bring along; and what loads makes it come
-    sooner.
-    """
-    gc.collect()
-    gc.freeze()
+def _said(sizes: Mapping[str, int | None]) -> str:
+    found = [f"{size / 2**20:.0f} MiB {when}" for when, size in sizes.items() if size is not None]
+    return ", ".join(found) or "not known on this system"

@@ -172,7 +172,11 @@ class Core:
     def _metrics(self) -> Metrics:
         metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))
         record = self.loader.record
-        metrics.set_backbone(digest=record.digest, architecture=record.config.architecture)
+        metrics.set_backbone(
+            digest=record.digest,
+            architecture=record.config.architecture,
+            size=self.loader.backbone_bytes,
+        )
         metrics.set_build(
             version=version("corolla"),
             python=platform.python_version(),

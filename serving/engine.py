@@ -34,6 +34,8 @@ class EngineMetrics(Protocol):
 
     def out_of_memory(self) -> None: ...
 
+    def set_row_buffers(self, size: int) -> None: ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
@@ -130,6 +132,7 @@ class Engine:
         else:
             adapters = {digest for row in rows for digest in row.model.digests}
             self._metrics.batch(len(rows), len(adapters), time.monotonic() - started)
+            self._metrics.set_row_buffers(self._slots.buffer_bytes)
             return list(found)
         if out_of_memory:  # only now has the error let go of the forward's tensors
             problem = self._relieved(out_of_memory, len(rows))

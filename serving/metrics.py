@@ -345,8 +345,15 @@ class Metrics:
         for labels in [labels for labels in values if gone(labels[0], labels[1])]:
             del values[labels]
 
-    def set_backbone(self, *, digest: str, architecture: str) -> None:
+    def set_row_buffers(self, size: int) -> None:
+        """What rows have of their own takes `size` bytes between forwards."""
         with self._lock:
+            self._add["corolla_row_buffer_bytes"].set(size)
+
+    def set_backbone(self, *, digest: str, architecture: str, size: int) -> None:
+        """This backbone is resident, and its parameters take `size` bytes."""
+        with self._lock:
+            self._add["corolla_backbone_bytes"].set(size)
             self._add["corolla_backbone_info"].set(1, (digest, architecture))
 
     def set_build(self, *, version: str, python: str, torch: str, device: str, precision: str) -> None:

@@ -9,8 +9,14 @@ pytestmark = pytest.mark.machine
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    found = figures(memory.main, "--image-size", "32", "--adapters", "3")
+    found = figures(memory.main, "--image-size", "32", "--adapters", "3", "--seconds", "3")
 
     parts = [found["extra_over_backbone_account"], found["extra_over_backbone_rss"]]
     assert found["extra_over_backbone"] == max(parts)
     assert 0 < found["account_bytes"] < found["backbone_bytes"]
+
+    assert found["rss_torch_mib"] < found["rss_started_mib"] < found["rss_most_mib"]
+    assert found["rss_swing_mib"] >= 0
+    beyond = found["rss_most_mib"] - found["rss_torch_mib"]
+    assert found["rss_over_account"] == pytest.approx(beyond / found["account_mib"], rel=1e-2)
+    assert found["images_under_load"] > 0

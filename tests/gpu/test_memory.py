@@ -57,12 +57,16 @@ class Counted:
 
     def __init__(self) -> None:
         self.out_of_memories = 0
+        self.row_buffers = 0
 
     def batch(self, rows: int, adapters: int, seconds: float) -> None:
         pass
 
     def out_of_memory(self) -> None:
         self.out_of_memories += 1
+
+    def set_row_buffers(self, size: int) -> None:
+        self.row_buffers = size
 
 
 @contextmanager

@@ -32,6 +32,8 @@ def test_idle_buffers_are_bounded_and_the_oldest_go() -> None:
         buffers.lend(form, rows)
         buffers.take_back()
     assert buffers.idle_bytes == 4 * one_row
+    buffers.lend(form, 1)
+    assert (buffers.idle_bytes, buffers.nbytes) == (4 * one_row, 5 * one_row)
 
 
 def test_two_terms_of_one_form_read_their_own_vectors_batch_after_batch() -> None:

@@ -104,6 +104,9 @@ class Counted:
     def out_of_memory(self):
         self.out_of_memories += 1
 
+    def set_row_buffers(self, size):
+        pass
+
 
 def limit(spare):
     pages = int(open("/proc/self/statm").read().split()[0])

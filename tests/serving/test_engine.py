@@ -23,6 +23,7 @@ class Counted:
     def __init__(self) -> None:
         self.batches: list[tuple[int, int]] = []
         self.out_of_memories = 0
+        self.row_buffers = 0
 
     def batch(self, rows: int, adapters: int, seconds: float) -> None:
         assert seconds > 0
@@ -30,6 +31,9 @@ class Counted:
 
     def out_of_memory(self) -> None:
         self.out_of_memories += 1
+
+    def set_row_buffers(self, size: int) -> None:
+        self.row_buffers = size
 
 
 class Failing(TorchBackend):

@@ -304,7 +304,8 @@ def test_a_member_that_left_the_route_is_no_longer_shown(metrics: Metrics) -> No
 def test_state_is_shown(metrics: Metrics) -> None:
     metrics.set_ready(True)
     metrics.set_registered(6, 123_456)
-    metrics.set_backbone(digest="abc", architecture="vit_small_patch14_dinov2")
+    metrics.set_backbone(digest="abc", architecture="vit_small_patch14_dinov2", size=789)
+    metrics.set_row_buffers(12)
     metrics.set_build(version="0.1.0", python="3.11", torch="2.15", device="cpu", precision="fp32")
     metrics.set_slots(4, 4_567)
 
@@ -313,6 +314,8 @@ def test_state_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "corolla_registered_bytes") == 123_456
     assert value(metrics, "corolla_slot_adapters") == 4
     assert value(metrics, "corolla_slot_bytes") == 4_567
+    assert value(metrics, "corolla_backbone_bytes") == 789
+    assert value(metrics, "corolla_row_buffer_bytes") == 12
     (build,) = series(metrics, "corolla_build_info")
     assert (build["device"], build["precision"]) == ("cpu", "fp32")
     assert len(series(metrics, "corolla_backbone_info")) == len(series(metrics, "corolla_build_info")) == 1
@@ -394,7 +397,7 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     predict(metrics)
-    metrics.set_backbone(digest="abc", architecture="vit")
+    metrics.set_backbone(digest="abc", architecture="vit", size=1)
     text = generate_latest(metrics.registry)
 
     checked = subprocess.run(
