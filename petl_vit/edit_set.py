@@ -32,6 +32,7 @@ from petl_vit.edits import (
     Queries,
     Tokens,
 )
+from petl_vit.products import wide
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
 """Each block's constant extra keys and values, each [1 or B, H, n, d]."""
@@ -105,7 +106,7 @@ class EditSet:
         if self._known_keys_values is not None:
             return self._known_keys_values
         with torch.no_grad():
-            return {block: [p.keys_values(1) for p in found] for block, found in self.prefixes.items()}
+            return {block: [_constant(p) for p in found] for block, found in self.prefixes.items()}
 
     @cached_property
     def first_block(self) -> float:
@@ -200,6 +201,12 @@ class EditSet:
             block: [(next(rest), next(rest)) for _ in pairs] for block, pairs in self.keys_values.items()
         }
         return type(self)(edits, keys_values)
+
+
+def _constant(prefix: Prefix) -> tuple[Tensor, Tensor]:
+    """A prefix's keys and values as all else of an adapter is kept, whatever products are in."""
+    keys, values = prefix.keys_values(1)
+    return wide(keys), wide(values)
 
 
 def _room(elements: int) -> int:
