@@ -23,6 +23,7 @@ from petl_vit.executors import Functional
 from petl_vit.heads import Head
 from petl_vit.joint import Joint, Learner, Noise
 from petl_vit.methods.method import Method
+from petl_vit.products import in_bf16
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
 from training.images import sent
 from training.recipe import Precision, Recipe
@@ -54,18 +55,10 @@ def frozen(vit: FrozenViT, precision: Precision, device: torch.device | None = N
     With bf16 its linears and its patch convolution are bfloat16, nearly all of its bytes. Norms, LayerScale
     and embeddings stay float32, as the residual stream does.
     """
-    products = {name.rpartition(".")[0] for name, p in vit.params.items() if _is_matrix(name, p)}
-
-    def dtype(name: str) -> torch.dtype | None:
-        return torch.bfloat16 if precision == "bf16" and name.rpartition(".")[0] in products else None
-
+    params = in_bf16(vit.params) if precision == "bf16" else vit.params
     placed = copy.copy(vit)
-    placed.params = {name: p.to(device=device, dtype=dtype(name)) for name, p in vit.params.items()}
+    placed.params = {name: p.to(device=device) for name, p in params.items()}
     return placed
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    return name.endswith(".weight") and parameter.dim() > 1
 
 
 @dataclass(kw_only=True)
