@@ -50,5 +50,6 @@ def _into(out: Tensor, added: Tensor, a: Tensor, b: Tensor, *, beta: Any, alpha:
         return product(added, a, b, beta=beta, alpha=alpha, out=out)
     first = 1 + 7919 * rows % (summed - 1)
     head, tail = (a[..., :first], b[..., :first, :]), (a[..., first:], b[..., first:, :])
-    product(added, *head, beta=beta, alpha=alpha, out=out)
-    return product(out, *tail, alpha=alpha, out=out)
+    rest = torch.empty_like(out)  # on its own: a kernel may go on where the first part ended
+    product(rest, *tail, beta=0, alpha=alpha, out=rest)
+    return product(added, *head, beta=beta, alpha=alpha, out=out).add_(rest)

@@ -19,6 +19,12 @@ from training.images import Resized
 from training.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
+NEAR = 1e-7
+"""How far runs in float64 may differ, relative to the largest element of a tensor.
+
+A gradient that is zero but for rounding, as that of a shift of all keys, moves its tensor by the learning
+rate times that rounding over AdamW's 1e-8.
+"""
 SPEC = Preprocess(image_size=32, mean=HALF, std=HALF)
 
 

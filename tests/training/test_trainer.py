@@ -14,7 +14,7 @@ from petl_vit.joint import check_joins
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import CLASSES, SMALL, images_of
 from tests.petl_vit.backbones import FAMILIES, family
-from tests.training.conftest import SPEC, recipe
+from tests.training.conftest import NEAR, SPEC, recipe
 from training import data
 from training.images import Resized
 from training.recipe import Recipe
@@ -282,7 +282,7 @@ def assert_near(one: Trained, other: Trained) -> None:
     for name, tensor in tensors(one).items():
         expected = tensors(other)[name]
         assert tensor.dtype == torch.float64, name
-        assert float((tensor - expected).abs().max()) <= 1e-9 * float(expected.abs().max()), name
+        assert float((tensor - expected).abs().max()) <= NEAR * float(expected.abs().max()), name
 
 
 def test_what_joins_is_all_but_four_methods() -> None:
