@@ -1,7 +1,8 @@
 """Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
 
 docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the catalogue of
-metrics, docs/methods.md from the methods' own files, so none can say what is not so.
+metrics, docs/methods.md from the methods' own files, so none can say what is not so. petl_vit/summaries.json
+is the same methods for the command line's help, which does not wait for their imports.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from petl_vit import methods
+from petl_vit import methods, summaries
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
@@ -41,6 +42,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "protocol.md": protocol(),
         ROOT / "docs" / "metrics.md": metrics(),
         ROOT / "docs" / "methods.md": all_methods(),
+        summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
     }
 
 

@@ -12,18 +12,18 @@ ICC profiles are ignored, as in the training data of the backbones.
 import io
 import struct
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import Preprocess
 
 MAX_PIXELS = 50_000_000
 """What `decode` accepts by default: more than today's cameras make, less than a bomb."""
@@ -44,21 +44,6 @@ _OTHER_FORMATS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIF
 
 # A malformed animation falls back to the PNG's still image, which is the frame we want anyway.
 warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning, module=r"PIL\.")
-
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Preprocess(BaseModel):
-    """How a task turns an image into the model's input; interpolation is always bicubic, antialiased."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_size: int = Field(ge=14, le=1024)
-    resize: Literal["squash", "crop"] = "squash"
-    crop_ratio: float = Field(default=1.0, ge=0.1, le=1)
-    mean: tuple[_Finite, _Finite, _Finite]
-    std: tuple[_Positive, _Positive, _Positive]
 
 
 def preprocess(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:

@@ -1,4 +1,7 @@
-"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop."""
+"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop.
+
+Imports the server, and torch with it, once the settings are known to be good.
+"""
 
 import asyncio
 import gc
@@ -10,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from serving.server import Server
+from serving import exposure
 from serving.settings import Settings
 
 
@@ -45,10 +48,14 @@ def serve(**flags: Any) -> None:
     Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    asyncio.run(_serve(Settings.read(flags)))
+    settings = Settings.read(flags)
+    exposure.check(settings)
+    asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
+    from serving.server import Server
+
     server = Server(settings)
     server.stop_on_signals()
     ready = asyncio.Event()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from petl_vit.errors import Conflict, Corrupt, Draining, Expired, InvalidInput, NotFound, Overloaded
-from serving.torchserve import Gains, asked, counters, error_document, failure
+from serving.torchserve import asked, error_document, failure
+from serving.torchserve_counts import Gains, counters
 from tests.serving.world import encoded, new_metrics
 
 IMAGE = encoded(0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import corolla
 from model_store.store import Store
-from petl_vit import methods
+from petl_vit import summaries
 from tests.training.conftest import imported, write_npz
 from training.cli import _train_command
 
@@ -219,7 +219,7 @@ def test_a_loss_that_diverged_names_the_rate(empty: Shell) -> None:
 
 def test_every_flag_and_every_training_field_of_the_manifest_is_documented(shell: Shell) -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-    flags = {flag for option in _train_command(methods.get("lora")).params for flag in option.opts}
+    flags = {flag for option in _train_command(summaries.get("lora")).params for flag in option.opts}
     assert [flag for flag in sorted(flags) if f"`{flag}" not in page] == []
     command = ["train", "linear", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
     manifest = shell.document(*command)
