@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
@@ -123,8 +122,7 @@ def resize(image: Tensor, p: Preprocess) -> Tensor:
     shorter = round(p.image_size / p.crop_ratio)
     scale = shorter / min(height, width)
     scaled = _scaled(image, max(shorter, round(height * scale)), max(shorter, round(width * scale)))
-    centre: Tensor = transforms.center_crop(scaled, [p.image_size, p.image_size])
-    return centre
+    return _middle(scaled, p.image_size, p.image_size)
 
 
 def normalise(images: Tensor, p: Preprocess) -> Tensor:
@@ -238,9 +236,16 @@ def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def _scaled(image: Tensor, height: int, width: int) -> Tensor:
-    bicubic = InterpolationMode.BICUBIC
-    scaled: Tensor = transforms.resize(image, [height, width], interpolation=bicubic, antialias=True)
-    return scaled
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
+    # uint8 on a CPU stays uint8: rounded and clamped once, at the end.
+    return F.interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]
+
+
+def _middle(image: Tensor, height: int, width: int) -> Tensor:
+    """The centre of an image that is at least as large."""
+    top, left = round((image.shape[-2] - height) / 2), round((image.shape[-1] - width) / 2)
+    return image[..., top : top + height, left : left + width]
 
 
 def _bounded_aspect(image: Tensor) -> Tensor:
@@ -249,5 +254,4 @@ def _bounded_aspect(image: Tensor) -> Tensor:
     longest = _MAX_ASPECT * min(height, width)
     if max(height, width) <= longest:
         return image
-    middle: Tensor = transforms.center_crop(image, [min(height, longest), min(width, longest)])
-    return middle
+    return _middle(image, min(height, longest), min(width, longest))
