@@ -11,7 +11,7 @@ from benchmarks.adapters import CLASSES, HALF, base_head, tensors
 from model_store.manifest import Draft, TaskSpec
 from model_store.store import Store
 from petl_vit import methods
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from serving.settings import Settings
 

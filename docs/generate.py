@@ -1,13 +1,16 @@
 """Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
 
 docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the catalogue of
-metrics, docs/methods.md from the methods' own files, so none can say what is not so.
+metrics, docs/methods.md from the methods' own files, so none can say what is not so. petl_vit/summaries.json
+is the same methods for the command line's help, which does not wait for their imports, and
+petl_vit/plain_vits.json the ViTs of timm, for a server that does not wait for timm's.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -19,7 +22,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from petl_vit import methods
+from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
@@ -35,12 +38,15 @@ Spot = tuple[int, ...]
 """Where a thing stands in a file descriptor: field numbers and indices from the top."""
 
 
+@cache
 def pages() -> dict[Path, str]:
     """The text of every generated page, by where it belongs."""
     return {
         ROOT / "docs" / "protocol.md": protocol(),
         ROOT / "docs" / "metrics.md": metrics(),
         ROOT / "docs" / "methods.md": all_methods(),
+        summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
+        plain_vits.LIST: timm_vit.listed().text(),
     }
 
 

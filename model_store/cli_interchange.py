@@ -1,6 +1,7 @@
 """`corolla adapters fold|export|import|delete`: adapters that leave a store, enter it, or go.
 
-Files are written whole or not at all, and none is replaced unasked.
+Files are written whole or not at all, and none is replaced unasked. What reads tensors is imported once the
+names are known.
 """
 
 import json
@@ -9,18 +10,20 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from model_store import archive, deletion, folding, peft_lora, timm_checkpoint
+from model_store import deletion, one_model
 from model_store.cli_names import chosen_task
-from model_store.loading import Loader
 from model_store.manifest import Manifest
 from model_store.resolution import Member, ResolvedTerm
 from model_store.routes import parse_adapter
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from model_store.folding import Folded
 
 _store = click.option(
     "--store",
@@ -73,12 +76,12 @@ def fold(
     to fold into weights. timm.create_model with strict loading gives the same logits from the file alone.
     """
     store = Store.open(url)
-    text = folding.one_model(model, extrapolate=extrapolate)
+    text = one_model.read(model, extrapolate=extrapolate)
     if not extrapolate and not 0 <= alpha <= 1:
         raise InvalidInput(
             f"alpha {alpha:g} lies outside [0, 1]", field="--alpha", remedy="or add --extrapolate"
         )
-    member = folding.resolved(store, text, chosen_task(store, task))
+    member = one_model.resolve(store, text, chosen_task(store, task))
     found = _folded(store, member, alpha)
     write_file(out, found.encode(), overwrite)
     _say_written(out, found.route, found.header | {"tensors": len(found.tensors)}, as_json)
@@ -116,13 +119,7 @@ def export_adapter(
     store = Store.open(url)
     ref = parse_adapter(adapter)
     manifest = store.resolve(ref, ref.task or chosen_task(store, task))
-    if kind == "archive":
-        write_file(out, archive.write(store, manifest), overwrite)
-    elif kind == "timm":
-        write_file(out, _folded(store, _single(store, manifest), 1.0).encode(), overwrite)
-    else:
-        files = peft_lora.write(store, manifest)
-        _write_folder(out, files, overwrite)
+    _write(store, manifest, kind, out, overwrite)
     _say_written(out, str(manifest), {"adapter": str(manifest), "digest": manifest.digest}, as_json)
 
 
@@ -167,7 +164,11 @@ def import_adapter(
     if kind == "archive":
         _refuse(backbone, "--backbone", "an archive says its backbone itself")
         _refuse(classes_file, "--classes", "an archive says its classes itself")
-        found = archive.register(store, archive.read(_read(path), name=path.name), task=task, name=name)
+        data = _read(path)
+
+        from model_store import archive
+
+        found = archive.register(store, archive.read(data, name=path.name), task=task, name=name)
         notes: list[str] = []
     else:
         if name is None:
@@ -177,6 +178,9 @@ def import_adapter(
             store.only_task(home) if backbone is None else store.task(home, store.backbone(backbone).digest)
         )
         order = None if classes_file is None else _classes(classes_file)
+
+        from model_store import peft_lora, timm_checkpoint
+
         source = peft_lora.read(path) if kind == "peft" else timm_checkpoint.read(_read(path), path.name)
         found, notes = source.register(store, record, name=name, classes=order)
     if as_json:
@@ -234,12 +238,26 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
 # What the commands share
 
 
+def _write(store: Store, manifest: Manifest, kind: Format, out: Path, overwrite: bool) -> None:
+    from model_store import archive, peft_lora
+
+    if kind == "archive":
+        write_file(out, archive.write(store, manifest), overwrite)
+    elif kind == "timm":
+        write_file(out, _folded(store, _single(store, manifest), 1.0).encode(), overwrite)
+    else:
+        _write_folder(out, peft_lora.write(store, manifest), overwrite)
+
+
 def _single(store: Store, manifest: Manifest) -> Member:
     term = ResolvedTerm(alpha=1.0, manifest=manifest, task=store.task_of(manifest))
     return Member(weight=1.0, terms=(term,))
 
 
-def _folded(store: Store, member: Member, alpha: float) -> folding.Folded:
+def _folded(store: Store, member: Member, alpha: float) -> "Folded":
+    from model_store import folding
+    from model_store.loading import Loader
+
     loader = Loader(store, store.backbone(member.task.spec.backbone_digest))
     return folding.folded(loader, member, alpha=alpha)
 

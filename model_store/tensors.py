@@ -1,26 +1,28 @@
 """Named tensors as safetensors bytes, checked both ways. Reading never executes anything.
 
 Files are read whole and not mapped: the bytes whose digest was verified are the ones that are used,
-whatever happens to the file afterwards.
+whatever happens to the file afterwards. Imports torch only where there are tensors, so that reading records
+does not wait for it.
 """
 
 from collections.abc import Mapping
 from math import isfinite
-
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from petl_vit.errors import Corrupt, InvalidInput
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def encode(tensors: Mapping[str, Tensor]) -> bytes:
+
+def encode(tensors: "Mapping[str, Tensor]") -> bytes:
     """Write tensors of any device as one safetensors file.
 
     Raises:
         InvalidInput: There is none, or one holds NaN or an infinity.
     """
+    import safetensors.torch
+
     if not tensors:
         raise InvalidInput("there are no tensors to store", field="tensors")
     bad = not_finite(tensors)
@@ -33,7 +35,7 @@ def encode(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(plain)
 
 
-def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
+def decode(data: bytes, *, key: str, remedy: str) -> "dict[str, Tensor]":
     """Read what `encode` wrote, onto the CPU.
 
     Args:
@@ -44,6 +46,9 @@ def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
     Raises:
         Corrupt: It is truncated, not safetensors, or holds NaN or an infinity.
     """
+    import safetensors.torch
+    from safetensors import SafetensorError
+
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
@@ -55,13 +60,15 @@ def decode(data: bytes, *, key: str, remedy: str) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def not_finite(tensors: "Mapping[str, Tensor]") -> str | None:
     """The name of a tensor that holds NaN or an infinity, if any does."""
     return next((name for name, tensor in tensors.items() if not _finite(tensor)), None)
 
 
-def _finite(tensor: Tensor) -> bool:
+def _finite(tensor: "Tensor") -> bool:
     """A sum is one cheap pass, and what is not finite stays in it; only it, too, may overflow."""
+    import torch
+
     if not tensor.is_floating_point() or isfinite(float(tensor.detach().sum(dtype=torch.float64))):
         return True
     return bool(torch.isfinite(tensor).all())

@@ -28,7 +28,7 @@ from petl_vit.architecture import describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound, Unsupported
 from petl_vit.heads import ClipHead
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 
 EMBEDDINGS, PROJECTION, LOGIT_SCALE, CLASSES = "class_embeddings", "projection", "logit_scale", "classes"
 TEMPLATES = ("a photo of a {}.",)

@@ -1,38 +1,35 @@
-"""What a plain pre-norm ViT of timm is: its facts, and refusals of what the forward does not compute.
+"""What a plain pre-norm ViT is: the facts that the forward and the methods need.
 
-timm is the source of the facts; its model is built without memory for parameters and read, never run.
+Those of the ViTs that are listed (`petl_vit.plain_vits`) are known; timm is asked about all others, and its
+import takes torch's compiler along. What the forward does not compute is refused by name.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
-import timm
-import timm.layers as timm_layers
 import torch
 import torch.nn.functional as F
-from timm.models import vision_transformer as timm_vit
-from torch import Tensor, nn
+from torch import Tensor
 
+from petl_vit import plain_vits
 from petl_vit.backbone import BackboneConfig
-from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.errors import Corrupt, InvalidInput
 
 Shapes = dict[str, tuple[int, ...]]
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.GELU: F.gelu,
-    timm_layers.GELUTanh: partial(F.gelu, approximate="tanh"),
-    timm_layers.QuickGELU: timm_layers.quick_gelu,
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's approximation of GELU, as timm computes it."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
 }
-
-
-def _activation(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What a module of timm computes, or None if this forward does not."""
-    if isinstance(module, nn.GELU) and module.approximate != "none":
-        return _ACTIVATIONS[timm_layers.GELUTanh]
-    return _ACTIVATIONS.get(type(module))
+"""What the MLP of a ViT may have between its two linears."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,117 +87,26 @@ class Architecture:
         return Architecture(**(self.__dict__ | {"image_size": image_size, "shapes": shapes}))
 
 
-def _fail(config: BackboneConfig, what: str) -> Unsupported:
-    return Unsupported(
-        f"architecture {config.architecture!r} is not supported: {what}",
-        field="architecture",
-        remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE, SigLIP)",
-    )
-
-
-def _build(config: BackboneConfig) -> Any:
-    """timm's model without memory for its parameters, or a refusal by name."""
-    name = config.architecture.partition(".")[0]
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("vit_*") + timm.list_models("deit*"), n=3)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models('vit_*')"
-        raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
-    try:
-        with torch.device("meta"):
-            options: dict[str, Any] = {"img_size": config.image_size, **config.options}
-            model = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise _fail(config, f"timm cannot build it ({error})") from error
-    if type(model) is not timm_vit.VisionTransformer:
-        raise _fail(config, f"its class is {type(model).__name__}")
-    return model
-
-
-def _check(config: BackboneConfig, model: Any) -> None:
-    """Refuses every variation that the forward does not compute."""
-    identity = nn.Identity
-    if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
-        raise _fail(config, "its patch embedding is not one plain convolution")
-    if model.pos_embed is None:
-        raise _fail(config, "it has no learned position embedding")
-    if model.global_pool not in ("token", "avg", "map") or model.pool_include_prefix:
-        raise _fail(config, f"its pooling is {model.global_pool!r}")
-    norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
-    for block in model.blocks:
-        if type(block) is not timm_vit.Block:
-            raise _fail(config, f"its blocks are {type(block).__name__}")
-        if not _is_plain(block, model.embed_dim):
-            raise _fail(config, "its attention or MLP is not the plain one")
-        norms += [block.norm1, block.norm2]
-    if model.attn_pool is not None:
-        if not _is_plain_pool(model.attn_pool, model.blocks[0], model.embed_dim):
-            raise _fail(config, "its attention pooling is not the plain one")
-        norms.append(model.attn_pool.norm)
-    if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
-        raise _fail(config, "its norms are not LayerNorms with one epsilon")
-    if (type(model.norm) is identity) == (type(model.fc_norm) is identity):
-        raise _fail(config, "it has not exactly one final norm")
-    if _activation(model.blocks[0].mlp.act) is None:
-        raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
-
-
-def _is_plain(block: Any, width: int) -> bool:
-    """Whether attention and MLP are what the forward computes."""
-    attention, mlp = block.attn, block.mlp
-    return bool(
-        type(attention) is timm_layers.Attention
-        and type(mlp) is timm_layers.Mlp
-        and type(attention.q_norm) is type(attention.norm) is type(mlp.norm) is nn.Identity
-        and attention.gate is None
-        and attention.attn_dim == width
-        and type(mlp.fc1) is nn.Linear
-    )
-
-
-def _is_plain_pool(pool: Any, block: Any, width: int) -> bool:
-    """Whether attention pooling is one projected query over all tokens, and an MLP like the blocks'."""
-    return bool(
-        type(pool) is timm_layers.AttentionPoolLatent
-        and pool.latent_len == 1
-        and pool.pool == "token"
-        and pool.pos_embed is None
-        and type(pool.q) is type(pool.kv) is type(pool.proj) is nn.Linear
-        and type(pool.q_norm) is type(pool.k_norm) is nn.Identity
-        and pool.num_heads == block.attn.num_heads
-        and pool.latent.shape[-1] == pool.kv.in_features == pool.proj.out_features == width
-        and type(pool.mlp) is timm_layers.Mlp
-        and type(pool.mlp.norm) is nn.Identity
-        and type(pool.mlp.fc1) is nn.Linear
-        and _activation(pool.mlp.act) is _activation(block.mlp.act)
-    )
-
-
 @lru_cache(maxsize=32)
 def _describe(serialised: str) -> Architecture:
     config = BackboneConfig.model_validate_json(serialised)
-    model = _build(config)
-    _check(config, model)
-    block = model.blocks[0]
-    activation = _activation(block.mlp.act)
-    assert activation is not None  # checked above
+    listed = plain_vits.find(config)
+    if listed is not None:
+        return of_facts(config, listed)
+
+    from petl_vit import timm_vit
+
+    return timm_vit.read(config)
+
+
+def of_facts(config: BackboneConfig, facts: plain_vits.Facts) -> Architecture:
+    """The architecture that a config names, by what is listed of it."""
     return Architecture(
         name=config.architecture,
-        width=model.embed_dim,
-        depth=len(model.blocks),
-        heads=block.attn.num_heads,
-        hidden=block.mlp.fc1.out_features,
-        patch_size=model.patch_embed.patch_size[0],
         image_size=config.image_size,
-        class_token=model.cls_token is not None,
-        register_tokens=model.num_reg_tokens,
-        position_of_prefix=not model.no_embed_class,
-        pre_norm=type(model.norm_pre) is not nn.Identity,
-        final_norm="fc_norm" if type(model.norm) is nn.Identity else "norm",
-        pool=model.global_pool,
-        eps=block.norm1.eps,
-        activation=activation,
-        layer_scale=type(block.ls1) is not nn.Identity,
-        shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
+        activation=ACTIVATIONS[facts.activation],
+        shapes=facts.shapes(config.image_size),
+        **facts.model_dump(include=Architecture.__dataclass_fields__.keys() - {"activation"}),
     )
 
 

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import quick_gelu
 from torch import Tensor
 
-from petl_vit.architecture import Architecture
+from petl_vit.architecture import Architecture, quick_gelu
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Branch, Edit, LowRank, NormDelta, Prefix, Source
 from petl_vit.errors import InvalidInput

@@ -12,18 +12,17 @@ ICC profiles are ignored, as in the training data of the backbones.
 import io
 import struct
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import Preprocess
 
 MAX_PIXELS = 50_000_000
 """What `decode` accepts by default: more than today's cameras make, less than a bomb."""
@@ -44,21 +43,6 @@ _OTHER_FORMATS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIF
 
 # A malformed animation falls back to the PNG's still image, which is the frame we want anyway.
 warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning, module=r"PIL\.")
-
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Preprocess(BaseModel):
-    """How a task turns an image into the model's input; interpolation is always bicubic, antialiased."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_size: int = Field(ge=14, le=1024)
-    resize: Literal["squash", "crop"] = "squash"
-    crop_ratio: float = Field(default=1.0, ge=0.1, le=1)
-    mean: tuple[_Finite, _Finite, _Finite]
-    std: tuple[_Positive, _Positive, _Positive]
 
 
 def preprocess(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:
@@ -138,8 +122,7 @@ def resize(image: Tensor, p: Preprocess) -> Tensor:
     shorter = round(p.image_size / p.crop_ratio)
     scale = shorter / min(height, width)
     scaled = _scaled(image, max(shorter, round(height * scale)), max(shorter, round(width * scale)))
-    centre: Tensor = transforms.center_crop(scaled, [p.image_size, p.image_size])
-    return centre
+    return _middle(scaled, p.image_size, p.image_size)
 
 
 def normalise(images: Tensor, p: Preprocess) -> Tensor:
@@ -253,9 +236,16 @@ def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def _scaled(image: Tensor, height: int, width: int) -> Tensor:
-    bicubic = InterpolationMode.BICUBIC
-    scaled: Tensor = transforms.resize(image, [height, width], interpolation=bicubic, antialias=True)
-    return scaled
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
+    # uint8 on a CPU stays uint8: rounded and clamped once, at the end.
+    return F.interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]
+
+
+def _middle(image: Tensor, height: int, width: int) -> Tensor:
+    """The centre of an image that is at least as large."""
+    top, left = round((image.shape[-2] - height) / 2), round((image.shape[-1] - width) / 2)
+    return image[..., top : top + height, left : left + width]
 
 
 def _bounded_aspect(image: Tensor) -> Tensor:
@@ -264,5 +254,4 @@ def _bounded_aspect(image: Tensor) -> Tensor:
     longest = _MAX_ASPECT * min(height, width)
     if max(height, width) <= longest:
         return image
-    middle: Tensor = transforms.center_crop(image, [min(height, longest), min(width, longest)])
-    return middle
+    return _middle(image, min(height, longest), min(width, longest))

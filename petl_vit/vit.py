@@ -16,12 +16,11 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import timm.layers as timm_layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.architecture import check_tensors, describe
+from petl_vit.architecture import Architecture, check_tensors, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.precision import Precision
 from petl_vit.products import Params, convolution, in_precision, linear, wide
@@ -92,13 +91,8 @@ class FrozenViT:
         self.arch = native.at(image_size or native.image_size)
         self.params: dict[str, Tensor] = dict(tensors)
         if self.arch.grid != native.grid:
-            self.params["pos_embed"] = timm_layers.resample_abs_pos_embed(
-                tensors["pos_embed"],
-                new_size=[self.arch.grid, self.arch.grid],
-                old_size=[native.grid, native.grid],
-                num_prefix_tokens=native.prefix_tokens if native.position_of_prefix else 0,
-                interpolation="bicubic",
-                antialias=config.pos_embed_antialias,
+            self.params["pos_embed"] = _resampled(
+                tensors["pos_embed"], native, self.arch.grid, antialias=config.pos_embed_antialias
             )
         self._blocks = tuple(f"blocks.{i}" for i in range(self.arch.depth))
 
@@ -225,3 +219,12 @@ class FrozenViT:
         weight, bias = params["attn_pool.norm.weight"], params["attn_pool.norm.bias"]
         z = F.layer_norm(y, weight.shape, weight, bias, self.arch.eps)
         return y + product("mlp.fc2", self.arch.activation(product("mlp.fc1", z)))
+
+
+def _resampled(positions: Tensor, native: Architecture, grid: int, *, antialias: bool) -> Tensor:
+    """[1, prefix + native.grid^2, D] -> [1, prefix + grid^2, D], as timm does it."""
+    prefix = native.prefix_tokens if native.position_of_prefix else 0
+    patches = positions[:, prefix:].float().reshape(1, native.grid, native.grid, -1).permute(0, 3, 1, 2)
+    scaled = F.interpolate(patches, size=[grid, grid], mode="bicubic", antialias=antialias)
+    flat = scaled.permute(0, 2, 3, 1).reshape(1, -1, positions.shape[-1]).to(positions.dtype)
+    return torch.cat([positions[:, :prefix], flat], dim=1) if prefix else flat

@@ -22,7 +22,8 @@ from model_store.routes import Route
 from petl_vit.batch import Model
 from petl_vit.combine import Answer, combine
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
-from petl_vit.preprocess import Preprocess, from_array, normalise, preprocess, resize
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.bank import Bank
 from serving.batcher import Batcher, Done, Priority, Work
 from serving.catalog import Catalog, Plan

@@ -1,4 +1,7 @@
-"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop."""
+"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop.
+
+Imports the server, and torch with it, once the settings are known to be good.
+"""
 
 import asyncio
 import logging
@@ -11,8 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from serving import process
-from serving.server import Server
+from serving import exposure, process
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -50,11 +52,14 @@ def serve(**flags: Any) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     settings = Settings.read(flags)
+    exposure.check(settings)
     process.bound_memory(os.environ)
     asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
+    from serving.server import Server
+
     sizes = {"before the backbone": process.resident_bytes()}
     server = Server(settings)
     sizes["with it"] = process.resident_bytes()

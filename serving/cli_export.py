@@ -1,22 +1,26 @@
-"""`corolla export`: models for the runtimes of others."""
+"""`corolla export`: models for the runtimes of others.
+
+What reads tensors is imported once the names are known.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from model_store import folding
+from model_store import one_model
 from model_store.cli_interchange import check_free, write_file
 from model_store.cli_names import chosen_task
-from model_store.loading import Loader
 from model_store.manifest import Manifest, TaskRecord
 from model_store.resolution import ResolvedTerm
 from model_store.routes import parse_adapter
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
-from serving import onnx_export
-from serving.onnx_export import Exported
+
+if TYPE_CHECKING:
+    from serving.onnx_export import Exported
 
 
 @click.group()
@@ -79,30 +83,35 @@ def onnx(
     click.echo(f"{_said(made)} in {out}, and what it takes in {beside}")
 
 
-def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) -> Exported:
+def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) -> "Exported":
     if len(models) != 1:
         raise InvalidInput(
             f"{len(models)} models are named, and the file holds one",
             field="MODEL",
             remedy="name one, join them with + into one sum in weight space, or add --bank",
         )
-    member = folding.resolved(store, folding.one_model(models[0], extrapolate=extrapolate), task)
+    member = one_model.resolve(store, one_model.read(models[0], extrapolate=extrapolate), task)
+
+    from model_store.loading import Loader
+    from serving import onnx_export
+
     loader = Loader(store, store.backbone(member.task.spec.backbone_digest))
     return onnx_export.plain(loader, member)
 
 
-def _banked(store: Store, task: str, names: Sequence[str]) -> Exported:
+def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
     manifests = [store.resolve(ref, ref.task or task) for ref in map(parse_adapter, names)]
     if not names:
         manifests = [_latest(store, task, name) for _, name in store.adapters(task)]
     if not manifests:
         raise NotFound(f"task {task} has no adapter", field="--bank", remedy="train one with `corolla train`")
     home = store.task_of(manifests[0])
-    made = onnx_export.banked(
-        Loader(store, store.backbone(home.spec.backbone_digest)),
-        home,
-        [_term(manifest, home) for manifest in manifests],
-    )
+    record, terms = store.backbone(home.spec.backbone_digest), [_term(m, home) for m in manifests]
+
+    from model_store.loading import Loader
+    from serving import onnx_export
+
+    made = onnx_export.banked(Loader(store, record), home, terms)
     if names and made.document["left_out"]:
         raise Unsupported(
             f"{', '.join(made.document['left_out'])} stacks with nothing, so it has no slot",
@@ -126,7 +135,7 @@ def _term(manifest: Manifest, home: TaskRecord) -> ResolvedTerm:
     return ResolvedTerm(alpha=1.0, manifest=manifest, task=home)
 
 
-def _said(made: Exported) -> str:
+def _said(made: "Exported") -> str:
     if "route" in made.document:
         return f"{made.document['route']} is"
     count = sum(map(len, made.document["lanes"]))

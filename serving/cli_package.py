@@ -7,7 +7,6 @@ import click
 
 from model_store.store import Store
 from petl_vit.precision import CHOICES, MEANING
-from serving.core import chosen_backbone
 from serving.packaging import NOTICE, Package, java_problem
 
 
@@ -58,7 +57,7 @@ def torchserve(
     force: bool,
 ) -> None:
     place = Store.open(store)
-    record = chosen_backbone(place, backbone)
+    record = place.chosen_backbone(backbone)
     settings: dict[str, object] = {"device": device, "precision": precision, "domains": domains}
     if threads is not None:
         settings["threads"] = threads

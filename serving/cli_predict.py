@@ -1,4 +1,7 @@
-"""`corolla predict`: bulk classification for people, with a bar on stderr."""
+"""`corolla predict`: bulk classification for people, with a bar on stderr.
+
+What computes is imported once sources and route are read.
+"""
 
 import json
 import sys
@@ -6,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -13,8 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model_store import routes
 from petl_vit.precision import CHOICES, MEANING
-from serving.predict import Bulk, Summary, predict
+from serving.settings import Settings
 from serving.sources import listed
+
+if TYPE_CHECKING:
+    from serving.predict import Summary
 
 
 @click.command(
@@ -72,17 +79,9 @@ def predict_command(
     the file, and images. An image that cannot be used gets a row with its error; then the exit code is 1. A
     run that was stopped goes on where it was when the same command is given again.
     """
-    bulk = Bulk(
-        sources=listed(sources, column=column),
-        task=task,
-        route=routes.parse(route),
-        top=top,
-        probabilities=probabilities,
-        extrapolate=extrapolate,
-        overwrite=overwrite,
-    )
+    found, read = listed(sources, column=column), routes.parse(route)
     if not as_json:
-        click.echo(f"route read as: {bulk.route}", err=True)
+        click.echo(f"route read as: {read}", err=True)
     settings = {
         "store": store,
         "backbone": backbone,
@@ -90,6 +89,19 @@ def predict_command(
         "precision": precision,
         "max_batch_rows": batch_rows,
     }
+    Settings.read(settings)  # refuses a variable or a value before anything is imported
+
+    from serving.predict import Bulk, predict
+
+    bulk = Bulk(
+        sources=found,
+        task=task,
+        route=read,
+        top=top,
+        probabilities=probabilities,
+        extrapolate=extrapolate,
+        overwrite=overwrite,
+    )
     with _bar(len(bulk.sources)) as advance:
         summary = predict(bulk, out, settings, advance)
     click.echo(json.dumps(asdict(summary)) if as_json else _line(summary))
@@ -112,7 +124,7 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda n: progress.advance(task, n)
 
 
-def _line(summary: Summary) -> str:
+def _line(summary: "Summary") -> str:
     done = summary.images - summary.resumed
     notes = [f"{summary.images} images by {summary.route}", f"{done} in {summary.seconds:.1f} s"]
     notes.append(f"computed in {summary.precision}")

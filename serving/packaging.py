@@ -22,7 +22,7 @@ from model_store.manifest import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from serving.settings import Settings
-from serving.torchserve import counters
+from serving.torchserve_counts import counters
 
 NOTICE = (
     "TorchServe has been archived since 2025-08-07 and gets no security fixes: "

@@ -16,7 +16,8 @@ from typing import Any
 
 from model_store.routes import Route
 from petl_vit.errors import CorollaError, Overloaded
-from petl_vit.preprocess import Preprocess, preprocess
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
 from serving.catalog import Plan
 from serving.classifier import Classifier, ImageAnswer, Preprocessed, Request, Response
 from serving.core import Core

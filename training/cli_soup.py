@@ -1,13 +1,19 @@
-"""`corolla adapters soup`, an entry point of the `adapters` group: it needs images, the store does not."""
+"""`corolla adapters soup`, an entry point of the `adapters` group: it needs images, the store does not.
+
+What computes is imported once the arguments are read.
+"""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from model_store.store import Store
 from petl_vit.precision import CHOICES, MEANING, Precision
-from training import soup as soups
 from training.progress import Bars
+
+if TYPE_CHECKING:
+    from training.soup import Kind
 
 
 @click.command(
@@ -65,7 +71,7 @@ def soup(
     members: str,
     source: str,
     name: str,
-    kind: soups.Kind,
+    kind: "Kind",
     holdout: float,
     all_images: bool,
     split_seed: int,
@@ -77,10 +83,14 @@ def soup(
 ) -> None:
     """Average adapters of one task in weight space, chosen on held-out images, into a new adapter."""
     store = Store.open(url)
+    backbone = backbone or store.only_task(task).spec.backbone_digest
+
+    from training import soup as soups
+
     outcome = soups.run(
         store,
         soups.Job(
-            backbone=backbone or store.only_task(task).spec.backbone_digest,
+            backbone=backbone,
             task=task,
             name=name,
             members=members,

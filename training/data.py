@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput, NotFound
-from petl_vit.preprocess import Preprocess, decode, from_array, resize
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import decode, from_array, resize
 
 Augmentation = Literal["none", "flip", "crop-flip"]
 

@@ -19,8 +19,9 @@ from petl_vit import methods
 from petl_vit.architecture import Architecture
 from petl_vit.batch import Batch
 from petl_vit.combine import Answer, combine
+from petl_vit.image_input import Preprocess
 from petl_vit.logits import images_at_once, logits_of_images
-from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.preprocess import normalise
 from training import data, shifts
 from training.images import Resized
 

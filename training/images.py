@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
 from training import data
 

@@ -31,11 +31,11 @@ from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
 from petl_vit.errors import Conflict, InvalidInput, NotFound, Unsupported
 from petl_vit.heads import Head
+from petl_vit.image_input import Preprocess
 from petl_vit.joint import check_joins
 from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
-from petl_vit.preprocess import Preprocess
 from petl_vit.vit import FrozenViT
 from training import data, probe
 from training.calibration import fit_temperature, measure

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.digest import canonical_json
+from model_store.canonical import canonical_json
 from petl_vit.errors import InvalidInput
 
 Precision = Literal["fp32", "bf16"]

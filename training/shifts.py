@@ -7,18 +7,15 @@ generator that decides what is random; `apply` brings its result back to 0..255.
 Shapes: n images, b of them at a time, H x W pixels.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
-from petl_vit.errors import InvalidInput
+from training import shift
 
-SEVERITIES = range(1, 6)
 _CHUNK = 256
 
 
@@ -26,20 +23,13 @@ def apply(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
     """Corrupted copies of uint8 [n,3,H,W], the same for the same seed.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `shift.NAMES`.
         severity: From 1, hardly visible, to 5, hard for people too.
 
     Raises:
         InvalidInput: An unknown name or severity.
     """
-    if name not in _SHIFTS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(NAMES)}"
-        raise InvalidInput(f"the shift {name!r} is unknown", field="shift", remedy=hint)
-    if severity not in SEVERITIES:
-        raise InvalidInput(
-            f"the severity {severity} is out of range", field="severity", remedy="choose 1 to 5"
-        )
+    shift.check(name, severity)
     corrupt, strengths = _SHIFTS[name]
     generator = torch.Generator().manual_seed(seed)
     shifted = torch.empty_like(images)
@@ -59,6 +49,8 @@ def _noise(images: Tensor, deviation: float, generator: torch.Generator) -> Tens
 
 def _blur(images: Tensor, sigma: float, _: torch.Generator) -> Tensor:
     """Gaussian blur; `sigma` as a share of the shorter side."""
+    from torchvision.transforms.v2 import functional as transforms  # brings torch's compiler along
+
     shorter = min(images.shape[-2:])
     # The kernel is padded by reflection, which needs it to be shorter than the image.
     radius = min(math.ceil(3 * sigma * shorter), shorter - 1)
@@ -104,5 +96,4 @@ _SHIFTS: dict[str, tuple[_Corruption, tuple[float, float, float, float, float]]]
     "rotation": (_rotation, (10, 20, 30, 45, 60)),
     "contrast": (_contrast, (0.75, 0.5, 0.35, 0.2, 0.1)),
 }
-NAMES = tuple(_SHIFTS)
-"""The corruptions that `apply` knows."""
+assert tuple(_SHIFTS) == shift.NAMES

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from benchmarks.peers_inside import copies
-from petl_vit.preprocess import Preprocess, preprocess
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
 
 
 class Models(BaseModel):

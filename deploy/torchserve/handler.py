@@ -14,7 +14,8 @@ from ts.utils.util import PredictionException
 
 from serving.embedded import Embedded
 from serving.packaging import settings_of
-from serving.torchserve import Asked, Failure, Gains, asked, counters, failure
+from serving.torchserve import Asked, Failure, asked, failure
+from serving.torchserve_counts import Gains, counters
 
 
 class Handler:

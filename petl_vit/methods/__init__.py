@@ -3,13 +3,12 @@
 Add one: see CONTRIBUTING.md. The conformance suite tests it because it is here.
 """
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
 
-from petl_vit.errors import NotFound
 from petl_vit.methods.method import Method
+from petl_vit.summaries import unknown
 
 
 @cache
@@ -18,6 +17,11 @@ def _registered() -> dict[str, type[Method]]:
         importlib.import_module(f"{__name__}.{module.name}")
     found = sorted(Method.__subclasses__(), key=lambda method: method.name)
     return {method.name: method for method in found if method.__module__.startswith(__name__)}
+
+
+def registered() -> list[type[Method]]:
+    """Every method, by name."""
+    return list(_registered().values())
 
 
 def names() -> list[str]:
@@ -32,6 +36,5 @@ def get(name: str) -> type[Method]:
         NotFound: There is none; the remedy names near matches.
     """
     if name not in _registered():
-        near = difflib.get_close_matches(name, names(), n=3) or names()
-        raise NotFound(f"there is no method {name!r}", field="method", remedy=f"use one of {', '.join(near)}")
+        raise unknown(name, names())
     return _registered()[name]

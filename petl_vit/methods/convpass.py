@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from timm.layers import quick_gelu
 from torch import Tensor
 
-from petl_vit.architecture import Architecture, Shapes
+from petl_vit.architecture import Architecture, Shapes, quick_gelu
 from petl_vit.edits import Conv, Edit, Source
 from petl_vit.methods import bottleneck
 from petl_vit.methods.method import Method, Tensors, uniform

@@ -10,7 +10,7 @@ import pytest
 
 from petl_vit.errors import NotFound
 from serving.packaging import FORMAT
-from serving.torchserve import counters
+from serving.torchserve_counts import counters
 from tests.serving.world import SHAPES, World, encoded
 
 pytest.importorskip("ts", reason="the extra `torchserve` is not installed")

@@ -12,8 +12,9 @@ from petl_vit.adapter import Adapter
 from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Model, Row, Term
 from petl_vit.heads import LinearHead
+from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
-from petl_vit.preprocess import Preprocess, normalise
+from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
 from tests.gpu import BACKENDS, DEVICE, backend_on
 from training import data, probe

@@ -16,7 +16,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.batch import Batch, Row
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 from tests.petl_vit.adapters import method_of, random_tensors
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")

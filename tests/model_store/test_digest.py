@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from model_store.digest import adapter_digest, backbone_digest, canonical_json, task_digest
+from model_store.canonical import canonical_json
+from model_store.digest import adapter_digest, backbone_digest, task_digest
 from petl_vit.errors import InvalidInput
 from tests.model_store.world import CONFIG, PREPROCESS
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from model_store import folding, timm_checkpoint
+from model_store import folding, one_model, timm_checkpoint
 from model_store.manifest import TaskSpec
 from model_store.store import Store
 from petl_vit.errors import Corrupt, InvalidInput
@@ -48,7 +48,7 @@ def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
 
 
 def test_a_folded_file_comes_back_and_its_classes_are_matched_by_name(real: Real) -> None:
-    member = folding.resolved(real.store, folding.one_model("lora"), "zoo")
+    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
     found = folding.folded(real.loader, member)
     places = [CLASSES.index(name) for name in PERMUTED]
     tensors = found.tensors | {n: found.tensors[n][places] for n in ("head.weight", "head.bias")}
@@ -96,7 +96,7 @@ def test_tensors_missing_extra_of_another_shape_or_not_finite_are_refused(real: 
 def test_a_task_of_the_same_classes_in_another_order_takes_a_folded_file(real: Real) -> None:
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "other", "classes": PERMUTED})
     other = real.store.put_task(spec, real.head(4).tensors())
-    member = folding.resolved(real.store, folding.one_model("lora"), "zoo")
+    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
     data = folding.folded(real.loader, member).encode()
     timm_checkpoint.read(data, "x").register(real.store, other, name="mine", classes=None)
     order = [CLASSES.index(name) for name in PERMUTED]

@@ -8,7 +8,7 @@ from torch import Tensor
 from model_store.manifest import BackboneRecord, Draft, TaskRecord, TaskSpec
 from model_store.store import Store
 from petl_vit.backbone import BackboneConfig
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 
 CONFIG = BackboneConfig(
     architecture="vit_tiny_patch16_224", image_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)

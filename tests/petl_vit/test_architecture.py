@@ -1,10 +1,6 @@
 """What an architecture is, and which are refused."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-import timm
 import torch
 
 from petl_vit.architecture import check_supported, describe
@@ -54,43 +50,6 @@ def test_another_pooling_is_refused_by_name(pooling: str) -> None:
     config = config_of("vit_base_patch16_224", 32, (("global_pool", pooling),))
     with pytest.raises(Unsupported, match=f"its pooling is '{pooling}'"):
         check_supported(config)
-
-
-def _longer(pool: Any) -> None:
-    pool.latent_len = 2
-
-
-def _normed(pool: Any) -> None:
-    pool.q_norm = torch.nn.LayerNorm(64)
-
-
-def _placed(pool: Any) -> None:
-    pool.pos_embed = torch.nn.Parameter(torch.zeros(4, 768))
-
-
-def _unprojected(pool: Any) -> None:
-    pool.q = torch.nn.Identity()
-
-
-def _other_activation(pool: Any) -> None:
-    pool.mlp.act = torch.nn.ReLU()
-
-
-@pytest.mark.parametrize("change", [_longer, _normed, _placed, _unprojected, _other_activation])
-def test_attention_pooling_of_another_kind_is_refused(
-    change: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create = timm.create_model
-
-    def changed(*arguments: Any, **keywords: Any) -> Any:
-        model = create(*arguments, **keywords)
-        change(model.attn_pool)
-        return model
-
-    monkeypatch.setattr(timm, "create_model", changed)
-    config = config_of("vit_base_patch16_siglip_224", 48)  # refused, so never kept by `describe`
-    with pytest.raises(Unsupported, match="its attention pooling is not the plain one"):
-        describe(config)
 
 
 def test_an_image_size_off_the_patch_grid_names_the_nearest() -> None:

@@ -17,7 +17,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from petl_vit.errors import InvalidInput
-from petl_vit.preprocess import Preprocess, decode, from_array, normalise, preprocess, resize
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import decode, from_array, normalise, preprocess, resize
 
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 

@@ -20,7 +20,8 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
 from petl_vit.errors import CorollaError, Corrupt, Draining, Expired, InvalidInput, Overloaded
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess, preprocess
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
 from petl_vit.slots import Slots
 from serving.backend import TorchBackend
 from serving.bank import Bank

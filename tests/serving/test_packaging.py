@@ -11,7 +11,7 @@ import pytest
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
 from serving.packaging import FORMAT, NOTICE, Package, java_problem, settings_of
-from serving.torchserve import counters
+from serving.torchserve_counts import counters
 from tests.serving.world import CONFIG, World, backbone_tensors
 
 yaml = pytest.importorskip("yaml", reason="the extra `torchserve` is not installed")

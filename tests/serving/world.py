@@ -28,7 +28,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.backbone import BackboneConfig
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from serving.client import Client
 from serving.metrics import Metrics

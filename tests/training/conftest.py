@@ -12,7 +12,7 @@ from model_store.loading import Loader
 from model_store.manifest import BackboneRecord
 from model_store.store import Store
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess
+from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from training import data, probe
 from training.images import Resized

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from petl_vit.preprocess import Preprocess, decode, resize
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import decode, resize
 from training.data import Dataset, align, augment, load, split, subset, tensors
 
 PACS = Path(__file__).parents[3] / "shared" / "data" / "pacs112.zip"

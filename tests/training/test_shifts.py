@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 
 from petl_vit.errors import InvalidInput
-from training.shifts import NAMES, SEVERITIES, apply
+from training.shift import NAMES, SEVERITIES
+from training.shifts import apply
 
 
 def pictures(n: int = 8, height: int = 32, width: int = 32) -> Tensor:

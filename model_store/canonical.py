@@ -1,0 +1,20 @@
+"""JSON with one spelling per value: what is hashed where a record is part of an identity."""
+
+import json
+
+from pydantic import JsonValue
+
+from petl_vit.errors import InvalidInput
+
+
+def canonical_json(value: JsonValue) -> bytes:
+    """One spelling per value: sorted keys, no white space, UTF-8, floats as Python prints them.
+
+    Raises:
+        InvalidInput: It holds NaN, an infinity or something that is not JSON.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"not representable as JSON: {error}") from error

@@ -1,0 +1,122 @@
+"""What there is to say of each PETL method before it is used: its name, its title, its settings. No torch.
+
+Read from summaries.json, which `make docs` makes of the methods. A method is still found by its file being
+there: the table counts only for the very files that it was made of, and where one is new or changed the
+methods themselves are asked, which only takes longer.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+from petl_vit.errors import NotFound
+
+TABLE = Path(__file__).with_name("summaries.json")
+_METHODS = Path(__file__).with_name("methods")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Setting(_Record):
+    """One hyper-parameter; its limits are the method's own to check."""
+
+    name: str
+    kind: Literal["bool", "int", "float", "str"]
+    default: bool | int | float | str
+    description: str
+
+
+class Summary(_Record):
+    """One method, by what its class says of itself."""
+
+    name: str
+    title: str
+    paper: str
+    learning_rate: float
+    trained: bool
+    settings: tuple[Setting, ...]
+
+
+class Table(_Record):
+    """All methods, and the SHA-256 of the files that they were read from."""
+
+    files: str
+    methods: tuple[Summary, ...]
+
+
+@cache
+def summaries() -> dict[str, Summary]:
+    """Every method by its name, sorted."""
+    table = Table.model_validate_json(TABLE.read_bytes())
+    if table.files != _files():
+        table = current()
+    return {method.name: method for method in table.methods}
+
+
+def names() -> list[str]:
+    """The name of every method that can be trained, sorted."""
+    return [name for name, summary in summaries().items() if summary.trained]
+
+
+def get(name: str) -> Summary:
+    """The method of that name.
+
+    Raises:
+        NotFound: There is none; the remedy names near matches.
+    """
+    if name not in summaries():
+        raise unknown(name, names())
+    return summaries()[name]
+
+
+def unknown(name: str, known: Sequence[str]) -> NotFound:
+    """What to say of a method that there is not."""
+    near = difflib.get_close_matches(name, known, n=3) or known
+    return NotFound(f"there is no method {name!r}", field="method", remedy=f"use one of {', '.join(near)}")
+
+
+def current() -> Table:
+    """The table as the methods say it now; imports them."""
+    from petl_vit import methods
+
+    return Table(files=_files(), methods=tuple(_summary(method) for method in methods.registered()))
+
+
+def _summary(method: Any) -> Summary:
+    fields = method.model_fields if method.trained else {}
+    return Summary(
+        name=method.name,
+        title=method.title,
+        paper=method.paper,
+        learning_rate=method.learning_rate,
+        trained=method.trained,
+        settings=tuple(_setting(name, field) for name, field in fields.items()),
+    )
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    description, default = field.description or "", field.default
+    if field.annotation in (bool, int, float):
+        kind = field.annotation.__name__
+    else:
+        kind = "str"
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    said = {"name": name, "kind": kind, "default": default, "description": description}
+    return Setting.model_validate(said)
+
+
+def _files() -> str:
+    """Of all files of methods, names and contents."""
+    sha = hashlib.sha256()
+    for path in sorted(_METHODS.glob("*.py")):
+        data = path.read_bytes()
+        sha.update(f"{path.name} {len(data)}\n".encode() + data)
+    return sha.hexdigest()

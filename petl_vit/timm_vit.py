@@ -1,0 +1,193 @@
+"""What timm says that an architecture is, and refusals of what the forward does not compute.
+
+Its model is built without memory for parameters and read, never run.
+"""
+
+import difflib
+from typing import Any
+
+import timm
+import timm.layers as timm_layers
+import torch
+from timm.models import vision_transformer as timm_vit
+from torch import nn
+
+from petl_vit import plain_vits
+from petl_vit.architecture import ACTIVATIONS, Architecture, of_facts
+from petl_vit.backbone import BackboneConfig
+from petl_vit.errors import Unsupported
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.GELU: "gelu",
+    timm_layers.GELUTanh: "gelu_tanh",
+    timm_layers.QuickGELU: "quick_gelu",
+}
+_ANY = (0.5, 0.5, 0.5)
+_MODULES = ("vision_transformer", "deit")
+"""Where timm has plain ViTs."""
+
+
+def read(config: BackboneConfig) -> Architecture:
+    """The architecture that a config names.
+
+    Raises:
+        Unsupported: timm does not have it, or the forward does not compute it.
+    """
+    model = _build(config)
+    _check(config, model)
+    block = model.blocks[0]
+    activation = activation_of(block.mlp.act)
+    assert activation is not None  # checked above
+    return Architecture(
+        name=config.architecture,
+        width=model.embed_dim,
+        depth=len(model.blocks),
+        heads=block.attn.num_heads,
+        hidden=block.mlp.fc1.out_features,
+        patch_size=model.patch_embed.patch_size[0],
+        image_size=config.image_size,
+        class_token=model.cls_token is not None,
+        register_tokens=model.num_reg_tokens,
+        position_of_prefix=not model.no_embed_class,
+        pre_norm=type(model.norm_pre) is not nn.Identity,
+        final_norm="fc_norm" if type(model.norm) is nn.Identity else "norm",
+        pool=model.global_pool,
+        eps=block.norm1.eps,
+        activation=ACTIVATIONS[activation],
+        layer_scale=type(block.ls1) is not nn.Identity,
+        shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
+    )
+
+
+def listed() -> plain_vits.List:
+    """All ViTs of this timm that `petl_vit.plain_vits` describes exactly; takes seconds."""
+    rows: dict[plain_vits.Facts, list[str]] = {}
+    for name in [name for module in _MODULES for name in timm.list_models(module=module)]:
+        facts = _facts(name)
+        if facts is not None:
+            rows.setdefault(facts, []).append(name)
+    found = (plain_vits.Listed(names=tuple(names), facts=facts) for facts, names in rows.items())
+    return plain_vits.List(timm=timm.__version__, vits=tuple(found))
+
+
+def _facts(name: str) -> plain_vits.Facts | None:
+    """What there is to list of an architecture; None where that would not be all of it."""
+    config, arch = _read_quickly(name, {})
+    if arch is None:
+        return None
+    said = {field: getattr(arch, field) for field in plain_vits.Facts.model_fields if hasattr(arch, field)}
+    said["activation"] = next(name for name, what in ACTIVATIONS.items() if what is arch.activation)
+    facts = plain_vits.Facts(qkv_bias="blocks.0.attn.qkv.bias" in arch.shapes, mean_norm=None, **said)
+    pooled_config, pooled = _read_quickly(name, {"global_pool": "avg"})
+    if pooled is not None:
+        mean_pooled = facts.model_copy(update={"pool": "avg", "final_norm": pooled.final_norm})
+        if of_facts(pooled_config, mean_pooled) == pooled:
+            facts = facts.model_copy(update={"mean_norm": pooled.final_norm})
+    return facts if of_facts(config, facts) == arch else None
+
+
+def _read_quickly(
+    name: str, options: dict[str, bool | int | float | str | None]
+) -> tuple[BackboneConfig, Architecture | None]:
+    known = timm.get_pretrained_cfg(name)
+    assert known is not None, f"timm lists {name} and does not know it"
+    # timm's initialisation takes most of the time.
+    options = options | {"weight_init": "skip"}
+    size = known.input_size[-1]
+    config = BackboneConfig(architecture=name, options=options, image_size=size, mean=_ANY, std=_ANY)
+    try:
+        return config, read(config)
+    except Unsupported:
+        return config, None
+
+
+def activation_of(module: nn.Module) -> str | None:
+    """The name of what a module of timm computes, or None if the forward does not."""
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        return "gelu_tanh"
+    return _ACTIVATIONS.get(type(module))
+
+
+def _fail(config: BackboneConfig, what: str) -> Unsupported:
+    return Unsupported(
+        f"architecture {config.architecture!r} is not supported: {what}",
+        field="architecture",
+        remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE, SigLIP)",
+    )
+
+
+def _build(config: BackboneConfig) -> Any:
+    """timm's model without memory for its parameters, or a refusal by name."""
+    name = config.architecture.partition(".")[0]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models("vit_*") + timm.list_models("deit*"), n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models('vit_*')"
+        raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
+    try:
+        with torch.device("meta"):
+            options: dict[str, Any] = {"img_size": config.image_size, **config.options}
+            model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise _fail(config, f"timm cannot build it ({error})") from error
+    if type(model) is not timm_vit.VisionTransformer:
+        raise _fail(config, f"its class is {type(model).__name__}")
+    return model
+
+
+def _check(config: BackboneConfig, model: Any) -> None:
+    """Refuses every variation that the forward does not compute."""
+    identity = nn.Identity
+    if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
+        raise _fail(config, "its patch embedding is not one plain convolution")
+    if model.pos_embed is None:
+        raise _fail(config, "it has no learned position embedding")
+    if model.global_pool not in ("token", "avg", "map") or model.pool_include_prefix:
+        raise _fail(config, f"its pooling is {model.global_pool!r}")
+    norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
+    for block in model.blocks:
+        if type(block) is not timm_vit.Block:
+            raise _fail(config, f"its blocks are {type(block).__name__}")
+        if not _is_plain(block, model.embed_dim):
+            raise _fail(config, "its attention or MLP is not the plain one")
+        norms += [block.norm1, block.norm2]
+    if model.attn_pool is not None:
+        if not _is_plain_pool(model.attn_pool, model.blocks[0], model.embed_dim):
+            raise _fail(config, "its attention pooling is not the plain one")
+        norms.append(model.attn_pool.norm)
+    if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
+        raise _fail(config, "its norms are not LayerNorms with one epsilon")
+    if (type(model.norm) is identity) == (type(model.fc_norm) is identity):
+        raise _fail(config, "it has not exactly one final norm")
+    if activation_of(model.blocks[0].mlp.act) is None:
+        raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
+
+
+def _is_plain(block: Any, width: int) -> bool:
+    """Whether attention and MLP are what the forward computes."""
+    attention, mlp = block.attn, block.mlp
+    return bool(
+        type(attention) is timm_layers.Attention
+        and type(mlp) is timm_layers.Mlp
+        and type(attention.q_norm) is type(attention.norm) is type(mlp.norm) is nn.Identity
+        and attention.gate is None
+        and attention.attn_dim == width
+        and type(mlp.fc1) is nn.Linear
+    )
+
+
+def _is_plain_pool(pool: Any, block: Any, width: int) -> bool:
+    """Whether attention pooling is one projected query over all tokens, and an MLP like the blocks'."""
+    return bool(
+        type(pool) is timm_layers.AttentionPoolLatent
+        and pool.latent_len == 1
+        and pool.pool == "token"
+        and pool.pos_embed is None
+        and type(pool.q) is type(pool.kv) is type(pool.proj) is nn.Linear
+        and type(pool.q_norm) is type(pool.k_norm) is nn.Identity
+        and pool.num_heads == block.attn.num_heads
+        and pool.latent.shape[-1] == pool.kv.in_features == pool.proj.out_features == width
+        and type(pool.mlp) is timm_layers.Mlp
+        and type(pool.mlp.norm) is nn.Identity
+        and type(pool.mlp.fc1) is nn.Linear
+        and activation_of(pool.mlp.act) is activation_of(block.mlp.act)
+    )
