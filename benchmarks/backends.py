@@ -26,8 +26,9 @@ from benchmarks.report import emit, parser, progress
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Row, Term
+from petl_vit.device import has_bf16
 from petl_vit.heads import LinearHead
-from petl_vit.precision import Precision, has_bf16
+from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend

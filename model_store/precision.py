@@ -20,9 +20,10 @@ from model_store.manifest import BackboneRecord
 from model_store.resolution import Member, ResolvedRoute
 from model_store.store import Store
 from petl_vit.batch import Batch, Model
+from petl_vit.device import has_bf16
 from petl_vit.errors import CorollaError, InvalidInput
 from petl_vit.logits import logits_over
-from petl_vit.precision import Precision, has_bf16
+from petl_vit.precision import Precision
 
 _log = logging.getLogger(__name__)
 

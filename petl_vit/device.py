@@ -27,6 +27,14 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bf16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(supported is not None and supported() for supported in known)
+
+
 @contextmanager
 def one_thread(alone: bool) -> Iterator[None]:
     """Operations on a CPU run in the calling thread alone, where waking others costs more than they take off.

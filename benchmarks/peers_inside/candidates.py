@@ -18,7 +18,8 @@ from benchmarks.peers_inside.copies import Copies, merged
 from benchmarks.peers_inside.grouped import Grouped
 from benchmarks.peers_inside.peft_model import PeftModel
 from petl_vit.batch import Batch, Model, Row, Term
-from petl_vit.precision import Precision, has_bf16
+from petl_vit.device import has_bf16
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 
 OURS, AUTO = "corolla", "corolla, auto"

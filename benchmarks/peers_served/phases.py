@@ -20,7 +20,7 @@ from benchmarks.pictures import jpeg
 from benchmarks.report import progress
 from benchmarks.stores import Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all
-from petl_vit.precision import has_bf16
+from petl_vit.device import has_bf16
 from petl_vit.vit import FrozenViT
 
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import backends
 from benchmarks.adapters import backbone
-from petl_vit.precision import has_bf16
+from petl_vit.device import has_bf16
 
 pytestmark = pytest.mark.machine
 

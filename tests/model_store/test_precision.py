@@ -12,8 +12,9 @@ from model_store.resolution import ResolvedRoute, resolve
 from model_store.routes import parse
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.device import has_bf16
 from petl_vit.errors import InvalidInput
-from petl_vit.precision import Precision, has_bf16
+from petl_vit.precision import Precision
 from petl_vit.products import is_weight
 from tests.model_store.real import Real
 
