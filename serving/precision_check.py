@@ -28,6 +28,8 @@ Fallback = Literal["fp32", "refuse"]
 
 _REST_TIMES, _LONGEST_REST_S = 5.0, 10.0
 """While answers are waited for, a pause after a comparison, in times of what it took."""
+_KEPT_S = 30.0
+"""How long the backbone in fp32 stays in memory for a next comparison: loading it costs more than that."""
 
 
 class CheckMetrics(Protocol):
@@ -109,7 +111,7 @@ class PrecisionCheck:
             self._thread.join()
 
     def _run(self) -> None:
-        while (term := self._waiting.get()) is not None and not self._closing.is_set():
+        while (term := self._next()) is not None and not self._closing.is_set():
             if term.digest in self._found:
                 continue
             started = time.monotonic()
@@ -120,8 +122,15 @@ class PrecisionCheck:
                 _log.warning("%s is not compared with fp32: %s", term.full_name, error, exc_info=not expected)
                 self._metrics.precision_checked("failed", None)
             self._rest(time.monotonic() - started)
-            if self._waiting.empty() and not self._beyond:
-                self._exact = None  # gives its memory back
+
+    def _next(self) -> ResolvedTerm | None:
+        """What is loaded next; while nothing is, the backbone in fp32 leaves memory unless it is served."""
+        try:
+            return self._waiting.get(timeout=_KEPT_S)
+        except queue.Empty:
+            if not self._beyond:
+                self._exact = None
+            return self._waiting.get()
 
     def _rest(self, took: float) -> None:
         until = time.monotonic() + min(_REST_TIMES * took, _LONGEST_REST_S)

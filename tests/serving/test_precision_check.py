@@ -144,7 +144,10 @@ def test_one_that_cannot_be_compared_is_counted_and_the_next_one_is_compared(
     assert checked.check.difference(broken.digest) is None
 
 
-def test_the_backbone_in_fp32_leaves_memory_when_nothing_is_left_to_compare(checked: Checked) -> None:
+def test_the_backbone_in_fp32_leaves_memory_when_nothing_is_left_to_compare(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.precision_check._KEPT_S", 0.0)
     checked.check.start(checked.place)
     checked.check.adapter(checked.term("lora"))
     checked.compared(1)
