@@ -8,7 +8,7 @@ tests hold the two executors equal.
 Shapes: B rows, N tokens, D width, H heads, d head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,8 @@ _ALONE = 2**18
 """Elements that an operation goes over, up to which one thread of a CPU is through sooner than two."""
 _ALONE_ATTENTION = 2**22
 """The same of attention, in products of a query with a key, elementwise."""
+_WIDENED = 2**20
+"""Elements of bf16 outputs that are widened for their edits at once."""
 _TO_THE_STREAM = (".proj", ".fc2")
 """Linears whose output is added to the residual stream, and so wanted in its precision."""
 
@@ -229,6 +231,10 @@ class _Run:
         return each.repeat_interleave(x.shape[1] // each.shape[1], dim=1)
 
 
+_Placed = list[tuple[slice, list[tuple[AtSite, _Run]]]]
+"""Slices of rows at a site, in order, and what edits each."""
+
+
 class Sliced:
     """Many adapters at once, each on its own slice of rows, in place, without gradients.
 
@@ -241,7 +247,7 @@ class Sliced:
     def __init__(self, vit: FrozenViT, lanes: Sequence[Lane], params: Params | None = None) -> None:
         self._arch = vit.arch
         self.params: Params = vit.params if params is None else params
-        self._at: dict[str, list[tuple[slice, list[tuple[AtSite, _Run]]]]] = {}
+        self._at: dict[str, _Placed] = {}
         self._branches: dict[str, list[tuple[_Run, Branch]]] = {}
         self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
         self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
@@ -304,21 +310,14 @@ class Sliced:
             return y
         x = x.contiguous()
         with one_thread(self._alone(y, self._widest)):
-            first, last = placed[0][0].start, placed[-1][0].stop
-            edited = y[first:last]
-            target = wide(edited)
-            for rows, edits in placed:
-                if len(edits) == 1:
-                    edit, run = edits[0]
-                    y_rows = run.of(target, first)
-                    edit.apply_(run.of(x), y_rows, run.alpha_of(y_rows))
-                else:  # all read the frozen output, so none may write before all have read
-                    y_rows = target[rows.start - first : rows.stop - first]
-                    y_rows += sum(
-                        _delta(edit, run, x, target, first).reshape(y_rows.shape) for edit, run in edits
-                    )
-            if target is not edited:
-                edited.copy_(target)
+            for part in _parts(placed, y.numel() // len(y)):
+                first, last = part[0][0].start, part[-1][0].stop
+                edited = y[first:last]
+                target = wide(edited)
+                for rows, edits in part:
+                    _apply_(edits, rows, x, target, first)
+                if target is not edited:
+                    edited.copy_(target)
         return y
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -398,6 +397,33 @@ class Sliced:
             for (run, branch), hidden in zip(branches, read, strict=True):
                 branch.join_(run.of(stream), hidden, run.alpha_of(hidden))
         return stream
+
+
+def _parts(placed: _Placed, row: int) -> Iterator[_Placed]:
+    """What is placed at a site, so many rows together as widened stay near a CPU's cores.
+
+    Args:
+        row: Elements of one row of the site's output.
+    """
+    part: _Placed = []
+    for rows, edits in placed:
+        if part and (rows.stop - part[0][0].start) * row > _WIDENED:
+            yield part
+            part = []
+        part.append((rows, edits))
+    yield part
+
+
+def _apply_(edits: list[tuple[AtSite, _Run]], rows: slice, x: Tensor, y: Tensor, first: int) -> None:
+    """Adds the edits of a slice of rows to a site's output y, which begins at row `first`."""
+    if len(edits) == 1:
+        edit, run = edits[0]
+        y_rows = run.of(y, first)
+        return edit.apply_(run.of(x), y_rows, run.alpha_of(y_rows))
+    # All read the frozen output, so none may write before all have read.
+    y_rows = y[rows.start - first : rows.stop - first]
+    y_rows += sum(_delta(edit, run, x, y, first).reshape(y_rows.shape) for edit, run in edits)
+    return None
 
 
 def _delta(edit: AtSite, run: _Run, x: Tensor, y: Tensor, first: int) -> Tensor:
