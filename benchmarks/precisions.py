@@ -5,7 +5,7 @@ null and says why.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -41,18 +41,18 @@ def key(name: str, precision: Precision) -> str:
     """What a figure is called in a precision."""
     if precision is Precision.FP32:
         return name
-    return f"{name.removesuffix('_fp32')}_{precision.value}"
+    own = f"_{precision.value}"
+    return name.replace("_fp32", own) if "_fp32" in name else name + own
 
 
 def figures(found: Mapping[Precision, Figures]) -> dict[str, Value]:
     """The keys of both precisions; null, with a reason, of one that was not measured."""
     names = list(dict.fromkeys(name for of_one in found.values() for name in of_one))
     keys: dict[str, Value] = {key(name, p): found.get(p, {}).get(name) for p in MEASURED for name in names}
-    reasons: dict[str, Value] = {f"{p.value}_reason": _reason(p, found) for p in MEASURED}
+    reasons: dict[str, Value] = {f"{p.value}_reason": None if p in found else reason(p) for p in MEASURED}
     return keys | reasons
 
 
-def _reason(precision: Precision, found: Iterable[Precision]) -> str | None:
-    if precision in found:
-        return None
+def reason(precision: Precision) -> str:
+    """Why a precision was not measured."""
     return NOT_ASKED if precision is Precision.FP32 or has_bf16(CPU) else NO_BF16

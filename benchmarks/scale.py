@@ -25,8 +25,8 @@ from rich.table import Table
 
 from benchmarks import precisions
 from benchmarks.adapters import backbone
-from benchmarks.inprocess import IN_FLIGHT, InProcess, in_process
 from benchmarks.estimate import Estimate
+from benchmarks.inprocess import IN_FLIGHT, InProcess, in_process
 from benchmarks.interleave import Costs, costs, cpu_timed, speed
 from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_terminate
 from benchmarks.stores import Shelf, shelf
