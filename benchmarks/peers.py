@@ -106,6 +106,7 @@ def best_peers(large: Costs | None, theirs: Costs) -> dict[str, Value]:
         theirs: The served ones.
     """
     names = ("over_other_peers_fp32", "over_best_peer_fp32", "over_best_peer")
+    names = (*names, "over_litserve_fp32", "over_torchserve_fp32")
     if large is None:
         return {**dict.fromkeys(names), "over_best_peer_reason": precisions.NOT_ASKED}
     others = dict.fromkeys((PEFT, GROUPED), large)
