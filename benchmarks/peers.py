@@ -10,7 +10,8 @@ alternating phases, every forward on one thread. Each is checked to give our res
 
 over_X: how much faster ours is, median over paired rounds. over_copies_fp32: the merged models, in process.
 over_X_bf16: everybody in bf16, in process; of ours the frozen products are. With both precisions the quick
-run takes about four minutes.
+run may take longer than two minutes. To reach: over_copies_fp32 0.95, over_other_peers_fp32 1, over_best_peer
+1.7, memory_over_copies 0.25 at most.
 over_other_peers_fp32: the least of all others. over_best_peer: the least of all, ours at --precision auto.
 memory_over_copies: backbone and adapters over eight models, the larger of account and resident memory.
 """

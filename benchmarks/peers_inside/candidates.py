@@ -23,7 +23,7 @@ OURS, AUTO = "corolla", "corolla, auto"
 PLAIN, COPIES, PEFT, GROUPED = "timm, no adapter", "merged copies", "peft adapter_names", "group by adapter"
 ROWS = 32
 TOLERANCE = {Precision.FP32: 1e-3, Precision.BF16: 1e-1}
-"""Of the largest logit. All of a peer's forward is in bf16, which moves logits; another adapter moves more."""
+"""Of the largest logit. All of a peer's forward is in bf16, moving logits; another adapter moves more."""
 
 Run = Callable[[], Tensor]
 """The logits [B, C] of the batch."""
