@@ -106,9 +106,9 @@ def best_peers(large: Costs | None, theirs: Costs) -> dict[str, Value]:
         large: In process, at 224 px.
         theirs: The served ones.
     """
-    names = ("over_other_peers_fp32", "over_best_peer_fp32", "over_best_peer")
-    names = (*names, "over_litserve_fp32", "over_torchserve_fp32")
     if large is None:
+        names = ["over_other_peers_fp32", "over_best_peer_fp32", "over_best_peer"]
+        names += ["over_litserve_fp32", "over_torchserve_fp32"]
         return {**dict.fromkeys(names), "over_best_peer_reason": precisions.NOT_ASKED}
     others = dict.fromkeys((PEFT, GROUPED), large)
     others |= {name: theirs for name in (LITSERVE, TORCHSERVE) if name in theirs}
