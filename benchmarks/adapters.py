@@ -1,5 +1,8 @@
 """Random backbones and adapters for measurements; weights do not matter for speed."""
 
+import copy
+from collections.abc import Callable
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.backbone import BackboneConfig
 from petl_vit.heads import LinearHead
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 
 HALF = (0.5, 0.5, 0.5)
@@ -52,3 +56,16 @@ def adapter(name: str, vit: FrozenViT, seed: int, *, on: FrozenViT | None = None
         base_head=base_head(vit),
         task_digest="task",
     )
+
+
+def plain_forward(plain: nn.Module, images: Tensor, precision: Precision) -> Callable[[], Tensor]:
+    """timm's forward of images [B, 3, S, S], everything in a precision; the model is copied for bf16."""
+    if precision is Precision.BF16:
+        plain, images = copy.deepcopy(plain).bfloat16(), images.bfloat16()
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = plain(images)
+            return logits
+
+    return run

@@ -21,7 +21,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.adapters import CLASSES, backbone, base_head, tensors
-from benchmarks.interleave import Costs, cpu_seconds, speed_ratio
+from benchmarks.interleave import Costs, cpu_seconds, speed
+from benchmarks.precisions import CPU, NO_BF16
 from benchmarks.report import emit, parser, progress
 from petl_vit import methods
 from petl_vit.adapter import Adapter
@@ -34,9 +35,7 @@ from petl_vit.vit import FrozenViT
 from serving.backend import Backend, TorchBackend
 from serving.onnx_backend import OnnxBackend
 
-CPU = torch.device("cpu")
 EAGER, FP32, BF16, ONNX = "timm, eager fp32", "torch fp32", "torch bf16", "ONNX Runtime fp32"
-NO_BF16 = "this CPU multiplies in bf16 neither by AVX-512 nor by AMX"
 BATCHES = (1, 8)
 RIDGE = 1e-3
 NOISE = 1.0
@@ -73,9 +72,9 @@ def back_ends(vit: FrozenViT, head: LinearHead, *, emulated: bool = False) -> di
     Args:
         emulated: Take bf16 too where there is no hardware for it.
     """
-    found = {FP32: _torch(vit, head)}
+    found = {FP32: torch_back_end(vit, head)}
     if emulated or has_bf16(CPU):
-        found[BF16] = _torch(vit.in_precision(Precision.BF16), head)
+        found[BF16] = torch_back_end(vit.in_precision(Precision.BF16), head)
     if has_onnx():
         found[ONNX] = _onnx(vit, head)
     return found
@@ -92,7 +91,8 @@ def _onnx(vit: FrozenViT, head: LinearHead) -> Run:
     return _under_lora(backend, vit, head)
 
 
-def _torch(vit: FrozenViT, head: LinearHead) -> Run:
+def torch_back_end(vit: FrozenViT, head: LinearHead) -> Run:
+    """PyTorch's, under one LoRA, in the precision of the backbone."""
     backend = TorchBackend(Slots())
     backend.add_size(vit.arch.image_size, vit)
     return _under_lora(backend, vit, head)
@@ -121,7 +121,7 @@ def _under_lora(backend: Backend, vit: FrozenViT, head: LinearHead) -> Run:
 
 def agreement(vit: FrozenViT, images: int, *, emulated: bool = False) -> tuple[float, float]:
     """The share of images for which every back end answers as fp32 does, and the accuracy of fp32."""
-    head = fitted_head(vit, images)
+    head = fitted_head(vit, *textures(vit.arch.image_size, images, seed=0))
     shown, classes = textures(vit.arch.image_size, images, seed=1)
     found = back_ends(vit, head, emulated=emulated)
     answers = torch.stack([_in_parts(run, shown).argmax(dim=1) for run in found.values()])
@@ -130,11 +130,11 @@ def agreement(vit: FrozenViT, images: int, *, emulated: bool = False) -> tuple[f
     return float(same.float().mean()), float(right.float().mean())
 
 
-def fitted_head(vit: FrozenViT, images: int) -> LinearHead:
-    """A head that tells ten textures apart, by ridge regression on features under the LoRA."""
-    shown, classes = textures(vit.arch.image_size, images, seed=0)
+def fitted_head(vit: FrozenViT, shown: Tensor, classes: Tensor) -> LinearHead:
+    """A head that tells the textures apart, by ridge regression on features under the LoRA."""
     width = vit.arch.width
-    features = _in_parts(_torch(vit, LinearHead(weight=torch.eye(width), bias=torch.zeros(width))), shown)
+    identity = LinearHead(weight=torch.eye(width), bias=torch.zeros(width))
+    features = _in_parts(torch_back_end(vit, identity), shown)
     mean = features.mean(dim=0)
     centred = (features - mean).double()
     ridge = centred.T @ centred + RIDGE * centred.square().mean() * len(centred) * torch.eye(width)
@@ -172,14 +172,14 @@ def main(given: Sequence[str] | None = None) -> None:
     vit, plain = backbone(asked.architecture, asked.image_size)
     found = back_ends(vit, base_head(vit))
     taken = measure(vit, plain, found, rounds)
-    over = {rows: {name: speed_ratio(c, name, EAGER) for name in found} for rows, c in taken.items()}
+    over = {rows: {name: speed(c, name, EAGER) for name in found} for rows, c in taken.items()}
     images = asked.images or (200 if asked.quick else 600)
     agreed, accuracy = agreement(vit, images) if len(found) > 1 else (None, None)
     columns = [f"batch {rows}, {what}" for what in ("CPU ms", "speed / eager") for rows in BATCHES]
     table = Table("back end", *columns, title=f"{asked.architecture}, {asked.image_size} px")
     for name in (EAGER, *found):
         times = [f"{1000 * statistics.median(taken[rows][name]):.1f}" for rows in BATCHES]
-        table.add_row(name, *times, *(f"{over[rows].get(name, 1.0):.3f}" for rows in BATCHES))
+        table.add_row(name, *times, *(str(over[rows].get(name, 1)) for rows in BATCHES))
     best = {rows: max((r for n, r in over[rows].items() if n != FP32), default=None) for rows in BATCHES}
     emit(
         "backends",

@@ -1,9 +1,10 @@
 """Times variants of the same work side by side: round after round, each once, in changing order."""
 
 import random
-import statistics
 import time
 from collections.abc import Callable, Mapping
+
+from benchmarks.estimate import Estimate
 
 Costs = dict[str, list[float]]
 """What every variant cost in every round; rounds are paired."""
@@ -39,10 +40,15 @@ def costs(
     return taken
 
 
-def speed_ratio(taken: Mapping[str, list[float]], variant: str, baseline: str) -> float:
-    """How fast a variant is relative to a baseline: above 1 is faster. Median over paired rounds."""
+def speed(taken: Mapping[str, list[float]], variant: str, baseline: str) -> Estimate:
+    """How fast a variant is relative to a baseline, over paired rounds: above 1 is faster."""
     pairs = zip(taken[baseline], taken[variant], strict=True)
-    return statistics.median(base / ours for base, ours in pairs)
+    return Estimate.of([base / ours for base, ours in pairs])
+
+
+def speed_ratio(taken: Mapping[str, list[float]], variant: str, baseline: str) -> float:
+    """The same without its spread."""
+    return speed(taken, variant, baseline).value
 
 
 def cpu_timed(run: Callable[[], object]) -> Callable[[], float]:

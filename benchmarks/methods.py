@@ -4,77 +4,88 @@
 
 Speed relative to timm's plain forward of the same rows, CPU time, interleaved; 1 is free.
 vpt_deep_50_over_plain: VPT-Deep with 50 prompts a block. slowest_over_plain: the slowest of all but
-VPT-Shallow (which carries tokens) and full.
+VPT-Shallow (which carries tokens) and full. In bf16 (`*_bf16`) all of timm's forward is in bf16; of ours the
+frozen products are.
 """
 
-import argparse
-import json
 import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.adapters import adapter, backbone
-from benchmarks.interleave import cpu_seconds, speed_ratio
+from benchmarks import precisions
+from benchmarks.adapters import adapter, backbone, plain_forward
+from benchmarks.estimate import Estimate
+from benchmarks.interleave import Costs, cpu_seconds, speed
+from benchmarks.report import Figures, Value, emit, parser, progress
 from petl_vit import methods
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.precision import Precision
 
 ROWS = 16
 PLAIN = "timm, no adapter"
 _LEFT_OUT = {"vpt_shallow", "full", "selective"}
 
 
-def measure(architecture: str, image_size: int, rounds: int) -> dict[str, list[float]]:
+def measure(architecture: str, image_size: int, precision: Precision, rounds: int) -> Costs:
     """CPU seconds of timm's forward and of every method's."""
     vit, plain = backbone(architecture, image_size)
+    on = vit.in_precision(precision)
     images = torch.randn(ROWS, 3, image_size, image_size)
-    batch = Batch(vit)
-
-    def run_plain() -> object:
-        with torch.inference_mode():
-            return plain(images)
+    batch = Batch(on)
 
     def run(name: str) -> object:
         return batch.logits(images, rows[name])
 
     rows = {}
     for name in methods.names():
-        model = Model([Term(adapter=adapter(name, vit, 0))])
+        model = Model([Term(adapter=adapter(name, vit, 0, on=on))])
         rows[name] = [Row(image=i, model=model) for i in range(ROWS)]
-    variants = {PLAIN: run_plain} | {name: (lambda name=name: run(name)) for name in rows}
-    return cpu_seconds(variants, rounds=rounds)
+    variants: dict[str, Callable[[], object]] = {PLAIN: plain_forward(plain, images, precision)}
+    variants |= {name: partial(run, name) for name in rows}
+    return cpu_seconds(variants, rounds=rounds, warmup=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--architecture", default="vit_small_patch16_224")
-    parser.add_argument("--image-size", type=int, default=224)
-    arguments = parser.parse_args()
-    taken = measure(arguments.architecture, arguments.image_size, rounds=3 if arguments.quick else 9)
-    ratios = {name: speed_ratio(taken, name, PLAIN) for name in taken}
-    table = Table("method", "CPU ms (median)", "speed / timm", title=f"{ROWS} rows, {arguments.architecture}")
-    for name in sorted(taken, key=lambda name: -ratios[name]):
-        table.add_row(name, f"{1000 * statistics.median(taken[name]):.0f}", f"{ratios[name]:.3f}")
-    Console().print(table)
-    counted = {name: ratio for name, ratio in ratios.items() if name not in {PLAIN, *_LEFT_OUT}}
-    print(
-        json.dumps(
-            {
-                "benchmark": "methods",
-                "architecture": arguments.architecture,
-                "image_size": arguments.image_size,
-                "rows": ROWS,
-                "vpt_deep_50_over_plain": round(ratios["vpt_deep"], 4),
-                "slowest_over_plain": round(min(counted.values()), 4),
-                "slowest": min(counted, key=lambda name: counted[name]),
-                "over_plain": {name: round(ratio, 4) for name, ratio in ratios.items() if name != PLAIN},
-            }
-        )
-    )
+def figures(over: Mapping[str, Estimate]) -> Figures:
+    """The keys of one precision, from every method's speed."""
+    counted = {name: estimate for name, estimate in over.items() if name not in _LEFT_OUT}
+    slowest = min(counted, key=lambda name: counted[name])
+    return {
+        "vpt_deep_50_over_plain": over["vpt_deep"],
+        "slowest_over_plain": counted[slowest],
+        "slowest": slowest,
+        "over_plain": over,
+    }
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    flags = parser(__doc__ or "")
+    precisions.add_flag(flags)
+    flags.add_argument("--architecture", default="vit_small_patch16_224")
+    flags.add_argument("--image-size", type=int, default=224)
+    flags.add_argument("--rounds", type=int)
+    asked = flags.parse_args(given)
+    rounds = asked.rounds or (3 if asked.quick else 9)
+    found, tables = {}, []
+    for precision in precisions.chosen(asked.precision):
+        progress(f"{precision}")
+        taken = measure(asked.architecture, asked.image_size, precision, rounds)
+        over = {name: speed(taken, name, PLAIN) for name in taken if name != PLAIN}
+        found[precision] = figures(over)
+        title = f"{ROWS} rows, {asked.architecture}, {asked.image_size} px, {precision}"
+        table = Table("method", "CPU ms (median)", "speed / timm", title=title)
+        table.add_row(PLAIN, f"{1000 * statistics.median(taken[PLAIN]):.0f}", "1")
+        for name in sorted(over, key=lambda name: over[name], reverse=True):
+            table.add_row(name, f"{1000 * statistics.median(taken[name]):.0f}", str(over[name]))
+        tables.append(table)
+    asked_for: dict[str, Value] = {
+        "architecture": asked.architecture,
+        "image_size": asked.image_size,
+        "rows": ROWS,
+    }
+    emit("methods", tables, asked_for | precisions.figures(found))
 
 
 if __name__ == "__main__":

@@ -5,106 +5,150 @@
 mixed_over_plain: speed of 32 rows of 16 adapters of eight PETL methods, relative to timm's plain forward
 (no adapter) of the same rows; the lower of ViT-S/16 and ViT-B/16 at 224 px. mixed_over_plain_64px: the same
 with ViT-S/16 at 64 px, where overhead shows. n_over_1: the 16 adapters relative to one LoRA, ViT-S/16 at 224.
+mixed_over_products, mixed_over_products_64px: relative to the bare frozen products of the same rows
+(`benchmarks/bare_products.py`), ViT-S/16; what is missing to 1 is attention, norms, activations and edits.
 mixed_over_plain_no_shortcut: ViT-S/16 at 224 against our own forward without edits, which like ours with
 edits computes only the class token in the last block and keeps activations small: what the edits alone cost.
 with_full_over_plain: with two rows under two fully fine-tuned models, each with a forward of its own.
+
+In bf16 (`*_bf16`) all of timm's forward is in bf16; of ours the frozen products are.
+To reach: mixed_over_plain 0.96, mixed_over_plain_64px 0.92, n_over_1 0.95; mixed_over_plain_bf16 0.93,
+mixed_over_plain_64px_bf16 0.80.
 """
 
-import argparse
-import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.adapters import adapter, backbone
-from benchmarks.interleave import cpu_seconds, speed_ratio
+from benchmarks import precisions
+from benchmarks.adapters import adapter, backbone, plain_forward
+from benchmarks.bare_products import BareProducts
+from benchmarks.estimate import Estimate
+from benchmarks.interleave import Costs, cpu_seconds, speed
+from benchmarks.report import Figures, Value, emit, parser, progress
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 
 ROWS, ADAPTERS = 32, 16
 METHODS = ["linear", "bitfit", "ssf", "lora", "adaptformer", "vpt_deep", "repadapter", "convpass"]
-SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 
 PLAIN, MIXED, ONE = "timm, no adapter", "16 adapters", "1 adapter (lora)"
 UNEDITED, FULL = "ours, no adapter", "14 adapters + 2 full models"
+PRODUCTS = "frozen products alone"
+SMALL, TINY, BASE = "ViT-S/16, 224 px", "ViT-S/16, 64 px", "ViT-B/16, 224 px"
 
 
-def models(vit: FrozenViT, names: list[str], count: int) -> list[Model]:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A backbone, and what is timed on it besides timm's plain forward and the mixed batch."""
+
+    architecture: str
+    image_size: int
+    rounds: int
+    others: Sequence[str] = ()
+
+
+def settings(*, quick: bool) -> dict[str, Setting]:
+    """All backbones. Small images are short work, so more rounds are spent on them."""
+    small, base = "vit_small_patch16_224", "vit_base_patch16_224"
+    others = [ONE, PRODUCTS] if quick else [ONE, PRODUCTS, UNEDITED, FULL]
+    return {
+        SMALL: Setting(architecture=small, image_size=224, rounds=3 if quick else 11, others=others),
+        TINY: Setting(architecture=small, image_size=64, rounds=21 if quick else 41, others=[PRODUCTS]),
+        BASE: Setting(architecture=base, image_size=224, rounds=2 if quick else 5),
+    }
+
+
+def models(vit: FrozenViT, names: Sequence[str], count: int, on: FrozenViT) -> list[Model]:
     """So many models of distinct adapters, the methods taking turns."""
     chosen = islice(cycle(names), count)
-    return [Model([Term(adapter=adapter(name, vit, seed))]) for seed, name in enumerate(chosen)]
+    return [Model([Term(adapter=adapter(name, vit, seed, on=on))]) for seed, name in enumerate(chosen)]
 
 
-def rows(found: list[Model]) -> list[Row]:
+def rows(found: Sequence[Model]) -> list[Row]:
     """Row i is image i under model i mod the number of models."""
     return [Row(image=i, model=model) for i, model in zip(range(ROWS), cycle(found), strict=False)]
 
 
-def measure(architecture: str, image_size: int, rounds: int, variants: list[str]) -> dict[str, list[float]]:
+def measure(setting: Setting, precision: Precision) -> Costs:
     """CPU seconds of every variant."""
-    vit, plain = backbone(architecture, image_size)
-    images = torch.randn(ROWS, 3, image_size, image_size)
-    batch = Batch(vit)
+    vit, plain = backbone(setting.architecture, setting.image_size)
+    on = vit.in_precision(precision)
+    images = torch.randn(ROWS, 3, setting.image_size, setting.image_size)
+    batch = Batch(on)
 
-    def run_plain() -> object:
-        with torch.inference_mode():
-            return plain(images)
+    def ours(methods: Sequence[str], count: int, full: int = 0) -> Callable[[], object]:
+        lighter = rows(models(vit, methods, count, on))[: ROWS - full]
+        own = [*lighter, *rows(models(vit, ["full"], full, on))[ROWS - full :]]
+        return lambda: batch.logits(images, own)
 
-    wanted: dict[str, Callable[[], list[Row]]] = {
-        MIXED: lambda: rows(models(vit, METHODS, ADAPTERS)),
-        ONE: lambda: rows(models(vit, ["lora"], 1)),
-        UNEDITED: lambda: rows(models(vit, ["linear"], 1)),
-        FULL: lambda: [*rows(models(vit, METHODS, ADAPTERS - 2))[:-2], *rows(models(vit, ["full"], 2))[-2:]],
+    variants: dict[str, Callable[[], Callable[[], object]]] = {
+        PLAIN: lambda: plain_forward(plain, images, precision),
+        MIXED: lambda: ours(METHODS, ADAPTERS),
+        ONE: lambda: ours(["lora"], 1),
+        UNEDITED: lambda: ours(["linear"], 1),
+        FULL: lambda: ours(METHODS, ADAPTERS - 2, full=2),
+        PRODUCTS: lambda: BareProducts(batch, images).run,
     }
-    made = {name: make() for name, make in wanted.items() if name in variants}
-    runs = {name: (lambda found=found: batch.logits(images, found)) for name, found in made.items()}
-    return cpu_seconds({PLAIN: run_plain} | runs, rounds=rounds, warmup=1)
+    timed = {name: make() for name, make in variants.items() if name in (PLAIN, MIXED, *setting.others)}
+    return cpu_seconds(timed, rounds=setting.rounds, warmup=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds; within two minutes")
-    quick = parser.parse_args().quick
-    small = measure(SMALL, 224, 3 if quick else 11, [MIXED, ONE] if quick else [MIXED, ONE, UNEDITED, FULL])
-    tiny = measure(SMALL, 64, 9 if quick else 41, [MIXED])
-    base = measure(BASE, 224, 1 if quick else 5, [MIXED])
-    table = Table("variant", "CPU ms (median)", "speed / timm", title=f"{ROWS} rows")
-    for title, taken in (("ViT-S/16, 224", small), ("ViT-S/16, 64", tiny), ("ViT-B/16, 224", base)):
-        for name, seconds in taken.items():
-            ratio = speed_ratio(taken, name, PLAIN)
-            table.add_row(f"{title}: {name}", f"{1000 * statistics.median(seconds):.0f}", f"{ratio:.3f}")
-    Console().print(table)
-    over = {"vit_s": speed_ratio(small, MIXED, PLAIN), "vit_b": speed_ratio(base, MIXED, PLAIN)}
-    print(
-        json.dumps(
-            {
-                "benchmark": "mixed",
-                "rows": ROWS,
-                "adapters": ADAPTERS,
-                "methods": METHODS,
-                "threads": torch.get_num_threads(),
-                "mixed_over_plain": round(min(over.values()), 4),
-                "mixed_over_plain_64px": round(speed_ratio(tiny, MIXED, PLAIN), 4),
-                "n_over_1": round(speed_ratio(small, MIXED, ONE), 4),
-                "mixed_over_plain_by_backbone": {name: round(ratio, 4) for name, ratio in over.items()},
-                "mixed_over_plain_no_shortcut": _ratio(small, MIXED, UNEDITED),
-                "with_full_over_plain": _ratio(small, FULL, PLAIN),
-            }
-        )
-    )
+def figures(taken: dict[str, Costs]) -> Figures:
+    """The keys of one precision."""
+    over = {name: speed(costs, MIXED, PLAIN) for name, costs in taken.items()}
+    small, tiny = taken[SMALL], taken[TINY]
+    return {
+        "mixed_over_plain": min(over[SMALL], over[BASE]),
+        "mixed_over_plain_64px": over[TINY],
+        "n_over_1": speed(small, MIXED, ONE),
+        "mixed_over_products": speed(small, MIXED, PRODUCTS),
+        "mixed_over_products_64px": speed(tiny, MIXED, PRODUCTS),
+        "mixed_over_plain_by_backbone": {"vit_s": over[SMALL], "vit_b": over[BASE]},
+        "mixed_over_plain_no_shortcut": _left_out_or(small, MIXED, UNEDITED),
+        "with_full_over_plain": _left_out_or(small, FULL, PLAIN),
+    }
 
 
-def _ratio(taken: dict[str, list[float]], variant: str, baseline: str) -> float | None:
+def _left_out_or(taken: Costs, variant: str, baseline: str) -> Estimate | None:
     """None where the quick run leaves one out."""
-    if variant not in taken or baseline not in taken:
-        return None
-    return round(speed_ratio(taken, variant, baseline), 4)
+    return speed(taken, variant, baseline) if {variant, baseline} <= taken.keys() else None
+
+
+def table(taken: dict[str, Costs], precision: Precision) -> Table:
+    """One row for each variant on each backbone."""
+    shown = Table("variant", "CPU ms (median)", "speed / timm", title=f"{ROWS} rows, {precision}")
+    for title, costs in taken.items():
+        for name, seconds in costs.items():
+            median = 1000 * statistics.median(seconds)
+            shown.add_row(f"{title}: {name}", f"{median:.0f}", str(speed(costs, name, PLAIN)))
+    return shown
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    flags = parser(__doc__ or "")
+    precisions.add_flag(flags)
+    asked = flags.parse_args(given)
+    found, tables = {}, []
+    for precision in precisions.chosen(asked.precision):
+        taken = {}
+        for title, setting in settings(quick=asked.quick).items():
+            progress(f"{precision}: {title}")
+            taken[title] = measure(setting, precision)
+        found[precision] = figures(taken)
+        tables.append(table(taken, precision))
+    asked_for: dict[str, Value] = {
+        "quick": asked.quick,
+        "rows": ROWS,
+        "adapters": ADAPTERS,
+        "methods": ", ".join(METHODS),
+    }
+    emit("mixed", tables, asked_for | precisions.figures(found))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-Figure = float | int | str | bool | None
-Figures = Mapping[str, "Figure | Mapping[str, Figure]"]
+from benchmarks.estimate import Estimate
+
+Figure = float | int | str | bool | Estimate | None
+Value = Figure | Mapping[str, Figure]
+Figures = Mapping[str, Value]
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -39,12 +42,16 @@ def progress(text: str) -> None:
 def emit(name: str, tables: Sequence[Table], figures: Figures, *, packages: Sequence[str] = ()) -> None:
     """Prints the tables for people and, last, the figures with their context as one JSON line.
 
+    Estimates are there by their values, and their spreads under `spread` by the same names.
+
     Args:
         packages: Distributions whose versions matter, besides our own, torch and timm.
     """
     for table in tables:
         Console().print(table)
-    print(json.dumps({"benchmark": name} | _rounded(figures) | context(packages)), flush=True)
+    spreads = _spreads(figures)
+    spread = {"spread": spreads} if spreads else {}
+    print(json.dumps({"benchmark": name} | _rounded(figures) | spread | context(packages)), flush=True)
 
 
 def context(packages: Sequence[str] = ()) -> dict[str, object]:
@@ -76,4 +83,15 @@ def _rounded(figures: Figures) -> dict[str, object]:
 
 
 def _shortened(value: Figure) -> Figure:
-    return round(value, 4) if isinstance(value, float) else value
+    number = value.value if isinstance(value, Estimate) else value
+    return round(number, 4) if isinstance(number, float) else number
+
+
+def _spreads(figures: Figures) -> dict[str, object]:
+    spreads: dict[str, object] = {}
+    for name, value in figures.items():
+        if isinstance(value, Estimate):
+            spreads[name] = _shortened(value.spread)
+        elif isinstance(value, Mapping) and (inner := _spreads(value)):
+            spreads[name] = inner
+    return spreads

@@ -2,11 +2,14 @@
 
     python -m benchmarks.serve --quick
 
-ViT-S/16 at 224 px in fp32, images of 500 x 375 pixels taking turns over eight LoRA adapters, 32 requests in
+ViT-S/16 at 224 px, images of 500 x 375 pixels taking turns over eight LoRA adapters, 32 requests in
 flight, one image each. Two processes with equally many threads take turns: `corolla serve`, measured from
 outside, and one that runs the forwards alone, in as many batches of as many rows as the server just did.
 
 served_over_inprocess: CPU seconds of the process for an image, bare engine over server; 1 is a free server.
+top1_agreement: share of the images whose top class over gRPC is that of fp32 in process, from the same JPEGs:
+ten random textures, with a head fitted to tell them apart. top1_accuracy: how often fp32 is right on them.
+To reach: served_over_inprocess and served_over_inprocess_bf16 0.93, top1_agreement_bf16 0.997.
 """
 
 import multiprocessing
@@ -15,18 +18,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from rich.table import Table
 
+from benchmarks import agreement, precisions
 from benchmarks.adapters import backbone
-from benchmarks.interleave import Costs, costs, speed_ratio
+from benchmarks.agreement import Shown
+from benchmarks.interleave import Costs, costs, speed
 from benchmarks.pictures import jpeg
 from benchmarks.processes import Corolla, corolla
-from benchmarks.report import emit, parser, progress, stop_on_terminate
+from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_terminate
 from benchmarks.stores import TASK, Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all
 from model_store import routes
+from petl_vit.precision import Precision
 from serving.client import Client
 from serving.core import Core
 from serving.engine import Job
@@ -90,17 +97,20 @@ _forward: Callable[[int], object]
 
 
 @contextmanager
-def engine_alone(found: Shelf, threads: int) -> Iterator[Callable[[Sequence[int]], float]]:
+def engine_alone(
+    found: Shelf, precision: Precision, threads: int
+) -> Iterator[Callable[[Sequence[int]], float]]:
     """A fresh process that runs batches through a server's engine and says what CPU time they took."""
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_prepare, initargs=(found, threads)) as process:
+    given = (found, precision, threads)
+    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_prepare, initargs=given) as process:
         yield lambda batches: process.submit(_run, list(batches)).result()
 
 
-def _prepare(found: Shelf, threads: int) -> None:
+def _prepare(found: Shelf, precision: Precision, threads: int) -> None:
     global _forward
     size = found.preprocess.image_size
-    core = Core(found.settings(precision="fp32", threads=threads))
+    core = Core(found.settings(precision=precision.value, threads=threads))
     core.engine.add_size(size, core.loader.vit(size))
     plans = [core.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
     models = [core.bank.models(plan.resolved) for plan in plans]
@@ -121,52 +131,81 @@ def _run(batches: list[int]) -> float:
     return time.process_time() - started
 
 
-def measure(architecture: str, image_size: int, *, requests: int, rounds: int) -> tuple[Costs, float]:
-    """CPU seconds for an image, and the rows of a batch."""
-    vit, _ = backbone(architecture, image_size)
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a server did in one precision.
+
+    Attributes:
+        taken: CPU seconds for an image.
+        rows: Of a batch.
+        agreed: The share of images with the top class of fp32 in process.
+    """
+
+    taken: Costs
+    rows: float
+    agreed: float
+
+
+def measure(found: Shelf, shown: Shown, precision: Precision, *, requests: int, rounds: int) -> Measured:
+    """Starts a server and the process beside it."""
     threads = torch.get_num_threads()
     with (
-        shelf(vit, ["lora"], ADAPTERS) as found,
-        corolla(found, "--precision", "fp32", "--threads", str(threads)) as server,
+        corolla(found, "--precision", precision.value, "--threads", str(threads)) as server,
         Client(server.address, timeout_s=600) as client,
-        engine_alone(found, threads) as forwards,
+        engine_alone(found, precision, threads) as forwards,
     ):
         phases = Phases(server, _asking(client, found), forwards, requests)
         variants = {SERVED: phases.served, BARE: phases.bare}
         taken = costs(variants, rounds=rounds, warmup=1, progress=progress)
-        return taken, requests / len(phases.batches)
+        rows = requests / len(phases.batches)
+        progress(f"{precision}: top classes of {len(shown.jpegs)} images")
+        return Measured(taken=taken, rows=rows, agreed=agreement.share(client, found, shown))
+
+
+def figures(measured: Measured) -> Figures:
+    """The keys of one precision."""
+    return {
+        "served_over_inprocess": speed(measured.taken, SERVED, BARE),
+        "top1_agreement": measured.agreed,
+        "served_ms": 1000 * statistics.median(measured.taken[SERVED]),
+        "inprocess_ms": 1000 * statistics.median(measured.taken[BARE]),
+        "rows_of_a_batch": measured.rows,
+    }
 
 
 def main(given: Sequence[str] | None = None) -> None:
     flags = parser(__doc__ or "")
+    precisions.add_flag(flags)
     flags.add_argument("--architecture", default="vit_small_patch16_224")
     flags.add_argument("--image-size", type=int, default=224)
     flags.add_argument("--requests", type=int, default=64, help="of one phase")
+    flags.add_argument("--images", type=int, help="whose top classes are compared")
     flags.add_argument("--rounds", type=int)
     asked = flags.parse_args(given)
-    rounds = asked.rounds or (3 if asked.quick else 20)
-    taken, rows = measure(asked.architecture, asked.image_size, requests=asked.requests, rounds=rounds)
-    ratio = speed_ratio(taken, SERVED, BARE)
-    title = f"{asked.architecture}, {asked.image_size} px"
-    table = Table("process", "CPU ms an image (median)", "speed / alone", title=title)
-    for name, seconds in taken.items():
-        median = 1000 * statistics.median(seconds)
-        table.add_row(name, f"{median:.1f}", f"{speed_ratio(taken, name, BARE):.3f}")
-    emit(
-        "serve",
-        [table],
-        {
-            "architecture": asked.architecture,
-            "image_size": asked.image_size,
-            "quick": asked.quick,
-            "served_over_inprocess": ratio,
-            "served_ms": 1000 * statistics.median(taken[SERVED]),
-            "inprocess_ms": 1000 * statistics.median(taken[BARE]),
-            "rows_of_a_batch": rows,
-            "in_flight": IN_FLIGHT,
-        },
-        packages=("grpcio",),
-    )
+    rounds = asked.rounds or (4 if asked.quick else 20)
+    vit, _ = backbone(asked.architecture, asked.image_size)
+    progress("answering in process, in fp32")
+    head, shown = agreement.prepared(vit, asked.images or (340 if asked.quick else 1000))
+    found, tables = {}, []
+    with shelf(vit, ["lora"], ADAPTERS, head=head) as store:
+        for precision in precisions.chosen(asked.precision):
+            measured = measure(store, shown, precision, requests=asked.requests, rounds=rounds)
+            found[precision] = figures(measured)
+            title = f"{asked.architecture}, {asked.image_size} px, {precision}"
+            table = Table("process", "CPU ms an image (median)", "speed / alone", title=title)
+            for name, seconds in measured.taken.items():
+                median = 1000 * statistics.median(seconds)
+                table.add_row(name, f"{median:.1f}", str(speed(measured.taken, name, BARE)))
+            tables.append(table)
+    asked_for: dict[str, Value] = {
+        "architecture": asked.architecture,
+        "image_size": asked.image_size,
+        "quick": asked.quick,
+        "in_flight": IN_FLIGHT,
+        "images": len(shown.jpegs),
+        "top1_accuracy": shown.accuracy,
+    }
+    emit("serve", tables, asked_for | precisions.figures(found), packages=("grpcio",))
 
 
 if __name__ == "__main__":

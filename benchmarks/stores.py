@@ -11,6 +11,7 @@ from benchmarks.adapters import CLASSES, HALF, base_head, tensors
 from model_store.manifest import Draft, TaskSpec
 from model_store.store import Store
 from petl_vit import methods
+from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from serving.settings import Settings
@@ -53,13 +54,19 @@ class Shelf:
 
 
 @contextmanager
-def shelf(vit: FrozenViT, names: Sequence[str], count: int) -> Iterator[Shelf]:
-    """A store in a temporary folder with so many adapters, the methods taking turns."""
+def shelf(
+    vit: FrozenViT, names: Sequence[str], count: int, *, head: LinearHead | None = None
+) -> Iterator[Shelf]:
+    """A store in a temporary folder with so many adapters, the methods taking turns.
+
+    Args:
+        head: Of all adapters; None means a random one for each.
+    """
     with TemporaryDirectory(prefix="corolla-bench-") as folder:
-        yield _filled(Path(folder), vit, list(islice(cycle(names), count)))
+        yield _filled(Path(folder), vit, list(islice(cycle(names), count)), head)
 
 
-def _filled(folder: Path, vit: FrozenViT, chosen: list[str]) -> Shelf:
+def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | None) -> Shelf:
     store = Store.open(str(folder / "store"))
     backbone = store.put_backbone("bench", vit.config, vit.params, "random")
     preprocess = Preprocess(image_size=vit.arch.image_size, mean=HALF, std=HALF)
@@ -76,5 +83,5 @@ def _filled(folder: Path, vit: FrozenViT, chosen: list[str]) -> Shelf:
             backbone_digest=backbone.digest,
             task_digest=task.digest,
         )
-        store.publish(draft, tensors(method, vit, seed))
+        store.publish(draft, tensors(method, vit, seed) | (head.tensors() if head else {}))
     return Shelf(folder=folder, adapters=adapters, preprocess=preprocess)

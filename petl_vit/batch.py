@@ -144,20 +144,20 @@ class Batch:
         patches = self.vit.patches(images, self.vit.params)
         in_order = sorted(range(len(rows)), key=lambda i: rows[i].model.order)
         for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
-            for part in self._parts(list(members)):
-                part = _adapters_together([rows[i].model for i in part], part)
+            together = list(members)
+            for run in self.parts(len(together)):
+                part = _adapters_together([rows[i].model for i in together[run]], together[run])
                 features = self._features(images, patches, [rows[i] for i in part])
                 models = [rows[i].model for i in part]
                 for i, row_logits in zip(part, logits_of(features, models), strict=True):
                     answers[i] = row_logits
         return [answer for answer in answers if answer is not None]
 
-    def _parts(self, members: list[int]) -> list[list[int]]:
+    def parts(self, rows: int) -> list[slice]:
         """Sorted rows as runs of about equal length, none too large for one forward."""
-        most = self._rows_at_once()
-        count = ceil(len(members) / most)
-        size = ceil(len(members) / count)
-        return [members[start : start + size] for start in range(0, len(members), size)]
+        count = ceil(rows / self._rows_at_once())
+        size = ceil(rows / count)
+        return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _rows_at_once(self) -> int:
         arch = self.vit.arch

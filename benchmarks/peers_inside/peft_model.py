@@ -22,9 +22,12 @@ class PeftModel:
     Args:
         plain: timm's model with a head; it is copied.
         loras: The tensors of the method `lora` and its head, of each adapter.
+        dtype: Of everything.
     """
 
-    def __init__(self, plain: nn.Module, loras: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self, plain: nn.Module, loras: Sequence[Mapping[str, Tensor]], dtype: torch.dtype = torch.float32
+    ) -> None:
         rank = next(t.shape[1] for name, t in loras[0].items() if name.endswith("lora_a"))
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"], modules_to_save=["head"])
         self._model = get_peft_model(copy.deepcopy(plain), config, adapter_name="0")
@@ -32,7 +35,7 @@ class PeftModel:
             self._model.add_adapter(str(number), config)
         for number, lora in enumerate(loras):
             self._fill(str(number), lora)
-        self._model.eval().requires_grad_(False)
+        self._model.eval().requires_grad_(False).to(dtype)
 
     @torch.inference_mode()
     def logits(self, images: Tensor, which: Sequence[int]) -> Tensor:

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.adapters import backbone, tensors
-from benchmarks.backends import CPU
 from benchmarks.interleave import Costs, costs
 from benchmarks.peers_inside.candidates import AUTO, OURS, check_same
 from benchmarks.peers_inside.copies import merged
@@ -17,6 +16,7 @@ from benchmarks.peers_served import servers
 from benchmarks.peers_served.models import Models
 from benchmarks.peers_served.servers import LITSERVE, TORCHSERVE, Served
 from benchmarks.pictures import jpeg
+from benchmarks.precisions import CPU
 from benchmarks.report import progress
 from benchmarks.stores import Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all

@@ -3,6 +3,7 @@ import json
 import pytest
 from rich.table import Table
 
+from benchmarks.estimate import Estimate
 from benchmarks.report import emit, parser
 
 
@@ -18,6 +19,16 @@ def test_the_figures_are_one_json_line_after_the_tables(capsys: pytest.CaptureFi
         {"x": None},
         "none",
     )
+
+
+def test_estimates_are_values_and_their_spreads_lie_beside_them(capsys: pytest.CaptureFixture[str]) -> None:
+    ratio = Estimate(value=1 / 3, spread=0.01)
+
+    emit("thing", [], {"ratio": ratio, "by": {"x": ratio, "count": 3}, "left_out": None})
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ratio"], found["by"]["x"]) == (0.3333, 0.3333)
+    assert found["spread"] == {"ratio": 0.01, "by": {"x": 0.01}}
 
 
 def test_help_shows_the_benchmark_s_own_text(capsys: pytest.CaptureFixture[str]) -> None:

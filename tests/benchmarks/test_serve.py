@@ -9,10 +9,14 @@ pytestmark = pytest.mark.machine
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    found = figures(serve.main, "--image-size", "32", "--requests", "8", "--rounds", "2")
+    found = figures(serve.main, "--image-size", "32", "--requests", "8", "--rounds", "2", "--images", "40")
 
     assert isinstance(found["served_over_inprocess"], float)
     assert found["rows_of_a_batch"] >= 1
+    assert found["top1_agreement"] == 1.0
+    assert isinstance(found["served_over_inprocess_bf16"], float) or found["bf16_reason"]
+    assert found["top1_agreement_bf16"] is None or found["top1_agreement_bf16"] > 0.9
+    assert isinstance(found["spread"]["served_over_inprocess"], float)
 
 
 def test_rows_are_shared_over_batches_as_evenly_as_can_be() -> None:
