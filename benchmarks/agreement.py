@@ -17,7 +17,8 @@ from benchmarks.backends import fitted_head, textures, torch_back_end
 from benchmarks.stores import TASK, Shelf
 from benchmarks.traffic import ask_all
 from petl_vit.heads import LinearHead
-from petl_vit.preprocess import Preprocess, preprocess
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
 from serving.client import Client
 

@@ -60,8 +60,8 @@ class Resident:
     pinned: bool
     rows_in_use: int
     last_used_at: float
-    exact: bool
-    bf16_difference: float | None
+    exact: bool = False
+    bf16_difference: float | None = None
 
 
 @dataclass(eq=False, kw_only=True)
