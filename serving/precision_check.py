@@ -21,6 +21,7 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Model, Term
 from petl_vit.device import one_thread
 from petl_vit.errors import CorollaError, Unsupported
+from serving import process
 
 _log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class PrecisionCheck:
         except queue.Empty:
             if not self._beyond:
                 self._exact = None
+                process.give_back()
             return self._waiting.get()
 
     def _rest(self, took: float) -> None:

@@ -1,6 +1,6 @@
 """What `corolla serve` sets for its own process: how much memory the libraries below it keep for later.
 
-A program that runs a `Server` or a `Core` of its own is left as it is: only the command calls this.
+A program that runs a `Server` or a `Core` of its own keeps its limits: only the command sets these.
 """
 
 import ctypes
@@ -51,6 +51,11 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """Returns memory that the C library holds and nobody uses to the system, where the library can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
