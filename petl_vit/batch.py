@@ -67,17 +67,18 @@ class Model:
         self.digests = tuple(term.adapter.digest for term in self.terms)
         self.key = tuple((term.adapter.digest, term.alpha) for term in self.terms)
         self.edited = tuple(term for term in self.terms if term.alpha != 0)  # at 0 the backbone is as it was
+        self.stack = tuple(term.adapter.digest for term in self.edited)  # rows of one need their edits once
         sets = [term.adapter.edits for term in self.edited]
         self.dense = any(edits.dense for edits in sets)
         self.tokens = sum(edits.extra_tokens for edits in sets)
         self.first_block = min((edits.first_block for edits in sets), default=inf)
         forms = tuple(edits.form for edits in sets)
-        alone = self.key if self.dense else self.digests if NO_FORM in forms else ()
+        alone = self.key if self.dense else self.stack if NO_FORM in forms else ()
         self.form = (forms, alone)
         prompted = any(edits.prefixes for edits in sets)
         exact = (term.adapter.exact_on for term in self.terms)
         self.exact_on = next((vit for vit in exact if vit is not None), None)
-        self.order = (self.tokens, self.first_block, self.dense, prompted, self.form, self.digests)
+        self.order = (self.tokens, self.first_block, self.dense, prompted, self.form)
 
     @cached_property
     def head(self) -> Head:
@@ -142,7 +143,7 @@ class Batch:
     def _logits(self, images: Tensor, rows: Sequence[Row]) -> list[Tensor]:
         answers: list[Tensor | None] = [None] * len(rows)
         patches = self.vit.patches(images, self.vit.params)
-        in_order = sorted(range(len(rows)), key=lambda i: rows[i].model.order)
+        in_order = sorted(range(len(rows)), key=lambda i: (rows[i].model.order, rows[i].model.stack))
         for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
             together = list(members)
             for run in self.parts(len(together)):
@@ -199,15 +200,15 @@ class Batch:
         """Lanes until the next call: one for each term of rows whose adapters stack, equally many each."""
         self._slots.take_back()
         lanes, start = [], 0
-        times = Counter(row.model.digests for row in rows)
-        for _, run in groupby(rows, key=lambda row: (row.model.form, times[row.model.digests])):
+        times = Counter(row.model.stack for row in rows)
+        for _, run in groupby(rows, key=lambda row: (row.model.form, times[row.model.stack])):
             models = [row.model for row in run]
             where = slice(start, start + len(models))
             start += len(models)
             if models[0].dense:
                 lanes += self._dense_lanes(where, models[0])
                 continue
-            each = [next(same) for _, same in groupby(models, key=lambda model: model.digests)]
+            each = [next(same) for _, same in groupby(models, key=lambda model: model.stack)]
             for position in range(len(models[0].edited)):
                 adapters = [model.edited[position].adapter for model in each]
                 alphas = [model.edited[position].alpha for model in models]
@@ -265,16 +266,12 @@ def _adapters_together(models: Sequence[Model], indices: list[int]) -> list[int]
 
     Adapters with equally many rows stack, each once, however many rows it has.
     """
-    times = Counter(model.digests for model in models)
+    times = Counter(model.stack for model in models)
     found = sorted(
-        zip(models, indices, strict=True), key=lambda pair: _place(pair[0], times[pair[0].digests])
+        zip(models, indices, strict=True),
+        key=lambda pair: (pair[0].order, times[pair[0].stack], pair[0].stack),
     )
     return [index for _, index in found]
-
-
-def _place(model: Model, times: int) -> tuple[object, ...]:
-    *order, digests = model.order
-    return (*order, times, digests)
 
 
 def _unfoldable(edits: EditSet) -> EditSet:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from petl_vit.edits import fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors import Functional, Sliced
 from petl_vit.heads import LinearHead
+from petl_vit.slots import Slots
+from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative
 
@@ -36,6 +39,42 @@ def test_mixed_rows_equal_each_row_alone(kind: str) -> None:
     for row, found in zip(rows, together, strict=True):
         alone = Batch(vit).logits(images[row.image : row.image + 1], [Row(image=0, model=row.model)])[0]
         assert relative(found, alone) <= 1e-5
+
+
+def _sum(vit: FrozenViT, *terms: tuple[str, int, float]) -> Model:
+    """A sum of adapters by method, seed and alpha."""
+    return Model([Term(adapter=adapter_of(name, vit, seed), alpha=alpha) for name, seed, alpha in terms])
+
+
+@pytest.mark.parametrize("kind", ["plain", "dinov2"])
+@pytest.mark.parametrize("aliased", [True, False], ids=["aliased", "stacked"])
+def test_adapters_with_several_rows_at_several_alphas_answer_each_as_alone(kind: str, aliased: bool) -> None:
+    vit, _ = family(kind, dtype=torch.float64)
+    images = images_of(vit)
+    times = (1, 2, 2, 3)  # rows of each of four adapters of every method: those with two stack
+    alphas = itertools.cycle((1.0, 0.3, 0.7, 0.0))
+    rows = [
+        Row(image=i % len(images), model=_sum(vit, (name, seed, next(alphas))))
+        for name in NAMES
+        for seed, count in enumerate(times)
+        for i in range(count)
+    ]
+    soups = [
+        _sum(vit, ("lora", 0, 1.0), (other, seed, 0.4))
+        for other in ("vpt_deep", "convpass")
+        for seed in (1, 2)
+    ]
+    # The same two adapters, of which now one and now the other edits nothing.
+    for name in ("lora", "vqt"):
+        soups += [_sum(vit, (name, 0, a), (name, 1, b)) for a, b in ((0.0, 1.0), (1.0, 0.0), (0.5, 0.5))]
+    rows += [Row(image=i % len(images), model=soup) for soup in soups for i in range(2)]
+    random.Random(3).shuffle(rows)
+
+    together = Batch(vit, slots=Slots(aliased=aliased)).logits(images, rows)
+
+    for row, found in zip(rows, together, strict=True):
+        (alone,) = Batch(vit).logits(images[row.image : row.image + 1], [Row(image=0, model=row.model)])
+        assert relative(found, alone) <= 1e-9, row.model.key
 
 
 def test_frozen_rows_are_not_touched_by_their_neighbours() -> None:
