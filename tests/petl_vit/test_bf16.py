@@ -4,7 +4,6 @@ Each test runs with plain bf16 weights and, where the CPU multiplies by them, wi
 """
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 PACS, DEIT = DATA / "pacs112.zip", DATA / "deit_tiny_patch16_224.fp16.safetensors"
 
 ALPHAS = (1.0, 0.3)
-LARGEST = 1.5e-2
+LARGEST = 2e-2
 """Change of any logit or feature, relative to the largest: docs/performance.md."""
 MEAN = {"plain": 2.2e-3, "mean-pooled": 1.4e-3, "dinov2": 8e-4, "clip": 1.2e-3, "siglip": 1.8e-3}
 """Mean change over all methods, between those measured with a float32 and with a bf16 stream."""
@@ -180,14 +179,18 @@ def photos() -> Photos:
     return Photos()
 
 
-def all_answers(on: FrozenViT, photos: Photos) -> Sequence[Tensor]:
-    found = (model(name, alpha, on, photos.vit) for name in photos.methods for alpha in ALPHAS)
-    return [answers(on, photos.images, one) for one in found]
-
-
 def test_real_images_are_answered_as_in_fp32_and_as_alone(photos: Photos) -> None:
-    fast = photos.vit.in_precision(Precision.BF16)
-    for found, expected in zip(all_answers(fast, photos), all_answers(photos.vit, photos), strict=True):
-        assert relative(found, expected) <= LARGEST
+    fast, images = photos.vit.in_precision(Precision.BF16), photos.images
+    models = [model(name, alpha, fast, photos.vit) for name in photos.methods for alpha in ALPHAS]
+    answered = [answers(fast, images, one) for one in models]
+    for one, found in zip(models, answered, strict=True):
+        (term,) = one.terms
+        name = term.adapter.digest.rpartition("-")[0]
+        expected = answers(photos.vit, images, model(name, term.alpha, photos.vit, photos.vit))
+        assert relative(found, expected) <= LARGEST, (name, term.alpha)
         sure = decided(expected, LARGEST)
-        assert torch.equal(found.argmax(1)[sure], expected.argmax(1)[sure])
+        assert torch.equal(found.argmax(1)[sure], expected.argmax(1)[sure]), (name, term.alpha)
+    whole, expected = models[:: len(ALPHAS)], answered[:: len(ALPHAS)]  # alphas beside each other: 1 %
+    rows = [Row(image=i % len(images), model=whole[i % len(whole)]) for i in range(4 * len(whole))]
+    for i, found in enumerate(Batch(fast).logits(images, rows)):
+        assert relative(found, expected[i % len(whole)][rows[i].image]) <= COMPANY
