@@ -23,6 +23,7 @@ from model_store.loading import Loader, models
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
+from petl_vit.precision import Precision
 from petl_vit.preprocess import preprocess
 from serving.client import AdminClient, RequestFailed
 from serving.settings import Settings
@@ -32,6 +33,8 @@ CLIENTS = 4
 ADAPTERS = 64
 SLOTS = 8
 IMAGES = 4
+TOLERANCE = {Precision.FP32: 1e-4, Precision.BF16: 1e-3}
+"""What the rows beside one may change of its logits, relative to the largest."""
 SECONDS = float(os.environ.get("CHURN_S", "60"))
 RANKED = ("lora", "adaptformer", "houlsby", "pfeiffer", "convpass", "repadapter", "fact_tt", "fact_tk")
 RANKS = (2, 4, 6, 12)
@@ -77,8 +80,8 @@ def routes_of(names: list[str]) -> list[str]:
 class Reference:
     """Answers from the store, a row at a time."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._loader = world, Loader(world.store, world.backbone)
+    def __init__(self, world: World, precision: Precision) -> None:
+        self._world, self._loader = world, Loader(world.store, world.backbone, precision=precision)
         self._batch = Batch(self._loader.vit(SIZE))
         self._images = [preprocess(encoded(i), PREPROCESS) for i in range(IMAGES)]
         self._adapters: dict[str, Adapter] = {}
@@ -121,34 +124,50 @@ def relative(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-class Churn:
-    """A world of many adapters and what its routes must answer."""
+def distance(a: Expected, b: Expected) -> float:
+    """On the image whose answers are nearest."""
+    return min(relative(a.logits[[i]], b.logits[[i]]) for i in range(IMAGES))
 
-    def __init__(self, folder: Path) -> None:
+
+class Churn:
+    """A world of many adapters and what its routes must answer, each unlike every other."""
+
+    def __init__(self, folder: Path, precision: Precision) -> None:
+        self.precision, self.tolerance = precision, TOLERANCE[precision]
         self.world = World.make(folder / "store")
         self.names = publish_all(self.world)
-        reference = Reference(self.world)
-        self.expected = [reference(text) for text in routes_of(self.names)]
+        reference = Reference(self.world, precision)
+        self.expected = list[Expected]()
+        for found in map(reference, routes_of(self.names)):
+            if all(distance(found, other) > 10 * self.tolerance for other in self.expected):
+                self.expected.append(found)
         self.bank_bytes = reference.size() // 3
 
-    def settings(self, **changes: object) -> Settings:
-        return self.world.settings(slots=SLOTS, bank_bytes=self.bank_bytes, max_batch_rows=16, **changes)
+    def settings(self) -> Settings:
+        return self.world.settings(
+            slots=SLOTS,
+            bank_bytes=self.bank_bytes,
+            max_batch_rows=16,
+            precision=str(self.precision),
+            device="cpu",
+        )
 
 
 @pytest.fixture(scope="module")
 def churn(tmp_path_factory: pytest.TempPathFactory) -> Churn:
-    return Churn(tmp_path_factory.mktemp("churn"))
+    return Churn(tmp_path_factory.mktemp("churn"), Precision.FP32)
+
+
+@pytest.fixture(scope="module")
+def churn_in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Churn:
+    return Churn(tmp_path_factory.mktemp("churn"), Precision.BF16)
 
 
 class Traffic:
-    """Clients and an administrator, for some seconds and until enough was answered.
+    """Clients and an administrator, for some seconds and until enough was answered."""
 
-    Args:
-        bound: How far logits may be off, relative to the largest one of their answer.
-    """
-
-    def __init__(self, churn: Churn, running: Running, seconds: float, *, bound: float = 1e-4) -> None:
-        self._churn, self._running, self._bound = churn, running, bound
+    def __init__(self, churn: Churn, running: Running, seconds: float) -> None:
+        self._churn, self._running = churn, running
         self._end, self._enough = time.monotonic() + seconds, 4 * seconds
         self.answers: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
@@ -195,7 +214,7 @@ class Traffic:
             self.problems.append(f"{expected.text} was answered by {answer.route}")
         found = centred(np.log([list(result.probabilities) for result in answer.results]))
         difference = relative(found, expected.logits[images])
-        if not difference <= self._bound:
+        if not difference <= self._churn.tolerance:
             self.problems.append(f"{expected.text}: off by {difference:.2g}")
 
     def _administer(self, chance: random.Random) -> None:
@@ -256,15 +275,13 @@ class Traffic:
             self.problems.append(f"{size} bytes are registered, {slots} slots are taken")
 
 
-def test_the_references_tell_each_other_apart(churn: Churn) -> None:
+@pytest.mark.parametrize("kind", ["churn", "churn_in_bf16"])
+def test_the_references_tell_each_other_apart(kind: str, request: pytest.FixtureRequest) -> None:
     """So that an answer of another adapter would be noticed, by a wide margin."""
-    closest = min(
-        relative(a.logits[[i]], b.logits[[i]])
-        for n, a in enumerate(churn.expected)
-        for b in churn.expected[:n]
-        for i in range(IMAGES)
-    )
-    assert closest > 1e-3
+    churn: Churn = request.getfixturevalue(kind)
+    closest = min(distance(a, b) for n, a in enumerate(churn.expected) for b in churn.expected[:n])
+    assert closest > 10 * churn.tolerance
+    assert len(churn.expected) > len(routes_of(churn.names)) / 2
 
 
 @pytest.mark.slow
@@ -273,6 +290,15 @@ def test_the_references_tell_each_other_apart(churn: Churn) -> None:
 )
 def test_no_cross_talk_under_churn(churn: Churn, aliased: bool, seconds: float) -> None:
     """Slots are the adapters themselves, as on a CPU, or copies of them in stacks, as on a GPU."""
+    check_no_cross_talk(churn, aliased, seconds)
+
+
+@pytest.mark.slow
+def test_no_cross_talk_under_churn_in_bf16(churn_in_bf16: Churn) -> None:
+    check_no_cross_talk(churn_in_bf16, aliased=True, seconds=SECONDS / 10)
+
+
+def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
     running = Running(churn.settings())
     running.server.core.slots._aliased = aliased
     with running:

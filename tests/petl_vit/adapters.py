@@ -43,11 +43,12 @@ def images_of(vit: FrozenViT, count: int = 3, seed: int = 7) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(vit.dtype)
 
 
-def adapter_of(name: str, vit: FrozenViT, seed: int = 0) -> Adapter:
-    return adapter_with(method_of(name), vit, seed)
+def adapter_of(name: str, vit: FrozenViT, seed: int = 0, *, start: FrozenViT | None = None) -> Adapter:
+    return adapter_with(method_of(name), vit, seed, start=start)
 
 
-def adapter_with(method: Method, vit: FrozenViT, seed: int = 0) -> Adapter:
+def adapter_with(method: Method, vit: FrozenViT, seed: int = 0, *, start: FrozenViT | None = None) -> Adapter:
+    """An adapter on a backbone; its tensors start from `start`, by default from the same backbone."""
     generator = torch.Generator().manual_seed(seed + 100)
     width = vit.arch.width
     base = LinearHead.init(CLASSES, width, torch.Generator().manual_seed(1))
@@ -55,7 +56,7 @@ def adapter_with(method: Method, vit: FrozenViT, seed: int = 0) -> Adapter:
     return Adapter.load(
         digest=f"{method.name}-{seed}",
         method=method,
-        tensors=random_tensors(method, vit, seed) | head.tensors(),
+        tensors=random_tensors(method, start or vit, seed) | head.tensors(),
         vit=vit,
         base_head=base.to(device=vit.device, dtype=vit.dtype),
         task_digest="task",
