@@ -80,13 +80,19 @@ class Affine:
         return _scaled(delta.expand_as(y), alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
-        """y += delta, in one or two passes over y; for inference."""
-        if alpha is None and self.scale is not None and self.shift is not None:
-            torch.addcmul(_like(self.shift, y), y, _like(self.scale, y), out=y)
-        elif alpha is None and self.scale is None and self.shift is not None:
-            y.add_(_like(self.shift, y))
-        else:
-            y.add_(self.delta(x, y, alpha))
+        """y += delta in one pass over y, the same whether alpha is 1 or None; for inference."""
+        scale = None if self.scale is None else _like(self.scale, y)
+        shift = None if self.shift is None else _like(self.shift, y)
+        if alpha is not None:
+            factor = alpha if y.dim() == 3 else alpha.flatten(1)
+            scale = None if scale is None else torch.lerp(torch.ones_like(scale), scale, factor)
+            shift = None if shift is None else shift * factor
+        if scale is not None and shift is not None:
+            torch.addcmul(shift, y, scale, out=y)
+        elif scale is not None:
+            y.mul_(scale)
+        elif shift is not None:
+            y.add_(shift)
 
     def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
         """Adds alpha times this edit's weight change to `weights`, which start as the frozen ones."""
