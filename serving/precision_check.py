@@ -29,8 +29,8 @@ Fallback = Literal["fp32", "refuse"]
 
 _REST_TIMES, _LONGEST_REST_S = 5.0, 10.0
 """While answers are waited for, a pause after a comparison, in times of what it took."""
-_KEPT_S = 30.0
-"""How long the backbone in fp32 stays in memory for a next comparison: loading it costs more than that."""
+_GATHER_S = 2.0
+"""How long what is loaded gathers before it is compared: the backbone in fp32 is loaded for all of it once."""
 
 
 class CheckMetrics(Protocol):
@@ -112,27 +112,35 @@ class PrecisionCheck:
             self._thread.join()
 
     def _run(self) -> None:
-        while (term := self._next()) is not None and not self._closing.is_set():
-            if term.digest in self._found:
-                continue
-            started = time.monotonic()
-            try:
-                self._compare(term)
-            except Exception as error:  # the adapter is served as before, and the next one compared
-                expected = isinstance(error, CorollaError)
-                _log.warning("%s is not compared with fp32: %s", term.full_name, error, exc_info=not expected)
-                self._metrics.precision_checked("failed", None)
-            self._rest(time.monotonic() - started)
+        while (term := self._waiting.get()) is not None:
+            if self._closing.wait(_GATHER_S):
+                return
+            while term is not None and not self._closing.is_set():
+                if term.digest not in self._found:
+                    self._try(term)
+                try:
+                    term = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+            if term is None or self._closing.is_set():
+                return
+            self._release()
 
-    def _next(self) -> ResolvedTerm | None:
-        """What is loaded next; while nothing is, the backbone in fp32 leaves memory unless it is served."""
+    def _try(self, term: ResolvedTerm) -> None:
+        started = time.monotonic()
         try:
-            return self._waiting.get(timeout=_KEPT_S)
-        except queue.Empty:
-            if not self._beyond:
-                self._exact = None
-                process.give_back()
-            return self._waiting.get()
+            self._compare(term)
+        except Exception as error:  # the adapter is served as before, and the next one compared
+            expected = isinstance(error, CorollaError)
+            _log.warning("%s is not compared with fp32: %s", term.full_name, error, exc_info=not expected)
+            self._metrics.precision_checked("failed", None)
+        self._rest(time.monotonic() - started)
+
+    def _release(self) -> None:
+        """Lets go of the backbone in fp32 where nothing is served in it."""
+        if not self._beyond:
+            self._exact = None
+            process.give_back()
 
     def _rest(self, took: float) -> None:
         until = time.monotonic() + min(_REST_TIMES * took, _LONGEST_REST_S)

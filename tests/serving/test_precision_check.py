@@ -61,6 +61,11 @@ class Checked:
         return [result for result, _ in self.results.seen]
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.precision_check._GATHER_S", 0.0)
+
+
 @pytest.fixture
 def checked(world: World) -> Iterator[Checked]:
     made = Checked(world)
@@ -145,9 +150,8 @@ def test_one_that_cannot_be_compared_is_counted_and_the_next_one_is_compared(
 
 
 def test_the_backbone_in_fp32_leaves_memory_when_nothing_is_left_to_compare(
-    checked: Checked, monkeypatch: pytest.MonkeyPatch
+    checked: Checked,
 ) -> None:
-    monkeypatch.setattr("serving.precision_check._KEPT_S", 0.0)
     checked.check.start(checked.place)
     checked.check.adapter(checked.term("lora"))
     checked.compared(1)
