@@ -19,6 +19,9 @@ activations of one forward of as many rows as it may have, in one block (the str
 of the width each, and queries, keys and values or the hidden layer, in fp32, though bf16 needs less); and the
 images of all callers, preprocessed, with as many decoded as there are threads for it.
 rss_swing_mib: the most less the least that was resident.
+
+In bf16 the server is warm once every adapter was compared with fp32. Until then, for some seconds after
+adapters were loaded, the backbone in fp32 is in memory beside the one that serves.
 """
 
 import multiprocessing
@@ -42,6 +45,7 @@ from serving.settings import Settings
 REPEATS = 3
 METHODS = ["linear", "bitfit", "ssf", "lora", "adaptformer", "vpt_deep", "repadapter", "convpass"]
 _MIB = 2**20
+_LONGEST_CHECK_S = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +119,23 @@ def under_load(found: Shelf, arch: Architecture, precision: str, *, warm_s: floa
         started = int(process.memory_info().rss)
         with asked(server.address, found.adapters) as answered:
             sizes(process, warm_s)
+            if precision == "bf16":
+                _wait_until_compared(server, process, len(found.adapters))
             before = sum(answered)
             taken = sizes(process, seconds)
             images = sum(answered) - before
         return Running(
             torch=torch_alone, started=started, sizes=taken, account=_account(server, arch), images=images
         )
+
+
+def _wait_until_compared(server: Corolla, process: psutil.Process, adapters: int) -> None:
+    """Until every adapter was compared with fp32, for which the backbone is in memory in fp32, too."""
+    for _ in range(_LONGEST_CHECK_S):
+        sizes(process, 1.0)
+        if server.value("corolla_precision_difference_ratio_count") >= adapters:
+            break
+    sizes(process, 12.0)  # the longest pause after a comparison, and the release
 
 
 def _account(server: Corolla, arch: Architecture) -> dict[str, int]:

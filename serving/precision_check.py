@@ -30,7 +30,7 @@ Fallback = Literal["fp32", "refuse"]
 _REST_TIMES, _LONGEST_REST_S = 5.0, 10.0
 """While answers are waited for, a pause after a comparison, in times of what it took."""
 _GATHER_S = 2.0
-"""How long what is loaded gathers before it is compared: the backbone in fp32 is loaded for all of it once."""
+"""How long what is loaded gathers before it is compared, with the backbone in fp32 loaded once for all."""
 
 
 class CheckMetrics(Protocol):
