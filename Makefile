@@ -72,7 +72,7 @@ proto: $(TOOLS)  ## write the code of protos/**/*.proto
 docs: $(TOOLS)  ## write the pages that are made from code
 	$(BIN)/python -m docs.generate
 
-bench: $(PEERS)  ## every benchmark the quick way, beside other servers: ten minutes
+bench: $(PEERS)  ## every benchmark the quick way, in fp32 and bf16, beside other servers: a quarter of an hour
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean:  ## remove .venv and what tools leave behind
