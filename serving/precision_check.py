@@ -6,6 +6,7 @@ fp32 from then on, or refused. The backbone in fp32 is in memory while adapters 
 where one is served in it.
 """
 
+import gc
 import logging
 import queue
 import threading
@@ -140,6 +141,7 @@ class PrecisionCheck:
         """Lets go of the backbone in fp32 where nothing is served in it."""
         if not self._beyond:
             self._exact = None
+            gc.collect()  # after `settle`, full collections come late
             process.give_back()
 
     def _rest(self, took: float) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "32"}
+PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 """For every shape of a bf16 product oneDNN keeps code, 0.36 MiB, and PyTorch a description, 0.32 MiB; both
-of 1,024 shapes by default, and every number of rows is a shape. The first cache has to hold the shapes of
-most batches, or code is written again and again; the second those of one forward."""
+of 1,024 shapes by default, and every number of rows is a shape. Both caches have to hold the shapes of one
+forward. Holding those of most batches does not pay: a server answers as many images with 32 as with 256."""
 
 _LARGEST_KEPT = 32 * 2**20  # the most that glibc takes
 _MALLOC = {
