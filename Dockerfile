@@ -8,7 +8,7 @@ ENV PATH=/opt/corolla/bin:$PATH
 
 # The libraries first, so that a change of our code does not fetch them again.
 COPY pyproject.toml constraints.txt LICENSE ./
-RUN touch README.md corolla.py \
+RUN touch README.md && mkdir corolla \
     && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[serve]'
 
 COPY . .
@@ -36,7 +36,7 @@ EXPOSE 50051 9095
 # SIGTERM: takes no new work, finishes what it has, stops.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "serving.client", "health"]
+    CMD ["python", "-m", "serving.client.blocking", "health"]
 
 ENTRYPOINT ["corolla"]
 # Plain text inside the container's network; name --tls-certificate and --tls-key instead where it is shared.

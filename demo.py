@@ -29,11 +29,13 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-import corolla
-from model_store.routes import AdapterRef
+from corolla import command
+from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
-from serving.client import Client
-from training import data, shifts
+from serving.client.blocking import Client
+from training.data import shifts
+from training.data.dataset import split_dataset, subset
+from training.data.sources import load_dataset
 
 FOLDER = Path(os.environ.get("DEMO_FOLDER", ".demo"))
 TASK = "digits"
@@ -93,16 +95,16 @@ def run(*arguments: str, quiet: bool = False) -> None:
     """A corolla command, shown and run in this process; a failing one ends the demo."""
     CONSOLE.print(f"[bold]$ corolla {shlex.join(arguments)}", highlight=False)
     with redirect_stdout(io.StringIO()) if quiet else nullcontext():
-        code = corolla.run(list(arguments))
+        code = command.run(list(arguments))
     if code:
         sys.exit(code)
 
 
 def load_domains() -> list[Domain]:
     """Held-out digits, the same with noise, and MNIST."""
-    _, heldout = data.split(data.load("digits"), holdout=0.2, seed=0)
-    heldout = data.subset(heldout, IMAGES_PER_DOMAIN, seed=0)
-    mnist = data.subset(data.load("mnist"), IMAGES_PER_DOMAIN, seed=0)
+    _, heldout = split_dataset(load_dataset("digits"), holdout=0.2, seed=0)
+    heldout = subset(heldout, IMAGES_PER_DOMAIN, seed=0)
+    mnist = subset(load_dataset("mnist"), IMAGES_PER_DOMAIN, seed=0)
     digits = [heldout.images[i] for i in range(len(heldout))]
     noisy = [shifts.apply(image[None], "noise", 3, seed=i)[0] for i, image in enumerate(digits)]
     return [

@@ -20,7 +20,7 @@ from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
-from serving.client import Client
+from serving.client.blocking import Client
 
 _FITTED = 100
 """Images that the head is fitted to."""

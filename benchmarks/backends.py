@@ -32,8 +32,8 @@ from petl_vit.heads import LinearHead
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.backend import Backend, TorchBackend
-from serving.onnx_backend import OnnxBackend
+from serving.engine.backend import Backend, TorchBackend
+from serving.onnx.backend import OnnxBackend
 
 EAGER, FP32, BF16, ONNX = "timm, eager fp32", "torch fp32", "torch bf16", "ONNX Runtime fp32"
 BATCHES = (1, 8)

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from benchmarks.pictures import jpeg
-from serving.client import Client
+from serving.client.blocking import Client
 
 IN_FLIGHT, CALLERS = 64, 4
 """Requests on their way, and the processes that send them."""

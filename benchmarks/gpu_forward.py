@@ -34,10 +34,10 @@ from petl_vit.batch import Batch, Model, Row, Term, logits_of
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.backend import Backend, TorchBackend
+from serving.engine.backend import Backend, TorchBackend
 
 if TYPE_CHECKING:
-    from serving.graph_backend import GraphBackend
+    from serving.engine.graph_backend import GraphBackend
 
 MIXED_ADAPTERS, PEFT_ADAPTERS = 16, 8
 MEMBERS = ("lora", "ssf", "adaptformer", "vpt_deep", "bitfit")
@@ -148,7 +148,7 @@ class Ours:
 
 
 def _graphs(slots: Slots) -> "GraphBackend":
-    from serving.graph_backend import GraphBackend  # Triton is not everywhere
+    from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
     return GraphBackend(slots)
 

@@ -21,11 +21,11 @@ from benchmarks.interleave import speed_ratio
 from benchmarks.pictures import jpeg
 from benchmarks.processes import Corolla, corolla
 from benchmarks.stores import TASK, Shelf, shelf
-from model_store import routes
+from model_store.routes.text import parse_route
 from petl_vit.preprocess import decode as decoded
-from serving.client import AdminClient, Client
-from serving.core import Core
-from serving.engine import Job
+from serving.client.blocking import AdminClient, Client
+from serving.engine.engine import Job
+from serving.service import Core
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -77,7 +77,7 @@ def _engine(found: Shelf, setting: Setting) -> Callable[[], object]:
         found.settings(device=setting.device.type, precision=setting.precision, backend=setting.backend)
     )
     core.engine.add_size(size, core.loader.vit(size))
-    plans = [core.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
+    plans = [core.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
     models = [core.bank.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     jobs = [Job(image=image, models=models[i % len(models)]) for i, image in enumerate(images)]

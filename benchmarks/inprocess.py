@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.stores import TASK
-from model_store import routes
-from serving.classifier import Request
-from serving.core import Core
+from model_store.routes.text import parse_route
+from serving.answer.classifier import Request
+from serving.service import Core
 from serving.settings import Settings
 
 IN_FLIGHT = 32
@@ -30,7 +30,7 @@ class InProcess:
     def load(self, names: Sequence[str]) -> None:
         """Brings adapters into memory and into slots, as far as they fit."""
         for name in names:
-            plan = self._core.catalog.plan(TASK, routes.parse(name), extrapolate=False)
+            plan = self._core.catalog.plan(TASK, parse_route(name), extrapolate=False)
             for term in plan.resolved.terms():
                 self._core.bank.load(term)
 
@@ -49,7 +49,7 @@ class InProcess:
 
         async def caller() -> None:
             for name, image in waiting:
-                request = Request(task=TASK, route=routes.parse(name), pictures=[image])
+                request = Request(task=TASK, route=parse_route(name), pictures=[image])
                 (answer,) = await self._core.classifier.classify(request, lambda said: said.images)
                 if isinstance(answer, Exception):
                     raise answer

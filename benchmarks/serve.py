@@ -32,11 +32,11 @@ from benchmarks.processes import Corolla, corolla
 from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_terminate
 from benchmarks.stores import TASK, Shelf, shelf
 from benchmarks.traffic import IN_FLIGHT, ask_all
-from model_store import routes
+from model_store.routes.text import parse_route
 from petl_vit.precision import Precision
-from serving.client import Client
-from serving.core import Core
-from serving.engine import Job
+from serving.client.blocking import Client
+from serving.engine.engine import Job
+from serving.service import Core
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -112,7 +112,7 @@ def _prepare(found: Shelf, precision: Precision, threads: int) -> None:
     size = found.preprocess.image_size
     core = Core(found.settings(precision=precision.value, threads=threads))
     core.engine.add_size(size, core.loader.vit(size))
-    plans = [core.catalog.plan(TASK, routes.parse(name), extrapolate=False) for name in found.adapters]
+    plans = [core.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
     models = [core.bank.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     thread = ThreadPoolExecutor(1)  # memory is managed otherwise in a process's first thread

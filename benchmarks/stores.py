@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.adapters import CLASSES, HALF, base_head, tensors
-from model_store.manifest import Draft, TaskSpec
+from model_store.format.records import Draft, TaskSpec
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.heads import LinearHead

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from benchmarks.pictures import HEIGHT, WIDTH, jpeg
 from benchmarks.stores import TASK
-from serving.client import Client
+from serving.client.blocking import Client
 
 CALLERS = 4
 SIZES = (1, 1, 2, 3, 5, 8, 13)

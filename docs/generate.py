@@ -27,8 +27,8 @@ from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
-from serving.catalogue import SECTIONS
-from serving.series import Definition
+from serving.metrics.definitions import SECTIONS
+from serving.metrics.series import Definition
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTICE = "<!-- Made by `make docs`; do not edit. -->"

@@ -5,9 +5,9 @@
 
 from dataclasses import dataclass
 
-from model_store.manifest import NamedRoute
+from model_store.format.records import NamedRoute
 from model_store.names import LATEST
-from model_store.routes import AdapterRef
+from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
 from petl_vit.errors import Conflict
 

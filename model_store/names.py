@@ -1,10 +1,9 @@
 """The names that people give, and what to say when one is not there. Imports no torch."""
 
-import difflib
 import re
 from collections.abc import Iterable
 
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import InvalidInput, NotFound, near
 
 NAME = r"[a-z][a-z0-9_-]{0,62}"
 BACKBONE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}"
@@ -76,12 +75,6 @@ def check_backbone_name(text: str) -> str:
 def not_found(problem: str, wanted: str, existing: Iterable[str], *, field: str, when_empty: str) -> NotFound:
     """Build the error for an unknown name: near matches first, else what exists, else how to start."""
     known = sorted(set(existing))
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-    if near:
-        remedy = f"did you mean {' or '.join(near)}?"
-    elif known:
-        more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-        remedy = f"there is {', '.join(known[:_LISTED])}{more}"
-    else:
-        remedy = when_empty
-    return NotFound(problem, field=field, remedy=remedy)
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    listed = f"there is {', '.join(known[:_LISTED])}{more}" if known else when_empty
+    return NotFound(problem, field=field, remedy=near(wanted, known) or listed)

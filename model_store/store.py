@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import platformdirs
 
-from model_store import digest, tensors
-from model_store.manifest import (
+from model_store.format import digest, tensors
+from model_store.format.records import (
     Alias,
     BackboneRecord,
     Draft,
@@ -35,9 +35,9 @@ from model_store.names import (
     is_name,
     not_found,
 )
-from model_store.objects import Objects, Place
-from model_store.routes import AdapterRef, Route
-from model_store.snapshot import Snapshot
+from model_store.place.objects import Objects, Place
+from model_store.place.snapshot import Snapshot
+from model_store.routes.algebra import AdapterRef, Route
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 

@@ -52,7 +52,7 @@ class Adapter:
     ) -> Self:
         """Checks the tensors against method and backbone.
 
-        They stay in host memory, whose adapters are bounded and registered (`serving.bank`); a forward has
+        They stay in host memory, whose adapters are bounded and registered (`serving.registry.adapter_cache`); a forward has
         them where the backbone is (`petl_vit.slots`). Heads are small and always run on the host.
 
         Raises:

@@ -22,7 +22,8 @@ from petl_vit.adapter import Adapter
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
-from petl_vit.executors import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import Head, interpolate
 from petl_vit.products import Params
 from petl_vit.slots import Slots

@@ -1,9 +1,12 @@
 """The error tree: what a user did or met, never how it travels.
 
 Every error names the field it is about and the remedy where there is one; the servicer maps the
-class to a status code, the command line to an exit code. This module imports nothing, so that
+class to a status code, the command line to an exit code. This module imports nothing of ours, so that
 clients without torch can share it.
 """
+
+import difflib
+from collections.abc import Iterable
 
 
 class CorollaError(ValueError):
@@ -65,3 +68,14 @@ class Unreachable(CorollaError):
 
 class Draining(CorollaError):
     """The server is starting or stopping and takes no new work."""
+
+
+def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str | None:
+    """What to say to somebody who may have misspelt a name; None where nothing known is like it.
+
+    Args:
+        most: How many names are proposed.
+        cutoff: How alike a name has to be, from 0 to 1.
+    """
+    found = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(found)}?" if found else None

@@ -5,7 +5,6 @@ there: the table counts only for the very files that it was made of, and where o
 methods themselves are asked, which only takes longer.
 """
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
-from petl_vit.errors import NotFound
+from petl_vit.errors import NotFound, near
 
 TABLE = Path(__file__).with_name("summaries.json")
 _METHODS = Path(__file__).with_name("methods")
@@ -79,8 +78,8 @@ def get(name: str) -> Summary:
 
 def unknown(name: str, known: Sequence[str]) -> NotFound:
     """What to say of a method that there is not."""
-    near = difflib.get_close_matches(name, known, n=3) or known
-    return NotFound(f"there is no method {name!r}", field="method", remedy=f"use one of {', '.join(near)}")
+    remedy = near(name, known) or f"use one of {', '.join(known)}"
+    return NotFound(f"there is no method {name!r}", field="method", remedy=remedy)
 
 
 def current() -> Table:

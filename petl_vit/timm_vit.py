@@ -3,7 +3,6 @@
 Its model is built without memory for parameters and read, never run.
 """
 
-import difflib
 from typing import Any
 
 import timm
@@ -15,7 +14,7 @@ from torch import nn
 from petl_vit import plain_vits
 from petl_vit.architecture import ACTIVATIONS, Architecture, of_facts
 from petl_vit.backbone import BackboneConfig
-from petl_vit.errors import Unsupported
+from petl_vit.errors import Unsupported, near
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.GELU: "gelu",
@@ -120,8 +119,8 @@ def _build(config: BackboneConfig) -> Any:
     """timm's model without memory for its parameters, or a refusal by name."""
     name = config.architecture.partition(".")[0]
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("vit_*") + timm.list_models("deit*"), n=3)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models('vit_*')"
+        known = timm.list_models("vit_*") + timm.list_models("deit*")
+        remedy = near(name, known) or "see timm.list_models('vit_*')"
         raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
     try:
         with torch.device("meta"):

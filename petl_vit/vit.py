@@ -1,7 +1,7 @@
 """The frozen Vision Transformer: one forward with named sites over timm's parameters.
 
 Knows the architecture and the parameters of a plain pre-norm ViT as timm names them. Does not know
-any PETL method: an executor (`petl_vit.executors`) carries the edits out at the sites, which are
+any PETL method: an executor (`petl_vit.executors.sliced`) carries the edits out at the sites, which are
 named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
 `blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`, `fc_norm`, and
 the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the

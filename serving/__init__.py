@@ -1,1 +1,1 @@
-"""The gRPC server: servicer -> batcher -> engine -> combine; its metrics and its clients."""
+"""Answers requests from one resident backbone: the server, its protocols, its metrics and its clients."""

@@ -13,17 +13,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving import exposure
-from serving.admin import Admin
-from serving.admin_servicer import SERVICE as ADMIN_SERVICE
-from serving.admin_servicer import AdminServicer
-from serving.core import Core
-from serving.feedback import Feedback
-from serving.oip_servicer import SERVICE as OIP_SERVICE
-from serving.oip_servicer import OipServicer
-from serving.servicer import SERVICE, ClassifierServicer
+from serving.access import exposure
+from serving.metrics.feedback import Feedback
+from serving.metrics.prediction_ids import Seen
+from serving.oip.servicer import SERVICE as OIP_SERVICE
+from serving.oip.servicer import OipServicer
+from serving.registry.admin import Admin
+from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
+from serving.rpc.admin_servicer import AdminServicer
+from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
+from serving.service import Core
 from serving.settings import Settings
-from serving.tokens import Seen
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ The outside world is read here, once. A variable that no part of corolla knows s
 the nearest known one named.
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import InvalidInput, near
 from petl_vit.precision import MEANING
 
 _PREFIX = "COROLLA_"
@@ -122,6 +121,5 @@ def _check_variables(environ: Mapping[str, str]) -> None:
     known = {_PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "unset it"
+            remedy = near(name, known, most=1) or "unset it"
             raise InvalidInput("the environment variable is not known", field=name, remedy=remedy)

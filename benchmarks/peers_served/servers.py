@@ -18,7 +18,7 @@ from benchmarks.peers_served.posting import TIMEOUT_S, Posting
 from benchmarks.peers_served.torchserve_config import configure
 from benchmarks.processes import Tree, corolla, free_port, running, until_answered
 from benchmarks.stores import TASK, Shelf
-from serving.client import Client
+from serving.client.blocking import Client
 
 LITSERVE, TORCHSERVE = "litserve", "torchserve"
 

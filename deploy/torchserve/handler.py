@@ -12,10 +12,10 @@ from typing import Any
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.utils.util import PredictionException
 
-from serving.embedded import Embedded
-from serving.packaging import settings_of
-from serving.torchserve import Asked, Failure, asked, failure
-from serving.torchserve_counts import Gains, counters
+from serving.torchserve.counts import Gains, counters
+from serving.torchserve.embedded import Embedded
+from serving.torchserve.packaging import settings_of
+from serving.torchserve.requests import Asked, Failure, asked, failure
 
 
 class Handler:

@@ -7,8 +7,8 @@ from torch import Tensor
 from benchmarks import bare_products
 from benchmarks.adapters import adapter, backbone
 from benchmarks.bare_products import BareProducts
-from petl_vit import executors
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.executors import sliced
 from petl_vit.precision import Precision
 from petl_vit.products import Params, linear
 
@@ -26,7 +26,7 @@ def test_they_are_the_products_of_our_forward(precision: Precision, monkeypatch:
         done[name, tuple(x.shape), x.dtype] += 1
         return linear(params, name, x)
 
-    monkeypatch.setattr(executors, "linear", counted)
+    monkeypatch.setattr(sliced, "linear", counted)
     monkeypatch.setattr(bare_products, "linear", counted)
     batch.logits(images, [Row(image=i, model=model) for i in range(ROWS)])
     ours = done.copy()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from petl_vit.errors import NotFound
-from serving.packaging import FORMAT
-from serving.torchserve_counts import counters
+from serving.torchserve.counts import counters
+from serving.torchserve.packaging import FORMAT
 from tests.serving.world import SHAPES, World, encoded
 
 pytest.importorskip("ts", reason="the extra `torchserve` is not installed")

@@ -6,7 +6,7 @@ import pytest
 
 from docs import generate as docs
 from protos import generate as code
-from serving.catalogue import DEFINITIONS
+from serving.metrics.definitions import DEFINITIONS
 
 
 @pytest.mark.parametrize("page", docs.pages(), ids=lambda page: page.name)

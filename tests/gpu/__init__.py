@@ -10,7 +10,7 @@ from petl_vit.arena import Arena
 from petl_vit.heads import LinearHead
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.backend import Backend, TorchBackend
+from serving.engine.backend import Backend, TorchBackend
 from tests.petl_vit.adapters import CLASSES, method_of, random_tensors
 
 DEVICE = torch.device("cuda")
@@ -46,7 +46,7 @@ def backend_on(kind: str, vit: FrozenViT, slots: Slots | None = None) -> Backend
     if kind == "torch":
         backend: Backend = TorchBackend(slots)
     else:
-        from serving.graph_backend import GraphBackend  # Triton is not everywhere
+        from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
         backend = GraphBackend(slots)
     backend.add_size(vit.arch.image_size, vit)

@@ -12,7 +12,7 @@ import torch
 from petl_vit.batch import Features, Model, Row, Term
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
-from serving.backend import Backend
+from serving.engine.backend import Backend
 from tests.gpu import BACKENDS, DEVICE, adapter_for, backend_on, exact
 from tests.petl_vit.adapters import NAMES, images_of, method_of, random_tensors
 from tests.petl_vit.backbones import FAMILIES, family, relative

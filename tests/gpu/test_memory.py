@@ -11,7 +11,7 @@ from petl_vit.arena import Arena
 from petl_vit.batch import Model, Term
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
-from serving.engine import Engine, Job
+from serving.engine.engine import Engine, Job
 from tests.gpu import BACKENDS, DEVICE, adapter_for, backend_on, exact, slots_on
 from tests.petl_vit.backbones import config_of, family, tensors_of, timm_model
 

@@ -17,9 +17,11 @@ from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
 from tests.gpu import BACKENDS, DEVICE, backend_on
-from training import data, probe
-from training.recipe import Recipe
-from training.trainer import Trainer
+from training.data.pixels import load_pixels
+from training.data.sources import load_dataset
+from training.run import probe
+from training.run.recipe import Recipe
+from training.run.trainer import Trainer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PACS, DEIT = DATA / "pacs112.zip", DATA / "deit_tiny_patch16_224.fp16.safetensors"
@@ -48,8 +50,8 @@ class Photos:
     """The photographs of PACS as the backbone takes them; those of even number are trained on."""
 
     def __init__(self) -> None:
-        dataset = data.load(f"{PACS}::pacs/photo")
-        self.images = normalise(data.tensors(dataset, SPEC), SPEC)
+        dataset = load_dataset(f"{PACS}::pacs/photo")
+        self.images = normalise(load_pixels(dataset, SPEC), SPEC)
         self.all_labels = dataset.labels
 
     @property

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_store.loading import Loader
+from model_store.resolution.loading import Loader
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.heads import LinearHead
 from petl_vit.precision import Precision
 from tests.gpu import DEVICE, exact
 from tests.training.conftest import SPEC, imported, recipe
-from training import data
-from training.images import Resized
-from training.job import Job, run
-from training.trainer import Trainer
+from training.data.dataset import subset
+from training.data.loading import Resized
+from training.data.sources import load_dataset
+from training.run.job import Job, run
+from training.run.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 def losses(store: Store, name: str, device: torch.device) -> list[float]:
     """Of every step of one epoch, without dropout, whose random numbers are the device's own."""
     vit = Loader(store, store.backbones()[0], device=device).vit(SPEC.image_size)
-    images = Resized(data.subset(data.load("digits"), 60, 0), SPEC, vit)
+    images = Resized(subset(load_dataset("digits"), 60, 0), SPEC, vit)
     head = LinearHead.init(10, vit.arch.width, torch.Generator().manual_seed(0))
     method = methods.get(name)
     config = {"dropout": 0.0} if "dropout" in method.model_fields else {}

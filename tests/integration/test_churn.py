@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.loading import Loader, models
+from model_store.resolution.loading import Loader, models
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
 from petl_vit.precision import Precision
 from petl_vit.preprocess import preprocess
-from serving.client import AdminClient, RequestFailed
+from serving.client.blocking import AdminClient, RequestFailed
 from serving.settings import Settings
 from tests.serving.world import METHODS, PREPROCESS, SIZE, WAIT_S, Running, World, encoded
 

@@ -13,16 +13,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import corolla
-from model_store import routes
-from model_store.loading import Loader
+from model_store.resolution.loading import Loader
+from model_store.routes.text import parse_route
 from petl_vit.precision import Precision
 from petl_vit.preprocess import decode
-from serving.predict import Bulk, predict
-from serving.sources import listed
+from serving.bulk.run import Bulk, predict
+from serving.bulk.sources import listed
 from tests.serving.world import SHAPES, Running, World, encoded
-from training import data
-from training.evaluation import Candidate, answers
+from training.data.sources import load_dataset
+from training.measure.evaluation import Candidate, answers
 
 TASK = "shapes"
 IMAGES = 24
@@ -56,7 +55,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def evaluated(world: World, folder: Path, precision: Precision) -> Probabilities:
-    dataset = data.load(str(folder))
+    dataset = load_dataset(str(folder))
     for place, path in enumerate(files(folder)):  # or images would be compared with other images
         assert torch.equal(dataset.images[place], decode(path.read_bytes()))
     loader = Loader(world.store, world.backbone, precision=precision)
@@ -68,7 +67,7 @@ def evaluated(world: World, folder: Path, precision: Precision) -> Probabilities
 
 
 def candidate(world: World, text: str) -> Candidate:
-    named = world.store.route_meant(TASK, routes.parse(text))
+    named = world.store.route_meant(TASK, parse_route(text))
     if named is None:
         return Candidate(route=world.resolve(text))
     return Candidate(route=world.resolve(named.route), temperature=named.temperature)
@@ -78,7 +77,7 @@ def predicted(world: World, folder: Path, precision: Precision, scratch: Path) -
     found = {}
     for number, text in enumerate(ROUTES):
         bulk = Bulk(
-            sources=listed([folder], column="path"), task=TASK, route=routes.parse(text), probabilities=True
+            sources=listed([folder], column="path"), task=TASK, route=parse_route(text), probabilities=True
         )
         out = scratch / f"{number}.jsonl"
         settings = {"store": str(world.folder), "precision": str(precision), "device": "cpu", "threads": 1}
@@ -127,7 +126,7 @@ def test_the_commands_accuracy_is_that_of_the_servers_answers(
 ) -> None:
     command = ["evaluate", "--task", TASK, "--data", str(folder), "--store", str(world.folder), "--json"]
     command += [word for text in ROUTES for word in ("--route", text)]
-    assert corolla.run([*command, "--device", "cpu", "--precision", precision.value]) == 0
+    assert command.run([*command, "--device", "cpu", "--precision", precision.value]) == 0
     rows = json.loads(capsys.readouterr().out)
     labels = [SHAPES.index(path.parent.name) for path in files(folder)]
     for row, (text, probabilities) in zip(rows, served(world, folder, precision).items(), strict=True):

@@ -25,9 +25,9 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits
 
-from corolla import run
+from corolla.command import run
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client import Client
+from serving.client.blocking import Client
 
 pytestmark = pytest.mark.slow
 

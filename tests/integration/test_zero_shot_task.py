@@ -9,18 +9,21 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model_store import backbones, routes
-from model_store.cli import tasks
-from model_store.loading import Loader, models
-from model_store.resolution import ResolvedRoute, resolve
+from corolla.commands.store import tasks
+from model_store.resolution.loading import Loader, models
+from model_store.resolution.versions import ResolvedRoute, resolve
+from model_store.routes.text import parse_route
+from model_store.sources import backbones
 from model_store.store import Store
 from petl_vit.batch import Batch, Row
 from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
-from training import data
-from training.evaluation import Measured, measure
-from training.job import Job, run
-from training.recipe import Recipe
+from training.data.dataset import split_dataset, subset
+from training.data.pixels import load_pixels
+from training.data.sources import load_dataset
+from training.measure.evaluation import Measured, measure
+from training.run.job import Job, run
+from training.run.recipe import Recipe
 
 CLASSES = 10
 SHARED = 16
@@ -63,7 +66,7 @@ def _import(folder: Path, store: Store) -> None:
         },
         file,
     )
-    names.write_text("\n".join(reversed(data.load("digits").classes)), encoding="utf-8")
+    names.write_text("\n".join(reversed(load_dataset("digits").classes)), encoding="utf-8")
     words = ["import", "digits", "--backbone", "clip", "--embeddings", str(file), "--classes", str(names)]
     result = CliRunner().invoke(tasks, [*words, "--store", str(store)], catch_exceptions=False)
     assert result.exit_code == 0
@@ -72,14 +75,14 @@ def _import(folder: Path, store: Store) -> None:
 
 def resolved(loader: Loader, text: str) -> ResolvedRoute:
     digest = loader.record.digest
-    return resolve(routes.parse(text), task="digits", lookup=loader.store, backbone_digest=digest)
+    return resolve(parse_route(text), task="digits", lookup=loader.store, backbone_digest=digest)
 
 
 def logits(loader: Loader, text: str) -> Tensor:
     """[n, C] of a route's one member on some digits, as they are served."""
     route = resolved(loader, text)
     spec = route.task.spec.preprocess
-    inputs = normalise(data.tensors(data.subset(data.load("digits"), 20, 0), spec), spec)
+    inputs = normalise(load_pixels(subset(load_dataset("digits"), 20, 0), spec), spec)
     adapters = {term.digest: loader.adapter(term) for term in route.terms()}
     (model,) = models(route.members, adapters)
     rows = [Row(image=i, model=model) for i in range(len(inputs))]
@@ -87,12 +90,12 @@ def logits(loader: Loader, text: str) -> Tensor:
 
 
 def measured(loader: Loader, text: str) -> Measured:
-    return measure(loader, resolved(loader, text), data.subset(data.load("digits"), 60, 0))
+    return measure(loader, resolved(loader, text), subset(load_dataset("digits"), 60, 0))
 
 
 def test_training_starts_from_the_imported_task_and_makes_no_probe(loader: Loader) -> None:
     (task,) = loader.store.tasks()
-    assert task.spec.classes == tuple(reversed(data.load("digits").classes))
+    assert task.spec.classes == tuple(reversed(load_dataset("digits").classes))
     for name in ("lora", "fresh"):
         manifest = loader.store.manifest("digits", name, 1)
         assert manifest.task_digest == task.digest
@@ -127,7 +130,7 @@ def test_wise_at_0_is_exactly_the_zero_shot_classifier(loader: Loader) -> None:
 
 
 def test_the_manifest_and_the_evaluation_agree_on_the_zero_shot_accuracy(loader: Loader) -> None:
-    _, heldout = data.split(data.load("digits"), holdout=0.2, seed=0)
+    _, heldout = split_dataset(load_dataset("digits"), holdout=0.2, seed=0)
     metrics = loader.store.manifest("digits", "lora", 1).metrics
     for route, metric in (("base", "base_accuracy"), ("lora", "accuracy")):
         assert measure(loader, resolved(loader, route), heldout).accuracy == pytest.approx(metrics[metric])

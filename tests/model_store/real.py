@@ -7,11 +7,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from model_store import backbones
-from model_store.loading import Loader, models
-from model_store.manifest import Draft, Manifest, TaskSpec
-from model_store.resolution import resolve
-from model_store.routes import parse
+from model_store.format.records import Draft, Manifest, TaskSpec
+from model_store.resolution.loading import Loader, models
+from model_store.resolution.versions import resolve
+from model_store.routes.text import parse_route
+from model_store.sources import backbones
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.batch import Batch, Row
@@ -76,7 +76,9 @@ class Real:
     @torch.no_grad()
     def logits(self, route: str) -> Tensor:
         """[3, C] as served."""
-        resolved = resolve(parse(route), task="zoo", lookup=self.store, backbone_digest=self.backbone.digest)
+        resolved = resolve(
+            parse_route(route), task="zoo", lookup=self.store, backbone_digest=self.backbone.digest
+        )
         adapters = {term.digest: self.loader.adapter(term) for term in resolved.terms()}
         (model,) = models(resolved.members, adapters)
         return torch.stack(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_store.loading import Loader
-from model_store.manifest import Draft, TaskSpec
-from model_store.resolution import ResolvedTerm, resolve
-from model_store.routes import parse
+from model_store.format.records import Draft, TaskSpec
+from model_store.resolution.loading import Loader
+from model_store.resolution.versions import ResolvedTerm, resolve
+from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
@@ -62,7 +62,7 @@ def test_a_block_that_the_backbone_lacks_is_refused_with_the_indices_it_has(real
 def test_an_adapter_of_another_backbone_is_refused_by_both_digests(real: Real) -> None:
     other = "9" * 64
     with pytest.raises(Unsupported) as refused:
-        resolve(parse("lora"), task="zoo", lookup=real.store, backbone_digest=other)
+        resolve(parse_route("lora"), task="zoo", lookup=real.store, backbone_digest=other)
     assert str(refused.value) == (
         f"route: adapter zoo/lora:1 belongs to backbone {real.backbone.digest[:12]}, this is {other[:12]}; "
         "serve that backbone, or train the adapter again on this one"
@@ -118,7 +118,7 @@ def test_members_whose_classes_stand_in_another_order_are_matched_by_name(real: 
     draft = Draft.of(**{field: getattr(sent, field) for field in Draft.model_fields})
     draft = draft.model_copy(update={"task": "permuted", "task_digest": task.digest})
     real.store.publish(draft, tensors)
-    route = parse("lora, permuted/lora")
+    route = parse_route("lora, permuted/lora")
     resolved = resolve(route, task="zoo", lookup=real.store, backbone_digest=real.backbone.digest)
     first, second = resolved.members
     assert resolved.class_order(first) is None
@@ -138,7 +138,7 @@ def test_members_with_other_classes_are_refused_with_the_classes_that_differ(rea
         InvalidInput, match=r"have different classes \(eel, fox\); an ensemble's members must"
     ):
         resolve(
-            parse("lora, birds/base"),
+            parse_route("lora, birds/base"),
             task="zoo",
             lookup=real.store,
             backbone_digest=real.backbone.digest,

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model_store import deletion
-from model_store.manifest import NamedRoute
-from model_store.objects import Objects
+from model_store.format.records import NamedRoute
+from model_store.place.objects import Objects
 from petl_vit.errors import Conflict, NotFound
 from tests.model_store.world import World
 

@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from model_store.manifest import Draft, Manifest, NamedRoute
-from model_store.routes import AdapterRef
+from model_store.format.records import Draft, Manifest, NamedRoute
+from model_store.routes.algebra import AdapterRef
 from model_store.store import AdapterId, Store
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import Conflict, CorollaError, Corrupt, InvalidInput, NotFound, Unsupported

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.routes import AdapterRef
+from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
 from petl_vit.errors import Conflict
 from tests.model_store.world import World

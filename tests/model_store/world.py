@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model_store.manifest import BackboneRecord, Draft, TaskRecord, TaskSpec
+from model_store.format.records import BackboneRecord, Draft, TaskRecord, TaskSpec
 from model_store.store import Store
 from petl_vit.backbone import BackboneConfig
 from petl_vit.image_input import Preprocess

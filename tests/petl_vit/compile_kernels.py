@@ -10,7 +10,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from petl_vit import kernels
+from petl_vit.executors import kernels
 
 H100 = GPUTarget("cuda", 90, 32)
 CONSTANTS = {

@@ -11,7 +11,8 @@ from petl_vit import methods
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edits import fold
 from petl_vit.errors import InvalidInput
-from petl_vit.executors import Functional, Sliced
+from petl_vit.executors.functional import Functional
+from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT

@@ -15,13 +15,15 @@ from petl_vit import products
 from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Batch, Features, Model, Row, Term
 from petl_vit.edits import fold
-from petl_vit.executors import Sliced
+from petl_vit.executors.sliced import Sliced
 from petl_vit.precision import Precision
 from petl_vit.preprocess import Preprocess, normalise
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative
-from training import data
+from training.data.dataset import subset
+from training.data.pixels import load_pixels
+from training.data.sources import load_dataset
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PACS, DEIT = DATA / "pacs112.zip", DATA / "deit_tiny_patch16_224.fp16.safetensors"
@@ -162,10 +164,8 @@ class Photos:
         tensors = {n: t.float() for n, t in load_file(DEIT).items() if not n.startswith("head.")}
         self.vit = FrozenViT(self.config, tensors, image_size=112)
         spec = Preprocess(image_size=112, mean=self.config.mean, std=self.config.std)
-        chosen = [
-            data.subset(data.load(f"{PACS}::pacs/{d}"), self.count // 2, 0) for d in ("photo", "sketch")
-        ]
-        self.images = normalise(torch.cat([data.tensors(one, spec) for one in chosen]), spec)
+        chosen = [subset(load_dataset(f"{PACS}::pacs/{d}"), self.count // 2, 0) for d in ("photo", "sketch")]
+        self.images = normalise(torch.cat([load_pixels(one, spec) for one in chosen]), spec)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from petl_vit import heads
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.errors import Corrupt
-from petl_vit.executors import Sliced
+from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import ClipHead, Head, LinearHead
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import images_of, method_of, random_tensors

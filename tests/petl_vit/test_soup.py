@@ -10,7 +10,8 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edits import Dense, fold
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
-from petl_vit.executors import Functional, Sliced
+from petl_vit.executors.functional import Functional
+from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of, method_of, random_tensors

@@ -10,7 +10,8 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from petl_vit.errors import Corrupt
-from petl_vit.executors import Functional, Sliced
+from petl_vit.executors.functional import Functional
+from petl_vit.executors.sliced import Sliced
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.backbones import config_of, relative, tensors_of, timm_features, timm_model
 

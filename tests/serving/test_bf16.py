@@ -14,15 +14,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model_store import routes
-from model_store.loading import Loader, models
+from model_store.resolution.loading import Loader, models
+from model_store.routes.text import parse_route
 from petl_vit.batch import Batch, Features, Row
 from petl_vit.precision import Precision
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client import Client, request_of
-from serving.predict import Bulk, predict
-from serving.sources import listed
+from serving.bulk.run import Bulk, predict
+from serving.bulk.sources import listed
+from serving.client.blocking import Client, request_of
 from tests.serving.triton_client import tritonclient as triton
 from tests.serving.world import METHODS, PREPROCESS, SHAPES, SIZE, WAIT_S, Running, World, encoded
 
@@ -182,7 +182,7 @@ def test_a_bulk_run_answers_as_fp32_does(
         bulk = Bulk(
             sources=listed([tmp_path], column="path"),
             task=TASK,
-            route=routes.parse(route),
+            route=parse_route(route),
             probabilities=True,
         )
         out = tmp_path / "out.jsonl"

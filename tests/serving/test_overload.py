@@ -15,11 +15,11 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_status import rpc_status
 from torch import Tensor
 
-from model_store.resolution import ResolvedTerm
+from model_store.resolution.versions import ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Row
-from serving.backend import Backend
-from serving.client import AdminClient, Client, RequestFailed, request_of
+from serving.client.blocking import AdminClient, Client, RequestFailed, request_of
+from serving.engine.backend import Backend
 from serving.server import Server
 from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
 

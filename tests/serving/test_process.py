@@ -6,8 +6,8 @@ from collections.abc import Coroutine
 import pytest
 from click.testing import CliRunner
 
+from corolla.commands.serve import serve
 from serving import process
-from serving.cli import serve
 from serving.server import Server
 from tests.serving.world import World
 

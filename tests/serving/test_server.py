@@ -14,11 +14,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from corolla.commands.serve import _serve
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
-from serving.cli import _serve
-from serving.client import Client, RequestFailed
+from serving.client.blocking import Client, RequestFailed
+from serving.rpc.classifier_servicer import SERVICE
 from serving.server import Server
-from serving.servicer import SERVICE
 from tests.serving.world import CONFIG, WAIT_S, Running, World, backbone_tensors, encoded, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from model_store import routes
-from model_store.manifest import BackboneRecord, Draft, Manifest, NamedRoute, TaskRecord, TaskSpec
-from model_store.resolution import ResolvedRoute, resolve
+from model_store.format.records import BackboneRecord, Draft, Manifest, NamedRoute, TaskRecord, TaskSpec
+from model_store.resolution.versions import ResolvedRoute, resolve
+from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.backbone import BackboneConfig
 from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
-from serving.client import Client
-from serving.metrics import Metrics
+from serving.client.blocking import Client
+from serving.metrics.events import Metrics
 from serving.server import Server
 from serving.settings import Settings
 
@@ -136,7 +136,7 @@ class World:
         self.store.put_route(route)
 
     def resolve(self, text: str, task: str = "shapes") -> ResolvedRoute:
-        return resolve(routes.parse(text), task=task, lookup=self.store, backbone_digest=self.backbone.digest)
+        return resolve(parse_route(text), task=task, lookup=self.store, backbone_digest=self.backbone.digest)
 
     def adapter_file(self, task: str, name: str, version: int) -> Path:
         return self.folder / "adapters" / task / name / str(version) / "adapter.safetensors"

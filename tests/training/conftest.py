@@ -7,16 +7,19 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from model_store import backbones
-from model_store.loading import Loader
-from model_store.manifest import BackboneRecord
+from model_store.format.records import BackboneRecord
+from model_store.resolution.loading import Loader
+from model_store.sources import backbones
 from model_store.store import Store
 from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
-from training import data, probe
-from training.images import Resized
-from training.recipe import Recipe
+from training.data.dataset import subset
+from training.data.loading import Resized
+from training.data.records import Dataset
+from training.data.sources import load_dataset
+from training.run import probe
+from training.run.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 NEAR = 1e-7
@@ -69,13 +72,13 @@ def vit(store: Store, backbone: BackboneRecord) -> FrozenViT:
 
 
 @pytest.fixture
-def dataset() -> data.Dataset:
+def dataset() -> Dataset:
     """60 digits, every class among them."""
-    return data.subset(data.load("digits"), 60, 0)
+    return subset(load_dataset("digits"), 60, 0)
 
 
 @pytest.fixture
-def images(dataset: data.Dataset, vit: FrozenViT) -> Resized:
+def images(dataset: Dataset, vit: FrozenViT) -> Resized:
     return Resized(dataset, SPEC, vit, augmentation="crop-flip")
 
 
@@ -86,7 +89,7 @@ def exact(vit: FrozenViT) -> FrozenViT:
 
 
 @pytest.fixture
-def exact_images(dataset: data.Dataset, exact: FrozenViT) -> Resized:
+def exact_images(dataset: Dataset, exact: FrozenViT) -> Resized:
     return Resized(dataset, SPEC, exact, augmentation="crop-flip")
 
 

@@ -1,0 +1,5 @@
+"""`python -m corolla` is the `corolla` command."""
+
+from corolla.command import main
+
+main()

@@ -1,0 +1,238 @@
+"""The `corolla` command: finds the subcommands, loads the one that is used, and says what went wrong.
+
+It knows the commands' names and one line about each, and nothing of what they do: entry points of
+the group `corolla.commands` lead to them, so no package imports another for the command line and
+`corolla --help` imports none of them.
+
+Exit codes: 0 done; 1 done but not all of it, or an error of ours; 2 the user's mistake; 130 interrupted.
+"""
+
+import difflib
+import errno
+import hashlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from petl_vit.errors import CorollaError
+
+GROUP = "corolla.commands"
+VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
+COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
+PACKAGES = frozenset({"petl_vit", "model_store", "training", "serving", "protos", "corolla"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One command in the help, and the extra that brings what it imports."""
+
+    section: str
+    line: str
+    extra: str
+
+
+COMMANDS: dict[str, Listed] = {
+    "train": Listed(section="Train", line="Train adapters, evaluate them and register them.", extra="train"),
+    "evaluate": Listed(
+        section="Train", line="Measure adapters and routes on labelled images.", extra="train"
+    ),
+    "methods": Listed(section="Train", line="List the PETL methods and what they cost.", extra="train"),
+    "serve": Listed(section="Serve", line="Serve every adapter from one resident backbone.", extra="serve"),
+    "package": Listed(
+        section="Serve", line="Package the engine for other servers: TorchServe.", extra="torchserve"
+    ),
+    "classify": Listed(section="Serve", line="Classify images by a route.", extra="client"),
+    "predict": Listed(section="Serve", line="Classify many images without a server.", extra="serve"),
+    "feedback": Listed(section="Serve", line="Send true labels for earlier predictions.", extra="client"),
+    "backbones": Listed(section="Store", line="Import and list frozen backbones.", extra="serve"),
+    "tasks": Listed(section="Store", line="List and show tasks: classes and preprocessing.", extra="serve"),
+    "adapters": Listed(
+        section="Store", line="List, alias, load, fold, move, delete adapters.", extra="serve"
+    ),
+    "export": Listed(section="Store", line="Write models for ONNX Runtime.", extra="onnx"),
+    "routes": Listed(section="Store", line="Name routes, and show how a route is read.", extra="serve"),
+}
+
+
+class MissingExtra(CorollaError):
+    """A command whose libraries are not installed."""
+
+    def __init__(self, command: str, module: str) -> None:
+        extra = COMMANDS[command].extra if command in COMMANDS else command
+        super().__init__(
+            f"needs {module}, which is not installed",
+            field=command,
+            remedy=f"run pip install 'corolla[{extra}]'",
+        )
+
+
+class UnknownVariable(CorollaError):
+    """A COROLLA_* variable that nothing reads, one letter away from one that is read."""
+
+
+class LazyGroup(click.Group):
+    """A group over entry points: a command is imported when it runs, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        found = {point.name for point in entry_points(group=GROUP)}
+        return [name for name in COMMANDS if name in found] + sorted(found - COMMANDS.keys())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for point in entry_points(group=GROUP, name=cmd_name):
+            return _load(point)
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            known = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise _missing(ctx.invoked_subcommand or "corolla", error) from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What could come next, from the list alone: importing torch would keep the shell waiting."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name].line if name in COMMANDS else "") for name in names]
+        return items + super(click.Group, self).shell_complete(ctx, incomplete)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            listed = COMMANDS.get(name)
+            section, line = (listed.section, listed.line) if listed else ("Added by other packages", "")
+            rows.setdefault(section, []).append((name, line))
+        for section, lines in rows.items():
+            with formatter.section(section):
+                formatter.write_dl(lines)
+
+
+def _load(point: EntryPoint) -> click.Command:
+    try:
+        command = point.load()
+    except ModuleNotFoundError as error:
+        raise _missing(point.name, error) from error
+    assert isinstance(command, click.Command), f"{point.value} is not a click command"
+    return command
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> Exception:
+    """A missing library is the user's to install; a missing part of corolla is our own fault."""
+    module = (error.name or str(error)).partition(".")[0]
+    return error if module in PACKAGES else MissingExtra(command, module)
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog="Each command explains itself: corolla train --help",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(version("corolla"), prog_name="corolla", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (or set COROLLA_DEBUG=1).")
+def corolla(debug: bool) -> None:
+    """Train PETL adapters over one frozen Vision Transformer, and serve all of them, their ensembles
+    and their interpolations from one resident copy of it."""
+    if debug:
+        os.environ["COROLLA_DEBUG"] = "1"
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Refuses a misspelt variable of every command; `corolla serve` knows its own and checks them all."""
+    known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
+    for name in sorted(environ):
+        word = name.removeprefix("COROLLA_")
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+        if name.startswith("COROLLA_") and name not in VARIABLES and close:
+            remedy = f"did you mean {known[close[0]]}?"
+            raise UnknownVariable("the environment variable is not known", field=name, remedy=remedy)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; whatever goes wrong is said in one line."""
+    # Without this, OpenMP's threads spin between products and starve everybody on a busy machine.
+    # It counts only when it is set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        _check_variables(os.environ)
+        # What `corolla.main` does, less its handling of errors; a command's return value is no exit code.
+        with corolla.make_context("corolla", list(arguments)) as context:
+            corolla.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return _say(_usage(error), 2)
+    except CorollaError as error:
+        return _say(str(error), 2, error)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except OSError as error:
+        return _quiet() if error.errno == errno.EPIPE else _unexpected(error)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _usage(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _unexpected(error: Exception) -> int:
+    name = type(error).__name__
+    # The same fault has the same id everywhere, so that people can find each other's reports.
+    path = [
+        f"{Path(frame.filename).name}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    identity = hashlib.sha256("|".join([name, *path]).encode()).hexdigest()[:8]
+    said = " ".join(str(error).split())
+    remedy = "" if _debugging() else "; COROLLA_DEBUG=1 shows the traceback, please report it"
+    return _say(f"unexpected {name}{': ' if said else ''}{said} (error {identity}){remedy}", 1, error)
+
+
+def _quiet() -> int:
+    """The reader of our output has gone, as `head` does: nothing to say, and nobody to say it to."""
+    # Python flushes stdout once more at exit and would complain there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _debugging() -> bool:
+    return os.environ.get("COROLLA_DEBUG", "") not in ("", "0")
+
+
+def _say(message: str, code: int, error: BaseException | None = None) -> int:
+    if error is not None and _debugging():
+        traceback.print_exception(error)
+    print(f"corolla: {message}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    if COMPLETION in os.environ:
+        corolla.main(prog_name="corolla")
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

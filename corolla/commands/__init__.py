@@ -1,0 +1,1 @@
+"""The subcommands, one file for each command or group; imported when they run."""

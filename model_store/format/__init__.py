@@ -1,0 +1,1 @@
+"""What the files of a store say, byte by byte: records, digests, tensors."""

@@ -1,0 +1,153 @@
+"""Folding: one model of weight space as a plain timm checkpoint that needs nothing of ours.
+
+Knows which models are plain weights: sums of edits that fold, with a linear head. The file holds the
+backbone's parameters under timm's names at the task's image size, `head.weight`, `head.bias`, and a header
+that explains it.
+"""
+
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+from torch import Tensor
+
+from model_store.format.tensors import not_finite
+from model_store.resolution.loading import Loader, model
+from model_store.resolution.versions import Member, ResolvedTerm
+from petl_vit.adapter import Adapter
+from petl_vit.architecture import Architecture
+from petl_vit.edits import Foldable, fold
+from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.heads import LinearHead
+from petl_vit.vit import FrozenViT
+
+NAME = "corolla"
+VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """Plain weights and the text that explains them.
+
+    Attributes:
+        route: The model, with the versions that were folded.
+        tensors: On the CPU, float32, under timm's names.
+        header: What the file says of itself.
+    """
+
+    route: str
+    tensors: dict[str, Tensor]
+    header: dict[str, str]
+
+    def encode(self) -> bytes:
+        """The file. The header's entries are in no particular order."""
+        return safetensors.torch.save(self.tensors, metadata=self.header)
+
+
+def folded(loader: Loader, member: Member, *, alpha: float = 1.0) -> Folded:
+    """One model as plain weights.
+
+    Args:
+        loader: Of the member's backbone, on the CPU in float32.
+        member: The model.
+        alpha: Multiplies every term's alpha: WiSE of the whole sum.
+
+    Raises:
+        Unsupported: A method does not fold, a head is not linear, or the frozen model has no parameter
+            for a change; names it and the remedy.
+        Corrupt: A stored file is not what its digest says.
+    """
+    member = _at(member, alpha)
+    adapters = {term.digest: loader.adapter(term) for term in member.terms}
+    _check_methods(member, adapters)
+    vit = loader.vit(member.task.spec.preprocess.image_size)
+    head = model(member, adapters).head
+    if not isinstance(head, LinearHead):
+        raise Unsupported(
+            f"task {member.task.spec.name!r} has a head of the {head.title} kind, timm's is one linear layer",
+            field="route",
+            remedy="serve it with corolla, or train the adapter under a task with a linear head",
+        )
+    weights = _weights(vit, member, adapters)
+    tensors = {name: t.detach().float().cpu().contiguous() for name, t in weights.items()}
+    tensors |= {name: t.detach().float().cpu().contiguous() for name, t in head.tensors().items()}
+    _check_finite(tensors)
+    return Folded(route=str(member), tensors=tensors, header=_header(loader, member))
+
+
+def _weights(vit: FrozenViT, member: Member, adapters: dict[str, Adapter]) -> dict[str, Tensor]:
+    terms = [
+        (edit, term.alpha)
+        for term in member.terms
+        for edit in adapters[term.digest].edits.edits
+        if isinstance(edit, Foldable)
+    ]
+    return _without_new(fold(vit.params, terms), vit.arch)
+
+
+def _without_new(weights: dict[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
+    """The weights under the architecture's own names; a change of any other is refused."""
+    new = sorted(weights.keys() - arch.shapes.keys())
+    needed = [name for name in new if bool(weights[name].any())]
+    if needed:
+        raise Unsupported(
+            f"the model adds {needed[0]}, and {arch.name} has no such parameter",
+            field="route",
+            remedy="serve it with corolla, or use a method that leaves this site alone, such as lora",
+        )
+    return {name: weights[name] for name in arch.shapes}
+
+
+def _check_methods(member: Member, adapters: dict[str, Adapter]) -> None:
+    stuck = [term for term in member.terms if not _folds(adapters[term.digest])]
+    if stuck:
+        names = ", ".join(f"{term.label} ({term.method})" for term in stuck)
+        raise Unsupported(
+            f"{names} cannot become plain weights: branches and prompts are no weights of a ViT",
+            field="route",
+            remedy="serve it with corolla, or export it with --format archive; "
+            "`corolla methods` lists the methods that fold",
+        )
+
+
+def _folds(adapter: Adapter) -> bool:
+    return all(isinstance(edit, Foldable) for edit in adapter.edits.edits)
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    bad = not_finite(tensors)
+    if bad is not None:
+        raise InvalidInput(
+            f"{bad} is no longer finite at this alpha", field="alpha", remedy="choose one inside [0, 1]"
+        )
+
+
+def _at(member: Member, alpha: float) -> Member:
+    terms = tuple(
+        ResolvedTerm(alpha=alpha * term.alpha, manifest=term.manifest, task=term.task)
+        for term in member.terms
+    )
+    return Member(weight=1.0, terms=terms)
+
+
+def _header(loader: Loader, member: Member) -> dict[str, str]:
+    spec, config = member.task.spec, loader.record.config
+    values = {
+        "route": str(member),
+        "task": spec.name,
+        "classes": list(spec.classes),
+        "image_size": spec.preprocess.image_size,
+        "resize": spec.preprocess.resize,
+        "crop_ratio": spec.preprocess.crop_ratio,
+        "mean": list(spec.preprocess.mean),
+        "std": list(spec.preprocess.std),
+        "architecture": config.architecture.partition(".")[0],
+        "options": config.options,
+        "backbone_digest": loader.record.digest,
+        "task_digest": member.task.digest,
+        "digests": {term.label: term.digest for term in member.terms},
+    }
+    texts = {
+        name: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for name, v in values.items()
+    }
+    return {"format": "pt", NAME: VERSION} | texts

@@ -1,0 +1,1 @@
+"""From names to exact versions, and from versions to what runs."""

@@ -1,0 +1,84 @@
+"""Naming a route: all that is checked before one is kept under a name, whoever asks for it."""
+
+from dataclasses import dataclass
+
+from model_store.format.records import NamedRoute
+from model_store.names import BASE, LATEST
+from model_store.resolution import versions as resolution
+from model_store.routes.algebra import Route, check_alphas
+from model_store.routes.text import explain_route, parse_route
+from model_store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """A route that may be kept.
+
+    Attributes:
+        resolved: The route with the versions that it means now.
+        why: Where its temperature comes from.
+        shadows: Whether an adapter has the same name, which alone will mean the route from then on.
+    """
+
+    route: NamedRoute
+    resolved: str
+    why: str
+    shadows: bool
+
+    def lines(self) -> list[str]:
+        """What people should know about it: how it is read, and what it changes."""
+        home, name = self.route.task, self.route.name
+        said = [f"route {home}/{name} = {self.route.route}"]
+        said += [f"  {line}" for line in explain_route(self.route.parsed(), home)]
+        said.append(f"temperature {self.route.temperature:g}: {self.why}")
+        if self.shadows:
+            said.append(
+                f"note: {name} alone now means this route in task {home}; "
+                f"the adapter of that name is {name}@{LATEST}"
+            )
+        return said
+
+
+def check(
+    store: Store,
+    *,
+    task: str,
+    name: str,
+    text: str,
+    temperature: float | None = None,
+    extrapolate: bool = False,
+    backbone_digest: str | None = None,
+) -> Naming:
+    """The route that a text means under a name, if it can be answered; keeps nothing.
+
+    Args:
+        temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.
+        backbone_digest: What has to run it; None is the backbone of its first adapter.
+
+    Raises:
+        InvalidInput: A bad name, text, alpha or temperature, or members that do not fit together.
+        NotFound: An adapter that does not exist.
+        Unsupported: An adapter of another backbone.
+    """
+    route = parse_route(text)
+    check_alphas(route, extrapolate)
+    backbone_digest = backbone_digest or _backbone_of(store, route, task)
+    resolved = resolution.resolve(route, task=task, lookup=store, backbone_digest=backbone_digest)
+    value, why = (temperature, "as given") if temperature is not None else _default(store, route, task)
+    named = NamedRoute.of(task=task, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
+    shadows = bool(store.versions(task, name))
+    return Naming(route=named, resolved=str(resolved), why=why, shadows=shadows)
+
+
+def _backbone_of(store: Store, route: Route, task: str) -> str:
+    refs = [ref for ref in route.adapters if not ref.is_base]
+    return (
+        store.resolve(refs[0], task).backbone_digest if refs else store.only_task(task).spec.backbone_digest
+    )
+
+
+def _default(store: Store, route: Route, task: str) -> tuple[float, str]:
+    ref = route.single
+    if ref is None or ref.is_base:
+        return 1.0, f"the default of a route that is not one adapter{f' but {BASE}' if ref else ''}"
+    return store.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"

@@ -1,0 +1,195 @@
+"""From a route's names to the exact versions that answer it, and the checks between its members.
+
+Knows records, not tensors. The names resolve once, here; everything after goes by digest.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from model_store.format.records import Manifest, TaskRecord
+from model_store.routes.algebra import AdapterRef, Entry, Route, number
+from petl_vit.combine import Combine
+from petl_vit.errors import InvalidInput, Unsupported
+
+
+class Lookup(Protocol):
+    """Where names are looked up: a store, or a cache in front of it."""
+
+    def resolve(self, ref: AdapterRef, task: str) -> Manifest: ...
+
+    def task(self, name: str, backbone_digest: str) -> TaskRecord: ...
+
+    def task_of(self, manifest: Manifest) -> TaskRecord: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTerm:
+    """One adapter version, or the base of a task, and its alpha."""
+
+    alpha: float
+    manifest: Manifest | None  # None: the frozen backbone with the task's base head
+    task: TaskRecord
+
+    @property
+    def digest(self) -> str:
+        return self.task.digest if self.manifest is None else self.manifest.digest
+
+    @property
+    def label(self) -> str:
+        """`name:version` or `base`."""
+        return "base" if self.manifest is None else f"{self.manifest.name}:{self.manifest.version}"
+
+    @property
+    def full_name(self) -> str:
+        """`task/name:version` or `task/base`."""
+        return f"{self.task.spec.name}/{self.label}"
+
+    @property
+    def method(self) -> str:
+        return "linear" if self.manifest is None else self.manifest.method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model in weight space, a member of the ensemble."""
+
+    weight: float
+    terms: tuple[ResolvedTerm, ...]
+
+    @property
+    def task(self) -> TaskRecord:
+        return self.terms[0].task
+
+    @property
+    def name(self) -> str:
+        """The member without versions, which change: a label for metrics."""
+        names = ((t.alpha, t.label.partition(":")[0]) for t in self.terms)
+        return "+".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
+
+    def text(self, *, with_task: bool = False) -> str:
+        """The member with its versions, as a route's text."""
+        names = ((t.alpha, t.full_name if with_task else t.label) for t in self.terms)
+        return " + ".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRoute:
+    """What answers: every name replaced by a version and its digest.
+
+    Attributes:
+        members: At least one; all share one set of classes.
+        combine: How their logits become one answer.
+    """
+
+    members: tuple[Member, ...]
+    combine: Combine
+
+    @property
+    def task(self) -> TaskRecord:
+        """The task whose class order the answer follows: the first member's."""
+        return self.members[0].task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.task.spec.classes
+
+    def terms(self) -> Iterator[ResolvedTerm]:
+        """Each adapter once, in order."""
+        seen = {term.digest: term for member in self.members for term in member.terms}
+        yield from seen.values()
+
+    def class_order(self, member: Member) -> tuple[int, ...] | None:
+        """Where the answer's classes stand among the member's; None where the order is the same."""
+        own = member.task.spec.classes
+        if own == self.classes:
+            return None
+        position = {name: i for i, name in enumerate(own)}
+        return tuple(position[name] for name in self.classes)
+
+    def __str__(self) -> str:
+        """The route's text with versions; with tasks where the members come from several."""
+        several = len({member.task.spec.name for member in self.members}) > 1
+        texts = ((m.weight, m.text(with_task=several)) for m in self.members)
+        text = ", ".join(member if weight == 1 else f"{number(weight)}: {member}" for weight, member in texts)
+        return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
+
+
+def resolve(route: Route, *, task: str, lookup: Lookup, backbone_digest: str) -> ResolvedRoute:
+    """The versions that a route means now.
+
+    Args:
+        route: The route.
+        task: The task of adapters that name none; may be empty if all do.
+        lookup: Where names are looked up.
+        backbone_digest: The backbone that is to run it.
+
+    Raises:
+        NotFound: A task, adapter, version or alias that does not exist; names near matches.
+        InvalidInput: No task is named; or two members differ in their classes or in how they prepare
+            images; or the terms of a sum differ in their task.
+        Unsupported: An adapter belongs to another backbone.
+    """
+    members = tuple(_member(entry, task, lookup, backbone_digest) for entry in route.entries)
+    resolved = ResolvedRoute(members=members, combine=route.combine)
+    for member in members[1:]:
+        _check_classes(members[0], member)
+        _check_preprocess(members[0], member)
+    return resolved
+
+
+def _member(entry: Entry, task: str, lookup: Lookup, backbone_digest: str) -> Member:
+    terms = tuple(_term(t.adapter, t.alpha, task, lookup, backbone_digest) for t in entry.model.terms)
+    for term in terms[1:]:
+        if term.task.digest != terms[0].task.digest:
+            raise InvalidInput(
+                f"{terms[0].full_name} and {term.full_name} belong to different tasks or base heads",
+                field="route",
+                remedy="sum adapters of one task, or make them members of an ensemble with a comma",
+            )
+    return Member(weight=entry.weight, terms=terms)
+
+
+def _term(ref: AdapterRef, alpha: float, task: str, lookup: Lookup, backbone_digest: str) -> ResolvedTerm:
+    name = ref.task or task
+    if not name:
+        raise InvalidInput(
+            f"adapter {ref} names no task", field="task", remedy=f"set the task, or write TASK/{ref}"
+        )
+    if ref.is_base:
+        return ResolvedTerm(alpha=alpha, manifest=None, task=lookup.task(name, backbone_digest))
+    manifest = lookup.resolve(ref, name)
+    if manifest.backbone_digest != backbone_digest:
+        raise Unsupported(
+            f"adapter {manifest} belongs to backbone {manifest.backbone_digest[:12]}, "
+            f"this is {backbone_digest[:12]}",
+            field="route",
+            remedy="serve that backbone, or train the adapter again on this one",
+        )
+    return ResolvedTerm(alpha=alpha, manifest=manifest, task=lookup.task_of(manifest))
+
+
+def _check_classes(first: Member, other: Member) -> None:
+    ours, theirs = set(first.task.spec.classes), set(other.task.spec.classes)
+    if ours == theirs:
+        return
+    only = sorted(ours ^ theirs)
+    shown = ", ".join(only[:5]) + (" ..." if len(only) > 5 else "")
+    raise InvalidInput(
+        f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes ({shown})",
+        field="route",
+        remedy="an ensemble's members must share their classes",
+    )
+
+
+def _check_preprocess(first: Member, other: Member) -> None:
+    """An image is prepared once for all members."""
+    if other.task.spec.preprocess != first.task.spec.preprocess:
+        raise InvalidInput(
+            f"tasks {first.task.spec.name!r} and {other.task.spec.name!r} prepare images differently",
+            field="route",
+            remedy="an ensemble's members must share image size, resizing and normalisation",
+        )

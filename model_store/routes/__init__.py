@@ -1,0 +1,1 @@
+"""Routes: the small algebra in which a request says which models answer it. No torch."""

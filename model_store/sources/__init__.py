@@ -1,0 +1,1 @@
+"""Where frozen weights and zero-shot heads come from."""

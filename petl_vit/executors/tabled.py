@@ -1,0 +1,96 @@
+"""A fourth way to carry the edits out: kernels that look each row's edits up by its slot's number.
+
+As in `petl_vit.executors.gathered`, no shape and no loop depends on which rows have which adapter, so that one CUDA
+graph serves every mixture; and as in `petl_vit.executors.sliced.Sliced`, a row computes what it has and no more
+(`petl_vit.executors.kernels`).
+
+Shapes: B rows, N tokens, D width, H heads.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from petl_vit.arena import Layout
+from petl_vit.executors import kernels
+from petl_vit.executors.frozen import activate_, frozen_norm, merge_heads, split_heads
+from petl_vit.executors.kernels import Rows
+from petl_vit.products import Params, linear
+from petl_vit.vit import FrozenViT
+
+
+class Tabled:
+    """Many adapters at once, each found in an arena by number; in place, without gradients.
+
+    Args:
+        vit: The backbone.
+        layout: Of the table that the rows look up.
+        rows: Their slots, alphas and the arena's tensors.
+    """
+
+    def __init__(self, vit: FrozenViT, layout: Layout, rows: Rows) -> None:
+        self._arch = vit.arch
+        self.params: Params = vit.params
+        self._first = layout.first
+        self._rows = rows
+
+    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
+        return compute(x, self.params)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        patches = patches.contiguous()
+        kernels.affine_(patches, self._rows, self._first["patch_embed.proj"])
+        return patches
+
+    def linear(self, site: str, x: Tensor) -> Tensor:
+        y, field = linear(self.params, site, x), self._first[site]
+        kernels.affine_(y, self._rows, field)  # before the low rank, as it reads the frozen output
+        kernels.low_rank_(x, y, self._rows, field)
+        return y
+
+    def norm(self, site: str, x: Tensor) -> Tensor:
+        y, field = frozen_norm(self.params, site, x, self._arch.eps), self._first[site]
+        x, tokens = (x, y) if x.dim() == 3 else (x.unsqueeze(1).contiguous(), y.unsqueeze(1))
+        kernels.affine_(tokens, self._rows, field)
+        kernels.norm_delta_(x, tokens, self._rows, field, self._arch.eps)
+        return y
+
+    def extend(self, x: Tensor) -> Tensor:
+        return x
+
+    def strip(self, x: Tensor) -> Tensor:
+        return x
+
+    def attend(self, block: int, qkv: Tensor) -> Tensor:
+        q, k, v = split_heads(qkv, self._arch.heads)
+        out, sums = attention_with_sums(q, k, v)
+        out = merge_heads(out).contiguous()
+        field = self._first[f"blocks.{block}"]
+        kernels.attend_prefix_(qkv, out, sums, self._rows, field, self._arch.heads)
+        return out
+
+    def activate(self, h: Tensor) -> Tensor:
+        return activate_(self._arch.activation, h)
+
+    def feature(self, feature: Tensor) -> Tensor:
+        return feature
+
+    def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        field = self._first[sublayer]
+        found = kernels.hidden(stream, normed, out, self._rows, field, self._arch.grid)
+        stream = stream.add_(out)
+        kernels.join_(stream, found, self._rows, field)
+        return stream
+
+
+def attention_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of [B, H, N, d], and the logarithm of each softmax's sum [B, H, N or more], contiguous."""
+    aten = torch.ops.aten
+    if q.is_cpu:
+        out, sums = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    elif q.dtype == torch.float32:  # FlashAttention has no float32
+        out, sums, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+    else:
+        out, sums, *_ = aten._scaled_dot_product_flash_attention(q, k, v)
+    return out, sums.contiguous()

@@ -1,0 +1,1 @@
+"""One request from names and bytes to an answer; no transport."""

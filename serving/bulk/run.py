@@ -1,0 +1,243 @@
+"""Bulk classification without a server: many images by one route, through the server's own core.
+
+One group of images is in the engine while the next is read and decoded. Groups are always the same, so a run
+that was killed and goes on gives what it would have given, to the last digit.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from model_store.routes.algebra import Route
+from petl_vit.errors import CorollaError, Overloaded
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
+from serving.answer.classifier import Classifier, ImageAnswer, Preprocessed, Request, Response
+from serving.bulk.output import COLUMNS, PROBABILITIES, Output, Part, Row
+from serving.bulk.sources import Source
+from serving.registry.catalog import Plan
+from serving.service import Core
+from serving.settings import Settings
+
+_UNBOUNDED = 2**40
+"""The queue never holds more than one group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """What is to be predicted.
+
+    Attributes:
+        sources: The images.
+        task: The task; may be empty where the store has only one.
+        top: How many of the most probable classes a row has.
+        probabilities: Whether a row has the probability of every class.
+        overwrite: Whether what stands at the output, finished or not, may go.
+    """
+
+    sources: Sequence[Source]
+    task: str
+    route: Route
+    top: int = 5
+    probabilities: bool = False
+    extrapolate: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What came of it.
+
+    Attributes:
+        images: Rows of the output; `failed` of them have an error, `resumed` are of an earlier run.
+        adapters: Digest by `task/name:version`.
+        seconds: Of this run.
+        precision: What it was computed in, fp32 or bf16.
+    """
+
+    out: str
+    images: int
+    failed: int
+    resumed: int
+    seconds: float
+    precision: str
+    route: str
+    adapters: Mapping[str, str]
+    backbone_digest: str
+    classes: Sequence[str]
+
+
+Advance = Callable[[int], None]
+
+
+def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance = lambda n: None) -> Summary:
+    """Classifies every image and writes the rows to a file.
+
+    Args:
+        out: Ends in .jsonl, .csv or .parquet. `OUT.part` beside it keeps an unfinished run.
+        settings: As of a server, those that are given.
+        advance: Called with the number of images that are done, those of an earlier run first.
+
+    Raises:
+        CorollaError: A setting, the route or the output cannot work. One bad image does not: its row has
+            an error.
+    """
+    started = time.monotonic()
+    output = Output(out, overwrite=bulk.overwrite)
+    with TemporaryDirectory() as folder:  # prediction ids are nobody's to send back: their key goes too
+        mine = {
+            "token_key_file": f"{folder}/key",
+            "max_queue_rows": _UNBOUNDED,
+            "max_queue_bytes": _UNBOUNDED,
+        }
+        core = Core(Settings.read({**settings, **mine}))
+        plan = core.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
+        group = max(1, core.settings.max_batch_rows // len(plan.resolved.members))
+        run = _identity(bulk, plan, core, group)
+        with Part(out, run, group=group, fresh=bulk.overwrite) as part:
+            resumed = part.rows
+            advance(resumed)
+            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(core, group))
+            failed = _write(output, part, bulk, plan)
+            part.remove()
+    resolved = plan.resolved
+    return Summary(
+        out=str(out),
+        images=len(bulk.sources),
+        failed=failed,
+        resumed=resumed,
+        seconds=round(time.monotonic() - started, 3),
+        precision=str(core.precision),
+        route=str(resolved),
+        adapters={term.full_name: term.digest for term in resolved.terms()},
+        backbone_digest=resolved.task.spec.backbone_digest,
+        classes=resolved.classes,
+    )
+
+
+def _identity(bulk: Bulk, plan: Plan, core: Core, group: int) -> Row:
+    """What two runs must share for the one to go on with the rows of the other."""
+    resolved = plan.resolved
+    listed = "\n".join(f"{source.path}\0{source.file}" for source in bulk.sources)
+    return {
+        "list of images": hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(),
+        "images": len(bulk.sources),
+        "route": str(resolved),
+        "adapters": [term.digest for term in resolved.terms()],
+        "backbone": resolved.task.spec.backbone_digest,
+        "temperature": plan.temperature,
+        "top": bulk.top,
+        "probabilities": bulk.probabilities,
+        "device": core.device.type,
+        "precision": str(core.precision),
+        "rows of a batch": group,
+    }
+
+
+def _write(output: Output, part: Part, bulk: Bulk, plan: Plan) -> int:
+    """Writes the rows with what is the same in all of them; returns how many have an error."""
+    failed = 0
+    shared = {
+        "route": str(plan.resolved),
+        "adapters": [term.full_name for term in plan.resolved.terms()],
+    }
+
+    def rows() -> Iterator[Row]:
+        nonlocal failed
+        for row in part:
+            failed += row["error"] is not None
+            full = row | shared
+            yield {name: full[name] for name in (*COLUMNS, PROBABILITIES) if name in full}
+
+    output.write(rows(), plan.resolved.classes if bulk.probabilities else ())
+    return failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The images that are left, group by group."""
+
+    bulk: Bulk
+    plan: Plan
+    part: Part
+    advance: Advance
+
+    async def through(self, core: Core, group: int) -> None:
+        """Fills the part."""
+        sources = self.bulk.sources
+        groups = [sources[start : start + group] for start in range(self.part.rows, len(sources), group)]
+        if not groups:
+            return
+        async with core.running() as classifier:
+            await classifier.in_pool(classifier.ready, self.plan)
+            decoder = _Decoder(core.settings, self.plan.resolved.task.spec.preprocess, classifier)
+            ahead = asyncio.create_task(decoder.decode(groups[0]))
+            for now, after in zip(groups, [*groups[1:], None], strict=True):
+                pictures = await ahead
+                if after is not None:
+                    ahead = asyncio.create_task(decoder.decode(after))
+                rows = await self._rows(classifier, now, pictures)
+                await classifier.in_pool(self.part.append, rows)
+                self.advance(len(now))
+
+    async def _rows(
+        self, classifier: Classifier, sources: Sequence[Source], pictures: "list[Preprocessed | CorollaError]"
+    ) -> list[Row]:
+        good = [picture for picture in pictures if not isinstance(picture, CorollaError)]
+        answers: Iterator[ImageAnswer | CorollaError] = iter(())
+        if good:
+            request = Request(task=self.bulk.task, route=self.bulk.route, pictures=good)
+            response: Response = await classifier.answer(request, self.plan, lambda response: response)
+            answers = iter(response.images)
+        make = partial(_row, classes=self.plan.resolved.classes, bulk=self.bulk)
+        return [
+            make(source.path, picture if isinstance(picture, CorollaError) else next(answers))
+            for source, picture in zip(sources, pictures, strict=True)
+        ]
+
+
+class _Decoder:
+    """Reads and decodes groups of images in the classifier's pool."""
+
+    def __init__(self, settings: Settings, spec: Preprocess, classifier: Classifier) -> None:
+        self._settings, self._spec, self._classifier = settings, spec, classifier
+
+    async def decode(self, sources: Sequence[Source]) -> "list[Preprocessed | CorollaError]":
+        """Every image ready for the backbone, or what is wrong with it."""
+        in_pool = self._classifier.in_pool
+        return await asyncio.gather(*(in_pool(self._decoded, source) for source in sources))
+
+    def _decoded(self, source: Source) -> Preprocessed | CorollaError:
+        try:
+            data = source.read(self._settings.max_message_bytes)
+            return preprocess(data, self._spec, max_pixels=self._settings.max_pixels).numpy()
+        except CorollaError as error:
+            return error
+
+
+def _row(path: str, answer: ImageAnswer | CorollaError, *, classes: Sequence[str], bulk: Bulk) -> Row:
+    row: Row = {"path": path, **dict.fromkeys(COLUMNS[1:])}
+    if bulk.probabilities:
+        row[PROBABILITIES] = None
+    if isinstance(answer, Overloaded):  # no fault of the image: the run can go on when there is room
+        raise answer
+    if isinstance(answer, CorollaError):
+        return row | {"error": str(answer)}
+    best = [
+        {"label": classes[i], "probability": float(answer.probabilities[i])} for i in answer.best(bulk.top)
+    ]
+    row |= best[0] | {
+        "top": best,
+        "agreement": answer.agreement,
+        "entropy": answer.entropy,
+        "mutual_information": answer.mutual_information,
+    }
+    if bulk.probabilities:
+        row[PROBABILITIES] = dict(zip(classes, answer.probabilities.tolist(), strict=True))
+    return row

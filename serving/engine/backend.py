@@ -1,0 +1,80 @@
+"""What computes: the backbone and its adapters' edits behind one small interface.
+
+`TorchBackend` is eager PyTorch on a CPU or a GPU, in fp32 or bf16. Another back end is another class with
+these three methods.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from petl_vit.batch import Batch, Row
+from petl_vit.executors.sliced import Sliced
+from petl_vit.slots import Slots
+from petl_vit.vit import FrozenViT
+
+
+class Backend(Protocol):
+    """Runs rows. One thread calls it."""
+
+    def add_size(self, size: int, vit: FrozenViT) -> None:
+        """Makes it serve another image size, in pixels."""
+
+    def warm(self, size: int) -> None:
+        """Runs the frozen backbone once, so that the first request does not pay for it."""
+
+    def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
+        """The logits [C] of every row, on the CPU, in the rows' order.
+
+        Args:
+            images: Distinct ones of one size, each [3, S, S] float32, preprocessed.
+
+        Raises:
+            Overloaded: The rows have more adapters than there are slots.
+            torch.OutOfMemoryError, MemoryError: They do not fit into memory; fewer may.
+        """
+
+
+class TorchBackend:
+    """Eager PyTorch, where the backbone is; rows of adapters that need it in float32 run on that."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._batches: dict[int, Batch] = {}
+        self._exact: dict[int, Batch] = {}
+
+    def add_size(self, size: int, vit: FrozenViT) -> None:
+        if size not in self._batches:
+            self._batches[size] = Batch(vit, slots=self._slots)
+
+    def warm(self, size: int) -> None:
+        vit = self._batches[size].vit
+        images = torch.zeros(1, 3, size, size, device=vit.device, dtype=vit.dtype)
+        with torch.inference_mode():
+            vit.forward(images, Sliced(vit, []))
+
+    def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
+        size = images[0].shape[-1]
+        batch = self._batches[size]
+        stacked = torch.stack(list(images)).to(device=batch.vit.device, dtype=batch.vit.dtype)
+        exact = [i for i, row in enumerate(rows) if row.model.exact_on is not None]
+        if not exact:
+            return batch.logits(stacked, rows)
+        others = [i for i, row in enumerate(rows) if row.model.exact_on is None]
+        answers = dict(
+            zip(exact, self._on_exact(rows[exact[0]]).logits(stacked, [rows[i] for i in exact]), strict=True)
+        )
+        if others:
+            answers |= zip(others, batch.logits(stacked, [rows[i] for i in others]), strict=True)
+        return [answers[i] for i in range(len(rows))]
+
+    def _on_exact(self, row: Row) -> Batch:
+        """What runs rows on the backbone in float32 that a row names, kept for the next ones."""
+        vit = row.model.exact_on
+        assert vit is not None, "the row needs no other backbone"
+        batch = self._exact.get(vit.arch.image_size)
+        if batch is None or batch.vit is not vit:
+            batch = self._exact[vit.arch.image_size] = Batch(vit, slots=self._slots)
+        return batch

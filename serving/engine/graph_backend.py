@@ -1,0 +1,234 @@
+"""What computes on a GPU: CUDA graphs of one forward, each for a number of rows, whatever the rows are.
+
+A batch is padded to the next number of rows and replayed; its images, slots and alphas are copied into the
+graph's inputs, so that another adapter, method, rank or alpha changes data alone (`petl_vit.executors.kernels`). All
+numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
+their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
+VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and bank.
+
+On a CPU the same forward runs without graphs, in Triton's interpreter: for tests.
+
+Shapes: B rows of a graph, T edit sets of a row, S image size, D width.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from petl_vit.arena import Arena
+from petl_vit.batch import Model, Row, Term, logits_of
+from petl_vit.edit_set import size_class
+from petl_vit.errors import Unsupported
+from petl_vit.executors import kernels
+from petl_vit.executors.tabled import Tabled
+from petl_vit.slots import Slots
+from petl_vit.vit import FrozenViT
+from serving.engine.backend import TorchBackend
+
+_log = logging.getLogger(__name__)
+
+GRAPHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_WARM_UPS = 2  # before a capture: kernels are compiled and libraries set up
+
+
+class GraphBackend:
+    """Rows of any mixture in one graph's replay.
+
+    Args:
+        slots: With an arena.
+        row_buckets: The numbers of rows to have a graph for, ascending.
+
+    Raises:
+        Unsupported: The device has no graphs and its kernels are not interpreted.
+    """
+
+    def __init__(self, slots: Slots, *, row_buckets: Sequence[int] = GRAPHS) -> None:
+        if slots.arena is None or not kernels.usable(slots.arena.bank.device):
+            raise Unsupported(
+                "graphs need a CUDA device", field="backend", remedy="start with --backend torch"
+            )
+        self._slots, self._buckets = slots, tuple(row_buckets)
+        self._arena: Arena = slots.arena
+        self._torch = TorchBackend(slots)
+        self._sizes: dict[int, FrozenViT] = {}
+        self._graphs: dict[tuple[int, int, int], _Graph] = {}  # by image size, rows and terms
+        self._pool = torch.cuda.graph_pool_handle() if self._arena.bank.is_cuda else None
+
+    @property
+    def captured(self) -> int:
+        """How many graphs there are."""
+        return len(self._graphs)
+
+    def add_size(self, size: int, vit: FrozenViT) -> None:
+        if size not in self._sizes:
+            self._sizes[size] = vit
+            self._torch.add_size(size, vit)
+
+    def warm(self, size: int) -> None:
+        """Captures a graph for every number of rows, the largest first, whose memory the others share."""
+        for rows in reversed(self._buckets if self._arena.bank.is_cuda else self._buckets[:1]):
+            self._graph(size, rows, 1)
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
+        answers: dict[int, Tensor] = {}
+        with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
+            tabled = [i for i, row in enumerate(rows) if self._is_tabled(row.model)]
+            tabled.sort(key=lambda i: rows[i].model.key)  # neighbours share the product of their head
+            for part in self._parts(tabled):
+                answers |= zip(part, self._run(images, [rows[i] for i in part]), strict=True)
+        loose = [i for i in range(len(rows)) if i not in answers]
+        if loose:
+            answers |= zip(loose, self._torch.logits(images, [rows[i] for i in loose]), strict=True)
+        return [answers[i] for i in range(len(rows))]
+
+    def _is_tabled(self, model: Model) -> bool:
+        return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
+
+    def _parts(self, members: list[int]) -> list[list[int]]:
+        most = self._buckets[-1]
+        return [members[start : start + most] for start in range(0, len(members), most)]
+
+    def _run(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
+        terms = [_terms(row.model) for row in rows]
+        bucket = next(size for size in self._buckets if size >= len(rows))
+        most = size_class(max(map(len, terms)))
+        graph = self._graph(images[0].shape[-1], bucket, most)
+        numbers = [[self._slots.number(term.adapter) for term in own] for own in terms]
+        alphas = [[term.alpha for term in own] for own in terms]
+        used = list(dict.fromkeys(row.image for row in rows))
+        place = {image: i for i, image in enumerate(used)}
+        features = graph.run([images[i] for i in used], [place[row.image] for row in rows], numbers, alphas)
+        return logits_of(features, [row.model for row in rows])
+
+    def _graph(self, size: int, rows: int, terms: int) -> "_Graph":
+        key = (size, rows, terms)
+        if key not in self._graphs:
+            started = time.monotonic()
+            self._graphs[key] = _Graph(self._sizes[size], self._arena, rows, terms, self._pool)
+            _log.info("prepared %d rows of %d px in %.1f s", rows, size, time.monotonic() - started)
+        return self._graphs[key]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Inputs:
+    """What a forward reads besides parameters and bank.
+
+    Attributes:
+        images: [B, 3, S, S], in the dtype of the backbone's products; sources: [B], each row's image.
+        slots, alphas: [T, B].
+    """
+
+    images: Tensor
+    sources: Tensor
+    slots: Tensor
+    alphas: Tensor
+
+    @classmethod
+    def empty(cls, vit: FrozenViT, rows: int, terms: int, *, pinned: bool = False) -> "_Inputs":
+        size, on = vit.arch.image_size, torch.device("cpu") if pinned else vit.device
+
+        def made(*shape: int, dtype: torch.dtype = torch.float32, value: int = 0) -> Tensor:
+            pin = pinned and vit.device.type == "cuda"
+            return torch.full(shape, value, dtype=dtype, device=on, pin_memory=pin)
+
+        return cls(
+            images=made(rows, 3, size, size, dtype=vit.product_dtype),
+            sources=made(rows, dtype=torch.int64),
+            slots=made(terms, rows, dtype=torch.int32, value=-1),
+            alphas=made(terms, rows),
+        )
+
+    def copy_(self, other: "_Inputs", images: int) -> None:
+        """Takes over another's values, and so many of its images."""
+        self.images[:images].copy_(other.images[:images], non_blocking=True)
+        for mine, theirs in zip(self._rest, other._rest, strict=True):
+            mine.copy_(theirs, non_blocking=True)
+
+    @property
+    def _rest(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.sources, self.slots, self.alphas
+
+
+class _Graph:
+    """The forward of B rows with at most T edit sets each.
+
+    Args:
+        pool: Memory that graphs share, as only one runs at a time; None where there are no graphs.
+    """
+
+    def __init__(self, vit: FrozenViT, arena: Arena, rows: int, terms: int, pool: Any) -> None:
+        self._vit, self._arena = vit, arena
+        self._host = _Inputs.empty(vit, rows, terms, pinned=True)
+        self._inputs = _Inputs.empty(vit, rows, terms)
+        self._replay: Callable[[], Tensor] = self._forward
+        if pool is not None:
+            self._replay = self._captured(pool)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        images: Sequence[Tensor],
+        sources: Sequence[int],
+        slots: Sequence[Sequence[int]],
+        alphas: Sequence[Sequence[float]],
+    ) -> Tensor:
+        """Features [rows, D] on the host.
+
+        Args:
+            images: Each [3, S, S] float32.
+            sources: Each row's image.
+            slots, alphas: Each row's edit sets.
+        """
+        host, count = self._host, len(sources)
+        for place, image in zip(host.images, images, strict=False):
+            place.copy_(image)
+        host.sources.zero_()
+        host.sources.numpy()[:count] = sources
+        host.slots.fill_(-1)
+        numbers, weights = host.slots.numpy(), host.alphas.numpy()
+        for row, (own, factors) in enumerate(zip(slots, alphas, strict=True)):
+            numbers[: len(own), row], weights[: len(own), row] = own, factors
+        self._inputs.copy_(host, len(images))
+        return self._replay()[:count].cpu()  # waits, so that the host's side may be written again
+
+    def _forward(self) -> Tensor:
+        vit, inputs = self._vit, self._inputs
+        # Triton's interpreter cannot multiply in bfloat16.
+        rows = kernels.Rows(
+            slots=inputs.slots,
+            alphas=inputs.alphas,
+            bank=self._arena.bank,
+            table=self._arena.table,
+            products=vit.product_dtype if self._arena.bank.is_cuda else self._arena.bank.dtype,
+        )
+        patches = vit.patches(inputs.images, vit.params)
+        run = Tabled(vit, self._arena.layout, rows)
+        return vit.features(patches, run, {0: inputs.sources})
+
+    @torch.inference_mode()
+    def _captured(self, pool: Any) -> Callable[[], Tensor]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            features = self._forward()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return features
+
+        return replay
+
+
+def _terms(model: Model) -> list[Term]:
+    return [term for term in model.edited if term.adapter.edits.edits]

@@ -1,0 +1,1 @@
+"""What is counted, how, and the labels that come back."""

@@ -1,0 +1,174 @@
+"""Every metric of the server, defined once: the scrape and docs/metrics.md are both made from here.
+
+Every per-image signal is a counter or a histogram, so that PromQL picks the window and sums replicas.
+Edges of buckets never change within a series' life: a new set of edges is a new metric.
+"""
+
+from serving.metrics.series import Definition
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_ADAPTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
+# Fine towards 1, where confidence piles up.
+_CONFIDENCE = (*_TENTHS[:7], 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1)
+_DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
+_INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
+_ENTROPY = (*_INFORMATION, 3, 5, 7)
+_DELAY = (1, 10, 60, 300, 900, 3600, 4 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
+
+
+def _counter(name: str, labels: str, text: str) -> Definition:
+    return Definition(name=name, kind="counter", labels=tuple(labels.split()), help=text)
+
+
+def _gauge(name: str, labels: str, text: str) -> Definition:
+    return Definition(name=name, kind="gauge", labels=tuple(labels.split()), help=text)
+
+
+def _histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> Definition:
+    return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
+
+
+SECTIONS: dict[str, tuple[Definition, ...]] = {
+    "Requests": (
+        _counter("corolla_requests_total", "method code", "Calls answered, by gRPC status code."),
+        _histogram(
+            "corolla_request_duration_seconds", "method", "From a call's arrival to its answer.", _SECONDS
+        ),
+        _counter("corolla_images_total", "status", "Images received: ok, or invalid where one got an error."),
+    ),
+    "Batches": (
+        _gauge("corolla_queue_rows", "", "Rows waiting for the engine. A row is one image for one member."),
+        _gauge("corolla_queue_bytes", "", "Host memory that their images take."),
+        _counter(
+            "corolla_queue_dropped_total",
+            "reason",
+            "Images never computed: expired or cancelled in the queue; refused at once as their deadline was "
+            "unmeetable, or as the queue was full (full_rows, full_bytes).",
+        ),
+        _histogram("corolla_queue_duration_seconds", "", "Time a row waited for the engine.", _SECONDS),
+        _histogram("corolla_batch_rows", "", "Rows in one forward pass.", _ROWS),
+        _histogram("corolla_batch_adapters", "", "Distinct adapters in one forward pass.", _ADAPTERS),
+        _histogram("corolla_forward_duration_seconds", "", "Time of one forward pass.", _SECONDS),
+        _counter("corolla_out_of_memory_total", "", "Forward passes that did not fit into memory at once."),
+    ),
+    "Predictions": (
+        _counter("corolla_predictions_total", "route domain", "Images answered."),
+        _histogram(
+            "corolla_prediction_confidence_ratio",
+            "route domain",
+            "Probability of the answered class.",
+            _CONFIDENCE,
+        ),
+        _counter(
+            "corolla_prediction_bin_total",
+            "route domain bin",
+            "Images answered, by confidence: bin 0 is [0, 0.1), bin 9 is [0.9, 1].",
+        ),
+        _histogram(
+            "corolla_prediction_entropy_nats",
+            "route domain",
+            "Entropy of the answered probabilities.",
+            _ENTROPY,
+        ),
+        _counter(
+            "corolla_invalid_scores_total",
+            "route member",
+            "NaN or infinite scores, which are never observed; the member `ensemble` is the answer itself.",
+        ),
+    ),
+    "Ensembles": (
+        _counter(
+            "corolla_ensemble_predictions_total",
+            "route domain consensus",
+            "Images answered by two or more members, by the shape of their vote: unanimous, majority "
+            "(more than half), plurality (most, but not more than half), tie.",
+        ),
+        _histogram(
+            "corolla_ensemble_agreement_ratio",
+            "route domain",
+            "Share of the members whose class is the answer's; two or more members.",
+            _TENTHS,
+        ),
+        _histogram(
+            "corolla_ensemble_mutual_information_nats",
+            "route domain",
+            "Mutual information of class and member, how far members disagree; two or more members.",
+            _INFORMATION,
+        ),
+        _counter(
+            "corolla_member_predictions_total",
+            "route domain member",
+            "Images a member scored; named routes of at most 16 members.",
+        ),
+        _counter(
+            "corolla_member_vote_agreements_total",
+            "route domain member",
+            "Images where the member's class is the answer's; named routes of at most 16 members.",
+        ),
+        _counter(
+            "corolla_ensemble_pair_agreements_total",
+            "route domain pair",
+            "Images where both members of a pair name the same class; named routes of 2 to 8 members.",
+        ),
+        _counter(
+            "corolla_ensemble_pair_comparisons_total",
+            "route domain pair",
+            "Images that both members of a pair scored; named routes of 2 to 8 members.",
+        ),
+    ),
+    "Feedback": (
+        _counter(
+            "corolla_feedback_submissions_total",
+            "route status",
+            "Labels received: counted, duplicate, invalid_token (the route is `unknown`) or invalid_class.",
+        ),
+        _counter(
+            "corolla_feedback_total",
+            "route domain outcome",
+            "Labels counted: the answer was correct or incorrect.",
+        ),
+        _counter(
+            "corolla_member_feedback_total",
+            "route member outcome",
+            "Labels counted: the member was correct or incorrect; named routes of at most 16 members.",
+        ),
+        _histogram("corolla_feedback_delay_seconds", "route", "Time from prediction to label.", _DELAY),
+    ),
+    "State": (
+        _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts or stops."),
+        _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
+        _gauge(
+            "corolla_row_buffer_bytes",
+            "",
+            "Memory for what rows have of their own, kept from one forward pass to the next. All that the "
+            "process takes is `process_resident_memory_bytes`.",
+        ),
+        _gauge("corolla_registered_adapters", "", "Adapters in host memory, ready for a slot."),
+        _gauge("corolla_registered_bytes", "", "Host memory that their tensors take."),
+        _gauge("corolla_slot_adapters", "", "Adapters in a slot, ready for a forward pass."),
+        _gauge("corolla_slot_bytes", "", "Memory of their tensors; on a CPU the registered ones' own."),
+        _histogram("corolla_adapter_load_duration_seconds", "", "From the store into host memory.", _SECONDS),
+        _counter("corolla_adapter_evictions_total", "", "Adapters that left host memory to make room."),
+        _counter(
+            "corolla_precision_checks_total",
+            "result",
+            "Adapters compared with fp32 after loading in bf16: within or beyond the bound, or failed.",
+        ),
+        _histogram(
+            "corolla_precision_difference_ratio",
+            "",
+            "How far bf16 moved an adapter's logits, relative to the largest; the bound is 0.05.",
+            _DIFFERENCES,
+        ),
+        _gauge(
+            "corolla_adapter_info",
+            "route member version method digest",
+            "1 for what a member of a named route is now; join it on (route, member).",
+        ),
+        _gauge("corolla_backbone_info", "digest architecture", "1 for the backbone that is resident."),
+        _gauge("corolla_build_info", "version python torch device precision", "1 for what is running."),
+    ),
+}
+DEFINITIONS = tuple(definition for section in SECTIONS.values() for definition in section)

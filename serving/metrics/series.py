@@ -1,0 +1,127 @@
+"""Metrics as plain numbers: what is defined, what it adds up to, how Prometheus reads it.
+
+`prometheus_client`'s own instruments take a lock for every series. One image of a six-member ensemble
+moves some fifty of them, so here one lock covers them all: an image costs a tenth of that, and a
+scrape never sees half an image. Knows nothing of what the metrics mean; `serving/metrics/events.py` does.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+Labels = tuple[str, ...]
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """One metric: what the scrape and its page in docs/ say about it.
+
+    Attributes:
+        buckets: A histogram's upper edges, ascending, without infinity.
+    """
+
+    name: str
+    kind: Kind
+    labels: Labels = ()
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+class Number:
+    """The values of a counter or a gauge, by label values."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.values: dict[Labels, float] = {}
+
+    def create(self, labels: Labels) -> None:
+        """Shows the series from now on, at zero, so that its first step is not lost to `rate()`."""
+        self.values.setdefault(labels, 0)
+
+    def add(self, labels: Labels = (), amount: float = 1) -> None:
+        self.values[labels] = self.values.get(labels, 0) + amount
+
+    def set(self, value: float, labels: Labels = ()) -> None:
+        self.values[labels] = value
+
+    def copy(self) -> "Number":
+        copy = Number(self.definition)
+        copy.values = dict(self.values)
+        return copy
+
+    def family(self) -> Metric:
+        made = CounterMetricFamily if self.definition.kind == "counter" else GaugeMetricFamily
+        family = made(self.definition.name, self.definition.help, labels=self.definition.labels)
+        for labels, value in self.values.items():
+            family.add_metric(labels, value)
+        return family
+
+
+class Histogram:
+    """The counts per bucket and the sums of a histogram, by label values."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.counts: dict[Labels, list[int]] = {}
+        self.sums: dict[Labels, float] = {}
+
+    def create(self, labels: Labels) -> None:
+        """Shows the series from now on, at zero."""
+        if labels not in self.counts:
+            self.counts[labels] = [0] * (len(self.definition.buckets) + 1)
+            self.sums[labels] = 0
+
+    def observe(self, value: float, labels: Labels = ()) -> None:
+        """Counts one value, which must be finite and not negative: one NaN would stay in the sum for ever."""
+        self.create(labels)
+        self.counts[labels][bisect_left(self.definition.buckets, value)] += 1
+        self.sums[labels] += value
+
+    def copy(self) -> "Histogram":
+        copy = Histogram(self.definition)
+        copy.counts = {labels: list(counts) for labels, counts in self.counts.items()}
+        copy.sums = dict(self.sums)
+        return copy
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(
+            self.definition.name, self.definition.help, labels=self.definition.labels
+        )
+        for labels, counts in self.counts.items():
+            family.add_metric(labels, list(self._cumulated(counts)), self.sums[labels])
+        return family
+
+    def _cumulated(self, counts: list[int]) -> Iterator[tuple[str, float]]:
+        total = 0
+        for edge, count in zip((*self.definition.buckets, math.inf), counts, strict=True):
+            total += count
+            yield "+Inf" if edge == math.inf else str(float(edge)), total
+
+
+class Series(Collector):
+    """All values of one server. Hold `lock` to change them; a scrape copies them under it."""
+
+    def __init__(self, definitions: Iterable[Definition]) -> None:
+        self.lock = Lock()
+        self.definitions = tuple(definitions)
+        self.numbers = {d.name: Number(d) for d in self.definitions if d.kind != "histogram"}
+        self.histograms = {d.name: Histogram(d) for d in self.definitions if d.kind == "histogram"}
+
+    def describe(self) -> Iterable[Metric]:
+        """The families without values: lets a registry refuse two collectors of one name."""
+        return Series(self.definitions).collect()
+
+    def collect(self) -> Iterable[Metric]:
+        with self.lock:
+            numbers = [number.copy() for number in self.numbers.values()]
+            histograms = [histogram.copy() for histogram in self.histograms.values()]
+        # Writing thousands of samples takes milliseconds; the server counts on meanwhile.
+        return [number.family() for number in numbers] + [histogram.family() for histogram in histograms]

@@ -1,0 +1,302 @@
+"""The Open Inference Protocol's terms for what the classifier does: models' names, versions and parameters.
+
+Knows neither protobuf nor gRPC; `serving.oip.tensors` knows the tensors. Blocking: called in the pool.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
+from model_store.routes.algebra import Entry, Model, Route, Term
+from model_store.routes.text import parse_adapter, parse_route
+from petl_vit.errors import CorollaError, InvalidInput, NotFound
+from serving.answer.classifier import ImageAnswer, Request, Response, caller
+from serving.engine.batcher import Priority
+from serving.oip.tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
+
+T = TypeVar("T")
+
+PLATFORM = "corolla"
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority} | {
+    # Triton's numbers: 0 is the default, and then the lowest is served first.
+    "0": Priority.NORMAL,
+    "1": Priority.HIGH,
+    "2": Priority.NORMAL,
+    "3": Priority.LOW,
+}
+
+Parameter = bool | int | float | str
+
+
+class Parameters:
+    """Parameters of a request or of one of its parts, read by name; what nobody reads is ignored.
+
+    Args:
+        within: The part of the request, for the field of an error.
+    """
+
+    def __init__(self, given: Mapping[str, Parameter] = MappingProxyType({}), *, within: str = "") -> None:
+        self._given, self._within = given, within
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given
+
+    def text(self, name: str) -> str:
+        """A text; empty where it is not given."""
+        value = self._given.get(name, "")
+        return value if isinstance(value, str) else self._refuse(name, "a text")
+
+    def flag(self, name: str) -> bool:
+        """A truth; false where it is not given."""
+        value = self._given.get(name, False)
+        return value if isinstance(value, bool) else self._refuse(name, "true or false")
+
+    def choice(self, name: str, options: Mapping[str, T], default: T) -> T:
+        """One of some options, by name or number."""
+        key = str(self._given[name]).lower() if name in self else None
+        if key is not None and key not in options:
+            self._refuse(name, f"one of {', '.join(options)}")
+        return default if key is None else options[key]
+
+    def number(self, name: str, least: float = -math.inf) -> float | None:
+        """A finite number, which may be written as text; None where it is not given."""
+        if name not in self:
+            return None
+        value = self._given[name]
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            self._refuse(name, "a number")
+        return number if number >= least else self._refuse(name, f"{least:g} or more")
+
+    def whole(self, name: str, least: int) -> int | None:
+        """A whole number; None where it is not given."""
+        number = self.number(name, least)
+        if number is not None and not number.is_integer():
+            self._refuse(name, "a whole number")
+        return None if number is None else int(number)
+
+    def _refuse(self, name: str, expected: str) -> Any:
+        field = self._within + _parameter(name)
+        raise InvalidInput(f"{str(self._given[name])[:80]!r} is not {expected}", field=field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """A request, as the protocol has it.
+
+    Attributes:
+        raw: Raw contents of the inputs; none where they are typed.
+    """
+
+    model: str
+    version: str
+    parameters: Parameters
+    inputs: Sequence[Input]
+    raw: Sequence[bytes]
+    outputs: Sequence[Wanted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inferred:
+    """An answer, as the protocol has it."""
+
+    version: str
+    parameters: Mapping[str, str]
+    outputs: list[Output]
+
+
+# What is asked
+
+
+def request_of(asked: Inference, *, max_images: int, deadline: float | None, peer: str) -> Request:
+    """What the classifier is asked.
+
+    Args:
+        max_images: Most images of one request.
+        deadline: The call's own, time.monotonic() seconds, or None.
+        peer: The connection's address: who asks, where no client is named.
+
+    Raises:
+        InvalidInput: A value that cannot work; the field is the protocol's.
+    """
+    parameters = asked.parameters
+    task, route = target(asked.model, asked.version, parameters)
+    check_wanted(asked.outputs)
+    _top_k(parameters)
+    return Request(
+        task=task,
+        route=route,
+        pictures=pictures_of(asked.inputs, asked.raw, max_images=max_images),
+        domain=parameters.text("domain"),
+        extrapolate=parameters.flag("extrapolate"),
+        deadline=_deadline(parameters, deadline),
+        priority=parameters.choice("priority", _PRIORITIES, Priority.NORMAL),
+        client=_client(parameters, peer),
+    )
+
+
+def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route]:
+    """The task and the route that a model's name, version and parameters mean.
+
+    Raises:
+        InvalidInput: They name none, contradict each other, or want of an ensemble what only an adapter has.
+    """
+    field, route = _named(model, parameters)
+    task = parameters.text("task")
+    only = route.single
+    if only is not None and not task and str(only) == f"{only.task}/{only.name}":
+        # `digits/best` may be a named route of the task.
+        task, route = str(only.task), _of(Term(adapter=replace(only, task=None)))
+    if version:
+        route = _at_version(route, version, field)
+    alpha = parameters.number("alpha")
+    return task, route if alpha is None else _scaled(route, alpha)
+
+
+def _named(model: str, parameters: Parameters) -> tuple[str, Route]:
+    """The route that is named, and the field that names it."""
+    given = [name for name in ("route", "adapter") if name in parameters]
+    if len(given) > 1:
+        raise InvalidInput(
+            "the request names a route and an adapter", field=_parameter("adapter"), remedy="keep one"
+        )
+    field = _parameter(given[0]) if given else "model_name"
+    text = parameters.text(given[0]) if given else model
+    if not text.strip():
+        raise InvalidInput("the request names no route", field=field, remedy="set it, e.g. to `lora`")
+    if given == ["adapter"]:
+        return field, _about(field, lambda: _of(Term(adapter=parse_adapter(text))))
+    return field, _about(field, lambda: parse_route(text))
+
+
+def _at_version(route: Route, version: str, field: str) -> Route:
+    """A route of one adapter, at a version or an alias."""
+    ref = route.terms[0].adapter
+    if len(route.terms) > 1 or ref.version is not None or ref.alias is not None:
+        raise InvalidInput(
+            f"{str(route)[:80]!r} is not one adapter without a version",
+            field="model_version",
+            remedy=f"leave it empty and write versions into {field}, as in `lora:3`",
+        )
+    number = int(version) if version.isascii() and version.isdigit() and len(version) <= 10 else None
+    alias = version if number is None else None
+    at = _about("model_version", lambda: replace(ref, version=number, alias=alias))
+    return _of(replace(route.terms[0], adapter=at))
+
+
+def _scaled(route: Route, alpha: float) -> Route:
+    """A route of one adapter, alpha times it."""
+    field, term = _parameter("alpha"), route.terms[0]
+    if len(route.terms) > 1:
+        raise InvalidInput(
+            f"{str(route)[:80]!r} is not one adapter",
+            field=field,
+            remedy="write alphas into the route, as in `0.6*lora, ssf`",
+        )
+    return _of(_about(field, lambda: replace(term, alpha=alpha * term.alpha)))
+
+
+def _of(term: Term) -> Route:
+    return Route(entries=(Entry(model=Model(terms=(term,))),))
+
+
+def _about(field: str, read: Callable[[], T]) -> T:
+    """What `read` returns; what it raises is about a field of the protocol's."""
+    try:
+        return read()
+    except CorollaError as error:
+        error.field = field
+        raise
+
+
+def _deadline(parameters: Parameters, of_call: float | None) -> float | None:
+    """The earliest end that is asked for, time.monotonic() seconds."""
+    now, seconds, microseconds = (
+        time.monotonic(),
+        parameters.number("deadline", 0),
+        parameters.number("timeout", 0),
+    )
+    of_parameters = None if seconds is None else now + seconds
+    of_triton = now + microseconds / 1e6 if microseconds else None  # where 0 is none
+    return min((end for end in (of_call, of_parameters, of_triton) if end is not None), default=None)
+
+
+def _client(parameters: Parameters, peer: str) -> str:
+    return caller(parameters.text("client"), peer, field=_parameter("client"))
+
+
+def _top_k(parameters: Parameters) -> int | None:
+    return parameters.whole("top_k", 1)
+
+
+def _parameter(name: str) -> str:
+    return f"parameters[{name}]"
+
+
+# What is answered
+
+
+def inferred(asked: Inference, response: Response) -> Inferred:
+    """The answer to a request.
+
+    Raises:
+        CorollaError: An image could not be answered, and the protocol has no place to say so of one alone.
+    """
+    answers = []
+    for position, image in enumerate(response.images):
+        if not isinstance(image, ImageAnswer):
+            image.field = f"images[{position}]"
+            raise image
+        answers.append(image)
+    resolved = response.resolved
+    terms = list(resolved.terms())
+    return Inferred(
+        version=version_of(resolved),
+        parameters={
+            "route": str(resolved),
+            "adapters": ",".join(term.full_name for term in terms),
+            "digests": ",".join(term.digest for term in terms),
+            "backbone_digest": resolved.task.spec.backbone_digest,
+        },
+        outputs=list(outputs_of(answers, resolved.classes, asked.outputs, top_k=_top_k(asked.parameters))),
+    )
+
+
+def version_of(resolved: ResolvedRoute) -> str:
+    """The version of a route that is one adapter; else empty."""
+    term = _only(resolved)
+    return "" if term is None or term.manifest is None else str(term.manifest.version)
+
+
+def _only(resolved: ResolvedRoute) -> ResolvedTerm | None:
+    terms = [term for member in resolved.members for term in member.terms]
+    return terms[0] if len(terms) == 1 else None
+
+
+_OF_TENSORS = {"tensor.shape": "inputs[0].shape", "images": "inputs[0].shape"}
+_OF_ROUTES = frozenset({"route", "adapter", "version", "alias", "alpha", "task"})
+
+
+def reworded(error: CorollaError, version: str, parameters: Parameters) -> CorollaError:
+    """An error of ours about a request, with the protocol's field in the place of ours."""
+    field = error.field
+    if not isinstance(error, InvalidInput | NotFound) or field is None:
+        return error
+    unnamed = field == "task" and isinstance(error, InvalidInput)
+    if field in _OF_TENSORS:
+        error.field = _OF_TENSORS[field]
+    elif unnamed or (field in ("task", "alpha") and field in parameters):
+        error.field = _parameter(field)
+    elif field in ("version", "alias") and version:
+        error.field = "model_version"
+    elif field in _OF_ROUTES:
+        given = [name for name in ("route", "adapter") if name in parameters]
+        error.field = _parameter(given[0]) if given else "model_name"
+    return error

@@ -1,0 +1,1 @@
+"""The same forward recorded for ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""What names mean and which adapters are in memory, now; changing both."""

@@ -1,0 +1,1 @@
+"""gRPC: protobuf to requests, answers and errors to protobuf."""

@@ -1,0 +1,187 @@
+"""The thin servicer of corolla.v1.Admin: protobuf to calls of `serving.registry.admin`, and answers to protobuf."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import grpc
+
+from model_store.format.records import NamedRoute
+from protos.corolla.v1 import admin_pb2 as pb
+from protos.corolla.v1 import admin_pb2_grpc
+from serving.metrics.events import Metrics
+from serving.registry.admin import AdapterAlias, AdapterState, Admin, Memory, RouteState
+from serving.rpc.call import call
+
+T = TypeVar("T")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Admin"].full_name
+
+
+class AdminServicer(admin_pb2_grpc.AdminServicer):
+    """Serves corolla.v1.Admin.
+
+    Args:
+        pool: Threads of its own, so that loading and listing keep nobody else waiting.
+    """
+
+    def __init__(self, *, admin: Admin, metrics: Metrics, pool: Executor) -> None:
+        self._admin, self._metrics, self._pool = admin, metrics, pool
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Makes a server answer the service's calls."""
+        admin_pb2_grpc.add_AdminServicer_to_server(self, server)
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
+        return await self._answer("ListAdapters", context, self._list_adapters, request)
+
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Any) -> pb.AdapterState:
+        return await self._answer("LoadAdapter", context, self._load, request)
+
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Any) -> pb.UnloadAdapterResponse:
+        return await self._answer("UnloadAdapter", context, self._unload, request)
+
+    async def PinAdapter(self, request: pb.PinAdapterRequest, context: Any) -> pb.AdapterState:
+        return await self._answer("PinAdapter", context, self._pin, request)
+
+    async def UnpinAdapter(self, request: pb.UnpinAdapterRequest, context: Any) -> pb.AdapterState:
+        return await self._answer("UnpinAdapter", context, self._unpin, request)
+
+    async def ListAliases(self, request: pb.ListAliasesRequest, context: Any) -> pb.ListAliasesResponse:
+        return await self._answer("ListAliases", context, self._list_aliases, request)
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
+        return await self._answer("SetAlias", context, self._set_alias, request)
+
+    async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
+        return await self._answer("ListRoutes", context, self._list_routes, request)
+
+    async def PutRoute(self, request: pb.PutRouteRequest, context: Any) -> pb.PutRouteResponse:
+        return await self._answer("PutRoute", context, self._put_route, request)
+
+    async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: Any) -> pb.DeleteRouteResponse:
+        return await self._answer("DeleteRoute", context, self._delete_route, request)
+
+    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
+        return await self._answer("Reload", context, self._reload, request)
+
+    async def _answer(self, method: str, context: Any, function: Callable[[Any], T], request: object) -> T:
+        async with call(method, context, self._metrics):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, request)
+        raise AssertionError("a failed call was not aborted")
+
+    # In the pool
+
+    def _list_adapters(self, request: pb.ListAdaptersRequest) -> pb.ListAdaptersResponse:
+        listing = self._admin.adapters(request.task, resident_only=request.resident_only)
+        return pb.ListAdaptersResponse(
+            adapters=map(_adapter, listing.adapters),
+            registered=_memory(listing.registered),
+            slots=_memory(listing.slots),
+        )
+
+    def _load(self, request: pb.LoadAdapterRequest) -> pb.AdapterState:
+        return _adapter(self._admin.load(request.adapter, request.task))
+
+    def _unload(self, request: pb.UnloadAdapterRequest) -> pb.UnloadAdapterResponse:
+        unloaded = self._admin.unload(request.adapter, request.task)
+        return pb.UnloadAdapterResponse(
+            name=unloaded.name, digest=unloaded.digest, freed_bytes=unloaded.freed
+        )
+
+    def _pin(self, request: pb.PinAdapterRequest) -> pb.AdapterState:
+        return _adapter(self._admin.pin(request.adapter, request.task))
+
+    def _unpin(self, request: pb.UnpinAdapterRequest) -> pb.AdapterState:
+        return _adapter(self._admin.unpin(request.adapter, request.task))
+
+    def _list_aliases(self, request: pb.ListAliasesRequest) -> pb.ListAliasesResponse:
+        return pb.ListAliasesResponse(aliases=map(_alias, self._admin.aliases(request.task)))
+
+    def _set_alias(self, request: pb.SetAliasRequest) -> pb.SetAliasResponse:
+        alias, before = self._admin.set_alias(
+            request.adapter,
+            request.alias,
+            request.version,
+            task=request.task,
+            expected=request.expected_version if request.HasField("expected_version") else None,
+        )
+        return pb.SetAliasResponse(alias=_alias(alias), previous_version=before or 0)
+
+    def _list_routes(self, request: pb.ListRoutesRequest) -> pb.ListRoutesResponse:
+        return pb.ListRoutesResponse(routes=map(_route, self._admin.routes(request.task)))
+
+    def _put_route(self, request: pb.PutRouteRequest) -> pb.PutRouteResponse:
+        named = self._admin.put_route(
+            request.task,
+            request.name,
+            request.route,
+            temperature=request.temperature if request.HasField("temperature") else None,
+            extrapolate=request.extrapolate,
+        )
+        return pb.PutRouteResponse(
+            route=_named(named.route),
+            temperature_reason=named.why,
+            shadows_adapter=named.shadows,
+            resolved=named.resolved,
+        )
+
+    def _delete_route(self, request: pb.DeleteRouteRequest) -> pb.DeleteRouteResponse:
+        task = self._admin.delete_route(request.task, request.name)
+        return pb.DeleteRouteResponse(task=task, name=request.name)
+
+    def _reload(self, _: pb.ReloadRequest) -> pb.ReloadResponse:
+        changes = self._admin.reload()
+        return pb.ReloadResponse(
+            changes=[pb.NameChange(name=c.name, before=c.before, after=c.after) for c in changes]
+        )
+
+
+# To protobuf
+
+
+def _adapter(state: AdapterState) -> pb.AdapterState:
+    message = pb.AdapterState(
+        name=state.name,
+        digest=state.digest,
+        method=state.method,
+        aliases=state.aliases,
+        stored=state.stored,
+        problem=state.problem,
+    )
+    resident = state.resident
+    if resident is not None:
+        message.registered = True
+        message.in_slot, message.pinned = resident.in_slot, resident.pinned
+        message.registered_bytes, message.slot_bytes = resident.registered_bytes, resident.slot_bytes
+        message.in_use = resident.rows_in_use
+        message.exact = resident.exact
+        if resident.bf16_difference is not None:
+            message.bf16_difference = resident.bf16_difference
+        message.last_used.FromNanoseconds(int(resident.last_used_at * 1e9))
+    return message
+
+
+def _memory(memory: Memory) -> pb.Memory:
+    return pb.Memory(adapters=memory.adapters, bytes=memory.size, budget_bytes=memory.budget)
+
+
+def _alias(alias: AdapterAlias) -> pb.AdapterAlias:
+    return pb.AdapterAlias(adapter=str(alias.adapter), alias=alias.alias, version=alias.version)
+
+
+def _named(route: NamedRoute) -> pb.NamedRoute:
+    return pb.NamedRoute(
+        task=route.task,
+        name=route.name,
+        route=route.route,
+        temperature=route.temperature,
+        extrapolate=route.extrapolate,
+    )
+
+
+def _route(state: RouteState) -> pb.RouteState:
+    route = pb.NamedRoute(task=state.task, name=state.name) if state.route is None else _named(state.route)
+    resolved = "" if state.plan is None else str(state.plan.resolved)
+    return pb.RouteState(route=route, resolved=resolved, problem=state.problem)

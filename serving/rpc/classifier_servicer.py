@@ -1,0 +1,334 @@
+"""The thin servicer: protobuf to a validated request, answers to protobuf, errors to status codes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from model_store.resolution.versions import ResolvedRoute
+from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
+from model_store.routes.text import parse_route
+from petl_vit.combine import Combine
+from petl_vit.errors import CorollaError, InvalidInput
+from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1 import classifier_pb2_grpc
+from serving.answer.classifier import Classifier, ImageAnswer, Picture, Request, Response, caller
+from serving.answer.features import FROZEN, Embeddings, embed
+from serving.engine.batcher import Priority
+from serving.metrics.events import Metrics
+from serving.metrics.feedback import Feedback, Labelled
+from serving.rpc.call import call, counted
+from serving.rpc.status import status_of
+from serving.rpc.stream import answer_all
+
+T = TypeVar("T")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
+MAX_LABELS = 1000
+MAX_ID = 128
+_DEFAULT_TOP_K = 5
+_COMBINES = {
+    pb.COMBINE_UNSPECIFIED: Combine.MEAN,
+    pb.COMBINE_MEAN: Combine.MEAN,
+    pb.COMBINE_PROB: Combine.PROB,
+    pb.COMBINE_VOTE: Combine.VOTE,
+}
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    pb.PRIORITY_LOW: Priority.LOW,
+    pb.PRIORITY_NORMAL: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
+}
+_LABEL_STATUS = {
+    "counted": pb.FEEDBACK_STATUS_COUNTED,
+    "duplicate": pb.FEEDBACK_STATUS_DUPLICATE,
+    "invalid_token": pb.FEEDBACK_STATUS_INVALID_TOKEN,
+    "invalid_class": pb.FEEDBACK_STATUS_INVALID_CLASS,
+}
+
+
+class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
+    """Serves corolla.v1.Classifier.
+
+    Args:
+        pool: Threads for what computes: building large answers, reading tokens.
+        max_stream_requests: Requests of one stream that are under way at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        classifier: Classifier,
+        feedback: Feedback,
+        metrics: Metrics,
+        pool: ThreadPoolExecutor,
+        max_stream_requests: int,
+    ) -> None:
+        self._classifier, self._feedback = classifier, feedback
+        self._metrics, self._pool = metrics, pool
+        self._max_stream_requests = max_stream_requests
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Makes a server answer the service's calls."""
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
+        async with call("Classify", context, self._metrics):
+            asked = _request(request, context)
+            return await self._classifier.classify(asked, partial(_response, request))
+
+    async def ClassifyStream(  # type: ignore[override]  # it writes: a generator is not told that its call ended
+        self, requests: AsyncIterator[pb.StreamRequest], context: Any
+    ) -> None:
+        answer = partial(self._answer, context=context)
+        try:
+            await answer_all(_read(requests), answer, context.write, most=self._max_stream_requests)
+        except CorollaError:
+            async with call("ClassifyStream", context, self._metrics):
+                raise
+
+    async def _answer(self, message: pb.StreamRequest, context: Any) -> pb.StreamResponse:
+        """The answer to one request of a stream, or what is wrong with it."""
+        with counted("ClassifyStream", context, self._metrics) as outcome:
+            try:
+                asked = _request(message.request, context)
+                finish = partial(_response, message.request)
+                return pb.StreamResponse(
+                    id=message.id, response=await self._classifier.classify(asked, finish)
+                )
+            except Exception as error:
+                return pb.StreamResponse(id=message.id, error=outcome.fail(error))
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        async with call("Embed", context, self._metrics):
+            asked = _request(request, context, default=FROZEN)
+            return await embed(self._classifier, asked, partial(_embeddings, request), unit=request.normalise)
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
+        async with call("Feedback", context, self._metrics):
+            if len(request.labels) > MAX_LABELS:
+                raise InvalidInput(
+                    f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
+                    field="labels",
+                    remedy="send them in several requests",
+                )
+            return await self._in_pool(self._label_all, request.labels)
+
+    def _label_all(self, labels: Sequence[pb.Label]) -> pb.FeedbackResponse:
+        results = (self._feedback.label(label.prediction_id, _truth(label)) for label in labels)
+        return pb.FeedbackResponse(results=map(_label_result, results))
+
+    async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+# From protobuf
+
+
+async def _read(messages: AsyncIterator[pb.StreamRequest]) -> AsyncIterator[pb.StreamRequest]:
+    """The requests of a stream, until one that is none."""
+    try:
+        async for message in messages:
+            if len(message.id) > MAX_ID:
+                raise InvalidInput(
+                    f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}", field="id"
+                )
+            yield message
+    except DecodeError as error:
+        raise InvalidInput(
+            "a message of the stream is no StreamRequest",
+            field="stream",
+            remedy="send corolla.v1.StreamRequest messages",
+        ) from error
+
+
+def _request(
+    message: pb.ClassifyRequest | pb.EmbedRequest, context: Any, default: Route | None = None
+) -> Request:
+    """What a message asks.
+
+    Args:
+        default: The route of a message that names none; None refuses it.
+    """
+    remaining = context.time_remaining()
+    return Request(
+        task=message.task,
+        route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
+        pictures=_pictures(message),
+        domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
+        extrapolate=message.allow_extrapolation,
+        deadline=None if remaining is None else time.monotonic() + remaining,
+        priority=_priority(message),
+        client=_client(message, context),
+    )
+
+
+def _priority(message: pb.ClassifyRequest | pb.EmbedRequest) -> Priority:
+    if message.priority not in _PRIORITIES:
+        raise InvalidInput(f"priority {message.priority} is unknown", field="priority")
+    return _PRIORITIES[message.priority]
+
+
+def _client(message: pb.ClassifyRequest | pb.EmbedRequest, context: Any) -> str:
+    return caller(message.client, context.peer(), field="client")
+
+
+def _route(message: pb.ClassifyRequest | pb.EmbedRequest) -> Route:
+    kind = message.WhichOneof("route_spec")
+    if kind == "route":
+        return parse_route(message.route)
+    if kind == "typed_route":
+        return _typed_route(message.typed_route)
+    raise InvalidInput("the request names no route", field="route", remedy="set route, e.g. to `lora`")
+
+
+def _typed_route(message: pb.Route) -> Route:
+    if message.combine not in _COMBINES:
+        raise InvalidInput(f"combine {message.combine} is unknown", field="typed_route.combine")
+    entries = tuple(
+        Entry(
+            weight=entry.weight if entry.HasField("weight") else 1.0,
+            model=Model(terms=tuple(map(_term, entry.model.terms))),
+        )
+        for entry in message.entries
+    )
+    return Route(entries=entries, combine=_COMBINES[message.combine])
+
+
+def _term(message: pb.Term) -> Term:
+    ref, at = message.adapter, message.adapter.WhichOneof("at")
+    adapter = AdapterRef(
+        name=ref.name,
+        task=ref.task or None,
+        version=ref.version if at == "version" else None,
+        alias=ref.alias if at == "alias" else None,
+    )
+    return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
+
+
+def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Picture]:
+    if message.images and message.HasField("tensor"):
+        raise InvalidInput(
+            "the request has both images and a tensor", field="tensor", remedy="send one of them"
+        )
+    if message.HasField("tensor"):
+        return _tensor(message.tensor)
+    return [image.data for image in message.images]
+
+
+def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
+    """The images of a tensor: uint8 [n, H, W, 3] or float32 [n, 3, S, S]."""
+    shape = tuple(message.shape)
+    dtypes: dict[int, np.dtype[Any]] = {
+        pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"),
+        pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    }
+    if message.dtype not in dtypes:
+        raise InvalidInput("the dtype is not set", field="tensor.dtype", remedy="send uint8 or float32")
+    dtype = dtypes[message.dtype]
+    channels = 3 if dtype == np.uint8 else 1
+    if len(shape) != 4 or shape[channels] != 3 or 0 in shape:
+        expected = "[n, H, W, 3]" if dtype == np.uint8 else "[n, 3, S, S]"
+        raise InvalidInput(
+            f"shape {list(shape)} is not {expected}", field="tensor.shape", remedy="send that layout"
+        )
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(message.data):
+        raise InvalidInput(
+            f"{len(message.data)} bytes are not shape {list(shape)} of {dtype.name}",
+            field="tensor.data",
+            remedy="send the values row-major, little-endian, without padding",
+        )
+    return np.frombuffer(message.data, dtype=dtype).reshape(shape)
+
+
+def _truth(label: pb.Label) -> str | int | None:
+    kind = label.WhichOneof("truth")
+    return None if kind is None else getattr(label, kind)
+
+
+# To protobuf
+
+
+def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyResponse:
+    resolved = response.resolved
+    message = pb.ClassifyResponse(
+        route=str(resolved),
+        backbone_digest=resolved.task.spec.backbone_digest,
+        adapters=_adapters(resolved),
+        timings=_timings(response),
+    )
+    for position, answer in enumerate(response.images):
+        result = message.results.add()
+        if request.images:
+            result.id = request.images[position].id
+        if isinstance(answer, CorollaError):
+            result.error.CopyFrom(status_of(answer))
+        else:
+            _fill(result, request, resolved, answer)
+    return message
+
+
+def _adapters(resolved: ResolvedRoute) -> list[pb.ResolvedAdapter]:
+    return [
+        pb.ResolvedAdapter(name=term.full_name, digest=term.digest, method=term.method)
+        for term in resolved.terms()
+    ]
+
+
+def _timings(response: Response | Embeddings) -> pb.Timings:
+    message = pb.Timings()
+    times = (response.decode_s, response.queue_s, response.forward_s)
+    for name, seconds in zip(("decode", "queue", "forward"), times, strict=True):
+        getattr(message, name).FromNanoseconds(int(seconds * 1e9))
+    return message
+
+
+def _fill(
+    result: pb.ImageResult, request: pb.ClassifyRequest, resolved: ResolvedRoute, answer: ImageAnswer
+) -> None:
+    classes = resolved.classes
+    for index in answer.best(request.top_k or _DEFAULT_TOP_K):
+        result.top.append(_score(classes, index, float(answer.probabilities[index])))
+    if request.want_probabilities:
+        result.probabilities.extend(answer.probabilities.tolist())
+    if request.want_members:
+        for member, vote, confidence in zip(resolved.members, answer.votes, answer.confidences, strict=True):
+            result.members.append(pb.MemberVote(member=str(member), top=_score(classes, vote, confidence)))
+    result.agreement = answer.agreement
+    result.entropy = answer.entropy
+    result.mutual_information = answer.mutual_information
+    result.prediction_id = answer.prediction_id
+
+
+def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score:
+    return pb.Score(class_name=classes[index], class_index=index, probability=probability)
+
+
+def _embeddings(request: pb.EmbedRequest, found: Embeddings) -> pb.EmbedResponse:
+    message = pb.EmbedResponse(
+        route=str(found.resolved),
+        backbone_digest=found.resolved.task.spec.backbone_digest,
+        adapters=_adapters(found.resolved),
+        timings=_timings(found),
+    )
+    for position, features in enumerate(found.images):
+        result = message.results.add()
+        if request.images:
+            result.id = request.images[position].id
+        if isinstance(features, CorollaError):
+            result.error.CopyFrom(status_of(features))
+        else:
+            result.values.extend(features.tolist())
+    return message
+
+
+def _label_result(labelled: Labelled) -> pb.LabelResult:
+    return pb.LabelResult(
+        status=_LABEL_STATUS[labelled.status], correct=labelled.correct, message=labelled.message
+    )

@@ -1,0 +1,233 @@
+"""From names to answers over one resident backbone: all of a server but its ports.
+
+A server listens for it; bulk classification and other runtimes use it as it is.
+"""
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from platformdirs import user_data_dir
+from prometheus_client import CollectorRegistry
+
+from model_store.resolution.precision import checked_loader
+from model_store.store import Store
+from petl_vit.architecture import describe
+from petl_vit.arena import Arena
+from petl_vit.device import chosen_device
+from petl_vit.errors import InvalidInput
+from petl_vit.precision import Precision
+from petl_vit.slots import Slots
+from serving.answer.classifier import Classifier
+from serving.engine.backend import Backend, TorchBackend
+from serving.engine.batcher import Batcher
+from serving.engine.engine import Engine, Job, Logits
+from serving.engine.precision import PrecisionCheck
+from serving.metrics.events import Domains, Metrics
+from serving.metrics.prediction_ids import Tokens, key_from
+from serving.onnx.backend import OnnxBackend
+from serving.registry.adapter_cache import Bank
+from serving.registry.catalog import Catalog
+from serving.registry.watcher import Watcher
+from serving.settings import Settings
+
+
+class Core:
+    """One backbone, its adapters, and what answers with them; two fit side by side in a process.
+
+    Args:
+        settings: What is about ports plays no part.
+
+    Raises:
+        NotFound: The store has no such backbone.
+        InvalidInput: A setting cannot work; names it.
+        Corrupt: The backbone's files are damaged.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.store = Store.open(settings.store)
+        record = self.store.chosen_backbone(settings.backbone)
+        self.device = chosen_device(settings.device)
+        self.catalog = Catalog(self.store, record.digest)
+        self.precision, self.loader = checked_loader(
+            _precision(settings), self.device, self.store, record, self.catalog.served()
+        )
+        self.metrics = self._metrics()
+        self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.slots = self._slots()
+        self.engine = Engine(_backend(settings, self.slots), slots=self.slots, metrics=self.metrics)
+        self.batcher: Batcher[Job, Logits] = Batcher(
+            self.engine.run,
+            executor=self._engine_thread,
+            max_batch_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_bytes,
+            metrics=self.metrics,
+        )
+        on_host = self.device.type == "cpu"
+        self.check = self._check()
+        self.bank = Bank(
+            self.loader if self.check is None else self.check,
+            slots=self.slots,
+            max_bytes=settings.bank_bytes if on_host else settings.host_bytes,
+            setting="bank-bytes" if on_host else "host-bytes",
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+            difference=lambda digest: None if self.check is None else self.check.difference(digest),
+        )
+        self.tokens = Tokens(key_from(_key_file(settings)))
+        self.classifier = Classifier(
+            catalog=self.catalog,
+            bank=self.bank,
+            batcher=self.batcher,
+            tokens=self.tokens,
+            metrics=self.metrics,
+            pool=self.pool,
+            max_images=settings.max_images,
+            max_pixels=settings.max_pixels,
+            add_size=self._add_size,
+        )
+        self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
+        self.watcher = Watcher(
+            self.catalog,
+            load=lambda plan: self.bank.models(plan.resolved),
+            announce=self.classifier.announce,
+            every_s=settings.refresh_s,
+            pool=self._watch_thread,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Classifier]:
+        """The warm classifier, for as long as the block lasts; its end drains."""
+        self.start()
+        try:
+            await self.warm()
+            yield self.classifier
+        finally:
+            await self.drain()
+            self.close()
+
+    def start(self) -> None:
+        """Takes work, and follows the store's names."""
+        self.batcher.start()
+        if self.check is not None:
+            self.check.start(self.bank)
+        self._watch = asyncio.create_task(self.watcher.run())
+
+    async def warm(self) -> None:
+        """Runs every image size once, and makes the named routes known to the metrics."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._engine_thread, self._warm_sizes)
+        for _, plan in await loop.run_in_executor(self.pool, self.catalog.named_routes):
+            self.classifier.announce(plan)
+
+    async def drain(self) -> bool:
+        """Takes no more work and finishes what is queued, if it can in time; whether all of it was done."""
+        self._watch.cancel()
+        return await self.batcher.drain(self.settings.drain_s)
+
+    def close(self) -> None:
+        """Lets the threads go."""
+        self.bank.close()
+        if self.check is not None:
+            self.check.close()
+        for threads in (self._watch_thread, self.pool, self._engine_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def slots_have_bytes(self) -> bool:
+        """Whether slots take memory of their own; PyTorch on a CPU uses what is registered."""
+        return self.device.type != "cpu" or self.settings.backend != "torch"
+
+    def _warm_sizes(self) -> None:
+        for size in self.catalog.image_sizes():
+            self._add_size(size)
+            self.engine.warm(size)
+        self.engine.warmed = True
+
+    def _add_size(self, size: int) -> None:
+        self.engine.add_size(size, self.loader.vit(size))
+
+    def _check(self) -> PrecisionCheck | None:
+        """What compares adapters with fp32, where they are not in fp32 anyway."""
+        if self.precision is not Precision.BF16:
+            return None
+        return PrecisionCheck(
+            self.loader,
+            fallback=self.settings.bf16_fallback,
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+        )
+
+    def _metrics(self) -> Metrics:
+        metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))
+        record = self.loader.record
+        metrics.set_backbone(
+            digest=record.digest,
+            architecture=record.config.architecture,
+            size=self.loader.backbone_bytes,
+        )
+        metrics.set_build(
+            version=version("corolla"),
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            device=str(self.device),
+            precision=str(self.precision),
+        )
+        return metrics
+
+    def _slots(self) -> Slots:
+        settings, arena = self.settings, None
+        if settings.backend == "graph":
+            arena = Arena(
+                describe(self.loader.record.config),
+                nbytes=settings.bank_bytes,
+                slots=settings.slots,
+                device=self.device,
+            )
+        return Slots(
+            self.device,
+            count=settings.slots,
+            max_bytes=settings.bank_bytes if self.slots_have_bytes else None,
+            aliased=not self.slots_have_bytes,
+            arena=arena,
+        )
+
+
+def _backend(settings: Settings, slots: Slots) -> Backend:
+    match settings.backend:
+        case "graph":
+            from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
+
+            return GraphBackend(slots)
+        case "onnx":
+            return OnnxBackend(slots, threads=settings.threads)
+    return TorchBackend(slots)
+
+
+def _precision(settings: Settings) -> Precision:
+    asked = Precision(settings.precision)
+    if settings.backend != "onnx":
+        return asked
+    if asked is Precision.BF16:
+        raise InvalidInput(
+            "ONNX Runtime computes in fp32 here",
+            field="precision",
+            remedy="leave --precision out, or start with --backend torch",
+        )
+    return Precision.FP32
+
+
+def _key_file(settings: Settings) -> Path:
+    if settings.token_key_file is not None:
+        return Path(settings.token_key_file)
+    return Path(user_data_dir("corolla")) / "prediction.key"

@@ -1,0 +1,87 @@
+"""The server's core inside another program: no ports, an event loop in a thread of its own.
+
+For runtimes that own the process and its protocol, and call us from their own thread.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from petl_vit.errors import Draining
+from serving.answer.classifier import Classifier, Request, Response
+from serving.service import Core
+from serving.settings import Settings
+
+T = TypeVar("T")
+
+Question = tuple[Request, Callable[[Response], T]]
+"""A request, and what makes its protocol's answer of a response."""
+
+
+class Embedded:
+    """Answers requests of the program that holds it; warm once constructed.
+
+    Args:
+        settings: As of a server; what is about its ports plays no part.
+
+    Raises:
+        CorollaError: See `serving.service.Core`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._core = Core(settings)
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, Classifier, asyncio.Event]] = Future()
+        # A daemon: a runtime that ends its process does not ask first.
+        self._thread = Thread(target=self._run, name="embedded", daemon=True)
+        self._thread.start()
+        self._loop, self._classifier, self._stopping = self._ready.result()
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Everything that is counted."""
+        return self._core.metrics.registry
+
+    def answer(self, questions: Sequence[Question[T]]) -> list[T | BaseException]:
+        """The answers to requests that arrived together, so that they share batches; waits for all.
+
+        An error stands in the place of its request and harms no other.
+
+        Raises:
+            Draining: It is closed.
+        """
+        asked = (self._classifier.classify(request, finish) for request, finish in questions)
+        return self._wait(_together(asked))
+
+    def close(self) -> None:
+        """Finishes what is queued, for as long as the settings allow, and ends the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise Draining("it is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    async def _live(self) -> None:
+        stopping = asyncio.Event()
+        async with self._core.running() as classifier:
+            self._ready.set_result((asyncio.get_running_loop(), classifier, stopping))
+            await stopping.wait()
+
+
+async def _together(asked: Any) -> Any:
+    return await asyncio.gather(*asked, return_exceptions=True)

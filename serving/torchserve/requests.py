@@ -1,0 +1,216 @@
+"""What TorchServe hands over, as requests of ours; our answers, as JSON.
+
+Knows TorchServe's conventions and none of its code: `deploy/torchserve/handler.py` connects the two.
+
+A request is a map of names to values: a gRPC `PredictionsRequest.input`, the parts of a form, or one JSON
+object. TorchServe drops a URL's parameters, so an image alone as the body cannot say its route.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.rpc import code_pb2
+
+from model_store.routes.text import parse_route
+from petl_vit.errors import CorollaError, InvalidInput
+from serving.answer.classifier import ImageAnswer, Request, Response
+from serving.rpc.status import status_of
+
+_log = logging.getLogger(__name__)
+
+KEYS = ("image", "images", "route", "task", "domain", "top_k")
+BODIES = ("body", "data")
+"""What TorchServe calls a body without a name."""
+_DEFAULT_TOP_K = 5
+
+_HTTP = {
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.ABORTED: 409,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+}
+"""TorchServe's gRPC turns these back into the codes they come from; the rest is 500."""
+
+
+# From TorchServe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One request of TorchServe.
+
+    Attributes:
+        single: It came as `image`: what is wrong with the image is wrong with the request.
+    """
+
+    request: Request
+    top_k: int
+    single: bool
+
+    def document(self, response: Response) -> dict[str, Any]:
+        """The answer.
+
+        Raises:
+            CorollaError: What is wrong with the single image.
+        """
+        if self.single and isinstance(response.images[0], CorollaError):
+            raise response.images[0]
+        resolved = response.resolved
+        return {
+            "route": str(resolved),
+            "backbone_digest": resolved.task.spec.backbone_digest,
+            "adapters": [
+                {"name": term.full_name, "digest": term.digest, "method": term.method}
+                for term in resolved.terms()
+            ],
+            "results": [
+                {"error": error_document(image)}
+                if isinstance(image, CorollaError)
+                else _result(image, resolved.classes, self.top_k)
+                for image in response.images
+            ],
+            "timings": {
+                "decode_s": response.decode_s,
+                "queue_s": response.queue_s,
+                "forward_s": response.forward_s,
+            },
+        }
+
+
+def asked(row: Mapping[str, Any]) -> Asked:
+    """The request in one row of a TorchServe batch.
+
+    Raises:
+        InvalidInput: A key is missing, unknown or has a bad value; names it.
+    """
+    fields = _fields(row)
+    unknown = [key for key in fields if key not in KEYS]
+    if unknown:
+        raise InvalidInput("the key is not known", field=unknown[0], remedy=f"send {', '.join(KEYS)}")
+    text = {key: _text(fields[key], key) for key in ("route", "task", "domain") if key in fields}
+    if not text.get("route"):
+        raise InvalidInput("the request names no route", field="route", remedy="set route, e.g. to `lora`")
+    request = Request(
+        task=text.get("task", ""),
+        route=parse_route(text["route"]),
+        pictures=_pictures(fields),
+        domain=text.get("domain", ""),
+    )
+    return Asked(request=request, top_k=_top_k(fields.get("top_k")), single="image" in fields)
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's own, or those of the JSON object that is its body."""
+    body = next((row[key] for key in BODIES if key in row), None)
+    if body is None:
+        return dict(row)
+    if not isinstance(body, Mapping):
+        raise InvalidInput(
+            "the body is not a JSON object",
+            field="body",
+            remedy="send one as application/json, or image and route as the parts of a form",
+        )
+    return dict(body)
+
+
+def _text(value: Any, key: str) -> str:
+    try:
+        return value if isinstance(value, str) else _bytes(value, key).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput("it is not UTF-8", field=key, remedy="send text") from error
+
+
+def _top_k(value: Any) -> int:
+    if value is None:
+        return _DEFAULT_TOP_K
+    text = str(value) if isinstance(value, int) else _text(value, "top_k")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise InvalidInput(f"{text[:50]!r} is not a count", field="top_k", remedy="send 1 or more")
+    return int(text)
+
+
+def _pictures(fields: Mapping[str, Any]) -> list[bytes]:
+    if ("image" in fields) == ("images" in fields):
+        problem = "the request has both an image and images" if "image" in fields else "it has no image"
+        raise InvalidInput(problem, field="image", remedy="send image, or images as a JSON list of base64")
+    if "image" in fields:
+        value = fields["image"]
+        # JSON has no bytes, and an encoded image is never text.
+        return [_base64(value, "image") if isinstance(value, str) else _bytes(value, "image")]
+    return [_base64(value, f"images[{i}]") for i, value in enumerate(_list(fields["images"]))]
+
+
+def _list(value: Any) -> list[Any]:
+    try:
+        found = value if isinstance(value, list) else json.loads(_text(value, "images"))
+    except (json.JSONDecodeError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        remedy = "send a JSON list of base64 strings"
+        raise InvalidInput("it is not a JSON list", field="images", remedy=remedy)
+    return found
+
+
+def _base64(value: Any, field: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise InvalidInput("it is not base64", field=field, remedy="encode the JPEG, PNG or WebP") from error
+
+
+def _bytes(value: Any, field: str) -> bytes:
+    if not isinstance(value, bytes | bytearray):
+        raise InvalidInput(f"it is a {type(value).__name__}", field=field, remedy="send bytes or text")
+    return bytes(value)
+
+
+# To TorchServe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What a failed request gets: the HTTP status, from which TorchServe makes gRPC's, and the body."""
+
+    status: int
+    document: dict[str, Any]
+
+
+def failure(error: BaseException) -> Failure:
+    """The failure for an error; what is no fault of the request's is logged under an id that it gets."""
+    if isinstance(error, CorollaError):
+        return Failure(
+            status=_HTTP.get(status_of(error).code, 500), document={"error": error_document(error)}
+        )
+    incident = uuid.uuid4().hex[:12]
+    _log.error("incident %s", incident, exc_info=error)
+    message = f"an unexpected error; the worker's log has it as incident {incident}"
+    return Failure(status=500, document={"error": {"code": "INTERNAL", "message": message}})
+
+
+def error_document(error: CorollaError) -> dict[str, Any]:
+    """An error as JSON: gRPC's code by name, and the field it is about."""
+    status = status_of(error)
+    found = {"code": code_pb2.Code.Name(status.code), "message": status.message}
+    return found | ({"field": error.field} if error.field else {})
+
+
+def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[str, Any]:
+    return {
+        "top": [
+            {"class_name": classes[i], "class_index": i, "probability": float(answer.probabilities[i])}
+            for i in answer.best(top_k)
+        ],
+        "agreement": answer.agreement,
+        "entropy": answer.entropy,
+        "mutual_information": answer.mutual_information,
+        "prediction_id": answer.prediction_id,
+    }

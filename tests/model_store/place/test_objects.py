@@ -1,0 +1,74 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from model_store.place.objects import Objects
+from petl_vit.errors import CorollaError
+
+
+@pytest.fixture(params=["folder", "memory"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    return Objects.open(str(tmp_path) if request.param == "folder" else "memory:///")
+
+
+def test_what_is_not_there_reads_as_none(objects: Objects) -> None:
+    assert objects.read("a/b") is None
+    assert objects.keys("a") == []
+
+
+def test_create_writes_once(objects: Objects) -> None:
+    assert objects.create("a/b", b"first")
+    assert not objects.create("a/b", b"second")
+    assert objects.read("a/b") == b"first"
+
+
+def test_keys_are_listed_below_whole_segments(objects: Objects) -> None:
+    for key in ("a/2", "a/1/x", "ab/3"):
+        objects.create(key, b"")
+    assert objects.keys("a") == ["a/1/x", "a/2"]
+
+
+def test_swap_loses_no_increment_of_many_threads(objects: Objects) -> None:
+    def count() -> None:
+        for _ in range(5):
+            objects.swap("n", lambda data: str(int(data or b"0") + 1).encode())
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert objects.read("n") == b"20"
+
+
+def test_a_swap_whose_change_raises_writes_nothing(objects: Objects) -> None:
+    objects.create("n", b"1")
+
+    def refuse(_: bytes | None) -> bytes:
+        raise CorollaError("no")
+
+    with pytest.raises(CorollaError, match="no"):
+        objects.swap("n", refuse)
+    assert objects.read("n") == b"1"
+
+
+def test_deleted_objects_are_gone(objects: Objects) -> None:
+    objects.create("a/b", b"")
+    objects.delete("a/b")
+    assert objects.read("a/b") is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_a_clear_error(tmp_path: Path) -> None:
+    objects = Objects.open(str(tmp_path))
+    tmp_path.chmod(0o500)
+    with pytest.raises(CorollaError, match="check its URL, your permissions"):
+        objects.create("a/b", b"")
+
+
+def test_a_failing_place_is_a_clear_error_that_names_the_key(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file where a folder should be")
+    with pytest.raises(CorollaError, match=r"^a/b: the store cannot be read or written"):
+        Objects.open(str(tmp_path)).create("a/b", b"")

@@ -1,0 +1,215 @@
+"""Who may see what a server says: the network, TLS, certificates on both sides."""
+
+import datetime
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from corolla.commands.classify import classify
+from corolla.commands.store import adapters, routes
+from petl_vit.errors import InvalidInput
+from serving.client.blocking import Client, RequestFailed
+from serving.server import Server
+from tests.serving.world import WAIT_S, Running, World, encoded
+
+OURS = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
+
+
+def ask(client: Client) -> Any:
+    return client.classify([encoded(0)], route="lora", task="shapes")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, host: str) -> None:
+    with pytest.raises(InvalidInput, match="without TLS") as caught:
+        Server(world.settings(host=host))
+    assert caught.value.field == "host"
+
+
+def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
+    with Running(world.settings(host="0.0.0.0", insecure=True)) as running, running.client() as client:
+        assert ask(client).route == "lora:2"
+
+
+class Certificates:
+    """A CA, and certificates by it for a server and a client, as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ca_key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+        self._write("ca", self._ca_key, self._certificate(self._name, self._ca_key, ca=True))
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def issue(self, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._write(name, key, self._certificate(subject, key, ca=False))
+
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(address, critical=False)
+            .sign(self._ca_key, hashes.SHA256())
+        )
+
+    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.folder / f"{name}.key").write_bytes(private)
+        (self.folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    made = Certificates(tmp_path)
+    made.issue("server")
+    made.issue("client")
+    return made
+
+
+def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certificates) -> None:
+    settings = world.settings(
+        host="0.0.0.0",
+        tls_certificate=certificates.path("server.pem"),
+        tls_key=certificates.path("server.key"),
+    )
+    trusting = grpc.ssl_channel_credentials(certificates.read("ca.pem"))
+    with Running(settings) as running:
+        with running.client(credentials=trusting) as client:
+            assert ask(client).route == "lora:2"
+            assert client.serving()
+        for credentials in (None, grpc.ssl_channel_credentials()):
+            with (
+                running.client(credentials=credentials, timeout_s=WAIT_S) as client,
+                pytest.raises(RequestFailed) as caught,
+            ):
+                ask(client)
+            assert caught.value.code == "UNAVAILABLE"
+
+
+@pytest.fixture
+def guarded(world: World, certificates: Certificates) -> Iterator[Running]:
+    """A server that demands certificates of its clients."""
+    settings = world.settings(
+        tls_certificate=certificates.path("server.pem"),
+        tls_key=certificates.path("server.key"),
+        tls_client_ca=certificates.path("ca.pem"),
+    )
+    with Running(settings) as running:
+        yield running
+
+
+def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
+    guarded: Running, certificates: Certificates
+) -> None:
+    ca = certificates.read("ca.pem")
+    known = grpc.ssl_channel_credentials(ca, certificates.read("client.key"), certificates.read("client.pem"))
+    with guarded.client(credentials=known) as client:
+        assert ask(client).route == "lora:2"
+    with (
+        guarded.client(credentials=grpc.ssl_channel_credentials(ca), timeout_s=WAIT_S) as client,
+        pytest.raises(RequestFailed) as caught,
+    ):
+        ask(client)
+    assert caught.value.code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("files", "field", "problem"),
+    [
+        ({"tls_certificate": "server.pem"}, "tls-certificate", "needs its key"),
+        ({"tls_key": "server.key"}, "tls-certificate", "needs its key"),
+        ({"tls_client_ca": "ca.pem"}, "tls-client-ca", "over TLS only"),
+        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "tls-certificate", "MISMATCH"),
+        ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "tls-certificate", "not a certificate"),
+        ({"tls_certificate": "gone.pem", "tls_key": "server.key"}, "tls-certificate", "No such file"),
+        (
+            {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "gone.pem"},
+            "tls-client-ca",
+            "No such file",
+        ),
+    ],
+)
+def test_certificates_that_cannot_work_stop_the_start(
+    world: World, certificates: Certificates, files: dict[str, str], field: str, problem: str
+) -> None:
+    paths = {name: certificates.path(file) for name, file in files.items()}
+
+    with pytest.raises(InvalidInput, match=problem) as caught, Running(world.settings(**paths)):
+        pass
+    assert caught.value.field == field
+
+
+# The commands
+
+
+def said(command: click.Command, running: Running, *words: str) -> Result:
+    return CliRunner().invoke(command, [*words, "--server", running.address], standalone_mode=False)
+
+
+def test_commands_show_a_certificate_to_a_server_that_asks(
+    guarded: Running, certificates: Certificates, tmp_path: Path
+) -> None:
+    image = tmp_path / "image.jpg"
+    image.write_bytes(encoded(0))
+    known = [f"--tls-{name}={certificates.path(file)}" for name, file in OURS.items()]
+
+    result = said(classify, guarded, str(image), "--route", "lora", "--task", "shapes", *known)
+    assert result.exception is None
+    assert "in memory: 1 adapters" in said(adapters, guarded, "resident", *known).stdout
+    assert "best" in said(routes, guarded, "list", *known).stdout
+
+    unknown = said(adapters, guarded, "resident", "--timeout", str(WAIT_S), known[0]).exception
+    assert isinstance(unknown, RequestFailed)
+    assert unknown.code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("files", "field", "problem"),
+    [
+        ({"certificate": "client.pem"}, "tls-certificate", "needs its key"),
+        ({"key": "client.key"}, "tls-certificate", "needs its key"),
+        ({"ca": "gone.pem"}, "tls-ca", "No such file"),
+        ({"certificate": "client.pem", "key": "server.key"}, "tls-certificate", "MISMATCH"),
+        ({"certificate": "client.pem", "key": "gone.key"}, "tls-key", "No such file"),
+    ],
+)
+def test_commands_refuse_certificates_that_cannot_work(
+    running: Running, certificates: Certificates, files: dict[str, str], field: str, problem: str
+) -> None:
+    flags = [f"--tls-{name}={certificates.path(file)}" for name, file in files.items()]
+    for command in (adapters, routes):
+        error = said(command, running, "resident" if command is adapters else "list", *flags).exception
+        assert isinstance(error, InvalidInput)
+        assert error.field == field
+        assert problem in str(error)

@@ -1,0 +1,418 @@
+"""The classifier with a real store, bank and engine, without gRPC."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model_store.format.records import BackboneRecord, TaskSpec
+from model_store.resolution.loading import Loader, models
+from model_store.resolution.versions import ResolvedTerm
+from model_store.routes.text import parse_route
+from model_store.store import Store
+from petl_vit.adapter import Adapter
+from petl_vit.batch import Batch, Row
+from petl_vit.errors import CorollaError, Corrupt, Draining, Expired, InvalidInput, Overloaded
+from petl_vit.heads import LinearHead
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import preprocess
+from petl_vit.slots import Slots
+from serving.answer.classifier import Classifier, ImageAnswer, Request, Response
+from serving.engine.backend import TorchBackend
+from serving.engine.batcher import Batcher
+from serving.engine.engine import Engine, Job, Logits
+from serving.metrics.events import MAX_ROUTES
+from serving.metrics.prediction_ids import Tokens
+from serving.registry.adapter_cache import Bank
+from serving.registry.catalog import Catalog
+from tests.serving.world import (
+    HALF,
+    PREPROCESS,
+    SHAPES,
+    SIZE,
+    WAIT_S,
+    World,
+    encoded,
+    new_metrics,
+    pixels,
+    until,
+)
+
+TOKENS = Tokens(b"k" * 32)
+
+
+class HeldLoader(Loader):
+    """A real loader that can be held up at one adapter."""
+
+    def __init__(self, store: Store, record: BackboneRecord) -> None:
+        super().__init__(store, record)
+        self.loads: list[str] = []
+        self.held: dict[str, threading.Event] = {}
+
+    def adapter(self, term: ResolvedTerm) -> Adapter:
+        self.loads.append(term.label)
+        if (go := self.held.get(term.label)) is not None:
+            assert go.wait(WAIT_S)
+        return super().adapter(term)
+
+
+class Parts:
+    """A classifier and what it stands on."""
+
+    def __init__(self, world: World, run: Any = None) -> None:
+        self.metrics = new_metrics()
+        self.loader = HeldLoader(world.store, world.backbone)
+        self.slots = Slots()
+        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
+        self.bank = Bank(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
+        self.catalog = Catalog(world.store, world.backbone.digest)
+        self.pool = ThreadPoolExecutor(2)
+        self.batcher: Batcher[Job, Logits] = Batcher(
+            run or self.engine.run,
+            executor=self.pool,
+            max_batch_rows=8,
+            max_queue_rows=100,
+            max_queue_bytes=2**30,
+            metrics=self.metrics,
+        )
+        self.classifier = Classifier(
+            catalog=self.catalog,
+            bank=self.bank,
+            batcher=self.batcher,
+            tokens=TOKENS,
+            metrics=self.metrics,
+            pool=self.pool,
+            max_images=8,
+            max_pixels=10_000,
+            add_size=lambda size: self.engine.add_size(size, self.loader.vit(size)),
+        )
+
+    async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
+        request = Request(task=task, route=parse_route(text), pictures=pictures, **options)
+        return await self.classifier.classify(request, lambda response: response)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def parts_of(world: World, run: Any = None) -> AsyncIterator[Parts]:
+    parts = Parts(world, run)
+    parts.batcher.start()
+    yield parts
+    await parts.batcher.drain(5)
+    parts.bank.close()
+    parts.pool.shutdown()
+
+
+@pytest.fixture
+async def parts(world: World) -> AsyncIterator[Parts]:
+    async with parts_of(world) as made:
+        yield made
+
+
+def answers(response: Response) -> list[ImageAnswer]:
+    found = [image for image in response.images if isinstance(image, ImageAnswer)]
+    assert len(found) == len(response.images)
+    return found
+
+
+def logits(world: World, text: str, *images: torch.Tensor) -> np.ndarray[Any, Any]:
+    """[n, K, C] by a forward for each row alone, as an independent reference."""
+    loader, resolved = Loader(world.store, world.backbone), world.resolve(text)
+    found = models(resolved.members, {term.digest: loader.adapter(term) for term in resolved.terms()})
+    batch = Batch(loader.vit(SIZE))
+    rows = [
+        [batch.logits(image[None], [Row(image=0, model=model)])[0].double().numpy() for model in found]
+        for image in images
+    ]
+    return np.array(rows)
+
+
+def softmax(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
+
+
+async def test_a_single_route_answers_as_its_model_alone(world: World, parts: Parts) -> None:
+    response = await parts.classify("lora", encoded(1), encoded(2))
+
+    reference = softmax(logits(world, "lora", *(preprocess(encoded(i), PREPROCESS) for i in (1, 2)))[:, 0])
+    for answer, expected in zip(answers(response), reference, strict=True):
+        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+        assert answer.agreement == 1
+        assert answer.mutual_information == pytest.approx(0, abs=1e-9)
+
+
+async def test_an_ensemble_is_the_weighted_mean_of_its_members_logits(world: World, parts: Parts) -> None:
+    (answer,) = answers(await parts.classify("2: lora, 1: ssf, 1: 0.5*full", encoded(3)))
+
+    (members,) = logits(world, "lora, ssf, 0.5*full", preprocess(encoded(3), PREPROCESS))
+    weighted = np.average(members, axis=0, weights=[2, 1, 1])
+    np.testing.assert_allclose(answer.probabilities, softmax(weighted), atol=1e-5)
+    assert answer.votes == tuple(members.argmax(-1))
+    assert answer.agreement == np.mean(members.argmax(-1) == weighted.argmax())
+
+
+async def test_the_temperature_of_a_named_route_divides_its_logits(world: World, parts: Parts) -> None:
+    (answer,) = answers(await parts.classify("best", encoded(3)))
+
+    (members,) = logits(world, "lora, ssf, 0.5*bitfit", preprocess(encoded(3), PREPROCESS))
+    np.testing.assert_allclose(answer.probabilities, softmax(members.mean(0) / 2.0), atol=1e-5)
+
+
+async def test_classes_in_another_order_are_matched_by_name(world: World, parts: Parts) -> None:
+    (answer,) = answers(await parts.classify("lora, reordered/lora", encoded(4)))
+
+    image = preprocess(encoded(4), PREPROCESS)
+    ours = logits(world, "lora", image)[0, 0]
+    theirs = logits(world, "reordered/lora", image)[0, 0]
+    by_name = dict(zip(("star", "circle", "square"), theirs, strict=True))
+    expected = (ours + np.array([by_name[name] for name in SHAPES])) / 2
+    np.testing.assert_allclose(answer.probabilities, softmax(expected), atol=1e-5)
+
+
+async def test_encoded_images_and_both_kinds_of_arrays_are_one_image(parts: Parts) -> None:
+    ready = preprocess(encoded(5), PREPROCESS).numpy()
+    found = [answers(await parts.classify("lora", picture))[0] for picture in (encoded(5), pixels(5), ready)]
+
+    np.testing.assert_allclose(found[1].probabilities, found[0].probabilities, atol=1e-6)
+    np.testing.assert_allclose(found[2].probabilities, found[0].probabilities, atol=1e-6)
+
+
+async def test_a_bad_image_has_its_own_error_and_the_others_their_answers(parts: Parts) -> None:
+    response = await parts.classify("lora", encoded(1), b"no image", encoded(2))
+
+    first, bad, last = response.images
+    assert isinstance(first, ImageAnswer)
+    assert isinstance(last, ImageAnswer)
+    assert isinstance(bad, InvalidInput)
+    assert bad.field == "images[1]"
+    assert parts.count("corolla_images_total", status="ok") == 2
+    assert parts.count("corolla_images_total", status="invalid") == 1
+
+
+async def test_a_request_of_bad_images_only_is_answered(parts: Parts) -> None:
+    response = await parts.classify("lora", b"", b"GIF89a")
+
+    assert all(isinstance(image, InvalidInput) for image in response.images)
+    assert parts.count("corolla_batch_rows_count") == 0
+
+
+async def test_an_image_of_too_many_pixels_is_refused_alone(parts: Parts) -> None:
+    parts.classifier._max_pixels = 1000
+    (large,) = (await parts.classify("lora", encoded(1))).images
+
+    assert isinstance(large, InvalidInput)
+    assert "more than the limit of 1,000" in str(large)
+
+
+async def test_nan_in_one_image_is_refused_alone(parts: Parts) -> None:
+    ready = preprocess(encoded(1), PREPROCESS).numpy()
+    odd = ready.copy()
+    odd[0, 3, 3] = np.nan
+
+    fine, refused = (await parts.classify("lora", ready, odd)).images
+
+    assert isinstance(fine, ImageAnswer)
+    assert isinstance(refused, InvalidInput)
+    assert refused.field == "tensor[1]"
+
+
+async def test_arrays_that_cannot_be_written_are_taken(parts: Parts) -> None:
+    ready = preprocess(encoded(1), PREPROCESS).numpy()
+    ready.flags.writeable = False
+
+    assert len(answers(await parts.classify("lora", ready))) == 1
+
+
+async def test_members_that_prepare_images_differently_are_refused(own_world: World) -> None:
+    other = Preprocess(image_size=64, mean=HALF, std=HALF)
+    spec = TaskSpec.of(
+        name="large", classes=SHAPES, preprocess=other, backbone_digest=own_world.backbone.digest
+    )
+    own_world.store.put_task(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
+    async with parts_of(own_world) as parts:
+        with pytest.raises(InvalidInput, match="'shapes' and 'large' prepare images differently"):
+            await parts.classify("lora, large/base", encoded(1))
+        assert len(answers(await parts.classify("base", encoded(1), task="large"))) == 1
+
+
+async def test_scores_that_are_not_finite_are_an_error_of_that_image(world: World) -> None:
+    def broken(jobs: list[Job]) -> list[Logits]:
+        return [[np.full(3, np.nan if i == 0 else 1.0)] for i, _ in enumerate(jobs)]
+
+    async with parts_of(world, broken) as parts:
+        bad, fine = (await parts.classify("lora", encoded(1), encoded(2))).images
+
+        assert isinstance(bad, CorollaError)
+        assert "not finite" in str(bad)
+        assert isinstance(fine, ImageAnswer)
+        assert parts.count("corolla_invalid_scores_total", route="adhoc", member="ensemble") == 1
+
+
+@pytest.mark.parametrize("end", [Expired, Draining])
+async def test_the_end_of_a_request_is_no_fault_of_its_images(world: World, end: type[CorollaError]) -> None:
+    def ended(jobs: list[Job]) -> list[Exception]:
+        return [end("it is over") for _ in jobs]
+
+    async with parts_of(world, ended) as parts:
+        with pytest.raises(end):
+            await parts.classify("lora", encoded(1), b"no image")
+        assert parts.count("corolla_images_total", status="ok") == 0
+
+
+async def test_predictions_of_a_named_route_are_counted_under_it(parts: Parts) -> None:
+    response = await parts.classify("best", encoded(1), encoded(2), domain="unknown-shop")
+
+    here = {"route": "shapes/best", "domain": "other"}
+    assert parts.count("corolla_predictions_total", **here) == 2
+    assert parts.metrics.known_routes["shapes/best"] == ("lora", "ssf", "0.5*bitfit")
+    prediction = TOKENS.open(answers(response)[0].prediction_id)
+    assert (prediction.route, prediction.domain, prediction.task) == ("shapes/best", "other", "shapes")
+    assert prediction.members == ("lora", "ssf", "0.5*bitfit")
+
+
+async def test_named_routes_beyond_the_limit_count_as_other(world: World, parts: Parts) -> None:
+    for number in range(MAX_ROUTES):
+        parts.metrics.add_route(f"filler-{number}", ["lora"])
+
+    await parts.classify("best", encoded(1))
+
+    assert parts.count("corolla_predictions_total", route="other", domain="unset") == 1
+    assert parts.count("corolla_predictions_total", route="adhoc", domain="unset") == 0
+
+
+async def test_a_redefined_route_shows_its_new_members(own_world: World) -> None:
+    async with parts_of(own_world) as parts:
+        await parts.classify("best", encoded(1))
+        own_world.put_route("best", "vpt-deep, linear")
+        parts.catalog.refresh()
+        await parts.classify("best", encoded(1))
+
+    labels = {"route": "shapes/best", "member": "vpt-deep", "domain": "unset"}
+    assert parts.count("corolla_member_predictions_total", **labels) == 1
+    shown = [
+        sample.labels["version"]
+        for family in parts.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "corolla_adapter_info"
+    ]
+    assert sorted(shown) == ["linear:1", "vpt-deep:1"]
+
+
+async def test_too_many_images_are_refused_before_any_is_read(parts: Parts) -> None:
+    with pytest.raises(InvalidInput, match="9 images in one request, at most 8") as caught:
+        await parts.classify("lora", *[b""] * 9)
+    assert caught.value.field == "images"
+
+
+# Adapters of requests
+
+
+async def happens(true: Callable[[], bool]) -> None:
+    await asyncio.to_thread(until, true)
+
+
+async def test_a_load_holds_up_no_request_for_another_adapter(parts: Parts) -> None:
+    parts.loader.held["ssf:1"] = go = threading.Event()
+    slow = asyncio.create_task(parts.classify("ssf", encoded(1)))
+    await happens(lambda: "ssf:1" in parts.loader.loads)
+
+    answers(await parts.classify("lora", encoded(1)))
+
+    assert not slow.done()
+    go.set()
+    answers(await slow)
+
+
+async def test_loading_begins_before_the_images_are_decoded(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, decoding = parts.classifier._decode, threading.Event()
+
+    def after_the_load(*args: Any) -> Any:
+        decoding.set()
+        assert loaded.wait(WAIT_S), "the load waits for the images"
+        return decode(*args)
+
+    loaded, load = threading.Event(), parts.loader.adapter
+
+    def loading(term: ResolvedTerm) -> Adapter:
+        assert decoding.wait(WAIT_S)
+        loaded.set()
+        return load(term)
+
+    monkeypatch.setattr(parts.classifier, "_decode", after_the_load)
+    monkeypatch.setattr(parts.loader, "adapter", loading)
+
+    answers(await parts.classify("lora", encoded(1)))
+
+
+async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for(parts: Parts) -> None:
+    parts.loader.held["ssf:1"] = go = threading.Event()
+    first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
+    digest = parts.catalog.plan("shapes", parse_route("ssf"), extrapolate=False).resolved.members[0].terms[0]
+    await happens(lambda: parts.bank._held[digest.digest] == 2)
+
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not second.done()
+
+    go.set()
+    answers(await second)
+    assert parts.loader.loads == ["ssf:1"]
+    assert parts.bank.residents()[0].rows_in_use == 0
+
+
+async def test_what_a_request_waits_for_is_held_until_it_is_answered(world: World) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def slow(jobs: list[Job]) -> list[Logits]:
+        held.set()
+        assert go.wait(WAIT_S)
+        return [[np.zeros(3)] for _ in jobs]
+
+    async with parts_of(world, slow) as parts:
+        asked = asyncio.create_task(parts.classify("lora", encoded(1)))
+        await asyncio.to_thread(held.wait, WAIT_S)
+        (resident,) = parts.bank.residents()
+        assert resident.rows_in_use == 1
+        parts.bank.unload(resident.digest)
+        assert parts.count("corolla_registered_bytes") == resident.registered_bytes
+
+        go.set()
+        answers(await asked)
+        assert parts.count("corolla_registered_bytes") == 0
+
+
+async def test_a_failed_load_is_the_error_of_its_request_only(own_world: World) -> None:
+    own_world.adapter_file("shapes", "ssf", 1).unlink()
+    async with parts_of(own_world) as parts:
+        several = [parts.classify(text, encoded(1)) for text in ("ssf", "lora", "lora, ssf", "bitfit")]
+        first, second, third, fourth = await asyncio.gather(*several, return_exceptions=True)
+
+        assert isinstance(first, Corrupt)
+        assert isinstance(third, Corrupt)
+        assert isinstance(second, Response)
+        assert isinstance(fourth, Response)
+        assert {resident.rows_in_use for resident in parts.bank.residents()} == {0}
+
+
+async def test_one_image_without_memory_has_its_own_error(world: World) -> None:
+    def little(jobs: list[Job]) -> list[Logits | Exception]:
+        return [Overloaded("no memory") if i == 1 else [np.ones(3)] for i, _ in enumerate(jobs)]
+
+    async with parts_of(world, little) as parts:
+        first, second, third = (await parts.classify("lora", *map(encoded, range(3)))).images
+
+        assert isinstance(first, ImageAnswer)
+        assert isinstance(second, Overloaded)
+        assert isinstance(third, ImageAnswer)

@@ -1,0 +1,119 @@
+"""The watcher over a real store, loading into a list."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from model_store.routes.text import parse_route
+from petl_vit.errors import CorollaError, Corrupt
+from serving.registry.catalog import Catalog, Plan
+from serving.registry.watcher import Watcher
+from tests.serving.world import World, until
+
+
+class Watched:
+    """A catalog that is watched, and what was loaded and announced."""
+
+    def __init__(self, world: World, pool: ThreadPoolExecutor) -> None:
+        self.catalog = Catalog(world.store, world.backbone.digest)
+        self.loaded: list[str] = []
+        self.announced: list[tuple[str | None, str]] = []
+        self.damaged: set[str] = set()
+        self.watcher = Watcher(
+            self.catalog, load=self._load, announce=self._announce, every_s=0.01, pool=pool
+        )
+
+    def _load(self, plan: Plan) -> None:
+        for term in plan.resolved.terms():
+            if term.full_name in self.damaged:
+                raise Corrupt(f"adapter {term.full_name} cannot be loaded")
+            self.loaded.append(term.full_name)
+
+    def _announce(self, plan: Plan) -> None:
+        self.announced.append((plan.named, self.resolved(str(plan.named).rpartition("/")[2])))
+
+    def resolved(self, text: str) -> str:
+        return str(self.catalog.plan("shapes", parse_route(text), extrapolate=False).resolved)
+
+
+@pytest.fixture
+def watched(own_world: World) -> Iterator[Watched]:
+    with ThreadPoolExecutor(1) as pool:
+        yield Watched(own_world, pool)
+
+
+async def test_it_loads_what_changed_and_announces_it_once_requests_see_it(
+    watched: Watched, own_world: World
+) -> None:
+    own_world.put_route("best", "bitfit")
+    watching = asyncio.create_task(watched.watcher.run())
+    await asyncio.to_thread(until, lambda: bool(watched.announced))
+    watching.cancel()
+
+    assert watched.loaded == ["shapes/bitfit:1"]
+    assert watched.announced == [("shapes/best", "bitfit:1")]
+
+
+def test_what_did_not_change_is_neither_loaded_nor_announced(watched: Watched, own_world: World) -> None:
+    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    watched.watcher.follow()
+
+    assert watched.resolved("lora@prod") == "lora:2"
+    assert (watched.loaded, watched.announced) == ([], [])
+
+
+def test_a_route_that_cannot_be_loaded_is_followed_and_said(
+    watched: Watched, own_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.damaged.add("shapes/bitfit:1")
+    own_world.put_route("best", "bitfit")
+    watched.watcher.follow()
+
+    assert watched.resolved("best") == "bitfit:1"
+    assert "route shapes/best is not loaded: adapter shapes/bitfit:1 cannot be loaded" in caplog.text
+
+
+def test_a_reload_loads_and_announces_too(watched: Watched, own_world: World) -> None:
+    own_world.put_route("best", "bitfit")
+
+    assert [change.name for change in watched.watcher.reload()] == ["shapes/best"]
+    assert watched.announced == [("shapes/best", "bitfit:1")]
+
+
+def test_a_lost_store_is_said_once_and_its_return_too(
+    watched: Watched, own_world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert watched.resolved("lora@prod") == "lora:1"
+    caplog.set_level(logging.INFO, "serving.registry.watcher")
+    with monkeypatch.context() as patch:
+
+        def lost(*_: object) -> None:
+            raise CorollaError("the store cannot be read")
+
+        patch.setattr(own_world.store._objects, "stamps", lost)
+        for _ in range(3):
+            watched.watcher.follow()
+        assert watched.resolved("lora@prod") == "lora:1"
+    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    for _ in range(2):
+        watched.watcher.follow()
+
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["names stay as they were: the store cannot be read", "the store answers again"]
+    assert watched.resolved("lora@prod") == "lora:2"
+
+
+async def test_a_fault_of_ours_does_not_end_the_watch(
+    watched: Watched, own_world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(watched.catalog, "refresh", lambda warm: 1 / 0)
+        watching = asyncio.create_task(watched.watcher.run())
+        await asyncio.to_thread(until, lambda: "division by zero" in caplog.text)
+    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    await asyncio.to_thread(until, lambda: watched.resolved("lora@prod") == "lora:2")
+    assert not watching.done()
+    watching.cancel()

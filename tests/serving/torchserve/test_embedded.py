@@ -1,0 +1,71 @@
+from collections.abc import Iterator
+
+import pytest
+
+from model_store.routes.text import parse_route
+from petl_vit.errors import CorollaError, Draining, NotFound
+from serving.answer.classifier import Request, Response
+from serving.torchserve.embedded import Embedded
+from tests.serving.world import Running, World, encoded
+
+
+def asked(route: str = "lora", seed: int = 0) -> Request:
+    return Request(task="shapes", route=parse_route(route), pictures=[encoded(seed)])
+
+
+def best(response: Response) -> list[float]:
+    (image,) = response.images
+    assert not isinstance(image, CorollaError)
+    return [float(p) for p in image.probabilities]
+
+
+@pytest.fixture(scope="module")
+def embedded(world: World) -> Iterator[Embedded]:
+    embedded = Embedded(world.settings())
+    yield embedded
+    embedded.close()
+
+
+def test_its_answers_are_those_of_a_server(embedded: Embedded, running: Running) -> None:
+    found = embedded.answer([(asked("lora"), best), (asked("lora, ssf", 1), best)])
+
+    with running.client() as client:
+        for answer, seed, route in zip(found, (0, 1), ("lora", "lora, ssf"), strict=True):
+            reply = client.classify([encoded(seed)], route=route, task="shapes", probabilities=True)
+            assert answer == pytest.approx(list(reply.results[0].probabilities), rel=1e-4)
+
+
+def test_requests_that_come_together_share_a_forward(embedded: Embedded) -> None:
+    def batches() -> float:
+        return embedded.registry.get_sample_value("corolla_batch_rows_count") or 0
+
+    before = batches()
+    embedded.answer([(asked(seed=seed), best) for seed in range(20)])
+
+    assert batches() - before < 10
+
+
+def test_an_error_stands_in_the_place_of_its_request(embedded: Embedded) -> None:
+    first, second, third = embedded.answer([(asked(), best), (asked("nowhere"), best), (asked("ssf"), best)])
+
+    assert isinstance(first, list)
+    assert isinstance(second, NotFound)
+    assert isinstance(third, list)
+
+
+def test_nothing_asked_is_nothing_answered(embedded: Embedded) -> None:
+    assert embedded.answer([]) == []
+
+
+def test_a_store_without_its_backbone_is_said_at_once(world: World) -> None:
+    with pytest.raises(NotFound, match="no backbone 'other'"):
+        Embedded(world.settings(backbone="other"))
+
+
+def test_it_refuses_after_its_end_and_ends_twice(world: World) -> None:
+    embedded = Embedded(world.settings())
+    embedded.close()
+    embedded.close()
+
+    with pytest.raises(Draining, match="closed"):
+        embedded.answer([(asked(), best)])

@@ -1,0 +1,70 @@
+import math
+from typing import Any
+
+import pytest
+
+from petl_vit.errors import InvalidInput
+from training.run.recipe import Recipe
+
+
+def test_the_defaults_are_the_studys() -> None:
+    chosen = Recipe.of(method="lora", learning_rate=1e-3)
+    assert (chosen.weight_decay, chosen.drop_path, chosen.batch_size) == (1e-4, 0.1, 64)
+    assert (chosen.warmup_ratio, chosen.augment, chosen.head_init) == (0.1, "none", "probe")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flag"),
+    [
+        ("epochs", 0, "epochs"),
+        ("epochs", 10_001, "epochs"),
+        ("batch_size", 0, "batch-size"),
+        ("learning_rate", 0, "lr"),
+        ("learning_rate", math.nan, "lr"),
+        ("weight_decay", -1, "weight-decay"),
+        ("warmup_ratio", 1, "warmup-ratio"),
+        ("drop_path", 1, "drop-path"),
+        ("augment", "mixup", "augment"),
+        ("head_init", "zero", "head-init"),
+        ("seed", 2**31, "seed"),
+        ("precision", "fp16", "precision"),
+        ("momentum", 0.9, "momentum"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_under_the_flags_name(name: str, value: Any, flag: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        Recipe.of(**{"method": "lora", "learning_rate": 1e-3, name: value})
+    assert error.value.field == flag
+
+
+def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
+    names = {"backbone": "b", "task": "t", "data": "d"}
+    chosen = Recipe.of(method="lora", learning_rate=1e-3)
+    changes: list[dict[str, Any]] = [
+        {"method": "ssf"},
+        {"config": {"rank": 4}},
+        {"epochs": 31},
+        {"batch_size": 32},
+        {"learning_rate": 1e-2},
+        {"weight_decay": 1e-3},
+        {"warmup_ratio": 0.2},
+        {"drop_path": 0.0},
+        {"augment": "flip"},
+        {"head_init": "random"},
+        {"seed": 1},
+        {"precision": "bf16"},
+    ]
+    digests = [chosen.model_copy(update=change).digest(**names) for change in changes]
+    digests += [chosen.digest(**names | {name: "x"}) for name in names]
+    assert len({chosen.digest(**names), *digests}) == 1 + len(digests)
+    assert {next(iter(change)) for change in changes} == set(Recipe.model_fields)
+    assert chosen.digest(**names) == Recipe.of(method="lora", learning_rate=1e-3).digest(**names)
+
+
+def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() -> None:
+    chosen = Recipe.of(method="ssf", learning_rate=0.01, seed=4)
+    assert chosen.digest(backbone="b", task="t", data="d") == (
+        "92cfad75a101027819eca8a476b1cd7406b5e5e47fac25fdcf6db2da4255e13c"
+    )
+    before = {name: value for name, value in chosen.model_dump().items() if name != "precision"}
+    assert Recipe.of(**before) == chosen

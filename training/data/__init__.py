@@ -1,0 +1,1 @@
+"""Labelled images: where they are, how they are split, shifted and loaded."""

@@ -1,0 +1,117 @@
+"""Parts of a dataset: held out, smaller, or with labels that index other classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from petl_vit.errors import InvalidInput, near
+from training.data.records import Dataset, Images, content_digest, listed
+
+
+def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The training and the held-out part: disjoint, stratified, the same for the same seed.
+
+    Every class keeps at least one training image and, where it has two, one held-out image.
+
+    Raises:
+        InvalidInput: `holdout` is outside (0, 1), or every class has a single image.
+    """
+    if not 0 < holdout < 1:
+        raise InvalidInput(
+            f"{holdout} is no share of the data",
+            field="holdout",
+            remedy="choose it between 0 and 1, e.g. 0.2",
+        )
+    train: list[int] = []
+    heldout: list[int] = []
+    for members in _shuffled_by_class(dataset, seed):
+        wanted = max(1, round(holdout * len(members)))
+        kept = max(1, len(members) - wanted)
+        train += members[:kept]
+        heldout += members[kept:]
+    if not heldout:
+        raise InvalidInput(
+            f"{dataset.name} has one image per class, so none can be held out",
+            field="holdout",
+            remedy="add images, or name a second set to evaluate on",
+        )
+    return _select(dataset, sorted(train)), _select(dataset, sorted(heldout))
+
+
+def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
+    """`n` images in the proportions of the classes, each class at least once; all if there are fewer.
+
+    The subset of a smaller `n` is contained in that of a larger one.
+
+    Raises:
+        InvalidInput: Fewer images than classes are asked for.
+    """
+    groups = _shuffled_by_class(dataset, seed)
+    if n < len(groups):
+        raise InvalidInput(
+            f"{n} images cannot cover the {len(groups)} classes of {dataset.name}",
+            field="n",
+            remedy=f"ask for at least {len(groups)}",
+        )
+    if n >= len(dataset):
+        return dataset
+    # Each member stands at its quantile within its class, so every prefix of the ranking is stratified.
+    ranked = [
+        ((place + 0.5) / len(members) if place else 0.0, index)
+        for members in groups
+        for place, index in enumerate(members)
+    ]
+    return _select(dataset, sorted(index for _, index in sorted(ranked)[:n]))
+
+
+def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """The same images with labels that index `classes`, matched by name.
+
+    Raises:
+        InvalidInput: The dataset has a class that `classes` lacks.
+    """
+    unknown = [name for name in dataset.classes if name not in classes]
+    if unknown:
+        raise InvalidInput(
+            f"{dataset.name} has the class {unknown[0]!r}, which the task does not have",
+            field="classes",
+            remedy=near(unknown[0], classes) or f"the task's classes are {listed(classes)}",
+        )
+    places = torch.tensor([list(classes).index(name) for name in dataset.classes])
+    return replace(dataset, classes=tuple(classes), labels=places[dataset.labels])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Selection:
+    """Some of another sequence's images, in an order of its own."""
+
+    images: Images
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return self.images[self.indices[index]]
+
+
+def _shuffled_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
+    """The indices of each class that has images, in an order that the seed decides."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = []
+    for label in range(len(dataset.classes)):
+        members = torch.nonzero(dataset.labels == label).flatten()
+        if len(members):
+            groups.append(members[torch.randperm(len(members), generator=generator)].tolist())
+    return groups
+
+
+def _select(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    return replace(
+        dataset,
+        images=_Selection(images=dataset.images, indices=tuple(indices)),
+        labels=dataset.labels[torch.tensor(indices, dtype=torch.int64)],
+        digest=content_digest([dataset.digest, list(indices)]),
+    )

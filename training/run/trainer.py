@@ -1,0 +1,318 @@
+"""The training loop: adapters and their heads over the frozen forward, one alone or several in one forward.
+
+Knows tensors, not files or names. Randomness comes from the recipe's seed and the epoch alone, so a
+run that resumes after an epoch gives the same result as one that was never stopped, and adapters that
+learn together end as each would alone.
+
+Shapes: n images, b of a step, S image size, D width, C classes.
+"""
+
+import copy
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petl_vit.errors import InvalidInput
+from petl_vit.executors.functional import Functional
+from petl_vit.executors.joint import Joint, Learner, Noise
+from petl_vit.heads import Head
+from petl_vit.methods.method import Method
+from petl_vit.products import in_bf16
+from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
+from training.data.loading import sent
+from training.run.recipe import Precision, Recipe
+
+
+class Images(Protocol):
+    """Labelled images, ready for the backbone."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
+        """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run produced, on the CPU, in the dtype of the backbone that it was given."""
+
+    tensors: dict[str, Tensor]
+    head: Head
+    losses: list[float]
+
+
+def frozen(vit: FrozenViT, precision: Precision, device: torch.device | None = None) -> FrozenViT:
+    """The backbone as training runs it, on its own device if none is named.
+
+    With bf16 its linears and its patch convolution are bfloat16, nearly all of its bytes. Norms, LayerScale
+    and embeddings stay float32, as the residual stream does.
+    """
+    params = in_bf16(vit.params) if precision == "bf16" else vit.params
+    placed = copy.copy(vit)
+    placed.params = {name: p.to(device=device) for name, p in params.items()}
+    return placed
+
+
+@dataclass(kw_only=True)
+class _Epoch:
+    """How far an adapter is in an epoch: steps done, images seen and the sum of their losses."""
+
+    noise: Noise
+    steps: int
+    done: int = 0
+    seen: int = 0
+    total: float = 0.0
+
+
+class Trainer:
+    """One adapter in training: its tensors, its head, its optimiser, and how far it is.
+
+    Args:
+        vit: The backbone. What is trained has its dtype: float32, or float64 to compare runs.
+        method: The method with its config.
+        base_head: Where the head starts with `head_init` probe.
+        recipe: The hyper-parameters.
+        on: The backbone as `frozen` made it, which adapters that learn together share; None makes it.
+        name: What errors call the adapter where it is one of several.
+        save: Called with the state after every epoch.
+    """
+
+    def __init__(
+        self,
+        vit: FrozenViT,
+        method: Method,
+        base_head: Head,
+        recipe: Recipe,
+        *,
+        on: FrozenViT | None = None,
+        name: str = "",
+        save: Callable[[dict[str, Any]], None] = lambda state: None,
+    ) -> None:
+        self.recipe, self.vit = recipe, frozen(vit, recipe.precision) if on is None else on
+        self.epoch = 0
+        self._method, self._name, self._save = method, name, save
+        generator = torch.Generator().manual_seed(recipe.seed)
+        tensors = method.init(vit.to(device=torch.device("cpu")), generator)
+        random = base_head.redrawn(generator)
+        self._start = base_head if recipe.head_init == "probe" else random
+        self._tensors = {name: _trainable(t, self.vit) for name, t in tensors.items()}
+        self._head = {name: _trainable(t, self.vit) for name, t in self._start.tensors().items()}
+        self._optimizer = torch.optim.AdamW(
+            [*self._tensors.values(), *self._head.values()],
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self._losses: list[float] = []
+
+    def resume(self, state: dict[str, Any]) -> int:
+        """Goes on from a saved state; returns the number of epochs that are done."""
+        with torch.no_grad():
+            for own, saved in ((self._tensors, state["tensors"]), (self._head, state["head"])):
+                for name, tensor in own.items():
+                    tensor.copy_(saved[name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self._losses = state["epoch"], list(state["losses"])
+        return self.epoch
+
+    def steps(self, images: Images) -> int:
+        """Optimiser steps of one epoch."""
+        return math.ceil(len(images) / self.recipe.batch_size)
+
+    def run(self, images: Images, *, progress: Callable[[float], None] = lambda loss: None) -> Trained:
+        """Trains the epochs that are left.
+
+        Raises:
+            InvalidInput: The loss is no longer finite.
+        """
+        return train([self], images, progress=progress)[0]
+
+    # One epoch, as `train` goes through it
+
+    def begin_epoch(self, noise: int, steps: int) -> None:
+        """Starts an epoch of so many steps; `noise` seeds dropout and drop path."""
+        self._now = _Epoch(noise=Noise(self.vit.device, noise), steps=steps)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """[b, D] of images, alone."""
+        edits = self._method.edits(self.vit, self._tensors)
+        run = Functional(self.vit, edits, training=True, drop_path=self.recipe.drop_path)
+        with self._now.noise:
+            return self.vit.forward(inputs, run)
+
+    def learner(self, rows: int) -> Learner:
+        """Its part in a forward with others."""
+        edits = self._method.edits(self.vit, self._tensors)
+        return Learner(rows=rows, edits=edits, drop_path=self.recipe.drop_path, noise=self._now.noise)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self._start.replaced(self._head).logits(features), labels)
+
+    def advance(self) -> None:
+        """One step along the gradients, which are gone afterwards."""
+        self._set_rate(self.epoch * self._now.steps + self._now.done)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._now.done += 1
+
+    def count(self, loss: float, images: int) -> None:
+        """Takes note of a step's loss, over so many images.
+
+        Raises:
+            InvalidInput: It is not finite.
+        """
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss{self._of} became {loss} in epoch {self.epoch + 1}")
+        self._now.total += loss * images
+        self._now.seen += images
+
+    def end_epoch(self) -> None:
+        self._losses.append(self._now.total / self._now.seen)
+        self.epoch += 1
+        self._save(self._state())
+
+    def trained(self) -> Trained:
+        """What came of it.
+
+        Raises:
+            InvalidInput: A tensor is not finite: the last step comes after the last loss.
+        """
+        for name, tensor in (self._tensors | self._head).items():
+            if not tensor.isfinite().all():
+                raise self._diverged(f"{name}{self._of} is no longer finite after the last step")
+        return Trained(
+            tensors={name: t.detach().cpu() for name, t in self._tensors.items()},
+            head=self._start.replaced({name: t.detach().cpu() for name, t in self._head.items()}),
+            losses=self._losses,
+        )
+
+    def _set_rate(self, step: int) -> None:
+        """Linear warm-up, then a cosine down to a hundredth of the rate."""
+        recipe = self.recipe
+        total = recipe.epochs * self._now.steps
+        warmup = max(1, round(recipe.warmup_ratio * total))
+        if step < warmup:
+            factor = (step + 1) / warmup
+        else:
+            done = (step - warmup) / max(1, total - warmup)
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+
+    @property
+    def _of(self) -> str:
+        return f" of {self._name}" if self._name else ""
+
+    def _diverged(self, problem: str) -> InvalidInput:
+        rate = self.recipe.learning_rate
+        return InvalidInput(problem, field="lr", remedy=f"train with a lower one than {rate:g}")
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "tensors": {name: t.detach() for name, t in self._tensors.items()},
+            "head": {name: t.detach() for name, t in self._head.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "epoch": self.epoch,
+            "losses": self._losses,
+        }
+
+
+def train(
+    trainers: Sequence[Trainer], images: Images, *, progress: Callable[[float], None] = lambda loss: None
+) -> list[Trained]:
+    """Trains the epochs that are left, of several adapters in one forward.
+
+    Args:
+        trainers: With one backbone, batch size, augmentation and precision.
+        progress: Called after each step with the mean of the losses.
+
+    Raises:
+        InvalidInput: A loss is no longer finite.
+    """
+    while learning := _furthest_behind(trainers):
+        _train_epoch(learning, images, progress)
+    return [trainer.trained() for trainer in trainers]
+
+
+def _furthest_behind(trainers: Sequence[Trainer]) -> list[Trainer]:
+    """Those that go next: all, or after a kill between two saves those that were not saved."""
+    left = [trainer for trainer in trainers if trainer.epoch < trainer.recipe.epochs]
+    return [trainer for trainer in left if trainer.epoch == min(other.epoch for other in left)]
+
+
+def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable[[float], None]) -> None:
+    """Adapters of one seed see the same images in each step, and share them as far as the first edit."""
+    feeds = {trainer.recipe.seed: _Feed(images, trainer) for trainer in trainers}
+    places = [list(feeds).index(trainer.recipe.seed) for trainer in trainers]
+    for trainer in trainers:
+        trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
+    steps = zip(*feeds.values(), strict=True)
+    batches = next(steps, None)
+    while batches is not None:
+        losses = _losses(trainers, batches, places)
+        torch.autograd.backward(losses)
+        for trainer in trainers:
+            trainer.advance()
+        count = len(batches[0].labels)
+        batches = next(steps, None)  # read while a GPU still computes
+        values = torch.stack(losses).tolist()
+        for trainer, value in zip(trainers, values, strict=True):
+            trainer.count(value, count)
+        progress(sum(values) / len(values))
+    for trainer in trainers:
+        trainer.end_epoch()
+
+
+def _losses(trainers: Sequence[Trainer], batches: Sequence["_Batch"], places: Sequence[int]) -> list[Tensor]:
+    """Each trainer's loss on the batch at its place, in one forward."""
+    vit, recipe = trainers[0].vit, trainers[0].recipe
+    inputs = torch.cat([batch.inputs for batch in batches]) if len(batches) > 1 else batches[0].inputs
+    with torch.autocast(vit.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+        if len(trainers) == 1:
+            features = trainers[0].features(inputs)
+        else:
+            rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
+            run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
+            patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
+            features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
+    parts = features.split([len(batches[place].labels) for place in places])
+    return [
+        trainer.loss(part, batches[place].labels)
+        for trainer, part, place in zip(trainers, parts, places, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """On the backbone's device: inputs [b, 3, S, S], labels [b]."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+class _Feed:
+    """The batches of one seed's epoch, in its order; `noise` seeds what is random in the forward."""
+
+    def __init__(self, images: Images, trainer: Trainer) -> None:
+        self._images, self._recipe, self._device = images, trainer.recipe, trainer.vit.device
+        seed = zlib.crc32(f"{trainer.recipe.seed}/{trainer.epoch}".encode())
+        self._generator = torch.Generator().manual_seed(seed)
+        self.noise = int(torch.randint(2**31, (), generator=self._generator))
+
+    def __iter__(self) -> Iterator[_Batch]:
+        images, recipe = self._images, self._recipe
+        augment = self._generator if recipe.augment != "none" else None
+        for indices in torch.randperm(len(images), generator=self._generator).split(recipe.batch_size):
+            inputs = images.batch(indices, augment)
+            yield _Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
+
+
+def _trainable(tensor: Tensor, vit: FrozenViT) -> Tensor:
+    return tensor.detach().to(vit.device, vit.dtype).clone().requires_grad_()
