@@ -1,8 +1,7 @@
 """The `corolla` command: finds the subcommands, loads the one that is used, and says what went wrong.
 
-It knows the commands' names and one line about each, and nothing of what they do: entry points of
-the group `corolla.commands` lead to them, so no package imports another for the command line and
-`corolla --help` imports none of them.
+It has one table of the commands, with a line about each, and imports the one that runs: `corolla --help`
+imports none of them. Other packages add commands by entry points of the group `corolla.commands`.
 
 Exit codes: 0 done; 1 done but not all of it, or an error of ours; 2 the user's mistake; 130 interrupted.
 """
@@ -14,131 +13,109 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from corolla.lazy_group import LazyGroup, Listed
 from petl_vit.errors import CorollaError
 
-GROUP = "corolla.commands"
+PLUGINS = "corolla.commands"
+"""Entry-point group of the commands that other packages add."""
+
 VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
-PACKAGES = frozenset({"petl_vit", "model_store", "training", "serving", "protos", "corolla"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """One command in the help, and the extra that brings what it imports."""
-
-    section: str
-    line: str
-    extra: str
-
-
 COMMANDS: dict[str, Listed] = {
-    "train": Listed(section="Train", line="Train adapters, evaluate them and register them.", extra="train"),
+    "train": Listed(
+        section="Train",
+        line="Train adapters, evaluate them and register them.",
+        extra="train",
+        target="corolla.commands.training:train",
+    ),
     "evaluate": Listed(
-        section="Train", line="Measure adapters and routes on labelled images.", extra="train"
+        section="Train",
+        line="Measure adapters and routes on labelled images.",
+        extra="train",
+        target="corolla.commands.training:evaluate",
     ),
-    "methods": Listed(section="Train", line="List the PETL methods and what they cost.", extra="train"),
-    "serve": Listed(section="Serve", line="Serve every adapter from one resident backbone.", extra="serve"),
+    "methods": Listed(
+        section="Train",
+        line="List the PETL methods and what they cost.",
+        extra="train",
+        target="corolla.commands.training:methods",
+    ),
+    "serve": Listed(
+        section="Serve",
+        line="Serve every adapter from one resident backbone.",
+        extra="serve",
+        target="corolla.commands.serve:serve",
+    ),
     "package": Listed(
-        section="Serve", line="Package the engine for other servers: TorchServe.", extra="torchserve"
+        section="Serve",
+        line="Package the engine for other servers: TorchServe.",
+        extra="torchserve",
+        target="corolla.commands.package:package",
     ),
-    "classify": Listed(section="Serve", line="Classify images by a route.", extra="client"),
-    "predict": Listed(section="Serve", line="Classify many images without a server.", extra="serve"),
-    "feedback": Listed(section="Serve", line="Send true labels for earlier predictions.", extra="client"),
-    "backbones": Listed(section="Store", line="Import and list frozen backbones.", extra="serve"),
-    "tasks": Listed(section="Store", line="List and show tasks: classes and preprocessing.", extra="serve"),
+    "classify": Listed(
+        section="Serve",
+        line="Classify images by a route.",
+        extra="client",
+        target="corolla.commands.classify:classify",
+    ),
+    "predict": Listed(
+        section="Serve",
+        line="Classify many images without a server.",
+        extra="serve",
+        target="corolla.commands.predict:predict_command",
+    ),
+    "feedback": Listed(
+        section="Serve",
+        line="Send true labels for earlier predictions.",
+        extra="client",
+        target="corolla.commands.classify:feedback",
+    ),
+    "backbones": Listed(
+        section="Store",
+        line="Import and list frozen backbones.",
+        extra="serve",
+        target="corolla.commands.store:backbones",
+    ),
+    "tasks": Listed(
+        section="Store",
+        line="List and show tasks: classes and preprocessing.",
+        extra="serve",
+        target="corolla.commands.store:tasks",
+    ),
     "adapters": Listed(
-        section="Store", line="List, alias, load, fold, move, delete adapters.", extra="serve"
+        section="Store",
+        line="List, alias, load, fold, move, delete adapters.",
+        extra="serve",
+        target="corolla.commands.store:adapters",
     ),
-    "export": Listed(section="Store", line="Write models for ONNX Runtime.", extra="onnx"),
-    "routes": Listed(section="Store", line="Name routes, and show how a route is read.", extra="serve"),
+    "export": Listed(
+        section="Store",
+        line="Write models for ONNX Runtime.",
+        extra="onnx",
+        target="corolla.commands.export:export",
+    ),
+    "routes": Listed(
+        section="Store",
+        line="Name routes, and show how a route is read.",
+        extra="serve",
+        target="corolla.commands.store:routes",
+    ),
 }
-
-
-class MissingExtra(CorollaError):
-    """A command whose libraries are not installed."""
-
-    def __init__(self, command: str, module: str) -> None:
-        extra = COMMANDS[command].extra if command in COMMANDS else command
-        super().__init__(
-            f"needs {module}, which is not installed",
-            field=command,
-            remedy=f"run pip install 'corolla[{extra}]'",
-        )
 
 
 class UnknownVariable(CorollaError):
     """A COROLLA_* variable that nothing reads, one letter away from one that is read."""
 
 
-class LazyGroup(click.Group):
-    """A group over entry points: a command is imported when it runs, not when it is listed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        found = {point.name for point in entry_points(group=GROUP)}
-        return [name for name in COMMANDS if name in found] + sorted(found - COMMANDS.keys())
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for point in entry_points(group=GROUP, name=cmd_name):
-            return _load(point)
-        return None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            known = self.list_commands(ctx)
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            raise _missing(ctx.invoked_subcommand or "corolla", error) from error
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What could come next, from the list alone: importing torch would keep the shell waiting."""
-        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
-        items = [CompletionItem(name, help=COMMANDS[name].line if name in COMMANDS else "") for name in names]
-        return items + super(click.Group, self).shell_complete(ctx, incomplete)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {}
-        for name in self.list_commands(ctx):
-            listed = COMMANDS.get(name)
-            section, line = (listed.section, listed.line) if listed else ("Added by other packages", "")
-            rows.setdefault(section, []).append((name, line))
-        for section, lines in rows.items():
-            with formatter.section(section):
-                formatter.write_dl(lines)
-
-
-def _load(point: EntryPoint) -> click.Command:
-    try:
-        command = point.load()
-    except ModuleNotFoundError as error:
-        raise _missing(point.name, error) from error
-    assert isinstance(command, click.Command), f"{point.value} is not a click command"
-    return command
-
-
-def _missing(command: str, error: ModuleNotFoundError) -> Exception:
-    """A missing library is the user's to install; a missing part of corolla is our own fault."""
-    module = (error.name or str(error)).partition(".")[0]
-    return error if module in PACKAGES else MissingExtra(command, module)
-
-
 @click.group(
     cls=LazyGroup,
+    table=COMMANDS,
+    plugins=PLUGINS,
     epilog="Each command explains itself: corolla train --help",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

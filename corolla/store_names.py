@@ -1,6 +1,6 @@
 """`--store` or `--server`: whose names a command reads and changes, a store's own or a running server's.
 
-The server's side is found by the entry point `server` of `corolla.names`, so nothing here imports serving.
+The server's side is imported where a server is named.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,12 @@ import click
 from click.core import ParameterSource
 from pydantic import JsonValue
 
-from corolla.extension import extension
+from corolla.lazy_group import MissingExtra
 from corolla.reach import Reach, reach_options
 from model_store.resolution import named_route as naming
 from model_store.resolution.named_route import Naming
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound
-
-GROUP = "corolla.names"
 
 _OF_SERVER = ("tls_ca", "tls_certificate", "tls_key", "timeout")
 
@@ -119,8 +117,11 @@ def on_names(command: Callable[..., Any]) -> Callable[..., Any]:
 def _names(url: str | None, server: str | None, reach: Reach) -> AbstractContextManager[Names]:
     if server is None:
         return nullcontext(StoreNames(Store.open(url)))
-    found: AbstractContextManager[Names] = extension(GROUP, "server")(server, reach)
-    return found
+    try:
+        from corolla.commands.resident import server_names
+    except ModuleNotFoundError as error:
+        raise MissingExtra("--server", (error.name or "").partition(".")[0], "client") from error
+    return server_names(server, reach)
 
 
 def _check_place(server: str | None) -> None:

@@ -52,8 +52,8 @@ class Adapter:
     ) -> Self:
         """Checks the tensors against method and backbone.
 
-        They stay in host memory, whose adapters are bounded and registered (`serving.registry.adapter_cache`); a forward has
-        them where the backbone is (`petl_vit.slots`). Heads are small and always run on the host.
+        They stay in host memory; a forward has them where the backbone is (`petl_vit.slots`). Heads are
+        small and always run on the host.
 
         Raises:
             Corrupt: A tensor is missing, unexpected or of the wrong shape, or the head is not of the base

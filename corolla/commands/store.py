@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
-from corolla.extension import Extended
+from corolla.lazy_group import LazyGroup, Listed
 from corolla.store_names import Names, chosen_task, on_names
 from model_store.format.records import Manifest, Record, TaskSpec
 from model_store.routes.algebra import MAX_VERSION
@@ -239,7 +239,60 @@ def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -
 # Adapters
 
 
-@click.group(cls=Extended)
+_ELSEWHERE = {
+    "delete": Listed(
+        target="corolla.commands.interchange:delete",
+        line="Delete a version that nothing else names.",
+        extra="serve",
+    ),
+    "export": Listed(
+        target="corolla.commands.interchange:export_adapter",
+        line="Write an adapter as one file.",
+        extra="serve",
+    ),
+    "fold": Listed(
+        target="corolla.commands.interchange:fold",
+        line="Write a model as a plain timm checkpoint.",
+        extra="serve",
+    ),
+    "import": Listed(
+        target="corolla.commands.interchange:import_adapter",
+        line="Register an adapter from a file.",
+        extra="serve",
+    ),
+    "load": Listed(
+        target="corolla.commands.resident:load", line="Load an adapter into a server.", extra="client"
+    ),
+    "pin": Listed(
+        target="corolla.commands.resident:pin",
+        line="Load an adapter into a server, and keep it there.",
+        extra="client",
+    ),
+    "reload": Listed(
+        target="corolla.commands.resident:reload_names",
+        line="Make a server ask its store again.",
+        extra="client",
+    ),
+    "resident": Listed(
+        target="corolla.commands.resident:resident",
+        line="List the adapters in a server's memory.",
+        extra="client",
+    ),
+    "soup": Listed(
+        target="corolla.commands.soup:soup", line="Average adapters in weight space.", extra="train"
+    ),
+    "unload": Listed(
+        target="corolla.commands.resident:unload",
+        line="Free the memory that an adapter takes.",
+        extra="client",
+    ),
+    "unpin": Listed(
+        target="corolla.commands.resident:unpin", line="Let a pinned adapter go.", extra="client"
+    ),
+}
+
+
+@click.group(cls=LazyGroup, table=_ELSEWHERE)
 def adapters() -> None:
     """The adapters of a store, and those that a running server has in memory."""
 

@@ -1,7 +1,7 @@
 """A whole timm checkpoint with a linear head, registered as an adapter of the method `full`.
 
-The other way is `model_store.interchange.folding`. A file of ours names its classes in its header, so its head's rows
-are matched by name; any other file has them in the task's order unless the user says otherwise.
+The other way is `folding`. A file of ours names its classes in its header, so its head's rows are matched by
+name; any other file has them in the task's order unless the user says otherwise.
 """
 
 import json

@@ -1,8 +1,7 @@
-"""A fourth way to carry the edits out: kernels that look each row's edits up by its slot's number.
+"""Edits by kernels that look each row's edits up by its slot's number: for CUDA graphs.
 
-As in `petl_vit.executors.gathered`, no shape and no loop depends on which rows have which adapter, so that one CUDA
-graph serves every mixture; and as in `petl_vit.executors.sliced.Sliced`, a row computes what it has and no more
-(`petl_vit.executors.kernels`).
+As in `gathered`, no shape and no loop depends on which rows have which adapter, so that one CUDA graph serves
+every mixture; and as in `sliced`, a row computes what it has and no more (`kernels`).
 
 Shapes: B rows, N tokens, D width, H heads.
 """

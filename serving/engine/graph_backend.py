@@ -1,7 +1,7 @@
 """What computes on a GPU: CUDA graphs of one forward, each for a number of rows, whatever the rows are.
 
 A batch is padded to the next number of rows and replayed; its images, slots and alphas are copied into the
-graph's inputs, so that another adapter, method, rank or alpha changes data alone (`petl_vit.executors.kernels`). All
+graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). All
 numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
 their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
 VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and bank.

@@ -1,4 +1,4 @@
-"""The thin servicer of the Open Inference Protocol: protobuf to the terms of `serving.oip.requests`, and back."""
+"""The thin servicer of the Open Inference Protocol: protobuf to the terms of `requests`, and back."""
 
 import asyncio
 import time

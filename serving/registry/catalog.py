@@ -1,7 +1,7 @@
 """What a request's names mean right now: named routes, aliases and versions, as the store says.
 
 Everything is resolved against a view, the store's names at one moment; what a request resolved to stays
-fixed while it runs. `refresh` takes the next view: `serving.registry.watcher` does so all the time, so requests
+fixed while it runs. `refresh` takes the next view: `watcher` does so all the time, so requests
 wait for the store only where a name was never asked for. Blocking: called in the pool, never on the
 event loop.
 """

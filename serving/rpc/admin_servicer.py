@@ -1,4 +1,4 @@
-"""The thin servicer of corolla.v1.Admin: protobuf to calls of `serving.registry.admin`, and answers to protobuf."""
+"""The thin servicer of corolla.v1.Admin: protobuf to calls of `registry.admin`, and answers to protobuf."""
 
 import asyncio
 from collections.abc import Callable

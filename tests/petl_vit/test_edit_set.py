@@ -11,7 +11,8 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term, _forks
 from petl_vit.edit_set import NO_FORM, EditSet, size_class
 from petl_vit.edits import Dense
-from petl_vit.executors.sliced import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.products import Params
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of, random_tensors

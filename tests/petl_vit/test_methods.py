@@ -16,7 +16,8 @@ from petl_vit.edit_set import EditSet
 from petl_vit.edits import fold
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.executors.functional import Functional
-from petl_vit.executors.sliced import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT

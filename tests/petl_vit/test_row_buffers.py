@@ -5,7 +5,8 @@ import itertools
 import torch
 
 from petl_vit.batch import Batch, Model, Row, Term
-from petl_vit.executors.sliced import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.row_buffers import RowBuffers
 from tests.petl_vit.adapters import adapter_of, images_of
 from tests.petl_vit.backbones import family, relative

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from corolla.command import MissingExtra, run
+from corolla.command import run
 from corolla.commands.package import package
+from corolla.lazy_group import MissingExtra
 from tests.serving.world import World
 
 pytest.importorskip("model_archiver", reason="the extra `torchserve` is not installed")
@@ -84,5 +85,5 @@ def test_a_missing_extra_is_named(
         run(["package", "torchserve", "--store", str(world.folder), "--out", str(tmp_path / "served")]) == 2
     )
 
-    assert capsys.readouterr().err == f"corolla: {MissingExtra('package', 'model_archiver')}\n"
+    assert capsys.readouterr().err == f"corolla: {MissingExtra('package', 'model_archiver', 'torchserve')}\n"
     assert not (tmp_path / "served").exists()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from corolla import command, extension
+from corolla import command
 from corolla.commands.classify import classify
 from corolla.commands.store import adapters, routes
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import InvalidInput
 from serving.client.blocking import RequestFailed
 from tests.serving.world import Running, World, encoded
 
@@ -202,12 +202,10 @@ def test_without_grpc_the_server_is_refused_with_what_to_install(monkeypatch: py
     for name in ("corolla.commands.resident", "corolla.server_flags", "serving.client.blocking", "grpc"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(
-        CorollaError, match=r"needs grpc, which is not installed; run pip install 'corolla\[client\]'"
-    ):
-        extension.extension("corolla.names", "server")
-    result = CliRunner().invoke(adapters, ["load", "lora"], standalone_mode=False)
-    assert "corolla[client]" in str(result.exception)
+    for group, words in ((routes, ["list", "--server", "localhost:1"]), (adapters, ["load", "lora"])):
+        result = CliRunner().invoke(group, words, standalone_mode=False)
+        said = "needs grpc, which is not installed; run pip install 'corolla[client]'"
+        assert said in str(result.exception)
 
 
 def test_priority_travels_with_the_request(running: Running, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from petl_vit.adapter import Adapter
 from petl_vit.edit_set import NO_FORM
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.gathered import Gathered, Lookup
-from petl_vit.executors.sliced import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative

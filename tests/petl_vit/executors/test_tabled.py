@@ -15,7 +15,8 @@ from petl_vit.arena import Arena
 from petl_vit.edits import Alpha
 from petl_vit.executors import kernels
 from petl_vit.executors.kernels import Rows
-from petl_vit.executors.sliced import Lane, Sliced
+from petl_vit.executors.lanes import Lane
+from petl_vit.executors.sliced import Sliced
 from petl_vit.executors.tabled import Tabled
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT

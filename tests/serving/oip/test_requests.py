@@ -1,4 +1,4 @@
-"""What names, versions and parameters mean; the rest of `serving.oip.requests` is tested through its servicer."""
+"""What names, versions and parameters mean; the rest of them is tested through its servicer."""
 
 import time
 from collections.abc import Callable
