@@ -1,8 +1,9 @@
 """What the server counts, as events of the server: a call, a batch, an answered image, a label.
 
 `definitions` says what each metric means, `series` how it is kept. Label values are bounded here, whatever
-clients send: routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES`; domains come from an allow-list; members and pairs exist for named routes
-only, which are configuration. No class, image, path or prediction id is ever a label.
+clients send: routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES`; domains come
+from an allow-list; members and pairs exist for named routes only, which are configuration. No class, image,
+path or prediction id is ever a label.
 """
 
 import math
