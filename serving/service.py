@@ -37,7 +37,7 @@ from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
 
-class Core:
+class Service:
     """One backbone, its adapters, and what answers with them; two fit side by side in a process.
 
     Args:

@@ -222,7 +222,7 @@ class Traffic:
 
     def _administer(self, chance: random.Random) -> None:
         """Loads, pins and unloads, above all what is in use right now."""
-        bank = self._running.server.core.bank
+        bank = self._running.server.service.bank
         with self._running.client() as client:
             admin, pinned = AdminClient(client), list[str]()
             for step in range(100):
@@ -254,7 +254,7 @@ class Traffic:
 
     def _name(self, chance: random.Random) -> str:
         """Any adapter, or one of those used last."""
-        residents = self._running.server.core.bank.residents()[:SLOTS]
+        residents = self._running.server.service.bank.residents()[:SLOTS]
         recent = [resident.names[0].partition("/")[2].partition(":")[0] for resident in residents]
         return chance.choice([*chance.sample(self._churn.names, SLOTS), *recent])
 
@@ -303,7 +303,7 @@ def test_no_cross_talk_under_churn_in_bf16(churn_in_bf16: Churn) -> None:
 
 def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
     running = Running(churn.settings())
-    running.server.core.slots._aliased = aliased
+    running.server.service.slots._aliased = aliased
     with running:
         traffic = Traffic(churn, running, seconds)
         traffic.run()
@@ -316,7 +316,7 @@ def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
         assert running.value("corolla_batch_adapters_bucket", le="8.0") == running.value(
             "corolla_batch_adapters_count"
         )
-        residents = running.server.core.bank.residents()
+        residents = running.server.service.bank.residents()
         assert {resident.rows_in_use for resident in residents} == {0}
         assert sum(r.registered_bytes for r in residents) == running.value("corolla_registered_bytes")
-        assert set(running.server.core.slots._slots) <= {resident.digest for resident in residents}
+        assert set(running.server.service.slots._slots) <= {resident.digest for resident in residents}

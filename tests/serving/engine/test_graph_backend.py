@@ -114,4 +114,4 @@ def test_a_server_on_graphs_answers_as_one_on_eager_pytorch(world: World) -> Non
                 )
                 wanted = torch.tensor(expected.probabilities)
                 assert relative(torch.tensor(found.probabilities), wanted) <= 1e-4
-        assert ours.server.core.bank.nbytes > 0
+        assert ours.server.service.bank.nbytes > 0

@@ -446,13 +446,13 @@ def test_priority_and_client_reach_the_queue(
     running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Priority, str]] = []
-    submit = running.server.core.batcher.submit
+    submit = running.server.service.batcher.submit
 
     async def watched(works: Any, **options: Any) -> Any:
         seen.append((options["priority"], options["client"]))
         return await submit(works, **options)
 
-    monkeypatch.setattr(running.server.core.batcher, "submit", watched)
+    monkeypatch.setattr(running.server.service.batcher, "submit", watched)
     lora: dict[str, Any] = {"route": "lora", "task": "shapes"}
     client.classify([encoded(0)], **lora, priority="low", client="nightly")
     client.classify([encoded(0)], **lora, priority="high", client="ipv4:127.0.0.1:1")
@@ -597,7 +597,7 @@ def test_an_unexpected_error_is_internal_with_an_incident_and_no_details(
             raise RuntimeError("the secret path")
 
         with monkeypatch.context() as patch:
-            patch.setattr(running.server.core.catalog, "plan", broken)
+            patch.setattr(running.server.service.catalog, "plan", broken)
             error = refused(client, "INTERNAL", None)
         assert ask(client, "lora").route == "lora:2"
 
