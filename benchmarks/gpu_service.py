@@ -78,7 +78,7 @@ def _engine(found: Shelf, setting: Setting) -> Callable[[], object]:
     )
     service.engine.add_size(size, service.loader.vit(size))
     plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
-    models = [service.bank.models(plan.resolved) for plan in plans]
+    models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     jobs = [Job(image=image, models=models[i % len(models)]) for i, image in enumerate(images)]
 

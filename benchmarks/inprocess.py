@@ -1,4 +1,4 @@
-"""A `Service` in this process, without ports: names, bank, batcher, engine, combine."""
+"""A `Service` in this process, without ports: names, adapter cache, batcher, engine, combine."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class InProcess:
         for name in names:
             plan = self._service.catalog.plan(TASK, parse_route(name), extrapolate=False)
             for term in plan.resolved.terms():
-                self._service.bank.load(term)
+                self._service.adapter_cache.load(term)
 
     @property
     def registered_bytes(self) -> int:

@@ -113,7 +113,7 @@ def _prepare(found: Shelf, precision: Precision, threads: int) -> None:
     service = Service(found.settings(precision=precision.value, threads=threads))
     service.engine.add_size(size, service.loader.vit(size))
     plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
-    models = [service.bank.models(plan.resolved) for plan in plans]
+    models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     thread = ThreadPoolExecutor(1)  # memory is managed otherwise in a process's first thread
 

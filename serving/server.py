@@ -56,10 +56,10 @@ class Server:
         self.admin = Admin(
             store=service.store,
             catalog=service.catalog,
-            bank=service.bank,
+            cache=service.adapter_cache,
             watcher=service.watcher,
-            registered_budget=service.bank.max_bytes,
-            slot_budget=settings.bank_bytes if service.slots_have_bytes else 0,
+            registered_budget=service.adapter_cache.max_bytes,
+            slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
         self._serving = False

@@ -1,6 +1,6 @@
 """A classification request from names and bytes to answers: the transport-free core of the server.
 
-    plan (catalog) -> models (bank) -> decode (pool) -> rows (batcher, engine) -> combine -> count
+    plan (catalog) -> models (adapter cache) -> decode (pool) -> rows (batcher, engine) -> combine -> count
 
 Knows neither protobuf nor gRPC. The event loop only waits here; decoding, combining and counting run
 in the pool, forwards in the engine's thread.
@@ -28,7 +28,7 @@ from serving.engine.batcher import Batcher, Done, Priority, Work
 from serving.engine.engine import Job, Logits
 from serving.metrics.events import ADHOC, Metrics
 from serving.metrics.prediction_ids import Prediction, Tokens
-from serving.registry.adapter_cache import Bank
+from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
 
 Encoded = bytes
@@ -144,7 +144,7 @@ class Classifier:
         self,
         *,
         catalog: Catalog,
-        bank: Bank,
+        cache: AdapterCache,
         batcher: Batcher[Job, Logits],
         tokens: Tokens,
         metrics: Metrics,
@@ -153,7 +153,7 @@ class Classifier:
         max_pixels: int,
         add_size: Callable[[int], None],
     ) -> None:
-        self._catalog, self._bank, self._batcher = catalog, bank, batcher
+        self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._tokens, self._metrics, self._pool = tokens, metrics, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._add_size = add_size
@@ -200,7 +200,7 @@ class Classifier:
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
-        with self._bank.holding(plan.resolved) as held:
+        with self._cache.holding(plan.resolved) as held:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started

@@ -80,3 +80,22 @@ def test_a_damaged_adapter_in_a_named_route_does_not_stop_the_start(
         assert client.classify([encoded(0)], route="lora", task="shapes").route == "lora:2"
 
     assert "shapes/ssf:1 cannot be loaded" in caplog.text
+
+
+def test_a_setting_without_effect_on_this_machine_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    Service(world.settings()).close()
+    assert "no effect" not in caplog.text
+
+    Service(world.settings(device_bytes=2**30, bf16_fallback="refuse")).close()
+
+    assert "--device-bytes has no effect here" in caplog.text
+    assert "--bf16-fallback has no effect here: the backbone computes in fp32" in caplog.text
+
+
+def test_adapters_are_bounded_by_the_host_bytes_that_are_set(world: World) -> None:
+    for host_bytes, bound in ((None, 2 * 2**30), (2**20, 2**20)):
+        service = Service(world.settings(host_bytes=host_bytes))
+        assert service.adapter_cache.max_bytes == bound
+        service.close()

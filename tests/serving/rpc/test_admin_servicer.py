@@ -1,4 +1,4 @@
-"""corolla.v1.Admin over a real channel, with a real bank behind it."""
+"""corolla.v1.Admin over a real channel, with a real adapter cache behind it."""
 
 import threading
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_totals_are_what_the_gauges_show(ours: Ours) -> None:
     assert listing.registered.bytes == sum(state.registered_bytes for state in registered)
     assert listing.registered.bytes == ours.value("corolla_registered_bytes")
     assert listing.registered.adapters == ours.value("corolla_registered_adapters")
-    assert listing.registered.budget_bytes == ours.server.settings.bank_bytes
+    assert listing.registered.budget_bytes == 2 * 2**30
     assert listing.slots.budget_bytes == 0, "on a CPU a slot takes no memory of its own"
     assert listing.adapters[0].name == "shapes/ssf:1", "most recently used first"
 
