@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stores import TASK
 from model_store.routes.text import parse_route
-from serving.answer.classifier import Request
+from serving.request import Request
 from serving.service import Service
 from serving.settings import Settings
 
@@ -51,7 +51,7 @@ class InProcess:
 
         async def caller() -> None:
             for name, image in waiting:
-                request = Request(task=TASK, route=parse_route(name), pictures=[image])
+                request = Request(task=TASK, route=parse_route(name), images=[image])
                 (answer,) = await self._service.classifier.classify(request, lambda said: said.images)
                 if isinstance(answer, Exception):
                     raise answer

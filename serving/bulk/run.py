@@ -18,10 +18,11 @@ from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, Overloaded
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
-from serving.answer.classifier import Classifier, ImageAnswer, Preprocessed, Request, Response
+from serving.answer.classifier import Classifier
 from serving.bulk.output import COLUMNS, PROBABILITIES, Output, Part, Row
 from serving.bulk.sources import Source
 from serving.registry.catalog import Plan
+from serving.request import ImageAnswer, Preprocessed, Request, Response
 from serving.service import Service
 from serving.settings import Settings
 
@@ -192,7 +193,7 @@ class _Run:
         good = [picture for picture in pictures if not isinstance(picture, CorollaError)]
         answers: Iterator[ImageAnswer | CorollaError] = iter(())
         if good:
-            request = Request(task=self.bulk.task, route=self.bulk.route, pictures=good)
+            request = Request(task=self.bulk.task, route=self.bulk.route, images=good)
             response: Response = await classifier.answer(request, self.plan, lambda response: response)
             answers = iter(response.images)
         make = partial(_row, classes=self.plan.resolved.classes, bulk=self.bulk)

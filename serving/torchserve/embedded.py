@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import Draining
-from serving.answer.classifier import Classifier, Request, Response
+from serving.answer.classifier import Classifier
+from serving.request import Request, Response
 from serving.service import Service
 from serving.settings import Settings
 

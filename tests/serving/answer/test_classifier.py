@@ -23,7 +23,7 @@ from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
 from petl_vit.slots import Slots
-from serving.answer.classifier import Classifier, ImageAnswer, Request, Response
+from serving.answer.classifier import Classifier
 from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
@@ -31,6 +31,7 @@ from serving.metrics.events import MAX_ROUTES
 from serving.metrics.prediction_ids import Tokens
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
+from serving.request import ImageAnswer, Request, Response
 from tests.serving.world import (
     HALF,
     PREPROCESS,
@@ -94,7 +95,7 @@ class Parts:
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
-        request = Request(task=task, route=parse_route(text), pictures=pictures, **options)
+        request = Request(task=task, route=parse_route(text), images=pictures, **options)
         return await self.classifier.classify(request, lambda response: response)
 
     def count(self, name: str, **labels: str) -> float:
