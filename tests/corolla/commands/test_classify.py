@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from corolla import command
 from corolla.commands.classify import classify, feedback
 from petl_vit.errors import InvalidInput, NotFound
 from serving.client.blocking import RequestFailed

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from corolla import command
 from corolla.commands.predict import predict_command
 from petl_vit.errors import InvalidInput, NotFound
 from tests.serving.world import World, encoded
