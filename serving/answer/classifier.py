@@ -27,7 +27,7 @@ from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.engine.batcher import Batcher, Done, Priority, Work
 from serving.engine.engine import Job, Logits
 from serving.metrics.events import ADHOC, Metrics
-from serving.metrics.prediction_ids import Prediction, Tokens
+from serving.metrics.prediction_ids import Prediction, PredictionIds
 from serving.registry.adapter_cache import Bank
 from serving.registry.catalog import Catalog, Plan
 
@@ -146,7 +146,7 @@ class Classifier:
         catalog: Catalog,
         bank: Bank,
         batcher: Batcher[Job, Logits],
-        tokens: Tokens,
+        prediction_ids: PredictionIds,
         metrics: Metrics,
         pool: ThreadPoolExecutor,
         max_images: int,
@@ -154,7 +154,7 @@ class Classifier:
         add_size: Callable[[int], None],
     ) -> None:
         self._catalog, self._bank, self._batcher = catalog, bank, batcher
-        self._tokens, self._metrics, self._pool = tokens, metrics, pool
+        self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._add_size = add_size
         self._announced: dict[str, str] = {}
@@ -357,7 +357,7 @@ class Classifier:
             predicted=predicted,
             votes=votes,
             confidences=tuple(float(c) for c in answer.confidences[0]),
-            prediction_id=self._tokens.seal(prediction),
+            prediction_id=self._prediction_ids.seal(prediction),
             **evidence,
         )
 

@@ -28,7 +28,7 @@ from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.metrics.events import MAX_ROUTES
-from serving.metrics.prediction_ids import Tokens
+from serving.metrics.prediction_ids import PredictionIds
 from serving.registry.adapter_cache import Bank
 from serving.registry.catalog import Catalog
 from tests.serving.world import (
@@ -44,7 +44,7 @@ from tests.serving.world import (
     until,
 )
 
-TOKENS = Tokens(b"k" * 32)
+PREDICTION_IDS = PredictionIds(b"k" * 32)
 
 
 class HeldLoader(Loader):
@@ -85,7 +85,7 @@ class Parts:
             catalog=self.catalog,
             bank=self.bank,
             batcher=self.batcher,
-            tokens=TOKENS,
+            prediction_ids=PREDICTION_IDS,
             metrics=self.metrics,
             pool=self.pool,
             max_images=8,
@@ -274,7 +274,7 @@ async def test_predictions_of_a_named_route_are_counted_under_it(parts: Parts) -
     here = {"route": "shapes/best", "domain": "other"}
     assert parts.count("corolla_predictions_total", **here) == 2
     assert parts.metrics.known_routes["shapes/best"] == ("lora", "ssf", "0.5*bitfit")
-    prediction = TOKENS.open(answers(response)[0].prediction_id)
+    prediction = PREDICTION_IDS.open(answers(response)[0].prediction_id)
     assert (prediction.route, prediction.domain, prediction.task) == ("shapes/best", "other", "shapes")
     assert prediction.members == ("lora", "ssf", "0.5*bitfit")
 
