@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.access import exposure
 from serving.metrics.feedback import Feedback
-from serving.metrics.prediction_ids import Seen
+from serving.metrics.prediction_ids import RecentNonces
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
@@ -50,7 +50,10 @@ class Server:
         self.settings = settings
         self.service = service = Service(settings)
         self._feedback = Feedback(
-            store=service.store, tokens=service.tokens, seen=Seen(_SEEN_LABELS), metrics=service.metrics
+            store=service.store,
+            prediction_ids=service.prediction_ids,
+            nonces=RecentNonces(_SEEN_LABELS),
+            metrics=service.metrics,
         )
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
         self.admin = Admin(

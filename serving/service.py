@@ -30,7 +30,7 @@ from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
 from serving.metrics.events import Domains, Metrics
-from serving.metrics.prediction_ids import Tokens, key_from
+from serving.metrics.prediction_ids import PredictionIds, key_from
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
@@ -85,12 +85,12 @@ class Service:
             busy=lambda: self.batcher.busy,
             difference=lambda digest: None if self.check is None else self.check.difference(digest),
         )
-        self.tokens = Tokens(key_from(_key_file(settings)))
+        self.prediction_ids = PredictionIds(key_from(_key_file(settings)))
         self.classifier = Classifier(
             catalog=self.catalog,
             cache=self.adapter_cache,
             batcher=self.batcher,
-            tokens=self.tokens,
+            prediction_ids=self.prediction_ids,
             metrics=self.metrics,
             pool=self.pool,
             max_images=settings.max_images,
@@ -239,6 +239,6 @@ def _precision(settings: Settings) -> Precision:
 
 
 def _key_file(settings: Settings) -> Path:
-    if settings.token_key_file is not None:
-        return Path(settings.token_key_file)
+    if settings.prediction_key_file is not None:
+        return Path(settings.prediction_key_file)
     return Path(user_data_dir("corolla")) / "prediction.key"

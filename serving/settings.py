@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
-    token_key_file: str | None = Field(
+    prediction_key_file: str | None = Field(
         default=None, description="key of prediction ids; share it between replicas; default: made once"
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")

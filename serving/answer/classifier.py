@@ -25,7 +25,7 @@ from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.engine.batcher import Batcher, Done, Work
 from serving.engine.engine import Job, Logits
 from serving.metrics.events import ADHOC, Metrics
-from serving.metrics.prediction_ids import Prediction, Tokens
+from serving.metrics.prediction_ids import Prediction, PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
 from serving.request import BadScores, Image, ImageAnswer, Request, Response
@@ -66,7 +66,7 @@ class Classifier:
         catalog: Catalog,
         cache: AdapterCache,
         batcher: Batcher[Job, Logits],
-        tokens: Tokens,
+        prediction_ids: PredictionIds,
         metrics: Metrics,
         pool: ThreadPoolExecutor,
         max_images: int,
@@ -74,7 +74,7 @@ class Classifier:
         add_size: Callable[[int], None],
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
-        self._tokens, self._metrics, self._pool = tokens, metrics, pool
+        self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._add_size = add_size
         self._announced: dict[str, str] = {}
@@ -277,7 +277,7 @@ class Classifier:
             predicted=predicted,
             votes=votes,
             confidences=tuple(float(c) for c in answer.confidences[0]),
-            prediction_id=self._tokens.seal(prediction),
+            prediction_id=self._prediction_ids.seal(prediction),
             **evidence,
         )
 

@@ -93,7 +93,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
     output = Output(out, overwrite=bulk.overwrite)
     with TemporaryDirectory() as folder:  # prediction ids are nobody's to send back: their key goes too
         mine = {
-            "token_key_file": f"{folder}/key",
+            "prediction_key_file": f"{folder}/key",
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
         }

@@ -58,7 +58,7 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     """Serves corolla.v1.Classifier.
 
     Args:
-        pool: Threads for what computes: building large answers, reading tokens.
+        pool: Threads for what computes: building large answers, opening prediction ids.
         max_stream_requests: Requests of one stream that are under way at once.
     """
 

@@ -151,7 +151,7 @@ class World:
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,
-            "token_key_file": key,
+            "prediction_key_file": key,
             "domains": "studio,street",
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.metrics.events import MAX_ROUTES
-from serving.metrics.prediction_ids import Tokens
+from serving.metrics.prediction_ids import PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
 from serving.request import ImageAnswer, Request, Response
@@ -45,7 +45,7 @@ from tests.serving.world import (
     until,
 )
 
-TOKENS = Tokens(b"k" * 32)
+PREDICTION_IDS = PredictionIds(b"k" * 32)
 
 
 class HeldLoader(Loader):
@@ -86,7 +86,7 @@ class Parts:
             catalog=self.catalog,
             cache=self.cache,
             batcher=self.batcher,
-            tokens=TOKENS,
+            prediction_ids=PREDICTION_IDS,
             metrics=self.metrics,
             pool=self.pool,
             max_images=8,
@@ -275,7 +275,7 @@ async def test_predictions_of_a_named_route_are_counted_under_it(parts: Parts) -
     here = {"route": "shapes/best", "domain": "other"}
     assert parts.count("corolla_predictions_total", **here) == 2
     assert parts.metrics.known_routes["shapes/best"] == ("lora", "ssf", "0.5*bitfit")
-    prediction = TOKENS.open(answers(response)[0].prediction_id)
+    prediction = PREDICTION_IDS.open(answers(response)[0].prediction_id)
     assert (prediction.route, prediction.domain, prediction.task) == ("shapes/best", "other", "shapes")
     assert prediction.members == ("lora", "ssf", "0.5*bitfit")
 

@@ -657,8 +657,10 @@ def test_labels_become_counters(client: Client, running: Running) -> None:
 
 
 def test_a_label_without_a_class_is_invalid(client: Client) -> None:
-    token = ask(client, "lora").results[0].prediction_id
-    reply = client._stub.Feedback(pb.FeedbackRequest(labels=[pb.Label(prediction_id=token)]), timeout=WAIT_S)
+    prediction_id = ask(client, "lora").results[0].prediction_id
+    reply = client._stub.Feedback(
+        pb.FeedbackRequest(labels=[pb.Label(prediction_id=prediction_id)]), timeout=WAIT_S
+    )
 
     assert reply.results[0].status == pb.FEEDBACK_STATUS_INVALID_CLASS
     assert "no class is named" in reply.results[0].message
@@ -671,9 +673,9 @@ def test_too_many_labels_are_refused(client: Client) -> None:
 
 
 def test_labels_may_come_back_to_another_server_with_the_same_key(world: World, client: Client) -> None:
-    token = ask(client, "lora").results[0].prediction_id
+    prediction_id = ask(client, "lora").results[0].prediction_id
     with Running(world.settings()) as replica, replica.client() as other:
-        assert other.feedback([(token, "star")]).results[0].status == pb.FEEDBACK_STATUS_COUNTED
+        assert other.feedback([(prediction_id, "star")]).results[0].status == pb.FEEDBACK_STATUS_COUNTED
 
 
 def test_many_threads_share_one_client(client: Client) -> None:
