@@ -13,7 +13,7 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from google.rpc import code_pb2
@@ -78,11 +78,7 @@ class Asked:
                 else _result(image, resolved.classes, self.top_k)
                 for image in response.images
             ],
-            "timings": {
-                "decode_s": response.decode_s,
-                "queue_s": response.queue_s,
-                "forward_s": response.forward_s,
-            },
+            "timings": asdict(response.timings),
         }
 
 
