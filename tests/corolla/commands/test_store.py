@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -6,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corolla.commands.store import adapters, backbones, routes, tasks
+from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from tests.model_store.world import CONFIG, World
 
@@ -28,7 +30,8 @@ def _json(command: click.Command, *words: str, store: object) -> Any:
 
 
 @pytest.fixture
-def published(world: World) -> World:
+def published(tmp_path: Path) -> World:
+    world = World(Store.open(str(tmp_path / "store")), tmp_path / "store")
     world.store.adapters.publish(world.draft(temperature=1.7), world.adapter(1.0))
     world.store.adapters.publish(world.draft("ssf"), world.adapter(2.0))
     return world

@@ -136,7 +136,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loar"], "method: there is no method 'loar'; use one of lora"),
+        (["loar"], "method: there is no method 'loar'; did you mean lora or"),
         (["lora", "--epoch", "3"], "No such option '--epoch'. Did you mean"),
         (["lora", "--rank", "0"], "lora.rank: input should be greater than or equal to 1 (got 0)"),
         (["lora", "--rank", "two"], "Invalid value for '--rank'"),
