@@ -54,7 +54,7 @@ class Core:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
-        record = self.store.chosen_backbone(settings.backbone)
+        record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(

@@ -259,7 +259,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             return []
         (term,) = resolved.terms()
         name = term.label.partition(":")[0]
-        return [str(version) for version in self._catalog.store.versions(term.task.spec.name, name)]
+        return [str(version) for version in self._catalog.store.adapters.versions(term.task.spec.name, name)]
 
     def _resolved(self, name: str, at: str) -> ResolvedRoute:
         parameters = Parameters()

@@ -221,7 +221,7 @@ def serving(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     package(World.make(moved).folder, folder / "other", "--name", "other")
     shutil.move(folder / "other" / "other.mar", folder)
     shutil.rmtree(moved)
-    Store.open(str(moved)).put_backbone("tiny", CONFIG, backbone_tensors(1), "random")
+    Store.open(str(moved)).backbones.put("tiny", CONFIG, backbone_tensors(1), "random")
     key = Path(str(world.settings().token_key_file))
     with TorchServe(folder, key=key, enable_model_api="true") as serving:
         yield serving

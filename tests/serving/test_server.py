@@ -189,7 +189,7 @@ def test_a_store_without_a_backbone_says_how_to_get_one(tmp_path: Path, world: W
 
 
 def test_a_store_of_several_backbones_asks_for_one(own_world: World) -> None:
-    own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+    own_world.store.backbones.put("second", CONFIG, backbone_tensors(1), "random")
 
     with pytest.raises(InvalidInput, match="name one of second, tiny"):
         Server(own_world.settings())

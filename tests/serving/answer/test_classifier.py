@@ -237,7 +237,7 @@ async def test_members_that_prepare_images_differently_are_refused(own_world: Wo
     spec = TaskSpec.of(
         name="large", classes=SHAPES, preprocess=other, backbone_digest=own_world.backbone.digest
     )
-    own_world.store.put_task(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
+    own_world.store.tasks.put(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
     async with parts_of(own_world) as parts:
         with pytest.raises(InvalidInput, match="'shapes' and 'large' prepare images differently"):
             await parts.classify("lora, large/base", encoded(1))

@@ -98,7 +98,7 @@ def test_the_answer_says_under_what(client: Client, world: World) -> None:
 
     assert (frozen.route, [adapter.name for adapter in frozen.adapters]) == ("base", ["shapes/base"])
     assert under.route == "0.5*lora:2"
-    assert under.adapters[0].digest == world.store.manifest("shapes", "lora", 2).digest
+    assert under.adapters[0].digest == world.store.adapters.manifest("shapes", "lora", 2).digest
     assert under.backbone_digest == world.backbone.digest
     assert under.results[0].id == "a"
     assert under.timings.forward.ToMicroseconds() > 0
