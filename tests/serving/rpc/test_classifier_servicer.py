@@ -17,7 +17,8 @@ from model_store.format.records import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.answer.classifier import MAX_CLIENT
-from serving.client.blocking import Client, RequestFailed, request_of
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
 from serving.engine.batcher import Priority
 from serving.rpc.classifier_servicer import MAX_LABELS
 from tests.serving.world import (
