@@ -28,7 +28,7 @@ from PIL import Image
 
 from corolla.command import run
 from model_store.store import Store
-from serving.client.blocking import status_name
+from serving.client.messages import status_name
 from serving.torchserve.packaging import java_problem
 from tests.serving.world import CONFIG, SHAPES, Running, World, backbone_tensors, encoded
 

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from corolla.commands.serve import _serve
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
-from serving.client.blocking import Client, RequestFailed
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from serving.rpc.classifier_servicer import SERVICE
 from serving.server import Server
 from tests.serving.world import CONFIG, WAIT_S, Running, World, backbone_tensors, encoded, until

@@ -9,7 +9,9 @@ import pytest
 
 from petl_vit.errors import CorollaError
 from protos.corolla.v1 import admin_pb2 as pb
-from serving.client.blocking import AdminClient, Client, RequestFailed
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
 
 LONG = "x" * 10_000

@@ -16,7 +16,8 @@ from PIL import Image
 from model_store.format.records import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import Client, RequestFailed, request_of
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
 from serving.engine.batcher import Priority
 from serving.request import MAX_CLIENT
 from serving.rpc.classifier_servicer import MAX_LABELS

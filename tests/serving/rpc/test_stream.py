@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, failure, request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, failure, request_of
 from serving.rpc.classifier_servicer import MAX_ID
 from serving.rpc.stream import answer_all
 from tests.serving.world import DEADLINE_S, METHODS, WAIT_S, Running, World, encoded, pixels, until
