@@ -48,7 +48,7 @@ class Shelf:
             "port": 0,
             "metrics_port": 0,
             "device": "cpu",
-            "token_key_file": str(self.key_file),
+            "prediction_key_file": str(self.key_file),
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from model_store.resolution.versions import ResolvedRoute
 from petl_vit.errors import CorollaError, Corrupt, Forbidden, InvalidInput, NotFound
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
-from serving.answer.classifier import Classifier, Request
+from serving.answer.classifier import Classifier
 from serving.metrics.events import Metrics
 from serving.oip.requests import (
     PLATFORM,
@@ -31,6 +31,7 @@ from serving.oip.requests import (
 from serving.oip.tensors import COLUMNS, INPUT, Input, Wanted
 from serving.registry.admin import AdapterState, Admin, RouteState
 from serving.registry.catalog import Catalog
+from serving.request import Request
 from serving.rpc.call import call, counted
 from serving.rpc.stream import answer_all
 

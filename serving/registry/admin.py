@@ -128,12 +128,12 @@ class Admin:
         *,
         store: Store,
         catalog: Catalog,
-        bank: Residency,
+        cache: Residency,
         watcher: Watcher,
         registered_budget: int,
         slot_budget: int,
     ) -> None:
-        self._store, self._catalog, self._bank, self._watcher = store, catalog, bank, watcher
+        self._store, self._catalog, self._cache, self._watcher = store, catalog, cache, watcher
         self._registered_budget, self._slot_budget = registered_budget, slot_budget
 
     # Adapters in memory
@@ -147,7 +147,7 @@ class Admin:
             NotFound: No such task.
         """
         self._check_task(task)
-        residents = self._bank.residents()
+        residents = self._cache.residents()
         found = {
             (name, resident.digest): AdapterState(
                 name=name, digest=resident.digest, method=resident.method, stored=False, resident=resident
@@ -186,7 +186,7 @@ class Admin:
             Overloaded: Memory is taken by what is pinned or in use.
         """
         term = self._term(adapter, task)
-        return self._state(term.full_name, term.digest, term.method, self._bank.load(term))
+        return self._state(term.full_name, term.digest, term.method, self._cache.load(term))
 
     def unload(self, adapter: str, task: str = "") -> Unloaded:
         """Frees an adapter's memory.
@@ -196,12 +196,12 @@ class Admin:
             Conflict: It is pinned.
         """
         name, digest = self._resident(adapter, task)
-        return Unloaded(name=name, digest=digest, freed=self._bank.unload(digest))
+        return Unloaded(name=name, digest=digest, freed=self._cache.unload(digest))
 
     def pin(self, adapter: str, task: str = "") -> AdapterState:
         """Loads an adapter and keeps it. Raises what `load` raises."""
         term = self._term(adapter, task)
-        return self._state(term.full_name, term.digest, term.method, self._bank.pin(term))
+        return self._state(term.full_name, term.digest, term.method, self._cache.pin(term))
 
     def unpin(self, adapter: str, task: str = "") -> AdapterState:
         """Lets an adapter go when its memory is needed.
@@ -210,7 +210,7 @@ class Admin:
             NotFound: It is not in memory.
         """
         name, digest = self._resident(adapter, task)
-        resident = self._bank.unpin(digest)
+        resident = self._cache.unpin(digest)
         return self._state(name, digest, resident.method, resident)
 
     # Aliases
@@ -257,7 +257,7 @@ class Admin:
             )
         term = self._catalog.term(task, AdapterRef(name=ref.name, task=ref.task, version=version))
         home = AdapterId(term.task.spec.name, ref.name)
-        self._bank.load(term)
+        self._cache.load(term)
         before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected)
         self._watcher.follow()
         return AdapterAlias(adapter=home, alias=alias, version=version), before
@@ -332,7 +332,7 @@ class Admin:
     def _resident(self, adapter: str, task: str) -> tuple[str, str]:
         """The name and digest of an adapter in memory, which the store may have forgotten."""
         ref = parse_adapter(adapter)
-        residents = self._bank.residents()
+        residents = self._cache.residents()
         if ref.is_base or ref.version is not None:
             name = f"{ref.task or self._catalog.task(task)}/{AdapterRef(name=ref.name, version=ref.version)}"
             for resident in residents:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 CLIENTS = 4

@@ -151,7 +151,7 @@ class World:
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,
-            "token_key_file": key,
+            "prediction_key_file": key,
             "domains": "studio,street",
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ class Running:
 
     def value(self, name: str, **labels: str) -> float:
         """One sample of the metrics, 0 where there is none."""
-        return self.server.core.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.server.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def hold_engine(self) -> threading.Event:
         """Keeps the engine busy until the returned event is set."""
@@ -212,7 +212,7 @@ class Running:
             held.set()
             release.wait(WAIT_S)
 
-        self.server.core._engine_thread.submit(hold)
+        self.server.service._engine_thread.submit(hold)
         assert held.wait(WAIT_S)
         return release
 

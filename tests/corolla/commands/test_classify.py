@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from corolla import command
 from corolla.commands.classify import classify, feedback
 from petl_vit.errors import InvalidInput, NotFound
-from serving.client.blocking import RequestFailed
+from serving.client.messages import RequestFailed
 from tests.serving.world import Running, encoded
 
 
@@ -43,8 +43,8 @@ def test_members_and_ids_are_shown_when_they_are_asked_for(running: Running, fol
     assert "ssf:1 " not in plain.stdout
     assert "ssf:1 " in full.stdout
     (line,) = [line for line in full.stdout.splitlines() if line.startswith(str(folder / "a.png") + " ")]
-    token = line.split()[-1]
-    labelled = run(feedback, running, token, "star")
+    prediction_id = line.split()[-1]
+    labelled = run(feedback, running, prediction_id, "star")
     assert labelled.exit_code == 0
     assert labelled.stdout.startswith("counted: ")
 

@@ -14,7 +14,7 @@ from corolla import command
 from corolla.commands.classify import classify
 from corolla.commands.store import adapters, routes
 from petl_vit.errors import InvalidInput
-from serving.client.blocking import RequestFailed
+from serving.client.messages import RequestFailed
 from tests.serving.world import Running, World, encoded
 
 COMMANDS = ("resident", "load", "unload", "pin", "unpin", "reload")

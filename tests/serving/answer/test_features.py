@@ -16,7 +16,9 @@ from petl_vit.executors.sliced import Sliced
 from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, embed_request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, embed_request_of
 from tests.serving.world import (
     CONFIG,
     METHODS,

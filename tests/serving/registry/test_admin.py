@@ -1,4 +1,4 @@
-"""Administration over a real store, with a bank that only remembers."""
+"""Administration over a real store, with an adapter cache that only remembers."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.serving.world import CONFIG, METHODS, SHAPES, World, backbone_tensors
 LONG = "x" * 10_000
 
 
-class RememberingBank:
+class RememberingCache:
     """Every adapter takes 100 bytes; what is in `damaged` cannot be loaded."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Parts:
 
     def __init__(self, world: World) -> None:
         self.catalog = Catalog(world.store, world.backbone.digest)
-        self.bank = RememberingBank()
+        self.cache = RememberingCache()
         self.pool = ThreadPoolExecutor(1)
         self.announced: list[str | None] = []
         self.watcher = Watcher(
@@ -83,7 +83,7 @@ class Parts:
         self.admin = Admin(
             store=world.store,
             catalog=self.catalog,
-            bank=self.bank,
+            cache=self.cache,
             watcher=self.watcher,
             registered_budget=1000,
             slot_budget=50,
@@ -91,7 +91,7 @@ class Parts:
 
     def _load(self, plan: Plan) -> None:
         for term in plan.resolved.terms():
-            self.bank.load(term)
+            self.cache.load(term)
 
     def resolved(self, text: str, task: str = "shapes") -> str:
         return str(self.catalog.plan(task, parse_route(text), extrapolate=False).resolved)
@@ -231,7 +231,7 @@ def test_an_unloaded_adapter_is_gone_and_says_what_it_freed(admin: Admin, parts:
     unloaded = admin.unload("lora", "shapes")
 
     assert (unloaded.name, unloaded.freed) == ("shapes/lora:2", 100)
-    assert parts.bank.names() == []
+    assert parts.cache.names() == []
     assert "nothing is" in refused(NotFound, "adapter", admin.unload, "lora", "shapes")
 
 
@@ -246,7 +246,7 @@ def test_what_is_not_in_memory_is_named_with_near_matches(admin: Admin) -> None:
 def test_a_pinned_adapter_is_not_unloaded(admin: Admin, parts: Parts) -> None:
     assert admin.pin("shapes/lora").resident is not None
     assert "unpin it first" in refused(Conflict, "adapter", admin.unload, "shapes/lora")
-    assert parts.bank.names() == ["shapes/lora:2"]
+    assert parts.cache.names() == ["shapes/lora:2"]
 
     state = admin.unpin("shapes/lora")
     assert state.resident is not None
@@ -276,7 +276,7 @@ def test_what_is_not_one_adapter_is_refused(
     parts: Parts, call: str, adapter: str, error: type[CorollaError], field: str
 ) -> None:
     refused(error, field, getattr(parts.admin, call), adapter, "shapes")
-    assert parts.bank.names() == []
+    assert parts.cache.names() == []
 
 
 @pytest.mark.parametrize("call", ["load", "unload", "pin", "unpin"])
@@ -296,7 +296,7 @@ def test_a_set_alias_is_loaded_and_followed_at_once(admin: Admin, parts: Parts, 
     assert (str(alias.adapter), alias.alias, alias.version, before) == ("shapes/lora", "prod", 2, 1)
     assert parts.resolved("lora@prod") == "lora:2"
     assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
-    assert parts.bank.names() == ["shapes/lora:2"]
+    assert parts.cache.names() == ["shapes/lora:2"]
     assert admin.set_alias("shapes/lora", "new", 1)[1] is None
     assert parts.resolved("lora@new") == "lora:1"
 
@@ -314,7 +314,7 @@ def test_an_alias_moves_only_from_where_it_is_expected(admin: Admin, own_world: 
 def test_an_alias_does_not_move_to_what_cannot_be_loaded(
     admin: Admin, parts: Parts, own_world: World
 ) -> None:
-    parts.bank.damaged.add("shapes/lora:2")
+    parts.cache.damaged.add("shapes/lora:2")
 
     refused(Corrupt, "adapter", admin.set_alias, "shapes/lora", "prod", 2)
     assert own_world.store.adapters.aliases("shapes", "lora")["prod"] == 1
@@ -350,7 +350,7 @@ def test_a_bad_alias_is_refused_and_nothing_is_loaded(
     refused(InvalidInput, "expected_version", parts.admin.set_alias, "shapes/lora", "prod", 2, expected=0)
 
     assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
-    assert parts.bank.names() == []
+    assert parts.cache.names() == []
 
 
 def test_aliases_are_listed_by_task(admin: Admin) -> None:
@@ -371,7 +371,7 @@ def test_a_put_route_is_loaded_announced_and_followed_at_once(admin: Admin, part
     assert (named.route.route, named.resolved) == ("prob(lora@prod, 0.5*ssf)", "prob(lora:1, 0.5*ssf:1)")
     assert (named.route.temperature, named.why, named.shadows) == (2.0, "as given", False)
     assert parts.resolved("live") == "prob(lora:1, 0.5*ssf:1)"
-    assert sorted(parts.bank.names()) == ["shapes/lora:1", "shapes/ssf:1"]
+    assert sorted(parts.cache.names()) == ["shapes/lora:1", "shapes/ssf:1"]
     assert parts.announced == ["shapes/live"]
 
 
@@ -462,6 +462,6 @@ def test_a_reload_answers_what_changed_and_loads_it(admin: Admin, parts: Parts, 
     assert [(c.name, c.before, c.after) for c in admin.reload()] == [
         ("shapes/best", "lora, ssf, 0.5*bitfit", "bitfit")
     ]
-    assert parts.bank.names() == ["shapes/bitfit:1"]
+    assert parts.cache.names() == ["shapes/bitfit:1"]
     assert parts.announced == ["shapes/best"]
     assert admin.reload() == []
