@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corolla.commands.store import tasks
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
@@ -83,8 +83,7 @@ def logits(loader: Loader, text: str) -> Tensor:
     route = resolved(loader, text)
     spec = route.task.spec.preprocess
     inputs = normalise(load_pixels(subset(load_dataset("digits"), 20, 0), spec), spec)
-    adapters = {term.digest: loader.adapter(term) for term in route.terms()}
-    (model,) = models(route.members, adapters)
+    (model,) = loader.models(route)
     rows = [Row(image=i, model=model) for i in range(len(inputs))]
     return torch.stack(Batch(loader.vit(spec.image_size)).logits(inputs, rows))
 

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from model_store.format.records import Draft, Manifest, TaskSpec
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
@@ -79,8 +79,7 @@ class Real:
         resolved = resolve(
             parse_route(route), task="zoo", store=self.store, backbone_digest=self.backbone.digest
         )
-        adapters = {term.digest: self.loader.adapter(term) for term in resolved.terms()}
-        (model,) = models(resolved.members, adapters)
+        (model,) = self.loader.models(resolved)
         return torch.stack(
             Batch(self.loader.vit(48)).logits(self.images, [Row(image=i, model=model) for i in range(3)])
         )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model_store.format.records import BackboneRecord, TaskSpec
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_route
 from model_store.store import Store
@@ -127,7 +127,7 @@ def answers(response: Response) -> list[ImageAnswer]:
 def logits(world: World, text: str, *images: torch.Tensor) -> np.ndarray[Any, Any]:
     """[n, K, C] by a forward for each row alone, as an independent reference."""
     loader, resolved = Loader(world.store, world.backbone), world.resolve(text)
-    found = models(resolved.members, {term.digest: loader.adapter(term) for term in resolved.terms()})
+    found = loader.models(resolved)
     batch = Batch(loader.vit(SIZE))
     rows = [
         [batch.logits(image[None], [Row(image=0, model=model)])[0].double().numpy() for model in found]
