@@ -90,7 +90,7 @@ def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) ->
             field="MODEL",
             remedy="name one, join them with + into one sum in weight space, or add --bank",
         )
-    member = one_model.resolve(store, one_model.read(models[0], extrapolate=extrapolate), task)
+    member = one_model.resolve(store, models[0], task, extrapolate=extrapolate)
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export

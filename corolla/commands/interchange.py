@@ -77,12 +77,11 @@ def fold(
     to fold into weights. timm.create_model with strict loading gives the same logits from the file alone.
     """
     store = Store.open(url)
-    text = one_model.read(model, extrapolate=extrapolate)
     if not extrapolate and not 0 <= alpha <= 1:
         raise InvalidInput(
             f"alpha {alpha:g} lies outside [0, 1]", field="--alpha", remedy="or add --extrapolate"
         )
-    member = one_model.resolve(store, text, chosen_task(store, task))
+    member = one_model.resolve(store, model, chosen_task(store, task), extrapolate=extrapolate)
     found = _folded(store, member, alpha)
     write_file(out, found.encode(), overwrite)
     _say_written(out, found.route, found.header | {"tensors": len(found.tensors)}, as_json)

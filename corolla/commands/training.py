@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store.resolution.versions import resolve
-from model_store.routes.algebra import Route, check_alphas
+from model_store.routes.algebra import Route
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import summaries
@@ -376,8 +376,8 @@ def evaluate(
     shifted = [None, *map(shift.parse, shift_texts)]
     named = []
     for text in texts:
-        route, temperature = _named(store, task, text, extrapolate)
-        resolved = resolve(route, task=task, store=store, backbone_digest=record.digest)
+        route, temperature, beyond = _named(store, task, text, extrapolate)
+        resolved = resolve(route, task=task, store=store, backbone_digest=record.digest, extrapolate=beyond)
         named.append((resolved, temperature))
 
     from model_store.resolution.loading import Loader
@@ -421,14 +421,13 @@ def _measure(
         return measure_all(loader, candidates, dataset, under=shifted, advance=advance)
 
 
-def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[Route, float]:
-    """A named route of that name, else the text as a route; with the temperature."""
+def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[Route, float, bool]:
+    """A named route of that name, else the text; with its temperature, and whether it may extrapolate."""
     route = parse_route(text)
     named = store.routes.meant_by(task, route)
     if named is not None:
-        return named.parsed(), named.temperature
-    check_alphas(route, extrapolate)
-    return route, 1.0
+        return named.parsed(), named.temperature, named.extrapolate
+    return route, 1.0, extrapolate
 
 
 def _print_measured(rows: "list[Measured]") -> None:

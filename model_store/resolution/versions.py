@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_store.format.records import Manifest, TaskRecord
-from model_store.routes.algebra import AdapterRef, Entry, Route, number
+from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
@@ -108,7 +108,9 @@ class ResolvedRoute:
         return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
 
 
-def resolve(route: Route, *, task: str, store: Store, backbone_digest: str) -> ResolvedRoute:
+def resolve(
+    route: Route, *, task: str, store: Store, backbone_digest: str, extrapolate: bool = False
+) -> ResolvedRoute:
     """The versions that a route means now.
 
     Args:
@@ -116,19 +118,34 @@ def resolve(route: Route, *, task: str, store: Store, backbone_digest: str) -> R
         task: The task of adapters that name none; may be empty if all do.
         store: Where names are looked up.
         backbone_digest: The backbone that is to run it.
+        extrapolate: Whether alphas may lie outside [0, 1].
 
     Raises:
         NotFound: A task, adapter, version or alias that does not exist; names near matches.
-        InvalidInput: No task is named; or two members differ in their classes or in how they prepare
-            images; or the terms of a sum differ in their task.
+        InvalidInput: No task is named; or an alpha is outside its range; or two members differ in their
+            classes or in how they prepare images; or the terms of a sum differ in their task.
         Unsupported: An adapter belongs to another backbone.
     """
+    check_alphas(route, extrapolate)
     members = tuple(_member(entry, task, store, backbone_digest) for entry in route.entries)
     resolved = ResolvedRoute(members=members, combine=route.combine)
     for member in members[1:]:
         _check_classes(members[0], member)
         _check_preprocess(members[0], member)
     return resolved
+
+
+def backbone_of(route: Route, *, task: str, store: Store) -> str:
+    """The digest of the backbone of a route's first adapter; of its task's where it names `base` alone.
+
+    Raises:
+        NotFound: The adapter or the task does not exist.
+        InvalidInput: The task is on several backbones.
+    """
+    adapters = [ref for ref in route.adapters if not ref.is_base]
+    if adapters:
+        return store.adapters.resolve(adapters[0], task).backbone_digest
+    return store.tasks.get(route.adapters[0].task or task).spec.backbone_digest
 
 
 def _member(entry: Entry, task: str, store: Store, backbone_digest: str) -> Member:

@@ -18,7 +18,7 @@ from model_store.format.records import NamedRoute
 from model_store.names import BASE
 from model_store.place.snapshot import Snapshot
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
-from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term, check_alphas
+from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
@@ -215,8 +215,8 @@ class Catalog:
         named = store.routes.meant_by(task, route)
         if named is not None:
             return self._named_plan(store, named)
-        check_alphas(route, extrapolate)
-        return Plan(resolved=self._resolve(store, route, task), named=None, temperature=1.0)
+        resolved = self._resolve(store, route, task, extrapolate)
+        return Plan(resolved=resolved, named=None, temperature=1.0)
 
     def _named_routes(self, store: Store) -> list[tuple[NamedRoute, Plan]]:
         found = []
@@ -229,16 +229,16 @@ class Catalog:
         return found
 
     def _named_plan(self, store: Store, named: NamedRoute) -> Plan:
-        route = named.parsed()
-        check_alphas(route, named.extrapolate)
         return Plan(
-            resolved=self._resolve(store, route, named.task),
+            resolved=self._resolve(store, named.parsed(), named.task, named.extrapolate),
             named=f"{named.task}/{named.name}",
             temperature=named.temperature,
         )
 
-    def _resolve(self, store: Store, route: Route, task: str) -> ResolvedRoute:
-        return resolve(route, task=task, store=store, backbone_digest=self.backbone_digest)
+    def _resolve(self, store: Store, route: Route, task: str, extrapolate: bool = False) -> ResolvedRoute:
+        return resolve(
+            route, task=task, store=store, backbone_digest=self.backbone_digest, extrapolate=extrapolate
+        )
 
     def _home(self, store: Store, task: str, route: Route) -> str:
         """The task of a request, which may name none."""

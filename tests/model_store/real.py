@@ -77,7 +77,11 @@ class Real:
     def logits(self, route: str) -> Tensor:
         """[3, C] as served."""
         resolved = resolve(
-            parse_route(route), task="zoo", store=self.store, backbone_digest=self.backbone.digest
+            parse_route(route),
+            task="zoo",
+            store=self.store,
+            backbone_digest=self.backbone.digest,
+            extrapolate=True,
         )
         (model,) = self.loader.models(resolved)
         return torch.stack(

@@ -136,7 +136,13 @@ class World:
         self.store.routes.put(route)
 
     def resolve(self, text: str, task: str = "shapes") -> ResolvedRoute:
-        return resolve(parse_route(text), task=task, store=self.store, backbone_digest=self.backbone.digest)
+        return resolve(
+            parse_route(text),
+            task=task,
+            store=self.store,
+            backbone_digest=self.backbone.digest,
+            extrapolate=True,
+        )
 
     def adapter_file(self, task: str, name: str, version: int) -> Path:
         return self.folder / "adapters" / task / name / str(version) / "adapter.safetensors"

@@ -33,7 +33,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 
 def folded(real: Real, text: str, alpha: float = 1.0) -> folding.Folded:
-    member = one_model.resolve(real.store, one_model.read(text), "zoo")
+    member = one_model.resolve(real.store, text, "zoo")
     return folding.folded(real.loader, member, alpha=alpha)
 
 
@@ -108,14 +108,14 @@ def test_a_method_that_does_not_fold_is_refused_by_name_with_the_remedy(real: Re
 
 def test_an_ensemble_is_refused(real: Real) -> None:
     with pytest.raises(Unsupported, match=r"2 models.*join them with"):
-        one_model.read("lora, ssf")
+        one_model.resolve(real.store, "lora, ssf", "zoo")
 
 
 def test_an_alpha_outside_its_range_needs_to_be_asked_for(real: Real) -> None:
     with pytest.raises(InvalidInput, match=r"alpha 1\.5 of lora lies outside"):
-        one_model.read("1.5*lora")
-    text = one_model.read("1.5*lora", extrapolate=True)
-    found = folding.folded(real.loader, one_model.resolve(real.store, text, "zoo"))
+        one_model.resolve(real.store, "1.5*lora", "zoo")
+    member = one_model.resolve(real.store, "1.5*lora", "zoo", extrapolate=True)
+    found = folding.folded(real.loader, member)
     assert relative(timm_logits(real, found), real.logits("1.5*lora")) <= 1e-4
 
 
@@ -141,6 +141,6 @@ def test_a_head_of_clips_kind_is_refused(tmp_path: Path) -> None:
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "zoo-clip"})
     head = ClipHead(projection=torch.randn(real.width, 8), weight=torch.randn(5, 8), bias=torch.zeros(5))
     real.store.tasks.put(spec, head.tensors())
-    member = one_model.resolve(real.store, one_model.read("base"), "zoo-clip")
+    member = one_model.resolve(real.store, "base", "zoo-clip")
     with pytest.raises(Unsupported, match="head of the CLIP kind"):
         folding.folded(Loader(real.store, real.backbone), member)

@@ -49,7 +49,7 @@ def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
 
 
 def test_a_folded_file_comes_back_and_its_classes_are_matched_by_name(real: Real) -> None:
-    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
+    member = one_model.resolve(real.store, "lora", "zoo")
     found = folding.folded(real.loader, member)
     places = [CLASSES.index(name) for name in PERMUTED]
     tensors = found.tensors | {n: found.tensors[n][places] for n in ("head.weight", "head.bias")}
@@ -97,7 +97,7 @@ def test_tensors_missing_extra_of_another_shape_or_not_finite_are_refused(real: 
 def test_a_task_of_the_same_classes_in_another_order_takes_a_folded_file(real: Real) -> None:
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "other", "classes": PERMUTED})
     other = real.store.tasks.put(spec, real.head(4).tensors())
-    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
+    member = one_model.resolve(real.store, "lora", "zoo")
     data = folding.folded(real.loader, member).encode()
     timm_checkpoint.read(data, "x").register(real.store, other, name="mine", classes=None)
     order = [CLASSES.index(name) for name in PERMUTED]
