@@ -14,7 +14,7 @@ from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.oip.tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
 from serving.request import ImageAnswer, Request, Response, caller
 

@@ -20,7 +20,7 @@ from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
 from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.metrics.events import Metrics
 from serving.metrics.feedback import Feedback, Labelled
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller

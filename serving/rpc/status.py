@@ -15,7 +15,6 @@ from petl_vit.errors import (
     Overloaded,
     Unreachable,
 )
-from serving.engine.batcher import QueueFull
 
 _CODES: tuple[tuple[type[CorollaError], int], ...] = (
     (InvalidInput, code_pb2.INVALID_ARGUMENT),
@@ -49,7 +48,7 @@ def status_of(error: CorollaError) -> status_pb2.Status:
 
 
 def _retry_after_ms(error: CorollaError) -> int:
-    known = error.retry_after_s if isinstance(error, QueueFull) else None
+    known = error.retry_after_s if isinstance(error, Overloaded) else None
     return RETRY_AFTER_MS if known is None else max(RETRY_AFTER_MS, round(1000 * known))
 
 

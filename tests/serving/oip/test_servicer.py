@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from petl_vit.preprocess import preprocess
 from protos.inference import grpc_service_pb2 as ours
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.oip.servicer import SERVICE, in_order
 from serving.oip.tensors import COLUMNS
 from tests.serving.triton_client import model_config_pb2, service_pb2, service_pb2_grpc

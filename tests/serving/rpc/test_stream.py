@@ -283,7 +283,7 @@ def test_no_more_is_read_than_may_be_under_way(world: World) -> None:
 
 def under_way(running: Running) -> int:
     """Works that are queued or running."""
-    return len(running.server.service.batcher._held)
+    return len(running.server.service.batcher._items)
 
 
 def test_a_client_that_does_not_read_holds_bounded_work_and_harms_nobody(world: World) -> None:
