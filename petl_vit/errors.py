@@ -7,6 +7,7 @@ clients without torch can share it.
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class CorollaError(ValueError):
@@ -28,6 +29,13 @@ class CorollaError(ValueError):
         where = f"{self.field}: " if self.field else ""
         then = f"; {self.remedy}" if self.remedy else ""
         return f"{where}{self.problem}{then}"
+
+    def about(self, field: str | None) -> Self:
+        """A copy of the error that names another field, as another protocol or command has it."""
+        copy = type(self).__new__(type(self), *self.args)  # what a subclass asks for is among the attributes
+        copy.__dict__ |= self.__dict__
+        copy.field = field
+        return copy
 
 
 class InvalidInput(CorollaError):
@@ -92,5 +100,5 @@ def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6)
         most: How many names are proposed.
         cutoff: How alike a name has to be, from 0 to 1.
     """
-    found = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(found)}?" if found else None
+    names = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(names)}?" if names else None
