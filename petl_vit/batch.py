@@ -20,11 +20,12 @@ from torch import Tensor
 
 from petl_vit.adapter import Adapter
 from petl_vit.edit_set import NO_FORM, EditSet
-from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
+from petl_vit.edits import Affine, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import Head, interpolate
+from petl_vit.per_row import Alpha
 from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT

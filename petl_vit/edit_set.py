@@ -19,20 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.branch import Branch
 from petl_vit.device import own_memory
-from petl_vit.edits import (
-    Affine,
-    AtSite,
-    Branch,
-    Dense,
-    Edit,
-    LowRank,
-    NormDelta,
-    Prefix,
-    Queries,
-    Tokens,
-)
+from petl_vit.edits import Affine, AtSite, Dense, Edit, LowRank, NormDelta
 from petl_vit.products import wide
+from petl_vit.prompts import Prefix, Queries, Tokens
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
 """Each block's constant extra keys and values, each [1 or B, H, n, d]."""
