@@ -41,7 +41,7 @@ class FrozenViT:
     Raises:
         Unsupported: The architecture is not one this forward computes.
         Corrupt: Names or shapes of the tensors are not the architecture's.
-        InvalidInput: The image size is no multiple of the patch size.
+        InvalidInput: The image size is not a multiple of the patch size.
     """
 
     def __init__(
