@@ -44,7 +44,7 @@ class Loader:
     ) -> None:
         self.store, self.record, self.precision = store, record, precision
         self._device = device or torch.device("cpu")
-        tensors = {n: t.to(device=self._device) for n, t in store.load_backbone(record).items()}
+        tensors = {n: t.to(device=self._device) for n, t in store.backbones.load(record).items()}
         self._tensors = in_precision(tensors, precision)
         self._vits: dict[int, FrozenViT] = {}
         self._heads: dict[str, Head] = {}
@@ -73,7 +73,7 @@ class Loader:
         """
         with self._lock:
             if task.digest not in self._heads:
-                tensors = self.store.load_base_head(task)
+                tensors = self.store.tasks.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
                 self._heads[task.digest] = head.to(device=torch.device("cpu"), dtype=torch.float32)
@@ -93,7 +93,7 @@ class Loader:
             return Adapter.load(
                 digest=term.manifest.digest,
                 method=method,
-                tensors=self.store.load_adapter(term.manifest),
+                tensors=self.store.adapters.load(term.manifest),
                 vit=vit,
                 base_head=base_head,
                 task_digest=term.task.digest,

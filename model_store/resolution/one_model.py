@@ -38,8 +38,8 @@ def resolve(store: Store, model: Model, task: str, *, backbone: str | None = Non
     """
     refs = [term.adapter for term in model.terms if not term.adapter.is_base]
     if backbone is None and refs:
-        backbone = store.resolve(refs[0], task).backbone_digest
+        backbone = store.adapters.resolve(refs[0], task).backbone_digest
     if backbone is None:
-        backbone = store.only_task(model.terms[0].adapter.task or task).spec.backbone_digest
+        backbone = store.tasks.get(model.terms[0].adapter.task or task).spec.backbone_digest
     route = Route(entries=(Entry(model=model),))
-    return resolution.resolve(route, task=task, lookup=store, backbone_digest=backbone).members[0]
+    return resolution.resolve(route, task=task, store=store, backbone_digest=backbone).members[0]

@@ -162,7 +162,7 @@ class Engine:
         return Overloaded(
             "no memory is left for even one row",
             field="memory",
-            remedy="retry after a pause; lower --slots, --bank-bytes or --max-batch-rows",
+            remedy="retry after a pause; lower --max-batch-rows, --slots, --host-bytes or --device-bytes",
         )
 
 

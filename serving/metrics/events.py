@@ -292,7 +292,7 @@ class Metrics:
                 self._observe["corolla_feedback_delay_seconds"].observe(max(delay_seconds, 0.0), (label,))
 
     def feedback_refused(self, status: str, route: str | None = None) -> None:
-        """One label was not counted, and why: one of `REFUSALS`. The route of an invalid token is unknown."""
+        """One label was not counted, and why: one of `REFUSALS`. The route of an invalid id is unknown."""
         assert status in REFUSALS, status
         label = UNKNOWN if route is None else self._label(route)
         with self._lock:

@@ -14,7 +14,7 @@ from model_store.resolution.versions import ResolvedRoute
 from petl_vit.errors import CorollaError, Corrupt, Forbidden, InvalidInput, NotFound
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
-from serving.answer.classifier import Classifier, Request
+from serving.answer.classifier import Classifier
 from serving.metrics.events import Metrics
 from serving.oip.requests import (
     PLATFORM,
@@ -31,6 +31,7 @@ from serving.oip.requests import (
 from serving.oip.tensors import COLUMNS, INPUT, Input, Wanted
 from serving.registry.admin import AdapterState, Admin, RouteState
 from serving.registry.catalog import Catalog
+from serving.request import Request
 from serving.rpc.call import call, counted
 from serving.rpc.stream import answer_all
 
@@ -259,7 +260,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             return []
         (term,) = resolved.terms()
         name = term.label.partition(":")[0]
-        return [str(version) for version in self._catalog.store.versions(term.task.spec.name, name)]
+        return [str(version) for version in self._catalog.store.adapters.versions(term.task.spec.name, name)]
 
     def _resolved(self, name: str, at: str) -> ResolvedRoute:
         parameters = Parameters()

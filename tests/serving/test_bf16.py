@@ -22,7 +22,8 @@ from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.bulk.run import Bulk, predict
 from serving.bulk.sources import listed
-from serving.client.blocking import Client, request_of
+from serving.client.blocking import Client
+from serving.client.messages import request_of
 from tests.serving.triton_client import tritonclient as triton
 from tests.serving.world import METHODS, PREPROCESS, SHAPES, SIZE, WAIT_S, Running, World, encoded
 

@@ -16,7 +16,9 @@ from petl_vit.executors.sliced import Sliced
 from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, embed_request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, embed_request_of
 from tests.serving.world import (
     CONFIG,
     METHODS,
@@ -98,7 +100,7 @@ def test_the_answer_says_under_what(client: Client, world: World) -> None:
 
     assert (frozen.route, [adapter.name for adapter in frozen.adapters]) == ("base", ["shapes/base"])
     assert under.route == "0.5*lora:2"
-    assert under.adapters[0].digest == world.store.manifest("shapes", "lora", 2).digest
+    assert under.adapters[0].digest == world.store.adapters.manifest("shapes", "lora", 2).digest
     assert under.backbone_digest == world.backbone.digest
     assert under.results[0].id == "a"
     assert under.timings.forward.ToMicroseconds() > 0
