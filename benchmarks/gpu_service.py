@@ -23,7 +23,8 @@ from benchmarks.processes import Corolla, corolla
 from benchmarks.stores import TASK, Shelf, shelf
 from model_store.routes.text import parse_route
 from petl_vit.preprocess import decode as decoded
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 from serving.engine.engine import Job
 from serving.service import Service
 

@@ -29,7 +29,8 @@ from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
-from serving.metrics.events import Domains, Metrics
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds, key_from
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
@@ -57,7 +58,7 @@ class Service:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
-        record = self.store.chosen_backbone(settings.backbone)
+        record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(

@@ -24,7 +24,8 @@ from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
-from serving.metrics.events import ADHOC, Metrics
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import ADHOC
 from serving.metrics.prediction_ids import Prediction, PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan

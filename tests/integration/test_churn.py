@@ -25,7 +25,8 @@ from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
 from petl_vit.precision import Precision
 from petl_vit.preprocess import preprocess
-from serving.client.blocking import AdminClient, RequestFailed
+from serving.client.admin import AdminClient
+from serving.client.messages import RequestFailed
 from serving.settings import Settings
 from tests.serving.world import METHODS, PREPROCESS, SIZE, WAIT_S, Running, World, encoded
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from model_store.resolution.versions import ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Row
-from serving.client.blocking import AdminClient, Client, RequestFailed, request_of
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
 from serving.engine.backend import Backend
 from serving.server import Server
 from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from corolla.commands.serve import _serve
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
-from serving.client.blocking import Client, RequestFailed
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from serving.rpc.classifier_servicer import SERVICE
 from serving.server import Server
 from tests.serving.world import CONFIG, WAIT_S, Running, World, backbone_tensors, encoded, until
@@ -189,7 +190,7 @@ def test_a_store_without_a_backbone_says_how_to_get_one(tmp_path: Path, world: W
 
 
 def test_a_store_of_several_backbones_asks_for_one(own_world: World) -> None:
-    own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+    own_world.store.backbones.put("second", CONFIG, backbone_tensors(1), "random")
 
     with pytest.raises(InvalidInput, match="name one of second, tiny"):
         Server(own_world.settings())

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from corolla import command
 from corolla.commands.classify import classify, feedback
 from petl_vit.errors import InvalidInput, NotFound
-from serving.client.blocking import RequestFailed
+from serving.client.messages import RequestFailed
 from tests.serving.world import Running, encoded
 
 

@@ -58,7 +58,7 @@ def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Pa
         "resumed": 0,
         "precision": "fp32",
         "route": "lora:2",
-        "adapters": {"shapes/lora:2": world.store.manifest("shapes", "lora", 2).digest},
+        "adapters": {"shapes/lora:2": world.store.adapters.manifest("shapes", "lora", 2).digest},
         "backbone_digest": world.backbone.digest,
         "classes": ["circle", "square", "star"],
     }

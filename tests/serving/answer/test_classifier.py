@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model_store.format.records import BackboneRecord, TaskSpec
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_route
 from model_store.store import Store
@@ -27,7 +27,7 @@ from serving.answer.classifier import Classifier
 from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
-from serving.metrics.events import MAX_ROUTES
+from serving.metrics.label_values import MAX_ROUTES
 from serving.metrics.prediction_ids import PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
@@ -128,7 +128,7 @@ def answers(response: Response) -> list[ImageAnswer]:
 def logits(world: World, text: str, *images: torch.Tensor) -> np.ndarray[Any, Any]:
     """[n, K, C] by a forward for each row alone, as an independent reference."""
     loader, resolved = Loader(world.store, world.backbone), world.resolve(text)
-    found = models(resolved.members, {term.digest: loader.adapter(term) for term in resolved.terms()})
+    found = loader.models(resolved)
     batch = Batch(loader.vit(SIZE))
     rows = [
         [batch.logits(image[None], [Row(image=0, model=model)])[0].double().numpy() for model in found]
@@ -239,7 +239,7 @@ async def test_members_that_prepare_images_differently_are_refused(own_world: Wo
     spec = TaskSpec.of(
         name="large", classes=SHAPES, preprocess=other, backbone_digest=own_world.backbone.digest
     )
-    own_world.store.put_task(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
+    own_world.store.tasks.put(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
     async with parts_of(own_world) as parts:
         with pytest.raises(InvalidInput, match="'shapes' and 'large' prepare images differently"):
             await parts.classify("lora, large/base", encoded(1))

@@ -16,7 +16,8 @@ from PIL import Image
 from model_store.format.records import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import Client, RequestFailed, request_of
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
 from serving.engine.priority import Priority
 from serving.request import MAX_CLIENT
 from serving.rpc.classifier_servicer import MAX_LABELS
@@ -166,7 +167,7 @@ def test_every_adapter_that_answered_is_named_with_its_digest(client: Client, wo
         ("shapes/ssf:1", "ssf"),
         ("shapes/base", "linear"),
     ]
-    assert response.adapters[0].digest == world.store.manifest("shapes", "lora", 2).digest
+    assert response.adapters[0].digest == world.store.adapters.manifest("shapes", "lora", 2).digest
 
 
 def test_classes_in_another_order_are_matched_by_name(client: Client) -> None:
@@ -530,10 +531,10 @@ def test_a_corrupted_adapter_is_refused_with_the_reason_and_the_server_goes_on(o
 
 
 def test_an_adapter_of_another_backbone_is_refused(own_world: World) -> None:
-    other = own_world.store.put_backbone("other", CONFIG, backbone_tensors(1), "random")
+    other = own_world.store.backbones.put("other", CONFIG, backbone_tensors(1), "random")
     own_world.put_task("shapes", SHAPES, other)
-    task = own_world.store.task("shapes", other.digest)
-    ours = own_world.store.manifest("shapes", "lora", 2)
+    task = own_world.store.tasks.get("shapes", other.digest)
+    ours = own_world.store.adapters.manifest("shapes", "lora", 2)
     draft = Draft.of(
         task="shapes",
         name="foreign",
@@ -542,7 +543,7 @@ def test_an_adapter_of_another_backbone_is_refused(own_world: World) -> None:
         backbone_digest=other.digest,
         task_digest=task.digest,
     )
-    own_world.store.publish(draft, own_world.store.load_adapter(ours))
+    own_world.store.adapters.publish(draft, own_world.store.adapters.load(ours))
     with Running(own_world.settings(backbone="tiny")) as running, running.client() as client:
         error = refused(client, "INVALID_ARGUMENT", "route", route="foreign")
         assert other.digest[:12] in str(error)
