@@ -186,9 +186,8 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, CorollaError):
         return Failure(status=_HTTP.get(code_of(error), 500), document={"error": error_document(error)})
     message = incident.report(error, method="handle", program="worker")
-    return Failure(
-        status=500, document={"error": {"code": grpc.StatusCode.INTERNAL.name, "message": message}}
-    )
+    document = {"code": grpc.StatusCode.INTERNAL.name, "message": message}
+    return Failure(status=500, document={"error": document})
 
 
 def error_document(error: CorollaError) -> dict[str, Any]:
