@@ -1,4 +1,4 @@
-"""The bank on a device: adapters' flat vectors in one tensor, and a table of where each edit is in it.
+"""Adapters in device memory: their vectors in one tensor, the bank, and a table of where each edit is.
 
 Both have a fixed size and address, so that a captured CUDA graph reads them. An adapter takes a contiguous
 run of the bank (first fit) and one row of the table, a *slot*. Those whose edits the kernels do not know
@@ -182,8 +182,8 @@ class Arena:
         if elements <= 0:
             raise InvalidInput(
                 f"a table for {slots} slots takes {self.table.nbytes:,} bytes of {nbytes:,}",
-                field="bank-bytes",
-                remedy="start with a larger --bank-bytes or fewer --slots",
+                field="device-bytes",
+                remedy="start with a larger --device-bytes or fewer --slots",
             )
         self.bank = torch.zeros(elements, dtype=dtype, device=device)
         self._gaps = [Extent(0, elements)]

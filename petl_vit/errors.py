@@ -66,10 +66,19 @@ class Overloaded(CorollaError):
     """The queue or the memory for it is full; trying again later can work.
 
     Attributes:
-        retry_after_s: When there may be room; None where that is not known.
+        retry_after_s: When there may be room; None where that is not known, or where there never will be.
     """
 
-    retry_after_s: float | None = None
+    def __init__(
+        self,
+        problem: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(problem, field=field, remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class Expired(CorollaError):

@@ -255,7 +255,7 @@ class Slots:
                 raise Overloaded(
                     f"all {len(self._slots)} slots are pinned or in use",
                     field="slots",
-                    remedy="unpin adapters, or start the server with more --slots or --bank-bytes",
+                    remedy="unpin adapters, or start the server with more --slots or --device-bytes",
                 )
             self._drop(victim)
             self.evicted += 1

@@ -88,7 +88,7 @@ class Feedback:
 
     def _task_classes(self, prediction: Prediction) -> tuple[str, ...]:
         if prediction.task_digest not in self._classes:
-            record = self._store.task_like(prediction.task, prediction.task_digest)
+            record = self._store.tasks.find(prediction.task, prediction.task_digest)
             if record is None:
                 raise InvalidInput(
                     f"task {prediction.task!r} of this prediction is no longer in the store", field="truth"

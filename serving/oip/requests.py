@@ -14,9 +14,9 @@ from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from serving.answer.classifier import ImageAnswer, Request, Response, caller
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.oip.tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
+from serving.request import ImageAnswer, Request, Response, caller
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def request_of(asked: Inference, *, max_images: int, deadline: float | None, pee
     return Request(
         task=task,
         route=route,
-        pictures=pictures_of(asked.inputs, asked.raw, max_images=max_images),
+        images=pictures_of(asked.inputs, asked.raw, max_images=max_images),
         domain=parameters.text("domain"),
         extrapolate=parameters.flag("extrapolate"),
         deadline=_deadline(parameters, deadline),

@@ -12,7 +12,7 @@ from model_store.resolution.versions import ResolvedRoute
 from petl_vit.errors import CorollaError, Corrupt, Forbidden, InvalidInput, NotFound
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
-from serving.answer.classifier import Classifier, Request
+from serving.answer.classifier import Classifier
 from serving.metrics.events import Metrics
 from serving.oip.requests import (
     PLATFORM,
@@ -29,6 +29,7 @@ from serving.oip.requests import (
 from serving.oip.tensors import COLUMNS, INPUT, Input, Wanted
 from serving.registry.admin import AdapterState, Admin, RouteState
 from serving.registry.catalog import Catalog
+from serving.request import Request
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -256,7 +257,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             return []
         (term,) = resolved.terms()
         name = term.label.partition(":")[0]
-        return [str(number) for number in self._catalog.store.versions(term.task.spec.name, name)]
+        return [str(number) for number in self._catalog.store.adapters.versions(term.task.spec.name, name)]
 
     def _resolved(self, name: str, version: str) -> ResolvedRoute:
         parameters = Parameters()

@@ -16,11 +16,12 @@ from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
-from serving.answer.classifier import Classifier, ImageAnswer, Picture, Request, Response, caller
-from serving.answer.features import FROZEN, Embeddings, embed
-from serving.engine.batcher import Priority
+from serving.answer.classifier import Classifier
+from serving.answer.features import FROZEN, embed
+from serving.engine.priority import Priority
 from serving.metrics.events import Metrics
 from serving.metrics.feedback import Feedback, Labelled
+from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 from serving.rpc.status import status_of
 
@@ -143,7 +144,7 @@ def _request(
     return Request(
         task=message.task,
         route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
-        pictures=_pictures(message),
+        images=_pictures(message),
         domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
         extrapolate=message.allow_extrapolation,
         deadline=deadline_of(context),
@@ -195,7 +196,7 @@ def _term(message: pb.Term) -> Term:
     return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Picture]:
+def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
     if message.images and message.HasField("tensor"):
         raise InvalidInput(
             "the request has both images and a tensor", field="tensor", remedy="send one of them"

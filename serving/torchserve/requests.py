@@ -18,7 +18,7 @@ import grpc
 
 from model_store.routes.text import parse_route
 from petl_vit.errors import CorollaError, InvalidInput
-from serving.answer.classifier import ImageAnswer, Request, Response
+from serving.request import ImageAnswer, Request, Response
 from serving.rpc import incident
 from serving.rpc.status import code_of, message_of
 
@@ -99,7 +99,7 @@ def asked(row: Mapping[str, Any]) -> Asked:
     request = Request(
         task=text.get("task", ""),
         route=parse_route(text["route"]),
-        pictures=_pictures(fields),
+        images=_pictures(fields),
         domain=text.get("domain", ""),
     )
     return Asked(request=request, top_k=_top_k(fields.get("top_k")), single="image" in fields)

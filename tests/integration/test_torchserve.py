@@ -28,7 +28,7 @@ from PIL import Image
 
 from corolla.command import run
 from model_store.store import Store
-from serving.client.blocking import status_name
+from serving.client.messages import status_name
 from serving.torchserve.packaging import java_problem
 from tests.serving.world import CONFIG, SHAPES, Running, World, backbone_tensors, encoded
 
@@ -221,7 +221,7 @@ def serving(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     package(World.make(moved).folder, folder / "other", "--name", "other")
     shutil.move(folder / "other" / "other.mar", folder)
     shutil.rmtree(moved)
-    Store.open(str(moved)).put_backbone("tiny", CONFIG, backbone_tensors(1), "random")
+    Store.open(str(moved)).backbones.put("tiny", CONFIG, backbone_tensors(1), "random")
     key = Path(str(world.settings().prediction_key_file))
     with TorchServe(folder, key=key, enable_model_api="true") as serving:
         yield serving

@@ -31,7 +31,7 @@ def prediction(world: World) -> Prediction:
         route="shapes/best",
         domain="unset",
         task="shapes",
-        task_digest=world.store.task("shapes", world.backbone.digest).digest,
+        task_digest=world.store.tasks.get("shapes", world.backbone.digest).digest,
         predicted=1,
         votes=(1, 2),
         members=("lora", "ssf"),

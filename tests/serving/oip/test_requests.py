@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.oip.requests import Inference, Parameters, protocol_field, request_of, target
 from serving.oip.tensors import Input
 

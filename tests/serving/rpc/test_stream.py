@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, failure, request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, failure, request_of
 from serving.rpc.classifier_servicer import MAX_ID
 from serving.rpc.stream import answer_all, in_order
 from tests.serving.world import DEADLINE_S, METHODS, WAIT_S, Running, World, encoded, pixels, until
@@ -281,7 +283,7 @@ def test_no_more_is_read_than_may_be_under_way(world: World) -> None:
 
 def under_way(running: Running) -> int:
     """Works that are queued or running."""
-    return len(running.server.core.batcher._held)
+    return len(running.server.service.batcher._items)
 
 
 def test_a_client_that_does_not_read_holds_bounded_work_and_harms_nobody(world: World) -> None:
