@@ -29,27 +29,17 @@ from serving.metrics.label_values import ADHOC
 from serving.metrics.prediction_ids import Prediction, PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
-from serving.request import BadScores, Image, ImageAnswer, Request, Response
+from serving.request import BadScores, Image, ImageAnswer, Request, Response, Timings
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What the engine made of a request's images, in their order; of one that failed, its error."""
+    """What the engine computed of a request's images, in their order; of one that failed, its error."""
 
-    outcomes: list[Done[Logits] | CorollaError]
-    decode_s: float
-
-    @property
-    def queue_s(self) -> float:
-        """The longest wait for the engine."""
-        return max((one.queue_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
-
-    @property
-    def forward_s(self) -> float:
-        """The longest batch."""
-        return max((one.run_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
+    logits: list[Logits | CorollaError]
+    timings: Timings
 
 
 class Classifier:
@@ -111,32 +101,26 @@ class Classifier:
         return await self.in_pool(self._prepare, request)
 
     async def compute(
-        self, request: Request, plan: Plan, asked: Callable[[Model], Model] = lambda model: model
+        self, request: Request, plan: Plan, readout: Callable[[Model], Model] = lambda model: model
     ) -> Computed:
         """Runs every image under every member of the plan.
 
         Args:
-            asked: Makes of a member what its rows are to answer.
+            readout: Maps a member to what is read out: classes or features.
 
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
-        with self._cache.holding(plan.resolved) as held:
+        with self._cache.lease(plan.resolved) as lease:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started
-            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in held.loading.values())
+            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
             await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
-            good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
-            models = tuple(map(asked, held.models()))
-            done = await self._run([images[i] for i in good], models, request, plan)
-        outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
-        for i, outcome in zip(good, done, strict=True):
-            outcomes[i] = outcome
-        _raise_faults(outcomes)
-        return Computed(
-            outcomes=[one for one in outcomes if isinstance(one, Done | CorollaError)], decode_s=decode_s
-        )
+            models = tuple(map(readout, lease.models()))
+            done = await self._run([i for i in images if isinstance(i, torch.Tensor)], models, request, plan)
+        results = iter(done)
+        return _computed([i if isinstance(i, BaseException) else next(results) for i in images], decode_s)
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every image ready for the backbone, or what is wrong with it."""
@@ -145,7 +129,7 @@ class Classifier:
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
-        self, images: Sequence[Any], models: tuple[Model, ...], request: Request, plan: Plan
+        self, images: Sequence[torch.Tensor], models: tuple[Model, ...], request: Request, plan: Plan
     ) -> list[Done[Logits] | BaseException]:
         """The logits of images under every model."""
         return await self._batcher.submit(
@@ -210,17 +194,11 @@ class Classifier:
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
         label = self._metrics.domains.label(request.domain)
         images = [
-            self._answer(plan, outcome.result, label) if isinstance(outcome, Done) else outcome
-            for outcome in computed.outcomes
+            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, label)
+            for logits in computed.logits
         ]
         self.count(images)
-        return Response(
-            images=images,
-            resolved=plan.resolved,
-            decode_s=computed.decode_s,
-            queue_s=computed.queue_s,
-            forward_s=computed.forward_s,
-        )
+        return Response(images=images, resolved=plan.resolved, timings=computed.timings)
 
     def count(self, images: Sequence[object]) -> None:
         """Counts the images of an answer: what is an error among them could not be answered."""
@@ -286,15 +264,28 @@ class Classifier:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
-def _raise_faults(outcomes: Sequence[object]) -> None:
-    """Raises what is no fault of one image: the request's own end, or an error of ours."""
+def _computed(outcomes: Sequence[Done[Logits] | BaseException], decode_s: float) -> Computed:
+    """What became of every image; the times are the longest of all.
+
+    Raises:
+        BaseException: What is not the fault of one image: the request's own end, or an error of ours.
+    """
+    logits: list[Logits | CorollaError] = []
+    done: list[Done[Logits]] = []
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not _of_one_image(outcome):
+        if isinstance(outcome, Done):
+            done.append(outcome)
+            logits.append(outcome.result)
+        elif isinstance(outcome, CorollaError) and not isinstance(outcome, Expired | Draining):
+            logits.append(outcome)
+        else:
             raise outcome
-
-
-def _of_one_image(error: BaseException) -> bool:
-    return isinstance(error, CorollaError) and not isinstance(error, Expired | Draining)
+    timings = Timings(
+        decode_s=decode_s,
+        queue_s=max((each.queue_s for each in done), default=0.0),
+        forward_s=max((each.run_s for each in done), default=0.0),
+    )
+    return Computed(logits=logits, timings=timings)
 
 
 def _check_shape(image: Image, spec: Preprocess) -> None:

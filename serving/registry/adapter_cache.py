@@ -91,8 +91,8 @@ class NoRoom(Overloaded):
         self.size = size
 
 
-class Held:
-    """The adapters of one request, loaded or loading.
+class Lease:
+    """The adapters of one request, loaded or loading, which stay in memory until it ends.
 
     Args:
         check: Raises InvalidInput where so many bytes can never fit.
@@ -164,17 +164,17 @@ class AdapterCache:
     # For requests
 
     @contextmanager
-    def holding(self, resolved: ResolvedRoute) -> "Iterator[Held]":
+    def lease(self, resolved: ResolvedRoute) -> "Iterator[Lease]":
         """A route's adapters, kept in memory while the context lasts; what is missing begins to load."""
         terms = list(resolved.terms())
         with self._hold({term.digest for term in terms}):
             loading = {term.digest: self._adapter(term) for term in terms}
-            yield Held(resolved, loading, lambda size: self._check_size("the route", size))
+            yield Lease(resolved, loading, lambda size: self._check_size("the route", size))
 
     def models(self, resolved: ResolvedRoute) -> tuple[Model, ...]:
         """The runnable members of a route, loading what is not in memory; waits for them."""
-        with self.holding(resolved) as held:
-            return held.models()
+        with self.lease(resolved) as lease:
+            return lease.models()
 
     @contextmanager
     def _hold(self, digests: set[str]) -> Iterator[None]:
@@ -201,7 +201,7 @@ class AdapterCache:
         """Loads an adapter, and gives it a slot where one is free, ahead of its first request.
 
         Raises:
-            Corrupt, InvalidInput, Overloaded: See `Held.models`.
+            Corrupt, InvalidInput, Overloaded: See `Lease.models`.
         """
         self._load_ahead(term)
         with self._loaded(term) as entry:
@@ -213,7 +213,7 @@ class AdapterCache:
         """Loads an adapter and keeps it in memory and in a slot.
 
         Raises:
-            Corrupt, InvalidInput, Overloaded: See `Held.models`.
+            Corrupt, InvalidInput, Overloaded: See `Lease.models`.
         """
         self._load_ahead(term)
         with self._loaded(term) as entry:

@@ -267,7 +267,8 @@ def _adapters(resolved: ResolvedRoute) -> list[pb.ResolvedAdapter]:
 
 def _timings(response: Response | Embeddings) -> pb.Timings:
     message = pb.Timings()
-    times = (response.decode_s, response.queue_s, response.forward_s)
+    timings = response.timings
+    times = (timings.decode_s, timings.queue_s, timings.forward_s)
     for name, seconds in zip(("decode", "queue", "forward"), times, strict=True):
         getattr(message, name).FromNanoseconds(int(seconds * 1e9))
     return message

@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grpc
@@ -75,11 +75,7 @@ class Asked:
                 else _result(image, resolved.classes, self.top_k)
                 for image in response.images
             ],
-            "timings": {
-                "decode_s": response.decode_s,
-                "queue_s": response.queue_s,
-                "forward_s": response.forward_s,
-            },
+            "timings": asdict(response.timings),
         }
 
 

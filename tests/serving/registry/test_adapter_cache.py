@@ -115,7 +115,7 @@ def entered(parts: Parts, text: str, until_set: threading.Event) -> tuple[thread
     inside = threading.Event()
 
     def hold() -> None:
-        with parts.cache.holding(parts.world.resolve(text)) as held:
+        with parts.cache.lease(parts.world.resolve(text)) as held:
             held.models()
             inside.set()
             assert until_set.wait(WAIT_S)
@@ -262,7 +262,7 @@ def test_an_evicted_adapter_leaves_its_slot(world: World) -> None:
 
 def test_what_a_request_holds_is_never_evicted_and_the_newcomer_is_refused(world: World) -> None:
     parts = Parts(world, max_bytes=size_of(world, "lora") + 100)
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         with pytest.raises(Overloaded, match=r"no memory for shapes/ssf:1.* pinned or in use") as caught:
             parts.models("ssf")
@@ -329,7 +329,7 @@ def test_a_small_cache_under_many_threads_never_takes_more_than_it_may(world: Wo
     def work(seed: int) -> None:
         for step in range(60):
             name = names[(seed * 7 + step * 5) % len(names)]
-            with parts.cache.holding(world.resolve(name)) as held:
+            with parts.cache.lease(world.resolve(name)) as held:
                 (model,) = held.models()
                 assert model.digests == (parts.digest(name),)
                 over.append(max(0, parts.cache.nbytes - room))
@@ -363,7 +363,7 @@ def test_unloading_frees_the_tensors_and_the_account(parts: Parts) -> None:
 
 
 def test_unloading_waits_for_the_request_that_holds_it(world: World, parts: Parts) -> None:
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         kept, weight = weakref.ref(model.terms[0].adapter), model.head.tensors()["head.weight"].clone()
         before = parts.reported.bytes
@@ -400,7 +400,7 @@ def test_an_unloaded_adapter_that_is_asked_for_while_held_is_not_loaded_twice(
     world: World, parts: Parts
 ) -> None:
     size = size_of(world, "lora")
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         for _ in range(5):
             parts.cache.unload(parts.digest("lora"))
@@ -611,8 +611,8 @@ def test_residents_are_told_as_they_are_the_most_recently_used_first(world: Worl
     parts.ask("lora@prod")
 
     with (
-        parts.cache.holding(world.resolve("bitfit, 0.5*bitfit")),
-        parts.cache.holding(world.resolve("bitfit")),
+        parts.cache.lease(world.resolve("bitfit, 0.5*bitfit")),
+        parts.cache.lease(world.resolve("bitfit")),
     ):
         bitfit, prod, ssf, lora = parts.cache.residents()
 
