@@ -365,7 +365,7 @@ def test_a_write_that_fails_leaves_no_output(tmp_path: Path) -> None:
         ("image,label\na.png,b\n", "column", "name one of image, label"),
         ("path\n", "sources", "no image in"),
         (b"path\n\xff\xfe\n", "sources", "UTF-8"),
-        ('path\n"' + "x" * 200_000, "sources", "no CSV file"),
+        ('path\n"' + "x" * 200_000, "sources", "not a CSV file"),
     ],
 )
 def test_a_csv_that_is_none_is_refused(tmp_path: Path, text: str | bytes, field: str, says: str) -> None:
