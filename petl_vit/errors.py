@@ -1,8 +1,8 @@
-"""The error tree: what a user did or met, never how it travels.
+"""The error tree: mistakes and conditions that a user can act on, without any transport.
 
-Every error names the field it is about and the remedy where there is one; the servicer maps the
-class to a status code, the command line to an exit code. This module imports nothing of ours, so that
-clients without torch can share it.
+Every error names its field and, where there is one, the remedy; the servicer maps the class to a status
+code, the command line to an exit code. This module imports nothing of ours, so that clients without torch
+can share it.
 """
 
 import difflib
@@ -51,11 +51,11 @@ class NotFound(CorollaError):
 
 
 class Conflict(CorollaError):
-    """Something else stands there already, or changed in between."""
+    """The name is in use already, or its target has changed since it was read."""
 
 
 class Forbidden(CorollaError):
-    """What this server does not let its caller do."""
+    """A call that this server does not allow its caller."""
 
 
 class Corrupt(CorollaError):
@@ -86,7 +86,7 @@ class Expired(CorollaError):
 
 
 class Unreachable(CorollaError):
-    """A store that does not answer now; trying again later can work."""
+    """A store that does not answer; trying again later can work."""
 
 
 class Draining(CorollaError):
@@ -94,11 +94,11 @@ class Draining(CorollaError):
 
 
 def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str | None:
-    """What to say to somebody who may have misspelt a name; None where nothing known is like it.
+    """The remedy "did you mean ...?" for a name that may be misspelt; None where no known name is near.
 
     Args:
-        most: How many names are proposed.
-        cutoff: How alike a name has to be, from 0 to 1.
+        most: How many names it proposes at most.
+        cutoff: How similar a name has to be, from 0 to 1.
     """
-    names = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(names)}?" if names else None
+    matches = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(matches)}?" if matches else None

@@ -204,8 +204,12 @@ def test_sums_never_go_down_and_every_confidence_has_a_bin(
     here = {"route": "all", "domain": "unset"}
     bins = [value(metrics, "corolla_prediction_bin_total", **here, bin=str(bin_)) for bin_ in range(10)]
     assert sorted(map(float, filter(None, bins))) == [1]
-    for name in ("prediction_confidence_ratio", "prediction_entropy_nats", "ensemble_agreement_ratio"):
-        assert (value(metrics, f"corolla_{name}_sum", **here) or 0) >= 0
+    sums = {
+        "prediction_confidence_ratio": max(confidence, 0.0),
+        "prediction_entropy_nats": max(entropy, 0.0),
+        "ensemble_agreement_ratio": round(agree / 3, 6),
+    }
+    assert {name: value(metrics, f"corolla_{name}_sum", **here) for name in sums} == sums
 
 
 def test_requests_images_and_batches_are_counted(metrics: Metrics) -> None:
