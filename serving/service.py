@@ -25,7 +25,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
-from serving.engine.backend import Backend, TorchBackend
+from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
@@ -68,7 +68,9 @@ class Service:
         self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
-        self.engine = Engine(_backend(settings, self.slots), slots=self.slots, metrics=self.metrics)
+        self.engine = Engine(
+            _backend(settings, self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
+        )
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
             executor=self._engine_thread,
@@ -96,7 +98,6 @@ class Service:
             pool=self.pool,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
-            add_size=self._add_size,
         )
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(
@@ -154,12 +155,8 @@ class Service:
 
     def _warm_sizes(self) -> None:
         for size in self.catalog.image_sizes():
-            self._add_size(size)
             self.engine.warm(size)
         self.engine.warmed = True
-
-    def _add_size(self, size: int) -> None:
-        self.engine.add_size(size, self.loader.vit(size))
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """The settings of this start that change nothing on this machine, and why."""
@@ -215,15 +212,15 @@ class Service:
         )
 
 
-def _backend(settings: Settings, slots: Slots) -> Backend:
+def _backend(settings: Settings, vit_of: VitOf, slots: Slots) -> Backend:
     match settings.backend:
         case "graph":
             from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
-            return GraphBackend(slots)
+            return GraphBackend(vit_of, slots)
         case "onnx":
-            return OnnxBackend(slots, threads=settings.threads)
-    return TorchBackend(slots)
+            return OnnxBackend(vit_of, slots, threads=settings.threads)
+    return TorchBackend(vit_of, slots)
 
 
 def _precision(settings: Settings) -> Precision:

@@ -62,12 +62,10 @@ class Classifier:
         pool: ThreadPoolExecutor,
         max_images: int,
         max_pixels: int,
-        add_size: Callable[[int], None],
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
         self._max_images, self._max_pixels = max_images, max_pixels
-        self._add_size = add_size
         self._announced: dict[str, str] = {}
         self._labels: dict[str, str] = {}
 
@@ -86,7 +84,7 @@ class Classifier:
         return await self.answer(request, await self.plan(request), finish)
 
     async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
-        """As `classify`, by a plan that is made and ready already."""
+        """As `classify`, by a plan that is made and announced already."""
         computed = await self.compute(request, plan)
         return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
 
@@ -144,13 +142,8 @@ class Classifier:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
         spec = plan.resolved.task.spec.preprocess
         _check_shape(next(iter(request.images)), spec)
-        self.ready(plan)
-        return plan
-
-    def ready(self, plan: Plan) -> None:
-        """Makes its image size known to the engine, and its named route to the metrics. Blocking."""
         self.announce(plan)
-        self._add_size(plan.resolved.task.spec.preprocess.image_size)
+        return plan
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""

@@ -176,7 +176,7 @@ class _Run:
         if not groups:
             return
         async with service.running() as classifier:
-            await classifier.in_pool(classifier.ready, self.plan)
+            await classifier.in_pool(classifier.announce, self.plan)
             decoder = _Decoder(service.settings, self.plan.resolved.task.spec.preprocess, classifier)
             decoding = asyncio.create_task(decoder.decode(groups[0]))
             for current, following in zip(groups, [*groups[1:], None], strict=True):

@@ -36,7 +36,7 @@ class Changed:
         self._backend: Backend = server.service.engine._backend
         self.before = before
         self.batches: list[int] = []
-        self.add_size, self.warm = self._backend.add_size, self._backend.warm
+        self.warm = self._backend.warm
         server.service.engine._backend = self
 
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:

@@ -70,7 +70,9 @@ class Parts:
         self.metrics = new_metrics()
         self.loader = HeldLoader(world.store, world.backbone)
         self.slots = Slots()
-        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
+        self.engine = Engine(
+            TorchBackend(self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
+        )
         self.cache = AdapterCache(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
         self.catalog = Catalog(world.store, world.backbone.digest)
         self.pool = ThreadPoolExecutor(2)
@@ -91,7 +93,6 @@ class Parts:
             pool=self.pool,
             max_images=8,
             max_pixels=10_000,
-            add_size=lambda size: self.engine.add_size(size, self.loader.vit(size)),
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:

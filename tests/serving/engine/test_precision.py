@@ -164,9 +164,7 @@ def test_rows_that_need_fp32_run_beside_those_in_bf16() -> None:
     images = list(images_of(vit))
     loaded = adapter_of("lora", vit)
     exact = Adapter(**(vars(loaded) | {"digest": "exact", "exact_on": vit}))
-    backend, alone = TorchBackend(Slots()), TorchBackend(Slots())
-    backend.add_size(vit.arch.image_size, fast)
-    alone.add_size(vit.arch.image_size, vit)
+    backend, alone = TorchBackend(lambda size: fast, Slots()), TorchBackend(lambda size: vit, Slots())
     models = [Model([Term(adapter=one)]) for one in (exact, adapter_of("ssf", vit), exact)]
 
     found = backend.logits(images, [Row(image=i, model=model) for i, model in enumerate(models)])
