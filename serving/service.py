@@ -32,6 +32,7 @@ from serving.engine.precision import PrecisionCheck
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds, key_from
+from serving.metrics.recorder import Recorder
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
@@ -86,8 +87,7 @@ class Service:
             catalog=self.catalog,
             cache=self.adapter_cache,
             batcher=self.batcher,
-            prediction_ids=self.prediction_ids,
-            metrics=self.metrics,
+            recorder=Recorder(self.metrics, self.prediction_ids),
             pool=self.pool,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,

@@ -1,4 +1,4 @@
-"""PEM files of TLS, read and checked. gRPC says of a bad pair only that nothing answers. No torch."""
+"""PEM files of TLS, read and checked: of a bad pair, gRPC itself says only that nothing answers. No torch."""
 
 import ssl
 from pathlib import Path
@@ -12,9 +12,9 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
     Raises:
         InvalidInput: One cannot be read, or they are not a pair.
     """
-    found = read(certificate, "tls-certificate"), read(key, "tls-key")
+    pem = read(certificate, "tls-certificate"), read(key, "tls-key")
     try:
-        # A key under a passphrase would be asked for on the terminal.
+        # For a key with a passphrase, OpenSSL would ask on the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
     except ssl.SSLError as error:
         raise InvalidInput(
@@ -22,7 +22,7 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
             field="tls-certificate",
             remedy="name PEM files of one pair, the key without a passphrase",
         ) from error
-    return found
+    return pem
 
 
 def read(path: Path, field: str) -> bytes:
@@ -41,7 +41,7 @@ def check_both(certificate: object, key: object) -> None:
     """Refuses one of a pair without the other.
 
     Raises:
-        InvalidInput: Only one is there.
+        InvalidInput: Only one is set.
     """
     if (certificate is None) != (key is None):
         raise InvalidInput(

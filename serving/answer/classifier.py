@@ -24,9 +24,7 @@ from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
-from serving.metrics.events import Metrics
-from serving.metrics.label_values import ADHOC
-from serving.metrics.prediction_ids import Prediction, PredictionIds
+from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
 from serving.request import BadScores, Image, ImageAnswer, Request, Response, Timings
@@ -57,17 +55,14 @@ class Classifier:
         catalog: Catalog,
         cache: AdapterCache,
         batcher: Batcher[Job, Logits],
-        prediction_ids: PredictionIds,
-        metrics: Metrics,
+        recorder: Recorder,
         pool: ThreadPoolExecutor,
         max_images: int,
         max_pixels: int,
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
-        self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
+        self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
-        self._announced: dict[str, str] = {}
-        self._labels: dict[str, str] = {}
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -147,24 +142,7 @@ class Classifier:
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""
-        resolved, named = plan.resolved, plan.named
-        if named is None or self._announced.get(named) == str(resolved):
-            return
-        self._labels[named] = self._metrics.add_route(named, [member.name for member in resolved.members])
-        labels = self._metrics.known_routes.get(named, ())
-        for label, member in zip(labels, resolved.members, strict=False):
-            self._metrics.set_adapter(
-                route=named,
-                member=label,
-                version=str(member),
-                method="+".join(term.method for term in member.terms),
-                digest="+".join(term.digest[:12] for term in member.terms),
-            )
-        self._announced[named] = str(resolved)
-
-    def _label(self, plan: Plan) -> str:
-        """The route's label in the metrics."""
-        return ADHOC if plan.named is None else self._labels[plan.named]
+        self._recorder.announce(plan.named, plan.resolved)
 
     def _check_count(self, images: int) -> None:
         if not images:
@@ -185,18 +163,16 @@ class Classifier:
         return _preprocessed(image, field)
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
-        label = self._metrics.domains.label(request.domain)
         images = [
-            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, label)
+            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, request.domain)
             for logits in computed.logits
         ]
         self.count(images)
         return Response(images=images, resolved=plan.resolved, timings=computed.timings)
 
     def count(self, images: Sequence[object]) -> None:
-        """Counts the images of an answer: what is an error among them could not be answered."""
-        invalid = sum(isinstance(image, CorollaError) for image in images)
-        self._metrics.images(ok=len(images) - invalid, invalid=invalid)
+        """Counts the images of an answer; an error among them stands for an image without an answer."""
+        self._recorder.images(images)
 
     def _answer(self, plan: Plan, logits: Logits, domain: str) -> ImageAnswer | CorollaError:
         resolved = plan.resolved
@@ -204,7 +180,7 @@ class Classifier:
         members = [z if o is None else z[list(o)] for z, o in zip(logits, orders, strict=True)]
         for member, z in zip(resolved.members, members, strict=True):
             if not np.isfinite(z).all():
-                self._metrics.invalid_scores(self._label(plan), member.name)
+                self._recorder.invalid_scores(plan.named, member.name)
                 return BadScores(
                     f"{member} gave scores that are not finite",
                     remedy="look at the image's values and at alpha, then at the adapter's training",
@@ -216,41 +192,7 @@ class Classifier:
             rule=resolved.combine,
             temperature=plan.temperature,
         )
-        return self._counted(plan, answer, domain)
-
-    def _counted(self, plan: Plan, answer: Answer, domain: str) -> ImageAnswer:
-        """The answer for one image, after it went into the metrics."""
-        resolved, predicted = plan.resolved, int(answer.predicted[0])
-        votes = tuple(int(vote) for vote in answer.votes[0])
-        confidence = float(answer.probabilities[0, predicted])
-        route = self._label(plan)
-        evidence = {
-            "agreement": float(answer.agreement[0]),
-            "entropy": float(answer.entropy[0]),
-            "mutual_information": float(answer.mutual_information[0]),
-        }
-        self._metrics.prediction(
-            route=route, domain=domain, predicted=predicted, votes=votes, confidence=confidence, **evidence
-        )
-        prediction = Prediction(
-            route=route,
-            domain=domain,
-            task=resolved.task.spec.name,
-            task_digest=resolved.task.digest,
-            predicted=predicted,
-            votes=votes,
-            members=self._metrics.known_routes.get(route, ()),
-            confidence=confidence,
-            created_at=time.time(),
-        )
-        return ImageAnswer(
-            probabilities=answer.probabilities[0],
-            predicted=predicted,
-            votes=votes,
-            confidences=tuple(float(c) for c in answer.confidences[0]),
-            prediction_id=self._prediction_ids.seal(prediction),
-            **evidence,
-        )
+        return _image_answer(answer, self._recorder.answer(plan.named, resolved, domain, answer))
 
     async def in_pool(self, function: Callable[..., T], *args: object) -> T:
         """Runs what computes off the event loop."""
@@ -279,6 +221,19 @@ def _computed(outcomes: Sequence[Done[Logits] | BaseException], decode_s: float)
         forward_s=max((each.run_s for each in done), default=0.0),
     )
     return Computed(logits=logits, timings=timings)
+
+
+def _image_answer(answer: Answer, prediction_id: str) -> ImageAnswer:
+    return ImageAnswer(
+        probabilities=answer.probabilities[0],
+        predicted=int(answer.predicted[0]),
+        votes=tuple(int(vote) for vote in answer.votes[0]),
+        confidences=tuple(float(confidence) for confidence in answer.confidences[0]),
+        agreement=float(answer.agreement[0]),
+        entropy=float(answer.entropy[0]),
+        mutual_information=float(answer.mutual_information[0]),
+        prediction_id=prediction_id,
+    )
 
 
 def _check_shape(image: Image, spec: Preprocess) -> None:

@@ -144,7 +144,7 @@ def _request(
     return Request(
         task=message.task,
         route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
-        images=_pictures(message),
+        images=_images(message),
         domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
         extrapolate=message.allow_extrapolation,
         deadline=deadline_of(context),
@@ -196,7 +196,7 @@ def _term(message: pb.Term) -> Term:
     return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
+def _images(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
     if message.images and message.HasField("tensor"):
         raise InvalidInput(
             "the request has both images and a tensor", field="tensor", remedy="send one of them"

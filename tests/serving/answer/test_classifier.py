@@ -29,6 +29,7 @@ from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.metrics.label_values import MAX_ROUTES
 from serving.metrics.prediction_ids import PredictionIds
+from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
 from serving.request import ImageAnswer, Request, Response
@@ -88,8 +89,7 @@ class Parts:
             catalog=self.catalog,
             cache=self.cache,
             batcher=self.batcher,
-            prediction_ids=PREDICTION_IDS,
-            metrics=self.metrics,
+            recorder=Recorder(self.metrics, PREDICTION_IDS),
             pool=self.pool,
             max_images=8,
             max_pixels=10_000,
