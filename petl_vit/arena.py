@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, quick_gelu
+from petl_vit.branch import Branch, Source
 from petl_vit.edit_set import NO_FORM, EditSet
-from petl_vit.edits import Affine, Branch, Edit, LowRank, NormDelta, Prefix, Source
+from petl_vit.edits import Affine, Edit, LowRank, NormDelta
 from petl_vit.errors import InvalidInput
+from petl_vit.prompts import Prefix
 
 MAX_HIDDEN = 64
 """The widest bottleneck of a branch that the kernels take."""

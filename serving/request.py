@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, InvalidInput
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 
 MAX_CLIENT = 128
 

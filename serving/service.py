@@ -29,7 +29,8 @@ from serving.engine.backend import Backend, TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
-from serving.metrics.events import Domains, Metrics
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds, key_from
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache

@@ -22,9 +22,10 @@ from petl_vit.combine import Answer, combine
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
-from serving.engine.batcher import Batcher, Done, Work
+from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
-from serving.metrics.events import ADHOC, Metrics
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import ADHOC
 from serving.metrics.prediction_ids import Prediction, PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
@@ -147,10 +148,9 @@ class Classifier:
         self, images: Sequence[Any], models: tuple[Model, ...], request: Request, plan: Plan
     ) -> list[Done[Logits] | BaseException]:
         """The logits of images under every model."""
-        jobs = [Job(image=image, models=models) for image in images]
-        flow = " ".join(term.digest for term in plan.resolved.terms())
         return await self._batcher.submit(
-            [Work(job=job, rows=job.rows, size=job.image.nbytes, flow=flow) for job in jobs],
+            [Job(image=image, models=models) for image in images],
+            flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
             client=request.client,

@@ -53,6 +53,11 @@ class Job:
     def rows(self) -> int:
         return len(self.models)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the image, which waits with it."""
+        return self.image.nbytes
+
 
 Logits = list[NDArray[np.float64]]
 """One [C] for each model of a job."""

@@ -150,7 +150,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
         (["lora", "--drop-path", "1"], "Invalid value for '--drop-path'"),
         (["lora", "--head-init", "zero"], "Invalid value for '--head-init'"),
         (["lora", "--backbone", "vit_tine"], "backbone: no backbone 'vit_tine'; there is vit_tiny"),
-        (["lora", "--image-size", "40"], "40 px is no multiple of the patch size 16"),
+        (["lora", "--image-size", "40"], "40 px is not a multiple of the patch size 16"),
         (["lora", "--limit", "3"], "limit: 3 images cannot cover the 10 classes of digits"),
         (["lora", "--name", "base"], "name: `base` means the frozen backbone"),
         (["lora", "--name", "A b"], "name: 'A b' is not a name"),

@@ -27,7 +27,7 @@ from serving.answer.classifier import Classifier
 from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
-from serving.metrics.events import MAX_ROUTES
+from serving.metrics.label_values import MAX_ROUTES
 from serving.metrics.prediction_ids import PredictionIds
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog

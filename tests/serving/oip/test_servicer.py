@@ -1,6 +1,5 @@
 """inference.GRPCInferenceService over a real channel, by NVIDIA's own client."""
 
-import asyncio
 import queue
 import struct
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from petl_vit.preprocess import preprocess
 from protos.inference import grpc_service_pb2 as ours
-from serving.engine.batcher import Priority
-from serving.oip.servicer import SERVICE, in_order
+from serving.engine.priority import Priority
+from serving.oip.servicer import SERVICE
 from serving.oip.tensors import COLUMNS
 from tests.serving.triton_client import model_config_pb2, service_pb2, service_pb2_grpc
 from tests.serving.triton_client import tritonclient as triton
@@ -645,28 +644,6 @@ def test_a_stream_that_is_cut_off_stops_its_work(world: World) -> None:
         release.set()
         assert first.result().outputs
         assert running.value("corolla_queue_dropped_total", reason="cancelled") == 5
-
-
-async def test_answers_wait_for_those_before_them() -> None:
-    finished: list[int] = []
-    gates = [asyncio.Event() for _ in range(3)]
-
-    async def answer(number: int) -> int:
-        await gates[number].wait()
-        return number
-
-    in_turn = in_order(answer)
-    tasks = [asyncio.create_task(in_turn(number)) for number in range(3)]
-    for task in tasks:
-        task.add_done_callback(lambda done: finished.append(done.result()))
-    for number in (2, 1, 0):
-        await asyncio.sleep(0)
-        gates[number].set()
-        await asyncio.sleep(0)
-        assert finished == []
-    await asyncio.gather(*tasks)
-    await asyncio.sleep(0)
-    assert finished == [0, 1, 2]
 
 
 # The repository

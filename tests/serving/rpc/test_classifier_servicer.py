@@ -18,7 +18,7 @@ from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.request import MAX_CLIENT
 from serving.rpc.classifier_servicer import MAX_LABELS
 from tests.serving.world import (

@@ -211,7 +211,7 @@ def test_a_limit_that_cannot_cover_the_classes_is_refused(store: Store, job: Job
         ({"backbone": "vit"}, NotFound, "backbone: no backbone 'vit'"),
         ({"data": "nowhere"}, NotFound, "data: .*nowhere"),
         ({"heldout": "nowhere"}, NotFound, "heldout: .*nowhere"),
-        ({"image_size": 24}, InvalidInput, "image.size: 24 px is no multiple of the patch size 16"),
+        ({"image_size": 24}, InvalidInput, "image.size: 24 px is not a multiple of the patch size 16"),
         (
             {"recipe": Recipe(method="lora", config={"rank": 0}, learning_rate=1e-3)},
             InvalidInput,
