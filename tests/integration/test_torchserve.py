@@ -91,7 +91,7 @@ class TorchServe:
 
     def __init__(self, folder: Path, *, key: Path | None = None, **changes: object) -> None:
         self.folder = folder
-        self._own = {} if key is None else {"COROLLA_TOKEN_KEY_FILE": str(key)}
+        self._own = {} if key is None else {"COROLLA_PREDICTION_KEY_FILE": str(key)}
         self.ports = {name: free_port() for name in ("inference", "management", "metrics")}
         self.ports |= {name: free_port() for name in ("grpc_inference", "grpc_management")}
         properties = folder / "config.properties"
@@ -221,8 +221,8 @@ def serving(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     package(World.make(moved).folder, folder / "other", "--name", "other")
     shutil.move(folder / "other" / "other.mar", folder)
     shutil.rmtree(moved)
-    Store.open(str(moved)).put_backbone("tiny", CONFIG, backbone_tensors(1), "random")
-    key = Path(str(world.settings().token_key_file))
+    Store.open(str(moved)).backbones.put("tiny", CONFIG, backbone_tensors(1), "random")
+    key = Path(str(world.settings().prediction_key_file))
     with TorchServe(folder, key=key, enable_model_api="true") as serving:
         yield serving
 

@@ -26,6 +26,9 @@ from tests.petl_vit.backbones import FAMILIES, HALF, family, relative, timm_feat
 from tests.petl_vit.reference import REFERENCES
 
 ALPHAS = [0.0, 0.3, 1.0]
+BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}
+SINGLE = ("plain", "siglip")
+"""The families that are compared in float32 too: the simplest, and the one with most parts."""
 # The references move every bias and norm of timm's model; ours leave SigLIP's attention pooling frozen.
 UNLIKE_ON_SIGLIP = {"bitfit", "layernorm", "difffit"}
 PAIRS = [(n, kind) for kind in FAMILIES for n in NAMES if not (kind == "siglip" and n in UNLIKE_ON_SIGLIP)]
@@ -52,22 +55,22 @@ def features(
     return vit.forward(images, Sliced(vit, [lane], params))
 
 
-@pytest.mark.parametrize(("name", "kind"), PAIRS)
-@pytest.mark.parametrize("executor", ["functional", "sliced"])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_the_forward_equals_the_independent_reference(
-    name: str, kind: str, executor: str, alpha: float
-) -> None:
-    for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        vit, model = family(kind, dtype=dtype)
-        method, images = method_of(name), images_of(vit)
-        tensors = random_tensors(method, vit)
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"),
+    [(*pair, dtype) for dtype in BOUNDS for pair in PAIRS if dtype == torch.float64 or pair[1] in SINGLE],
+)
+def test_the_forward_equals_the_independent_reference(name: str, kind: str, dtype: torch.dtype) -> None:
+    vit, model = family(kind, dtype=dtype)
+    method, images = method_of(name), images_of(vit)
+    tensors = random_tensors(method, vit)
+    for alpha in ALPHAS:
+        reference = REFERENCES[name](model, tensors, method.model_dump(), alpha)
         with torch.no_grad():
-            reference = REFERENCES[name](model, tensors, method.model_dump(), alpha)
             expected = reference.eval()(images)
-            found = features(vit, method, tensors, images, alpha, executor)
-        error = float((found - expected).norm() / expected.norm())
-        assert error <= bound, f"{dtype}: {error:.2e}"
+            for executor in ("functional", "sliced"):
+                found = features(vit, method, tensors, images, alpha, executor)
+                error = float((found - expected).norm() / expected.norm())
+                assert error <= BOUNDS[dtype], f"{executor}, alpha {alpha}: {error:.2e}"
 
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "linear"])
@@ -103,7 +106,7 @@ def test_a_method_starts_as_the_identity_or_says_that_it_does_not(name: str, kin
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", ["plain", "siglip"])
 def test_alpha_0_is_the_frozen_model_with_the_base_head(name: str, kind: str) -> None:
     vit, model = family(kind)
     adapter, images = adapter_of(name, vit), images_of(vit)
@@ -147,8 +150,9 @@ def test_the_declared_shapes_are_those_of_the_starting_tensors(name: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_alone_decides_the_start(name: str) -> None:
     vit, _ = family("plain")
-    first, second = (method_of(name).init(vit, torch.Generator().manual_seed(3)) for _ in range(2))
-    torch.rand(5)
+    first = method_of(name).init(vit, torch.Generator().manual_seed(3))
+    torch.rand(5)  # moves the generator that all code shares
+    second = method_of(name).init(vit, torch.Generator().manual_seed(3))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[n], second[n]) for n in first)
 

@@ -33,6 +33,12 @@ def vit(request: pytest.FixtureRequest) -> VisionTransformer:
     return _create(request.param)
 
 
+@pytest.fixture(scope="module", params=["clip", "dinov2"])
+def unlike(request: pytest.FixtureRequest) -> VisionTransformer:
+    """The two architectures that between them have every kind of part."""
+    return _create(request.param)
+
+
 @pytest.fixture(scope="module")
 def small() -> VisionTransformer:
     return _create("mean_pooled")
@@ -85,15 +91,17 @@ def _assert_same(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_alpha_zero_is_the_frozen_model(method: str, vit: VisionTransformer) -> None:
-    feature = _edited(method, vit, _tensors(method, vit), alpha=0.0)
-    torch.testing.assert_close(feature, _plain(vit), rtol=0, atol=1e-12)
+def test_alpha_zero_is_the_frozen_model(method: str, unlike: VisionTransformer) -> None:
+    feature = _edited(method, unlike, _tensors(method, unlike), alpha=0.0)
+    torch.testing.assert_close(feature, _plain(unlike), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "linear"])
-def test_alpha_one_changes_the_feature_visibly_and_stays_finite(method: str, vit: VisionTransformer) -> None:
-    frozen, feature = _plain(vit), _edited(method, vit, _tensors(method, vit))
-    assert feature.shape == (2, vit.embed_dim)
+def test_alpha_one_changes_the_feature_visibly_and_stays_finite(
+    method: str, unlike: VisionTransformer
+) -> None:
+    frozen, feature = _plain(unlike), _edited(method, unlike, _tensors(method, unlike))
+    assert feature.shape == (2, unlike.embed_dim)
     change = (feature - frozen).norm() / frozen.norm()
     assert 0.01 < change < 10
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.routes.text import parse_route
 from petl_vit.batch import Batch, Features, Row
 from petl_vit.precision import Precision
@@ -64,7 +64,7 @@ class Reference:
         self.logits, self.features = dict[str, Array](), dict[str, Array]()
         for text in ROUTES:
             route = world.resolve(text)
-            (model,) = models(route.members, {term.digest: loader.adapter(term) for term in route.terms()})
+            (model,) = loader.models(route)
             self.logits[text] = centred(self._answers(Row(image=0, model=model)))
             self.features[text] = self._answers(Row(image=0, model=Features(model.terms)))
 

@@ -34,7 +34,7 @@ SPEC = Preprocess(image_size=32, mean=HALF, std=HALF)
 def imported(store: Store, depth: int = 2) -> BackboneRecord:
     request = backbones.Request(image_size=32, options={"depth": depth})
     found = backbones.read("random:vit_tiny_patch16_224", request)
-    return store.put_backbone(found.name, found.config, found.tensors, found.source)
+    return store.backbones.put(found.name, found.config, found.tensors, found.source)
 
 
 def recipe(method: str = "lora", **values: object) -> Recipe:
