@@ -76,9 +76,18 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "image") -
         raise _undecodable(error, field) from error
     if width * height > max_pixels:
         raise _too_large((width, height), max_pixels, field)
+    return _to_tensor(from_pillow(image, field=field))
+
+
+def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8]:
+    """The pixels of a Pillow image, uint8 [H,W,3], upright and RGB: those that `decode` has of its file.
+
+    Raises:
+        InvalidInput: Its file is truncated or undecodable.
+    """
     try:
         image.load()
-        return _to_tensor(np.array(_upright(_rgb(image), image)))
+        return np.array(_upright(_rgb(image), image))
     except Exception as error:
         raise _undecodable(error, field) from error
 
