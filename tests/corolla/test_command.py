@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from corolla import command, lazy_group
+from corolla import command, group
 from petl_vit.errors import NotFound
 
 ROOT = Path(command.__file__).parent.parent
@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         if does is not None:
             probe = click.Command("probe", callback=lambda **_: does(), params=[click.Option(["--colour"])])
             point = EntryPoint("probe", "nowhere:probe", command.PLUGINS)
-            monkeypatch.setattr(lazy_group, "entry_points", lambda **_: [point])
+            monkeypatch.setattr(group, "entry_points", lambda **_: [point])
             monkeypatch.setattr(EntryPoint, "load", lambda _: probe)
         code = command.run(arguments)
         out, err = capsys.readouterr()
@@ -171,7 +171,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(run: Run, monkeypatch:
     def absent(module: str) -> None:
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc.aio")
 
-    monkeypatch.setattr(lazy_group, "import_module", absent)
+    monkeypatch.setattr(group, "import_module", absent)
     code, _, err = run("serve")
 
     assert code == 2

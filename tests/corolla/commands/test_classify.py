@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from corolla.commands.classify import classify, feedback
+from corolla import command
+from corolla.commands.classify import classify
+from corolla.commands.feedback import feedback
 from petl_vit.errors import InvalidInput, NotFound
 from serving.client.blocking import RequestFailed
 from tests.serving.world import Running, encoded
@@ -156,9 +158,9 @@ def test_an_id_without_its_class_is_refused(running: Running) -> None:
 def test_the_command_says_it_in_one_line_and_exits_2(
     running: Running, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["classify", str(folder / "a.png"), "--route", "lorra", "--task", "shapes"]
+    words = ["classify", str(folder / "a.png"), "--route", "lorra", "--task", "shapes"]
 
-    assert command.run([*command, "--server", running.address]) == 2
+    assert command.run([*words, "--server", running.address]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("corolla: ")
     assert "did you mean lora?" in said[-1]

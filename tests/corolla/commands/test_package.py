@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from corolla.command import run
 from corolla.commands.package import package
-from corolla.lazy_group import MissingExtra
+from corolla.group import MissingExtra
 from tests.serving.world import World
 
 pytest.importorskip("model_archiver", reason="the extra `torchserve` is not installed")

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from corolla.commands.predict import predict_command
+from corolla import command
+from corolla.commands.predict import predict
 from petl_vit.errors import InvalidInput, NotFound
 from tests.serving.world import World, encoded
 
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 def run(world: World, *arguments: object) -> Result:
     everything = [*map(str, arguments), "--store", str(world.folder), "--task", "shapes"]
     everything += ["--device", "cpu", "--precision", "fp32"]
-    return CliRunner().invoke(predict_command, everything)
+    return CliRunner().invoke(predict, everything)
 
 
 def test_a_folder_is_classified_and_one_line_says_so(world: World, folder: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_what_cannot_be_is_raised_with_its_remedy(world: World, folder: Path, tm
 
 
 def test_help_has_examples() -> None:
-    result = CliRunner().invoke(predict_command, ["--help"])
+    result = CliRunner().invoke(predict, ["--help"])
     assert result.exit_code == 0
     assert result.stdout.count("corolla predict ") >= 3
 
@@ -97,8 +98,8 @@ def test_help_has_examples() -> None:
 def test_the_command_says_it_in_one_line_and_exits_2(
     world: World, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["predict", str(folder), "--route", "lorra", "--task", "shapes", "--store", str(world.folder)]
-    command += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "out.csv")]
+    words = ["predict", str(folder), "--route", "lorra", "--task", "shapes", "--store", str(world.folder)]
+    words += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "out.csv")]
 
-    assert command.run(command) == 2
+    assert command.run(words) == 2
     assert "did you mean lora?" in capsys.readouterr().err.splitlines()[-1]

@@ -13,7 +13,8 @@ from tests.serving.world import World, encoded
 
 COMPILER = ("timm", "torchvision", "triton", "sympy", "torch._dynamo", "torch._inductor")
 SERVE = f"""
-import sys, corolla
+import sys
+from corolla import command
 code = command.run(["serve", *sys.argv[1:]])
 print("imported", [name for name in {COMPILER!r} if name in sys.modules])
 sys.exit(code)

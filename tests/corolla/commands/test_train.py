@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from corolla import command
-from corolla.commands.training import _train_command
+from corolla.commands.train import _train_command
 from model_store.store import Store
 from petl_vit import summaries
 from tests.training.conftest import imported, write_npz
@@ -136,7 +136,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loar"], "method: there is no method 'loar'; use one of lora"),
+        (["loar"], "method: there is no method 'loar'; did you mean lora"),
         (["lora", "--epoch", "3"], "No such option '--epoch'. Did you mean"),
         (["lora", "--rank", "0"], "lora.rank: input should be greater than or equal to 1 (got 0)"),
         (["lora", "--rank", "two"], "Invalid value for '--rank'"),

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from corolla.commands.store import tasks
+from corolla.commands.tasks import tasks
 from model_store.format.records import BackboneRecord, Draft, TaskRecord
 from model_store.resolution.loading import Loader
 from model_store.resolution.versions import resolve
