@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from corolla.group import CommandGroup, Lazy
+from corolla.group import CommandGroup, Lazy, running_command
 from petl_vit.errors import CorollaError
 
 PLUGINS = "corolla.commands"
@@ -144,11 +144,15 @@ def run(arguments: Sequence[str]) -> int:
     # Without this, OpenMP's threads spin between products and starve everybody on a busy machine.
     # It counts only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    command: click.Command = corolla
     try:
         _check_variables(os.environ)
         # What `corolla.main` does, less its handling of errors; a command's return value is no exit code.
         with corolla.make_context("corolla", list(arguments)) as context:
-            corolla.invoke(context)
+            try:
+                corolla.invoke(context)
+            finally:
+                command = running_command(context)
         sys.stdout.flush()
         return 0
     except click.exceptions.Exit as finished:
@@ -159,7 +163,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _say(_usage(error), 2)
     except CorollaError as error:
-        return _say(str(error), 2, error)
+        return _say(_with_flag(error, command), 2, error)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
     except OSError as error:
@@ -172,6 +176,16 @@ def _usage(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _with_flag(error: CorollaError, command: click.Command) -> str:
+    """What an error says; where its field is an option of the command, as the flag that people type."""
+    field = error.field or ""
+    for option in command.params:
+        names = {option.name, *(flag.lstrip("-").replace("-", "_") for flag in option.opts)}
+        if isinstance(option, click.Option) and field in names:
+            return max(option.opts, key=len) + str(error).removeprefix(field)
+    return str(error)
 
 
 def _unexpected(error: Exception) -> int:

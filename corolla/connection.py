@@ -38,7 +38,7 @@ def connect(connection: Connection) -> Client:
 
 def _credentials(connection: Connection) -> grpc.ChannelCredentials | None:
     certificates.check_both(connection.certificate, connection.key)
-    ca = None if connection.ca is None else certificates.read(connection.ca, "tls-ca")
+    ca = None if connection.ca is None else certificates.read(connection.ca, "tls_ca")
     if connection.certificate is None or connection.key is None:
         return None if ca is None else grpc.ssl_channel_credentials(ca)
     certificate, key = certificates.pair(connection.certificate, connection.key)

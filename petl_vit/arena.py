@@ -182,7 +182,7 @@ class Arena:
         if elements <= 0:
             raise InvalidInput(
                 f"a table for {slots} slots takes {self.table.nbytes:,} bytes of {nbytes:,}",
-                field="bank-bytes",
+                field="bank_bytes",
                 remedy="start with a larger --bank-bytes or fewer --slots",
             )
         self.bank = torch.zeros(elements, dtype=dtype, device=device)

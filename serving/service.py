@@ -79,7 +79,7 @@ class Core:
             self.loader if self.check is None else self.check,
             slots=self.slots,
             max_bytes=settings.bank_bytes if on_host else settings.host_bytes,
-            setting="bank-bytes" if on_host else "host-bytes",
+            setting="bank_bytes" if on_host else "host_bytes",
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
             difference=lambda digest: None if self.check is None else self.check.difference(digest),

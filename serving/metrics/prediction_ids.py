@@ -72,7 +72,7 @@ class Tokens:
 
     def __init__(self, key: bytes) -> None:
         if len(key) < KEY_BYTES:
-            raise InvalidInput(f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="token key")
+            raise InvalidInput(f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="token_key_file")
         self._key = key
 
     def seal(self, prediction: Prediction) -> str:
@@ -116,7 +116,7 @@ class Seen:
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise InvalidInput(f"{capacity}; remember at least one", field="seen capacity")
+            raise InvalidInput(f"{capacity}; remember at least one", field="capacity")
         self.capacity = capacity
         self._lock = Lock()
         self._nonces: OrderedDict[str, None] = OrderedDict()
@@ -151,11 +151,11 @@ def key_from(path: Path) -> bytes:
     except OSError as error:
         problem = f"{path}: {(error.strerror or str(error)).lower()}"
         remedy = "name a file that this user may read and make"
-        raise InvalidInput(problem, field="token key", remedy=remedy) from error
+        raise InvalidInput(problem, field="token_key_file", remedy=remedy) from error
     if len(key) != KEY_BYTES:
         problem = f"{path} holds {len(key)} bytes; a key has {KEY_BYTES}"
         remedy = "delete it to have a new one made, which ends the tokens of the old one"
-        raise InvalidInput(problem, field="token key", remedy=remedy)
+        raise InvalidInput(problem, field="token_key_file", remedy=remedy)
     return key
 
 

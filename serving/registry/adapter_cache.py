@@ -145,7 +145,7 @@ class Bank:
         slots: Slots,
         max_bytes: int,
         metrics: BankMetrics,
-        setting: str = "bank-bytes",
+        setting: str = "bank_bytes",
         busy: Callable[[], bool] = lambda: False,
         difference: Callable[[str], float | None] = lambda digest: None,
     ) -> None:
@@ -364,7 +364,7 @@ class Bank:
             raise InvalidInput(
                 f"{what} takes {size:,} bytes, the bank has {self.max_bytes:,}",
                 field=self._setting,
-                remedy=f"start the server with a larger --{self._setting}",
+                remedy=f"start the server with a larger --{self._setting.replace('_', '-')}",
             )
 
     def _victims(self, term: ResolvedTerm, size: int) -> list[str]:
@@ -382,7 +382,7 @@ class Bank:
                 "pinned or in use",
                 field=self._setting,
                 remedy="retry after a pause, unpin adapters, or start the server with a larger "
-                f"--{self._setting}",
+                f"--{self._setting.replace('_', '-')}",
                 size=size,
             )
         return found

@@ -34,7 +34,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: str, does: Callable[[], object] | None = None) -> tuple[int, str, str]:
         if does is not None:
-            probe = click.Command("probe", callback=lambda **_: does(), params=[click.Option(["--colour"])])
+            probe = click.Command(
+                "probe", callback=lambda **_: does(), params=[click.Option(["--colour", "paint_colour"])]
+            )
             point = EntryPoint("probe", "nowhere:probe", command.PLUGINS)
             monkeypatch.setattr(group, "entry_points", lambda **_: [point])
             monkeypatch.setattr(EntryPoint, "load", lambda _: probe)
@@ -123,6 +125,17 @@ def test_a_users_mistake_is_one_line_and_two(run: Run) -> None:
 
     assert (code, out) == (2, "")
     assert err == "corolla: route: no adapter 'lorra' in digits; did you mean lora?\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("colour", "--colour"), ("paint_colour", "--colour"), ("brush", "brush"), ("images[1]", "images[1]")],
+)
+def test_a_field_that_is_a_flag_is_said_as_people_type_it(run: Run, field: str, said: str) -> None:
+    def fail() -> None:
+        raise NotFound("not here", field=field)
+
+    assert run("probe", does=fail)[2] == f"corolla: {said}: not here\n"
 
 
 def test_an_error_of_ours_is_one_line_with_an_id_and_one(run: Run) -> None:

@@ -191,8 +191,8 @@ def test_a_misspelt_variable_is_told_without_what_computes(tmp_path: Path) -> No
 def test_a_taken_port_is_told_before_what_computes_is_imported(store: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        flags = {"port": "--metrics-port", "metrics-port": "--port"}
-        lines = (["serve", f"--{flag}", port, other, "0"] for flag, other in flags.items())
+        flags = {"--port": "--metrics-port", "--metrics-port": "--port"}
+        lines = (["serve", flag, port, other, "0"] for flag, other in flags.items())
         found = ran((line, {"COROLLA_STORE": store}) for line in lines)
 
     for flag, said in zip(flags, found, strict=True):

@@ -10,7 +10,6 @@ from petl_vit.errors import InvalidInput
 
 Precision = Literal["fp32", "bf16"]
 
-_FLAGS = {"learning_rate": "lr"}
 _ADDED = {"precision": "fp32"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
 
@@ -56,7 +55,7 @@ class Recipe(BaseModel):
             first = error.errors()[0]
             raise InvalidInput(
                 f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first.get('input')!r})",
-                field=flag(str(first["loc"][0])),
+                field=str(first["loc"][0]),
             ) from None
 
     def digest(self, *, backbone: str, task: str, data: str) -> str:
@@ -64,8 +63,3 @@ class Recipe(BaseModel):
         identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
         identity |= {"backbone": backbone, "task": task, "data": data}
         return hashlib.sha256(canonical_json(identity)).hexdigest()
-
-
-def flag(field: str) -> str:
-    """What the command line calls a field."""
-    return _FLAGS.get(field) or field.replace("_", "-")

