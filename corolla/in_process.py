@@ -20,9 +20,11 @@ from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, InvalidInput
 from petl_vit.preprocess import from_pillow
-from serving.answer.classifier import Classifier, Picture, Request, Response
-from serving.answer.features import FROZEN, Embeddings, embed
+from serving.answer.classifier import Classifier
+from serving.answer.features import FROZEN, embed
 from serving.bulk.sources import Source
+from serving.request import Embeddings, Request, Response
+from serving.request import Image as Given
 from serving.settings import Settings
 from serving.torchserve.embedded import Embedded
 
@@ -48,7 +50,7 @@ class _Answered(Protocol[T_co]):
     def resolved(self) -> ResolvedRoute: ...
 
 
-_Ask = Callable[[Classifier, list[Picture]], Awaitable[_Answered[T]]]
+_Ask = Callable[[Classifier, list[Given]], Awaitable[_Answered[T]]]
 _Outcome = tuple[T | CorollaError, ResolvedRoute | None]
 """What was computed of an image, and by what; its error, and None where nothing was computed."""
 
@@ -102,8 +104,8 @@ class InProcess:
             CorollaError: The route cannot be answered. A bad image has its error instead.
         """
 
-        def ask(classifier: Classifier, pictures: list[Picture]) -> Awaitable[Response]:
-            request = Request(task=task, route=route, pictures=pictures, extrapolate=extrapolate)
+        def ask(classifier: Classifier, images: list[Given]) -> Awaitable[Response]:
+            request = Request(task=task, route=route, images=images, extrapolate=extrapolate)
             return classifier.classify(request, lambda response: response)
 
         return [
@@ -132,8 +134,8 @@ class InProcess:
             CorollaError: As `classify`.
         """
 
-        def ask(classifier: Classifier, pictures: list[Picture]) -> Awaitable[Embeddings]:
-            request = Request(task=task, route=route or FROZEN, pictures=pictures, extrapolate=extrapolate)
+        def ask(classifier: Classifier, images: list[Given]) -> Awaitable[Embeddings]:
+            request = Request(task=task, route=route or FROZEN, images=images, extrapolate=extrapolate)
             return embed(classifier, request, lambda answer: answer, unit=normalise)
 
         return [
@@ -171,7 +173,7 @@ class InProcess:
         ask: _Ask[T],
         advance: Advance,
     ) -> list[_Outcome[T]]:
-        read = await asyncio.gather(*(classifier.in_pool(self._picture, image) for image in images))
+        read = await asyncio.gather(*(classifier.in_pool(self._given, image) for image in images))
         good = [picture for picture in read if not isinstance(picture, CorollaError)]
         answered = await ask(classifier, good) if good else None
         outcomes = iter(() if answered is None else answered.images)
@@ -182,7 +184,7 @@ class InProcess:
             for i, picture in enumerate(read)
         ]
 
-    def _picture(self, image: ImageLike) -> Picture | CorollaError:
+    def _given(self, image: ImageLike) -> Given | CorollaError:
         """An image as the core takes it, or what is wrong with it."""
         try:
             if isinstance(image, bytes):

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from corolla import command, lazy_group
+from corolla import command, group
 from petl_vit.errors import NotFound
 
 ROOT = Path(command.__file__).parent.parent
@@ -37,9 +37,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: str, does: Callable[[], object] | None = None) -> tuple[int, str, str]:
         if does is not None:
-            probe = click.Command("probe", callback=lambda **_: does(), params=[click.Option(["--colour"])])
+            probe = click.Command(
+                "probe", callback=lambda **_: does(), params=[click.Option(["--colour", "paint_colour"])]
+            )
             point = EntryPoint("probe", "nowhere:probe", command.PLUGINS)
-            monkeypatch.setattr(lazy_group, "entry_points", lambda **_: [point])
+            monkeypatch.setattr(group, "entry_points", lambda **_: [point])
             monkeypatch.setattr(EntryPoint, "load", lambda _: probe)
         code = command.run(arguments)
         out, err = capsys.readouterr()
@@ -128,6 +130,17 @@ def test_a_users_mistake_is_one_line_and_two(run: Run) -> None:
     assert err == "corolla: route: no adapter 'lorra' in digits; did you mean lora?\n"
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("colour", "--colour"), ("paint_colour", "--colour"), ("brush", "brush"), ("images[1]", "images[1]")],
+)
+def test_a_field_that_is_a_flag_is_said_as_people_type_it(run: Run, field: str, said: str) -> None:
+    def fail() -> None:
+        raise NotFound("not here", field=field)
+
+    assert run("probe", does=fail)[2] == f"corolla: {said}: not here\n"
+
+
 def test_an_error_of_ours_is_one_line_with_an_id_and_one(run: Run) -> None:
     def fail() -> None:
         raise KeyError("two\nlines")
@@ -174,7 +187,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(run: Run, monkeypatch:
     def absent(module: str) -> None:
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc.aio")
 
-    monkeypatch.setattr(lazy_group, "import_module", absent)
+    monkeypatch.setattr(group, "import_module", absent)
     code, _, err = run("serve")
 
     assert code == 2

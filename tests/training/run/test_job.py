@@ -169,7 +169,7 @@ def test_other_classes_under_the_same_task_name_are_refused(store: Store, job: J
 
 def test_another_input_than_the_tasks_is_refused_instead_of_ignored(store: Store, job: Job) -> None:
     run(store, job)
-    with pytest.raises(InvalidInput, match="image-size: task 'digits' has 32, not 48; leave it out"):
+    with pytest.raises(InvalidInput, match="image_size: task 'digits' has 32, not 48; leave it out"):
         run(store, replace(job, image_size=48))
     with pytest.raises(InvalidInput, match="resize: task 'digits' has squash, not crop"):
         run(store, replace(job, resize="crop"))
