@@ -37,9 +37,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: str, does: Callable[[], object] | None = None) -> tuple[int, str, str]:
         if does is not None:
-            probe = click.Command(
-                "probe", callback=lambda **_: does(), params=[click.Option(["--colour", "paint_colour"])]
-            )
+            flag = click.Option(["--colour", "paint_colour"])
+            probe = click.Command("probe", callback=lambda **_: does(), params=[flag])
             point = EntryPoint("probe", "nowhere:probe", command.PLUGINS)
             monkeypatch.setattr(group, "entry_points", lambda **_: [point])
             monkeypatch.setattr(EntryPoint, "load", lambda _: probe)
@@ -63,10 +62,6 @@ def _python(code: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def test_every_command_names_an_extra_that_there_is() -> None:
-    assert {listed.extra for listed in command.COMMANDS.values()} <= PROJECT["optional-dependencies"].keys()
-
-
 def test_help_lists_every_command_and_imports_none() -> None:
     code = (
         "import sys; from corolla.command import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
@@ -85,14 +80,6 @@ def test_the_shell_completes_commands() -> None:
     shown = _python("from corolla import command; command.main()", **wanted)
 
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "plain,classify\n", "")
-
-
-@pytest.mark.parametrize("name", command.COMMANDS)
-def test_a_command_explains_itself(run: Run, name: str) -> None:
-    code, out, err = run(name, "--help")
-
-    assert (code, err) == (0, "")
-    assert out.startswith(f"Usage: corolla {name}")
 
 
 def test_the_version_is_the_projects(run: Run) -> None:

@@ -91,13 +91,17 @@ def helped() -> dict[tuple[str, ...], Ran]:
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_help_imports_nothing_that_computes(
+def test_help_has_examples_and_imports_nothing_that_computes(
     words: tuple[str, ...], helped: dict[tuple[str, ...], Ran]
 ) -> None:
     help = helped[words]
 
     assert (help.code, help.err, help.heavy) == (0, "", [])
-    assert help.out.startswith(" ".join(["Usage: corolla", *words]))
+    line = " ".join(["corolla", *words])
+    assert help.out.startswith(f"Usage: {line}")
+    # Methods share the examples of `train`, and groups have those of their commands.
+    if words[:1] != ("train",) and "COMMAND [ARGS]" not in help.out:
+        assert line in help.out.partition("Examples:")[2]
 
 
 READING = (

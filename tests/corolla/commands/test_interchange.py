@@ -47,14 +47,6 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     return Shell(real, tmp_path, capsys)
 
 
-def test_the_commands_of_other_modules_are_listed_with_examples(shell: Shell) -> None:
-    listed = shell("--help")
-    for name in ("fold", "export", "import", "delete", "soup"):
-        assert f"\n  {name} " in listed
-        help_text = shell(name, "--help")
-        assert f"corolla adapters {name}" in help_text
-
-
 def test_a_model_is_folded_into_a_file(shell: Shell) -> None:
     out = shell.folder / "new" / "both.safetensors"
     said = shell("fold", "0.5*lora + 0.5*repadapter", "--task", "zoo", "--out", out)

@@ -89,12 +89,6 @@ def test_what_cannot_be_is_raised_with_its_remedy(world: World, folder: Path, tm
     assert run(world, "--route", "lora", "--out", out).exit_code == 2
 
 
-def test_help_has_examples() -> None:
-    result = CliRunner().invoke(predict, ["--help"])
-    assert result.exit_code == 0
-    assert result.stdout.count("corolla predict ") >= 3
-
-
 def test_the_command_says_it_in_one_line_and_exits_2(
     world: World, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

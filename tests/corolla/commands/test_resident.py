@@ -18,8 +18,6 @@ from petl_vit.errors import InvalidInput
 from serving.client.messages import RequestFailed
 from tests.serving.world import Running, World, encoded
 
-COMMANDS = ("resident", "load", "unload", "pin", "unpin", "reload")
-
 
 @pytest.fixture
 def ours(own_world: World) -> Iterator[Running]:
@@ -43,14 +41,6 @@ def document(running: Running, *words: str) -> Any:
 
 
 # Adapters
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_examples_in_its_help(name: str) -> None:
-    result = CliRunner().invoke(adapters, [name, "--help"])
-    assert f"corolla adapters {name}" in result.output.partition("Examples:")[2]
-    assert "--server" in result.output
-    assert name in CliRunner().invoke(adapters, ["--help"]).output
 
 
 def test_an_adapter_is_loaded_listed_pinned_and_unloaded(ours: Running) -> None:

@@ -473,7 +473,7 @@ def test_jobs_that_were_killed_together_go_on_together_and_alone(
         ({"recipe": recipe("vqt")}, "method: VQT cannot share a forward: it joins queries"),
         ({"name": "lora"}, "name: two adapters would be named 'lora'; give each a --name of its own"),
         ({"recipe": recipe(epochs=3)}, "epochs: other has 3, lora has 2; give both the same"),
-        ({"recipe": recipe(batch_size=8)}, "batch-size: other has 8, lora has 16"),
+        ({"recipe": recipe(batch_size=8)}, "batch_size: other has 8, lora has 16"),
         ({"recipe": recipe(augment="flip")}, "augment: other has flip, lora has none"),
         ({"recipe": recipe(precision="bf16")}, "precision: other has bf16, lora has fp32"),
         ({"data": "mnist"}, "data: other has mnist, lora has digits"),
