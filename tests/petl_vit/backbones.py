@@ -56,8 +56,9 @@ def _narrow(config: BackboneConfig) -> BackboneConfig:
     return config.model_copy(update={"options": config.options | {"embed_dim": 96, "num_heads": 3}})
 
 
+@lru_cache
 def family(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[FrozenViT, VisionTransformer]:
-    """The backbone of a family, and timm's model with the same weights."""
+    """The backbone of a family, and timm's model with the same weights; all tests share them."""
     architecture, size, options = FAMILIES[name]
     config = _narrow(config_of(architecture, size, options))
     model = timm_model(config.model_dump_json())
