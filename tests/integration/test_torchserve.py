@@ -52,6 +52,7 @@ BASE = {"route": b"lora", "task": b"shapes"}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.torchserve,
     pytest.mark.skipif(java_problem() is not None, reason="no Java 17"),
 ]
 

@@ -20,6 +20,8 @@ from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative
 from tests.serving.world import METHODS, Running, World, encoded
 
+pytestmark = pytest.mark.onnx
+
 LOOSE = ("full", "selective", "vpt_shallow", "vqt")
 
 
