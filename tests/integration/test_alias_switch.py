@@ -11,7 +11,7 @@ from serving.client.blocking import AdminClient, Client
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 CLIENTS = 4
-SWITCHES = 60
+SWITCHES = 20
 IMAGES = 2
 
 

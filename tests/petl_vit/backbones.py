@@ -57,10 +57,12 @@ def _narrow(config: BackboneConfig) -> BackboneConfig:
 
 
 @lru_cache
-def family(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[FrozenViT, VisionTransformer]:
+def family(
+    name: str, *, dtype: torch.dtype = torch.float32, depth: int = DEPTH
+) -> tuple[FrozenViT, VisionTransformer]:
     """The backbone of a family, and timm's model with the same weights; all tests share them."""
     architecture, size, options = FAMILIES[name]
-    config = _narrow(config_of(architecture, size, options))
+    config = _narrow(config_of(architecture, size, options, depth))
     model = timm_model(config.model_dump_json())
     vit = FrozenViT(config, tensors_of(model)).to(dtype=dtype)
     return vit, model if dtype == torch.float32 else _cast(config.model_dump_json(), dtype)
