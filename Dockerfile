@@ -36,7 +36,7 @@ EXPOSE 50051 9095
 # SIGTERM: takes no new work, finishes what it has, stops.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "serving.client.blocking", "health"]
+    CMD ["python", "-m", "serving.client.health"]
 
 ENTRYPOINT ["corolla"]
 # Plain text inside the container's network; name --tls-certificate and --tls-key instead where it is shared.

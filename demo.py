@@ -199,7 +199,7 @@ def show(metrics: Metrics, domains: list[Domain]) -> None:
     for route in ROUTES:
         size = ""
         if route in ADAPTERS:
-            manifest = store.resolve(AdapterRef(name=route), TASK)
+            manifest = store.adapters.resolve(AdapterRef(name=route), TASK)
             size = in_thousands(manifest.metrics["parameters"])
         table.add_row(route, size, *cells(metrics, route, domains))
     CONSOLE.print(table)

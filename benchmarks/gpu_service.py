@@ -23,9 +23,10 @@ from benchmarks.processes import Corolla, corolla
 from benchmarks.stores import TASK, Shelf, shelf
 from model_store.routes.text import parse_route
 from petl_vit.preprocess import decode as decoded
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 from serving.engine.engine import Job
-from serving.service import Core
+from serving.service import Service
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -73,18 +74,18 @@ def served(stage: Stage) -> Found:
 def _engine(found: Shelf, setting: Setting) -> Callable[[], object]:
     """As many images through a server's engine, decoded, as many at a time as the server has in flight."""
     size = found.preprocess.image_size
-    core = Core(
+    service = Service(
         found.settings(device=setting.device.type, precision=setting.precision, backend=setting.backend)
     )
-    core.engine.add_size(size, core.loader.vit(size))
-    plans = [core.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
-    models = [core.bank.models(plan.resolved) for plan in plans]
+    service.engine.add_size(size, service.loader.vit(size))
+    plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
+    models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     jobs = [Job(image=image, models=models[i % len(models)]) for i, image in enumerate(images)]
 
     def run() -> None:
         for _ in range(setting.requests // IN_FLIGHT):
-            answers = core.engine.run(jobs)
+            answers = service.engine.run(jobs)
             assert not any(isinstance(answer, Exception) for answer in answers), answers
 
     return run

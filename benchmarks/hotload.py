@@ -33,7 +33,8 @@ from benchmarks.processes import corolla
 from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_terminate
 from benchmarks.stores import TASK, Shelf, shelf
 from petl_vit.precision import Precision
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 
 OTHERS = 4
 """Callers, each with an adapter of its own."""

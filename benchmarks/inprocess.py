@@ -1,4 +1,4 @@
-"""A server's core in this process, without its ports: names, bank, batcher, engine, combine."""
+"""A `Service` in this process, without ports: names, adapter cache, batcher, engine, combine."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 
 from benchmarks.stores import TASK
 from model_store.routes.text import parse_route
-from serving.answer.classifier import Request
-from serving.service import Core
+from serving.request import Request
+from serving.service import Service
 from serving.settings import Settings
 
 IN_FLIGHT = 32
 
 
 class InProcess:
-    """A running core and a closed loop of callers, on one event loop that runs only while it is asked."""
+    """A running service and a closed loop of callers, on one event loop that runs only while it is asked."""
 
-    def __init__(self, runner: asyncio.Runner, core: Core, images: Sequence[NDArray[np.float32]]) -> None:
-        self._runner, self._core, self._images = runner, core, images
+    def __init__(
+        self, runner: asyncio.Runner, service: Service, images: Sequence[NDArray[np.float32]]
+    ) -> None:
+        self._runner, self._service, self._images = runner, service, images
 
     def ask(self, names: Sequence[str]) -> None:
         """One image under each adapter, as many requests at a time as there are images."""
@@ -30,27 +32,27 @@ class InProcess:
     def load(self, names: Sequence[str]) -> None:
         """Brings adapters into memory and into slots, as far as they fit."""
         for name in names:
-            plan = self._core.catalog.plan(TASK, parse_route(name), extrapolate=False)
+            plan = self._service.catalog.plan(TASK, parse_route(name), extrapolate=False)
             for term in plan.resolved.terms():
-                self._core.bank.load(term)
+                self._service.adapter_cache.load(term)
 
     @property
     def registered_bytes(self) -> int:
         """What the server's gauge says that its adapters take."""
-        return int(self._core.metrics.registry.get_sample_value("corolla_registered_bytes") or 0)
+        return int(self._service.metrics.registry.get_sample_value("corolla_registered_bytes") or 0)
 
     @property
     def backbone_bytes(self) -> int:
         """What the backbone's parameters take."""
-        return self._core.loader.backbone_bytes
+        return self._service.loader.backbone_bytes
 
     async def _ask(self, names: Sequence[str]) -> None:
         waiting = iter(list(zip(names, cycle(self._images), strict=False)))
 
         async def caller() -> None:
             for name, image in waiting:
-                request = Request(task=TASK, route=parse_route(name), pictures=[image])
-                (answer,) = await self._core.classifier.classify(request, lambda said: said.images)
+                request = Request(task=TASK, route=parse_route(name), images=[image])
+                (answer,) = await self._service.classifier.classify(request, lambda said: said.images)
                 if isinstance(answer, Exception):
                     raise answer
 
@@ -61,19 +63,19 @@ class InProcess:
 
 @contextmanager
 def in_process(settings: Settings, image_size: int, *, in_flight: int = IN_FLIGHT) -> Iterator[InProcess]:
-    """A core that runs until the block ends."""
+    """A service that runs until the block ends."""
     generator = np.random.default_rng(0)
     images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(in_flight)]
-    core = Core(settings)
+    service = Service(settings)
     with asyncio.Runner() as runner:
         try:
-            runner.run(_started(core))
-            yield InProcess(runner, core, images)
+            runner.run(_started(service))
+            yield InProcess(runner, service, images)
         finally:
-            runner.run(core.drain())
-            core.close()
+            runner.run(service.drain())
+            service.close()
 
 
-async def _started(core: Core) -> None:
-    core.start()
-    await core.warm()
+async def _started(service: Service) -> None:
+    service.start()
+    await service.warm()

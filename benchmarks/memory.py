@@ -7,8 +7,8 @@ others into slots, all with heads of 10 classes, and is measured; answers under 
 and is measured once more. Before each look, garbage is collected and freed pages are given back.
 
 extra_over_backbone: the larger of two figures, each over the bytes of the backbone's parameters: what the
-bank says that the 100 take, and what the resident memory grew by when they were loaded. Beside it, what it
-has grown by after they answered: what mixed forwards leave behind between other memory counts there too.
+adapter cache counts for the 100, and what the resident memory grew by when they were loaded. Beside it, what
+it grew by after they answered: what mixed forwards leave behind between other memory counts there too.
 
 Then `corolla serve` over eight adapters of eight methods is asked by four callers over gRPC, JPEGs of varied
 numbers by varied routes, and its resident memory is read ten times a second once it is warm.
@@ -53,7 +53,7 @@ class Memory:
     """Bytes.
 
     Attributes:
-        account: What the adapters take, as the bank says.
+        account: What the adapters take, as the adapter cache says.
         loaded: What the resident memory of the process grew by when they were loaded.
         used: The same after they answered.
     """

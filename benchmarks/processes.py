@@ -115,7 +115,7 @@ class Corolla:
 def corolla(found: Shelf, *flags: str, name: str = "corolla") -> Iterator[Corolla]:
     """`corolla serve` over a store, on free ports."""
     command = [sys.executable, "-m", "corolla", "serve", "--store", found.url, "--device", "cpu"]
-    command += ["--port", "0", "--metrics-port", "0", "--token-key-file", str(found.key_file)]
+    command += ["--port", "0", "--metrics-port", "0", "--prediction-key-file", str(found.key_file)]
     with running([*command, *flags], folder=found.folder, name=name) as tree:
         line = _until_said(r"gRPC (\S+), metrics (\S+)$", tree, found.folder / f"{name}.log")
         yield Corolla(tree, line[1], line[2])

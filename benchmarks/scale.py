@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --quick
 
-Rows per CPU second through a whole server in one process (names, bank, batcher, engine, combining), ViT-S/16,
+Rows per CPU second through a whole server in one process (names to combining), ViT-S/16,
 32 requests in flight of one image each. Half of the adapters are LoRA r=8, the others take turns; the one
 adapter that all is compared with is a LoRA. Uniform traffic asks for every adapter equally often, Zipf
 traffic for the k-th in proportion to k^-1.1.
@@ -35,7 +35,7 @@ from petl_vit.precision import Precision
 METHODS = ["lora", "ssf", "lora", "bitfit", "lora", "vpt_deep", "lora", "repadapter"]
 EXPONENT = 1.1
 SHARE = 10
-BANK_BYTES = 8 * 2**30
+HOST_BYTES = 8 * 2**30
 UNIFORM, ZIPF, TENTH = "uniform", "zipf", "tenth"
 
 
@@ -105,7 +105,7 @@ def measure(
             if place not in servers:
                 progress(f"{precision}: loading: {variant}")
                 whole = servers.get((variant.count, True, ""))
-                room = BANK_BYTES if variant.fits or whole is None else whole.registered_bytes // SHARE
+                room = HOST_BYTES if variant.fits or whole is None else whole.registered_bytes // SHARE
                 servers[place] = stack.enter_context(_server(found, room, precision, in_flight))
                 # The least recently used go, so what is in memory is what long traffic leaves there.
                 servers[place].load(names if variant.fits else draw(names, len(names)))
@@ -114,9 +114,9 @@ def measure(
 
 
 def _server(
-    found: Shelf, bank_bytes: int, precision: Precision, in_flight: int
+    found: Shelf, host_bytes: int, precision: Precision, in_flight: int
 ) -> AbstractContextManager[InProcess]:
-    settings = found.settings(bank_bytes=bank_bytes, precision=precision.value)
+    settings = found.settings(host_bytes=host_bytes, precision=precision.value)
     return in_process(settings, found.preprocess.image_size, in_flight=in_flight)
 
 

@@ -36,7 +36,7 @@ from model_store.routes.text import parse_route
 from petl_vit.precision import Precision
 from serving.client.blocking import Client
 from serving.engine.engine import Job
-from serving.service import Core
+from serving.service import Service
 
 ADAPTERS = 8
 SERVED, BARE = "gRPC, JPEG", "engine alone"
@@ -110,16 +110,16 @@ def engine_alone(
 def _prepare(found: Shelf, precision: Precision, threads: int) -> None:
     global _forward
     size = found.preprocess.image_size
-    core = Core(found.settings(precision=precision.value, threads=threads))
-    core.engine.add_size(size, core.loader.vit(size))
-    plans = [core.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
-    models = [core.bank.models(plan.resolved) for plan in plans]
+    service = Service(found.settings(precision=precision.value, threads=threads))
+    service.engine.add_size(size, service.loader.vit(size))
+    plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
+    models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)
     thread = ThreadPoolExecutor(1)  # memory is managed otherwise in a process's first thread
 
     def forward(rows: int) -> object:
         jobs = [Job(image=images[i], models=models[i % len(models)]) for i in range(rows)]
-        return thread.submit(core.engine.run, jobs).result()
+        return thread.submit(service.engine.run, jobs).result()
 
     _forward = forward
 

@@ -48,7 +48,7 @@ class Shelf:
             "port": 0,
             "metrics_port": 0,
             "device": "cpu",
-            "token_key_file": str(self.key_file),
+            "prediction_key_file": str(self.key_file),
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
 
@@ -68,11 +68,11 @@ def shelf(
 
 def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | None) -> Shelf:
     store = Store.open(str(folder / "store"))
-    backbone = store.put_backbone("bench", vit.config, vit.params, "random")
+    backbone = store.backbones.put("bench", vit.config, vit.params, "random")
     preprocess = Preprocess(image_size=vit.arch.image_size, mean=HALF, std=HALF)
     classes = [f"class {i}" for i in range(CLASSES)]
     spec = TaskSpec.of(name=TASK, classes=classes, preprocess=preprocess, backbone_digest=backbone.digest)
-    task = store.put_task(spec, base_head(vit).tensors())
+    task = store.tasks.put(spec, base_head(vit).tensors())
     adapters = tuple(f"{method.replace('_', '-')}-{seed}" for seed, method in enumerate(chosen))
     for seed, (name, method) in enumerate(zip(adapters, chosen, strict=True)):
         draft = Draft.of(
@@ -83,5 +83,5 @@ def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | 
             backbone_digest=backbone.digest,
             task_digest=task.digest,
         )
-        store.publish(draft, tensors(method, vit, seed) | (head.tensors() if head else {}))
+        store.adapters.publish(draft, tensors(method, vit, seed) | (head.tensors() if head else {}))
     return Shelf(folder=folder, adapters=adapters, preprocess=preprocess)

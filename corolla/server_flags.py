@@ -16,7 +16,8 @@ from rich.table import Table
 from corolla.reach import Reach, reach_options
 from petl_vit.errors import InvalidInput, NotFound
 from serving.access import certificates
-from serving.client.blocking import DEFAULT_ADDRESS, Client
+from serving.client.blocking import Client
+from serving.client.messages import DEFAULT_ADDRESS
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -53,10 +53,10 @@ class StoreNames:
     ) -> tuple[str, str, int | None]:
         home, _, name = adapter.rpartition("/")
         home = home or chosen_task(self._store, task)
-        return home, name, self._store.set_alias(home, name, alias, version, expected)
+        return home, name, self._store.adapters.set_alias(home, name, alias, version, expected)
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
-        return [route.model_dump(mode="json") for route in self._store.routes(task)]
+        return [route.model_dump(mode="json") for route in self._store.routes.list(task)]
 
     def put_route(
         self, name: str, text: str, *, task: str | None, temperature: float | None, extrapolate: bool
@@ -69,19 +69,19 @@ class StoreNames:
             temperature=temperature,
             extrapolate=extrapolate,
         )
-        self._store.put_route(named.route)
+        self._store.routes.put(named.route)
         return named
 
     def delete_route(self, name: str, *, task: str | None) -> str:
         home = chosen_task(self._store, task)
-        self._store.delete_route(home, name)
+        self._store.routes.delete(home, name)
         return home
 
 
 def chosen_task(store: Store, task: str | None) -> str:
     if task is not None:
         return task
-    known = sorted({record.spec.name for record in store.tasks()})
+    known = sorted({record.spec.name for record in store.tasks.list()})
     if len(known) == 1:
         return known[0]
     if not known:

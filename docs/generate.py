@@ -1,9 +1,10 @@
 """Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
 
-docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the catalogue of
-metrics, docs/methods.md from the methods' own files, so none can say what is not so. petl_vit/summaries.json
-is the same methods for the command line's help, which does not wait for their imports, and
-petl_vit/plain_vits.json the ViTs of timm, for a server that does not wait for timm's.
+docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the definitions of the
+metrics, docs/methods.md from the methods' own files, the table of folders in docs/structure.md from the
+folders, so none can say what is not so. petl_vit/summaries.json is the same methods for the command line's
+help, which does not wait for their imports, and petl_vit/plain_vits.json the ViTs of timm, for a server that
+does not wait for timm's.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from docs import folders
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
@@ -31,6 +33,7 @@ from serving.metrics.definitions import SECTIONS
 from serving.metrics.series import Definition
 
 ROOT = Path(__file__).resolve().parent.parent
+STRUCTURE = ROOT / "docs" / "structure.md"
 NOTICE = "<!-- Made by `make docs`; do not edit. -->"
 COMMAND = "make docs"
 
@@ -45,6 +48,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "protocol.md": protocol(),
         ROOT / "docs" / "metrics.md": metrics(),
         ROOT / "docs" / "methods.md": all_methods(),
+        STRUCTURE: folders.with_rows(STRUCTURE.read_text(), ROOT),
         summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
         plain_vits.LIST: timm_vit.listed().text(),
     }

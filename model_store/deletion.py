@@ -30,7 +30,7 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
         Conflict: An alias or a named route names it; lists all of them.
     """
     check(store, task, name, version)
-    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.remove(task, name, version))
+    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.adapters.remove(task, name, version))
 
 
 def check(store: Store, task: str, name: str, version: int) -> None:
@@ -46,11 +46,11 @@ def check(store: Store, task: str, name: str, version: int) -> None:
 
 def names_of(store: Store, task: str, name: str, version: int) -> list[str]:
     """The aliases but `latest`, and the named routes of any task, that mean this version now."""
-    aliases = store.aliases(task, name)
+    aliases = store.adapters.aliases(task, name)
     found = [f"alias {alias!r}" for alias, v in sorted(aliases.items()) if v == version and alias != LATEST]
     return found + [
         f"route {route.name!r} of task {route.task!r}"
-        for route in store.routes()
+        for route in store.routes.list()
         if any(_means(ref, route, task, name, version, aliases) for ref in route.parsed().adapters)
     ]
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from petl_vit.errors import InvalidInput, NotFound, near
 
@@ -11,6 +12,16 @@ DIGEST = r"[0-9a-f]{64}"
 BASE = "base"
 LATEST = "latest"
 _LISTED = 8
+
+
+class AdapterId(NamedTuple):
+    """What all versions of an adapter share."""
+
+    task: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.name}"
 
 
 def is_name(text: str) -> bool:

@@ -1,7 +1,7 @@
 """An adapter in memory: checked against its backbone, its edits ready to run.
 
-Knows one backbone, one method's tensors and the two heads (its own and its task's base head). Does
-not know files, names or versions: its identity is its digest.
+Knows one backbone, one method's tensors and two heads (the adapter's and its task's base head). Does not
+know files, names or versions: an adapter's identity is its digest.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ class Adapter:
     """Edits and a head. At alpha = 0 it is the frozen backbone with the base head.
 
     Attributes:
-        exact_on: The backbone in float32 that its rows need, where products in bf16 change its answers too
-            much; None where they run with all others.
+        exact_on: The float32 backbone to run its rows on, where products in bf16 change its answers too
+            much; None where its rows run with all others.
     """
 
     digest: str
@@ -52,20 +52,20 @@ class Adapter:
     ) -> Self:
         """Checks the tensors against method and backbone.
 
-        They stay in host memory; a forward has them where the backbone is (`petl_vit.slots`). Heads are
-        small and always run on the host.
+        They stay in host memory; `petl_vit.slots` brings them to the backbone's device. Heads are small and
+        always run on the host.
 
         Raises:
-            Corrupt: A tensor is missing, unexpected or of the wrong shape, or the head is not of the base
-                head's kind.
+            Corrupt: A tensor is missing, unexpected or of the wrong shape, or the head's kind is not that
+                of the base head.
         """
         head = heads.load_like(base_head, tensors)
-        own = {name: t for name, t in tensors.items() if not name.startswith("head.")}
-        check_tensors(own, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
-        moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in own.items()}
+        trained = {name: t for name, t in tensors.items() if not name.startswith("head.")}
+        check_tensors(trained, method.shapes(vit.arch), what=f"{method.name} adapter {digest[:12]}")
+        moved = {name: t.to(device=vit.device, dtype=vit.dtype) for name, t in trained.items()}
         edits = [_like_frozen(edit, vit) for edit in method.edits(vit, moved)]
-        packed = EditSet(edits).packed().on_host()  # keys and values are computed on the way
-        _ = packed.form, packed.first_block
+        packed = EditSet(edits).packed().on_host()  # computes the keys and values of prefixes
+        _ = packed.form, packed.first_block  # computed here, not in the first forward
         return cls(
             digest=digest,
             method=method,
@@ -77,9 +77,9 @@ class Adapter:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes that it keeps, its constant keys and values included; shared memory counts once."""
-        found = [*self.head.tensors().values(), *self.edits.all_tensors()]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+        """Bytes in memory, constant keys and values included; shared memory counts once."""
+        tensors = [*self.head.tensors().values(), *self.edits.all_tensors()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
 
     @classmethod
@@ -96,7 +96,7 @@ class Adapter:
 
 
 def _like_frozen(edit: Edit, vit: FrozenViT) -> Edit:
-    """A replaced parameter in the dtype of what it replaces; all others as they are."""
+    """A `Dense` edit in the dtype of the parameter that it replaces; all others as they are."""
     if not isinstance(edit, Dense):
         return edit
     return replace(edit, tensor=edit.tensor.to(vit.params[edit.name].dtype))

@@ -1,7 +1,7 @@
 """What a plain pre-norm ViT is: the facts that the forward and the methods need.
 
-Those of the ViTs that are listed (`petl_vit.plain_vits`) are known; timm is asked about all others, and its
-import takes torch's compiler along. What the forward does not compute is refused by name.
+The facts of listed ViTs are in `petl_vit.plain_vits`. All others are read from timm, whose import loads
+torch's compiler too. What the forward does not compute is refused by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
 }
-"""What the MLP of a ViT may have between its two linears."""
+"""The activations that an MLP may have between its two linears."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,12 @@ class Architecture:
         """The same architecture for another image size, in pixels.
 
         Raises:
-            InvalidInput: The size is no multiple of the patch size.
+            InvalidInput: The size is not a multiple of the patch size.
         """
         if image_size % self.patch_size:
             near = max(1, round(image_size / self.patch_size)) * self.patch_size
             raise InvalidInput(
-                f"{image_size} px is no multiple of the patch size {self.patch_size} of {self.name}",
+                f"{image_size} px is not a multiple of the patch size {self.patch_size} of {self.name}",
                 field="image_size",
                 remedy=f"use {near}",
             )
@@ -100,7 +100,7 @@ def _describe(serialised: str) -> Architecture:
 
 
 def of_facts(config: BackboneConfig, facts: plain_vits.Facts) -> Architecture:
-    """The architecture that a config names, by what is listed of it."""
+    """The architecture that a config names, from its listed facts."""
     return Architecture(
         name=config.architecture,
         image_size=config.image_size,
@@ -125,7 +125,7 @@ def check_supported(config: BackboneConfig) -> None:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, what: str) -> None:
-    """Raises `Corrupt` unless the tensors have exactly the names and shapes that are expected."""
+    """Raises `Corrupt` unless the tensors have exactly the expected names and shapes."""
     missing = sorted(shapes.keys() - tensors.keys())
     extra = sorted(tensors.keys() - shapes.keys())
     for label, names in (("lacks", missing), ("has unexpected", extra)):

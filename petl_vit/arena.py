@@ -1,4 +1,4 @@
-"""The bank on a device: adapters' flat vectors in one tensor, and a table of where each edit is in it.
+"""Adapters in device memory: their vectors in one tensor, the bank, and a table of where each edit is.
 
 Both have a fixed size and address, so that a captured CUDA graph reads them. An adapter takes a contiguous
 run of the bank (first fit) and one row of the table, a *slot*. Those whose edits the kernels do not know
@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, quick_gelu
+from petl_vit.branch import Branch, Source
 from petl_vit.edit_set import NO_FORM, EditSet
-from petl_vit.edits import Affine, Branch, Edit, LowRank, NormDelta, Prefix, Source
+from petl_vit.edits import Affine, Edit, LowRank, NormDelta
 from petl_vit.errors import InvalidInput
+from petl_vit.prompts import Prefix
 
 MAX_HIDDEN = 64
 """The widest bottleneck of a branch that the kernels take."""
@@ -182,8 +184,8 @@ class Arena:
         if elements <= 0:
             raise InvalidInput(
                 f"a table for {slots} slots takes {self.table.nbytes:,} bytes of {nbytes:,}",
-                field="bank-bytes",
-                remedy="start with a larger --bank-bytes or fewer --slots",
+                field="device-bytes",
+                remedy="start with a larger --device-bytes or fewer --slots",
             )
         self.bank = torch.zeros(elements, dtype=dtype, device=device)
         self._gaps = [Extent(0, elements)]

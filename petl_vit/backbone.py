@@ -1,10 +1,10 @@
-"""What has to be known of a backbone besides its tensors; needs none of the libraries that compute."""
+"""The record of a backbone besides its tensors. Imports no torch."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class BackboneConfig(BaseModel):
-    """What has to be known, besides the tensors, to run a backbone. Part of its digest."""
+    """What is needed, besides the tensors, to run a backbone. Part of its digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,9 +1,9 @@
-"""A batch of rows, each an image under its own model in weight space, in as few forwards as can be.
+"""A batch of rows, each an image under its own model in weight space, in as few forwards as possible.
 
-Rows of all methods, ranks and alphas share one forward; a model that replaces parameters (`Dense` edits:
-full and selective tuning) has products of its own in it, from the first replaced parameter on. Only rows
-that carry tokens along (`Tokens`: VPT-Shallow) run as groups of their own. An image goes through the patch
-convolution once, and through the blocks before its rows' first edits once, however many rows it has.
+Rows of all methods, ranks and alphas share one forward. A model that replaces parameters (`Dense` edits:
+full and selective tuning) has separate products in it, from the first replaced parameter on. Only rows that
+carry tokens along (`Tokens`: VPT-Shallow) need a forward for each number of tokens. An image passes the patch
+convolution and the blocks before its rows' first edits once, however many rows it has.
 
 Shapes: U images, B rows, D width, C classes of a row's task.
 """
@@ -20,18 +20,19 @@ from torch import Tensor
 
 from petl_vit.adapter import Adapter
 from petl_vit.edit_set import NO_FORM, EditSet
-from petl_vit.edits import Affine, Alpha, Dense, LowRank, NormDelta, fold
+from petl_vit.edits import Affine, Dense, LowRank, NormDelta, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import Head, interpolate
+from petl_vit.per_row import Alpha
 from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
 
 _CPU_ACTIVATION_BYTES = 24 * 2**20
-"""The largest activation of one forward on a CPU. The C library maps larger ones anew each time, and writing
-to fresh pages then costs a fifth of the forward."""
+"""The largest activation of one forward on a CPU. The C library maps larger ones anew each time, and page
+faults then cost a fifth of the forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ class Model:
                 )
         self.digests = tuple(term.adapter.digest for term in self.terms)
         self.key = tuple((term.adapter.digest, term.alpha) for term in self.terms)
-        self.edited = tuple(term for term in self.terms if term.alpha != 0)  # at 0 the backbone is as it was
-        self.stack = tuple(term.adapter.digest for term in self.edited)  # rows of one need their edits once
+        self.edited = tuple(term for term in self.terms if term.alpha != 0)  # at 0 the backbone is unchanged
+        self.stack = tuple(term.adapter.digest for term in self.edited)  # rows with equal stacks share edits
         sets = [term.adapter.edits for term in self.edited]
         self.dense = any(edits.dense for edits in sets)
         self.tokens = sum(edits.extra_tokens for edits in sets)
@@ -83,7 +84,7 @@ class Model:
 
     @cached_property
     def head(self) -> Head:
-        """H_0 + sum alpha_i (H_i - H_0), tensor by tensor; made when the first rows ask for it."""
+        """H_0 + sum alpha_i (H_i - H_0), tensor by tensor; computed for the first rows."""
         base = self.terms[0].adapter.base_head
         return interpolate(base, [(term.adapter.head, term.alpha) for term in self.terms])
 
@@ -93,7 +94,7 @@ class Model:
 
 
 class Features(Model):
-    """A model that is asked for the features it pools, not for classes."""
+    """A model whose answer is its pooled features, not classes."""
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, D]."""
@@ -113,8 +114,8 @@ class Batch:
 
     Args:
         vit: The backbone at its image size.
-        slots: Where adapters are while a forward uses them; None for one of any number.
-        folded_models: How many interpolated parameter sets of `Dense` models to keep.
+        slots: The adapters on the device; None for any number of them.
+        folded_models: How many folded parameter sets of `Dense` models to keep.
     """
 
     def __init__(self, vit: FrozenViT, *, slots: Slots | None = None, folded_models: int = 2) -> None:
@@ -122,7 +123,7 @@ class Batch:
         self._slots = Slots(vit.device) if slots is None else slots
         self._folded: OrderedDict[tuple[tuple[str, float], ...], dict[str, Tensor]] = OrderedDict()
         self._folded_models = folded_models
-        self._slots.on_drop(self._forget)
+        self._slots.on_drop(self._drop_folded)
 
     @torch.inference_mode()
     def logits(self, images: Tensor, rows: Sequence[Row]) -> list[Tensor]:
@@ -142,21 +143,22 @@ class Batch:
             return self._logits(images, rows)
 
     def _logits(self, images: Tensor, rows: Sequence[Row]) -> list[Tensor]:
-        answers: list[Tensor | None] = [None] * len(rows)
+        logits: list[Tensor | None] = [None] * len(rows)
         patches = self.vit.patches(images, self.vit.params)
         in_order = sorted(range(len(rows)), key=lambda i: (rows[i].model.order, rows[i].model.stack))
-        for _, members in groupby(in_order, key=lambda i: rows[i].model.tokens):
-            together = list(members)
-            for run in self.parts(len(together)):
-                part = _adapters_together([rows[i].model for i in together[run]], together[run])
+        for _, group in groupby(in_order, key=lambda i: rows[i].model.tokens):
+            equally_long = list(group)
+            for where in self.parts(len(equally_long)):
+                indices = equally_long[where]
+                part = _adapters_together([rows[i].model for i in indices], indices)
                 features = self._features(images, patches, [rows[i] for i in part])
                 models = [rows[i].model for i in part]
                 for i, row_logits in zip(part, logits_of(features, models), strict=True):
-                    answers[i] = row_logits
-        return [answer for answer in answers if answer is not None]
+                    logits[i] = row_logits
+        return [row_logits for row_logits in logits if row_logits is not None]
 
     def parts(self, rows: int) -> list[slice]:
-        """Sorted rows as runs of about equal length, none too large for one forward."""
+        """Slices of sorted rows, of about equal length, each small enough for one forward."""
         count = ceil(rows / self._rows_at_once())
         size = ceil(rows / count)
         return [slice(start, start + size) for start in range(0, rows, size)]
@@ -173,58 +175,64 @@ class Batch:
     def _features(self, images: Tensor, patches: Tensor, rows: list[Row]) -> Tensor:
         """[B, D] of rows that are sorted by model."""
         lanes = self._lanes(rows)
-        patches, sources = self._own_patches(images, patches, rows, lanes)
+        patches, sources = self._replaced_patches(images, patches, rows, lanes)
         forks = _forks(rows, sources, self.vit.arch.depth)
         indices = {block: torch.tensor(index, device=images.device) for block, index in forks.items()}
         return self.vit.features(patches, Sliced(self.vit, lanes), indices)
 
-    def _own_patches(
+    def _replaced_patches(
         self, images: Tensor, patches: Tensor, rows: list[Row], lanes: list[Lane]
     ) -> tuple[Tensor, list[int]]:
-        """Adds what rows with a patch convolution of their own make of their images.
+        """Adds the patches of rows whose model replaces the patch convolution.
 
         Returns:
-            Patches [U + more, N, D], and which of them each row begins with.
+            Patches [U + more, N, D], and the index among them of each row's.
         """
-        found, sources, count = [patches], [row.image for row in rows], len(patches)
+        all_patches, sources, count = [patches], [row.image for row in rows], len(patches)
         frozen = self.vit.params
         for lane in lanes:
             if lane.params is None or all(lane.params.get(n) is frozen.get(n) for n in PATCH_CONVOLUTION):
                 continue
-            own = self.vit.patches(images[sources[lane.rows]], lane.params)
-            sources[lane.rows] = range(count, count + len(own))
-            count += len(own)
-            found.append(own)
-        return torch.cat(found) if len(found) > 1 else patches, sources
+            replaced = self.vit.patches(images[sources[lane.rows]], lane.params)
+            sources[lane.rows] = range(count, count + len(replaced))
+            count += len(replaced)
+            all_patches.append(replaced)
+        return torch.cat(all_patches) if len(all_patches) > 1 else patches, sources
 
     def _lanes(self, rows: list[Row]) -> list[Lane]:
-        """Lanes until the next call: one for each term of rows whose adapters stack, equally many each."""
+        """The rows' lanes, valid until the next call.
+
+        Rows of one form whose adapters have equally many rows share a lane for each term.
+        """
         self._slots.take_back()
         lanes, start = [], 0
-        times = Counter(row.model.stack for row in rows)
-        for _, run in groupby(rows, key=lambda row: (row.model.form, times[row.model.stack])):
-            models = [row.model for row in run]
+        counts = Counter(row.model.stack for row in rows)
+        for _, group in groupby(rows, key=lambda row: (row.model.form, counts[row.model.stack])):
+            models = [row.model for row in group]
             where = slice(start, start + len(models))
             start += len(models)
-            if models[0].dense:
-                lanes += self._dense_lanes(where, models[0])
-                continue
-            each = [next(same) for _, same in groupby(models, key=lambda model: model.stack)]
-            for position in range(len(models[0].edited)):
-                adapters = [model.edited[position].adapter for model in each]
-                alphas = [model.edited[position].alpha for model in models]
-                lanes.append(
-                    Lane(
-                        rows=where,
-                        edits=self._slots.edits(adapters),
-                        alpha=self._alpha(alphas),
-                        adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
-                    )
+            lanes += self._dense_lanes(where, models[0]) if models[0].dense else self._stacked(where, models)
+        return lanes
+
+    def _stacked(self, rows: slice, models: list[Model]) -> list[Lane]:
+        """Lanes of rows under models of one form, each stack of adapters with equally many rows."""
+        each = [next(same) for _, same in groupby(models, key=lambda model: model.stack)]
+        lanes = []
+        for position in range(len(models[0].edited)):
+            adapters = [model.edited[position].adapter for model in each]
+            alphas = [model.edited[position].alpha for model in models]
+            lanes.append(
+                Lane(
+                    rows=rows,
+                    edits=self._slots.edits(adapters),
+                    alpha=self._alpha(alphas),
+                    adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
                 )
+            )
         return lanes
 
     def _dense_lanes(self, rows: slice, model: Model) -> list[Lane]:
-        """Lanes of rows under one model with parameters of its own."""
+        """Lanes of rows under one model that replaces parameters."""
         count = rows.stop - rows.start
         lanes = [
             Lane(
@@ -241,9 +249,9 @@ class Batch:
             return None
         return torch.tensor(alphas, dtype=self.vit.dtype, device=self.vit.device).view(-1, 1, 1)
 
-    def _forget(self, digest: str) -> None:
-        """Lets go of parameters that were made of an adapter which has lost its slot."""
-        for key in [key for key in list(self._folded) if any(digest == own for own, _ in key)]:
+    def _drop_folded(self, digest: str) -> None:
+        """Drops the parameters that an adapter was folded into, when the adapter loses its slot."""
+        for key in [key for key in list(self._folded) if any(digest == term for term, _ in key)]:
             self._folded.pop(key, None)
 
     def _folded_params(self, model: Model) -> Params:
@@ -263,16 +271,16 @@ class Batch:
 
 
 def _adapters_together(models: Sequence[Model], indices: list[int]) -> list[int]:
-    """Indices of sorted rows' models, those of a form by how many rows their adapters have.
+    """Indices of sorted rows, rows of one form ordered by how many rows their adapters have.
 
-    Adapters with equally many rows stack, each once, however many rows it has.
+    Adapters with equally many rows stack, each once however many rows it has.
     """
-    times = Counter(model.stack for model in models)
-    found = sorted(
+    counts = Counter(model.stack for model in models)
+    pairs = sorted(
         zip(models, indices, strict=True),
-        key=lambda pair: (pair[0].order, times[pair[0].stack], pair[0].stack),
+        key=lambda pair: (pair[0].order, counts[pair[0].stack], pair[0].stack),
     )
-    return [index for _, index in found]
+    return [index for _, index in pairs]
 
 
 def _unfoldable(edits: EditSet) -> EditSet:
@@ -280,34 +288,34 @@ def _unfoldable(edits: EditSet) -> EditSet:
 
 
 def logits_of(features: Tensor, models: Sequence[Model]) -> list[Tensor]:
-    """[B, D] -> [C] of each row, on the host; equal models that are neighbours share a product."""
+    """[B, D] -> [C] for each row, on the host; neighbouring rows of one model share a product."""
     features = features.cpu()
-    found: list[Tensor] = []
+    logits: list[Tensor] = []
     for _, same in groupby(models, key=lambda model: (type(model), model.key)):
         group = list(same)
-        found.extend(group[0].logits(features[len(found) : len(found) + len(group)]))
-    return found
+        logits.extend(group[0].logits(features[len(logits) : len(logits) + len(group)]))
+    return logits
 
 
 def _forks(rows: list[Row], sources: list[int], depth: int) -> dict[int, list[int]]:
-    """Where rows part, as `FrozenViT.features` takes it: rows of one image share it until they are edited.
+    """The `forks` of `FrozenViT.features`: rows of one image share the stream until their first edits.
 
     Args:
         rows: Sorted by their first edited block.
-        sources: The patches of each row.
+        sources: The index of each row's patches.
     """
     starts = [min(row.model.first_block, depth) for row in rows]
-    where = {source: source for source in sources}  # where in the stream each image that rows wait for is
+    where = {source: source for source in sources}  # each shared image's place in the stream
     count, begun = max(sources) + 1, 0
     forks: dict[int, list[int]] = {}
     for block in sorted({0, *starts}):
         beginning = starts.count(block)
         index = [*range(begun), *(where[source] for source in sources[begun : begun + beginning])]
         begun += beginning
-        waited = dict.fromkeys(sources[begun:])
-        index += [where[source] for source in waited]
+        shared = dict.fromkeys(sources[begun:])
+        index += [where[source] for source in shared]
         if block == 0 or index != list(range(count)):
             forks[int(block)] = index
-        where = {source: begun + position for position, source in enumerate(waited)}
+        where = {source: begun + position for position, source in enumerate(shared)}
         count = len(index)
     return forks

@@ -1,6 +1,6 @@
 """From the logits of a route's members to one answer and its evidence.
 
-Pure functions on float64 arrays; knows nothing of where logits come from. Members of one answer share
+Pure functions on float64 arrays; does not know where logits come from. Members of one answer share
 their class order (the caller aligns it by name). Source of the statistics: docs/metrics.md.
 
 Shapes: n images, K members, C classes.
@@ -98,7 +98,7 @@ def combine(
         temperature: Divides the combined logits (mean) or each member's logits (prob); a vote's
             shares do not depend on it.
     """
-    weights = weights / weights.max()  # first, as a sum of huge ones may overflow
+    weights = weights / weights.max()  # before the sum, which huge weights would overflow
     weights = weights / weights.sum()
     p = _RULES[rule](logits, weights, temperature)
     members = softmax(logits / temperature)

@@ -1,4 +1,4 @@
-"""Where a forward runs: what `--device` means, how many threads share an operation, where tensors stay."""
+"""The device of a forward: `--device`, the threads of an operation, memory for long-lived tensors."""
 
 import mmap
 from collections.abc import Iterator
@@ -9,21 +9,22 @@ from torch import Tensor
 
 from petl_vit.errors import InvalidInput
 
-_OWN_PAGES = 2**16
+_MAPPED_BYTES = 2**16
+"""Tensors of at least this many bytes are mapped."""
 
 
 def chosen_device(name: str) -> torch.device:
     """`auto` is a GPU where there is one.
 
     Raises:
-        InvalidInput: CUDA is asked for and cannot be used.
+        InvalidInput: The name is "cuda" and CUDA cannot be used.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("no CUDA device can be used here", field="device", remedy="use --device auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # the patch convolution is in fp32 where that is asked for
+        torch.backends.cudnn.allow_tf32 = False  # or the patch convolution would not be in fp32
     return torch.device(name)
 
 
@@ -36,14 +37,14 @@ def has_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
-def one_thread(alone: bool) -> Iterator[None]:
-    """Operations on a CPU run in the calling thread alone, where waking others costs more than they take off.
+def one_thread(little: bool) -> Iterator[None]:
+    """Runs CPU operations in the calling thread alone, where waking other threads costs more than it saves.
 
     Args:
-        alone: Whether the work is so little; otherwise nothing changes.
+        little: Whether the work is that little; otherwise nothing changes.
     """
     threads = torch.get_num_threads()
-    if not alone or threads == 1:
+    if not little or threads == 1:
         yield
         return
     torch.set_num_threads(1)
@@ -53,14 +54,14 @@ def one_thread(alone: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def own_memory(elements: int, like: Tensor) -> Tensor:
-    """Zeros [elements] for what stays long, in pages of their own where that is worth it.
+def long_lived_zeros(elements: int, like: Tensor) -> Tensor:
+    """Zeros [elements] for a tensor that lives long; a large one on a CPU is mapped with mmap.
 
-    Between what comes and goes, it would keep the C library from giving memory back: a tenth more for a
-    hundred adapters. These pages go back to the system with the tensor.
+    On the C library's heap, long-lived tensors between short-lived ones keep it from returning memory to the
+    system: a tenth more for a hundred adapters. Mapped pages return with the tensor.
     """
     size = elements * like.itemsize
-    if not like.is_cpu or size < _OWN_PAGES or not hasattr(mmap, "MAP_PRIVATE"):
+    if not like.is_cpu or size < _MAPPED_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
         return like.new_zeros(elements)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=like.dtype)

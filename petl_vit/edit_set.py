@@ -19,20 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.device import own_memory
-from petl_vit.edits import (
-    Affine,
-    AtSite,
-    Branch,
-    Dense,
-    Edit,
-    LowRank,
-    NormDelta,
-    Prefix,
-    Queries,
-    Tokens,
-)
+from petl_vit.branch import Branch
+from petl_vit.device import long_lived_zeros
+from petl_vit.edits import Affine, AtSite, Dense, Edit, LowRank, NormDelta
 from petl_vit.products import wide
+from petl_vit.prompts import Prefix, Queries, Tokens
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
 """Each block's constant extra keys and values, each [1 or B, H, n, d]."""
@@ -152,7 +143,11 @@ class EditSet:
     def flat(self) -> Tensor:
         """All that stacks as one vector, each tensor at a multiple of 64 bytes: what a slot holds."""
         tensors = self._tensors()
-        flat = own_memory(sum(_room(t.numel()) for t in tensors), tensors[0]) if tensors else torch.zeros(0)
+        flat = (
+            long_lived_zeros(sum(_room(t.numel()) for t in tensors), tensors[0])
+            if tensors
+            else torch.zeros(0)
+        )
         for tensor, part in zip(tensors, _parts(flat, tensors), strict=True):
             part.copy_(tensor)
         return flat

@@ -1,12 +1,13 @@
-"""The error tree: what a user did or met, never how it travels.
+"""The error tree: mistakes and conditions that a user can act on, without any transport.
 
-Every error names the field it is about and the remedy where there is one; the servicer maps the
-class to a status code, the command line to an exit code. This module imports nothing of ours, so that
-clients without torch can share it.
+Every error names its field and, where there is one, the remedy; the servicer maps the class to a status
+code, the command line to an exit code. This module imports nothing of ours, so that clients without torch
+can share it.
 """
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class CorollaError(ValueError):
@@ -29,6 +30,13 @@ class CorollaError(ValueError):
         then = f"; {self.remedy}" if self.remedy else ""
         return f"{where}{self.problem}{then}"
 
+    def about(self, field: str | None) -> Self:
+        """A copy of the error that names another field, as another protocol or command has it."""
+        copy = type(self).__new__(type(self), *self.args)  # what a subclass asks for is among the attributes
+        copy.__dict__ |= self.__dict__
+        copy.field = field
+        return copy
+
 
 class InvalidInput(CorollaError):
     """A value that can never work: wrong type, shape, range, name or format."""
@@ -43,11 +51,11 @@ class NotFound(CorollaError):
 
 
 class Conflict(CorollaError):
-    """Something else stands there already, or changed in between."""
+    """The name is in use already, or its target has changed since it was read."""
 
 
 class Forbidden(CorollaError):
-    """What this server does not let its caller do."""
+    """A call that this server does not allow its caller."""
 
 
 class Corrupt(CorollaError):
@@ -55,7 +63,22 @@ class Corrupt(CorollaError):
 
 
 class Overloaded(CorollaError):
-    """The queue or the memory for it is full; trying again later can work."""
+    """The queue or the memory for it is full; trying again later can work.
+
+    Attributes:
+        retry_after_s: When there may be room; None where that is not known, or where there never will be.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(problem, field=field, remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class Expired(CorollaError):
@@ -63,7 +86,7 @@ class Expired(CorollaError):
 
 
 class Unreachable(CorollaError):
-    """A store that does not answer now; trying again later can work."""
+    """A store that does not answer; trying again later can work."""
 
 
 class Draining(CorollaError):
@@ -71,11 +94,11 @@ class Draining(CorollaError):
 
 
 def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str | None:
-    """What to say to somebody who may have misspelt a name; None where nothing known is like it.
+    """The remedy "did you mean ...?" for a name that may be misspelt; None where no known name is near.
 
     Args:
-        most: How many names are proposed.
-        cutoff: How alike a name has to be, from 0 to 1.
+        most: How many names it proposes at most.
+        cutoff: How similar a name has to be, from 0 to 1.
     """
-    found = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(found)}?" if found else None
+    matches = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(matches)}?" if matches else None

@@ -1,4 +1,4 @@
-"""What a task says of the images that reach the backbone; `petl_vit.preprocess` carries it out. No torch."""
+"""How a task's images reach the backbone: the record that `petl_vit.preprocess` carries out. No torch."""
 
 from typing import Annotated, Literal
 

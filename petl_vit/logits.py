@@ -17,7 +17,7 @@ _ROWS = 32
 
 
 def images_at_once(models: int) -> int:
-    """How many images make a good batch for so many models."""
+    """How many images make a good batch for this many models."""
     return max(1, _ROWS // max(1, models))
 
 
@@ -29,8 +29,8 @@ def logits_of_images(batch: Batch, models: Sequence[Model], images: Tensor) -> l
     """
     inputs = images.to(device=batch.vit.device, dtype=batch.vit.dtype)
     rows = [Row(image=i, model=model) for model in models for i in range(len(inputs))]
-    found = batch.logits(inputs, rows)
-    return [torch.stack(found[start : start + len(inputs)]) for start in range(0, len(rows), len(inputs))]
+    logits = batch.logits(inputs, rows)
+    return [torch.stack(logits[start : start + len(inputs)]) for start in range(0, len(rows), len(inputs))]
 
 
 def logits_over(

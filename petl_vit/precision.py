@@ -1,10 +1,10 @@
-"""What the frozen products are computed in; `petl_vit.device` knows what the hardware has."""
+"""The precisions of the frozen products, and how commands name them; no torch."""
 
 from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """What the frozen products are computed in; `AUTO` is chosen before anything runs."""
+    """The precision of the frozen products; `AUTO` is resolved before anything runs."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -13,4 +13,4 @@ class Precision(StrEnum):
 
 CHOICES = tuple(precision.value for precision in Precision)
 MEANING = "auto is bf16 where the hardware has it and the answers stay the same"
-"""What commands that take a precision offer, and say of it."""
+"""The choices of a command's `--precision`, and what its help says of auto."""

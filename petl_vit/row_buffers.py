@@ -1,7 +1,7 @@
-"""Memory for what each row has of its own, kept from one forward to the next.
+"""Buffers for the edits of each row, used again from one forward to the next.
 
-Making an edit set of views costs more than filling it, and memory that is new each time costs page faults on
-a CPU (a tenth of a small forward). So both are lent to a forward and used again.
+Making an edit set of views costs more than filling it, and fresh memory costs page faults on a CPU (a tenth
+of a small forward). So both are lent to a forward and then reused.
 
 Shapes: B rows, L elements of a form's flat vector.
 """
@@ -34,7 +34,7 @@ class RowBuffers:
 
     Args:
         device: Where forwards run.
-        max_bytes: What idle buffers may take; the least recently used are let go of.
+        max_bytes: The most that idle buffers may take; the least recently used are freed.
     """
 
     def __init__(self, device: torch.device, *, max_bytes: int = 32 * 2**20) -> None:
@@ -46,11 +46,11 @@ class RowBuffers:
 
     @property
     def nbytes(self) -> int:
-        """What is lent and what is idle."""
+        """The bytes of all buffers, lent and idle."""
         return self.idle_bytes + sum(buffer.nbytes for _, buffer in self._lent)
 
     def lend(self, form: EditSet, rows: int) -> RowBuffer:
-        """A buffer for rows of this form, with anything in it, until `take_back`."""
+        """A buffer for rows of this form, with arbitrary contents, until `take_back`."""
         key = (form.form, rows)
         idle = self._idle.get(key)
         if idle:
@@ -63,7 +63,7 @@ class RowBuffers:
         return buffer
 
     def take_back(self) -> None:
-        """All that was lent is free to be written again: the forward that it was for is over."""
+        """Makes all lent buffers free again, at the end of the forward that they were lent to."""
         for key, buffer in self._lent:
             self._idle.setdefault(key, []).append(buffer)
             self._idle.move_to_end(key)

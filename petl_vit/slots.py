@@ -1,10 +1,10 @@
-"""Slots: the adapters that a forward can use at once, where the backbone is.
+"""Slots: the adapters on the backbone's device, which a forward can use at once.
 
-Adapters of one form have their slots in one tensor, so that one product serves rows of many of them; or,
-where kernels look edits up by number, all are in one arena (`petl_vit.arena`). On a CPU a slot is the adapter
-itself, as the host's memory is the device's; the number of slots then bounds only what one forward mixes. The
-least recently used make room; those of the running forward and the pinned ones never do. One thread runs
-forwards; all else may be called from any.
+Adapters of one form have their slots in one tensor, so that one product serves rows of many of them; where
+kernels look edits up by number, all are in one arena (`petl_vit.arena`). On a CPU a slot is the adapter in
+host memory itself, and the number of slots bounds only what one forward mixes. A new adapter evicts the least
+recently used, never a pinned one or one of the running forward. One thread runs forwards; the other methods
+may be called from any thread.
 
 Shapes: B rows, L elements of a form's flat vector.
 """
@@ -41,7 +41,7 @@ class _Stack:
         return position
 
     def _grow(self) -> None:
-        """By an eighth, as what is not used is lost to others."""
+        """Adds an eighth: free slots of one form are of no use to others."""
         count = len(self.flats)
         more = max(1, count // 8)
         self.flats = torch.cat([self.flats, self.flats.new_zeros(more, self.flats.shape[1])])
@@ -53,8 +53,8 @@ class _Slot:
     adapter: Adapter
     stack: _Stack | None = None
     position: int = 0
-    placed: Placed | None = None  # neither: the adapter itself, or where that is elsewhere
-    moved: EditSet | None = None  # a copy of what stacks with nothing
+    placed: Placed | None = None  # with neither a stack nor a place, the slot is the adapter itself
+    moved: EditSet | None = None  # or a copy on the device, of edits that do not stack
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +64,7 @@ class _Slot:
 
     @property
     def edits(self) -> EditSet:
-        """The adapter's edits where the slot is."""
+        """The adapter's edits on the device."""
         if self.stack is not None:
             return self.adapter.edits.at(self.stack.flats[self.position])
         if self.placed is not None:
@@ -78,9 +78,9 @@ class Slots:
     Args:
         device: Where forwards run.
         count: How many adapters; None for any number.
-        max_bytes: What they may take; None for any.
-        aliased: Whether a slot is the adapter itself; None means on a CPU.
-        arena: Where the slots are, if they are to be looked up by number.
+        max_bytes: The most bytes that they may take; None for any.
+        aliased: Whether a slot is the adapter itself; None means: on a CPU.
+        arena: Holds the slots that are looked up by number; None where none are.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class Slots:
         self.evicted = 0
 
     def on_drop(self, dropped: Callable[[str], None]) -> None:
-        """Calls `dropped` with the digest of every adapter that loses its slot, in whatever thread."""
+        """Calls `dropped` with the digest of every adapter that loses its slot, in any thread."""
         self._on_drop.append(dropped)
 
     # A forward
 
     @contextmanager
     def running(self, adapters: Collection[Adapter]) -> Iterator[None]:
-        """Gives each adapter a slot, and keeps all of them in place until the forward is over.
+        """Gives each adapter a slot, which it keeps until the forward is over.
 
         Raises:
             Overloaded: They do not fit beside the pinned ones.
@@ -138,9 +138,9 @@ class Slots:
                 self._running = set()
 
     def edits(self, adapters: Sequence[Adapter]) -> EditSet:
-        """The edits of rows under these adapters, all running and of one form, or all the same.
+        """The edits of rows under these adapters, which run and have one form, or are one adapter.
 
-        They hold until `take_back`.
+        Valid until `take_back`.
         """
         if len({adapter.digest for adapter in adapters}) == 1:
             return self._slots[adapters[0].digest].edits
@@ -154,7 +154,7 @@ class Slots:
         return buffer.edits
 
     def take_back(self) -> None:
-        """Nothing that `edits` returned is in use any more."""
+        """Makes the buffers of all that `edits` returned free again."""
         self._buffers.take_back()
 
     @property
@@ -163,23 +163,23 @@ class Slots:
         return self._buffers.nbytes
 
     def place(self, adapter: Adapter) -> tuple[Tensor, int]:
-        """The slots [slots, L] of a running adapter's form, and which of them is its own; none is aliased."""
+        """The slots [slots, L] of a running adapter's form, and the adapter's position in them."""
         slot = self._slots[adapter.digest]
         assert slot.stack is not None, f"adapter {adapter.digest[:12]} does not stack, or its slot is itself"
         return slot.stack.flats, slot.position
 
     def number(self, adapter: Adapter) -> int:
-        """The row of the arena's table of a running adapter; -1 where that has none."""
+        """A running adapter's row of the arena's table; -1 where it has none."""
         placed = self._slots[adapter.digest].placed
         return -1 if placed is None else placed.slot
 
     @property
     def forms(self) -> frozenset[int]:
-        """The forms of which an adapter has a slot that is not aliased."""
+        """The forms that have slots in a tensor."""
         with self._lock:
             return frozenset(self._stacks)
 
-    # What is in a slot
+    # Residency
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._slots
@@ -189,7 +189,7 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the adapters in a slot, on a CPU the very bytes of the registered ones."""
+        """The bytes of the adapters in slots; on a CPU these are the registered adapters' bytes."""
         return self._bytes
 
     def bytes_of(self, digest: str) -> int:
@@ -197,9 +197,9 @@ class Slots:
         return 0 if slot is None else slot.nbytes
 
     def only(self, stays: Callable[[str], bool]) -> None:
-        """Keeps nothing after its forward but the adapters, by digest, of which this is true by then.
+        """After each forward, drops its adapters for whose digest `stays` is false.
 
-        A row may outlive its adapter's registration, and would bring it back for good.
+        A row may run after its adapter is unloaded, and would otherwise leave it in a slot for good.
         """
         self._stays = stays
 
@@ -207,7 +207,7 @@ class Slots:
         """Keeps an adapter in a slot until it is unpinned.
 
         Raises:
-            Overloaded: All slots are taken by pinned and running ones.
+            Overloaded: Pinned and running adapters occupy all slots.
         """
         with self._lock:
             self._enter(adapter)
@@ -217,7 +217,7 @@ class Slots:
         """Gives an adapter a slot ahead of its first row.
 
         Raises:
-            Overloaded: All slots are taken by pinned and running ones.
+            Overloaded: Pinned and running adapters occupy all slots.
         """
         with self._lock:
             self._enter(adapter)
@@ -227,7 +227,7 @@ class Slots:
             self._pinned.discard(digest)
 
     def leave(self, digest: str) -> None:
-        """Frees an adapter's slot, of a running one after its forward."""
+        """Frees an adapter's slot; if the adapter is running, after its forward."""
         with self._lock:
             self._pinned.discard(digest)
             if digest in self._running:
@@ -236,7 +236,7 @@ class Slots:
                 self._drop(digest)
 
     def clear(self) -> int:
-        """Frees every slot that is neither running nor pinned; says how many."""
+        """Frees every slot that is neither running nor pinned, and returns how many."""
         with self._lock:
             idle = [digest for digest in self._slots if self._evictable(digest)]
             for digest in idle:
@@ -250,12 +250,12 @@ class Slots:
             self._slots.move_to_end(digest)
             return
         while (slot := self._placed(adapter)) is None:
-            victim = next((found for found in self._slots if self._evictable(found)), None)
+            victim = next((oldest for oldest in self._slots if self._evictable(oldest)), None)
             if victim is None:
                 raise Overloaded(
                     f"all {len(self._slots)} slots are pinned or in use",
                     field="slots",
-                    remedy="unpin adapters, or start the server with more --slots or --bank-bytes",
+                    remedy="unpin adapters, or start the server with more --slots or --device-bytes",
                 )
             self._drop(victim)
             self.evicted += 1
@@ -263,7 +263,7 @@ class Slots:
         self._bytes += slot.nbytes
 
     def _drop_other_form(self, adapter: Adapter) -> None:
-        """Before a forward: the slot may hold what the adapter was loaded as earlier."""
+        """Before a forward, drops a slot that holds the same adapter as it was loaded before."""
         slot = self._slots.get(adapter.digest)
         if slot is not None and slot.adapter is not adapter:
             self._drop(adapter.digest)
@@ -276,7 +276,7 @@ class Slots:
         return digest not in self._running and digest not in self._pinned
 
     def _placed(self, adapter: Adapter) -> _Slot | None:
-        """A slot, or None where another has to make room first."""
+        """A slot, or None where another adapter has to be evicted first."""
         edits = adapter.edits
         if self._full(adapter.nbytes):
             return None

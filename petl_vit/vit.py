@@ -1,8 +1,8 @@
 """The frozen Vision Transformer: one forward with named sites over timm's parameters.
 
 Knows the architecture and the parameters of a plain pre-norm ViT as timm names them. Does not know
-any PETL method: an executor (`petl_vit.executors.sliced`) carries the edits out at the sites, which are
-named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
+any PETL method: an executor (`petl_vit.executor`) carries out the operations and the edits at their sites,
+which are named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
 `blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`, `fc_norm`, and
 the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the
 residual add). SigLIP's attention pooling (`attn_pool`) has no sites: no method of the study edits it, and
@@ -13,8 +13,7 @@ Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -22,49 +21,12 @@ from torch import Tensor
 
 from petl_vit.architecture import Architecture, check_tensors, describe
 from petl_vit.backbone import BackboneConfig
+from petl_vit.executor import Executor
 from petl_vit.precision import Precision
 from petl_vit.products import Params, convolution, in_precision, linear, wide
 
 PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
 _EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
-
-
-class Executor(Protocol):
-    """Carries the frozen operations and the edits at their sites out for a batch of rows."""
-
-    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
-        """[B, ...] -> [B, ...]: what `compute` makes of the rows with the parameters that they run with.
-
-        Args:
-            names: Those that it reads.
-        """
-
-    def linear(self, site: str, x: Tensor) -> Tensor:
-        """[B, N, in] -> [B, N, out]: the frozen linear and its edits."""
-
-    def norm(self, site: str, x: Tensor) -> Tensor:
-        """[B, N, D] or [B, D] -> same: the frozen LayerNorm and its edits."""
-
-    def embed(self, patches: Tensor) -> Tensor:
-        """[B, N, D] -> same: the edits of the patch embedding."""
-
-    def extend(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, n + N, D]: the edits' tokens in front."""
-
-    def strip(self, x: Tensor) -> Tensor:
-        """[B, n + N, D] -> [B, N, D]: those tokens removed."""
-
-    def attend(self, block: int, qkv: Tensor) -> Tensor:
-        """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""
-
-    def activate(self, h: Tensor) -> Tensor:
-        """[B, N, M] -> same: the MLP's activation."""
-
-    def feature(self, feature: Tensor) -> Tensor:
-        """[B, D] -> same: the pooled feature and what edits join to it."""
-
-    def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        """The residual stream after a sublayer: stream + out + the parallel branches."""
 
 
 class FrozenViT:
@@ -79,7 +41,7 @@ class FrozenViT:
     Raises:
         Unsupported: The architecture is not one this forward computes.
         Corrupt: Names or shapes of the tensors are not the architecture's.
-        InvalidInput: The image size is no multiple of the patch size.
+        InvalidInput: The image size is not a multiple of the patch size.
     """
 
     def __init__(

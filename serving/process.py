@@ -1,6 +1,6 @@
 """What `corolla serve` sets for its own process: how much memory the libraries below it keep for later.
 
-A program that runs a `Server` or a `Core` of its own keeps its limits: only the command sets these.
+A program that runs a `Server` or a `Service` of its own keeps its limits: only the command sets these.
 """
 
 import ctypes

@@ -15,14 +15,14 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.access import exposure
 from serving.metrics.feedback import Feedback
-from serving.metrics.prediction_ids import Seen
+from serving.metrics.prediction_ids import RecentNonces
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
-from serving.service import Core
+from serving.service import Service
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _HEALTH_PERIOD_S = 1.0
 
 
 class Server:
-    """A core behind ports; two fit side by side in a process.
+    """A service behind ports; two fit side by side in a process.
 
     Args:
         settings: Everything that can be chosen.
@@ -48,18 +48,21 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         exposure.check(settings)
         self.settings = settings
-        self.core = core = Core(settings)
+        self.service = service = Service(settings)
         self._feedback = Feedback(
-            store=core.store, tokens=core.tokens, seen=Seen(_SEEN_LABELS), metrics=core.metrics
+            store=service.store,
+            prediction_ids=service.prediction_ids,
+            nonces=RecentNonces(_SEEN_LABELS),
+            metrics=service.metrics,
         )
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
         self.admin = Admin(
-            store=core.store,
-            catalog=core.catalog,
-            bank=core.bank,
-            watcher=core.watcher,
-            registered_budget=core.bank.max_bytes,
-            slot_budget=settings.bank_bytes if core.slots_have_bytes else 0,
+            store=service.store,
+            catalog=service.catalog,
+            cache=service.adapter_cache,
+            watcher=service.watcher,
+            registered_budget=service.adapter_cache.max_bytes,
+            slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
         self._serving = False
@@ -72,7 +75,7 @@ class Server:
         server = await self._start()
         watch = asyncio.create_task(self._watch())
         try:
-            await self.core.warm()
+            await self.service.warm()
             await self._set_health(True)
             if ready is not None:
                 ready.set()
@@ -101,7 +104,7 @@ class Server:
         server = grpc.aio.server(options=limits)
         self._add_services(server)
         await self._set_health(False)
-        self._exporter = self.core.metrics.serve(settings.metrics_port, settings.host)
+        self._exporter = self.service.metrics.serve(settings.metrics_port, settings.host)
         try:
             self.metrics_port = self._exporter[0].server_port
             # Last, as gRPC does not give a port back before it serves.
@@ -110,33 +113,33 @@ class Server:
         except BaseException:
             await asyncio.to_thread(self._stop_exporter)
             raise
-        self.core.start()
+        self.service.start()
         return server
 
     def _add_services(self, server: grpc.aio.Server) -> None:
-        settings, core = self.settings, self.core
+        settings, service = self.settings, self.service
         ClassifierServicer(
-            classifier=core.classifier,
+            classifier=service.classifier,
             feedback=self._feedback,
-            metrics=core.metrics,
-            pool=core.pool,
+            metrics=service.metrics,
+            pool=service.pool,
             max_stream_requests=settings.max_stream_requests,
         ).add_to(server)
         OipServicer(
-            classifier=core.classifier,
-            catalog=core.catalog,
+            classifier=service.classifier,
+            catalog=service.catalog,
             admin=self.admin,
             takes_admin=settings.takes_admin,
             ready=lambda: self._serving,
-            metrics=core.metrics,
-            pool=core.pool,
+            metrics=service.metrics,
+            pool=service.pool,
             admin_pool=self._admin_pool,
             max_images=settings.max_images,
             max_stream_requests=settings.max_stream_requests,
         ).add_to(server)
         reflected = [SERVICE, OIP_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if settings.takes_admin:
-            AdminServicer(admin=self.admin, metrics=core.metrics, pool=self._admin_pool).add_to(server)
+            AdminServicer(admin=self.admin, metrics=service.metrics, pool=self._admin_pool).add_to(server)
             reflected.append(ADMIN_SERVICE)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(reflected, server)
@@ -146,19 +149,19 @@ class Server:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
-            well = self.core.batcher.oldest_age_s < self.settings.stall_s
-            if well != serving and self.core.engine.warmed:
+            well = self.service.batcher.oldest_age_s < self.settings.stall_s
+            if well != serving and self.service.engine.warmed:
                 serving = well
                 await self._set_health(well)
 
     async def _shut(self, server: grpc.aio.Server) -> None:
         await self._set_health(False)
-        finished = await self.core.drain()
+        finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
         await asyncio.to_thread(self._stop_exporter)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
-        self.core.close()
+        self.service.close()
 
     def _stop_exporter(self) -> None:
         exporter, thread = self._exporter
@@ -171,6 +174,6 @@ class Server:
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for service in _SERVICES:
-            await self._health.set(service, status)
-        self.core.metrics.set_ready(serving)
+        for name in _SERVICES:
+            await self._health.set(name, status)
+        self.service.metrics.set_ready(serving)

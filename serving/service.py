@@ -4,8 +4,9 @@ A server listens for it; bulk classification and other runtimes use it as it is.
 """
 
 import asyncio
+import logging
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -28,16 +29,19 @@ from serving.engine.backend import Backend, TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
-from serving.metrics.events import Domains, Metrics
-from serving.metrics.prediction_ids import Tokens, key_from
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import Domains
+from serving.metrics.prediction_ids import PredictionIds, key_from
 from serving.onnx.backend import OnnxBackend
-from serving.registry.adapter_cache import Bank
+from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
 from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
+_log = logging.getLogger(__name__)
 
-class Core:
+
+class Service:
     """One backbone, its adapters, and what answers with them; two fit side by side in a process.
 
     Args:
@@ -54,7 +58,7 @@ class Core:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.store = Store.open(settings.store)
-        record = self.store.chosen_backbone(settings.backbone)
+        record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
         self.precision, self.loader = checked_loader(
@@ -73,23 +77,21 @@ class Core:
             max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
         )
-        on_host = self.device.type == "cpu"
         self.check = self._check()
-        self.bank = Bank(
+        self.adapter_cache = AdapterCache(
             self.loader if self.check is None else self.check,
             slots=self.slots,
-            max_bytes=settings.bank_bytes if on_host else settings.host_bytes,
-            setting="bank-bytes" if on_host else "host-bytes",
+            max_bytes=settings.registered_bytes(beside_gpu=self.device.type != "cpu"),
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
             difference=lambda digest: None if self.check is None else self.check.difference(digest),
         )
-        self.tokens = Tokens(key_from(_key_file(settings)))
+        self.prediction_ids = PredictionIds(key_from(_key_file(settings)))
         self.classifier = Classifier(
             catalog=self.catalog,
-            bank=self.bank,
+            cache=self.adapter_cache,
             batcher=self.batcher,
-            tokens=self.tokens,
+            prediction_ids=self.prediction_ids,
             metrics=self.metrics,
             pool=self.pool,
             max_images=settings.max_images,
@@ -99,11 +101,13 @@ class Core:
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(
             self.catalog,
-            load=lambda plan: self.bank.models(plan.resolved),
+            load=lambda plan: self.adapter_cache.models(plan.resolved),
             announce=self.classifier.announce,
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
+        for setting, reason in self._without_effect():
+            _log.warning("--%s has no effect here: %s", setting.replace("_", "-"), reason)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Classifier]:
@@ -120,7 +124,7 @@ class Core:
         """Takes work, and follows the store's names."""
         self.batcher.start()
         if self.check is not None:
-            self.check.start(self.bank)
+            self.check.start(self.adapter_cache)
         self._watch = asyncio.create_task(self.watcher.run())
 
     async def warm(self) -> None:
@@ -137,7 +141,7 @@ class Core:
 
     def close(self) -> None:
         """Lets the threads go."""
-        self.bank.close()
+        self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
         for threads in (self._watch_thread, self.pool, self._engine_thread):
@@ -156,6 +160,14 @@ class Core:
 
     def _add_size(self, size: int) -> None:
         self.engine.add_size(size, self.loader.vit(size))
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        """The settings of this start that change nothing on this machine, and why."""
+        chosen = self.settings.model_fields_set
+        if "device_bytes" in chosen and not self.slots_have_bytes:
+            yield "device_bytes", "a forward uses adapters where --host-bytes registers them"
+        if "bf16_fallback" in chosen and self.check is None:
+            yield "bf16_fallback", f"the backbone computes in {self.precision}"
 
     def _check(self) -> PrecisionCheck | None:
         """What compares adapters with fp32, where they are not in fp32 anyway."""
@@ -190,14 +202,14 @@ class Core:
         if settings.backend == "graph":
             arena = Arena(
                 describe(self.loader.record.config),
-                nbytes=settings.bank_bytes,
+                nbytes=settings.device_bytes,
                 slots=settings.slots,
                 device=self.device,
             )
         return Slots(
             self.device,
             count=settings.slots,
-            max_bytes=settings.bank_bytes if self.slots_have_bytes else None,
+            max_bytes=settings.device_bytes if self.slots_have_bytes else None,
             aliased=not self.slots_have_bytes,
             arena=arena,
         )
@@ -228,6 +240,6 @@ def _precision(settings: Settings) -> Precision:
 
 
 def _key_file(settings: Settings) -> Path:
-    if settings.token_key_file is not None:
-        return Path(settings.token_key_file)
+    if settings.prediction_key_file is not None:
+        return Path(settings.prediction_key_file)
     return Path(user_data_dir("corolla")) / "prediction.key"

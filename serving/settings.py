@@ -70,16 +70,20 @@ class Settings(BaseSettings):
         default=2**30, ge=1, description="bytes of images that may wait; more are refused"
     )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
-    bank_bytes: int = Field(
-        default=2 * 2**30, ge=1, description="bytes of adapters kept in memory, on a GPU in its own"
+    host_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes of adapters kept in host memory; default: 2 GiB, beside a GPU 8 GiB",
     )
-    host_bytes: int = Field(
-        default=8 * 2**30, ge=1, description="bytes of adapters kept in host memory beside a GPU"
+    device_bytes: int = Field(
+        default=2 * 2**30,
+        ge=1,
+        description="bytes of adapters in slots, on a GPU in its memory; without effect for torch on a CPU",
     )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
-    token_key_file: str | None = Field(
+    prediction_key_file: str | None = Field(
         default=None, description="key of prediction ids; share it between replicas; default: made once"
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
@@ -102,6 +106,10 @@ class Settings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "settings"
             where = f"--{name.replace('_', '-')} or {_PREFIX}{name.upper()}"
             raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=where) from None
+
+    def registered_bytes(self, *, beside_gpu: bool) -> int:
+        """Bytes of host memory that adapters may take."""
+        return self.host_bytes or (8 if beside_gpu else 2) * 2**30
 
     @property
     def domain_names(self) -> list[str]:

@@ -11,7 +11,8 @@ from rich.text import Text
 from corolla.server_flags import as_json_option, on_server, print_json, print_table, read_file
 from model_store.routes.text import parse_route
 from petl_vit.errors import InvalidInput
-from serving.client.blocking import Client, Priority, status_name
+from serving.client.blocking import Client
+from serving.client.messages import Priority, status_name
 
 
 @click.command(

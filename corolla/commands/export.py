@@ -90,23 +90,23 @@ def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) ->
             field="MODEL",
             remedy="name one, join them with + into one sum in weight space, or add --bank",
         )
-    member = one_model.resolve(store, one_model.read(models[0], extrapolate=extrapolate), task)
+    member = one_model.resolve(store, models[0], task, extrapolate=extrapolate)
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export
 
-    loader = Loader(store, store.backbone(member.task.spec.backbone_digest))
+    loader = Loader(store, store.backbones.get(member.task.spec.backbone_digest))
     return onnx_export.plain(loader, member)
 
 
 def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
-    manifests = [store.resolve(ref, ref.task or task) for ref in map(parse_adapter, names)]
+    manifests = [store.adapters.resolve(ref, ref.task or task) for ref in map(parse_adapter, names)]
     if not names:
-        manifests = [_latest(store, task, name) for _, name in store.adapters(task)]
+        manifests = [_latest(store, task, name) for _, name in store.adapters.list(task)]
     if not manifests:
         raise NotFound(f"task {task} has no adapter", field="--bank", remedy="train one with `corolla train`")
-    home = store.task_of(manifests[0])
-    record, terms = store.backbone(home.spec.backbone_digest), [_term(m, home) for m in manifests]
+    home = store.tasks.of(manifests[0])
+    record, terms = store.backbones.get(home.spec.backbone_digest), [_term(m, home) for m in manifests]
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export
@@ -122,7 +122,7 @@ def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
 
 
 def _latest(store: Store, task: str, name: str) -> Manifest:
-    return store.resolve(parse_adapter(name), task)
+    return store.adapters.resolve(parse_adapter(name), task)
 
 
 def _term(manifest: Manifest, home: TaskRecord) -> ResolvedTerm:

@@ -77,12 +77,11 @@ def fold(
     to fold into weights. timm.create_model with strict loading gives the same logits from the file alone.
     """
     store = Store.open(url)
-    text = one_model.read(model, extrapolate=extrapolate)
     if not extrapolate and not 0 <= alpha <= 1:
         raise InvalidInput(
             f"alpha {alpha:g} lies outside [0, 1]", field="--alpha", remedy="or add --extrapolate"
         )
-    member = one_model.resolve(store, text, chosen_task(store, task))
+    member = one_model.resolve(store, model, chosen_task(store, task), extrapolate=extrapolate)
     found = _folded(store, member, alpha)
     write_file(out, found.encode(), overwrite)
     _say_written(out, found.route, found.header | {"tensors": len(found.tensors)}, as_json)
@@ -119,7 +118,7 @@ def export_adapter(
     """
     store = Store.open(url)
     ref = parse_adapter(adapter)
-    manifest = store.resolve(ref, ref.task or chosen_task(store, task))
+    manifest = store.adapters.resolve(ref, ref.task or chosen_task(store, task))
     _write(store, manifest, kind, out, overwrite)
     _say_written(out, str(manifest), {"adapter": str(manifest), "digest": manifest.digest}, as_json)
 
@@ -176,7 +175,9 @@ def import_adapter(
             raise InvalidInput("the adapter needs a name", field="--name", remedy="add --name")
         home = chosen_task(store, task)
         record = (
-            store.only_task(home) if backbone is None else store.task(home, store.backbone(backbone).digest)
+            store.tasks.get(home)
+            if backbone is None
+            else store.tasks.get(home, store.backbones.get(backbone).digest)
         )
         order = None if classes_file is None else _classes(classes_file)
 
@@ -216,7 +217,9 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
     ref = parse_adapter(adapter)
     home = ref.task or chosen_task(store, task)
     if ref.version is None:
-        known = ", ".join(f"{ref.name}:{version}" for version in store.versions(home, ref.name)[-16:])
+        known = ", ".join(
+            f"{ref.name}:{version}" for version in store.adapters.versions(home, ref.name)[-16:]
+        )
         raise InvalidInput(
             f"{adapter!r} does not say which version",
             field="adapter",
@@ -251,7 +254,7 @@ def _write(store: Store, manifest: Manifest, kind: Format, out: Path, overwrite:
 
 
 def _single(store: Store, manifest: Manifest) -> Member:
-    term = ResolvedTerm(alpha=1.0, manifest=manifest, task=store.task_of(manifest))
+    term = ResolvedTerm(alpha=1.0, manifest=manifest, task=store.tasks.of(manifest))
     return Member(weight=1.0, terms=(term,))
 
 
@@ -259,7 +262,7 @@ def _folded(store: Store, member: Member, alpha: float) -> "Folded":
     from model_store.interchange import folding
     from model_store.resolution.loading import Loader
 
-    loader = Loader(store, store.backbone(member.task.spec.backbone_digest))
+    loader = Loader(store, store.backbones.get(member.task.spec.backbone_digest))
     return folding.folded(loader, member, alpha=alpha)
 
 

@@ -57,7 +57,7 @@ def torchserve(
     force: bool,
 ) -> None:
     place = Store.open(store)
-    record = place.chosen_backbone(backbone)
+    record = place.backbones.get(backbone)
     settings: dict[str, object] = {"device": device, "precision": precision, "domains": domains}
     if threads is not None:
         settings["threads"] = threads

@@ -16,7 +16,8 @@ from corolla.reach import Reach
 from corolla.server_flags import as_json_option, connect, document, on_server, print_json, print_table
 from model_store.format.records import NamedRoute
 from model_store.resolution.named_route import Naming
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 
 _task = click.option("--task", default="", metavar="TASK", help="Task; may be left out where there is one.")
 

@@ -72,13 +72,13 @@ async def _serve(settings: Settings) -> None:
     waiting.cancel()
     if not running.done():
         process.settle()
-        core = server.core
+        service = server.service
         sizes["warm"] = process.resident_bytes()
         _log.info("resident memory: %s", _said(sizes))
-        record = core.loader.record
+        record = service.loader.record
         click.echo(
-            f"serving {record.name} ({core.loader.backbone_bytes / 2**20:.0f} MiB, {core.device}) "
-            f"from {core.store}: gRPC {settings.host}:{server.port}, "
+            f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}) "
+            f"from {service.store}: gRPC {settings.host}:{server.port}, "
             f"metrics {settings.host}:{server.metrics_port}"
         )
     await running

@@ -83,7 +83,7 @@ def soup(
 ) -> None:
     """Average adapters of one task in weight space, chosen on held-out images, into a new adapter."""
     store = Store.open(url)
-    backbone = backbone or store.only_task(task).spec.backbone_digest
+    backbone = backbone or store.tasks.get(task).spec.backbone_digest
 
     from training.run import soup as soups
 

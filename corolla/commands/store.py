@@ -92,7 +92,7 @@ def import_backbone(
     console = Console(stderr=True)
     with console.status(f"reading {source}"):
         found = sources.read(source, request)
-        record = store.put_backbone(name or found.name, found.config, found.tensors, found.source)
+        record = store.backbones.put(name or found.name, found.config, found.tensors, found.source)
     if as_json:
         return _print_json(_plain(record))
     known = "" if record.name == (name or found.name) else " (these weights were already here)"
@@ -106,7 +106,7 @@ def import_backbone(
 @_as_json
 def list_backbones(url: str | None, as_json: bool) -> None:
     """List the backbones of a store."""
-    records = Store.open(url).backbones()
+    records = Store.open(url).backbones.list()
     rows = [(r.name, r.digest[:12], f"{r.config.image_size} px", r.source) for r in records]
     _listing(
         [_plain(record) for record in records],
@@ -123,7 +123,7 @@ def list_backbones(url: str | None, as_json: bool) -> None:
 @_as_json
 def show_backbone(backbone: str, url: str | None, as_json: bool) -> None:
     """Show one backbone, by name, digest or the start of a digest."""
-    _show(_plain(Store.open(url).backbone(backbone)), as_json)
+    _show(_plain(Store.open(url).backbones.get(backbone)), as_json)
 
 
 # Tasks
@@ -140,8 +140,8 @@ def tasks() -> None:
 def list_tasks(url: str | None, as_json: bool) -> None:
     """List the tasks of a store, one line for each backbone."""
     store = Store.open(url)
-    records = store.tasks()
-    names = {record.digest: record.name for record in store.backbones()}
+    records = store.tasks.list()
+    names = {record.digest: record.name for record in store.backbones.list()}
     rows = [
         (
             record.spec.name,
@@ -204,7 +204,7 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
     It answers as the route `base` at once, and adapters that are trained for it start from it.
     """
     store = Store.open(url)
-    record = store.backbone(backbone)
+    record = store.backbones.get(backbone)
 
     from model_store.sources import zero_shot
     from petl_vit.architecture import describe
@@ -215,7 +215,7 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
     with Console(stderr=True).status("making the classifier"):
         found = zero_shot.read(zero_shot.Request(**settings), width=describe(record.config).width)
     spec = TaskSpec.of(name=name, classes=found.classes, preprocess=preprocess, backbone_digest=record.digest)
-    task = store.put_task(spec, found.head.tensors())
+    task = store.tasks.put(spec, found.head.tensors())
     if as_json:
         return _print_json(_plain(task))
     click.echo(f"task   {name}: {len(found.classes)} classes, zero-shot")
@@ -232,8 +232,8 @@ def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -
     """Show a task: its classes in order, its preprocessing, its backbone."""
     store = Store.open(url)
     if backbone is not None:
-        return _show(_plain(store.task(task, store.backbone(backbone).digest)), as_json)
-    _show(_plain(store.only_task(task)), as_json)
+        return _show(_plain(store.tasks.get(task, store.backbones.get(backbone).digest)), as_json)
+    _show(_plain(store.tasks.get(task)), as_json)
 
 
 # Adapters
@@ -307,9 +307,11 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """List the adapters with their newest version, all aliases, and its held-out metrics."""
     store = Store.open(url)
     found = []
-    for home, name in store.adapters(task):
-        versions = store.versions(home, name)
-        found.append((store.manifest(home, name, versions[-1]), versions, store.aliases(home, name)))
+    for home, name in store.adapters.list(task):
+        versions = store.adapters.versions(home, name)
+        found.append(
+            (store.adapters.manifest(home, name, versions[-1]), versions, store.adapters.aliases(home, name))
+        )
     documents = [
         _plain(manifest) | {"versions": list(versions), "aliases": dict(aliases)}
         for manifest, versions, aliases in found
@@ -335,8 +337,8 @@ def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool)
     """Show the manifest of one version: [TASK/]NAME[:VERSION|@ALIAS]."""
     store = Store.open(url)
     ref = parse_adapter(adapter)
-    manifest = store.resolve(ref, ref.task or chosen_task(store, task))
-    aliases = store.aliases(manifest.task, manifest.name)
+    manifest = store.adapters.resolve(ref, ref.task or chosen_task(store, task))
+    aliases = store.adapters.aliases(manifest.task, manifest.name)
     pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
     _show(_plain(manifest) | {"aliases": list(pointing)}, as_json)
 
@@ -448,7 +450,7 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
 def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
     """Show a named route and how it is read."""
     store = Store.open(url)
-    route = store.route(chosen_task(store, task), name)
+    route = store.routes.get(chosen_task(store, task), name)
     _show(_plain(route) | {"meaning": list(explain_route(route.parsed(), route.task))}, as_json)
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store.resolution.versions import resolve
-from model_store.routes.algebra import Route, check_alphas
+from model_store.routes.algebra import Route
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import summaries
@@ -286,7 +286,7 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
-    backbone = options.pop("backbone") or store.chosen_backbone(None).digest
+    backbone = options.pop("backbone") or store.backbones.get(None).digest
     first = _Asked(method=method, name=options.pop("name"), values=values, config=config)
     asked = [
         (one.name or one.method.name.replace("_", "-"), one.recipe()) for one in first.with_others(others)
@@ -372,12 +372,12 @@ def evaluate(
 ) -> None:
     """Measure adapters and routes on labelled images, without a server."""
     store = Store.open(url)
-    record = store.chosen_backbone(backbone)
+    record = store.backbones.get(backbone)
     shifted = [None, *map(shift.parse, shift_texts)]
     named = []
     for text in texts:
-        route, temperature = _named(store, task, text, extrapolate)
-        resolved = resolve(route, task=task, lookup=store, backbone_digest=record.digest)
+        route, temperature, beyond = _named(store, task, text, extrapolate)
+        resolved = resolve(route, task=task, store=store, backbone_digest=record.digest, extrapolate=beyond)
         named.append((resolved, temperature))
 
     from model_store.resolution.loading import Loader
@@ -421,14 +421,13 @@ def _measure(
         return measure_all(loader, candidates, dataset, under=shifted, advance=advance)
 
 
-def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[Route, float]:
-    """A named route of that name, else the text as a route; with the temperature."""
+def _named(store: Store, task: str, text: str, extrapolate: bool) -> tuple[Route, float, bool]:
+    """A named route of that name, else the text; with its temperature, and whether it may extrapolate."""
     route = parse_route(text)
-    named = store.route_meant(task, route)
+    named = store.routes.meant_by(task, route)
     if named is not None:
-        return named.parsed(), named.temperature
-    check_alphas(route, extrapolate)
-    return route, 1.0
+        return named.parsed(), named.temperature, named.extrapolate
+    return route, 1.0, extrapolate
 
 
 def _print_measured(rows: "list[Measured]") -> None:
@@ -505,7 +504,7 @@ def methods(backbone: str, url: str | None, as_json: bool) -> None:
 def _config(backbone: str, url: str | None) -> BackboneConfig:
     """What is known of a stored backbone or of a timm name."""
     try:
-        return Store.open(url).backbone(backbone).config
+        return Store.open(url).backbones.get(backbone).config
     except NotFound:
         import timm
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from model_store.format.canonical import canonical_json
 from petl_vit.backbone import BackboneConfig
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import Corrupt, InvalidInput
 from petl_vit.image_input import Preprocess
 
 if TYPE_CHECKING:
@@ -61,6 +61,16 @@ def adapter_digest(
         "task_digest": task,
     }
     return _digest(identity, tensors)
+
+
+def check(actual: str, expected: str, *, key: str, remedy: str) -> None:
+    """Refuse what does not have the digest that is expected of it.
+
+    Raises:
+        Corrupt: It has another; names the key and the remedy.
+    """
+    if actual != expected:
+        raise Corrupt(f"digest {actual[:12]} instead of {expected[:12]}", field=key, remedy=remedy)
 
 
 def _digest(identity: JsonValue, tensors: "Mapping[str, Tensor]") -> str:

@@ -35,17 +35,19 @@ def encode(tensors: "Mapping[str, Tensor]") -> bytes:
     return safetensors.torch.save(plain)
 
 
-def decode(data: bytes, *, key: str, remedy: str) -> "dict[str, Tensor]":
+def decode(data: bytes | None, *, key: str, remedy: str) -> "dict[str, Tensor]":
     """Read what `encode` wrote, onto the CPU.
 
     Args:
-        data: The whole file.
+        data: The whole file; None where there is none.
         key: Where it came from, for the error.
         remedy: What the user can do when it is damaged.
 
     Raises:
-        Corrupt: It is truncated, not safetensors, or holds NaN or an infinity.
+        Corrupt: It is missing, truncated, not safetensors, or holds NaN or an infinity.
     """
+    if data is None:
+        raise Corrupt("the file is missing", field=key, remedy=remedy)
     import safetensors.torch
     from safetensors import SafetensorError
 

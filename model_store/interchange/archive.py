@@ -50,17 +50,17 @@ def write(store: Store, manifest: Manifest) -> bytes:
     Raises:
         Corrupt: A stored file is not what its digest says.
     """
-    task = store.task_of(manifest)
+    task = store.tasks.of(manifest)
     record = Archived.of(
         adapter=Draft.of(**{name: getattr(manifest, name) for name in Draft.model_fields}),
         adapter_digest=manifest.digest,
         task=task.spec,
-        backbone=store.backbone(manifest.backbone_digest).config,
+        backbone=store.backbones.get(manifest.backbone_digest).config,
     )
     parts = {
         RECORD: record.encode(),
-        ADAPTER: tensors.encode(store.load_adapter(manifest)),
-        BASE_HEAD: tensors.encode(store.load_base_head(task)),
+        ADAPTER: tensors.encode(store.adapters.load(manifest)),
+        BASE_HEAD: tensors.encode(store.tasks.load_base_head(task)),
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -108,12 +108,14 @@ def register(store: Store, archive: Archive, *, task: str | None = None, name: s
     draft = Draft.of(**(dict(draft) | {"task": task or spec.name, "name": name or draft.name}))
     _check_backbone(store, archive.record)
     _check_shapes(archive, archive.record.backbone)
-    record: TaskRecord = store.put_task(TaskSpec.of(**(dict(spec) | {"name": draft.task})), archive.base_head)
+    record: TaskRecord = store.tasks.put(
+        TaskSpec.of(**(dict(spec) | {"name": draft.task})), archive.base_head
+    )
     assert record.digest == draft.task_digest  # checked when it was read
-    found = store.find(draft.task, draft.name, archive.record.adapter_digest)
+    found = store.adapters.find(draft.task, draft.name, archive.record.adapter_digest)
     if found is not None:
         return Imported(manifest=found, known=True)
-    return Imported(manifest=store.publish(draft, archive.adapter), known=False)
+    return Imported(manifest=store.adapters.publish(draft, archive.adapter), known=False)
 
 
 def _parts(data: bytes, name: str) -> dict[str, bytes]:
@@ -171,7 +173,7 @@ def _check_digests(archive: Archive, name: str) -> None:
 def _check_backbone(store: Store, record: Archived) -> None:
     wanted = record.task.backbone_digest
     try:
-        store.backbone(wanted)
+        store.backbones.get(wanted)
     except NotFound:
         config = record.backbone
         raise NotFound(

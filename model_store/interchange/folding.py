@@ -12,10 +12,11 @@ import safetensors.torch
 from torch import Tensor
 
 from model_store.format.tensors import not_finite
-from model_store.resolution.loading import Loader, model
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import Member, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
+from petl_vit.batch import Model
 from petl_vit.edits import Foldable, fold
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.heads import LinearHead
@@ -58,28 +59,28 @@ def folded(loader: Loader, member: Member, *, alpha: float = 1.0) -> Folded:
         Corrupt: A stored file is not what its digest says.
     """
     member = _at(member, alpha)
-    adapters = {term.digest: loader.adapter(term) for term in member.terms}
-    _check_methods(member, adapters)
+    model = loader.model(member)
+    _check_methods(member, model)
     vit = loader.vit(member.task.spec.preprocess.image_size)
-    head = model(member, adapters).head
+    head = model.head
     if not isinstance(head, LinearHead):
         raise Unsupported(
             f"task {member.task.spec.name!r} has a head of the {head.title} kind, timm's is one linear layer",
             field="route",
             remedy="serve it with corolla, or train the adapter under a task with a linear head",
         )
-    weights = _weights(vit, member, adapters)
+    weights = _weights(vit, model)
     tensors = {name: t.detach().float().cpu().contiguous() for name, t in weights.items()}
     tensors |= {name: t.detach().float().cpu().contiguous() for name, t in head.tensors().items()}
     _check_finite(tensors)
     return Folded(route=str(member), tensors=tensors, header=_header(loader, member))
 
 
-def _weights(vit: FrozenViT, member: Member, adapters: dict[str, Adapter]) -> dict[str, Tensor]:
+def _weights(vit: FrozenViT, model: Model) -> dict[str, Tensor]:
     terms = [
         (edit, term.alpha)
-        for term in member.terms
-        for edit in adapters[term.digest].edits.edits
+        for term in model.terms
+        for edit in term.adapter.edits.edits
         if isinstance(edit, Foldable)
     ]
     return _without_new(fold(vit.params, terms), vit.arch)
@@ -98,8 +99,10 @@ def _without_new(weights: dict[str, Tensor], arch: Architecture) -> dict[str, Te
     return {name: weights[name] for name in arch.shapes}
 
 
-def _check_methods(member: Member, adapters: dict[str, Adapter]) -> None:
-    stuck = [term for term in member.terms if not _folds(adapters[term.digest])]
+def _check_methods(member: Member, model: Model) -> None:
+    stuck = [
+        term for term, loaded in zip(member.terms, model.terms, strict=True) if not _folds(loaded.adapter)
+    ]
     if stuck:
         names = ", ".join(f"{term.label} ({term.method})" for term in stuck)
         raise Unsupported(

@@ -39,11 +39,11 @@ class Foreign:
         Raises:
             Corrupt: Its tensors are not those of the method and the task.
         """
-        config = store.backbone(task.spec.backbone_digest).config
+        config = store.backbones.get(task.spec.backbone_digest).config
         arch = describe(config).at(task.spec.preprocess.image_size)
         own = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
         check_tensors(own, self.method.shapes(arch), what=f"imported {self.method.name} adapter")
-        base = heads.load(store.load_base_head(task), classes=len(task.spec.classes), width=arch.width)
+        base = heads.load(store.tasks.load_base_head(task), classes=len(task.spec.classes), width=arch.width)
         heads.load_like(base, self.tensors)
         draft = Draft.of(
             task=task.spec.name,
@@ -61,10 +61,10 @@ class Foreign:
             task=draft.task_digest,
             tensors=self.tensors,
         )
-        found = store.find(draft.task, draft.name, identity)
+        found = store.adapters.find(draft.task, draft.name, identity)
         if found is not None:
             return Imported(manifest=found, known=True)
-        return Imported(manifest=store.publish(draft, self.tensors), known=False)
+        return Imported(manifest=store.adapters.publish(draft, self.tensors), known=False)
 
 
 def ordered_head(

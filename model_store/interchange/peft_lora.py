@@ -131,7 +131,7 @@ class Folder:
                 field="modules_to_save",
                 remedy='train it with modules_to_save=["head"], so that the folder can classify',
             )
-        config = store.backbone(task.spec.backbone_digest).config
+        config = store.backbones.get(task.spec.backbone_digest).config
         arch = describe(config).at(task.spec.preprocess.image_size)
         method, own, notes = self._ours(arch)
         if classes is None:
@@ -184,7 +184,7 @@ def write(store: Store, manifest: Manifest) -> dict[str, bytes]:
             field="format",
             remedy="use --format archive, or --format timm where the method folds",
         )
-    loaded = store.load_adapter(manifest)
+    loaded = store.adapters.load(manifest)
     head = {name: t for name, t in loaded.items() if name.startswith("head.")}
     if sorted(head) != sorted(_HEAD):
         raise Unsupported(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -58,7 +58,7 @@ class Objects:
         self._folder = folder
 
     @classmethod
-    def open(cls, url: str) -> "Objects":
+    def open(cls, url: str) -> Self:
         """Open a plain path (created when missing) or any URL that obstore knows.
 
         Raises:
@@ -81,7 +81,7 @@ class Objects:
             ) from error
 
     @classmethod
-    def _open_folder(cls, folder: Path) -> "Objects":
+    def _open_folder(cls, folder: Path) -> Self:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return cls(LocalStore(folder.resolve()), folder.resolve())

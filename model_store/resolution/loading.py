@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from model_store.format.records import BackboneRecord, TaskRecord
-from model_store.resolution.versions import Member, ResolvedTerm
+from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
 from model_store.store import Store
 from petl_vit import heads, methods
 from petl_vit.adapter import Adapter
@@ -44,7 +44,7 @@ class Loader:
     ) -> None:
         self.store, self.record, self.precision = store, record, precision
         self._device = device or torch.device("cpu")
-        tensors = {n: t.to(device=self._device) for n, t in store.load_backbone(record).items()}
+        tensors = {n: t.to(device=self._device) for n, t in store.backbones.load(record).items()}
         self._tensors = in_precision(tensors, precision)
         self._vits: dict[int, FrozenViT] = {}
         self._heads: dict[str, Head] = {}
@@ -73,7 +73,7 @@ class Loader:
         """
         with self._lock:
             if task.digest not in self._heads:
-                tensors = self.store.load_base_head(task)
+                tensors = self.store.tasks.load_base_head(task)
                 width = self._tensors["pos_embed"].shape[-1]
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
                 self._heads[task.digest] = head.to(device=torch.device("cpu"), dtype=torch.float32)
@@ -93,7 +93,7 @@ class Loader:
             return Adapter.load(
                 digest=term.manifest.digest,
                 method=method,
-                tensors=self.store.load_adapter(term.manifest),
+                tensors=self.store.adapters.load(term.manifest),
                 vit=vit,
                 base_head=base_head,
                 task_digest=term.task.digest,
@@ -105,6 +105,22 @@ class Loader:
                 remedy=error.remedy or "train or import it again",
             ) from error
 
+    def model(self, member: Member) -> Model:
+        """A member as it runs.
+
+        Raises:
+            Corrupt: As `adapter` does.
+        """
+        return model(member, {term.digest: self.adapter(term) for term in member.terms})
+
+    def models(self, route: ResolvedRoute) -> tuple[Model, ...]:
+        """A route's members as they run, in order; an adapter of several members is loaded once.
+
+        Raises:
+            Corrupt: As `adapter` does.
+        """
+        return models(route.members, {term.digest: self.adapter(term) for term in route.terms()})
+
 
 MemberKey = tuple[tuple[str, float], ...]
 
@@ -115,10 +131,10 @@ def member_key(member: Member) -> MemberKey:
 
 
 def model(member: Member, adapters: dict[str, Adapter]) -> Model:
-    """The runnable form of a member, from its adapters by digest."""
+    """A member as it runs, from its adapters by digest."""
     return Model([Term(adapter=adapters[term.digest], alpha=term.alpha) for term in member.terms])
 
 
 def models(members: Sequence[Member], adapters: dict[str, Adapter]) -> tuple[Model, ...]:
-    """The runnable forms of a route's members, in order."""
+    """The members of a route as they run, in order, from their adapters by digest."""
     return tuple(model(member, adapters) for member in members)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from model_store.format.records import NamedRoute
 from model_store.names import BASE, LATEST
-from model_store.resolution import versions as resolution
-from model_store.routes.algebra import Route, check_alphas
+from model_store.resolution import versions
+from model_store.routes.algebra import Route
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 
@@ -61,24 +61,21 @@ def check(
         Unsupported: An adapter of another backbone.
     """
     route = parse_route(text)
-    check_alphas(route, extrapolate)
-    backbone_digest = backbone_digest or _backbone_of(store, route, task)
-    resolved = resolution.resolve(route, task=task, lookup=store, backbone_digest=backbone_digest)
+    resolved = versions.resolve(
+        route,
+        task=task,
+        store=store,
+        backbone_digest=backbone_digest or versions.backbone_of(route, task=task, store=store),
+        extrapolate=extrapolate,
+    )
     value, why = (temperature, "as given") if temperature is not None else _default(store, route, task)
     named = NamedRoute.of(task=task, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
-    shadows = bool(store.versions(task, name))
+    shadows = bool(store.adapters.versions(task, name))
     return Naming(route=named, resolved=str(resolved), why=why, shadows=shadows)
-
-
-def _backbone_of(store: Store, route: Route, task: str) -> str:
-    refs = [ref for ref in route.adapters if not ref.is_base]
-    return (
-        store.resolve(refs[0], task).backbone_digest if refs else store.only_task(task).spec.backbone_digest
-    )
 
 
 def _default(store: Store, route: Route, task: str) -> tuple[float, str]:
     ref = route.single
     if ref is None or ref.is_base:
         return 1.0, f"the default of a route that is not one adapter{f' but {BASE}' if ref else ''}"
-    return store.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"
+    return store.adapters.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"

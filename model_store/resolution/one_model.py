@@ -3,19 +3,24 @@
 An adapter, its WiSE, or a sum in weight space. Imports no torch.
 """
 
-from model_store.resolution import versions as resolution
+from model_store.resolution import versions
 from model_store.resolution.versions import Member
-from model_store.routes.algebra import Entry, Model, Route, check_alphas
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.errors import Unsupported
 
 
-def read(text: str, *, extrapolate: bool = False) -> Model:
-    """Read the text of one model: an adapter, its WiSE, or a sum in weight space.
+def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) -> Member:
+    """The versions of one model, on the backbone of its first adapter.
+
+    Args:
+        text: An adapter, its WiSE, or a sum in weight space.
+        extrapolate: Whether alphas may lie outside [0, 1].
 
     Raises:
-        InvalidInput: It is not a model, or an alpha is outside [0, 1] without `extrapolate`.
+        NotFound: An adapter, version or task does not exist.
+        InvalidInput: It is not a model, an alpha is outside its range, its terms belong to different tasks,
+            or the task is on several backbones.
         Unsupported: It is an ensemble.
     """
     route = parse_route(text)
@@ -25,21 +30,11 @@ def read(text: str, *, extrapolate: bool = False) -> Model:
             field="route",
             remedy="fold each member by itself, or join them with + into one sum in weight space",
         )
-    check_alphas(route, extrapolate)
-    return route.entries[0].model
-
-
-def resolve(store: Store, model: Model, task: str, *, backbone: str | None = None) -> Member:
-    """The versions of a model, on the backbone of its first adapter unless one is given by digest.
-
-    Raises:
-        NotFound: An adapter, version or task does not exist.
-        InvalidInput: Its terms belong to different tasks, or the task is on several backbones.
-    """
-    refs = [term.adapter for term in model.terms if not term.adapter.is_base]
-    if backbone is None and refs:
-        backbone = store.resolve(refs[0], task).backbone_digest
-    if backbone is None:
-        backbone = store.only_task(model.terms[0].adapter.task or task).spec.backbone_digest
-    route = Route(entries=(Entry(model=model),))
-    return resolution.resolve(route, task=task, lookup=store, backbone_digest=backbone).members[0]
+    resolved = versions.resolve(
+        route,
+        task=task,
+        store=store,
+        backbone_digest=versions.backbone_of(route, task=task, store=store),
+        extrapolate=extrapolate,
+    )
+    return resolved.members[0]

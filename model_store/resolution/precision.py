@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model_store.format.records import BackboneRecord
-from model_store.resolution.loading import Loader, member_key, model
+from model_store.resolution.loading import Loader, member_key
 from model_store.resolution.versions import Member, ResolvedRoute
 from model_store.store import Store
 from petl_vit.batch import Batch, Model
@@ -101,7 +101,11 @@ def subjects(members: Iterable[Member]) -> Iterator[Subject]:
             seen.add(member_key(member))
             size = member.task.spec.preprocess.image_size
             name = member.text(with_task=True)
-            yield Subject(name=name, image_size=size, models=partial(_models, member))
+            yield Subject(name=name, image_size=size, models=partial(_alone, member))
+
+
+def _alone(member: Member, loader: Loader) -> Sequence[Model]:
+    return [loader.model(member)]
 
 
 def probes(size: int) -> Tensor:
@@ -125,10 +129,6 @@ def check(found: float, route: str) -> None:
             field="precision",
             remedy="use --precision fp32",
         )
-
-
-def _models(member: Member, loader: Loader) -> Sequence[Model]:
-    return [model(member, {term.digest: loader.adapter(term) for term in member.terms})]
 
 
 def _difference_if_sound(subject: Subject, exact: Loader, fast: Loader) -> float:

@@ -5,22 +5,12 @@ Knows records, not tensors. The names resolve once, here; everything after goes 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from model_store.format.records import Manifest, TaskRecord
-from model_store.routes.algebra import AdapterRef, Entry, Route, number
+from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
+from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
-
-
-class Lookup(Protocol):
-    """Where names are looked up: a store, or a cache in front of it."""
-
-    def resolve(self, ref: AdapterRef, task: str) -> Manifest: ...
-
-    def task(self, name: str, backbone_digest: str) -> TaskRecord: ...
-
-    def task_of(self, manifest: Manifest) -> TaskRecord: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,22 +108,26 @@ class ResolvedRoute:
         return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
 
 
-def resolve(route: Route, *, task: str, lookup: Lookup, backbone_digest: str) -> ResolvedRoute:
+def resolve(
+    route: Route, *, task: str, store: Store, backbone_digest: str, extrapolate: bool = False
+) -> ResolvedRoute:
     """The versions that a route means now.
 
     Args:
         route: The route.
         task: The task of adapters that name none; may be empty if all do.
-        lookup: Where names are looked up.
+        store: Where names are looked up.
         backbone_digest: The backbone that is to run it.
+        extrapolate: Whether alphas may lie outside [0, 1].
 
     Raises:
         NotFound: A task, adapter, version or alias that does not exist; names near matches.
-        InvalidInput: No task is named; or two members differ in their classes or in how they prepare
-            images; or the terms of a sum differ in their task.
+        InvalidInput: No task is named; or an alpha is outside its range; or two members differ in their
+            classes or in how they prepare images; or the terms of a sum differ in their task.
         Unsupported: An adapter belongs to another backbone.
     """
-    members = tuple(_member(entry, task, lookup, backbone_digest) for entry in route.entries)
+    check_alphas(route, extrapolate)
+    members = tuple(_member(entry, task, store, backbone_digest) for entry in route.entries)
     resolved = ResolvedRoute(members=members, combine=route.combine)
     for member in members[1:]:
         _check_classes(members[0], member)
@@ -141,8 +135,21 @@ def resolve(route: Route, *, task: str, lookup: Lookup, backbone_digest: str) ->
     return resolved
 
 
-def _member(entry: Entry, task: str, lookup: Lookup, backbone_digest: str) -> Member:
-    terms = tuple(_term(t.adapter, t.alpha, task, lookup, backbone_digest) for t in entry.model.terms)
+def backbone_of(route: Route, *, task: str, store: Store) -> str:
+    """The digest of the backbone of a route's first adapter; of its task's where it names `base` alone.
+
+    Raises:
+        NotFound: The adapter or the task does not exist.
+        InvalidInput: The task is on several backbones.
+    """
+    adapters = [ref for ref in route.adapters if not ref.is_base]
+    if adapters:
+        return store.adapters.resolve(adapters[0], task).backbone_digest
+    return store.tasks.get(route.adapters[0].task or task).spec.backbone_digest
+
+
+def _member(entry: Entry, task: str, store: Store, backbone_digest: str) -> Member:
+    terms = tuple(_term(t.adapter, t.alpha, task, store, backbone_digest) for t in entry.model.terms)
     for term in terms[1:]:
         if term.task.digest != terms[0].task.digest:
             raise InvalidInput(
@@ -153,15 +160,15 @@ def _member(entry: Entry, task: str, lookup: Lookup, backbone_digest: str) -> Me
     return Member(weight=entry.weight, terms=terms)
 
 
-def _term(ref: AdapterRef, alpha: float, task: str, lookup: Lookup, backbone_digest: str) -> ResolvedTerm:
+def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_digest: str) -> ResolvedTerm:
     name = ref.task or task
     if not name:
         raise InvalidInput(
             f"adapter {ref} names no task", field="task", remedy=f"set the task, or write TASK/{ref}"
         )
     if ref.is_base:
-        return ResolvedTerm(alpha=alpha, manifest=None, task=lookup.task(name, backbone_digest))
-    manifest = lookup.resolve(ref, name)
+        return ResolvedTerm(alpha=alpha, manifest=None, task=store.tasks.get(name, backbone_digest))
+    manifest = store.adapters.resolve(ref, name)
     if manifest.backbone_digest != backbone_digest:
         raise Unsupported(
             f"adapter {manifest} belongs to backbone {manifest.backbone_digest[:12]}, "
@@ -169,7 +176,7 @@ def _term(ref: AdapterRef, alpha: float, task: str, lookup: Lookup, backbone_dig
             field="route",
             remedy="serve that backbone, or train the adapter again on this one",
         )
-    return ResolvedTerm(alpha=alpha, manifest=manifest, task=lookup.task_of(manifest))
+    return ResolvedTerm(alpha=alpha, manifest=manifest, task=store.tasks.of(manifest))
 
 
 def _check_classes(first: Member, other: Member) -> None:

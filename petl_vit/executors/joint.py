@@ -1,28 +1,28 @@
 """Several adapters that learn in one forward: the frozen operations run once over the rows of all of them.
 
-`Joint` does to every adapter's rows what a `Functional` of its own would do to them, out of place and with
-gradients, random numbers included. What makes rows longer, gives them other parameters or reads other rows'
-keys cannot share a forward and is refused by name.
+`Joint` does to each adapter's rows what a `Functional` for them alone would do, out of place and with
+gradients, random numbers included. Edits that make rows longer, replace parameters or read a block's keys
+cannot share a forward, and are refused by name.
 
 Shapes: B rows of all adapters, N tokens, D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from petl_vit.edit_set import EditSet
-from petl_vit.edits import Dense, Edit, Queries, Tokens, attend
+from petl_vit.edits import Dense, Edit
 from petl_vit.errors import Unsupported
-from petl_vit.executors.frozen import frozen_norm, merge_heads, split_heads
+from petl_vit.executor import Executor
 from petl_vit.executors.functional import Functional
 from petl_vit.methods.method import Method, edit_kinds
-from petl_vit.products import Params, linear
+from petl_vit.prompts import Queries, Tokens
 from petl_vit.vit import FrozenViT
 
-_ALONE: dict[type, str] = {
+_CANNOT_SHARE: dict[type, str] = {
     Tokens: "it carries tokens along",
     Dense: "it replaces parameters",
     Queries: "it joins queries to the feature",
@@ -36,7 +36,7 @@ def check_joins(method: type[Method]) -> None:
         Unsupported: Says why.
     """
     kinds = edit_kinds(method())
-    for kind, why in _ALONE.items():
+    for kind, why in _CANNOT_SHARE.items():
         if kind.__name__ in kinds:
             raise Unsupported(
                 f"{method.title} cannot share a forward: {why}", field="method", remedy="train it alone"
@@ -44,24 +44,24 @@ def check_joins(method: type[Method]) -> None:
 
 
 class Noise:
-    """Random numbers of one's own: those that a device's default generator gives after a seed.
+    """A private stream of random numbers: those that a device's default generator gives after a seed.
 
-    Dropout takes no generator, so its default one is set within `with` and read back after it.
+    Dropout takes no generator, so `with` puts this stream's state into the default one and takes it back.
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
-            self._shared = torch.cuda.default_generators[index]
+            self._default = torch.cuda.default_generators[index]
         else:
-            self._shared = torch.default_generator
+            self._default = torch.default_generator
         self._state = torch.Generator(device).manual_seed(seed).get_state()
 
     def __enter__(self) -> None:
-        self._shared.set_state(self._state)
+        self._default.set_state(self._state)
 
     def __exit__(self, *_: object) -> None:
-        self._state = self._shared.get_state()
+        self._state = self._default.get_state()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,9 @@ class Learner:
     """One adapter's part in a forward.
 
     Attributes:
-        rows: How many of the batch's rows are its own.
+        rows: How many of the batch's rows it has.
         drop_path: As `Functional` has it.
-        noise: What its dropout and drop path draw from.
+        noise: The random numbers of its dropout and drop path.
     """
 
     rows: int
@@ -80,7 +80,7 @@ class Learner:
     noise: Noise
 
 
-class _Lane:
+class _Part:
     """A learner's edits by where they act, and the executor that it would have alone."""
 
     def __init__(self, vit: FrozenViT, learner: Learner) -> None:
@@ -91,11 +91,11 @@ class _Lane:
         self.drops_path, self.noise = learner.drop_path > 0, learner.noise
 
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        found = self.edits.sites.get(site)
-        if not found:
+        edits = self.edits.sites.get(site)
+        if not edits:
             return y
         with self.noise:
-            return sum((edit.delta(x, y, None, True) for edit in found), start=y)
+            return sum((edit.delta(x, y, None, True) for edit in edits), start=y)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         with self.noise:
@@ -106,7 +106,7 @@ class _Lane:
             return self.alone.add(sublayer, stream, normed, out)
 
 
-class Joint:
+class Joint(Executor):
     """Several adapters' edits, each on its own rows, which lie in the order of `learners`.
 
     Args:
@@ -115,50 +115,26 @@ class Joint:
     """
 
     def __init__(self, vit: FrozenViT, learners: Sequence[Learner]) -> None:
-        self._arch, self.params = vit.arch, vit.params
+        self.arch, self.params = vit.arch, vit.params
         self._sizes = [learner.rows for learner in learners]
-        self._lanes = [_Lane(vit, learner) for learner in learners]
+        self._parts = [_Part(vit, learner) for learner in learners]
 
-    def _by_lane(self, *tensors: Tensor) -> Iterator[tuple[_Lane, tuple[Tensor, ...]]]:
-        """Each lane with its rows. A split has one gradient; those of slices would be added one by one."""
-        parts = zip(*(tensor.split(self._sizes) for tensor in tensors), strict=True)
-        return zip(self._lanes, parts, strict=True)
+    def _by_learner(self, *tensors: Tensor) -> Iterator[tuple[_Part, tuple[Tensor, ...]]]:
+        """Each learner with its rows. `split` has one gradient; those of slices would be added one by one."""
+        rows = zip(*(tensor.split(self._sizes) for tensor in tensors), strict=True)
+        return zip(self._parts, rows, strict=True)
 
-    def _edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        if not any(site in lane.edits.sites for lane in self._lanes):
+    def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
+        if not any(site in part.edits.sites for part in self._parts):
             return y
-        return torch.cat([lane.edited(site, *rows) for lane, rows in self._by_lane(x, y)])
-
-    def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
-        return compute(x, self.params)
-
-    def embed(self, patches: Tensor) -> Tensor:
-        return self._edited("patch_embed.proj", patches, patches)
-
-    def linear(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, linear(self.params, site, x))
-
-    def norm(self, site: str, x: Tensor) -> Tensor:
-        return self._edited(site, x, frozen_norm(self.params, site, x, self._arch.eps))
-
-    def extend(self, x: Tensor) -> Tensor:
-        return x
-
-    def strip(self, x: Tensor) -> Tensor:
-        return x
-
-    def activate(self, h: Tensor) -> Tensor:
-        return self._arch.activation(h)
+        return torch.cat([part.edited(site, *rows) for part, rows in self._by_learner(x, y)])
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
-        if not any(block in lane.edits.prefixes for lane in self._lanes):
-            return merge_heads(attend(*split_heads(qkv, self._arch.heads), []))
-        return torch.cat([lane.attend(block, *rows) for lane, rows in self._by_lane(qkv)])
-
-    def feature(self, feature: Tensor) -> Tensor:
-        return feature
+        if not any(block in part.edits.prefixes for part in self._parts):
+            return super().attend(block, qkv)
+        return torch.cat([part.attend(block, *rows) for part, rows in self._by_learner(qkv)])
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        if not any(sublayer in lane.edits.branches or lane.drops_path for lane in self._lanes):
-            return stream + out
-        return torch.cat([lane.add(sublayer, *rows) for lane, rows in self._by_lane(stream, normed, out)])
+        if not any(sublayer in part.edits.branches or part.drops_path for part in self._parts):
+            return super().add(sublayer, stream, normed, out)
+        return torch.cat([part.add(sublayer, *rows) for part, rows in self._by_learner(stream, normed, out)])

@@ -1,4 +1,4 @@
-"""Edits as kernels: each row finds its own by its slot's number, and rows without one leave at once.
+"""Edits as Triton kernels: each row looks its edits up by slot number, and rows without one return at once.
 
 A kernel's grid and arguments depend on the number of rows alone. Which adapter, method, rank or alpha a
 row has is data that it reads: `slots` and `alphas` [T, B] (T edit sets at most for each row, -1 for none), a
@@ -23,8 +23,8 @@ from petl_vit.arena import MAX_HIDDEN, Field
 
 _TOKENS = 64  # of one program
 _COLUMNS = 64
-_PROGRAMS = 1024  # about what a large GPU runs at once; most find nothing to do
-_RANKS = 16  # the least that a matrix product takes
+_PROGRAMS = 1024  # about as many as a large GPU runs at once; most have nothing to do
+_RANKS = 16  # the smallest that a matrix product takes
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -33,13 +33,13 @@ _kernel = triton.jit(do_not_specialize=["field"])  # or a site's number decides 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What the rows of a forward look up.
+    """The slots and alphas of a forward's rows, and the arena that they look up.
 
     Attributes:
         slots: [T, B], int32; -1 where a row has no (further) edit set.
         alphas: [T, B], float32.
         bank: [E]; table: [S, F], int64, in elements of the bank.
-        products: What the factors of matrix products are rounded to.
+        products: The dtype that factors of matrix products are rounded to.
     """
 
     slots: Tensor
@@ -426,11 +426,11 @@ def hidden(
     return before, after
 
 
-def join_(target: Tensor, found: tuple[Tensor, Tensor], rows: Rows, field: int) -> None:
+def join_(target: Tensor, bottlenecks: tuple[Tensor, Tensor], rows: Rows, field: int) -> None:
     """target [B, N, W] += alpha (h W_u + b_u), of every branch."""
     b, n, w = target.shape
     _join[_grid(b, n, w)](
-        target, *found, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, w,
+        target, *bottlenecks, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, w,
         FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
         P=_TYPES[rows.products],
     )  # fmt: skip

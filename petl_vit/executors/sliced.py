@@ -1,9 +1,6 @@
-"""Two ways to carry the same edits out: functionally with gradients, or in place on slices of rows.
+"""Many adapters' edits, each on its slice of the rows, in place and without gradients: for serving.
 
-`Functional` applies one adapter's edits to every row, out of place: for training, with dropout and
-drop path. `Sliced` applies many adapters' edits, each to its own contiguous slice of the rows, in
-place and without gradients: for serving. What an edit does is defined in `petl_vit.edits` alone; the
-tests hold the two executors equal.
+A row computes its edits and no others. The tests hold this executor equal to `Functional`.
 
 Shapes: B rows, N tokens, D width, H heads, d head width.
 """
@@ -13,83 +10,80 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from petl_vit.attention import attend, merge_heads, split_heads, token_bias
+from petl_vit.branch import Branch
 from petl_vit.device import one_thread
-from petl_vit.edits import (
-    Alpha,
-    Branch,
-    Queries,
-    Tokens,
-    attend,
-    weighted,
-)
-from petl_vit.executors.frozen import activate_, frozen_norm, merge_heads, split_heads
-from petl_vit.executors.functional import _token_bias
-from petl_vit.executors.lanes import Lane, _apply_, _parts, _Placed, _Run
+from petl_vit.executor import Executor, activate_, frozen_norm
+from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks
+from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
+from petl_vit.prompts import Queries, Tokens
 from petl_vit.vit import FrozenViT
 
-_ALONE = 2**18
-"""Elements that an operation goes over, up to which one thread of a CPU is through sooner than two."""
-_ALONE_ATTENTION = 2**22
-"""The same of attention, in products of a query with a key, elementwise."""
+_ONE_THREAD = 2**18
+"""Up to this many elements, one CPU thread is faster than two."""
+_ONE_THREAD_ATTENTION = 2**22
+"""The same for attention, in multiplications of an element of a query with one of a key."""
 _TO_THE_STREAM = (".proj", ".fc2")
-"""Linears whose output is added to the residual stream, and so wanted in its precision."""
+"""Linears whose output is added to the residual stream, and is therefore needed in its precision."""
+
+_Span = tuple[int, int]
+"""The first row of a slice, and the first after it."""
 
 
-class Sliced:
+class Sliced(Executor):
     """Many adapters at once, each on its own slice of rows, in place, without gradients.
 
     Args:
         vit: The backbone.
-        lanes: What edits which rows, in their order; rows without a lane get the frozen model.
-        params: The parameters to run with; None means the frozen ones.
+        lanes: Edits and their rows, in the rows' order; rows without a lane get the frozen model.
+        params: The parameters to run with; None means the backbone's.
     """
 
     def __init__(self, vit: FrozenViT, lanes: Sequence[Lane], params: Params | None = None) -> None:
-        self._arch = vit.arch
-        self.params: Params = vit.params if params is None else params
-        self._at: dict[str, _Placed] = {}
-        self._branches: dict[str, list[tuple[_Run, Branch]]] = {}
-        self._prefixed: dict[int, dict[tuple[int, int], list[tuple[Tensor, Tensor, Alpha]]]] = {}
-        self._tokens: dict[tuple[int, int], list[tuple[Tokens, Alpha]]] = {}
+        self.arch = vit.arch
+        self.params = vit.params if params is None else params
+        self._site_edits: dict[str, SiteEdits] = {}
+        self._branches: dict[str, list[tuple[Lane, Branch]]] = {}
+        self._prefixes: dict[int, dict[_Span, list[tuple[Tensor, Tensor, Alpha]]]] = {}
+        self._tokens: dict[_Span, list[tuple[Tokens, Alpha]]] = {}
         self._queries: list[tuple[slice, Queries, Alpha, list[Tensor]]] = []
-        self._own = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
+        self._replacements = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
-            self._place(lane)
+            self._enter(lane)
         self._on_cpu, self._products = vit.device.type == "cpu", vit.product_dtype
         self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
-        self._extra_tokens = sum(len(t.prompts) for found in [*self._tokens.values()][:1] for t, _ in found)
+        # Every row carries equally many tokens, as rows of different lengths do not share a forward.
+        tokens: Sequence[tuple[Tokens, Alpha]] = next(iter(self._tokens.values()), ())
+        self._extra_tokens = sum(len(t.prompts) for t, _ in tokens)
 
-    def _place(self, lane: Lane) -> None:
-        run = _Run(rows=lane.rows, adapters=lane.adapters, alpha=lane.alpha)
+    def _enter(self, lane: Lane) -> None:
+        """Files a lane's edits by where they act."""
         for site, edits in lane.edits.sites.items():
-            placed = self._at.setdefault(site, [])
-            found = [(edit, run) for edit in edits]
-            if placed and placed[-1][0] == lane.rows:
-                placed[-1][1].extend(found)
+            at_site = self._site_edits.setdefault(site, [])
+            with_lane = [(edit, lane) for edit in edits]
+            if at_site and at_site[-1][0] == lane.rows:
+                at_site[-1][1].extend(with_lane)
             else:
-                placed.append((lane.rows, found))
+                at_site.append((lane.rows, with_lane))
         for sublayer, branches in lane.edits.branches.items():
-            self._branches.setdefault(sublayer, []).extend((run, branch) for branch in branches)
-        for block, pairs in lane.edits.keys_values.items():
-            key = (lane.rows.start, lane.rows.stop)
-            here = self._prefixed.setdefault(block, {}).setdefault(key, [])
-            prefixes = lane.edits.prefixes[block]
-            here.extend(
+            self._branches.setdefault(sublayer, []).extend((lane, branch) for branch in branches)
+        for block, keys_values in lane.edits.keys_values.items():
+            self._prefixes.setdefault(block, {}).setdefault(lane.span, []).extend(
                 (k, v, weighted(lane.alpha, prefix.weight, k))
-                for prefix, (k, v) in zip(prefixes, pairs, strict=True)
+                for prefix, (k, v) in zip(lane.edits.prefixes[block], keys_values, strict=True)
             )
         self._queries.extend((lane.rows, queries, lane.alpha, []) for queries in lane.edits.queries)
         if lane.edits.tokens:
-            carried = self._tokens.setdefault((lane.rows.start, lane.rows.stop), [])
+            carried = self._tokens.setdefault(lane.span, [])
             carried.extend((tokens, lane.alpha) for tokens in lane.edits.tokens)
 
     def over(self, names: Sequence[str], compute: Callable[[Tensor, Params], Tensor], x: Tensor) -> Tensor:
-        own = [(rows, params) for rows, params in self._own if self._differs(params, names)]
-        if not own:
+        replaced = [(rows, params) for rows, params in self._replacements if self._differs(params, names)]
+        if not replaced:
             return compute(x, self.params)
         parts, done = [], 0
-        for rows, params in own:
+        for rows, params in replaced:
             if done < rows.start:
                 parts.append(compute(x[done : rows.start], self.params))
             parts.append(compute(x[rows], params))
@@ -100,43 +94,43 @@ class Sliced:
     def _differs(self, params: Params, names: Sequence[str]) -> bool:
         return any(params.get(name) is not self.params.get(name) for name in names)
 
-    def _alone(self, x: Tensor, rows: int) -> bool:
-        """Whether a pass over so many of the rows of x is too little to share among threads."""
-        return self._on_cpu and x.numel() // len(x) * rows <= _ALONE
+    def _is_little(self, x: Tensor, rows: int) -> bool:
+        """Whether a pass over this many rows of x is too little work to share among threads."""
+        return self._on_cpu and x.numel() // len(x) * rows <= _ONE_THREAD
 
-    def _edit_(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        """Applies a site's edits to its output y, in at least float32, and returns y."""
-        placed = self._at.get(site)
-        if placed is None:
+    def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
+        """Applies a site's edits to its output y in place, in at least float32, and returns y."""
+        site_edits = self._site_edits.get(site)
+        if site_edits is None:
             return y
         x = x.contiguous()
-        with one_thread(self._alone(y, self._widest)):
-            for part in _parts(placed, y.numel() // len(y)):
-                first, last = part[0][0].start, part[-1][0].stop
-                edited = y[first:last]
-                target = wide(edited)
-                for rows, edits in part:
-                    _apply_(edits, rows, x, target, first)
-                if target is not edited:
-                    edited.copy_(target)
+        with one_thread(self._is_little(y, self._widest)):
+            for chunk in chunks(site_edits, y.numel() // len(y)):
+                first, last = chunk[0][0].start, chunk[-1][0].stop
+                narrow = y[first:last]
+                target = wide(narrow)
+                for rows, edits in chunk:
+                    apply_(edits, rows, x, target, first)
+                if target is not narrow:
+                    narrow.copy_(target)
         return y
 
     def embed(self, patches: Tensor) -> Tensor:
-        if "patch_embed.proj" not in self._at:
+        if "patch_embed.proj" not in self._site_edits:
             return patches
         patches = patches.contiguous()
-        return self._edit_("patch_embed.proj", patches, patches)
+        return self.edited("patch_embed.proj", patches, patches)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         names = (f"{site}.weight", f"{site}.bias")
         y = self.over(names, lambda z, params: linear(params, site, z), x.to(self._products))
-        return self._edit_(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
+        return self.edited(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
 
     def norm(self, site: str, x: Tensor) -> Tensor:
-        names, eps = (f"{site}.weight", f"{site}.bias"), self._arch.eps
-        with one_thread(self._alone(x, len(x))):
+        names, eps = (f"{site}.weight", f"{site}.bias"), self.arch.eps
+        with one_thread(self._is_little(x, len(x))):
             y = self.over(names, lambda z, params: frozen_norm(params, site, z, eps), x)
-            return self._edit_(site, x, y)
+            return self.edited(site, x, y)
 
     def extend(self, x: Tensor) -> Tensor:
         if not self._tokens:
@@ -148,64 +142,67 @@ class Sliced:
         return torch.cat([torch.cat(carried), x], dim=1)
 
     def activate(self, h: Tensor) -> Tensor:
-        return activate_(self._arch.activation, h)
+        return activate_(self.arch.activation, h)
 
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         rows, tokens, width = qkv.shape
-        with one_thread(self._on_cpu and rows * tokens**2 * width // 3 <= _ALONE_ATTENTION):
+        with one_thread(self._on_cpu and rows * tokens**2 * width // 3 <= _ONE_THREAD_ATTENTION):
             return self._attend(block, qkv)
 
     def _attend(self, block: int, qkv: Tensor) -> Tensor:
-        q, k, v = split_heads(qkv, self._arch.heads)
+        q, k, v = split_heads(qkv, self.arch.heads)
         for rows, queries, _, outputs in self._queries:
             outputs.append(queries.outputs(block, k[rows], v[rows]))
-        special = set(self._tokens) | set(self._prefixed.get(block, ()))
+        special = set(self._tokens) | set(self._prefixes.get(block, ()))
         if not special:
             return merge_heads(attend(q, k, v, []))
         out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-        for start, stop in _runs(special, len(out)):
+        for start, stop in _spans(special, len(out)):
             rows = slice(start, stop)
-            prefixes = self._prefixed.get(block, {}).get((start, stop), [])
+            prefixes = self._prefixes.get(block, {}).get((start, stop), [])
             carried = self._tokens.get((start, stop), ())
             factors = [(weighted(alpha, t.weight, q), len(t.prompts)) for t, alpha in carried]
-            bias = _token_bias(factors, k[rows])
+            bias = token_bias(factors, k[rows])
             out[rows] = merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
         return out
 
     def feature(self, feature: Tensor) -> Tensor:
-        deltas = [(rows, q.feature(feature[rows], found, alpha)) for rows, q, alpha, found in self._queries]
+        deltas = [(rows, q.feature(feature[rows], outs, alpha)) for rows, q, alpha, outs in self._queries]
         for rows, delta in deltas:
             feature[rows] += delta
-        for *_, found in self._queries:
-            found.clear()
+        for *_, outputs in self._queries:
+            outputs.clear()
         return feature
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        with one_thread(self._alone(stream, len(stream))):
+        with one_thread(self._is_little(stream, len(stream))):
             return self._add(self._branches.get(sublayer, ()), stream, normed, out)
 
     def _add(
-        self, branches: Sequence[tuple[_Run, Branch]], stream: Tensor, normed: Tensor, out: Tensor
+        self, branches: Sequence[tuple[Lane, Branch]], stream: Tensor, normed: Tensor, out: Tensor
     ) -> Tensor:
-        alone, tokens = self._alone(stream, self._widest), stream.shape[1]
-        with one_thread(alone):
-            read = [b.hidden(run.of(b.source.of(stream, normed, out)), tokens) for run, b in branches]
+        little, tokens = self._is_little(stream, self._widest), stream.shape[1]
+        with one_thread(little):
+            bottlenecks = [
+                branch.hidden(lane.rows_of(branch.source.of(stream, normed, out)), tokens)
+                for lane, branch in branches
+            ]
         stream.add_(out)
-        with one_thread(alone):
-            for (run, branch), hidden in zip(branches, read, strict=True):
-                branch.join_(run.of(stream), hidden, run.alpha_of(hidden))
+        with one_thread(little):
+            for (lane, branch), hidden in zip(branches, bottlenecks, strict=True):
+                branch.join_(lane.rows_of(stream), hidden, lane.alpha_of(hidden))
         return stream
 
 
-def _runs(special: set[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The special runs of rows and the runs between them, covering all rows in order."""
-    runs, done = [], 0
+def _spans(special: set[_Span], count: int) -> list[_Span]:
+    """The special spans of rows and those between them, covering all rows in order."""
+    spans, done = [], 0
     for start, stop in sorted(special):
         if done < start:
-            runs.append((done, start))
-        runs.append((start, stop))
+            spans.append((done, start))
+        spans.append((start, stop))
         done = stop
-    return [*runs, (done, count)] if done < count else runs
+    return [*spans, (done, count)] if done < count else spans

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
-from petl_vit.edits import Branch, Conv, Edit, Source
+from petl_vit.branch import Branch, Conv, Source
+from petl_vit.edits import Edit
 from petl_vit.methods.method import uniform
 
 

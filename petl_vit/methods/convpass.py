@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes, quick_gelu
-from petl_vit.edits import Conv, Edit, Source
+from petl_vit.branch import Conv, Source
+from petl_vit.edits import Edit
 from petl_vit.methods import bottleneck
 from petl_vit.methods.method import Method, Tensors, uniform
 from petl_vit.vit import FrozenViT

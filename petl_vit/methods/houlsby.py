@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
-from petl_vit.edits import Edit, Source
+from petl_vit.branch import Source
+from petl_vit.edits import Edit
 from petl_vit.methods import bottleneck
 from petl_vit.methods.method import Method, Tensors
 from petl_vit.vit import FrozenViT

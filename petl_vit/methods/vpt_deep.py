@@ -15,9 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
-from petl_vit.edits import Edit, Prefix
+from petl_vit.edits import Edit
 from petl_vit.methods.method import Method, Tensors, uniform
 from petl_vit.products import part_of_linear
+from petl_vit.prompts import Prefix
 from petl_vit.vit import FrozenViT
 
 

@@ -13,8 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
-from petl_vit.edits import Edit, Tokens
+from petl_vit.edits import Edit
 from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.prompts import Tokens
 from petl_vit.vit import FrozenViT
 
 

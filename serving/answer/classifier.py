@@ -1,6 +1,6 @@
 """A classification request from names and bytes to answers: the transport-free core of the server.
 
-    plan (catalog) -> models (bank) -> decode (pool) -> rows (batcher, engine) -> combine -> count
+    plan (catalog) -> models (adapter cache) -> decode (pool) -> rows (batcher, engine) -> combine -> count
 
 Knows neither protobuf nor gRPC. The event loop only waits here; decoding, combining and counting run
 in the pool, forwards in the engine's thread.
@@ -8,7 +8,7 @@ in the pool, forwards in the engine's thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,105 +17,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model_store.resolution.versions import ResolvedRoute
-from model_store.routes.algebra import Route
 from petl_vit.batch import Model
 from petl_vit.combine import Answer, combine
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
-from serving.engine.batcher import Batcher, Done, Priority, Work
+from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
-from serving.metrics.events import ADHOC, Metrics
-from serving.metrics.prediction_ids import Prediction, Tokens
-from serving.registry.adapter_cache import Bank
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import ADHOC
+from serving.metrics.prediction_ids import Prediction, PredictionIds
+from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
-
-Encoded = bytes
-Pixels = NDArray[np.uint8]
-"""[H, W, 3], resized and normalised by the server."""
-Preprocessed = NDArray[np.float32]
-"""[3, S, S], taken as preprocessed."""
-Picture = Encoded | Pixels | Preprocessed
+from serving.request import BadScores, Image, ImageAnswer, Request, Response
 
 T = TypeVar("T")
 
 
-class BadScores(CorollaError):
-    """A model gave NaN or infinite logits for an image."""
-
-
-MAX_CLIENT = 128
-
-
-def caller(name: str, peer: str, *, field: str) -> str:
-    """Who asks, for fairness: the name that a client gives, else its connection, told apart.
-
-    Raises:
-        InvalidInput: A name of more than `MAX_CLIENT` characters; `field` is where it stood.
-    """
-    if len(name) > MAX_CLIENT:
-        raise InvalidInput(
-            f"a client's name has at most {MAX_CLIENT} characters, this one has {len(name):,}",
-            field=field,
-            remedy="send a shorter one, or none",
-        )
-    return f"client:{name}" if name else f"peer:{peer}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a client asks.
-
-    Attributes:
-        pictures: At least one. A tensor is a collection of pictures as it is, and all of one kind.
-        deadline: time.monotonic() seconds, or None.
-        client: Who asks: clients share the engine fairly.
-    """
-
-    task: str
-    route: Route
-    pictures: Collection[Picture]
-    domain: str = ""
-    extrapolate: bool = False
-    deadline: float | None = None
-    priority: Priority = Priority.NORMAL
-    client: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageAnswer:
-    """The answer for one image; K members, C classes."""
-
-    probabilities: NDArray[np.float64]  # [C]
-    predicted: int
-    votes: tuple[int, ...]  # [K]
-    confidences: tuple[float, ...]  # [K]
-    agreement: float
-    entropy: float
-    mutual_information: float
-    prediction_id: str
-
-    def best(self, count: int) -> list[int]:
-        """The most probable classes: the predicted one, then by probability, then by index."""
-        order = np.lexsort((np.arange(len(self.probabilities)), -self.probabilities))
-        return [self.predicted, *(int(i) for i in order if i != self.predicted)][:count]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Response:
-    """Answers in the order of the request's pictures; an image that failed has its error instead."""
-
-    images: list[ImageAnswer | CorollaError]
-    resolved: ResolvedRoute
-    decode_s: float
-    queue_s: float
-    forward_s: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What the engine made of a request's pictures, in their order; of one that failed, its error."""
+    """What the engine made of a request's images, in their order; of one that failed, its error."""
 
     outcomes: list[Done[Logits] | CorollaError]
     decode_s: float
@@ -144,17 +65,17 @@ class Classifier:
         self,
         *,
         catalog: Catalog,
-        bank: Bank,
+        cache: AdapterCache,
         batcher: Batcher[Job, Logits],
-        tokens: Tokens,
+        prediction_ids: PredictionIds,
         metrics: Metrics,
         pool: ThreadPoolExecutor,
         max_images: int,
         max_pixels: int,
         add_size: Callable[[int], None],
     ) -> None:
-        self._catalog, self._bank, self._batcher = catalog, bank, batcher
-        self._tokens, self._metrics, self._pool = tokens, metrics, pool
+        self._catalog, self._cache, self._batcher = catalog, cache, batcher
+        self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._add_size = add_size
         self._announced: dict[str, str] = {}
@@ -186,7 +107,7 @@ class Classifier:
             InvalidInput: No image, too many, or a route that cannot be answered.
             NotFound: A name of the route does not exist.
         """
-        self._check_count(len(request.pictures))
+        self._check_count(len(request.images))
         return await self.in_pool(self._prepare, request)
 
     async def compute(
@@ -200,7 +121,7 @@ class Classifier:
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
-        with self._bank.holding(plan.resolved) as held:
+        with self._cache.holding(plan.resolved) as held:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started
@@ -218,19 +139,18 @@ class Classifier:
         )
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
-        """Every picture ready for the backbone, or what is wrong with it."""
+        """Every image ready for the backbone, or what is wrong with it."""
         spec = plan.resolved.task.spec.preprocess
-        decoding = (self.in_pool(self._decode, p, spec, i) for i, p in enumerate(request.pictures))
+        decoding = (self.in_pool(self._decode, image, spec, i) for i, image in enumerate(request.images))
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
         self, images: Sequence[Any], models: tuple[Model, ...], request: Request, plan: Plan
     ) -> list[Done[Logits] | BaseException]:
         """The logits of images under every model."""
-        jobs = [Job(image=image, models=models) for image in images]
-        flow = " ".join(term.digest for term in plan.resolved.terms())
         return await self._batcher.submit(
-            [Work(job=job, rows=job.rows, size=job.image.nbytes, flow=flow) for job in jobs],
+            [Job(image=image, models=models) for image in images],
+            flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
             client=request.client,
@@ -239,7 +159,7 @@ class Classifier:
     def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
         spec = plan.resolved.task.spec.preprocess
-        _check_shape(next(iter(request.pictures)), spec)
+        _check_shape(next(iter(request.images)), spec)
         self.ready(plan)
         return plan
 
@@ -279,13 +199,13 @@ class Classifier:
                 remedy="send them in several requests",
             )
 
-    def _decode(self, picture: Picture, spec: Preprocess, position: int) -> torch.Tensor:
-        if isinstance(picture, bytes):
-            return preprocess(picture, spec, max_pixels=self._max_pixels, field=f"images[{position}]")
+    def _decode(self, image: Image, spec: Preprocess, position: int) -> torch.Tensor:
+        if isinstance(image, bytes):
+            return preprocess(image, spec, max_pixels=self._max_pixels, field=f"images[{position}]")
         field = f"tensor[{position}]"
-        if picture.dtype == np.uint8:
-            return normalise(resize(from_array(picture, field=field), spec), spec)
-        return _preprocessed(picture, field)
+        if image.dtype == np.uint8:
+            return normalise(resize(from_array(image, field=field), spec), spec)
+        return _preprocessed(image, field)
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
         label = self._metrics.domains.label(request.domain)
@@ -357,7 +277,7 @@ class Classifier:
             predicted=predicted,
             votes=votes,
             confidences=tuple(float(c) for c in answer.confidences[0]),
-            prediction_id=self._tokens.seal(prediction),
+            prediction_id=self._prediction_ids.seal(prediction),
             **evidence,
         )
 
@@ -377,19 +297,19 @@ def _of_one_image(error: BaseException) -> bool:
     return isinstance(error, CorollaError) and not isinstance(error, Expired | Draining)
 
 
-def _check_shape(picture: Picture, spec: Preprocess) -> None:
+def _check_shape(image: Image, spec: Preprocess) -> None:
     """The shape of a float32 tensor is one for all its images, so a wrong one is the request's fault."""
     size = spec.image_size
-    if isinstance(picture, bytes) or picture.dtype == np.uint8 or picture.shape == (3, size, size):
+    if isinstance(image, bytes) or image.dtype == np.uint8 or image.shape == (3, size, size):
         return
     raise InvalidInput(
-        f"a float32 image has shape {list(picture.shape)}, the task takes [3, {size}, {size}]",
+        f"a float32 image has shape {list(image.shape)}, the task takes [3, {size}, {size}]",
         field="tensor.shape",
         remedy="preprocess it to that size, or send uint8 pixels",
     )
 
 
-def _preprocessed(picture: NDArray[Any], field: str) -> torch.Tensor:
-    if not np.isfinite(picture).all():
+def _preprocessed(image: NDArray[Any], field: str) -> torch.Tensor:
+    if not np.isfinite(image).all():
         raise InvalidInput("it has NaN or infinite values", field=field, remedy="send finite numbers")
-    return torch.from_numpy(picture.copy())  # a copy of its own: the request's bytes cannot be written
+    return torch.from_numpy(image.copy())  # a copy of its own: the request's bytes cannot be written

@@ -6,7 +6,6 @@ Shapes: D width of the backbone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +17,9 @@ from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from petl_vit.batch import Features
 from petl_vit.batch import Model as Runnable
 from petl_vit.errors import CorollaError, InvalidInput
-from serving.answer.classifier import BadScores, Classifier, Computed, Request
+from serving.answer.classifier import Classifier, Computed
 from serving.engine.batcher import Done
+from serving.request import BadScores, Embeddings, Request
 
 T = TypeVar("T")
 
@@ -27,21 +27,10 @@ FROZEN = Route(entries=(Entry(model=Model(terms=(Term(adapter=AdapterRef(name=BA
 """The frozen backbone."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embeddings:
-    """Features [D] in the order of the request's pictures; an image that failed has its error instead."""
-
-    images: list[NDArray[np.float32] | CorollaError]
-    resolved: ResolvedRoute
-    decode_s: float
-    queue_s: float
-    forward_s: float
-
-
 async def embed(
     classifier: Classifier, request: Request, finish: Callable[[Embeddings], T], *, unit: bool
 ) -> T:
-    """Embeds every picture under the request's one model, or says of each what is wrong with it.
+    """Embeds every image under the request's one model, or says of each what is wrong with it.
 
     Args:
         finish: Makes of the answer what its protocol sends; runs in the pool.

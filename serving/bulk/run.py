@@ -1,4 +1,4 @@
-"""Bulk classification without a server: many images by one route, through the server's own core.
+"""Bulk classification without a server: many images by one route, answered by a `Service` in this process.
 
 One group of images is in the engine while the next is read and decoded. Groups are always the same, so a run
 that was killed and goes on gives what it would have given, to the last digit.
@@ -18,11 +18,12 @@ from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, Overloaded
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
-from serving.answer.classifier import Classifier, ImageAnswer, Preprocessed, Request, Response
+from serving.answer.classifier import Classifier
 from serving.bulk.output import COLUMNS, PROBABILITIES, Output, Part, Row
 from serving.bulk.sources import Source
 from serving.registry.catalog import Plan
-from serving.service import Core
+from serving.request import ImageAnswer, Preprocessed, Request, Response
+from serving.service import Service
 from serving.settings import Settings
 
 _UNBOUNDED = 2**40
@@ -92,18 +93,18 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
     output = Output(out, overwrite=bulk.overwrite)
     with TemporaryDirectory() as folder:  # prediction ids are nobody's to send back: their key goes too
         mine = {
-            "token_key_file": f"{folder}/key",
+            "prediction_key_file": f"{folder}/key",
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
         }
-        core = Core(Settings.read({**settings, **mine}))
-        plan = core.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
-        group = max(1, core.settings.max_batch_rows // len(plan.resolved.members))
-        run = _identity(bulk, plan, core, group)
+        service = Service(Settings.read({**settings, **mine}))
+        plan = service.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
+        group = max(1, service.settings.max_batch_rows // len(plan.resolved.members))
+        run = _identity(bulk, plan, service, group)
         with Part(out, run, group=group, fresh=bulk.overwrite) as part:
             resumed = part.rows
             advance(resumed)
-            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(core, group))
+            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(service, group))
             failed = _write(output, part, bulk, plan)
             part.remove()
     resolved = plan.resolved
@@ -113,7 +114,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
         failed=failed,
         resumed=resumed,
         seconds=round(time.monotonic() - started, 3),
-        precision=str(core.precision),
+        precision=str(service.precision),
         route=str(resolved),
         adapters={term.full_name: term.digest for term in resolved.terms()},
         backbone_digest=resolved.task.spec.backbone_digest,
@@ -121,7 +122,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
     )
 
 
-def _identity(bulk: Bulk, plan: Plan, core: Core, group: int) -> Row:
+def _identity(bulk: Bulk, plan: Plan, service: Service, group: int) -> Row:
     """What two runs must share for the one to go on with the rows of the other."""
     resolved = plan.resolved
     listed = "\n".join(f"{source.path}\0{source.file}" for source in bulk.sources)
@@ -134,8 +135,8 @@ def _identity(bulk: Bulk, plan: Plan, core: Core, group: int) -> Row:
         "temperature": plan.temperature,
         "top": bulk.top,
         "probabilities": bulk.probabilities,
-        "device": core.device.type,
-        "precision": str(core.precision),
+        "device": service.device.type,
+        "precision": str(service.precision),
         "rows of a batch": group,
     }
 
@@ -168,15 +169,15 @@ class _Run:
     part: Part
     advance: Advance
 
-    async def through(self, core: Core, group: int) -> None:
+    async def through(self, service: Service, group: int) -> None:
         """Fills the part."""
         sources = self.bulk.sources
         groups = [sources[start : start + group] for start in range(self.part.rows, len(sources), group)]
         if not groups:
             return
-        async with core.running() as classifier:
+        async with service.running() as classifier:
             await classifier.in_pool(classifier.ready, self.plan)
-            decoder = _Decoder(core.settings, self.plan.resolved.task.spec.preprocess, classifier)
+            decoder = _Decoder(service.settings, self.plan.resolved.task.spec.preprocess, classifier)
             ahead = asyncio.create_task(decoder.decode(groups[0]))
             for now, after in zip(groups, [*groups[1:], None], strict=True):
                 pictures = await ahead
@@ -192,7 +193,7 @@ class _Run:
         good = [picture for picture in pictures if not isinstance(picture, CorollaError)]
         answers: Iterator[ImageAnswer | CorollaError] = iter(())
         if good:
-            request = Request(task=self.bulk.task, route=self.bulk.route, pictures=good)
+            request = Request(task=self.bulk.task, route=self.bulk.route, images=good)
             response: Response = await classifier.answer(request, self.plan, lambda response: response)
             answers = iter(response.images)
         make = partial(_row, classes=self.plan.resolved.classes, bulk=self.bulk)

@@ -53,6 +53,11 @@ class Job:
     def rows(self) -> int:
         return len(self.models)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the image, which waits with it."""
+        return self.image.nbytes
+
 
 Logits = list[NDArray[np.float64]]
 """One [C] for each model of a job."""
@@ -162,7 +167,7 @@ class Engine:
         return Overloaded(
             "no memory is left for even one row",
             field="memory",
-            remedy="retry after a pause; lower --slots, --bank-bytes or --max-batch-rows",
+            remedy="retry after a pause; lower --max-batch-rows, --slots, --host-bytes or --device-bytes",
         )
 
 

@@ -1,4 +1,4 @@
-"""A queue that many parties share fairly, in memory: who waits, what it weighs, whose turn it is.
+"""A queue that parties share fairly, in memory: what waits, what it weighs, whose turn it is.
 
 Knows nothing of time, engines or requests.
 """
@@ -12,22 +12,22 @@ from itertools import count
 from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
-_ALIKE: Mapping[Hashable, float] = MappingProxyType({})
+_EQUAL: Mapping[Hashable, float] = MappingProxyType({})
 
 
-class Waiting(Protocol):
-    """What waits: compared by identity."""
+class Weighed(Protocol):
+    """What waits, as far as the queue knows it; compared by identity."""
 
     @property
     def rows(self) -> int:
-        """What it costs."""
+        """Rows of a forward, at least 1: what it costs."""
 
     @property
-    def size(self) -> int:
-        """Bytes it keeps in memory."""
+    def nbytes(self) -> int:
+        """What it keeps in memory while it waits."""
 
 
-Item = TypeVar("Item", bound=Waiting)
+Item = TypeVar("Item", bound=Weighed)
 
 
 class Line(Generic[Item]):
@@ -35,7 +35,7 @@ class Line(Generic[Item]):
 
     def __init__(self) -> None:
         self.rows = 0
-        self.size = 0
+        self.nbytes = 0
         self._items: OrderedDict[Item, None] = OrderedDict()
 
     def head(self) -> Item | None:
@@ -44,12 +44,12 @@ class Line(Generic[Item]):
     def add(self, path: Sequence[Hashable], item: Item) -> None:
         self._items[item] = None
         self.rows += item.rows
-        self.size += item.size
+        self.nbytes += item.nbytes
 
     def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
         del self._items[item]
         self.rows -= item.rows
-        self.size -= item.size
+        self.nbytes -= item.nbytes
 
     def along(self, path: Sequence[Hashable]) -> "Iterator[Line[Item] | FairQueue[Item]]":
         yield self
@@ -69,7 +69,7 @@ class Share(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """Item items in fair shares of the parties that paths begin with, and so on along the paths.
+    """Items, shared fairly among the parties named by the first step of their path, then by the next.
 
     Self-clocked fair queueing (Golestani, INFOCOM 1994). Virtual time counts rows by weight. Next is the
     party whose head would finish first had each been served in proportion to its weight. The clock is
@@ -80,9 +80,9 @@ class FairQueue(Generic[Item]):
         weights: Of the parties at the first step; others, and all at later steps, have 1.
     """
 
-    def __init__(self, weights: Mapping[Hashable, float] = _ALIKE) -> None:
+    def __init__(self, weights: Mapping[Hashable, float] = _EQUAL) -> None:
         self.rows = 0
-        self.size = 0
+        self.nbytes = 0
         self._weights = weights
         self._clock = 0.0
         self._shares: dict[Hashable, Share[Item]] = {}
@@ -107,16 +107,16 @@ class FairQueue(Generic[Item]):
             self._shares[party] = share
         share.queue.add(rest, item)
         self.rows += item.rows
-        self.size += item.size
+        self.nbytes += item.nbytes
         self._set_turn(party, share)
 
     def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
-        """Takes an item out; it counts as its party's use when it was served, which only a head can be."""
+        """Takes an item out. Its rows count as its party's use if it was served, which only a head can be."""
         party, *rest = path
         share = self._shares[party]
         share.queue.remove(rest, item, served=served)
         self.rows -= item.rows
-        self.size -= item.size
+        self.nbytes -= item.nbytes
         if served:
             share.start = share.finish
             self._clock = max(self._clock, share.finish)
@@ -129,16 +129,17 @@ class FairQueue(Generic[Item]):
             yield from share.queue.along(path[1:])
 
     def ahead(self, path: Sequence[Hashable]) -> int:
-        """Rows that are served before an item that would come now, at least.
+        """A lower bound of the rows that are served before an item that arrives now.
 
-        Those of its own flow, and at every step what the others get meanwhile: each as much or all it
-        has, so together at least the less of the two. Priorities are left out, for theirs may be less.
+        They are those of its own flow and, at every step, what other parties get meanwhile: as much as
+        its own party or all they have, whichever is less. Other priorities are left out, as they may get
+        less than that.
         """
         share = self._shares.get(path[0])
         if share is None:
             return 0
-        own = share.queue.ahead(path[1:])
-        return own if path[0] in self._weights else own + min(own, self.rows - share.queue.rows)
+        rows = share.queue.ahead(path[1:])
+        return rows if path[0] in self._weights else rows + min(rows, self.rows - share.queue.rows)
 
     def _set_turn(self, party: Hashable, share: Share[Item]) -> None:
         """Gives a party the turn of its present head; earlier turns of it become stale."""

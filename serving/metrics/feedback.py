@@ -1,7 +1,7 @@
 """Feedback: true labels for earlier predictions become accuracy counters.
 
-The prediction's token carries what is needed, so nothing is stored but the nonces of the labels that
-were counted last, which tell a repeated label from a new one. Transport-free.
+The prediction id carries what is needed, so nothing is stored but the nonces of the labels counted last,
+which tell a repeated label from a new one. Knows no transport.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Literal
 from model_store.store import Store
 from petl_vit.errors import Corrupt, InvalidInput
 from serving.metrics.events import Metrics
-from serving.metrics.prediction_ids import Prediction, Seen, Tokens
+from serving.metrics.prediction_ids import Prediction, PredictionIds, RecentNonces
 
 Status = Literal["counted", "duplicate", "invalid_token", "invalid_class"]
 
@@ -30,17 +30,24 @@ class Feedback:
 
     Args:
         store: Where the classes of a task are found by its digest.
-        seen: Remembers which predictions have their label.
+        nonces: Those of predictions whose label was counted.
     """
 
-    def __init__(self, *, store: Store, tokens: Tokens, seen: Seen, metrics: Metrics) -> None:
-        self._store, self._tokens, self._seen, self._metrics = store, tokens, seen, metrics
+    def __init__(
+        self, *, store: Store, prediction_ids: PredictionIds, nonces: RecentNonces, metrics: Metrics
+    ) -> None:
+        self._store, self._prediction_ids, self._nonces, self._metrics = (
+            store,
+            prediction_ids,
+            nonces,
+            metrics,
+        )
         self._classes: dict[str, tuple[str, ...]] = {}
 
     def label(self, prediction_id: str, truth: str | int | None) -> Labelled:
         """Counts the true class, by name or index, of one prediction. Blocking."""
         try:
-            prediction = self._tokens.open(prediction_id)
+            prediction = self._prediction_ids.open(prediction_id)
         except InvalidInput as error:
             self._metrics.feedback_refused("invalid_token")
             return Labelled(status="invalid_token", message=str(error))
@@ -49,7 +56,7 @@ class Feedback:
         except (InvalidInput, Corrupt) as error:
             self._metrics.feedback_refused("invalid_class", prediction.route)
             return Labelled(status="invalid_class", message=str(error))
-        if not self._seen.add(prediction.nonce):
+        if not self._nonces.add(prediction.nonce):
             self._metrics.feedback_refused("duplicate", prediction.route)
             return Labelled(status="duplicate", message="a label for this prediction was counted before")
         return self._count(prediction, truth_index)
@@ -81,7 +88,7 @@ class Feedback:
 
     def _task_classes(self, prediction: Prediction) -> tuple[str, ...]:
         if prediction.task_digest not in self._classes:
-            record = self._store.task_like(prediction.task, prediction.task_digest)
+            record = self._store.tasks.find(prediction.task, prediction.task_digest)
             if record is None:
                 raise InvalidInput(
                     f"task {prediction.task!r} of this prediction is no longer in the store", field="truth"

@@ -1,8 +1,8 @@
-"""Prediction tokens: what feedback needs to know of an answer, carried by the client and sealed by us.
+"""Prediction ids: what feedback needs to know of an answer, carried by the client and authenticated here.
 
-A label may come back days later and to any replica that has the same key, so nothing is stored: the
-token itself says what was predicted, and an HMAC (SHA-256, 128 bits kept) shows that we said it. Its
-content is readable by whoever holds it and names no image. Imports no torch and no gRPC.
+A label may arrive days later and at any replica that has the same key, so nothing is stored: the id
+itself says what was predicted, and an HMAC (SHA-256, 128 bits kept) proves that this server wrote it.
+Whoever has an id can read its content, which names no image. Imports no torch and no gRPC.
 """
 
 import base64
@@ -24,7 +24,7 @@ KEY_BYTES = 32
 _MAC_BYTES = 16
 _NONCE_BYTES = 8
 _DIGEST_DIGITS = 32
-# Authenticated with every payload: a change of the payload's form makes old tokens foreign, not misread.
+# Authenticated with every payload: a change of the payload's form makes old ids invalid, not misread.
 _FORM = b"corolla prediction 1\n"
 _FIRST = "c"  # never `-`, which a command line would take for a flag
 
@@ -63,8 +63,8 @@ class Prediction:
 _FIELDS = tuple(field.name for field in fields(Prediction))
 
 
-class Tokens:
-    """Seals predictions into tokens and opens them again, with one key.
+class PredictionIds:
+    """Seals predictions into ids and opens them again, with one key.
 
     Raises:
         InvalidInput: The key is shorter than 32 bytes.
@@ -72,43 +72,45 @@ class Tokens:
 
     def __init__(self, key: bytes) -> None:
         if len(key) < KEY_BYTES:
-            raise InvalidInput(f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="token key")
+            raise InvalidInput(
+                f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="prediction_key_file"
+            )
         self._key = key
 
     def seal(self, prediction: Prediction) -> str:
-        """The token of a prediction: URL-safe text of a few hundred characters."""
-        kept = replace(
+        """The id of a prediction: URL-safe text of a few hundred characters."""
+        rounded = replace(
             prediction,
             task_digest=prediction.task_digest[:_DIGEST_DIGITS],
             confidence=round(prediction.confidence, 6),
             created_at=round(prediction.created_at, 3),
         )
-        payload = json.dumps(astuple(kept), separators=(",", ":"), ensure_ascii=False).encode()
-        token = _encode(self._mac(payload) + payload)
-        assert len(token) <= MAX_LENGTH, f"a token of {len(token)} characters could not be opened again"
-        return token
+        payload = json.dumps(astuple(rounded), separators=(",", ":"), ensure_ascii=False).encode()
+        prediction_id = _encode(self._mac(payload) + payload)
+        assert len(prediction_id) <= MAX_LENGTH, f"{len(prediction_id)} characters could not be opened again"
+        return prediction_id
 
-    def open(self, token: str) -> Prediction:
-        """What a token says.
+    def open(self, prediction_id: str) -> Prediction:
+        """The prediction of an id.
 
         Raises:
             InvalidInput: It was not sealed with this key, or was altered since.
         """
-        raw = _decode(token)
+        raw = _decode(prediction_id)
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(payload)):
-            raise _refused("not a token of this server, or altered")
-        said = dict(zip(_FIELDS, json.loads(payload), strict=True))
-        return Prediction(**{**said, "votes": tuple(said["votes"]), "members": tuple(said["members"])})
+            raise _refused("not a prediction id of this server, or altered")
+        fields = dict(zip(_FIELDS, json.loads(payload), strict=True))
+        return Prediction(**{**fields, "votes": tuple(fields["votes"]), "members": tuple(fields["members"])})
 
     def _mac(self, payload: bytes) -> bytes:
         return hmac.digest(self._key, _FORM + payload, "sha256")[:_MAC_BYTES]
 
 
-class Seen:
-    """The nonces met last, at most `capacity` of them: enough to tell a repeated label from a new one.
+class RecentNonces:
+    """The nonces added last, at most `capacity` of them: enough to tell a repeated label from a new one.
 
-    Threads may share it: of two that add one nonce at once, one is told that it was new.
+    Threads may share it: of two that add the same nonce at once, exactly one is told that it was new.
 
     Raises:
         InvalidInput: A capacity below one.
@@ -116,7 +118,7 @@ class Seen:
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise InvalidInput(f"{capacity}; remember at least one", field="seen capacity")
+            raise InvalidInput(f"{capacity}; remember at least one", field="capacity")
         self.capacity = capacity
         self._lock = Lock()
         self._nonces: OrderedDict[str, None] = OrderedDict()
@@ -128,7 +130,7 @@ class Seen:
         return nonce in self._nonces
 
     def add(self, nonce: str) -> bool:
-        """Remembers a nonce and forgets the one not met for longest; says whether it was new."""
+        """Remembers a nonce and forgets the least recently added one; returns whether it was new."""
         with self._lock:
             new = nonce not in self._nonces
             self._nonces[nonce] = None
@@ -139,10 +141,10 @@ class Seen:
 
 
 def key_from(path: Path) -> bytes:
-    """The key in a file, which is made when it is not there; processes that start at once agree on one.
+    """The key in a file, which is created if it is missing; processes that start at once agree on one key.
 
     Raises:
-        InvalidInput: The file holds no key, or cannot be read or made.
+        InvalidInput: The file holds no key, or cannot be read or created.
     """
     try:
         if not path.exists():
@@ -150,17 +152,17 @@ def key_from(path: Path) -> bytes:
         key = path.read_bytes()
     except OSError as error:
         problem = f"{path}: {(error.strerror or str(error)).lower()}"
-        remedy = "name a file that this user may read and make"
-        raise InvalidInput(problem, field="token key", remedy=remedy) from error
+        remedy = "name a file that this user may read and create"
+        raise InvalidInput(problem, field="prediction_key_file", remedy=remedy) from error
     if len(key) != KEY_BYTES:
         problem = f"{path} holds {len(key)} bytes; a key has {KEY_BYTES}"
-        remedy = "delete it to have a new one made, which ends the tokens of the old one"
-        raise InvalidInput(problem, field="token key", remedy=remedy)
+        remedy = "delete it, and a new key is made; ids of the old key become invalid"
+        raise InvalidInput(problem, field="prediction_key_file", remedy=remedy)
     return key
 
 
 def _create(path: Path) -> None:
-    """Makes the file whole or not at all, readable by its owner; leaves another process's alone."""
+    """Creates the file whole or not at all, readable by its owner; never replaces another process's."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -180,17 +182,17 @@ def _encode(raw: bytes) -> str:
     return _FIRST + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _decode(token: str) -> bytes:
-    if len(token) > MAX_LENGTH:
-        raise _refused(f"{len(token)} characters; a token has at most {MAX_LENGTH}")
+def _decode(prediction_id: str) -> bytes:
+    if len(prediction_id) > MAX_LENGTH:
+        raise _refused(f"{len(prediction_id)} characters; a prediction id has at most {MAX_LENGTH}")
     try:
-        text = token.removeprefix(_FIRST).encode("ascii")
+        text = prediction_id.removeprefix(_FIRST).encode("ascii")
         raw = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except (UnicodeEncodeError, binascii.Error) as error:
-        raise _refused("not a token") from error
-    # The decoder forgives foreign characters and loose bits; a token is what was sealed, to the letter.
-    if _encode(raw) != token:
-        raise _refused("not a token")
+        raise _refused("not a prediction id") from error
+    # The decoder ignores foreign characters and unused bits; only the exact text is accepted.
+    if _encode(raw) != prediction_id:
+        raise _refused("not a prediction id")
     return raw
 
 

@@ -14,9 +14,9 @@ from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from serving.answer.classifier import ImageAnswer, Request, Response, caller
-from serving.engine.batcher import Priority
+from serving.engine.priority import Priority
 from serving.oip.tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
+from serving.request import ImageAnswer, Request, Response, caller
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def request_of(asked: Inference, *, max_images: int, deadline: float | None, pee
     return Request(
         task=task,
         route=route,
-        pictures=pictures_of(asked.inputs, asked.raw, max_images=max_images),
+        images=pictures_of(asked.inputs, asked.raw, max_images=max_images),
         domain=parameters.text("domain"),
         extrapolate=parameters.flag("extrapolate"),
         deadline=_deadline(parameters, deadline),
@@ -162,16 +162,15 @@ def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route
 
 def _named(model: str, parameters: Parameters) -> tuple[str, Route]:
     """The route that is named, and the field that names it."""
-    given = [name for name in ("route", "adapter") if name in parameters]
-    if len(given) > 1:
+    if "route" in parameters and "adapter" in parameters:
         raise InvalidInput(
             "the request names a route and an adapter", field=_parameter("adapter"), remedy="keep one"
         )
-    field = _parameter(given[0]) if given else "model_name"
-    text = parameters.text(given[0]) if given else model
+    name, field = _route_parameter(parameters), _route_field(parameters)
+    text = model if name is None else parameters.text(name)
     if not text.strip():
         raise InvalidInput("the request names no route", field=field, remedy="set it, e.g. to `lora`")
-    if given == ["adapter"]:
+    if name == "adapter":
         return field, _about(field, lambda: _of(Term(adapter=parse_adapter(text))))
     return field, _about(field, lambda: parse_route(text))
 
@@ -212,8 +211,7 @@ def _about(field: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except CorollaError as error:
-        error.field = field
-        raise
+        raise error.about(field) from error
 
 
 def _deadline(parameters: Parameters, of_call: float | None) -> float | None:
@@ -252,8 +250,7 @@ def inferred(asked: Inference, response: Response) -> Inferred:
     answers = []
     for position, image in enumerate(response.images):
         if not isinstance(image, ImageAnswer):
-            image.field = f"images[{position}]"
-            raise image
+            raise image.about(f"images[{position}]")
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
@@ -284,19 +281,29 @@ _OF_TENSORS = {"tensor.shape": "inputs[0].shape", "images": "inputs[0].shape"}
 _OF_ROUTES = frozenset({"route", "adapter", "version", "alias", "alpha", "task"})
 
 
-def reworded(error: CorollaError, version: str, parameters: Parameters) -> CorollaError:
-    """An error of ours about a request, with the protocol's field in the place of ours."""
+def protocol_field(error: CorollaError, version: str, parameters: Parameters) -> str | None:
+    """The protocol's field for what an error of ours is about."""
     field = error.field
     if not isinstance(error, InvalidInput | NotFound) or field is None:
-        return error
-    unnamed = field == "task" and isinstance(error, InvalidInput)
+        return field
     if field in _OF_TENSORS:
-        error.field = _OF_TENSORS[field]
-    elif unnamed or (field in ("task", "alpha") and field in parameters):
-        error.field = _parameter(field)
-    elif field in ("version", "alias") and version:
-        error.field = "model_version"
-    elif field in _OF_ROUTES:
-        given = [name for name in ("route", "adapter") if name in parameters]
-        error.field = _parameter(given[0]) if given else "model_name"
-    return error
+        return _OF_TENSORS[field]
+    no_task = field == "task" and isinstance(error, InvalidInput)
+    if no_task or (field in ("task", "alpha") and field in parameters):
+        return _parameter(field)
+    if field in ("version", "alias") and version:
+        return "model_version"
+    if field in _OF_ROUTES:
+        return _route_field(parameters)
+    return field
+
+
+def _route_parameter(parameters: Parameters) -> str | None:
+    """The parameter that names the route; None where the model's name does."""
+    return next((name for name in ("route", "adapter") if name in parameters), None)
+
+
+def _route_field(parameters: Parameters) -> str:
+    """The field that names the route."""
+    name = _route_parameter(parameters)
+    return "model_name" if name is None else _parameter(name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petl_vit.errors import InvalidInput
-from serving.answer.classifier import ImageAnswer, Picture
+from serving.request import Image, ImageAnswer
 
 INPUT = "images"
 _LENGTH = struct.Struct("<I")
@@ -86,7 +86,7 @@ _KINDS = {
 }
 
 
-def pictures_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: int) -> Collection[Picture]:
+def pictures_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: int) -> Collection[Image]:
     """The images of a request.
 
     Args:
@@ -147,7 +147,7 @@ def _kind(tensor: Input, max_images: int) -> _Kind:
     return kind
 
 
-def _raw(tensor: Input, data: bytes) -> Collection[Picture]:
+def _raw(tensor: Input, data: bytes) -> Collection[Image]:
     if tensor.datatype == "BYTES":
         return _split(data, tensor.shape[0])
     dtype: np.dtype[Any] = np.dtype("u1" if tensor.datatype == "UINT8" else "<f4")
@@ -182,7 +182,7 @@ def _split(data: bytes, count: int) -> list[bytes]:
     )
 
 
-def _typed(tensor: Input, kind: _Kind) -> Collection[Picture]:
+def _typed(tensor: Input, kind: _Kind) -> Collection[Image]:
     for other in tensor.values.keys() - {kind.values}:
         raise InvalidInput(
             f"values of {tensor.datatype} stand in {kind.values}, not in {other}",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model_store.format.records import TaskRecord
 from model_store.format.tensors import not_finite
-from model_store.resolution.loading import Loader, model
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import Member, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
@@ -57,8 +57,7 @@ def plain(loader: Loader, member: Member) -> Exported:
         Unsupported: It is too large for one ONNX file.
     """
     vit = loader.vit(member.task.spec.preprocess.image_size)
-    adapters = {term.digest: loader.adapter(term) for term in member.terms}
-    module = _Plain(vit, model(member, adapters))
+    module = _Plain(vit, loader.model(member))
     images = torch.zeros(IMAGES, 3, vit.arch.image_size, vit.arch.image_size)
     sizes = {"images": {0: "images"}, "logits": {0: "images"}}
     _check_size(module)

@@ -1,4 +1,4 @@
-"""The bank: adapters registered in host memory, bounded by bytes, by digest; and what of them is in a slot.
+"""Adapters registered in host memory, bounded by bytes, by digest; and which of them are in a slot.
 
 Each is loaded once, however many requests ask for it at the same time, in threads of its own, so that no
 other traffic waits; and verified before it is used. The least recently used go when the bytes run out, but
@@ -26,8 +26,8 @@ _REST_TIMES, _LONGEST_REST_S = 5.0, 1.0
 """How long loads ahead of need pause after one, in times of what it took."""
 
 
-class BankMetrics(Protocol):
-    """What the bank reports; see `serving.metrics.events`."""
+class AdapterCacheMetrics(Protocol):
+    """What the adapter cache reports; see `serving.metrics.events`."""
 
     def set_registered(self, adapters: int, size: int) -> None: ...
 
@@ -111,7 +111,7 @@ class Held:
 
         Raises:
             Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
-            InvalidInput: The adapters are larger than the bank, or the terms of a member do not fit.
+            InvalidInput: The adapters are larger than the adapter cache, or the terms of a member do not fit.
             NoRoom: All memory is held by other requests or pinned.
         """
         adapters, refused = dict[str, Adapter](), list[NoRoom]()
@@ -126,13 +126,13 @@ class Held:
         return models(self._resolved.members, adapters)
 
 
-class Bank:
-    """Adapters in memory.
+class AdapterCache:
+    """Adapters in host memory.
 
     Args:
         loader: Loads and verifies one.
         slots: Where the engine takes them from.
-        max_bytes: What they may take together in host memory; `setting` is what that is called.
+        max_bytes: What they may take together.
         metrics: Where their number and bytes go.
         busy: Whether anybody waits for answers; `load` and `pin` pause between adapters then.
         difference: How far bf16 moves an adapter's logits, by digest; None where nobody knows.
@@ -144,14 +144,13 @@ class Bank:
         *,
         slots: Slots,
         max_bytes: int,
-        metrics: BankMetrics,
-        setting: str = "bank-bytes",
+        metrics: AdapterCacheMetrics,
         busy: Callable[[], bool] = lambda: False,
         difference: Callable[[str], float | None] = lambda digest: None,
     ) -> None:
         self._loader, self._slots, self._metrics, self._busy = loader, slots, metrics, busy
         self._difference = difference
-        self.max_bytes, self._setting = max_bytes, setting
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._held: Counter[str] = Counter()
@@ -362,9 +361,9 @@ class Bank:
         """Refuses what can never fit."""
         if size > self.max_bytes:
             raise InvalidInput(
-                f"{what} takes {size:,} bytes, the bank has {self.max_bytes:,}",
-                field=self._setting,
-                remedy=f"start the server with a larger --{self._setting}",
+                f"{what} takes {size:,} bytes, the adapter cache has {self.max_bytes:,}",
+                field="host-bytes",
+                remedy="start the server with a larger --host-bytes",
             )
 
     def _victims(self, term: ResolvedTerm, size: int) -> list[str]:
@@ -378,11 +377,10 @@ class Bank:
                 excess -= entry.adapter.nbytes
         if excess > 0:
             raise NoRoom(
-                f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the bank are "
-                "pinned or in use",
-                field=self._setting,
-                remedy="retry after a pause, unpin adapters, or start the server with a larger "
-                f"--{self._setting}",
+                f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the adapter "
+                "cache are pinned or in use",
+                field="host-bytes",
+                remedy="retry after a pause, unpin adapters, or start the server with a larger --host-bytes",
                 size=size,
             )
         return found

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.format.records import NamedRoute
-from model_store.names import check_alias, check_name, not_found
+from model_store.names import AdapterId, check_alias, check_name, not_found
 from model_store.resolution import named_route as naming
 from model_store.resolution.named_route import Naming
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
-from model_store.store import AdapterId, Store
+from model_store.store import Store
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 from serving.registry.adapter_cache import Resident
 from serving.registry.catalog import Catalog, Change, Plan
@@ -128,12 +128,12 @@ class Admin:
         *,
         store: Store,
         catalog: Catalog,
-        bank: Residency,
+        cache: Residency,
         watcher: Watcher,
         registered_budget: int,
         slot_budget: int,
     ) -> None:
-        self._store, self._catalog, self._bank, self._watcher = store, catalog, bank, watcher
+        self._store, self._catalog, self._cache, self._watcher = store, catalog, cache, watcher
         self._registered_budget, self._slot_budget = registered_budget, slot_budget
 
     # Adapters in memory
@@ -147,7 +147,7 @@ class Admin:
             NotFound: No such task.
         """
         self._check_task(task)
-        residents = self._bank.residents()
+        residents = self._cache.residents()
         found = {
             (name, resident.digest): AdapterState(
                 name=name, digest=resident.digest, method=resident.method, stored=False, resident=resident
@@ -159,7 +159,7 @@ class Admin:
         by_digest = {resident.digest: resident for resident in residents}
         wanted = _adapters_of(name for name, _ in found)
         if not resident_only:
-            wanted |= self._catalog.store.published(task or None)
+            wanted |= self._catalog.store.adapters.published(task or None)
         for state in self._stored(task, wanted, by_digest):
             if not resident_only or state.resident is not None:
                 found[state.name, state.digest] = state
@@ -186,7 +186,7 @@ class Admin:
             Overloaded: Memory is taken by what is pinned or in use.
         """
         term = self._term(adapter, task)
-        return self._state(term.full_name, term.digest, term.method, self._bank.load(term))
+        return self._state(term.full_name, term.digest, term.method, self._cache.load(term))
 
     def unload(self, adapter: str, task: str = "") -> Unloaded:
         """Frees an adapter's memory.
@@ -196,12 +196,12 @@ class Admin:
             Conflict: It is pinned.
         """
         name, digest = self._resident(adapter, task)
-        return Unloaded(name=name, digest=digest, freed=self._bank.unload(digest))
+        return Unloaded(name=name, digest=digest, freed=self._cache.unload(digest))
 
     def pin(self, adapter: str, task: str = "") -> AdapterState:
         """Loads an adapter and keeps it. Raises what `load` raises."""
         term = self._term(adapter, task)
-        return self._state(term.full_name, term.digest, term.method, self._bank.pin(term))
+        return self._state(term.full_name, term.digest, term.method, self._cache.pin(term))
 
     def unpin(self, adapter: str, task: str = "") -> AdapterState:
         """Lets an adapter go when its memory is needed.
@@ -210,7 +210,7 @@ class Admin:
             NotFound: It is not in memory.
         """
         name, digest = self._resident(adapter, task)
-        resident = self._bank.unpin(digest)
+        resident = self._cache.unpin(digest)
         return self._state(name, digest, resident.method, resident)
 
     # Aliases
@@ -224,7 +224,7 @@ class Admin:
         self._check_task(task)
         store = self._catalog.store
         with ThreadPoolExecutor(_READERS) as readers:
-            adapters = store.adapters(task or None)
+            adapters = store.adapters.list(task or None)
             found = zip(adapters, readers.map(lambda a: _aliases(store, a), adapters), strict=True)
             return [
                 AdapterAlias(adapter=adapter, alias=alias, version=version)
@@ -257,8 +257,8 @@ class Admin:
             )
         term = self._catalog.term(task, AdapterRef(name=ref.name, task=ref.task, version=version))
         home = AdapterId(term.task.spec.name, ref.name)
-        self._bank.load(term)
-        before = self._store.set_alias(home.task, home.name, alias, version, expected)
+        self._cache.load(term)
+        before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected)
         self._watcher.follow()
         return AdapterAlias(adapter=home, alias=alias, version=version), before
 
@@ -271,7 +271,7 @@ class Admin:
             NotFound: No such task.
         """
         self._check_task(task)
-        names = self._catalog.store.route_names(task or None)
+        names = self._catalog.store.routes.names(task or None)
         with ThreadPoolExecutor(_READERS) as readers:
             return list(readers.map(lambda name: self._route(*name), names))
 
@@ -299,7 +299,7 @@ class Admin:
             extrapolate=extrapolate,
             backbone_digest=self._catalog.backbone_digest,
         )
-        self._store.put_route(named.route)
+        self._store.routes.put(named.route)
         self._watcher.follow()
         return named
 
@@ -310,7 +310,7 @@ class Admin:
             NotFound: No such route.
         """
         home = self._catalog.task(task)
-        self._store.delete_route(home, check_name(name, "name"))
+        self._store.routes.delete(home, check_name(name, "name"))
         self._watcher.follow()
         return home
 
@@ -332,7 +332,7 @@ class Admin:
     def _resident(self, adapter: str, task: str) -> tuple[str, str]:
         """The name and digest of an adapter in memory, which the store may have forgotten."""
         ref = parse_adapter(adapter)
-        residents = self._bank.residents()
+        residents = self._cache.residents()
         if ref.is_base or ref.version is not None:
             name = f"{ref.task or self._catalog.task(task)}/{AdapterRef(name=ref.name, version=ref.version)}"
             for resident in residents:
@@ -359,7 +359,7 @@ class Admin:
 
     def _route(self, task: str, name: str) -> RouteState:
         try:
-            named = self._catalog.store.route(task, name)
+            named = self._catalog.store.routes.get(task, name)
         except CorollaError as error:
             return RouteState(task=task, name=name, problem=str(error))
         try:
@@ -370,7 +370,7 @@ class Admin:
 
     def _check_task(self, task: str) -> None:
         if task:
-            self._catalog.store.task(task, self._catalog.backbone_digest)
+            self._catalog.store.tasks.get(task, self._catalog.backbone_digest)
 
     # Listings
 
@@ -381,7 +381,7 @@ class Admin:
         store = self._catalog.store
         bases = [
             ResolvedTerm(alpha=1.0, manifest=None, task=record)
-            for record in store.tasks()
+            for record in store.tasks.list()
             if record.spec.backbone_digest == self._catalog.backbone_digest
             and (not task or record.spec.name == task)
         ]
@@ -400,7 +400,7 @@ class Admin:
         aliases, found = _aliases(store, adapter), []
         for version in versions:
             try:
-                manifest = store.manifest(adapter.task, adapter.name, version)
+                manifest = store.adapters.manifest(adapter.task, adapter.name, version)
             except NotFound:
                 continue
             except CorollaError as error:
@@ -431,7 +431,7 @@ def _adapters_of(names: Iterable[str]) -> dict[AdapterId, list[int]]:
 def _aliases(store: Store, adapter: AdapterId) -> dict[str, int]:
     """The aliases of an adapter; none where one is damaged, as whoever asks for that one is told."""
     with suppress(Corrupt):
-        return store.aliases(adapter.task, adapter.name)
+        return store.adapters.aliases(adapter.task, adapter.name)
     return {}
 
 

@@ -18,7 +18,7 @@ from model_store.format.records import NamedRoute
 from model_store.names import BASE
 from model_store.place.snapshot import Snapshot
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
-from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term, check_alphas
+from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
@@ -149,7 +149,7 @@ class Catalog:
     def served(self) -> Iterator[ResolvedRoute]:
         """What can be answered by name alone now: the base of every task, and every named route."""
         with suppress(CorollaError):
-            for record in self.store.tasks():
+            for record in self.store.tasks.list():
                 if record.spec.backbone_digest == self.backbone_digest:
                     route = parse_route(f"{record.spec.name}/{BASE}")
                     yield self._resolve(self.store, route, record.spec.name)
@@ -162,7 +162,7 @@ class Catalog:
         Sizes that are missing here are added when they are asked for.
         """
         try:
-            tasks = [record.spec for record in self.store.tasks()]
+            tasks = [record.spec for record in self.store.tasks.list()]
         except Corrupt as error:
             _log.warning("tasks are not warmed up: %s", error)
             return []
@@ -212,33 +212,33 @@ class Catalog:
 
     def _plan(self, store: Store, task: str, route: Route, extrapolate: bool) -> Plan:
         task = self._home(store, task, route)
-        named = store.route_meant(task, route)
+        named = store.routes.meant_by(task, route)
         if named is not None:
             return self._named_plan(store, named)
-        check_alphas(route, extrapolate)
-        return Plan(resolved=self._resolve(store, route, task), named=None, temperature=1.0)
+        resolved = self._resolve(store, route, task, extrapolate)
+        return Plan(resolved=resolved, named=None, temperature=1.0)
 
     def _named_routes(self, store: Store) -> list[tuple[NamedRoute, Plan]]:
         found = []
         # What is damaged or unknown answers with its own error when it is asked for.
         with suppress(CorollaError):
-            for task, name in store.route_names():
+            for task, name in store.routes.names():
                 with suppress(CorollaError):
-                    named = store.route(task, name)
+                    named = store.routes.get(task, name)
                     found.append((named, self._named_plan(store, named)))
         return found
 
     def _named_plan(self, store: Store, named: NamedRoute) -> Plan:
-        route = named.parsed()
-        check_alphas(route, named.extrapolate)
         return Plan(
-            resolved=self._resolve(store, route, named.task),
+            resolved=self._resolve(store, named.parsed(), named.task, named.extrapolate),
             named=f"{named.task}/{named.name}",
             temperature=named.temperature,
         )
 
-    def _resolve(self, store: Store, route: Route, task: str) -> ResolvedRoute:
-        return resolve(route, task=task, lookup=store, backbone_digest=self.backbone_digest)
+    def _resolve(self, store: Store, route: Route, task: str, extrapolate: bool = False) -> ResolvedRoute:
+        return resolve(
+            route, task=task, store=store, backbone_digest=self.backbone_digest, extrapolate=extrapolate
+        )
 
     def _home(self, store: Store, task: str, route: Route) -> str:
         """The task of a request, which may name none."""
@@ -248,7 +248,7 @@ class Catalog:
 
     @staticmethod
     def _only_task(store: Store) -> str:
-        names = sorted({record.spec.name for record in store.tasks()})
+        names = sorted({record.spec.name for record in store.tasks.list()})
         if len(names) == 1:
             return names[0]
         remedy = f"set it to one of {', '.join(names)}" if names else "train an adapter first"

@@ -1,9 +1,7 @@
-"""The thin servicer of corolla.v1.Admin: protobuf to calls of `registry.admin`, and answers to protobuf."""
+"""Serves corolla.v1.Admin: protobuf to calls of `registry.admin`, and answers to protobuf."""
 
-import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -12,64 +10,70 @@ from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
 from serving.metrics.events import Metrics
 from serving.registry.admin import AdapterAlias, AdapterState, Admin, Memory, RouteState
-from serving.rpc.call import call
+from serving.rpc.call import in_pool, show_calls, unary
 
-T = TypeVar("T")
-
-SERVICE = pb.DESCRIPTOR.services_by_name["Admin"].full_name
+_SERVICE = pb.DESCRIPTOR.services_by_name["Admin"]
+SERVICE = _SERVICE.full_name
 
 
 class AdminServicer(admin_pb2_grpc.AdminServicer):
     """Serves corolla.v1.Admin.
 
     Args:
-        pool: Threads of its own, so that loading and listing keep nobody else waiting.
+        pool: Threads for this service alone, so that loading and listing delay nobody else.
     """
 
     def __init__(self, *, admin: Admin, metrics: Metrics, pool: Executor) -> None:
-        self._admin, self._metrics, self._pool = admin, metrics, pool
+        self.metrics, self._admin, self._pool = metrics, admin, pool
+        show_calls(_SERVICE, metrics)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Makes a server answer the service's calls."""
         admin_pb2_grpc.add_AdminServicer_to_server(self, server)
 
+    @unary
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
-        return await self._answer("ListAdapters", context, self._list_adapters, request)
+        return await in_pool(self._pool, self._list_adapters, request)
 
+    @unary
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Any) -> pb.AdapterState:
-        return await self._answer("LoadAdapter", context, self._load, request)
+        return await in_pool(self._pool, self._load, request)
 
+    @unary
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Any) -> pb.UnloadAdapterResponse:
-        return await self._answer("UnloadAdapter", context, self._unload, request)
+        return await in_pool(self._pool, self._unload, request)
 
+    @unary
     async def PinAdapter(self, request: pb.PinAdapterRequest, context: Any) -> pb.AdapterState:
-        return await self._answer("PinAdapter", context, self._pin, request)
+        return await in_pool(self._pool, self._pin, request)
 
+    @unary
     async def UnpinAdapter(self, request: pb.UnpinAdapterRequest, context: Any) -> pb.AdapterState:
-        return await self._answer("UnpinAdapter", context, self._unpin, request)
+        return await in_pool(self._pool, self._unpin, request)
 
+    @unary
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Any) -> pb.ListAliasesResponse:
-        return await self._answer("ListAliases", context, self._list_aliases, request)
+        return await in_pool(self._pool, self._list_aliases, request)
 
+    @unary
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
-        return await self._answer("SetAlias", context, self._set_alias, request)
+        return await in_pool(self._pool, self._set_alias, request)
 
+    @unary
     async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
-        return await self._answer("ListRoutes", context, self._list_routes, request)
+        return await in_pool(self._pool, self._list_routes, request)
 
+    @unary
     async def PutRoute(self, request: pb.PutRouteRequest, context: Any) -> pb.PutRouteResponse:
-        return await self._answer("PutRoute", context, self._put_route, request)
+        return await in_pool(self._pool, self._put_route, request)
 
+    @unary
     async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: Any) -> pb.DeleteRouteResponse:
-        return await self._answer("DeleteRoute", context, self._delete_route, request)
+        return await in_pool(self._pool, self._delete_route, request)
 
+    @unary
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
-        return await self._answer("Reload", context, self._reload, request)
-
-    async def _answer(self, method: str, context: Any, function: Callable[[Any], T], request: object) -> T:
-        async with call(method, context, self._metrics):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, request)
-        raise AssertionError("a failed call was not aborted")
+        return await in_pool(self._pool, self._reload, request)
 
     # In the pool
 
@@ -113,7 +117,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         return pb.ListRoutesResponse(routes=map(_route, self._admin.routes(request.task)))
 
     def _put_route(self, request: pb.PutRouteRequest) -> pb.PutRouteResponse:
-        named = self._admin.put_route(
+        answer = self._admin.put_route(
             request.task,
             request.name,
             request.route,
@@ -121,10 +125,10 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
             extrapolate=request.extrapolate,
         )
         return pb.PutRouteResponse(
-            route=_named(named.route),
-            temperature_reason=named.why,
-            shadows_adapter=named.shadows,
-            resolved=named.resolved,
+            route=_named(answer.route),
+            temperature_reason=answer.why,
+            shadows_adapter=answer.shadows,
+            resolved=answer.resolved,
         )
 
     def _delete_route(self, request: pb.DeleteRouteRequest) -> pb.DeleteRouteResponse:
@@ -134,7 +138,10 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     def _reload(self, _: pb.ReloadRequest) -> pb.ReloadResponse:
         changes = self._admin.reload()
         return pb.ReloadResponse(
-            changes=[pb.NameChange(name=c.name, before=c.before, after=c.after) for c in changes]
+            changes=[
+                pb.NameChange(name=change.name, before=change.before, after=change.after)
+                for change in changes
+            ]
         )
 
 

@@ -1,26 +1,46 @@
-"""One gRPC call: it is counted, and what goes wrong in it becomes its status, with details."""
+"""What every gRPC call has in common: it is counted, and an error in it becomes its status, with details."""
 
 import asyncio
-import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, NoReturn
+from functools import wraps
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from petl_vit.errors import CorollaError
+from petl_vit.errors import CorollaError, InvalidInput
 from serving.metrics.events import Metrics
-from serving.rpc.status import status_of
+from serving.rpc import incident
+from serving.rpc.status import CODES, status_of
+from serving.rpc.stream import answer_all, in_order
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _EARLY_S = 0.1
 """A client gives up when its own clock says so, which may be a little before the server's does."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Servicer(Protocol):
+    """What answers the calls of a service.
+
+    Attributes:
+        metrics: Where its calls are counted.
+    """
+
+    metrics: Metrics
+
+
+S = TypeVar("S", bound=Servicer)
 
 
 class Outcome:
@@ -34,16 +54,19 @@ class Outcome:
         self._method, self.code = method, grpc.StatusCode.OK
 
     def fail(self, error: Exception) -> status_pb2.Status:
-        """The status of what went wrong; an error of ours is logged, and named by its incident only."""
+        """The status of an error; of one that is not a `CorollaError` it tells the incident only."""
         if isinstance(error, CorollaError):
             status = status_of(error)
         else:
-            incident = uuid.uuid4().hex[:12]
-            _log.error("incident %s in %s", incident, self._method, exc_info=error)
-            message = f"an unexpected error; the server's log has it as incident {incident}"
+            message = incident.report(error, method=self._method)
             status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=message)
         self.code = _CODES[status.code]
         return status
+
+
+def show_calls(service: ServiceDescriptor, metrics: Metrics) -> None:
+    """Shows the calls of a service in the metrics before the first of them arrives."""
+    metrics.add_methods([method.name for method in service.methods], [code.name for code in CODES])
 
 
 @contextmanager
@@ -68,7 +91,7 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
 
 @asynccontextmanager
 async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[None]:
-    """Around the answering of a call, which ends with the status of what goes wrong; counted.
+    """Around the answering of a call: counts it, and ends it with the status of an error.
 
     Args:
         method: The call's name, for the metrics.
@@ -79,6 +102,83 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
             yield
         except Exception as error:
             await _abort(context, outcome.fail(error), outcome.code)
+
+
+def unary(
+    method: Callable[[S, Asked, Any], Awaitable[Answered]],
+) -> Callable[[S, Asked, Any], Coroutine[Any, Any, Answered]]:
+    """Makes a servicer's method answer the call that has its name; see `call`."""
+
+    @wraps(method)
+    async def answer(servicer: S, request: Asked, context: Any) -> Answered:
+        async with call(method.__name__, context, servicer.metrics):
+            return await method(servicer, request, context)
+        raise AssertionError("a failed call was not aborted")
+
+    return answer
+
+
+async def stream(
+    method: str,
+    context: Any,
+    metrics: Metrics,
+    requests: AsyncIterator[Asked],
+    answer: Callable[[Asked], Awaitable[Answered]],
+    failure: Callable[[Asked, status_pb2.Status], Answered],
+    *,
+    most: int,
+    ordered: bool = False,
+) -> None:
+    """Answers a stream, each of its requests counted; what cannot be read ends it with a status.
+
+    Args:
+        method: The call's name, for the metrics.
+        context: gRPC's, of the call. Answers are written to it: a generator is not told that its call ended.
+        failure: The answer to a request that failed.
+        most: Requests under way, the one that is being read included.
+        ordered: Whether answers are sent in the order of their requests.
+    """
+
+    async def one(request: Asked) -> Answered:
+        with counted(method, context, metrics) as outcome:
+            try:
+                return await answer(request)
+            except Exception as error:
+                return failure(request, outcome.fail(error))
+
+    try:
+        await answer_all(requests, in_order(one) if ordered else one, context.write, most=most)
+    except CorollaError:
+        async with call(method, context, metrics):
+            raise
+
+
+async def decoded(requests: AsyncIterator[M], kind: type[M]) -> AsyncIterator[M]:
+    """The requests of a stream.
+
+    Raises:
+        InvalidInput: One is not a message of that kind.
+    """
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError as error:
+        raise InvalidInput(
+            f"a message of the stream is not a {kind.DESCRIPTOR.name}",
+            field="stream",
+            remedy=f"send {kind.DESCRIPTOR.full_name} messages",
+        ) from error
+
+
+def deadline_of(context: Any) -> float | None:
+    """When a call's client stops waiting, time.monotonic() seconds; None where it waits for ever."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object) -> T:
+    """Runs what computes or waits off the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 async def _abort(context: Any, status: status_pb2.Status, code: grpc.StatusCode) -> NoReturn:

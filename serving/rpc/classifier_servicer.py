@@ -1,15 +1,13 @@
-"""The thin servicer: protobuf to a validated request, answers to protobuf, errors to status codes."""
+"""Serves corolla.v1.Classifier: protobuf to a validated request, answers and errors to protobuf."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
@@ -18,18 +16,17 @@ from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
-from serving.answer.classifier import Classifier, ImageAnswer, Picture, Request, Response, caller
-from serving.answer.features import FROZEN, Embeddings, embed
-from serving.engine.batcher import Priority
+from serving.answer.classifier import Classifier
+from serving.answer.features import FROZEN, embed
+from serving.engine.priority import Priority
 from serving.metrics.events import Metrics
 from serving.metrics.feedback import Feedback, Labelled
-from serving.rpc.call import call, counted
+from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
+from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 from serving.rpc.status import status_of
-from serving.rpc.stream import answer_all
 
-T = TypeVar("T")
-
-SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
+_SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"]
+SERVICE = _SERVICE.full_name
 MAX_LABELS = 1000
 MAX_ID = 128
 _DEFAULT_TOP_K = 5
@@ -57,7 +54,7 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     """Serves corolla.v1.Classifier.
 
     Args:
-        pool: Threads for what computes: building large answers, reading tokens.
+        pool: Threads for what computes: building large answers, opening prediction ids.
         max_stream_requests: Requests of one stream that are under way at once.
     """
 
@@ -70,100 +67,87 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
         pool: ThreadPoolExecutor,
         max_stream_requests: int,
     ) -> None:
-        self._classifier, self._feedback = classifier, feedback
-        self._metrics, self._pool = metrics, pool
-        self._max_stream_requests = max_stream_requests
+        self.metrics, self._classifier, self._feedback = metrics, classifier, feedback
+        self._pool, self._max_stream_requests = pool, max_stream_requests
+        show_calls(_SERVICE, metrics)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Makes a server answer the service's calls."""
         classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
 
+    @unary
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
-        async with call("Classify", context, self._metrics):
-            asked = _request(request, context)
-            return await self._classifier.classify(asked, partial(_response, request))
+        return await self._classify(request, context)
 
-    async def ClassifyStream(  # type: ignore[override]  # it writes: a generator is not told that its call ended
+    async def ClassifyStream(  # type: ignore[override]  # it writes its answers to the context
         self, requests: AsyncIterator[pb.StreamRequest], context: Any
     ) -> None:
-        answer = partial(self._answer, context=context)
-        try:
-            await answer_all(_read(requests), answer, context.write, most=self._max_stream_requests)
-        except CorollaError:
-            async with call("ClassifyStream", context, self._metrics):
-                raise
+        async def answer(message: pb.StreamRequest) -> pb.StreamResponse:
+            return pb.StreamResponse(id=message.id, response=await self._classify(message.request, context))
 
-    async def _answer(self, message: pb.StreamRequest, context: Any) -> pb.StreamResponse:
-        """The answer to one request of a stream, or what is wrong with it."""
-        with counted("ClassifyStream", context, self._metrics) as outcome:
-            try:
-                asked = _request(message.request, context)
-                finish = partial(_response, message.request)
-                return pb.StreamResponse(
-                    id=message.id, response=await self._classifier.classify(asked, finish)
-                )
-            except Exception as error:
-                return pb.StreamResponse(id=message.id, error=outcome.fail(error))
+        def failure(message: pb.StreamRequest, status: status_pb2.Status) -> pb.StreamResponse:
+            return pb.StreamResponse(id=message.id, error=status)
 
+        await stream(
+            "ClassifyStream",
+            context,
+            self.metrics,
+            _checked(decoded(requests, pb.StreamRequest)),
+            answer,
+            failure,
+            most=self._max_stream_requests,
+        )
+
+    @unary
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
-        async with call("Embed", context, self._metrics):
-            asked = _request(request, context, default=FROZEN)
-            return await embed(self._classifier, asked, partial(_embeddings, request), unit=request.normalise)
+        finish = partial(_embeddings, request)
+        embedding = _request(request, context, default=FROZEN)
+        return await embed(self._classifier, embedding, finish, unit=request.normalise)
 
+    @unary
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
-        async with call("Feedback", context, self._metrics):
-            if len(request.labels) > MAX_LABELS:
-                raise InvalidInput(
-                    f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
-                    field="labels",
-                    remedy="send them in several requests",
-                )
-            return await self._in_pool(self._label_all, request.labels)
+        if len(request.labels) > MAX_LABELS:
+            raise InvalidInput(
+                f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
+                field="labels",
+                remedy="send them in several requests",
+            )
+        return await in_pool(self._pool, self._label_all, request.labels)
+
+    async def _classify(self, message: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
+        return await self._classifier.classify(_request(message, context), partial(_response, message))
 
     def _label_all(self, labels: Sequence[pb.Label]) -> pb.FeedbackResponse:
         results = (self._feedback.label(label.prediction_id, _truth(label)) for label in labels)
         return pb.FeedbackResponse(results=map(_label_result, results))
 
-    async def _in_pool(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-
 
 # From protobuf
 
 
-async def _read(messages: AsyncIterator[pb.StreamRequest]) -> AsyncIterator[pb.StreamRequest]:
-    """The requests of a stream, until one that is none."""
-    try:
-        async for message in messages:
-            if len(message.id) > MAX_ID:
-                raise InvalidInput(
-                    f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}", field="id"
-                )
-            yield message
-    except DecodeError as error:
-        raise InvalidInput(
-            "a message of the stream is no StreamRequest",
-            field="stream",
-            remedy="send corolla.v1.StreamRequest messages",
-        ) from error
+async def _checked(messages: AsyncIterator[pb.StreamRequest]) -> AsyncIterator[pb.StreamRequest]:
+    async for message in messages:
+        if len(message.id) > MAX_ID:
+            problem = f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}"
+            raise InvalidInput(problem, field="id")
+        yield message
 
 
 def _request(
     message: pb.ClassifyRequest | pb.EmbedRequest, context: Any, default: Route | None = None
 ) -> Request:
-    """What a message asks.
+    """The request of a message.
 
     Args:
         default: The route of a message that names none; None refuses it.
     """
-    remaining = context.time_remaining()
     return Request(
         task=message.task,
         route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
-        pictures=_pictures(message),
+        images=_pictures(message),
         domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
         extrapolate=message.allow_extrapolation,
-        deadline=None if remaining is None else time.monotonic() + remaining,
+        deadline=deadline_of(context),
         priority=_priority(message),
         client=_client(message, context),
     )
@@ -212,7 +196,7 @@ def _term(message: pb.Term) -> Term:
     return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Picture]:
+def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
     if message.images and message.HasField("tensor"):
         raise InvalidInput(
             "the request has both images and a tensor", field="tensor", remedy="send one of them"
@@ -310,14 +294,15 @@ def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score
     return pb.Score(class_name=classes[index], class_index=index, probability=probability)
 
 
-def _embeddings(request: pb.EmbedRequest, found: Embeddings) -> pb.EmbedResponse:
+def _embeddings(request: pb.EmbedRequest, embeddings: Embeddings) -> pb.EmbedResponse:
+    resolved = embeddings.resolved
     message = pb.EmbedResponse(
-        route=str(found.resolved),
-        backbone_digest=found.resolved.task.spec.backbone_digest,
-        adapters=_adapters(found.resolved),
-        timings=_timings(found),
+        route=str(resolved),
+        backbone_digest=resolved.task.spec.backbone_digest,
+        adapters=_adapters(resolved),
+        timings=_timings(embeddings),
     )
-    for position, features in enumerate(found.images):
+    for position, features in enumerate(embeddings.images):
         result = message.results.add()
         if request.images:
             result.id = request.images[position].id

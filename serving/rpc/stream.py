@@ -1,4 +1,4 @@
-"""A stream of requests, answered as they finish: so many at a time, and no faster than they are read.
+"""A stream of requests: a bounded number under way, answered as they finish and no faster than they are read.
 
 Knows neither protobuf nor gRPC. A request has a place from before it is read until its answer is written, so
 a peer that stops reading holds that many answers and no more.
@@ -37,7 +37,7 @@ async def answer_all(
 
     async def one(request: Asked) -> None:
         answered = await answer(request)
-        del request  # not to be kept while the peer does not read
+        del request  # frees its images while the peer does not read
         async with writing:
             await write(answered)
         places.release()
@@ -59,6 +59,27 @@ async def answer_all(
         raise _first(group_failed) from None
     if broken is not None:
         raise broken
+
+
+def in_order(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked], Awaitable[Answered]]:
+    """Makes answers finish in the order in which they were begun.
+
+    Args:
+        answer: Never raises.
+    """
+    last = asyncio.Event()
+    last.set()
+
+    async def in_turn(request: Asked) -> Answered:
+        nonlocal last
+        before, last = last, asyncio.Event()
+        after = last
+        answered = await answer(request)
+        await before.wait()
+        after.set()
+        return answered
+
+    return in_turn
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

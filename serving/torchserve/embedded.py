@@ -1,4 +1,4 @@
-"""The server's core inside another program: no ports, an event loop in a thread of its own.
+"""A `Service` inside another program: no ports, an event loop in a thread of its own.
 
 For runtimes that own the process and its protocol, and call us from their own thread.
 """
@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import Draining
-from serving.answer.classifier import Classifier, Request, Response
-from serving.service import Core
+from serving.answer.classifier import Classifier
+from serving.request import Request, Response
+from serving.service import Service
 from serving.settings import Settings
 
 T = TypeVar("T")
@@ -29,11 +30,11 @@ class Embedded:
         settings: As of a server; what is about its ports plays no part.
 
     Raises:
-        CorollaError: See `serving.service.Core`.
+        CorollaError: See `serving.service.Service`.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._core = Core(settings)
+        self._service = Service(settings)
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Classifier, asyncio.Event]] = Future()
         # A daemon: a runtime that ends its process does not ask first.
         self._thread = Thread(target=self._run, name="embedded", daemon=True)
@@ -43,7 +44,7 @@ class Embedded:
     @property
     def registry(self) -> CollectorRegistry:
         """Everything that is counted."""
-        return self._core.metrics.registry
+        return self._service.metrics.registry
 
     def answer(self, questions: Sequence[Question[T]]) -> list[T | BaseException]:
         """The answers to requests that arrived together, so that they share batches; waits for all.
@@ -78,7 +79,7 @@ class Embedded:
 
     async def _live(self) -> None:
         stopping = asyncio.Event()
-        async with self._core.running() as classifier:
+        async with self._service.running() as classifier:
             self._ready.set_result((asyncio.get_running_loop(), classifier, stopping))
             await stopping.wait()
 

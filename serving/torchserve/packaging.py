@@ -153,7 +153,7 @@ def settings_of(model_config: Mapping[str, Any]) -> Settings:
 
 
 def _check_backbone(store: Store, digest: str, name: str | None) -> None:
-    known = store.backbones()
+    known = store.backbones.list()
     if digest in {record.digest for record in known}:
         return
     there = ", ".join(f"{record.name} ({record.digest[:12]})" for record in known) or "none"

@@ -9,21 +9,18 @@ object. TorchServe drops a URL's parameters, so an image alone as the body canno
 import base64
 import binascii
 import json
-import logging
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.rpc import code_pb2
+import grpc
 
 from model_store.routes.text import parse_route
 from petl_vit.errors import CorollaError, InvalidInput
-from serving.answer.classifier import ImageAnswer, Request, Response
-from serving.rpc.status import status_of
-
-_log = logging.getLogger(__name__)
+from serving.request import ImageAnswer, Request, Response
+from serving.rpc import incident
+from serving.rpc.status import code_of, message_of
 
 KEYS = ("image", "images", "route", "task", "domain", "top_k")
 BODIES = ("body", "data")
@@ -31,12 +28,12 @@ BODIES = ("body", "data")
 _DEFAULT_TOP_K = 5
 
 _HTTP = {
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.ABORTED: 409,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DEADLINE_EXCEEDED: 504,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """TorchServe's gRPC turns these back into the codes they come from; the rest is 500."""
 
@@ -102,7 +99,7 @@ def asked(row: Mapping[str, Any]) -> Asked:
     request = Request(
         task=text.get("task", ""),
         route=parse_route(text["route"]),
-        pictures=_pictures(fields),
+        images=_pictures(fields),
         domain=text.get("domain", ""),
     )
     return Asked(request=request, top_k=_top_k(fields.get("top_k")), single="image" in fields)
@@ -185,22 +182,19 @@ class Failure:
 
 
 def failure(error: BaseException) -> Failure:
-    """The failure for an error; what is no fault of the request's is logged under an id that it gets."""
+    """The failure for an error; one that is not the request's fault is logged, and told by its incident."""
     if isinstance(error, CorollaError):
-        return Failure(
-            status=_HTTP.get(status_of(error).code, 500), document={"error": error_document(error)}
-        )
-    incident = uuid.uuid4().hex[:12]
-    _log.error("incident %s", incident, exc_info=error)
-    message = f"an unexpected error; the worker's log has it as incident {incident}"
-    return Failure(status=500, document={"error": {"code": "INTERNAL", "message": message}})
+        return Failure(status=_HTTP.get(code_of(error), 500), document={"error": error_document(error)})
+    message = incident.report(error, method="handle", program="worker")
+    return Failure(
+        status=500, document={"error": {"code": grpc.StatusCode.INTERNAL.name, "message": message}}
+    )
 
 
 def error_document(error: CorollaError) -> dict[str, Any]:
     """An error as JSON: gRPC's code by name, and the field it is about."""
-    status = status_of(error)
-    found = {"code": code_pb2.Code.Name(status.code), "message": status.message}
-    return found | ({"field": error.field} if error.field else {})
+    document = {"code": code_of(error).name, "message": message_of(error)}
+    return document | ({"field": error.field} if error.field else {})
 
 
 def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[str, Any]:

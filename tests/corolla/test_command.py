@@ -19,7 +19,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TORCH_FREE = (
     "petl_vit.errors",
     "model_store.routes.algebra",
+    "serving.client.admin",
+    "serving.client.asynchronous",
     "serving.client.blocking",
+    "serving.client.messages",
     "corolla.commands.classify",
     "serving.metrics.prediction_ids",
 )

@@ -161,7 +161,7 @@ REFUSED = {
     "tasks show shpaes": "did you mean shapes",
     "train lora": "Missing option '--data'",
     "train lora --data digits --task t --rnk 4": "No such option '--rnk'",
-    "train lorra --data digits --task t": "use one of lora",
+    "train lorra --data digits --task t": "did you mean lora",
     "train soup --data digits --task t": "made of trained adapters",
 }
 

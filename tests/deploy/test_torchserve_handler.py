@@ -42,7 +42,7 @@ def context(world: World, folder: Path, **changes: object) -> Context:
     metrics.initialize_cache()
     chosen = {"format": FORMAT, "backbone": world.backbone.digest, "store": str(world.folder), "threads": 1}
     machine = {"device": "cpu", "precision": "fp32"}
-    settings = {**chosen, **machine, "token_key_file": str(folder / "key"), **changes}
+    settings = {**chosen, **machine, "prediction_key_file": str(folder / "key"), **changes}
     return Context("corolla", str(folder), {}, 32, None, "0.12.0", True, metrics, {"handler": settings})
 
 

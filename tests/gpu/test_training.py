@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 def losses(store: Store, name: str, device: torch.device) -> list[float]:
     """Of every step of one epoch, without dropout, whose random numbers are the device's own."""
-    vit = Loader(store, store.backbones()[0], device=device).vit(SPEC.image_size)
+    vit = Loader(store, store.backbones.list()[0], device=device).vit(SPEC.image_size)
     images = Resized(subset(load_dataset("digits"), 60, 0), SPEC, vit)
     head = LinearHead.init(10, vit.arch.width, torch.Generator().manual_seed(0))
     method = methods.get(name)
@@ -80,4 +80,4 @@ def test_in_bf16_the_loss_falls_and_what_is_registered_is_in_float32(
 
     found = manifest.training["losses"]
     assert found[-1] < 0.95 * found[0]
-    assert {tensor.dtype for tensor in store.load_adapter(manifest).values()} == {torch.float32}
+    assert {tensor.dtype for tensor in store.adapters.load(manifest).values()} == {torch.float32}

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.client.blocking import AdminClient, Client
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 CLIENTS = 4
@@ -21,7 +22,7 @@ def own_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World.make(tmp_path_factory.mktemp("switch") / "store")
     for seed in (101, 202):
         world.publish("shapes", "lora", seed=seed, name="x")
-    world.store.set_alias("shapes", "x", "prod", 1)
+    world.store.adapters.set_alias("shapes", "x", "prod", 1)
     world.put_route("live", "x@prod, ssf")
     return world
 
@@ -120,7 +121,7 @@ def test_a_switch_in_the_store_is_followed_under_traffic_without_a_failure(
         with Hammer(ours, "x@prod") as hammer:
             for switch in range(10):
                 version = 2 - switch % 2
-                own_world.store.set_alias("shapes", "x", "prod", version)
+                own_world.store.adapters.set_alias("shapes", "x", "prod", version)
                 seen = len(hammer.answers)
                 until(lambda seen=seen, v=version: any(r.route == f"x:{v}" for _, r in hammer.answers[seen:]))
     check(hammer, expected)

@@ -1,4 +1,4 @@
-"""No cross-talk under churn: clients over gRPC, many adapters, few slots, a bank that holds a third of them.
+"""No cross-talk under churn: clients over gRPC, many adapters, few slots, host memory for a third of them.
 
 Every answer is compared with what its own adapters give alone, computed from the store by `Batch`. Traffic
 lasts ten seconds and until it did churn; `CHURN_S=60` makes it a minute.
@@ -24,7 +24,8 @@ from petl_vit.batch import Batch, Row
 from petl_vit.errors import Conflict, NotFound, Overloaded
 from petl_vit.precision import Precision
 from petl_vit.preprocess import preprocess
-from serving.client.blocking import AdminClient, RequestFailed
+from serving.client.admin import AdminClient
+from serving.client.messages import RequestFailed
 from serving.settings import Settings
 from tests.serving.world import METHODS, PREPROCESS, SIZE, WAIT_S, Running, World, encoded
 
@@ -143,12 +144,12 @@ class Churn:
         for found in map(reference, routes_of(NAMES)):
             if all(distance(found, other) > FAR * self.tolerance for other in self.expected):
                 self.expected.append(found)
-        self.bank_bytes = reference.size() // 3
+        self.host_bytes = reference.size() // 3
 
     def settings(self) -> Settings:
         return self.world.settings(
             slots=SLOTS,
-            bank_bytes=self.bank_bytes,
+            host_bytes=self.host_bytes,
             max_batch_rows=16,
             precision=str(self.precision),
             device="cpu",
@@ -234,7 +235,7 @@ class Traffic:
 
     def _administer(self, chance: random.Random) -> None:
         """Loads, pins and unloads, above all what is in use right now."""
-        bank = self._running.server.core.bank
+        cache = self._running.server.service.adapter_cache
         with self._running.client() as client:
             admin, pinned = AdminClient(client), list[str]()
             for step in range(100):
@@ -255,10 +256,10 @@ class Traffic:
                             admin.unload_adapter(name, task="shapes")
                             self.changes["unload"] += 1
                         case 3:
-                            bank.load(term)
+                            cache.load(term)
                             self.changes["load"] += 1
                         case _:
-                            bank.unload(term.digest)
+                            cache.unload(term.digest)
                             self.changes["unload"] += 1
                 self._check_memory()
             for name in pinned:
@@ -266,7 +267,7 @@ class Traffic:
 
     def _name(self, chance: random.Random) -> str:
         """Any adapter, or one of those used last."""
-        residents = self._running.server.core.bank.residents()[:SLOTS]
+        residents = self._running.server.service.adapter_cache.residents()[:SLOTS]
         recent = [resident.names[0].partition("/")[2].partition(":")[0] for resident in residents]
         return chance.choice([*chance.sample(NAMES, SLOTS), *recent])
 
@@ -286,7 +287,7 @@ class Traffic:
         size, slots = (
             self._running.value(f"corolla_{name}") for name in ("registered_bytes", "slot_adapters")
         )
-        if size > self._churn.bank_bytes or slots > SLOTS:
+        if size > self._churn.host_bytes or slots > SLOTS:
             self.problems.append(f"{size} bytes are registered, {slots} slots are taken")
 
 
@@ -315,7 +316,7 @@ def test_no_cross_talk_under_churn_in_bf16(churn_in_bf16: Churn) -> None:
 
 def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
     running = Running(churn.settings())
-    running.server.core.slots._aliased = aliased
+    running.server.service.slots._aliased = aliased
     with running:
         traffic = Traffic(churn, running, seconds)
         traffic.run()
@@ -326,7 +327,7 @@ def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
         assert running.value("corolla_batch_adapters_bucket", le="8.0") == running.value(
             "corolla_batch_adapters_count"
         )
-        residents = running.server.core.bank.residents()
+        residents = running.server.service.adapter_cache.residents()
         assert {resident.rows_in_use for resident in residents} == {0}
         assert sum(r.registered_bytes for r in residents) == running.value("corolla_registered_bytes")
-        assert set(running.server.core.slots._slots) <= {resident.digest for resident in residents}
+        assert set(running.server.service.slots._slots) <= {resident.digest for resident in residents}

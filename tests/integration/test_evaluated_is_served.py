@@ -67,7 +67,7 @@ def evaluated(world: World, folder: Path, precision: Precision) -> Probabilities
 
 
 def candidate(world: World, text: str) -> Candidate:
-    named = world.store.route_meant(TASK, parse_route(text))
+    named = world.store.routes.meant_by(TASK, parse_route(text))
     if named is None:
         return Candidate(route=world.resolve(text))
     return Candidate(route=world.resolve(named.route), temperature=named.temperature)

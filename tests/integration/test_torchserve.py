@@ -28,7 +28,7 @@ from PIL import Image
 
 from corolla.command import run
 from model_store.store import Store
-from serving.client.blocking import status_name
+from serving.client.messages import status_name
 from serving.torchserve.packaging import java_problem
 from tests.serving.world import CONFIG, SHAPES, Running, World, backbone_tensors, encoded
 
@@ -92,7 +92,7 @@ class TorchServe:
 
     def __init__(self, folder: Path, *, key: Path | None = None, **changes: object) -> None:
         self.folder = folder
-        self._own = {} if key is None else {"COROLLA_TOKEN_KEY_FILE": str(key)}
+        self._own = {} if key is None else {"COROLLA_PREDICTION_KEY_FILE": str(key)}
         self.ports = {name: free_port() for name in ("inference", "management", "metrics")}
         self.ports |= {name: free_port() for name in ("grpc_inference", "grpc_management")}
         properties = folder / "config.properties"
@@ -222,8 +222,8 @@ def serving(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     package(World.make(moved).folder, folder / "other", "--name", "other")
     shutil.move(folder / "other" / "other.mar", folder)
     shutil.rmtree(moved)
-    Store.open(str(moved)).put_backbone("tiny", CONFIG, backbone_tensors(1), "random")
-    key = Path(str(world.settings().token_key_file))
+    Store.open(str(moved)).backbones.put("tiny", CONFIG, backbone_tensors(1), "random")
+    key = Path(str(world.settings().prediction_key_file))
     with TorchServe(folder, key=key, enable_model_api="true") as serving:
         yield serving
 

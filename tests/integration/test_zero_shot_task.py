@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corolla.commands.store import tasks
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
@@ -36,7 +36,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     store = Store.open(str(folder / "store"))
     request = backbones.Request(image_size=32, options={"depth": 2})
     found = backbones.read("random:vit_base_patch16_clip_224", request)
-    backbone = store.put_backbone("clip", found.config, found.tensors, found.source)
+    backbone = store.backbones.put("clip", found.config, found.tensors, found.source)
     _import(folder, store)
     for name, head_init in (("lora", "probe"), ("fresh", "random")):
         recipe = Recipe.of(
@@ -75,7 +75,7 @@ def _import(folder: Path, store: Store) -> None:
 
 def resolved(loader: Loader, text: str) -> ResolvedRoute:
     digest = loader.record.digest
-    return resolve(parse_route(text), task="digits", lookup=loader.store, backbone_digest=digest)
+    return resolve(parse_route(text), task="digits", store=loader.store, backbone_digest=digest)
 
 
 def logits(loader: Loader, text: str) -> Tensor:
@@ -83,8 +83,7 @@ def logits(loader: Loader, text: str) -> Tensor:
     route = resolved(loader, text)
     spec = route.task.spec.preprocess
     inputs = normalise(load_pixels(subset(load_dataset("digits"), 20, 0), spec), spec)
-    adapters = {term.digest: loader.adapter(term) for term in route.terms()}
-    (model,) = models(route.members, adapters)
+    (model,) = loader.models(route)
     rows = [Row(image=i, model=model) for i in range(len(inputs))]
     return torch.stack(Batch(loader.vit(spec.image_size)).logits(inputs, rows))
 
@@ -94,27 +93,27 @@ def measured(loader: Loader, text: str) -> Measured:
 
 
 def test_training_starts_from_the_imported_task_and_makes_no_probe(loader: Loader) -> None:
-    (task,) = loader.store.tasks()
+    (task,) = loader.store.tasks.list()
     assert task.spec.classes == tuple(reversed(load_dataset("digits").classes))
     for name in ("lora", "fresh"):
-        manifest = loader.store.manifest("digits", name, 1)
+        manifest = loader.store.adapters.manifest("digits", name, 1)
         assert manifest.task_digest == task.digest
-        assert set(loader.store.load_adapter(manifest)) > {"head.projection", "head.weight", "head.bias"}
+        assert set(loader.store.adapters.load(manifest)) > {"head.projection", "head.weight", "head.bias"}
 
 
 def test_all_tensors_of_the_head_are_trained(loader: Loader) -> None:
-    (task,) = loader.store.tasks()
-    base = loader.store.load_base_head(task)
-    trained = loader.store.load_adapter(loader.store.manifest("digits", "lora", 1))
+    (task,) = loader.store.tasks.list()
+    base = loader.store.tasks.load_base_head(task)
+    trained = loader.store.adapters.load(loader.store.adapters.manifest("digits", "lora", 1))
     for name, tensor in base.items():
         assert not torch.equal(trained[name], tensor), name
     assert float((trained["head.weight"] - base["head.weight"]).abs().max()) < 1  # it started there
 
 
 def test_a_random_start_draws_the_classifier_and_keeps_the_projection(loader: Loader) -> None:
-    (task,) = loader.store.tasks()
-    base = loader.store.load_base_head(task)
-    trained = loader.store.load_adapter(loader.store.manifest("digits", "fresh", 1))
+    (task,) = loader.store.tasks.list()
+    base = loader.store.tasks.load_base_head(task)
+    trained = loader.store.adapters.load(loader.store.adapters.manifest("digits", "fresh", 1))
     assert trained["head.weight"].abs().max() < 1 < base["head.weight"].abs().max()
     assert torch.allclose(trained["head.projection"], base["head.projection"], atol=0.02)
 
@@ -131,7 +130,7 @@ def test_wise_at_0_is_exactly_the_zero_shot_classifier(loader: Loader) -> None:
 
 def test_the_manifest_and_the_evaluation_agree_on_the_zero_shot_accuracy(loader: Loader) -> None:
     _, heldout = split_dataset(load_dataset("digits"), holdout=0.2, seed=0)
-    metrics = loader.store.manifest("digits", "lora", 1).metrics
+    metrics = loader.store.adapters.manifest("digits", "lora", 1).metrics
     for route, metric in (("base", "base_accuracy"), ("lora", "accuracy")):
         assert measure(loader, resolved(loader, route), heldout).accuracy == pytest.approx(metrics[metric])
 

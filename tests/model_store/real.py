@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from model_store.format.records import Draft, Manifest, TaskSpec
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
@@ -32,7 +32,7 @@ class Real:
         found = backbones.read(f"random:{architecture}", request)
         noise = torch.Generator().manual_seed(5)
         weights = {n: t + 0.02 * torch.randn(t.shape, generator=noise) for n, t in found.tensors.items()}
-        self.backbone = store.put_backbone(found.name, found.config, weights, "random")
+        self.backbone = store.backbones.put(found.name, found.config, weights, "random")
         self.loader = Loader(store, self.backbone)
         self.width = self.loader.vit(48).arch.width
         spec = TaskSpec.of(
@@ -41,7 +41,7 @@ class Real:
             preprocess=Preprocess(image_size=48, mean=HALF, std=HALF),
             backbone_digest=self.backbone.digest,
         )
-        self.task = store.put_task(spec, self.head(1).tensors())
+        self.task = store.tasks.put(spec, self.head(1).tensors())
         self.images = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(2))
 
     def head(self, seed: int) -> LinearHead:
@@ -71,16 +71,19 @@ class Real:
             metrics={"accuracy": 0.5},
             training={"seed": seed},
         )
-        return self.store.publish(draft, tensors)
+        return self.store.adapters.publish(draft, tensors)
 
     @torch.no_grad()
     def logits(self, route: str) -> Tensor:
         """[3, C] as served."""
         resolved = resolve(
-            parse_route(route), task="zoo", lookup=self.store, backbone_digest=self.backbone.digest
+            parse_route(route),
+            task="zoo",
+            store=self.store,
+            backbone_digest=self.backbone.digest,
+            extrapolate=True,
         )
-        adapters = {term.digest: self.loader.adapter(term) for term in resolved.terms()}
-        (model,) = models(resolved.members, adapters)
+        (model,) = self.loader.models(resolved)
         return torch.stack(
             Batch(self.loader.vit(48)).logits(self.images, [Row(image=i, model=model) for i in range(3)])
         )

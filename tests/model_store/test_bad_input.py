@@ -62,7 +62,7 @@ def test_a_block_that_the_backbone_lacks_is_refused_with_the_indices_it_has(real
 def test_an_adapter_of_another_backbone_is_refused_by_both_digests(real: Real) -> None:
     other = "9" * 64
     with pytest.raises(Unsupported) as refused:
-        resolve(parse_route("lora"), task="zoo", lookup=real.store, backbone_digest=other)
+        resolve(parse_route("lora"), task="zoo", store=real.store, backbone_digest=other)
     assert str(refused.value) == (
         f"route: adapter zoo/lora:1 belongs to backbone {real.backbone.digest[:12]}, this is {other[:12]}; "
         "serve that backbone, or train the adapter again on this one"
@@ -84,9 +84,9 @@ def test_tensors_missing_extra_or_of_another_shape_are_refused_when_they_are_loa
 ) -> None:
     real = Real(Store.open(str(tmp_path)))
     sent = real.publish("lora")
-    tensors = {n: t for n, t in (real.store.load_adapter(sent) | changes).items() if t is not None}
+    tensors = {n: t for n, t in (real.store.adapters.load(sent) | changes).items() if t is not None}
     draft = Draft.of(**{name: getattr(sent, name) for name in Draft.model_fields})
-    manifest = real.store.publish(draft, tensors)
+    manifest = real.store.adapters.publish(draft, tensors)
     with pytest.raises(Corrupt, match=r"adapter zoo/lora:2 cannot be loaded") as refused:
         real.loader.adapter(ResolvedTerm(alpha=1.0, manifest=manifest, task=real.task))
     assert said in str(refused.value)
@@ -96,13 +96,13 @@ def test_tensors_missing_extra_or_of_another_shape_are_refused_when_they_are_loa
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["blocks.0.attn.qkv.lora_a", "head.bias"])
 def test_values_that_are_not_finite_are_not_published(real: Real, name: str, value: float) -> None:
-    sent = real.store.manifest("zoo", "lora", 1)
-    tensors = real.store.load_adapter(sent)
+    sent = real.store.adapters.manifest("zoo", "lora", 1)
+    tensors = real.store.adapters.load(sent)
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[3] = value
     draft = Draft.of(**{field: getattr(sent, field) for field in Draft.model_fields})
     with pytest.raises(CorollaError) as refused:
-        real.store.publish(draft, tensors)
+        real.store.adapters.publish(draft, tensors)
     assert str(refused.value) == f"tensors: tensor {name!r} holds NaN or an infinity; lower the learning rate"
 
 
@@ -111,15 +111,15 @@ def test_members_whose_classes_stand_in_another_order_are_matched_by_name(real: 
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "permuted", "classes": permuted})
     order = [CLASSES.index(name) for name in permuted]
     head = {n: t[order] for n, t in real.head(1).tensors().items()}
-    task = real.store.put_task(spec, head)
-    sent = real.store.manifest("zoo", "lora", 1)
-    tensors = real.store.load_adapter(sent)
+    task = real.store.tasks.put(spec, head)
+    sent = real.store.adapters.manifest("zoo", "lora", 1)
+    tensors = real.store.adapters.load(sent)
     tensors |= {n: tensors[n][order] for n in head}
     draft = Draft.of(**{field: getattr(sent, field) for field in Draft.model_fields})
     draft = draft.model_copy(update={"task": "permuted", "task_digest": task.digest})
-    real.store.publish(draft, tensors)
+    real.store.adapters.publish(draft, tensors)
     route = parse_route("lora, permuted/lora")
-    resolved = resolve(route, task="zoo", lookup=real.store, backbone_digest=real.backbone.digest)
+    resolved = resolve(route, task="zoo", store=real.store, backbone_digest=real.backbone.digest)
     first, second = resolved.members
     assert resolved.class_order(first) is None
     places = resolved.class_order(second)
@@ -133,14 +133,14 @@ def test_members_with_other_classes_are_refused_with_the_classes_that_differ(rea
     spec = TaskSpec.of(
         **dict(real.task.spec) | {"name": "birds", "classes": ("ant", "bee", "cat", "dog", "fox")}
     )
-    real.store.put_task(spec, real.head(2).tensors())
+    real.store.tasks.put(spec, real.head(2).tensors())
     with pytest.raises(
         InvalidInput, match=r"have different classes \(eel, fox\); an ensemble's members must"
     ):
         resolve(
             parse_route("lora, birds/base"),
             task="zoo",
-            lookup=real.store,
+            store=real.store,
             backbone_digest=real.backbone.digest,
         )
 

@@ -22,8 +22,8 @@ class World:
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
         self.folder = folder
-        self.backbone: BackboneRecord = store.put_backbone("tiny.one", CONFIG, self.weights(1.0), "random")
-        self.task: TaskRecord = store.put_task(self.spec(), self.head(0.0))
+        self.backbone: BackboneRecord = store.backbones.put("tiny.one", CONFIG, self.weights(1.0), "random")
+        self.task: TaskRecord = store.tasks.put(self.spec(), self.head(0.0))
 
     def weights(self, value: float) -> dict[str, Tensor]:
         return {"cls_token": torch.full((1, 1, 3), value), "norm.bias": torch.zeros(3)}

@@ -7,13 +7,13 @@ import psutil
 import pytest
 import torch
 
-from petl_vit.device import one_thread, own_memory
+from petl_vit.device import long_lived_zeros, one_thread
 
 
 @pytest.mark.parametrize("elements", [0, 5, 1000, 300_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_own_memory_is_zeros_that_can_be_written(elements: int, dtype: torch.dtype) -> None:
-    found = own_memory(elements, torch.ones(1, dtype=dtype))
+def test_long_lived_zeros_are_zeros_and_can_be_written(elements: int, dtype: torch.dtype) -> None:
+    found = long_lived_zeros(elements, torch.ones(1, dtype=dtype))
     assert found.shape == (elements,)
     assert found.dtype == dtype
     assert not found.any()
@@ -21,9 +21,9 @@ def test_own_memory_is_zeros_that_can_be_written(elements: int, dtype: torch.dty
     assert (found == 2).all()
 
 
-def test_own_memory_goes_back_to_the_system_with_the_tensor() -> None:
+def test_long_lived_memory_returns_to_the_system_with_its_tensor() -> None:
     process = psutil.Process()
-    held = [own_memory(2**20, torch.ones(1)).fill_(1) for _ in range(20)]
+    held = [long_lived_zeros(2**20, torch.ones(1)).fill_(1) for _ in range(20)]
     full = process.memory_info().rss
     held.clear()
     gc.collect()

@@ -15,7 +15,7 @@ def test_the_table_lists_the_methods_that_are_there() -> None:
 
 
 def test_an_unknown_method_names_near_ones() -> None:
-    with pytest.raises(NotFound, match="there is no method 'lorra'; use one of lora"):
+    with pytest.raises(NotFound, match="there is no method 'lorra'; did you mean lora"):
         summaries.get("lorra")
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.routes.text import parse_route
 from petl_vit.batch import Batch, Features, Row
 from petl_vit.precision import Precision
@@ -22,7 +22,8 @@ from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.bulk.run import Bulk, predict
 from serving.bulk.sources import listed
-from serving.client.blocking import Client, request_of
+from serving.client.blocking import Client
+from serving.client.messages import request_of
 from tests.serving.triton_client import tritonclient as triton
 from tests.serving.world import METHODS, PREPROCESS, SHAPES, SIZE, WAIT_S, Running, World, encoded
 
@@ -63,7 +64,7 @@ class Reference:
         self.logits, self.features = dict[str, Array](), dict[str, Array]()
         for text in ROUTES:
             route = world.resolve(text)
-            (model,) = models(route.members, {term.digest: loader.adapter(term) for term in route.terms()})
+            (model,) = loader.models(route)
             self.logits[text] = centred(self._answers(Row(image=0, model=model)))
             self.features[text] = self._answers(Row(image=0, model=Features(model.terms)))
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from model_store.resolution.versions import ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Row
-from serving.client.blocking import AdminClient, Client, RequestFailed, request_of
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
 from serving.engine.backend import Backend
 from serving.server import Server
 from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
@@ -31,11 +33,11 @@ class Changed:
     """A server's back end with something done before each forward."""
 
     def __init__(self, server: Server, before: Callable[[Sequence[Row]], None]) -> None:
-        self._backend: Backend = server.core.engine._backend
+        self._backend: Backend = server.service.engine._backend
         self.before = before
         self.batches: list[int] = []
         self.add_size, self.warm = self._backend.add_size, self._backend.warm
-        server.core.engine._backend = self
+        server.service.engine._backend = self
 
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
         self.batches.append(len(rows))
@@ -58,14 +60,14 @@ class Ours(Running):
 
     def hold_load(self, label: str) -> threading.Event:
         """Keeps the loader busy with one adapter until the returned event is set."""
-        go, load = threading.Event(), self.server.core.bank._loader.adapter
+        go, load = threading.Event(), self.server.service.adapter_cache._loader.adapter
 
         def held(term: ResolvedTerm) -> Adapter:
             if term.label == label:
                 assert go.wait(WAIT_S)
             return load(term)
 
-        self.server.core.bank._loader.adapter = held  # type: ignore[method-assign]
+        self.server.service.adapter_cache._loader.adapter = held  # type: ignore[method-assign]
         return go
 
     def dropped(self, reason: str) -> float:
@@ -248,7 +250,7 @@ def test_a_caller_who_goes_in_the_middle_of_a_forward_harms_nobody(ours: Ours, c
         same(probabilities(calls[seed]), expected[seed])
     probabilities(first)
     assert changed.batches == [1, 4]
-    until(lambda: {resident.rows_in_use for resident in ours.server.core.bank.residents()} == {0})
+    until(lambda: {resident.rows_in_use for resident in ours.server.service.adapter_cache.residents()} == {0})
 
 
 # Rows that fail
@@ -287,7 +289,7 @@ def test_out_of_memory_evicts_retries_smaller_and_answers_all(ours: Ours, client
     slots: list[int] = []
 
     def little(rows: Sequence[Row]) -> None:
-        slots.append(len(ours.server.core.slots))
+        slots.append(len(ours.server.service.slots))
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -340,7 +342,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         expected = ask(client, "lora")
         go = running.hold_load("ssf:1")
         slow = [later(client, "ssf", seed) for seed in range(3)]
-        until(lambda: running.server.core.bank._held[running.digest("ssf")] == 3)
+        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 3)
 
         for _ in range(5):
             same(ask(client, "lora"), expected)
@@ -348,7 +350,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         assert not any(call.done() for call in slow)
 
         slow[0].cancel()
-        until(lambda: running.server.core.bank._held[running.digest("ssf")] == 2)
+        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 2)
         go.set()
         answers = [probabilities(call) for call in slow[1:]]
         same(answers[0], ask(client, "ssf", 1))
@@ -394,7 +396,7 @@ def test_unloading_under_traffic_frees_memory_and_every_request_is_answered(
     admin = AdminClient(client)
     expected = {route: ask(client, route) for route in ("lora", "ssf", "bitfit")}
     before = ours.value("corolla_registered_bytes")
-    entry = ours.server.core.bank._entries[ours.digest("ssf")]
+    entry = ours.server.service.adapter_cache._entries[ours.digest("ssf")]
     adapter, size = weakref.ref(entry.adapter), entry.adapter.nbytes
     del entry
     release, first = occupy(ours, client)
@@ -414,7 +416,7 @@ def test_unloading_under_traffic_frees_memory_and_every_request_is_answered(
     until(lambda: ours.value("corolla_registered_bytes") < before)
     gc.collect()
     assert adapter() is None, "an idle server holds nothing of what it ran"
-    base = ours.server.core.bank._entries[ours.digest("base")].adapter.nbytes
+    base = ours.server.service.adapter_cache._entries[ours.digest("base")].adapter.nbytes
     assert ours.value("corolla_registered_bytes") == before + base - size
-    assert ours.digest("ssf") not in ours.server.core.slots
+    assert ours.digest("ssf") not in ours.server.service.slots
     same(ask(client, "ssf"), expected["ssf"])

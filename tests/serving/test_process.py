@@ -35,7 +35,7 @@ def test_the_command_bounds_its_memory_and_a_program_that_runs_a_server_is_left_
 
     monkeypatch.setattr(asyncio, "run", run)
 
-    Server(world.settings(precision="fp32")).core.close()
+    Server(world.settings(precision="fp32")).service.close()
     assert not bounded
     assert CliRunner().invoke(serve, ["--store", "memory"]).exit_code == 0
     assert bounded == [True]

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from corolla.commands.serve import _serve
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
-from serving.client.blocking import Client, RequestFailed
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from serving.rpc.classifier_servicer import SERVICE
 from serving.server import Server
 from tests.serving.world import CONFIG, WAIT_S, Running, World, backbone_tensors, encoded, until
@@ -40,14 +41,14 @@ def ask(client: Client, route: str = "lora") -> Any:
 async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(world.settings())
     loop, warming, go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    warm = server.core.warm
+    warm = server.service.warm
 
     async def held() -> None:
         warming.set()
         await go.wait()
         await warm()
 
-    monkeypatch.setattr(server.core, "warm", held)
+    monkeypatch.setattr(server.service, "warm", held)
     ready = asyncio.Event()
     running = loop.create_task(server.run(ready))
     await asyncio.wait_for(warming.wait(), WAIT_S)
@@ -55,21 +56,21 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
         for service in ("", SERVICE):
             assert await asyncio.to_thread(health, client, service) == NOT_SERVING
         assert not await asyncio.to_thread(client.serving)
-        assert server.core.metrics.registry.get_sample_value("corolla_ready") == 0
-        assert not server.core.engine.warmed
+        assert server.service.metrics.registry.get_sample_value("corolla_ready") == 0
+        assert not server.service.engine.warmed
 
         go.set()
         await asyncio.wait_for(ready.wait(), WAIT_S)
         for service in ("", SERVICE):
             assert await asyncio.to_thread(health, client, service) == SERVING
-        assert server.core.metrics.registry.get_sample_value("corolla_ready") == 1
-        assert server.core.engine.warmed
+        assert server.service.metrics.registry.get_sample_value("corolla_ready") == 1
+        assert server.service.engine.warmed
     server.stop()
     await asyncio.wait_for(running, WAIT_S)
 
 
 def test_named_routes_are_in_the_metrics_before_the_first_request(running: Running) -> None:
-    assert "shapes/best" in running.server.core.metrics.known_routes
+    assert "shapes/best" in running.server.service.metrics.known_routes
 
 
 def test_reflection_lists_the_service(running: Running) -> None:
@@ -109,7 +110,7 @@ def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
 
 
 def test_loads_ahead_see_whether_anybody_waits_for_answers(running: Running) -> None:
-    busy = running.server.core.bank._busy
+    busy = running.server.service.adapter_cache._busy
     until(lambda: not busy())
     release = running.hold_engine()
     with running.client() as client, ThreadPoolExecutor(1) as caller:
@@ -189,7 +190,7 @@ def test_a_store_without_a_backbone_says_how_to_get_one(tmp_path: Path, world: W
 
 
 def test_a_store_of_several_backbones_asks_for_one(own_world: World) -> None:
-    own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+    own_world.store.backbones.put("second", CONFIG, backbone_tensors(1), "random")
 
     with pytest.raises(InvalidInput, match="name one of second, tiny"):
         Server(own_world.settings())

@@ -1,4 +1,4 @@
-"""What a core computes in, checked against fp32 before anything is served."""
+"""What a service computes in, checked against fp32 before anything is served."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from model_store.resolution.precision import TOLERANCE
 from petl_vit.errors import InvalidInput
 from serving.server import Server
-from serving.service import Core
+from serving.service import Service
 from tests.serving.world import METHODS, Running, World, encoded
 
 
@@ -43,7 +43,7 @@ def test_a_bf16_server_answers_as_an_fp32_one_does(world: World) -> None:
         for running, precision in ((fast, "bf16"), (exact, "fp32")):
             (build,) = (
                 sample.labels
-                for family in running.server.core.metrics.registry.collect()
+                for family in running.server.service.metrics.registry.collect()
                 for sample in family.samples
                 if sample.name == "corolla_build_info"
             )
@@ -61,7 +61,7 @@ def test_a_bf16_server_answers_as_an_fp32_one_does(world: World) -> None:
 
 def test_bf16_is_refused_where_a_named_route_explodes_in_it(own_world: World) -> None:
     publish_exploding(own_world)
-    Core(own_world.settings(precision="bf16")).close()  # no route names it
+    Service(own_world.settings(precision="bf16")).close()  # no route names it
     own_world.put_route("risky", "exploding, lora")
 
     with pytest.raises(InvalidInput, match=r"bf16 changes logits of .*exploding.* by") as caught:
@@ -80,3 +80,22 @@ def test_a_damaged_adapter_in_a_named_route_does_not_stop_the_start(
         assert client.classify([encoded(0)], route="lora", task="shapes").route == "lora:2"
 
     assert "shapes/ssf:1 cannot be loaded" in caplog.text
+
+
+def test_a_setting_without_effect_on_this_machine_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    Service(world.settings()).close()
+    assert "no effect" not in caplog.text
+
+    Service(world.settings(device_bytes=2**30, bf16_fallback="refuse")).close()
+
+    assert "--device-bytes has no effect here" in caplog.text
+    assert "--bf16-fallback has no effect here: the backbone computes in fp32" in caplog.text
+
+
+def test_adapters_are_bounded_by_the_host_bytes_that_are_set(world: World) -> None:
+    for host_bytes, bound in ((None, 2 * 2**30), (2**20, 2**20)):
+        service = Service(world.settings(host_bytes=host_bytes))
+        assert service.adapter_cache.max_bytes == bound
+        service.close()

@@ -88,24 +88,24 @@ class World:
     @classmethod
     def make(cls, folder: Path) -> Self:
         world = cls(folder)
-        record = world.store.put_backbone("tiny", CONFIG, backbone_tensors(0), "random")
+        record = world.store.backbones.put("tiny", CONFIG, backbone_tensors(0), "random")
         for task, classes in (("shapes", SHAPES), ("reordered", REORDERED), ("colours", COLOURS)):
             world.put_task(task, classes, record)
             world.publish(task, "lora", seed=1)
         for number, method in enumerate(methods.names()):
             world.publish("shapes", method, seed=10 + number)
-        world.store.set_alias("shapes", "lora", "prod", 1)
+        world.store.adapters.set_alias("shapes", "lora", "prod", 1)
         world.put_route("best", "lora, ssf, 0.5*bitfit", temperature=2.0)
         return world
 
     @property
     def backbone(self) -> BackboneRecord:
-        return self.store.backbone("tiny")
+        return self.store.backbones.get("tiny")
 
     def put_task(self, task: str, classes: Sequence[str], backbone: BackboneRecord) -> TaskRecord:
         spec = TaskSpec.of(name=task, classes=classes, preprocess=PREPROCESS, backbone_digest=backbone.digest)
         generator = torch.Generator().manual_seed(len(task))
-        return self.store.put_task(spec, LinearHead.init(len(classes), 48, generator).tensors())
+        return self.store.tasks.put(spec, LinearHead.init(len(classes), 48, generator).tensors())
 
     def publish(
         self,
@@ -118,7 +118,7 @@ class World:
         change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None,
     ) -> Manifest:
         """An adapter with random tensors, none of them zero; `change` may alter them."""
-        record = self.store.task(task, self.backbone.digest)
+        record = self.store.tasks.get(task, self.backbone.digest)
         config = methods.get(method).configure(settings)
         generator = torch.Generator().manual_seed(seed)
         tensors = {
@@ -136,14 +136,20 @@ class World:
             task_digest=record.digest,
             temperature=1.5,
         )
-        return self.store.publish(draft, tensors | head)
+        return self.store.adapters.publish(draft, tensors | head)
 
     def put_route(self, name: str, text: str, *, task: str = "shapes", temperature: float = 1.0) -> None:
         route = NamedRoute.of(task=task, name=name, route=text, temperature=temperature)
-        self.store.put_route(route)
+        self.store.routes.put(route)
 
     def resolve(self, text: str, task: str = "shapes") -> ResolvedRoute:
-        return resolve(parse_route(text), task=task, lookup=self.store, backbone_digest=self.backbone.digest)
+        return resolve(
+            parse_route(text),
+            task=task,
+            store=self.store,
+            backbone_digest=self.backbone.digest,
+            extrapolate=True,
+        )
 
     def adapter_file(self, task: str, name: str, version: int) -> Path:
         return self.folder / "adapters" / task / name / str(version) / "adapter.safetensors"
@@ -158,7 +164,7 @@ class World:
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,
-            "token_key_file": key,
+            "prediction_key_file": key,
             "domains": "studio,street",
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
@@ -209,7 +215,7 @@ class Running:
 
     def value(self, name: str, **labels: str) -> float:
         """One sample of the metrics, 0 where there is none."""
-        return self.server.core.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.server.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def hold_engine(self) -> threading.Event:
         """Keeps the engine busy until the returned event is set."""
@@ -219,7 +225,7 @@ class Running:
             held.set()
             release.wait(WAIT_S)
 
-        self.server.core._engine_thread.submit(hold)
+        self.server.service._engine_thread.submit(hold)
         assert held.wait(WAIT_S)
         return release
 

@@ -40,7 +40,7 @@ def weights(depth: int) -> backbones.Imported:
 
 def imported(store: Store, depth: int = 2) -> BackboneRecord:
     found = weights(depth)
-    return store.put_backbone(found.name, found.config, found.tensors, found.source)
+    return store.backbones.put(found.name, found.config, found.tensors, found.source)
 
 
 def recipe(method: str = "lora", **values: object) -> Recipe:

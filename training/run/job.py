@@ -165,7 +165,7 @@ class _Run:
         self._adapters = [_adapter(job) for job in jobs]
         if len(jobs) > 1:
             _check_together(jobs)
-        self._backbone = store.backbone(self._job.backbone)
+        self._backbone = store.backbones.get(self._job.backbone)
         self._dataset, self._heldout = self._split()
 
     @cached_property
@@ -198,7 +198,7 @@ class _Run:
         published = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
-            published[adapter.name] = self._store.publish(measured[adapter.name], tensors)
+            published[adapter.name] = self._store.adapters.publish(measured[adapter.name], tensors)
             self._checkpoint(adapter, task).remove()
         return published
 
@@ -232,7 +232,7 @@ class _Run:
     def _existing_task(self) -> TaskRecord | None:
         """The task as it stands on this backbone; the data's classes are brought into its order."""
         try:
-            task = self._store.task(self._job.task, self._backbone.digest)
+            task = self._store.tasks.get(self._job.task, self._backbone.digest)
         except NotFound:
             return None
         self._check_task(task.spec)
@@ -292,9 +292,9 @@ class _Run:
             found = probe.features(vit, (train.batch(i) for i in train.batches()), advance)
             head = probe.fit(found, train.labels, len(spec.classes))
         try:
-            return self._store.put_task(spec, head.tensors())
+            return self._store.tasks.put(spec, head.tensors())
         except Conflict:  # another run of the same task was faster; its base head stands
-            task = self._store.task(spec.name, spec.backbone_digest)
+            task = self._store.tasks.get(spec.name, spec.backbone_digest)
             if task.spec != spec:
                 raise
             return task
@@ -309,7 +309,7 @@ class _Run:
         found = {}
         for adapter in self._adapters:
             try:
-                newest = self._store.resolve(AdapterRef(name=adapter.name), self._job.task)
+                newest = self._store.adapters.resolve(AdapterRef(name=adapter.name), self._job.task)
             except NotFound:
                 continue
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):

@@ -89,7 +89,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         Unsupported: A member belongs to another backbone.
     """
     check_name(job.name, "name")
-    backbone = store.backbone(job.backbone)
+    backbone = store.backbones.get(job.backbone)
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
     task = members[0].task
@@ -105,7 +105,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     )
     draft, tensors = _draft(store, job, task, heldout, ingredients, kitchen.head(chosen))
     draft = _measured(draft, kitchen, chosen, loader)
-    return Outcome(manifest=store.publish(draft, tensors), members=ingredients)
+    return Outcome(manifest=store.adapters.publish(draft, tensors), members=ingredients)
 
 
 def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:
@@ -195,7 +195,7 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
                 field="members",
                 remedy="write names only, such as `lora, ssf:2`; the soup finds the shares",
             )
-    found: ResolvedRoute = resolve(route, task=job.task, lookup=store, backbone_digest=backbone_digest)
+    found: ResolvedRoute = resolve(route, task=job.task, store=store, backbone_digest=backbone_digest)
     members = [member.terms[0] for member in found.members]
     labels = [term.digest for term in members]
     for term in members:
@@ -241,7 +241,7 @@ def _draft(
     tensors = {
         f"{place}.{name}": tensor
         for place, member in enumerate(kept)
-        for name, tensor in store.load_adapter(member.manifest).items()
+        for name, tensor in store.adapters.load(member.manifest).items()
         if not name.startswith("head.")
     }
     soup = methods.get("soup").configure({"terms": terms})

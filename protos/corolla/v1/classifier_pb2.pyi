@@ -85,7 +85,7 @@ class _FeedbackStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Feedbac
     FEEDBACK_STATUS_DUPLICATE: _FeedbackStatus.ValueType  # 2
     """A label for this prediction was counted before; nothing was counted now."""
     FEEDBACK_STATUS_INVALID_TOKEN: _FeedbackStatus.ValueType  # 3
-    """The token is not one of this server's, or was altered."""
+    """The prediction id is not one of this server's, or was altered."""
     FEEDBACK_STATUS_INVALID_CLASS: _FeedbackStatus.ValueType  # 4
     """The class is not one of the task's, or none was named."""
 
@@ -98,7 +98,7 @@ FEEDBACK_STATUS_COUNTED: FeedbackStatus.ValueType  # 1
 FEEDBACK_STATUS_DUPLICATE: FeedbackStatus.ValueType  # 2
 """A label for this prediction was counted before; nothing was counted now."""
 FEEDBACK_STATUS_INVALID_TOKEN: FeedbackStatus.ValueType  # 3
-"""The token is not one of this server's, or was altered."""
+"""The prediction id is not one of this server's, or was altered."""
 FEEDBACK_STATUS_INVALID_CLASS: FeedbackStatus.ValueType  # 4
 """The class is not one of the task's, or none was named."""
 
@@ -445,7 +445,7 @@ class ImageResult(message.Message):
     mutual_information: builtins.float
     """Mutual information between answer and member, in nats: how far the members disagree."""
     prediction_id: builtins.str
-    """An authenticated token that names this prediction; send it back with the true label."""
+    """Names this prediction, authenticated; send it back with the true label."""
     @builtins.property
     def error(self) -> status_pb2.Status:
         """Set and not OK when this image could not be classified; then nothing below is set."""

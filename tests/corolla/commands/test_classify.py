@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from corolla import command
 from corolla.commands.classify import classify, feedback
 from petl_vit.errors import InvalidInput, NotFound
-from serving.client.blocking import RequestFailed
+from serving.client.messages import RequestFailed
 from tests.serving.world import Running, encoded
 
 
@@ -42,8 +43,8 @@ def test_members_and_ids_are_shown_when_they_are_asked_for(running: Running, fol
     assert "ssf:1 " not in plain.stdout
     assert "ssf:1 " in full.stdout
     (line,) = [line for line in full.stdout.splitlines() if line.startswith(str(folder / "a.png") + " ")]
-    token = line.split()[-1]
-    labelled = run(feedback, running, token, "star")
+    prediction_id = line.split()[-1]
+    labelled = run(feedback, running, prediction_id, "star")
     assert labelled.exit_code == 0
     assert labelled.stdout.startswith("counted: ")
 
@@ -156,9 +157,9 @@ def test_an_id_without_its_class_is_refused(running: Running) -> None:
 def test_the_command_says_it_in_one_line_and_exits_2(
     running: Running, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["classify", str(folder / "a.png"), "--route", "lorra", "--task", "shapes"]
+    words = ["classify", str(folder / "a.png"), "--route", "lorra", "--task", "shapes"]
 
-    assert command.run([*command, "--server", running.address]) == 2
+    assert command.run([*words, "--server", running.address]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("corolla: ")
     assert "did you mean lora?" in said[-1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from corolla import command
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from petl_vit.batch import Batch, Row
 from tests.petl_vit.backbones import relative
 from tests.serving.world import METHODS, SIZE, World
@@ -62,7 +62,7 @@ def engine(world: World, route: str, images: torch.Tensor, task: str = "shapes")
     """The logits of our own engine, of a route of one member."""
     loader = Loader(world.store, world.backbone)
     resolved = world.resolve(route, task)
-    (model,) = models(resolved.members, {term.digest: loader.adapter(term) for term in resolved.terms()})
+    (model,) = loader.models(resolved)
     rows = [Row(image=i, model=model) for i in range(len(images))]
     return torch.stack(Batch(loader.vit(SIZE)).logits(images, rows))
 

@@ -86,8 +86,8 @@ def test_an_archive_leaves_one_store_and_enters_another(shell: Shell) -> None:
     away = ("--store", other)
     assert "which is not in this store" in shell.refused("import", out, "--format", "archive", *away)
     real = shell.real
-    Store.open(str(other)).put_backbone(
-        "b", real.backbone.config, real.store.load_backbone(real.backbone), "copy"
+    Store.open(str(other)).backbones.put(
+        "b", real.backbone.config, real.store.backbones.load(real.backbone), "copy"
     )
     assert shell("import", out, "--format", "archive", *away).startswith("zoo/lora:1 is registered, digest ")
     document = shell.document("import", out, "--format", "archive", *away)
@@ -137,4 +137,4 @@ def test_a_delete_is_asked_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     assert command.run(["adapters", "delete", "lora:1"]) == 2  # nobody there to ask
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert command.run(["adapters", "delete", "lora:1"]) == 130
-    assert shell.real.store.versions("zoo", "lora") == [1]
+    assert shell.real.store.adapters.versions("zoo", "lora") == [1]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from corolla import command
 from corolla.commands.predict import predict_command
 from petl_vit.errors import InvalidInput, NotFound
 from tests.serving.world import World, encoded
@@ -57,7 +58,7 @@ def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Pa
         "resumed": 0,
         "precision": "fp32",
         "route": "lora:2",
-        "adapters": {"shapes/lora:2": world.store.manifest("shapes", "lora", 2).digest},
+        "adapters": {"shapes/lora:2": world.store.adapters.manifest("shapes", "lora", 2).digest},
         "backbone_digest": world.backbone.digest,
         "classes": ["circle", "square", "star"],
     }
@@ -97,8 +98,8 @@ def test_help_has_examples() -> None:
 def test_the_command_says_it_in_one_line_and_exits_2(
     world: World, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["predict", str(folder), "--route", "lorra", "--task", "shapes", "--store", str(world.folder)]
-    command += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "out.csv")]
+    words = ["predict", str(folder), "--route", "lorra", "--task", "shapes", "--store", str(world.folder)]
+    words += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path / "out.csv")]
 
-    assert command.run(command) == 2
+    assert command.run(words) == 2
     assert "did you mean lora?" in capsys.readouterr().err.splitlines()[-1]

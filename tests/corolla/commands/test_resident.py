@@ -14,7 +14,7 @@ from corolla import command
 from corolla.commands.classify import classify
 from corolla.commands.store import adapters, routes
 from petl_vit.errors import InvalidInput
-from serving.client.blocking import RequestFailed
+from serving.client.messages import RequestFailed
 from tests.serving.world import Running, World, encoded
 
 COMMANDS = ("resident", "load", "unload", "pin", "unpin", "reload")
@@ -97,7 +97,7 @@ def test_a_reload_says_what_changed(own_world: World) -> None:
         assert said(running, "adapters", "reload") == "nothing has changed\n"
         own_world.put_route("best", "ssf")
         own_world.publish("shapes", "lora", seed=3)
-        own_world.store.delete_route("shapes", "best")
+        own_world.store.routes.delete("shapes", "best")
         lines = said(running, "adapters", "reload").splitlines()
 
     assert "shapes/best: gone, was lora, ssf, 0.5*bitfit" in lines
@@ -120,7 +120,7 @@ def test_what_the_server_refuses_is_one_line_and_exit_code_2(
 def test_an_alias_moves_through_a_server(ours: Running, own_world: World) -> None:
     words = ("adapters", "alias", "lora", "prod", "2", "--task", "shapes")
     assert said(ours, *words) == "shapes/lora@prod is version 2, was 1\n"
-    assert own_world.store.aliases("shapes", "lora")["prod"] == 2
+    assert own_world.store.adapters.aliases("shapes", "lora")["prod"] == 2
     with pytest.raises(RequestFailed, match="points at version 2, not at 1"):
         said(ours, "adapters", "alias", "shapes/lora", "prod", "1", "--expected", "1")
     with pytest.raises(RequestFailed, match="colours, reordered, shapes"):
@@ -143,7 +143,7 @@ def test_a_route_put_through_a_server_is_said_as_through_a_store(ours: Running, 
     assert through_server == through_store.stdout
     assert "67%  adapter lora of task shapes, alias latest" in through_server
     assert "the adapter of that name is ssf@latest" in through_server
-    assert own_world.store.route("shapes", "ssf").route == "prob(2: lora, 0.4*bitfit + base)"
+    assert own_world.store.routes.get("shapes", "ssf").route == "prob(2: lora, 0.4*bitfit + base)"
 
 
 def test_routes_are_listed_with_their_problems_and_deleted_through_a_server(own_world: World) -> None:
@@ -165,7 +165,7 @@ def test_routes_are_listed_with_their_problems_and_deleted_through_a_server(own_
         }
         assert "problem" not in said(running, "routes", "list")
         assert document(running, "routes", "list") == []
-    assert own_world.store.routes() == []
+    assert own_world.store.routes.list() == []
 
 
 def test_a_route_that_cannot_answer_is_refused_as_through_a_store(running: Running, world: World) -> None:

@@ -13,7 +13,8 @@ from tests.serving.world import World, encoded
 
 COMPILER = ("timm", "torchvision", "triton", "sympy", "torch._dynamo", "torch._inductor")
 SERVE = f"""
-import sys, corolla
+import sys
+from corolla import command
 code = command.run(["serve", *sys.argv[1:]])
 print("imported", [name for name in {COMPILER!r} if name in sys.modules])
 sys.exit(code)
@@ -23,7 +24,7 @@ sys.exit(code)
 def test_a_server_on_a_cpu_imports_no_compiler_and_ends_without_a_word(world: World, tmp_path: Path) -> None:
     flags = ["--device", "cpu", "--port", "0", "--metrics-port", "0", "--store", str(world.folder)]
     child = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *flags, "--token-key-file", str(tmp_path / "key")],
+        [sys.executable, "-c", SERVE, *flags, "--prediction-key-file", str(tmp_path / "key")],
         cwd=Path(command.__file__).parent.parent,
         env={name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")},
         stdout=subprocess.PIPE,

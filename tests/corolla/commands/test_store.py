@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -6,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corolla.commands.store import adapters, backbones, routes, tasks
+from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from tests.model_store.world import CONFIG, World
 
@@ -28,9 +30,10 @@ def _json(command: click.Command, *words: str, store: object) -> Any:
 
 
 @pytest.fixture
-def published(world: World) -> World:
-    world.store.publish(world.draft(temperature=1.7), world.adapter(1.0))
-    world.store.publish(world.draft("ssf"), world.adapter(2.0))
+def published(tmp_path: Path) -> World:
+    world = World(Store.open(str(tmp_path / "store")), tmp_path / "store")
+    world.store.adapters.publish(world.draft(temperature=1.7), world.adapter(1.0))
+    world.store.adapters.publish(world.draft("ssf"), world.adapter(2.0))
     return world
 
 
@@ -100,7 +103,7 @@ def test_an_alias_is_set_and_shown(published: World) -> None:
     store = published.folder
     assert "digits/lora@prod is version 1" in _said(adapters, "alias", "lora", "prod", "1", store=store)
     assert _json(adapters, "show", "digits/lora@prod", store=store)["aliases"] == ["latest", "prod"]
-    published.store.publish(published.draft(), published.adapter(3.0))
+    published.store.adapters.publish(published.draft(), published.adapter(3.0))
     assert _said(adapters, "alias", "lora", "prod", "2", store=store).endswith("is version 2, was 1\n")
     assert _json(adapters, "alias", "digits/lora", "prod", "1", store=store)["before"] == 2
     with pytest.raises(Conflict):
@@ -112,15 +115,15 @@ def test_an_alias_is_set_and_shown(published: World) -> None:
 
 
 def test_a_task_must_be_named_where_the_store_has_several(published: World) -> None:
-    published.store.put_task(published.spec("letters"), published.head(1.0))
+    published.store.tasks.put(published.spec("letters"), published.head(1.0))
     with pytest.raises(InvalidInput, match="add one of digits, letters"):
         _said(adapters, "show", "lora", store=published.folder)
     assert _json(adapters, "show", "lora", "--task", "digits", store=published.folder)["name"] == "lora"
 
 
 def test_a_task_on_two_backbones_asks_which(published: World) -> None:
-    other = published.store.put_backbone("tiny.two", CONFIG, published.weights(2.0), "random")
-    published.store.put_task(
+    other = published.store.backbones.put("tiny.two", CONFIG, published.weights(2.0), "random")
+    published.store.tasks.put(
         published.spec().model_copy(update={"backbone_digest": other.digest}), published.head(0.0)
     )
     with pytest.raises(InvalidInput, match="on 2 backbones"):
@@ -163,13 +166,13 @@ def test_a_routes_temperature_is_the_fitted_one_of_a_single_adapter(
     published: World, text: str, words: tuple[str, ...], expected: float
 ) -> None:
     assert f"temperature {expected:g}:" in _said(routes, "put", "r", text, *words, store=published.folder)
-    assert published.store.route("digits", "r").temperature == expected
+    assert published.store.routes.get("digits", "r").temperature == expected
 
 
 def test_a_route_that_cannot_answer_is_not_kept(published: World) -> None:
     store = published.folder
-    letters = published.store.put_task(published.spec("letters", ("a", "b")), published.head(1.0))
-    published.store.publish(published.draft("other", letters), published.adapter(1.0))
+    letters = published.store.tasks.put(published.spec("letters", ("a", "b")), published.head(1.0))
+    published.store.adapters.publish(published.draft("other", letters), published.adapter(1.0))
     for text, error, words in (
         ("lora, nothing", NotFound, "no adapter 'nothing'"),
         ("lora,", InvalidInput, "character 6"),
@@ -183,5 +186,5 @@ def test_a_route_that_cannot_answer_is_not_kept(published: World) -> None:
         _said(routes, "put", "r", "lora", "--task", "digits", "--temperature", "hot", store=store)
     with pytest.raises(InvalidInput):
         _said(routes, "put", "r", "lora", "--task", "digits", "--temperature", "-1", store=store)
-    assert published.store.routes() == []
+    assert published.store.routes.list() == []
     _said(routes, "put", "r", "2*lora", "--task", "digits", "--extrapolate", store=store)

@@ -136,7 +136,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loar"], "method: there is no method 'loar'; use one of lora"),
+        (["loar"], "method: there is no method 'loar'; did you mean lora or"),
         (["lora", "--epoch", "3"], "No such option '--epoch'. Did you mean"),
         (["lora", "--rank", "0"], "lora.rank: input should be greater than or equal to 1 (got 0)"),
         (["lora", "--rank", "two"], "Invalid value for '--rank'"),
@@ -150,7 +150,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
         (["lora", "--drop-path", "1"], "Invalid value for '--drop-path'"),
         (["lora", "--head-init", "zero"], "Invalid value for '--head-init'"),
         (["lora", "--backbone", "vit_tine"], "backbone: no backbone 'vit_tine'; there is vit_tiny"),
-        (["lora", "--image-size", "40"], "40 px is no multiple of the patch size 16"),
+        (["lora", "--image-size", "40"], "40 px is not a multiple of the patch size 16"),
         (["lora", "--limit", "3"], "limit: 3 images cannot cover the 10 classes of digits"),
         (["lora", "--name", "base"], "name: `base` means the frozen backbone"),
         (["lora", "--name", "A b"], "name: 'A b' is not a name"),
@@ -216,7 +216,7 @@ def test_a_loss_that_diverged_names_the_rate(empty: Shell) -> None:
     said = empty.refused(*command, *wild, "--warmup-ratio", "0", "--device", "cpu")
     assert said.startswith("corolla: lr: ")
     assert said.endswith("train with a lower one than 1")
-    assert Store.open(str(empty.folder / "store")).adapters() == []
+    assert Store.open(str(empty.folder / "store")).adapters.list() == []
 
 
 def test_every_flag_and_every_training_field_of_the_manifest_is_documented(shell: Shell) -> None:
@@ -261,7 +261,7 @@ def test_several_methods_train_together_and_each_has_its_own_name_and_options(sh
         line for line in err.splitlines() if line.startswith("training lora, vpt-deep, lora-1: 4 in ")
     ]
     store = Store.open(str(shell.folder / "store"))
-    first, prompts, second = (store.manifest("digits", name, 1) for name in names)
+    first, prompts, second = (store.adapters.manifest("digits", name, 1) for name in names)
     assert (first.config["rank"], second.config["rank"]) == (4, 4)  # not said, so as the first of its method
     assert prompts.config["prompts"] == 3
     trained = [one.training for one in (first, prompts, second)]

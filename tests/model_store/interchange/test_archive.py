@@ -25,15 +25,15 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 @pytest.fixture
 def data(real: Real) -> bytes:
-    return archive.write(real.store, real.store.manifest("zoo", "lora", 1))
+    return archive.write(real.store, real.store.adapters.manifest("zoo", "lora", 1))
 
 
 @pytest.fixture
 def other(real: Real, tmp_path: Path) -> Store:
     """Another store with the same backbone, under a name of its own."""
     store = Store.open(str(tmp_path / "other"))
-    weights = real.store.load_backbone(real.backbone)
-    store.put_backbone("same", real.backbone.config, weights, "copy")
+    weights = real.store.backbones.load(real.backbone)
+    store.backbones.put("same", real.backbone.config, weights, "copy")
     return store
 
 
@@ -60,7 +60,7 @@ def edited(data: bytes, *path: str, value: object) -> bytes:
 
 
 def test_the_same_adapter_is_the_same_bytes_in_every_store(real: Real, data: bytes, other: Store) -> None:
-    assert archive.write(real.store, real.store.manifest("zoo", "lora", 1)) == data
+    assert archive.write(real.store, real.store.adapters.manifest("zoo", "lora", 1)) == data
     found = archive.register(other, archive.read(data))
     assert archive.write(other, found.manifest) == data
     with zipfile.ZipFile(io.BytesIO(data)) as file:
@@ -68,16 +68,16 @@ def test_the_same_adapter_is_the_same_bytes_in_every_store(real: Real, data: byt
 
 
 def test_an_adapter_arrives_whole_with_its_task_and_metrics(real: Real, data: bytes, other: Store) -> None:
-    sent = real.store.manifest("zoo", "lora", 1)
+    sent = real.store.adapters.manifest("zoo", "lora", 1)
     found = archive.register(other, archive.read(data)).manifest
     same = ("digest", "task_digest", "backbone_digest", "temperature", "metrics", "training", "config")
     assert all(getattr(found, name) == getattr(sent, name) for name in same)
-    tensors, expected = other.load_adapter(found), real.store.load_adapter(sent)
+    tensors, expected = other.adapters.load(found), real.store.adapters.load(sent)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    task = other.task_of(found)
+    task = other.tasks.of(found)
     assert task.spec == real.task.spec
-    assert torch.equal(other.load_base_head(task)["head.weight"], real.head(1).weight)
-    assert other.aliases("zoo", "lora") == {"latest": 1}
+    assert torch.equal(other.tasks.load_base_head(task)["head.weight"], real.head(1).weight)
+    assert other.adapters.aliases("zoo", "lora") == {"latest": 1}
 
 
 def test_importing_again_changes_nothing(real: Real, data: bytes, other: Store) -> None:
@@ -90,17 +90,17 @@ def test_importing_again_changes_nothing(real: Real, data: bytes, other: Store) 
 
 def test_an_older_version_is_recognised_too(real: Real, data: bytes, other: Store) -> None:
     first = archive.register(other, archive.read(data)).manifest
-    newer = real.store.load_adapter(real.store.manifest("zoo", "lora", 1))
+    newer = real.store.adapters.load(real.store.adapters.manifest("zoo", "lora", 1))
     newer["head.bias"] = newer["head.bias"] + 1
-    other.publish(archive.read(data).record.adapter, newer)
+    other.adapters.publish(archive.read(data).record.adapter, newer)
     assert archive.register(other, archive.read(data)).manifest == first
-    assert other.versions("zoo", "lora") == [1, 2]
+    assert other.adapters.versions("zoo", "lora") == [1, 2]
 
 
 def test_another_name_and_task_can_be_given(data: bytes, other: Store) -> None:
     found = archive.register(other, archive.read(data), task="animals", name="theirs").manifest
     assert (found.task, found.name) == ("animals", "theirs")
-    assert [record.spec.name for record in other.tasks()] == ["animals"]
+    assert [record.spec.name for record in other.tasks.list()] == ["animals"]
 
 
 def test_a_backbone_that_is_not_in_the_store_is_named_by_digest(
@@ -114,7 +114,7 @@ def test_a_backbone_that_is_not_in_the_store_is_named_by_digest(
 
 def test_a_task_name_that_means_something_else_is_a_conflict(real: Real, data: bytes, other: Store) -> None:
     spec = TaskSpec.of(**dict(real.task.spec) | {"classes": tuple("abcde")})
-    other.put_task(spec, real.head(1).tensors())
+    other.tasks.put(spec, real.head(1).tensors())
     with pytest.raises(Conflict, match="different classes"):
         archive.register(other, archive.read(data))
 
@@ -193,10 +193,10 @@ def test_half_an_archive_is_refused(data: bytes) -> None:
 
 
 def test_tensors_that_are_not_the_methods_are_not_registered(real: Real, other: Store) -> None:
-    sent = real.store.manifest("zoo", "lora", 1)
-    tensors = real.store.load_adapter(sent) | {"blocks.0.more": torch.zeros(2)}
+    sent = real.store.adapters.manifest("zoo", "lora", 1)
+    tensors = real.store.adapters.load(sent) | {"blocks.0.more": torch.zeros(2)}
     draft = archive.read(archive.write(real.store, sent)).record.adapter
-    odd = real.store.publish(draft.model_copy(update={"name": "odd"}), tensors)
+    odd = real.store.adapters.publish(draft.model_copy(update={"name": "odd"}), tensors)
     with pytest.raises(Corrupt, match=r"has unexpected blocks\.0\.more"):
         archive.register(other, archive.read(archive.write(real.store, odd)))
-    assert other.adapters() == []
+    assert other.adapters.list() == []

@@ -33,7 +33,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 
 def folded(real: Real, text: str, alpha: float = 1.0) -> folding.Folded:
-    member = one_model.resolve(real.store, one_model.read(text), "zoo")
+    member = one_model.resolve(real.store, text, "zoo")
     return folding.folded(real.loader, member, alpha=alpha)
 
 
@@ -67,12 +67,12 @@ def test_alpha_multiplies_the_whole_model(real: Real) -> None:
 
 
 def test_a_soup_folds_where_its_members_do(real: Real) -> None:
-    lora, ssf = (real.store.manifest("zoo", name, 1) for name in ("lora", "ssf"))
+    lora, ssf = (real.store.adapters.manifest("zoo", name, 1) for name in ("lora", "ssf"))
     terms = [{"weight": 0.5, "method": m.method, "config": m.config} for m in (lora, ssf)]
     tensors = {
         f"{i}.{name}": tensor
         for i, m in enumerate((lora, ssf))
-        for name, tensor in real.store.load_adapter(m).items()
+        for name, tensor in real.store.adapters.load(m).items()
         if not name.startswith("head.")
     }
     config = methods.get("soup").configure({"terms": terms}).model_dump(mode="json")
@@ -80,7 +80,7 @@ def test_a_soup_folds_where_its_members_do(real: Real) -> None:
         **{n: getattr(lora, n) for n in Draft.model_fields}
         | {"name": "s", "method": "soup", "config": config}
     )
-    real.store.publish(draft, tensors | real.head(3).tensors())
+    real.store.adapters.publish(draft, tensors | real.head(3).tensors())
     assert relative(timm_logits(real, folded(real, "s")), real.logits("s")) <= 1e-4
 
 
@@ -96,7 +96,7 @@ def test_the_file_explains_itself(real: Real, tmp_path: Path) -> None:
     assert json.loads(header["mean"]) == [0.5, 0.5, 0.5]
     assert header["architecture"] == "vit_tiny_patch16_224"
     assert json.loads(header["options"]) == {"depth": 2}
-    assert json.loads(header["digests"]) == {"lora:1": real.store.manifest("zoo", "lora", 1).digest}
+    assert json.loads(header["digests"]) == {"lora:1": real.store.adapters.manifest("zoo", "lora", 1).digest}
 
 
 @pytest.mark.parametrize("name", REST)
@@ -108,14 +108,14 @@ def test_a_method_that_does_not_fold_is_refused_by_name_with_the_remedy(real: Re
 
 def test_an_ensemble_is_refused(real: Real) -> None:
     with pytest.raises(Unsupported, match=r"2 models.*join them with"):
-        one_model.read("lora, ssf")
+        one_model.resolve(real.store, "lora, ssf", "zoo")
 
 
 def test_an_alpha_outside_its_range_needs_to_be_asked_for(real: Real) -> None:
     with pytest.raises(InvalidInput, match=r"alpha 1\.5 of lora lies outside"):
-        one_model.read("1.5*lora")
-    text = one_model.read("1.5*lora", extrapolate=True)
-    found = folding.folded(real.loader, one_model.resolve(real.store, text, "zoo"))
+        one_model.resolve(real.store, "1.5*lora", "zoo")
+    member = one_model.resolve(real.store, "1.5*lora", "zoo", extrapolate=True)
+    found = folding.folded(real.loader, member)
     assert relative(timm_logits(real, found), real.logits("1.5*lora")) <= 1e-4
 
 
@@ -140,7 +140,7 @@ def test_a_head_of_clips_kind_is_refused(tmp_path: Path) -> None:
     real = Real(Store.open(str(tmp_path)))
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "zoo-clip"})
     head = ClipHead(projection=torch.randn(real.width, 8), weight=torch.randn(5, 8), bias=torch.zeros(5))
-    real.store.put_task(spec, head.tensors())
-    member = one_model.resolve(real.store, one_model.read("base"), "zoo-clip")
+    real.store.tasks.put(spec, head.tensors())
+    member = one_model.resolve(real.store, "base", "zoo-clip")
     with pytest.raises(Unsupported, match="head of the CLIP kind"):
         folding.folded(Loader(real.store, real.backbone), member)

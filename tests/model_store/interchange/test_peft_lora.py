@@ -33,7 +33,7 @@ def peft() -> Any:
 
 
 def exported(real: Real, folder: Path, name: str = "lora") -> Path:
-    for file, data in peft_lora.write(real.store, real.store.manifest("zoo", name, 1)).items():
+    for file, data in peft_lora.write(real.store, real.store.adapters.manifest("zoo", name, 1)).items():
         (folder / file).write_bytes(data)
     return folder
 

@@ -45,11 +45,11 @@ def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
     assert notes == ["its head's rows were taken in the order of the task's classes"]
     with torch.no_grad():
         assert relative(real.logits("mine"), model(real.images)) <= 1e-5
-    assert real.store.manifest("zoo", "mine", 1).method == "full"
+    assert real.store.adapters.manifest("zoo", "mine", 1).method == "full"
 
 
 def test_a_folded_file_comes_back_and_its_classes_are_matched_by_name(real: Real) -> None:
-    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
+    member = one_model.resolve(real.store, "lora", "zoo")
     found = folding.folded(real.loader, member)
     places = [CLASSES.index(name) for name in PERMUTED]
     tensors = found.tensors | {n: found.tensors[n][places] for n in ("head.weight", "head.bias")}
@@ -91,13 +91,13 @@ def test_tensors_missing_extra_of_another_shape_or_not_finite_are_refused(real: 
         weights = {n: t for n, t in (plain(real) | changes).items() if t is not None}
         with pytest.raises(Corrupt, match=said):
             register(real, safetensors.torch.save(weights))
-    assert real.store.versions("zoo", "mine") == []
+    assert real.store.adapters.versions("zoo", "mine") == []
 
 
 def test_a_task_of_the_same_classes_in_another_order_takes_a_folded_file(real: Real) -> None:
     spec = TaskSpec.of(**dict(real.task.spec) | {"name": "other", "classes": PERMUTED})
-    other = real.store.put_task(spec, real.head(4).tensors())
-    member = one_model.resolve(real.store, one_model.read("lora"), "zoo")
+    other = real.store.tasks.put(spec, real.head(4).tensors())
+    member = one_model.resolve(real.store, "lora", "zoo")
     data = folding.folded(real.loader, member).encode()
     timm_checkpoint.read(data, "x").register(real.store, other, name="mine", classes=None)
     order = [CLASSES.index(name) for name in PERMUTED]

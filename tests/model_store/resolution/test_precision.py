@@ -45,7 +45,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 
 def resolved(real: Real, text: str) -> ResolvedRoute:
-    return resolve(parse_route(text), task="zoo", lookup=real.store, backbone_digest=real.backbone.digest)
+    return resolve(parse_route(text), task="zoo", store=real.store, backbone_digest=real.backbone.digest)
 
 
 def chosen(real: Real, setting: Precision, *routes: str) -> tuple[Precision, Loader]:
@@ -117,7 +117,7 @@ def test_auto_is_fp32_where_a_route_explodes_in_bf16(
 def test_a_fall_back_is_told_in_one_sentence(real: Real, bf16_here: None) -> None:
     notes = list[str]()
     route = resolve(
-        parse_route("lora, exploding"), task="zoo", lookup=real.store, backbone_digest=real.backbone.digest
+        parse_route("lora, exploding"), task="zoo", store=real.store, backbone_digest=real.backbone.digest
     )
     loader = checked(Precision.AUTO, real.loader, subjects(route.members), notes.append)
 

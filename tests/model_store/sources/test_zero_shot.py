@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 def backbone(store: Store) -> BackboneRecord:
     request = backbones.Request(image_size=32, options={"depth": 1})
     found = backbones.read("random:vit_tiny_patch16_224", request)
-    return store.put_backbone("tiny", found.config, found.tensors, found.source)
+    return store.backbones.put("tiny", found.config, found.tensors, found.source)
 
 
 def arrays() -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ def test_a_file_of_embeddings_becomes_the_tasks_base_head(
 ) -> None:
     path = written(tmp_path, suffix)
     document = imported(store, "--embeddings", str(path), "--classes", str(classes))
-    task = store.task("pets", backbone.digest)
+    task = store.tasks.get("pets", backbone.digest)
     assert document["digest"] == task.digest
     assert task.spec.classes == CLASSES
     assert task.spec.preprocess.image_size == 32
@@ -107,9 +107,9 @@ def test_an_npz_names_its_classes_and_its_scale(
 ) -> None:
     path = written(tmp_path, ".npz", classes=np.array(CLASSES), logit_scale=np.float32(math.log(50)))
     imported(store, "--embeddings", str(path))
-    task = store.task("pets", backbone.digest)
+    task = store.tasks.get("pets", backbone.digest)
     assert task.spec.classes == CLASSES
-    weight = store.load_base_head(task)["head.weight"]
+    weight = store.tasks.load_base_head(task)["head.weight"]
     assert torch.allclose(weight.norm(dim=1), torch.tensor(50.0))
 
 
@@ -119,7 +119,7 @@ def test_input_and_normalisation_can_be_chosen(
     words = ["--embeddings", str(written(tmp_path)), "--classes", str(classes), "--image-size", "48"]
     words += ["--resize", "crop", "--mean", "0.1", "0.2", "0.3", "--std", "0.4", "0.5", "0.6"]
     imported(store, *words)
-    preprocess = store.task("pets", backbone.digest).spec.preprocess
+    preprocess = store.tasks.get("pets", backbone.digest).spec.preprocess
     assert (preprocess.image_size, preprocess.resize) == (48, "crop")
     assert (preprocess.mean, preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -167,7 +167,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_is_stored(
         imported(store, "--embeddings", str(path), "--classes", str(classes))
     assert refused.value.field == "--embeddings"
     assert refused.value.remedy
-    assert store.tasks() == []
+    assert store.tasks.list() == []
 
 
 def _truncated(path: Path) -> None:
@@ -267,7 +267,7 @@ def test_settings_that_cannot_work_are_refused_by_name(
     named = {"FILE": str(written(tmp_path)), "TEXT": str(classes)}
     with pytest.raises(error, match=message):
         imported(store, *(named.get(word, word) for word in words))
-    assert store.tasks() == []
+    assert store.tasks.list() == []
 
 
 def test_an_npz_with_classes_refuses_a_second_list(
@@ -288,13 +288,13 @@ def test_an_adapter_with_a_linear_head_is_refused_for_a_zero_shot_task(
     store: Store, backbone: BackboneRecord, classes: Path, tmp_path: Path
 ) -> None:
     imported(store, "--embeddings", str(written(tmp_path)), "--classes", str(classes))
-    task = store.task("pets", backbone.digest)
+    task = store.tasks.get("pets", backbone.digest)
     loader = Loader(store, backbone)
     for name, head in (
         ("whole", loader.base_head(task)),
         ("other", LinearHead.init(3, WIDTH, torch.Generator())),
     ):
-        store.publish(_draft(task, name), head.tensors())
+        store.adapters.publish(_draft(task, name), head.tensors())
     assert _loaded(loader, "whole").title == "CLIP"
     with pytest.raises(Corrupt, match=r"pets/other:1 cannot be loaded: its head is of the linear kind"):
         _loaded(loader, "other")
@@ -312,9 +312,7 @@ def _draft(task: TaskRecord, name: str) -> Draft:
 
 
 def _loaded(loader: Loader, route: str) -> Any:
-    found = resolve(
-        parse_route(route), task="pets", lookup=loader.store, backbone_digest=loader.record.digest
-    )
+    found = resolve(parse_route(route), task="pets", store=loader.store, backbone_digest=loader.record.digest)
     return loader.adapter(next(iter(found.terms()))).head
 
 
@@ -364,7 +362,7 @@ def test_open_clip_makes_the_classifier_from_the_mean_of_the_templates(
     for name in CLASSES:
         each = network.tokenize([f"a {name}", f"{name} dog"])
         rows.append((each / each.norm(dim=1, keepdim=True)).mean(dim=0))
-    head = store.load_base_head(store.task("pets", backbone.digest))
+    head = store.tasks.load_base_head(store.tasks.get("pets", backbone.digest))
     assert torch.allclose(head["head.weight"], expected_weight(torch.stack(rows), 10.0), atol=1e-5)
     assert torch.equal(head["head.projection"], arrays()["projection"])
 

@@ -12,12 +12,12 @@ import torch
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.arena import Arena
-from petl_vit.edits import Alpha
 from petl_vit.executors import kernels
 from petl_vit.executors.kernels import Rows
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.executors.tabled import Tabled
+from petl_vit.per_row import Alpha
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of

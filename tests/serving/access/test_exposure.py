@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 from corolla.commands.classify import classify
 from corolla.commands.store import adapters, routes
 from petl_vit.errors import InvalidInput
-from serving.client.blocking import Client, RequestFailed
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from serving.server import Server
 from tests.serving.world import WAIT_S, Running, World, encoded
 

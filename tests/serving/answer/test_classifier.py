@@ -1,4 +1,4 @@
-"""The classifier with a real store, bank and engine, without gRPC."""
+"""The classifier with a real store, cache and engine, without gRPC."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model_store.format.records import BackboneRecord, TaskSpec
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_route
 from model_store.store import Store
@@ -23,14 +23,15 @@ from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
 from petl_vit.slots import Slots
-from serving.answer.classifier import Classifier, ImageAnswer, Request, Response
+from serving.answer.classifier import Classifier
 from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
-from serving.metrics.events import MAX_ROUTES
-from serving.metrics.prediction_ids import Tokens
-from serving.registry.adapter_cache import Bank
+from serving.metrics.label_values import MAX_ROUTES
+from serving.metrics.prediction_ids import PredictionIds
+from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
+from serving.request import ImageAnswer, Request, Response
 from tests.serving.world import (
     HALF,
     PREPROCESS,
@@ -44,7 +45,7 @@ from tests.serving.world import (
     until,
 )
 
-TOKENS = Tokens(b"k" * 32)
+PREDICTION_IDS = PredictionIds(b"k" * 32)
 
 
 class HeldLoader(Loader):
@@ -70,7 +71,7 @@ class Parts:
         self.loader = HeldLoader(world.store, world.backbone)
         self.slots = Slots()
         self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
-        self.bank = Bank(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
+        self.cache = AdapterCache(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
         self.catalog = Catalog(world.store, world.backbone.digest)
         self.pool = ThreadPoolExecutor(2)
         self.batcher: Batcher[Job, Logits] = Batcher(
@@ -83,9 +84,9 @@ class Parts:
         )
         self.classifier = Classifier(
             catalog=self.catalog,
-            bank=self.bank,
+            cache=self.cache,
             batcher=self.batcher,
-            tokens=TOKENS,
+            prediction_ids=PREDICTION_IDS,
             metrics=self.metrics,
             pool=self.pool,
             max_images=8,
@@ -94,7 +95,7 @@ class Parts:
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
-        request = Request(task=task, route=parse_route(text), pictures=pictures, **options)
+        request = Request(task=task, route=parse_route(text), images=pictures, **options)
         return await self.classifier.classify(request, lambda response: response)
 
     def count(self, name: str, **labels: str) -> float:
@@ -107,7 +108,7 @@ async def parts_of(world: World, run: Any = None) -> AsyncIterator[Parts]:
     parts.batcher.start()
     yield parts
     await parts.batcher.drain(5)
-    parts.bank.close()
+    parts.cache.close()
     parts.pool.shutdown()
 
 
@@ -126,7 +127,7 @@ def answers(response: Response) -> list[ImageAnswer]:
 def logits(world: World, text: str, *images: torch.Tensor) -> np.ndarray[Any, Any]:
     """[n, K, C] by a forward for each row alone, as an independent reference."""
     loader, resolved = Loader(world.store, world.backbone), world.resolve(text)
-    found = models(resolved.members, {term.digest: loader.adapter(term) for term in resolved.terms()})
+    found = loader.models(resolved)
     batch = Batch(loader.vit(SIZE))
     rows = [
         [batch.logits(image[None], [Row(image=0, model=model)])[0].double().numpy() for model in found]
@@ -237,7 +238,7 @@ async def test_members_that_prepare_images_differently_are_refused(own_world: Wo
     spec = TaskSpec.of(
         name="large", classes=SHAPES, preprocess=other, backbone_digest=own_world.backbone.digest
     )
-    own_world.store.put_task(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
+    own_world.store.tasks.put(spec, LinearHead.init(3, 48, torch.Generator()).tensors())
     async with parts_of(own_world) as parts:
         with pytest.raises(InvalidInput, match="'shapes' and 'large' prepare images differently"):
             await parts.classify("lora, large/base", encoded(1))
@@ -274,7 +275,7 @@ async def test_predictions_of_a_named_route_are_counted_under_it(parts: Parts) -
     here = {"route": "shapes/best", "domain": "other"}
     assert parts.count("corolla_predictions_total", **here) == 2
     assert parts.metrics.known_routes["shapes/best"] == ("lora", "ssf", "0.5*bitfit")
-    prediction = TOKENS.open(answers(response)[0].prediction_id)
+    prediction = PREDICTION_IDS.open(answers(response)[0].prediction_id)
     assert (prediction.route, prediction.domain, prediction.task) == ("shapes/best", "other", "shapes")
     assert prediction.members == ("lora", "ssf", "0.5*bitfit")
 
@@ -359,7 +360,7 @@ async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for
     parts.loader.held["ssf:1"] = go = threading.Event()
     first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
     digest = parts.catalog.plan("shapes", parse_route("ssf"), extrapolate=False).resolved.members[0].terms[0]
-    await happens(lambda: parts.bank._held[digest.digest] == 2)
+    await happens(lambda: parts.cache._held[digest.digest] == 2)
 
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -369,7 +370,7 @@ async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for
     go.set()
     answers(await second)
     assert parts.loader.loads == ["ssf:1"]
-    assert parts.bank.residents()[0].rows_in_use == 0
+    assert parts.cache.residents()[0].rows_in_use == 0
 
 
 async def test_what_a_request_waits_for_is_held_until_it_is_answered(world: World) -> None:
@@ -383,9 +384,9 @@ async def test_what_a_request_waits_for_is_held_until_it_is_answered(world: Worl
     async with parts_of(world, slow) as parts:
         asked = asyncio.create_task(parts.classify("lora", encoded(1)))
         await asyncio.to_thread(held.wait, WAIT_S)
-        (resident,) = parts.bank.residents()
+        (resident,) = parts.cache.residents()
         assert resident.rows_in_use == 1
-        parts.bank.unload(resident.digest)
+        parts.cache.unload(resident.digest)
         assert parts.count("corolla_registered_bytes") == resident.registered_bytes
 
         go.set()
@@ -403,7 +404,7 @@ async def test_a_failed_load_is_the_error_of_its_request_only(own_world: World) 
         assert isinstance(third, Corrupt)
         assert isinstance(second, Response)
         assert isinstance(fourth, Response)
-        assert {resident.rows_in_use for resident in parts.bank.residents()} == {0}
+        assert {resident.rows_in_use for resident in parts.cache.residents()} == {0}
 
 
 async def test_one_image_without_memory_has_its_own_error(world: World) -> None:

@@ -10,13 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from petl_vit.batch import Batch, Features, Model, Row
 from petl_vit.executors.sliced import Sliced
 from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, embed_request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, embed_request_of
 from tests.serving.world import (
     CONFIG,
     METHODS,
@@ -53,7 +55,7 @@ def values(response: pb.EmbedResponse) -> NDArray[np.float32]:
 
 def model_of(world: World, text: str) -> Model:
     loader, route = Loader(world.store, world.backbone), world.resolve(text)
-    (model,) = models(route.members, {term.digest: loader.adapter(term) for term in route.terms()})
+    (model,) = loader.models(route)
     return model
 
 
@@ -98,7 +100,7 @@ def test_the_answer_says_under_what(client: Client, world: World) -> None:
 
     assert (frozen.route, [adapter.name for adapter in frozen.adapters]) == ("base", ["shapes/base"])
     assert under.route == "0.5*lora:2"
-    assert under.adapters[0].digest == world.store.manifest("shapes", "lora", 2).digest
+    assert under.adapters[0].digest == world.store.adapters.manifest("shapes", "lora", 2).digest
     assert under.backbone_digest == world.backbone.digest
     assert under.results[0].id == "a"
     assert under.timings.forward.ToMicroseconds() > 0

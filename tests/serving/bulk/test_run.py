@@ -176,7 +176,7 @@ def test_a_route_follows_no_alias_that_moves_while_it_runs(
 
     def move(done: int) -> None:
         if done and not moved:
-            own_world.store.set_alias("shapes", "lora", "prod", 2)
+            own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
             own_world.put_route("mine", "ssf")
         moved.append(done)
 

@@ -86,8 +86,8 @@ from petl_vit.errors import Overloaded
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.backend import TorchBackend
-from serving.engine import Engine, Job
+from serving.engine.backend import TorchBackend
+from serving.engine.engine import Engine, Job
 from tests.petl_vit.adapters import adapter_of
 from tests.petl_vit.backbones import config_of, tensors_of, timm_model
 

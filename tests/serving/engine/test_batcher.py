@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from petl_vit.errors import Draining, Expired, InvalidInput, Overloaded
 from serving.engine import fair_queue
-from serving.engine.batcher import Batcher, Done, Priority, QueueFull, Work
+from serving.engine.batcher import Batcher, Done
+from serving.engine.priority import Priority
 
 WAIT_S = 300.0
 """How long a test waits for what happens at once, before it fails."""
@@ -52,8 +54,15 @@ class Gauge:
         self.dropped_for[reason] += 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    value: Any
+    rows: int
+    nbytes: int
+
+
 class FakeEngine:
-    """Doubles its jobs; waits in its thread where a job says so, and takes `seconds` for a job.
+    """Doubles the values of its jobs; waits in its thread where a job says so, and takes `seconds` for a job.
 
     Attributes:
         stepping: Whether every batch waits.
@@ -67,8 +76,9 @@ class FakeEngine:
         self.seconds = 0.0
         self._clock = clock
 
-    def run(self, jobs: Sequence[Any]) -> list[Any]:
-        self.batches.append(list(jobs))
+    def run(self, batch: Sequence[Job]) -> list[Any]:
+        jobs = [job.value for job in batch]
+        self.batches.append(jobs)
         if self.stepping or "wait" in jobs:
             self.busy.set()
             assert self.permits.acquire(timeout=WAIT_S)
@@ -92,7 +102,7 @@ class World:
         self.clock, self.gauge = Clock(), Gauge()
         self.engine = FakeEngine(self.clock)
         chosen = {"max_batch_rows": 4, "max_queue_rows": 6, "max_queue_bytes": 1000} | limits
-        self.batcher: Batcher[Any, Any] = Batcher(
+        self.batcher: Batcher[Job, Any] = Batcher(
             self.engine.run, executor=executor, metrics=self.gauge, clock=self.clock, **chosen
         )
 
@@ -105,9 +115,9 @@ class World:
         within: float | None = None,
         **who: Any,
     ) -> Submitted:
-        works = [Work(job=job, rows=rows, size=size, flow=flow) for job in jobs]
+        weighed = [Job(value=job, rows=rows, nbytes=size) for job in jobs]
         deadline = None if within is None else self.clock.now + within
-        return asyncio.create_task(self.batcher.submit(works, deadline=deadline, **who))
+        return asyncio.create_task(self.batcher.submit(weighed, flow=flow, deadline=deadline, **who))
 
     async def queue(self, *jobs: Any, **options: Any) -> Submitted:
         """Submits, and sees the work in the queue or refused."""
@@ -501,7 +511,7 @@ async def test_the_queue_is_bounded_in_bytes_too(world: World) -> None:
     waiting = await world.queue(1, size=900)
     assert world.gauge.sizes[-1] == 900
 
-    with pytest.raises(QueueFull, match="900 bytes wait and 101 more do not fit in 1000"):
+    with pytest.raises(Overloaded, match="900 bytes wait and 101 more do not fit in 1000"):
         await world.submit(2, size=101)
     assert world.gauge.dropped_for == {"full_bytes": 1}
 
@@ -513,7 +523,7 @@ async def test_the_queue_is_bounded_in_bytes_too(world: World) -> None:
 async def test_a_refusal_says_when_there_will_be_room(world: World) -> None:
     first = await world.occupied()
     waiting = await world.queue(1, 2, 3, 4, 5, 6, size=150)
-    with pytest.raises(QueueFull) as unknown:
+    with pytest.raises(Overloaded) as unknown:
         await world.submit(7)
     assert unknown.value.retry_after_s is None
     world.engine.seconds = 0.5
@@ -521,10 +531,10 @@ async def test_a_refusal_says_when_there_will_be_room(world: World) -> None:
 
     first = await world.occupied()
     waiting = await world.queue(1, 2, 3, 4, 5, 6, size=150)
-    with pytest.raises(QueueFull) as rows:
+    with pytest.raises(Overloaded) as rows:
         await world.submit(7, 8)
     assert rows.value.retry_after_s == pytest.approx(2 * 0.5)
-    with pytest.raises(QueueFull) as never:
+    with pytest.raises(Overloaded) as never:
         await world.submit(7, rows=7)
     assert never.value.retry_after_s is None
     assert never.value.remedy == "send fewer images or members at once"
@@ -536,7 +546,7 @@ async def test_a_heavy_client_leaves_room_for_others(wide: World) -> None:
     heavy = []
     while not wide.gauge.dropped_for:
         heavy.append(await wide.queue("heavy", client="heavy", flow="x"))
-    with pytest.raises(QueueFull, match="more do not fit in 1000 beside what is kept for others"):
+    with pytest.raises(Overloaded, match="more do not fit in 1000 beside what is kept for others"):
         await heavy.pop()
     assert 900 < wide.gauge.rows[-1] < 950, "most of the queue is for whoever comes"
 
@@ -833,26 +843,26 @@ async def _check(rounds: list[list[dict[str, Any]]]) -> None:
 
 async def _act(world: World, action: dict[str, Any], weights: dict[str, int]) -> tuple[list[str], Submitted]:
     """Submits, perhaps leaves, and lets time pass."""
-    works = []
+    jobs = []
     for rows, size in action["weights"]:
         job = f"job {len(weights)}"
         weights[job] = rows
-        works.append(Work(job=job, rows=rows, size=size, flow=action["flow"]))
+        jobs.append(Job(value=job, rows=rows, nbytes=size))
     deadline = None if action["within"] is None else world.clock.now + action["within"]
-    who = {name: action[name] for name in ("client", "priority")}
-    task = asyncio.create_task(world.batcher.submit(works, deadline=deadline, **who))
+    who = {name: action[name] for name in ("client", "priority", "flow")}
+    task = asyncio.create_task(world.batcher.submit(jobs, deadline=deadline, **who))
     await settle()
     if action["leaves"]:
         task.cancel()
         await settle()
     world.clock.now += action["then"]
-    return [work.job for work in works], task
+    return [job.value for job in jobs], task
 
 
 def _fates(task: Submitted, works: int) -> list[str]:
     if task.cancelled():
         return ["cancelled"] * works
     if error := task.exception():
-        assert isinstance(error, QueueFull | Expired)
+        assert isinstance(error, Overloaded | Expired)
         return ["refused"] * works
     return ["done" if isinstance(outcome, Done) else "expired" for outcome in task.result()]

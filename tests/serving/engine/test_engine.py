@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_store.resolution.loading import Loader, models
+from model_store.resolution.loading import Loader
 from petl_vit.batch import Model, Row
 from petl_vit.errors import InvalidInput, Overloaded
 from petl_vit.slots import Slots
@@ -68,8 +68,7 @@ class Parts:
 
     def models(self, text: str) -> tuple[Model, ...]:
         resolved = self._world.resolve(text)
-        adapters = {term.digest: self._loader.adapter(term) for term in resolved.terms()}
-        return models(resolved.members, adapters)
+        return self._loader.models(resolved)
 
     def job(self, text: str, seed: int = 0, size: int = SIZE) -> Job:
         return Job(image=image(seed, size), models=self.models(text))

@@ -102,7 +102,7 @@ def test_without_a_gpu_it_is_refused_by_name(vit: FrozenViT, monkeypatch: pytest
 
 def test_a_server_on_graphs_answers_as_one_on_eager_pytorch(world: World) -> None:
     settings = world.settings(
-        backend="graph", slots=4, bank_bytes=2**24, precision="fp32", device=DEVICE.type
+        backend="graph", slots=4, device_bytes=2**24, precision="fp32", device=DEVICE.type
     )
     eagerly = world.settings(precision="fp32", device=DEVICE.type)
     with Running(settings) as ours, Running(eagerly) as theirs:
@@ -114,4 +114,4 @@ def test_a_server_on_graphs_answers_as_one_on_eager_pytorch(world: World) -> Non
                 )
                 wanted = torch.tensor(expected.probabilities)
                 assert relative(torch.tensor(found.probabilities), wanted) <= 1e-4
-        assert ours.server.core.bank.nbytes > 0
+        assert ours.server.service.adapter_cache.nbytes > 0

@@ -13,7 +13,7 @@ from petl_vit.batch import Model, Row, Term
 from petl_vit.errors import Corrupt, Unsupported
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
-from serving.client.blocking import AdminClient
+from serving.client.admin import AdminClient
 from serving.engine.backend import TorchBackend
 from serving.engine.precision import Fallback, PrecisionCheck
 from tests.petl_vit.adapters import adapter_of, images_of

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from petl_vit.errors import InvalidInput
 from serving.metrics.definitions import DEFINITIONS
-from serving.metrics.events import MAX_ROUTES, Domains, Metrics, consensus
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import MAX_ROUTES, Domains
 
 MEMBERS = ("lora", "ssf", "bitfit")
 
@@ -85,8 +86,15 @@ def test_a_named_route_shows_every_series_at_zero_before_its_first_image(metrics
         assert value(metrics, "corolla_prediction_confidence_ratio_count", **here) == 0
         assert value(metrics, "corolla_ensemble_pair_agreements_total", **here, pair="lora:ssf") == 0
         assert value(metrics, "corolla_feedback_total", **here, outcome="correct") == 0
-    assert value(metrics, "corolla_requests_total", method="Classify", code="OK") == 0
     assert value(metrics, "corolla_batch_rows_count") == 0
+
+
+def test_a_protocols_calls_show_at_zero_once_they_are_known(metrics: Metrics) -> None:
+    metrics.add_methods(["Classify", "Embed"], ["OK", "NOT_FOUND"])
+
+    assert len(series(metrics, "corolla_requests_total")) == 4
+    assert value(metrics, "corolla_requests_total", method="Embed", code="NOT_FOUND") == 0
+    assert value(metrics, "corolla_request_duration_seconds_count", method="Classify") == 0
 
 
 def test_other_routes_are_adhoc_and_have_no_member_or_pair_series(metrics: Metrics) -> None:
@@ -204,22 +212,6 @@ def test_sums_never_go_down_and_every_confidence_has_a_bin(
     assert {name: value(metrics, f"corolla_{name}_sum", **here) for name in sums} == sums
 
 
-@pytest.mark.parametrize(
-    ("votes", "shape"),
-    [
-        ([1], "unanimous"),
-        ([1, 1], "unanimous"),
-        ([1, 1, 2], "majority"),
-        ([1, 1, 2, 3], "plurality"),
-        ([1, 2], "tie"),
-        ([1, 1, 2, 2, 3], "tie"),
-        ([1, 2, 3], "tie"),
-    ],
-)
-def test_a_vote_has_a_shape(votes: list[int], shape: str) -> None:
-    assert consensus(votes) == shape
-
-
 def test_requests_images_and_batches_are_counted(metrics: Metrics) -> None:
     metrics.request("Classify", "OK", 0.02)
     metrics.images(ok=3, invalid=1)
@@ -325,25 +317,6 @@ def test_state_is_shown(metrics: Metrics) -> None:
     assert len(series(metrics, "corolla_backbone_info")) == len(series(metrics, "corolla_build_info")) == 1
 
 
-def test_domains_are_an_allow_list() -> None:
-    domains = Domains(["clinic-a", "clinic-a"])
-
-    assert domains.names == ("clinic-a", "other", "unset")
-    assert [domains.label(text) for text in ("clinic-a", "clinic-z", "", "unset")] == [
-        "clinic-a",
-        "other",
-        "unset",
-        "unset",
-    ]
-
-
-@pytest.mark.parametrize("names", [["Clinic A"], [""], [f"d{index}" for index in range(17)]])
-def test_wrong_domains_are_refused(names: list[str]) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        Domains(names)
-    assert caught.value.field == "domains"
-
-
 def test_two_servers_fit_in_one_process(metrics: Metrics) -> None:
     other = Metrics(CollectorRegistry())
     predict(metrics)
@@ -418,7 +391,7 @@ def test_a_port_in_use_is_the_users_to_change(metrics: Metrics, address: str) ->
 
 
 def test_an_image_costs_little(metrics: Metrics) -> None:
-    """Generous for a busy machine; on an idle one it is about 15 microseconds for six members."""
+    """Generous for a busy machine; on an idle one it is about 10 microseconds for six members."""
     metrics.add_route("six", [f"m{index}" for index in range(6)])
 
     def once() -> float:

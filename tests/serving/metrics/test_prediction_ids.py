@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import InvalidInput
-from serving.metrics.prediction_ids import KEY_BYTES, MAX_LENGTH, Prediction, Seen, Tokens, key_from
+from serving.metrics.prediction_ids import (
+    KEY_BYTES,
+    MAX_LENGTH,
+    Prediction,
+    PredictionIds,
+    RecentNonces,
+    key_from,
+)
 
 KEY = bytes(range(KEY_BYTES))
 PREDICTION = Prediction(
@@ -39,8 +46,8 @@ PREDICTIONS = st.builds(
 
 
 @given(PREDICTIONS)
-def test_a_token_says_what_was_sealed(prediction: Prediction) -> None:
-    opened = Tokens(KEY).open(Tokens(KEY).seal(prediction))
+def test_an_id_says_what_was_sealed(prediction: Prediction) -> None:
+    opened = PredictionIds(KEY).open(PredictionIds(KEY).seal(prediction))
 
     assert opened.confidence == pytest.approx(prediction.confidence, abs=1e-6)
     assert opened.created_at == pytest.approx(prediction.created_at, abs=1e-3)
@@ -52,65 +59,65 @@ def test_a_token_says_what_was_sealed(prediction: Prediction) -> None:
     )
 
 
-def test_a_token_is_short_url_safe_text() -> None:
-    token = Tokens(KEY).seal(PREDICTION)
+def test_an_id_is_short_url_safe_text() -> None:
+    sealed = PredictionIds(KEY).seal(PREDICTION)
 
-    assert len(token) < 300
-    assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert len(sealed) < 300
+    assert set(sealed) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-def test_a_sealed_token_opens_after_an_upgrade() -> None:
+def test_a_sealed_id_opens_after_an_upgrade() -> None:
     """The form of the payload is part of the protocol between versions: changing it needs a new `_FORM`."""
-    token = (
+    sealed = (
         "cupW31JpYD_ps2dCQcyELRVsiYWxsIiwiY2xpbmljLWEiLCJkaWdpdHMiLCIwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFi"
         "Y2RlZiIsMyxbMywzLDVdLFsibG9yYSIsInNzZiIsImJpdGZpdCJdLDAuODcxMjM1LDE3OTAwMDAwMDAuMTIzLCIwMDExMjIz"
         "M2FhYmJjY2RkIl0"
     )
-    assert Tokens(KEY).open(token).nonce == PREDICTION.nonce
+    assert PredictionIds(KEY).open(sealed).nonce == PREDICTION.nonce
 
 
 @given(st.data())
-def test_a_token_with_any_character_changed_is_refused(data: st.DataObject) -> None:
-    token = Tokens(KEY).seal(PREDICTION)
-    at = data.draw(st.integers(0, len(token) - 1))
-    other = data.draw(st.characters().filter(lambda character: character != token[at]))
+def test_an_id_with_any_character_changed_is_refused(data: st.DataObject) -> None:
+    sealed = PredictionIds(KEY).seal(PREDICTION)
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    other = data.draw(st.characters().filter(lambda character: character != sealed[at]))
 
     with pytest.raises(InvalidInput):
-        Tokens(KEY).open(token[:at] + other + token[at + 1 :])
+        PredictionIds(KEY).open(sealed[:at] + other + sealed[at + 1 :])
 
 
 @given(st.data())
-def test_a_token_cut_or_extended_is_refused(data: st.DataObject) -> None:
-    token = Tokens(KEY).seal(PREDICTION)
-    cut = token[: data.draw(st.integers(0, len(token) - 1))]
+def test_an_id_cut_or_extended_is_refused(data: st.DataObject) -> None:
+    sealed = PredictionIds(KEY).seal(PREDICTION)
+    cut = sealed[: data.draw(st.integers(0, len(sealed) - 1))]
 
-    for altered in (cut, token + data.draw(st.text(min_size=1))):
+    for altered in (cut, sealed + data.draw(st.text(min_size=1))):
         with pytest.raises(InvalidInput):
-            Tokens(KEY).open(altered)
+            PredictionIds(KEY).open(altered)
 
 
 @given(st.text())
 def test_garbage_is_refused_with_the_field_and_the_remedy(garbage: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        Tokens(KEY).open(garbage)
+        PredictionIds(KEY).open(garbage)
 
     assert caught.value.field == "prediction_id"
     assert caught.value.remedy is not None
 
 
-def test_another_servers_token_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="not a token of this server"):
-        Tokens(KEY).open(Tokens(bytes(KEY_BYTES)).seal(PREDICTION))
+def test_another_servers_id_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not a prediction id of this server"):
+        PredictionIds(KEY).open(PredictionIds(bytes(KEY_BYTES)).seal(PREDICTION))
 
 
-def test_a_huge_token_is_refused_unread() -> None:
+def test_a_huge_id_is_refused_unread() -> None:
     with pytest.raises(InvalidInput, match="at most"):
-        Tokens(KEY).open("A" * (MAX_LENGTH + 1))
+        PredictionIds(KEY).open("A" * (MAX_LENGTH + 1))
 
 
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at least 32"):
-        Tokens(b"secret")
+        PredictionIds(b"secret")
 
 
 def test_two_predictions_have_different_nonces() -> None:
@@ -119,31 +126,31 @@ def test_two_predictions_have_different_nonces() -> None:
 
 
 def test_a_nonce_is_new_once() -> None:
-    seen = Seen(10)
+    nonces = RecentNonces(10)
 
-    assert seen.add("a")
-    assert not seen.add("a")
-    assert "a" in seen
-    assert "b" not in seen
+    assert nonces.add("a")
+    assert not nonces.add("a")
+    assert "a" in nonces
+    assert "b" not in nonces
 
 
-def test_the_nonces_met_least_recently_are_forgotten() -> None:
-    seen = Seen(2)
+def test_the_nonces_added_least_recently_are_forgotten() -> None:
+    nonces = RecentNonces(2)
     for nonce in ("a", "b", "a", "c"):
-        seen.add(nonce)
+        nonces.add(nonce)
 
-    assert len(seen) == 2
-    assert "a" in seen
-    assert "b" not in seen
+    assert len(nonces) == 2
+    assert "a" in nonces
+    assert "b" not in nonces
 
 
 def test_a_capacity_of_nothing_is_refused() -> None:
     with pytest.raises(InvalidInput):
-        Seen(0)
+        RecentNonces(0)
 
 
 def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "token.key"
+    path = tmp_path / "new" / "prediction.key"
 
     key = key_from(path)
 
@@ -160,20 +167,20 @@ def _report(path: Path, keys: "multiprocessing.Queue[bytes]") -> None:
 def test_servers_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     keys: multiprocessing.Queue[bytes] = context.Queue()
-    servers = [context.Process(target=_report, args=(tmp_path / "token.key", keys)) for _ in range(8)]
+    servers = [context.Process(target=_report, args=(tmp_path / "prediction.key", keys)) for _ in range(8)]
     for server in servers:
         server.start()
-    found = {keys.get(timeout=300) for _ in servers}
+    read = {keys.get(timeout=300) for _ in servers}
     for server in servers:
         server.join()
     keys.close()
     keys.join_thread()
 
-    assert len(found) == 1
+    assert len(read) == 1
 
 
 def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "token.key"
+    path = tmp_path / "prediction.key"
     path.write_bytes(b"short")
 
     with pytest.raises(InvalidInput, match="holds 5 bytes"):
@@ -183,11 +190,11 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(InvalidInput, match="token key"):
-        key_from(tmp_path / "file" / "token.key")
+    with pytest.raises(InvalidInput, match="prediction_key_file"):
+        key_from(tmp_path / "file" / "prediction.key")
 
 
-def test_a_token_never_looks_like_a_flag() -> None:
-    tokens = Tokens(bytes(32))
-    tokens_of_many = (tokens.seal(dataclasses.replace(PREDICTION, nonce=f"{i:016x}")) for i in range(200))
-    assert all(token.startswith("c") for token in tokens_of_many)
+def test_an_id_never_looks_like_a_flag() -> None:
+    prediction_ids = PredictionIds(bytes(32))
+    predictions = (dataclasses.replace(PREDICTION, nonce=f"{i:016x}") for i in range(200))
+    assert all(prediction_ids.seal(prediction).startswith("c") for prediction in predictions)

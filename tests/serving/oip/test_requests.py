@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from serving.engine.batcher import Priority
-from serving.oip.requests import Inference, Parameters, request_of, reworded, target
+from serving.engine.priority import Priority
+from serving.oip.requests import Inference, Parameters, protocol_field, request_of, target
 from serving.oip.tensors import Input
 
 
@@ -103,4 +103,4 @@ def test_any_text_is_a_version_an_alias_or_refused(version: str) -> None:
 def test_our_fields_become_the_protocols(
     error: CorollaError, version: str, parameters: dict[str, Any], field: str
 ) -> None:
-    assert reworded(error, version, Parameters(parameters)).field == field
+    assert protocol_field(error, version, Parameters(parameters)) == field

@@ -1,6 +1,5 @@
 """inference.GRPCInferenceService over a real channel, by NVIDIA's own client."""
 
-import asyncio
 import queue
 import struct
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from petl_vit.preprocess import preprocess
 from protos.inference import grpc_service_pb2 as ours
-from serving.engine.batcher import Priority
-from serving.oip.servicer import SERVICE, in_order
+from serving.engine.priority import Priority
+from serving.oip.servicer import SERVICE
 from serving.oip.tensors import COLUMNS
 from tests.serving.triton_client import model_config_pb2, service_pb2, service_pb2_grpc
 from tests.serving.triton_client import tritonclient as triton
@@ -381,13 +380,13 @@ def test_the_domain_reaches_the_metrics(client: Any, running: Running) -> None:
 def test_priority_and_client_reach_the_queue(
     stub: Any, running: Running, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], expected: int
 ) -> None:
-    seen, submit = [], running.server.core.batcher.submit
+    seen, submit = [], running.server.service.batcher.submit
 
     async def look(*args: Any, **options: Any) -> Any:
         seen.append(options)
         return await submit(*args, **options)
 
-    monkeypatch.setattr(running.server.core.batcher, "submit", look)
+    monkeypatch.setattr(running.server.service.batcher, "submit", look)
     stub.ModelInfer(request(parameters=parameters(**given)))
 
     assert seen[0]["priority"] is Priority(expected)
@@ -400,11 +399,11 @@ def test_a_deadline_in_the_parameters_is_kept(world: World, given: dict[str, Any
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         release = running.hold_engine()
         first = stub.ModelInfer.future(request())
-        until(lambda: running.server.core.batcher.oldest_age_s > 0)
+        until(lambda: running.server.service.batcher.oldest_age_s > 0)
         second = stub.ModelInfer.future(request(parameters=parameters(**given)))
         until(lambda: second.done() or running.value("corolla_queue_rows") == 1)
-        age_s = running.server.core.batcher.oldest_age_s
-        until(lambda: running.server.core.batcher.oldest_age_s > age_s + 0.1)
+        age_s = running.server.service.batcher.oldest_age_s
+        until(lambda: running.server.service.batcher.oldest_age_s > age_s + 0.1)
         release.set()
         assert first.result().outputs
         assert refusal(second.result)[0] == "DEADLINE_EXCEEDED"
@@ -638,35 +637,13 @@ def test_a_stream_that_is_cut_off_stops_its_work(world: World) -> None:
     with Running(world.settings()) as running, grpc.insecure_channel(running.address) as channel:
         release = running.hold_engine()
         first = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request())
-        until(lambda: running.server.core.batcher.oldest_age_s > 0)
+        until(lambda: running.server.service.batcher.oldest_age_s > 0)
         with Stream(running).give(*(request() for _ in range(5))):
             until(lambda: running.value("corolla_queue_rows") == 5)
         until(lambda: running.value("corolla_queue_rows") == 0)
         release.set()
         assert first.result().outputs
         assert running.value("corolla_queue_dropped_total", reason="cancelled") == 5
-
-
-async def test_answers_wait_for_those_before_them() -> None:
-    finished: list[int] = []
-    gates = [asyncio.Event() for _ in range(3)]
-
-    async def answer(number: int) -> int:
-        await gates[number].wait()
-        return number
-
-    in_turn = in_order(answer)
-    tasks = [asyncio.create_task(in_turn(number)) for number in range(3)]
-    for task in tasks:
-        task.add_done_callback(lambda done: finished.append(done.result()))
-    for number in (2, 1, 0):
-        await asyncio.sleep(0)
-        gates[number].set()
-        await asyncio.sleep(0)
-        assert finished == []
-    await asyncio.gather(*tasks)
-    await asyncio.sleep(0)
-    assert finished == [0, 1, 2]
 
 
 # The repository

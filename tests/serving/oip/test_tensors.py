@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import InvalidInput
-from serving.answer.classifier import ImageAnswer
 from serving.oip.tensors import COLUMNS, Input, Wanted, outputs_of, pictures_of
+from serving.request import ImageAnswer
 
 CLASSES = ("círculo", "square", "star")
 

@@ -278,4 +278,4 @@ def test_a_server_answers_mixed_routes_as_one_on_pytorch(served: Running, on_tor
                 assert one.top[0].class_name == other.top[0].class_name
                 found, wanted = (torch.tensor(result.probabilities) for result in (one, other))
                 assert relative(found, wanted) <= 1e-4
-    assert served.server.core.slots.evicted > 0
+    assert served.server.service.slots.evicted > 0

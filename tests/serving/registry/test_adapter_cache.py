@@ -14,12 +14,12 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound, Overloaded
 from petl_vit.slots import Slots
-from serving.registry.adapter_cache import Bank
+from serving.registry.adapter_cache import AdapterCache
 from tests.serving.world import METHODS, WAIT_S, World, until
 
 
 class Reported:
-    """What a bank reported."""
+    """What an adapter cache reported."""
 
     def __init__(self) -> None:
         self.adapters, self.bytes = 0, 0
@@ -59,7 +59,7 @@ class CountingLoader(Loader):
 
 
 class Parts:
-    """A bank and what it stands on."""
+    """An adapter cache and what it stands on."""
 
     def __init__(
         self,
@@ -72,10 +72,12 @@ class Parts:
         self.world = world
         self.loader, self.reported = CountingLoader(world), Reported()
         self.slots = Slots(count=slots)
-        self.bank = Bank(self.loader, slots=self.slots, max_bytes=max_bytes, metrics=self.reported, busy=busy)
+        self.cache = AdapterCache(
+            self.loader, slots=self.slots, max_bytes=max_bytes, metrics=self.reported, busy=busy
+        )
 
     def models(self, text: str) -> tuple[Model, ...]:
-        return self.bank.models(self.world.resolve(text))
+        return self.cache.models(self.world.resolve(text))
 
     def ask(self, text: str) -> None:
         """Uses a route's adapters for a moment."""
@@ -93,14 +95,14 @@ class Parts:
             pass
 
     def labels(self) -> list[str]:
-        return [name.partition("/")[2] for resident in self.bank.residents() for name in resident.names]
+        return [name.partition("/")[2] for resident in self.cache.residents() for name in resident.names]
 
 
 @pytest.fixture
 def parts(world: World) -> Iterator[Parts]:
     made = Parts(world)
     yield made
-    made.bank.close()
+    made.cache.close()
 
 
 def size_of(world: World, text: str) -> int:
@@ -113,7 +115,7 @@ def entered(parts: Parts, text: str, until_set: threading.Event) -> tuple[thread
     inside = threading.Event()
 
     def hold() -> None:
-        with parts.bank.holding(parts.world.resolve(text)) as held:
+        with parts.cache.holding(parts.world.resolve(text)) as held:
             held.models()
             inside.set()
             assert until_set.wait(WAIT_S)
@@ -141,7 +143,7 @@ def test_many_requests_at_once_load_an_adapter_once(world: World, parts: Parts) 
 
     assert parts.loader.loaded == ["lora:2"]
     assert (parts.reported.adapters, parts.reported.loads) == (1, 1)
-    assert parts.reported.bytes == parts.bank.nbytes == size_of(world, "lora")
+    assert parts.reported.bytes == parts.cache.nbytes == size_of(world, "lora")
 
 
 def test_every_registered_method_and_the_base_can_be_loaded(parts: Parts) -> None:
@@ -160,7 +162,7 @@ def test_a_load_holds_up_nobody_who_asks_for_another_adapter(parts: Parts) -> No
 
         assert len(parts.models("ssf")) == 1, "in memory already"
         assert len(parts.models("bitfit")) == 1, "loaded meanwhile"
-        assert parts.bank.residents()[0].names == ("shapes/bitfit:1",)
+        assert parts.cache.residents()[0].names == ("shapes/bitfit:1",)
         assert not waiting.done()
 
         go.set()
@@ -175,7 +177,7 @@ def test_a_failure_reaches_all_that_wait_and_is_forgotten(own_world: World) -> N
     go = parts.loader.hold("ssf:1")
     with ThreadPoolExecutor(4) as pool:
         asked: list[Future[object]] = [pool.submit(parts.models, "lora, ssf") for _ in range(4)]
-        until(lambda: parts.bank._held[parts.digest("ssf")] == 4)
+        until(lambda: parts.cache._held[parts.digest("ssf")] == 4)
         go.set()
         for future in asked:
             assert isinstance(future.exception(WAIT_S), Corrupt)
@@ -187,7 +189,7 @@ def test_a_failure_reaches_all_that_wait_and_is_forgotten(own_world: World) -> N
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "foreign"])
-def test_a_damaged_file_is_refused_and_the_bank_goes_on(own_world: World, damage: str) -> None:
+def test_a_damaged_file_is_refused_and_the_cache_goes_on(own_world: World, damage: str) -> None:
     file = own_world.adapter_file("shapes", "ssf", 1)
     good = file.read_bytes()
     damaged = {
@@ -221,7 +223,7 @@ def test_two_names_of_the_same_content_share_one_entry(own_world: World) -> None
     parts.ask("second")
 
     assert ensemble[0].terms[0].adapter is ensemble[1].terms[0].adapter
-    (resident,) = parts.bank.residents()
+    (resident,) = parts.cache.residents()
     assert resident.digest == one.digest
     assert parts.loader.loaded == ["second:1"] or parts.loader.loaded == ["first:1"]
     assert "shapes/second:1" in resident.names
@@ -236,7 +238,7 @@ def test_the_least_recently_used_adapters_go_when_the_bytes_run_out(world: World
     parts = Parts(world, max_bytes=room)
     for text in ("lora", "ssf", "lora", "bitfit"):
         parts.ask(text)
-    assert parts.reported.bytes == parts.bank.nbytes == size_of(world, "lora, bitfit") <= room
+    assert parts.reported.bytes == parts.cache.nbytes == size_of(world, "lora, bitfit") <= room
     assert parts.labels() == ["bitfit:1", "lora:2"]
     assert parts.reported.evictions == 1
 
@@ -260,11 +262,11 @@ def test_an_evicted_adapter_leaves_its_slot(world: World) -> None:
 
 def test_what_a_request_holds_is_never_evicted_and_the_newcomer_is_refused(world: World) -> None:
     parts = Parts(world, max_bytes=size_of(world, "lora") + 100)
-    with parts.bank.holding(world.resolve("lora")) as held:
+    with parts.cache.holding(world.resolve("lora")) as held:
         (model,) = held.models()
         with pytest.raises(Overloaded, match=r"no memory for shapes/ssf:1.* pinned or in use") as caught:
             parts.models("ssf")
-        assert caught.value.field == "bank-bytes"
+        assert caught.value.field == "host-bytes"
         assert parts.labels() == ["lora:2"]
         assert parts.models("lora")[0].terms[0].adapter is model.terms[0].adapter
 
@@ -274,13 +276,13 @@ def test_what_a_request_holds_is_never_evicted_and_the_newcomer_is_refused(world
 
 def test_what_is_pinned_is_never_evicted(world: World) -> None:
     parts = Parts(world, max_bytes=size_of(world, "lora") + 100)
-    parts.bank.pin(parts.term("lora"))
+    parts.cache.pin(parts.term("lora"))
 
     with pytest.raises(Overloaded):
         parts.models("ssf")
     assert parts.labels() == ["lora:2"]
 
-    parts.bank.unpin(parts.digest("lora"))
+    parts.cache.unpin(parts.digest("lora"))
     parts.ask("ssf")
     assert parts.labels() == ["ssf:1"]
 
@@ -288,7 +290,7 @@ def test_what_is_pinned_is_never_evicted(world: World) -> None:
 def test_nothing_is_evicted_for_an_adapter_that_does_not_fit_anyway(world: World) -> None:
     parts = Parts(world, max_bytes=max(size_of(world, "full"), size_of(world, "lora, ssf, bitfit")))
     parts.ask("ssf")
-    parts.bank.pin(parts.term("lora"))
+    parts.cache.pin(parts.term("lora"))
 
     with pytest.raises(Overloaded):
         parts.models("full")
@@ -296,27 +298,29 @@ def test_nothing_is_evicted_for_an_adapter_that_does_not_fit_anyway(world: World
     assert sorted(parts.labels()) == ["lora:2", "ssf:1"]
 
 
-def test_a_route_larger_than_the_bank_is_refused(world: World) -> None:
+def test_a_route_larger_than_the_cache_is_refused(world: World) -> None:
     parts = Parts(world, max_bytes=size_of(world, "lora") + 100)
 
     for _ in range(2):  # whatever of it is in memory
-        with pytest.raises(InvalidInput, match=r"the route takes [\d,]+ bytes, the bank has") as caught:
+        with pytest.raises(
+            InvalidInput, match=r"the route takes [\d,]+ bytes, the adapter cache has"
+        ) as caught:
             parts.models("lora, ssf, bitfit")
-        assert caught.value.field == "bank-bytes"
+        assert caught.value.field == "host-bytes"
 
-    assert parts.reported.bytes <= parts.bank.max_bytes
+    assert parts.reported.bytes <= parts.cache.max_bytes
 
 
-def test_an_adapter_larger_than_the_bank_is_refused_with_the_setting(world: World) -> None:
+def test_an_adapter_larger_than_the_cache_is_refused_with_the_setting(world: World) -> None:
     parts = Parts(world, max_bytes=1000)
 
-    with pytest.raises(InvalidInput, match=r"shapes/full:1 takes .* the bank has 1,000") as caught:
+    with pytest.raises(InvalidInput, match=r"shapes/full:1 takes .* the adapter cache has 1,000") as caught:
         parts.models("full")
-    assert caught.value.field == "bank-bytes"
+    assert caught.value.field == "host-bytes"
     assert parts.reported.adapters == 0
 
 
-def test_a_small_bank_under_many_threads_never_takes_more_than_it_may(world: World) -> None:
+def test_a_small_cache_under_many_threads_never_takes_more_than_it_may(world: World) -> None:
     names = [name for name in METHODS if name not in ("full", "selective")]
     room = sum(sorted(size_of(world, name) for name in names)[-5:])
     parts = Parts(world, max_bytes=room)
@@ -325,18 +329,18 @@ def test_a_small_bank_under_many_threads_never_takes_more_than_it_may(world: Wor
     def work(seed: int) -> None:
         for step in range(60):
             name = names[(seed * 7 + step * 5) % len(names)]
-            with parts.bank.holding(world.resolve(name)) as held:
+            with parts.cache.holding(world.resolve(name)) as held:
                 (model,) = held.models()
                 assert model.digests == (parts.digest(name),)
-                over.append(max(0, parts.bank.nbytes - room))
+                over.append(max(0, parts.cache.nbytes - room))
 
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(work, seed) for seed in range(4)]:
             future.result(WAIT_S)
 
     assert set(over) == {0}
-    residents = parts.bank.residents()
-    assert parts.bank.nbytes == parts.reported.bytes == sum(r.registered_bytes for r in residents)
+    residents = parts.cache.residents()
+    assert parts.cache.nbytes == parts.reported.bytes == sum(r.registered_bytes for r in residents)
     assert parts.reported.evictions > 0
     assert {resident.rows_in_use for resident in residents} == {0}
 
@@ -349,7 +353,7 @@ def test_unloading_frees_the_tensors_and_the_account(parts: Parts) -> None:
     adapter = weakref.ref(parts.models("lora")[0].terms[0].adapter)
     before = parts.reported.bytes
 
-    freed = parts.bank.unload(parts.digest("lora"))
+    freed = parts.cache.unload(parts.digest("lora"))
 
     gc.collect()
     assert adapter() is None
@@ -359,12 +363,12 @@ def test_unloading_frees_the_tensors_and_the_account(parts: Parts) -> None:
 
 
 def test_unloading_waits_for_the_request_that_holds_it(world: World, parts: Parts) -> None:
-    with parts.bank.holding(world.resolve("lora")) as held:
+    with parts.cache.holding(world.resolve("lora")) as held:
         (model,) = held.models()
         kept, weight = weakref.ref(model.terms[0].adapter), model.head.tensors()["head.weight"].clone()
         before = parts.reported.bytes
 
-        parts.bank.unload(parts.digest("lora"))
+        parts.cache.unload(parts.digest("lora"))
 
         gc.collect()
         assert parts.labels() == []
@@ -381,7 +385,7 @@ def test_unloading_waits_for_the_request_that_holds_it(world: World, parts: Part
 def test_a_row_that_runs_after_its_adapter_was_unloaded_does_not_bring_it_back(parts: Parts) -> None:
     (model,) = parts.models("lora")
     kept = weakref.ref(model.terms[0].adapter)
-    parts.bank.unload(parts.digest("lora"))
+    parts.cache.unload(parts.digest("lora"))
 
     with parts.slots.running([model.terms[0].adapter]):
         assert parts.digest("lora") in parts.slots
@@ -396,10 +400,10 @@ def test_an_unloaded_adapter_that_is_asked_for_while_held_is_not_loaded_twice(
     world: World, parts: Parts
 ) -> None:
     size = size_of(world, "lora")
-    with parts.bank.holding(world.resolve("lora")) as held:
+    with parts.cache.holding(world.resolve("lora")) as held:
         (model,) = held.models()
         for _ in range(5):
-            parts.bank.unload(parts.digest("lora"))
+            parts.cache.unload(parts.digest("lora"))
             assert parts.models("lora")[0].terms[0].adapter is model.terms[0].adapter
             assert parts.reported.bytes == size
     assert parts.loader.loaded == ["lora:2"]
@@ -413,7 +417,7 @@ def test_unloading_under_overlapping_requests_leaks_no_bytes(world: World, parts
     inside, last = entered(parts, "lora", ends[0])
     assert inside.wait(WAIT_S)
     for number in range(1, 6):
-        parts.bank.unload(parts.digest("lora"))
+        parts.cache.unload(parts.digest("lora"))
         inside, thread = entered(parts, "lora", ends[number])
         assert inside.wait(WAIT_S)
         ends[number - 1].set()
@@ -427,37 +431,37 @@ def test_unloading_under_overlapping_requests_leaks_no_bytes(world: World, parts
 
 def test_unloading_says_what_it_cannot_do(parts: Parts) -> None:
     with pytest.raises(NotFound, match="not in memory") as unknown:
-        parts.bank.unload(parts.digest("lora"))
+        parts.cache.unload(parts.digest("lora"))
     assert unknown.value.remedy
 
-    parts.bank.pin(parts.term("lora"))
+    parts.cache.pin(parts.term("lora"))
     with pytest.raises(Conflict, match="shapes/lora:2 is pinned") as pinned:
-        parts.bank.unload(parts.digest("lora"))
+        parts.cache.unload(parts.digest("lora"))
     assert pinned.value.remedy == "unpin it first"
     assert parts.labels() == ["lora:2"]
 
-    parts.bank.unpin(parts.digest("lora"))
-    assert parts.bank.unload(parts.digest("lora")) > 0
+    parts.cache.unpin(parts.digest("lora"))
+    assert parts.cache.unload(parts.digest("lora")) > 0
     with pytest.raises(NotFound):
-        parts.bank.unpin(parts.digest("lora"))
+        parts.cache.unpin(parts.digest("lora"))
 
 
 # Loading ahead and pinning
 
 
 def test_loading_ahead_gives_an_adapter_a_slot(parts: Parts) -> None:
-    resident = parts.bank.load(parts.term("lora"))
+    resident = parts.cache.load(parts.term("lora"))
 
     assert (resident.in_slot, resident.pinned) == (True, False)
     assert resident.slot_bytes == resident.registered_bytes == parts.slots.nbytes
-    assert parts.bank.load(parts.term("lora")).digest == resident.digest
+    assert parts.cache.load(parts.term("lora")).digest == resident.digest
     assert parts.loader.loaded == ["lora:2"]
 
 
 def test_loading_ahead_waits_for_no_slot(world: World) -> None:
     parts = Parts(world, slots=1)
     with parts.slots.running([parts.models("ssf")[0].terms[0].adapter]):
-        resident = parts.bank.load(parts.term("lora"))
+        resident = parts.cache.load(parts.term("lora"))
 
     assert not resident.in_slot
     assert sorted(parts.labels()) == ["lora:2", "ssf:1"]
@@ -472,12 +476,12 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
         return asked < 4
 
     parts = Parts(world, busy=busy_at_first)
-    parts.bank.load(parts.term("ssf"))
-    parts.bank._rested_at = time.monotonic() + WAIT_S
-    parts.bank.load(parts.term("ssf"))
+    parts.cache.load(parts.term("ssf"))
+    parts.cache._rested_at = time.monotonic() + WAIT_S
+    parts.cache.load(parts.term("ssf"))
     assert asked == 0, "what is in memory already needs no pause"
 
-    parts.bank.load(parts.term("lora"))
+    parts.cache.load(parts.term("lora"))
     assert asked == 4, "not a moment longer than they wait"
     assert parts.loader.loaded == ["ssf:1", "lora:2"]
 
@@ -485,10 +489,10 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
 def test_a_pause_between_loads_ahead_ends_though_others_still_wait(world: World) -> None:
     parts = Parts(world, busy=lambda: True)
     for name in ("ssf", "lora", "bitfit"):
-        before, started = parts.bank._rested_at, time.monotonic()
-        parts.bank.load(parts.term(name))
+        before, started = parts.cache._rested_at, time.monotonic()
+        parts.cache.load(parts.term(name))
         assert time.monotonic() > before
-        assert parts.bank._rested_at > started
+        assert parts.cache._rested_at > started
     assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
 
 
@@ -496,10 +500,10 @@ def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
     busy = threading.Event()
     busy.set()
     parts = Parts(world, busy=busy.is_set)
-    parts.bank._rested_at = time.monotonic() + WAIT_S
-    ahead = threading.Thread(target=parts.bank.load, args=[parts.term("bitfit")])
+    parts.cache._rested_at = time.monotonic() + WAIT_S
+    ahead = threading.Thread(target=parts.cache.load, args=[parts.term("bitfit")])
     ahead.start()
-    until(parts.bank._ahead.locked)
+    until(parts.cache._ahead.locked)
 
     parts.models("lora")
     assert parts.loader.loaded == ["lora:2"]
@@ -510,14 +514,14 @@ def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
 
 def test_loads_ahead_take_turns_and_hold_up_nobody_who_asks_for_what_is_there(world: World) -> None:
     parts = Parts(world)
-    parts.bank.load(parts.term("ssf"))
+    parts.cache.load(parts.term("ssf"))
     go = parts.loader.hold("lora:2")
     with ThreadPoolExecutor(2) as people:
-        first = people.submit(parts.bank.load, parts.term("lora"))
+        first = people.submit(parts.cache.load, parts.term("lora"))
         until(lambda: parts.loader.loaded[-1] == "lora:2")
-        second = people.submit(parts.bank.load, parts.term("bitfit"))
-        assert parts.bank.load(parts.term("ssf")).in_slot
-        assert parts.bank.pin(parts.term("ssf")).pinned
+        second = people.submit(parts.cache.load, parts.term("bitfit"))
+        assert parts.cache.load(parts.term("ssf")).in_slot
+        assert parts.cache.pin(parts.term("ssf")).pinned
         assert parts.loader.loaded == ["ssf:1", "lora:2"]
         go.set()
         assert first.result(WAIT_S).in_slot
@@ -528,31 +532,31 @@ def test_loads_ahead_take_turns_and_hold_up_nobody_who_asks_for_what_is_there(wo
 def test_a_load_ahead_that_fails_is_followed_by_a_pause_too(world: World) -> None:
     parts = Parts(world, max_bytes=1000)
     with pytest.raises(InvalidInput):
-        parts.bank.load(parts.term("full"))
-    assert parts.bank._rested_at > 0
+        parts.cache.load(parts.term("full"))
+    assert parts.cache._rested_at > 0
 
 
 def test_pinning_needs_a_slot_and_leaves_nothing_behind_without_one(world: World) -> None:
     parts = Parts(world, slots=1)
-    parts.bank.pin(parts.term("ssf"))
+    parts.cache.pin(parts.term("ssf"))
 
     with pytest.raises(Overloaded, match="slots are pinned"):
-        parts.bank.pin(parts.term("lora"))
+        parts.cache.pin(parts.term("lora"))
 
-    by_name = {resident.names[0]: resident for resident in parts.bank.residents()}
+    by_name = {resident.names[0]: resident for resident in parts.cache.residents()}
     assert by_name["shapes/ssf:1"].pinned
     assert not by_name["shapes/lora:2"].pinned
-    assert parts.bank.unload(parts.digest("lora")) > 0
+    assert parts.cache.unload(parts.digest("lora")) > 0
 
 
 def test_a_pinned_adapter_keeps_its_slot(world: World) -> None:
     parts = Parts(world, slots=2)
-    assert parts.bank.pin(parts.term("lora")).pinned
+    assert parts.cache.pin(parts.term("lora")).pinned
     for text in ("ssf", "bitfit", "layernorm"):
         parts.run(text)
     assert parts.digest("lora") in parts.slots
 
-    assert not parts.bank.unpin(parts.digest("lora")).pinned
+    assert not parts.cache.unpin(parts.digest("lora")).pinned
     for text in ("ssf", "bitfit", "layernorm"):
         parts.run(text)
     assert parts.digest("lora") not in parts.slots
@@ -566,12 +570,12 @@ def test_threads_that_load_pin_and_unload_one_adapter_leave_a_true_account(world
         while not over.is_set():
             try:
                 if action == 0:
-                    parts.bank.unload(parts.digest("lora"))
+                    parts.cache.unload(parts.digest("lora"))
                 elif action == 1:
-                    parts.bank.pin(parts.term("lora"))
-                    parts.bank.unpin(parts.digest("lora"))
+                    parts.cache.pin(parts.term("lora"))
+                    parts.cache.unpin(parts.digest("lora"))
                 else:
-                    parts.bank.load(parts.term("lora"))
+                    parts.cache.load(parts.term("lora"))
             except (NotFound, Conflict):
                 continue
 
@@ -586,14 +590,14 @@ def test_threads_that_load_pin_and_unload_one_adapter_leave_a_true_account(world
         for future in futures:
             future.result(WAIT_S)
 
-    residents = parts.bank.residents()
-    assert parts.bank.nbytes == sum(r.registered_bytes for r in residents)
+    residents = parts.cache.residents()
+    assert parts.cache.nbytes == sum(r.registered_bytes for r in residents)
     assert {r.digest for r in residents if r.in_slot} == set(parts.slots._slots)
     for resident in residents:
         if resident.pinned:
-            parts.bank.unpin(resident.digest)
-        parts.bank.unload(resident.digest)
-    assert (parts.bank.nbytes, parts.slots.nbytes, len(parts.slots)) == (0, 0, 0)
+            parts.cache.unpin(resident.digest)
+        parts.cache.unload(resident.digest)
+    assert (parts.cache.nbytes, parts.slots.nbytes, len(parts.slots)) == (0, 0, 0)
 
 
 # What is in memory
@@ -602,12 +606,15 @@ def test_threads_that_load_pin_and_unload_one_adapter_leave_a_true_account(world
 def test_residents_are_told_as_they_are_the_most_recently_used_first(world: World, parts: Parts) -> None:
     before = time.time()
     parts.run("lora")
-    parts.bank.pin(parts.term("ssf"))
+    parts.cache.pin(parts.term("ssf"))
     parts.ask("bitfit")
     parts.ask("lora@prod")
 
-    with parts.bank.holding(world.resolve("bitfit, 0.5*bitfit")), parts.bank.holding(world.resolve("bitfit")):
-        bitfit, prod, ssf, lora = parts.bank.residents()
+    with (
+        parts.cache.holding(world.resolve("bitfit, 0.5*bitfit")),
+        parts.cache.holding(world.resolve("bitfit")),
+    ):
+        bitfit, prod, ssf, lora = parts.cache.residents()
 
     assert [r.names for r in (bitfit, prod, ssf, lora)] == [
         ("shapes/bitfit:1",),

@@ -1,4 +1,4 @@
-"""Administration over a real store, with a bank that only remembers."""
+"""Administration over a real store, with an adapter cache that only remembers."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.serving.world import CONFIG, METHODS, SHAPES, World, backbone_tensors
 LONG = "x" * 10_000
 
 
-class RememberingBank:
+class RememberingCache:
     """Every adapter takes 100 bytes; what is in `damaged` cannot be loaded."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Parts:
 
     def __init__(self, world: World) -> None:
         self.catalog = Catalog(world.store, world.backbone.digest)
-        self.bank = RememberingBank()
+        self.cache = RememberingCache()
         self.pool = ThreadPoolExecutor(1)
         self.announced: list[str | None] = []
         self.watcher = Watcher(
@@ -83,7 +83,7 @@ class Parts:
         self.admin = Admin(
             store=world.store,
             catalog=self.catalog,
-            bank=self.bank,
+            cache=self.cache,
             watcher=self.watcher,
             registered_budget=1000,
             slot_budget=50,
@@ -91,7 +91,7 @@ class Parts:
 
     def _load(self, plan: Plan) -> None:
         for term in plan.resolved.terms():
-            self.bank.load(term)
+            self.cache.load(term)
 
     def resolved(self, text: str, task: str = "shapes") -> str:
         return str(self.catalog.plan(task, parse_route(text), extrapolate=False).resolved)
@@ -147,7 +147,7 @@ def test_an_entry_says_all_there_is_to_know(admin: Admin, own_world: World) -> N
     before = time.time()
     admin.pin("lora@prod", "shapes")
     found = states(admin)
-    manifest = own_world.store.manifest("shapes", "lora", 1)
+    manifest = own_world.store.adapters.manifest("shapes", "lora", 1)
     pinned, idle = found["shapes/lora:1"], found["shapes/lora:2"]
 
     assert (pinned.digest, pinned.method, pinned.aliases) == (manifest.digest, "lora", ("prod",))
@@ -170,10 +170,10 @@ def test_a_listing_can_be_of_one_task_and_of_what_is_in_memory(admin: Admin) -> 
 
 
 def test_totals_count_each_digest_once_beside_the_budgets(admin: Admin, own_world: World) -> None:
-    tensors = own_world.store.load_adapter(own_world.store.manifest("shapes", "ssf", 1))
-    ours = own_world.store.manifest("shapes", "ssf", 1)
+    tensors = own_world.store.adapters.load(own_world.store.adapters.manifest("shapes", "ssf", 1))
+    ours = own_world.store.adapters.manifest("shapes", "ssf", 1)
     values = {name: getattr(ours, name) for name in Draft.model_fields} | {"name": "copy"}
-    own_world.store.publish(Draft.of(**values), tensors)
+    own_world.store.adapters.publish(Draft.of(**values), tensors)
     for name in ("shapes/ssf", "shapes/copy", "shapes/lora"):
         admin.load(name)
     listing = admin.adapters("colours")
@@ -203,7 +203,7 @@ def test_what_was_deleted_from_the_store_is_listed_while_it_is_in_memory(
 ) -> None:
     own_world.publish("shapes", "lora", seed=9, name="gone")
     admin.load("shapes/gone:1")
-    own_world.store.remove("shapes", "gone", 1)
+    own_world.store.adapters.remove("shapes", "gone", 1)
     admin.reload()
 
     assert states(admin)["shapes/gone:1"].stored is False
@@ -213,12 +213,12 @@ def test_what_was_deleted_from_the_store_is_listed_while_it_is_in_memory(
 
 
 def test_adapters_of_another_backbone_are_neither_listed_nor_loaded(admin: Admin, own_world: World) -> None:
-    other = own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+    other = own_world.store.backbones.put("second", CONFIG, backbone_tensors(1), "random")
     task = own_world.put_task("animals", SHAPES, other)
-    ours = own_world.store.manifest("shapes", "lora", 1)
+    ours = own_world.store.adapters.manifest("shapes", "lora", 1)
     theirs = {"task": "animals", "backbone_digest": other.digest, "task_digest": task.digest}
     draft = Draft.of(**{name: getattr(ours, name) for name in Draft.model_fields} | theirs)
-    own_world.store.publish(draft, own_world.store.load_adapter(ours))
+    own_world.store.adapters.publish(draft, own_world.store.adapters.load(ours))
     admin.reload()
 
     assert not [name for name in states(admin) if name.startswith("animals")]
@@ -231,7 +231,7 @@ def test_an_unloaded_adapter_is_gone_and_says_what_it_freed(admin: Admin, parts:
     unloaded = admin.unload("lora", "shapes")
 
     assert (unloaded.name, unloaded.freed) == ("shapes/lora:2", 100)
-    assert parts.bank.names() == []
+    assert parts.cache.names() == []
     assert "nothing is" in refused(NotFound, "adapter", admin.unload, "lora", "shapes")
 
 
@@ -246,7 +246,7 @@ def test_what_is_not_in_memory_is_named_with_near_matches(admin: Admin) -> None:
 def test_a_pinned_adapter_is_not_unloaded(admin: Admin, parts: Parts) -> None:
     assert admin.pin("shapes/lora").resident is not None
     assert "unpin it first" in refused(Conflict, "adapter", admin.unload, "shapes/lora")
-    assert parts.bank.names() == ["shapes/lora:2"]
+    assert parts.cache.names() == ["shapes/lora:2"]
 
     state = admin.unpin("shapes/lora")
     assert state.resident is not None
@@ -276,7 +276,7 @@ def test_what_is_not_one_adapter_is_refused(
     parts: Parts, call: str, adapter: str, error: type[CorollaError], field: str
 ) -> None:
     refused(error, field, getattr(parts.admin, call), adapter, "shapes")
-    assert parts.bank.names() == []
+    assert parts.cache.names() == []
 
 
 @pytest.mark.parametrize("call", ["load", "unload", "pin", "unpin"])
@@ -295,8 +295,8 @@ def test_a_set_alias_is_loaded_and_followed_at_once(admin: Admin, parts: Parts, 
 
     assert (str(alias.adapter), alias.alias, alias.version, before) == ("shapes/lora", "prod", 2, 1)
     assert parts.resolved("lora@prod") == "lora:2"
-    assert own_world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
-    assert parts.bank.names() == ["shapes/lora:2"]
+    assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
+    assert parts.cache.names() == ["shapes/lora:2"]
     assert admin.set_alias("shapes/lora", "new", 1)[1] is None
     assert parts.resolved("lora@new") == "lora:1"
 
@@ -305,19 +305,19 @@ def test_an_alias_moves_only_from_where_it_is_expected(admin: Admin, own_world: 
     said = refused(Conflict, "alias", admin.set_alias, "shapes/lora", "prod", 2, expected=2)
     assert "points at version 1, not at 2" in said
     refused(Conflict, "alias", admin.set_alias, "shapes/lora", "new", 2, expected=1)
-    assert own_world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
+    assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
 
     admin.set_alias("shapes/lora", "prod", 2, expected=1)
-    assert own_world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
+    assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
 
 
 def test_an_alias_does_not_move_to_what_cannot_be_loaded(
     admin: Admin, parts: Parts, own_world: World
 ) -> None:
-    parts.bank.damaged.add("shapes/lora:2")
+    parts.cache.damaged.add("shapes/lora:2")
 
     refused(Corrupt, "adapter", admin.set_alias, "shapes/lora", "prod", 2)
-    assert own_world.store.aliases("shapes", "lora")["prod"] == 1
+    assert own_world.store.adapters.aliases("shapes", "lora")["prod"] == 1
 
 
 @pytest.mark.parametrize(
@@ -349,8 +349,8 @@ def test_a_bad_alias_is_refused_and_nothing_is_loaded(
     refused(error, field, parts.admin.set_alias, adapter, alias, version, task="shapes")
     refused(InvalidInput, "expected_version", parts.admin.set_alias, "shapes/lora", "prod", 2, expected=0)
 
-    assert own_world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
-    assert parts.bank.names() == []
+    assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
+    assert parts.cache.names() == []
 
 
 def test_aliases_are_listed_by_task(admin: Admin) -> None:
@@ -371,7 +371,7 @@ def test_a_put_route_is_loaded_announced_and_followed_at_once(admin: Admin, part
     assert (named.route.route, named.resolved) == ("prob(lora@prod, 0.5*ssf)", "prob(lora:1, 0.5*ssf:1)")
     assert (named.route.temperature, named.why, named.shadows) == (2.0, "as given", False)
     assert parts.resolved("live") == "prob(lora:1, 0.5*ssf:1)"
-    assert sorted(parts.bank.names()) == ["shapes/lora:1", "shapes/ssf:1"]
+    assert sorted(parts.cache.names()) == ["shapes/lora:1", "shapes/ssf:1"]
     assert parts.announced == ["shapes/live"]
 
 
@@ -417,7 +417,7 @@ def test_a_route_that_cannot_answer_is_not_kept(
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         refused(InvalidInput, "temperature", admin.put_route, "shapes", "r", "lora", temperature=temperature)
 
-    assert [route.name for route in own_world.store.routes()] == ["best"]
+    assert [route.name for route in own_world.store.routes.list()] == ["best"]
 
 
 def test_routes_are_listed_with_what_they_mean_or_why_they_cannot_answer(
@@ -462,6 +462,6 @@ def test_a_reload_answers_what_changed_and_loads_it(admin: Admin, parts: Parts, 
     assert [(c.name, c.before, c.after) for c in admin.reload()] == [
         ("shapes/best", "lora, ssf, 0.5*bitfit", "bitfit")
     ]
-    assert parts.bank.names() == ["shapes/bitfit:1"]
+    assert parts.cache.names() == ["shapes/bitfit:1"]
     assert parts.announced == ["shapes/best"]
     assert admin.reload() == []

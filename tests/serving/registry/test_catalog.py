@@ -31,7 +31,7 @@ def lose(own_world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 
     def lose() -> None:
         for asked in ("read", "stamps"):
-            monkeypatch.setattr(own_world.store._objects, asked, lost)
+            monkeypatch.setattr(own_world.store.place, asked, lost)
 
     return lose
 
@@ -152,12 +152,12 @@ def test_a_term_is_one_adapter_and_never_a_named_route(own_world: World, catalog
 
 
 def test_an_adapter_of_another_backbone_is_refused(own_world: World, catalog: Catalog) -> None:
-    other = own_world.store.put_backbone("second", CONFIG, backbone_tensors(1), "random")
+    other = own_world.store.backbones.put("second", CONFIG, backbone_tensors(1), "random")
     task = own_world.put_task("animals", SHAPES, other)
-    ours = own_world.store.manifest("shapes", "lora", 1)
+    ours = own_world.store.adapters.manifest("shapes", "lora", 1)
     theirs = {"task": "animals", "backbone_digest": other.digest, "task_digest": task.digest}
     draft = Draft.of(**{name: getattr(ours, name) for name in Draft.model_fields} | theirs)
-    own_world.store.publish(draft, own_world.store.load_adapter(ours))
+    own_world.store.adapters.publish(draft, own_world.store.adapters.load(ours))
     catalog.refresh()
 
     with pytest.raises(Unsupported, match="belongs to backbone"):
@@ -171,7 +171,7 @@ def test_a_moved_alias_is_followed_at_the_next_refresh_and_not_before(
     own_world: World, catalog: Catalog
 ) -> None:
     assert resolved(catalog, "lora@prod") == "lora:1"
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
 
     assert resolved(catalog, "lora@prod") == "lora:1"
     catalog.refresh()
@@ -190,9 +190,9 @@ def test_names_that_were_asked_for_are_read_by_the_refresh_and_not_by_requests(
     own_world: World, catalog: Catalog, lose: Callable[[], None]
 ) -> None:
     resolved(catalog, "lora@prod")
-    own_world.store.manifest("shapes", "lora", 2)
+    own_world.store.adapters.manifest("shapes", "lora", 2)
     resolved(catalog, "lora:2")
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
     catalog.refresh()
     lose()
 
@@ -224,7 +224,7 @@ def test_a_route_whose_alias_moved_has_changed_and_others_have_not(
 ) -> None:
     own_world.put_route("live", "lora@prod")
     catalog.refresh()
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
 
     assert [str(plan.resolved) for plan in catalog.refresh()] == ["lora:2"]
     assert catalog.refresh() == []
@@ -249,7 +249,7 @@ def test_a_store_that_is_lost_leaves_everything_as_it_was(
 
 def test_a_deleted_version_is_forgotten_by_a_reload(own_world: World, catalog: Catalog) -> None:
     assert resolved(catalog, "lora:1") == "lora:1"
-    own_world.store.remove("shapes", "lora", 1)
+    own_world.store.adapters.remove("shapes", "lora", 1)
     _, changes = catalog.reload()
 
     with pytest.raises(NotFound, match="has no version 1"):
@@ -259,8 +259,8 @@ def test_a_deleted_version_is_forgotten_by_a_reload(own_world: World, catalog: C
 
 def test_a_reload_says_what_changed(own_world: World, catalog: Catalog) -> None:
     resolved(catalog, "lora@prod"), resolved(catalog, "best")
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
-    own_world.store.delete_route("shapes", "best")
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.routes.delete("shapes", "best")
     own_world.put_route("new", "ssf")
     manifest = own_world.publish("shapes", "lora", seed=5, name="late")
     (own_world.folder / "routes" / "shapes" / "torn").write_text("{")

@@ -58,7 +58,7 @@ async def test_it_loads_what_changed_and_announces_it_once_requests_see_it(
 
 
 def test_what_did_not_change_is_neither_loaded_nor_announced(watched: Watched, own_world: World) -> None:
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
     watched.watcher.follow()
 
     assert watched.resolved("lora@prod") == "lora:2"
@@ -93,11 +93,11 @@ def test_a_lost_store_is_said_once_and_its_return_too(
         def lost(*_: object) -> None:
             raise CorollaError("the store cannot be read")
 
-        patch.setattr(own_world.store._objects, "stamps", lost)
+        patch.setattr(own_world.store.place, "stamps", lost)
         for _ in range(3):
             watched.watcher.follow()
         assert watched.resolved("lora@prod") == "lora:1"
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
     for _ in range(2):
         watched.watcher.follow()
 
@@ -113,7 +113,7 @@ async def test_a_fault_of_ours_does_not_end_the_watch(
         patch.setattr(watched.catalog, "refresh", lambda warm: 1 / 0)
         watching = asyncio.create_task(watched.watcher.run())
         await asyncio.to_thread(until, lambda: "division by zero" in caplog.text)
-    own_world.store.set_alias("shapes", "lora", "prod", 2)
+    own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
     await asyncio.to_thread(until, lambda: watched.resolved("lora@prod") == "lora:2")
     assert not watching.done()
     watching.cancel()

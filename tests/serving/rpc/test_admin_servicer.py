@@ -1,4 +1,4 @@
-"""corolla.v1.Admin over a real channel, with a real bank behind it."""
+"""corolla.v1.Admin over a real channel, with a real adapter cache behind it."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,9 @@ import pytest
 
 from petl_vit.errors import CorollaError
 from protos.corolla.v1 import admin_pb2 as pb
-from serving.client.blocking import AdminClient, Client, RequestFailed
+from serving.client.admin import AdminClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed
 from tests.serving.world import DEADLINE_S, WAIT_S, Running, World, encoded, until
 
 LONG = "x" * 10_000
@@ -77,7 +79,7 @@ def test_totals_are_what_the_gauges_show(ours: Ours) -> None:
     assert listing.registered.bytes == sum(state.registered_bytes for state in registered)
     assert listing.registered.bytes == ours.value("corolla_registered_bytes")
     assert listing.registered.adapters == ours.value("corolla_registered_adapters")
-    assert listing.registered.budget_bytes == ours.server.settings.bank_bytes
+    assert listing.registered.budget_bytes == 2 * 2**30
     assert listing.slots.budget_bytes == 0, "on a CPU a slot takes no memory of its own"
     assert listing.adapters[0].name == "shapes/ssf:1", "most recently used first"
 
@@ -182,14 +184,14 @@ def test_a_bad_alias_has_its_status_and_field(
     admin: AdminClient, world: World, adapter: str, alias: str, version: int, code: str, field: str
 ) -> None:
     refused(code, field, admin.set_alias, adapter, alias, version, task="shapes")
-    assert world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
+    assert world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
 
 
 def test_an_alias_that_is_elsewhere_than_expected_does_not_move(admin: AdminClient, world: World) -> None:
     said = refused("ABORTED", "alias", admin.set_alias, "shapes/lora", "prod", 2, expected=2)
     assert "points at version 1, not at 2" in said
     refused("INVALID_ARGUMENT", "expected_version", admin.set_alias, "shapes/lora", "prod", 2, expected=0)
-    assert world.store.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
+    assert world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 1}
 
 
 def test_an_alias_does_not_move_to_a_damaged_version(ours: Ours, own_world: World) -> None:
@@ -216,7 +218,7 @@ def test_a_put_route_answers_the_next_request_and_is_known_to_the_metrics(ours: 
     assert (done.resolved, done.temperature_reason) == ("prob(lora:1, ssf:1)", "as given")
     assert not done.shadows_adapter
     assert {"shapes/lora:1", "shapes/ssf:1"} <= ours.memory().keys()
-    assert "shapes/live" in ours.server.core.metrics.known_routes
+    assert "shapes/live" in ours.server.service.metrics.known_routes
     assert ours.classify("live").route == "prob(lora:1, ssf:1)"
     assert ours.admin.put_route("ssf", "lora", task="shapes").shadows_adapter
 
@@ -270,7 +272,7 @@ def test_a_reload_says_what_changed(own_world: World) -> None:
     with Running(own_world.settings(refresh_s=3600)) as running, running.client() as client:
         admin = AdminClient(client)
         assert client.classify([encoded(1)], route="lora@prod", task="shapes").route == "lora:1"
-        own_world.store.set_alias("shapes", "lora", "prod", 2)
+        own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
         assert client.classify([encoded(1)], route="lora@prod", task="shapes").route == "lora:1"
 
         (change,) = admin.reload().changes
@@ -288,7 +290,7 @@ def test_a_lost_store_keeps_what_is_known_in_use(ours: Ours, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         for asked in ("read", "stamps", "swap"):
-            patch.setattr(ours.server.core.store._objects, asked, lost)
+            patch.setattr(ours.server.service.store.place, asked, lost)
         refused("INTERNAL", None, ours.admin.reload)
         refused("INTERNAL", None, ours.admin.set_alias, "shapes/lora", "prod", 2)
         assert "shapes/lora:1" in ours.memory()

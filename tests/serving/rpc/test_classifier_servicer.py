@@ -16,9 +16,10 @@ from PIL import Image
 from model_store.format.records import Draft
 from petl_vit.preprocess import preprocess
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.answer.classifier import MAX_CLIENT
-from serving.client.blocking import Client, RequestFailed, request_of
-from serving.engine.batcher import Priority
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, request_of
+from serving.engine.priority import Priority
+from serving.request import MAX_CLIENT
 from serving.rpc.classifier_servicer import MAX_LABELS
 from tests.serving.world import (
     CONFIG,
@@ -166,7 +167,7 @@ def test_every_adapter_that_answered_is_named_with_its_digest(client: Client, wo
         ("shapes/ssf:1", "ssf"),
         ("shapes/base", "linear"),
     ]
-    assert response.adapters[0].digest == world.store.manifest("shapes", "lora", 2).digest
+    assert response.adapters[0].digest == world.store.adapters.manifest("shapes", "lora", 2).digest
 
 
 def test_classes_in_another_order_are_matched_by_name(client: Client) -> None:
@@ -446,13 +447,13 @@ def test_priority_and_client_reach_the_queue(
     running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Priority, str]] = []
-    submit = running.server.core.batcher.submit
+    submit = running.server.service.batcher.submit
 
     async def watched(works: Any, **options: Any) -> Any:
         seen.append((options["priority"], options["client"]))
         return await submit(works, **options)
 
-    monkeypatch.setattr(running.server.core.batcher, "submit", watched)
+    monkeypatch.setattr(running.server.service.batcher, "submit", watched)
     lora: dict[str, Any] = {"route": "lora", "task": "shapes"}
     client.classify([encoded(0)], **lora, priority="low", client="nightly")
     client.classify([encoded(0)], **lora, priority="high", client="ipv4:127.0.0.1:1")
@@ -530,10 +531,10 @@ def test_a_corrupted_adapter_is_refused_with_the_reason_and_the_server_goes_on(o
 
 
 def test_an_adapter_of_another_backbone_is_refused(own_world: World) -> None:
-    other = own_world.store.put_backbone("other", CONFIG, backbone_tensors(1), "random")
+    other = own_world.store.backbones.put("other", CONFIG, backbone_tensors(1), "random")
     own_world.put_task("shapes", SHAPES, other)
-    task = own_world.store.task("shapes", other.digest)
-    ours = own_world.store.manifest("shapes", "lora", 2)
+    task = own_world.store.tasks.get("shapes", other.digest)
+    ours = own_world.store.adapters.manifest("shapes", "lora", 2)
     draft = Draft.of(
         task="shapes",
         name="foreign",
@@ -542,7 +543,7 @@ def test_an_adapter_of_another_backbone_is_refused(own_world: World) -> None:
         backbone_digest=other.digest,
         task_digest=task.digest,
     )
-    own_world.store.publish(draft, own_world.store.load_adapter(ours))
+    own_world.store.adapters.publish(draft, own_world.store.adapters.load(ours))
     with Running(own_world.settings(backbone="tiny")) as running, running.client() as client:
         error = refused(client, "INVALID_ARGUMENT", "route", route="foreign")
         assert other.digest[:12] in str(error)
@@ -597,7 +598,7 @@ def test_an_unexpected_error_is_internal_with_an_incident_and_no_details(
             raise RuntimeError("the secret path")
 
         with monkeypatch.context() as patch:
-            patch.setattr(running.server.core.catalog, "plan", broken)
+            patch.setattr(running.server.service.catalog, "plan", broken)
             error = refused(client, "INTERNAL", None)
         assert ask(client, "lora").route == "lora:2"
 
@@ -657,8 +658,10 @@ def test_labels_become_counters(client: Client, running: Running) -> None:
 
 
 def test_a_label_without_a_class_is_invalid(client: Client) -> None:
-    token = ask(client, "lora").results[0].prediction_id
-    reply = client._stub.Feedback(pb.FeedbackRequest(labels=[pb.Label(prediction_id=token)]), timeout=WAIT_S)
+    prediction_id = ask(client, "lora").results[0].prediction_id
+    reply = client._stub.Feedback(
+        pb.FeedbackRequest(labels=[pb.Label(prediction_id=prediction_id)]), timeout=WAIT_S
+    )
 
     assert reply.results[0].status == pb.FEEDBACK_STATUS_INVALID_CLASS
     assert "no class is named" in reply.results[0].message
@@ -671,9 +674,9 @@ def test_too_many_labels_are_refused(client: Client) -> None:
 
 
 def test_labels_may_come_back_to_another_server_with_the_same_key(world: World, client: Client) -> None:
-    token = ask(client, "lora").results[0].prediction_id
+    prediction_id = ask(client, "lora").results[0].prediction_id
     with Running(world.settings()) as replica, replica.client() as other:
-        assert other.feedback([(token, "star")]).results[0].status == pb.FEEDBACK_STATUS_COUNTED
+        assert other.feedback([(prediction_id, "star")]).results[0].status == pb.FEEDBACK_STATUS_COUNTED
 
 
 def test_many_threads_share_one_client(client: Client) -> None:

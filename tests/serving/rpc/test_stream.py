@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from protos.corolla.v1 import classifier_pb2 as pb
-from serving.client.blocking import AsyncClient, Client, RequestFailed, failure, request_of
+from serving.client.asynchronous import AsyncClient
+from serving.client.blocking import Client
+from serving.client.messages import RequestFailed, failure, request_of
 from serving.rpc.classifier_servicer import MAX_ID
-from serving.rpc.stream import answer_all
+from serving.rpc.stream import answer_all, in_order
 from tests.serving.world import DEADLINE_S, METHODS, WAIT_S, Running, World, encoded, pixels, until
 
 ROUTES = (*METHODS, "0.5*lora", "lora + ssf", "best", "base")
@@ -281,7 +283,7 @@ def test_no_more_is_read_than_may_be_under_way(world: World) -> None:
 
 def under_way(running: Running) -> int:
     """Works that are queued or running."""
-    return len(running.server.core.batcher._held)
+    return len(running.server.service.batcher._items)
 
 
 def test_a_client_that_does_not_read_holds_bounded_work_and_harms_nobody(world: World) -> None:
@@ -384,3 +386,25 @@ async def test_a_failing_write_ends_what_is_under_way() -> None:
     with pytest.raises(OSError, match="the peer is gone"):
         await answer_all(peer.requests(), answer, write, most=9)
     assert sorted(cancelled) == [1, 2]
+
+
+async def test_answers_wait_for_those_before_them() -> None:
+    finished: list[int] = []
+    gates = [asyncio.Event() for _ in range(3)]
+
+    async def answer(number: int) -> int:
+        await gates[number].wait()
+        return number
+
+    in_turn = in_order(answer)
+    tasks = [asyncio.create_task(in_turn(number)) for number in range(3)]
+    for task in tasks:
+        task.add_done_callback(lambda done: finished.append(done.result()))
+    for number in (2, 1, 0):
+        await asyncio.sleep(0)
+        gates[number].set()
+        await asyncio.sleep(0)
+        assert finished == []
+    await asyncio.gather(*tasks)
+    await asyncio.sleep(0)
+    assert finished == [0, 1, 2]

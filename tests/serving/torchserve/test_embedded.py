@@ -4,13 +4,13 @@ import pytest
 
 from model_store.routes.text import parse_route
 from petl_vit.errors import CorollaError, Draining, NotFound
-from serving.answer.classifier import Request, Response
+from serving.request import Request, Response
 from serving.torchserve.embedded import Embedded
 from tests.serving.world import Running, World, encoded
 
 
 def asked(route: str = "lora", seed: int = 0) -> Request:
-    return Request(task="shapes", route=parse_route(route), pictures=[encoded(seed)])
+    return Request(task="shapes", route=parse_route(route), images=[encoded(seed)])
 
 
 def best(response: Response) -> list[float]:

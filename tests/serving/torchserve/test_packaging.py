@@ -175,7 +175,7 @@ def test_nothing_else_of_the_temporary_folder_is_touched(
 def test_an_archive_for_another_backbone_is_refused(own_world: World, tmp_path: Path) -> None:
     archive, *_ = package(own_world).write(tmp_path / "served")
     shutil.rmtree(own_world.folder)
-    other = own_world.store.put_backbone("tiny", CONFIG, backbone_tensors(1), "random")
+    other = own_world.store.backbones.put("tiny", CONFIG, backbone_tensors(1), "random")
 
     with pytest.raises(NotFound) as raised:
         settings_of(model_config(archive))

@@ -32,7 +32,7 @@ def test_a_request_is_read_however_it_came(row: dict[str, Any]) -> None:
     found = asked(row)
 
     assert (str(found.request.route), found.request.task, found.top_k) == ("lora", "shapes", 2)
-    assert list(found.request.pictures) == [IMAGE]
+    assert list(found.request.images) == [IMAGE]
 
 
 def test_only_the_image_and_the_route_are_needed() -> None:

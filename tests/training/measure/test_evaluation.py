@@ -50,7 +50,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
             measure_precision=Precision.FP32,
         )
         run(store, job)
-    return Loader(store, store.backbone(backbone.digest))
+    return Loader(store, store.backbones.get(backbone.digest))
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def dataset() -> Dataset:
 
 def resolved(loader: Loader, text: str, task: str = "digits") -> ResolvedRoute:
     digest = loader.record.digest
-    return resolve(parse_route(text), task=task, lookup=loader.store, backbone_digest=digest)
+    return resolve(parse_route(text), task=task, store=loader.store, backbone_digest=digest)
 
 
 def logits(loader: Loader, name: str, pixels: torch.Tensor) -> torch.Tensor:
     """One adapter's logits by the executor that trains, not the one that serves."""
-    manifest = loader.store.resolve(AdapterRef(name=name), "digits")
-    tensors, vit = loader.store.load_adapter(manifest), loader.vit(32)
+    manifest = loader.store.adapters.resolve(AdapterRef(name=name), "digits")
+    tensors, vit = loader.store.adapters.load(manifest), loader.vit(32)
     method = methods.get(manifest.method).configure(manifest.config)
     features = vit.forward(normalise(pixels, SPEC), Functional(vit, method.edits(vit, tensors)))
     return LinearHead.load(tensors, classes=10, width=vit.arch.width).logits(features).double()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from model_store.collections.backbones import Backbones
 from model_store.format.records import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
@@ -69,8 +70,8 @@ def test_a_job_registers_one_adapter_with_everything_that_made_it(store: Store, 
     manifest, training = outcome.manifest, outcome.manifest.training
     assert not outcome.reused
     assert str(manifest) == "digits/lora:1"
-    assert store.versions("digits", "lora") == [1]
-    assert store.manifest("digits", "lora", 1) == manifest
+    assert store.adapters.versions("digits", "lora") == [1]
+    assert store.adapters.manifest("digits", "lora", 1) == manifest
     assert manifest.method == "lora"
     assert manifest.config == {"rank": 8, "dropout": 0.1, "targets": ["qkv"]}
     settings = recipe().model_dump(exclude={"method", "config"})
@@ -100,7 +101,7 @@ def test_the_same_job_again_is_reused_and_not_trained(
         raise AssertionError("it trains")
 
     monkeypatch.setattr(Trainer, "run", never)
-    monkeypatch.setattr(Store, "load_backbone", never)  # nor reads any weights
+    monkeypatch.setattr(Backbones, "load", never)  # nor reads any weights
     second = run(store, job)
     assert (second.reused, second.manifest) == (True, first.manifest)
     with pytest.raises(AssertionError, match="it trains"):
@@ -127,10 +128,10 @@ def test_the_base_head_is_fitted_once_and_shared_by_all_adapters(store: Store, j
     assert "fitting the base head" in stages(store, job)
     ssf = replace(job, name="ssf", recipe=recipe("ssf"), limit=40)
     assert "fitting the base head" not in stages(store, ssf)
-    lora, other = (store.manifest("digits", name, 1) for name in ("lora", "ssf"))
+    lora, other = (store.adapters.manifest("digits", name, 1) for name in ("lora", "ssf"))
     assert lora.task_digest == other.task_digest
     assert lora.metrics["base_accuracy"] == other.metrics["base_accuracy"]
-    assert len(store.tasks()) == 1
+    assert len(store.tasks.list()) == 1
 
 
 def test_linear_with_the_probes_head_starts_at_the_base_accuracy(store: Store, job: Job) -> None:
@@ -152,7 +153,7 @@ def test_two_first_runs_of_a_task_at_once_share_the_faster_ones_base_head(
 
     monkeypatch.setattr(probe, "fit", slow)
     manifest = run(store, job).manifest
-    assert manifest.task_digest == store.manifest("digits", "faster", 1).task_digest
+    assert manifest.task_digest == store.adapters.manifest("digits", "faster", 1).task_digest
 
 
 def test_other_classes_under_the_same_task_name_are_refused(store: Store, job: Job, tmp_path: Path) -> None:
@@ -178,9 +179,9 @@ def test_another_input_than_the_tasks_is_refused_instead_of_ignored(store: Store
 def test_a_second_task_on_the_same_data_has_its_own_input_and_base_head(store: Store, job: Job) -> None:
     run(store, job)
     second = run(store, replace(job, task="large", image_size=48, resize="crop")).manifest
-    task = store.task("large", second.backbone_digest)
+    task = store.tasks.get("large", second.backbone_digest)
     assert (task.spec.preprocess.image_size, task.spec.preprocess.resize) == (48, "crop")
-    assert {found.spec.name for found in store.tasks()} == {"digits", "large"}
+    assert {found.spec.name for found in store.tasks.list()} == {"digits", "large"}
 
 
 def test_a_held_out_set_of_its_own_leaves_all_images_for_training(
@@ -210,7 +211,7 @@ def test_a_limit_that_cannot_cover_the_classes_is_refused(store: Store, job: Job
         ({"backbone": "vit"}, NotFound, "backbone: no backbone 'vit'"),
         ({"data": "nowhere"}, NotFound, "data: .*nowhere"),
         ({"heldout": "nowhere"}, NotFound, "heldout: .*nowhere"),
-        ({"image_size": 24}, InvalidInput, "image.size: 24 px is no multiple of the patch size 16"),
+        ({"image_size": 24}, InvalidInput, "image.size: 24 px is not a multiple of the patch size 16"),
         (
             {"recipe": Recipe(method="lora", config={"rank": 0}, learning_rate=1e-3)},
             InvalidInput,
@@ -224,8 +225,8 @@ def test_what_cannot_work_is_refused_before_anything_is_read_or_stored(
 ) -> None:
     with pytest.raises(error, match=message):
         run(store, replace(job, **change))
-    assert store.tasks() == []
-    assert store.adapters() == []
+    assert store.tasks.list() == []
+    assert store.adapters.list() == []
 
 
 def test_a_conflict_that_is_no_race_is_not_hidden(
@@ -281,7 +282,7 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert store.adapters() == []
+    assert store.adapters.list() == []
     notes = Notes()
     resumed = run(store, job, notes)
     assert len(notes.notes) == 1
@@ -298,7 +299,7 @@ def test_settings_that_do_not_fit_the_backbone_leave_no_task_behind(store: Store
     wrong = replace(job, task="fresh", recipe=job.recipe.model_copy(update=method))
     with pytest.raises(InvalidInput, match="no block 99"):
         run(store, wrong)
-    assert "fresh" not in {record.spec.name for record in store.tasks()}
+    assert "fresh" not in {record.spec.name for record in store.tasks.list()}
 
 
 # bf16
@@ -312,9 +313,11 @@ def test_a_job_in_bf16_says_so_and_measures_with_the_same_base_as_in_fp32(store:
     assert half.metrics["base_accuracy"] == plain.metrics["base_accuracy"]
     assert half.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.05)
     assert run(store, replace(job, name="half", recipe=recipe(precision="bf16"))).reused
-    base = store.load_base_head(store.task("digits", half.backbone_digest))
+    base = store.tasks.load_base_head(store.tasks.get("digits", half.backbone_digest))
     run(store, replace(job, task="fp32-first"))
-    for name, tensor in store.load_base_head(store.task("fp32-first", half.backbone_digest)).items():
+    for name, tensor in store.tasks.load_base_head(
+        store.tasks.get("fp32-first", half.backbone_digest)
+    ).items():
         assert torch.equal(tensor, base[name])
 
 
@@ -408,8 +411,8 @@ def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job
         assert alone.training["recipe_digest"] == manifest.training["recipe_digest"]
         assert alone.training["losses"] == pytest.approx(manifest.training["losses"], rel=1e-9)
         assert alone.metrics == pytest.approx(manifest.metrics, rel=1e-6)  # measured on scores in float32
-        tensors = store.load_adapter(manifest)
-        for name, tensor in store.load_adapter(alone).items():
+        tensors = store.adapters.load(manifest)
+        for name, tensor in store.adapters.load(alone).items():
             assert tensor.dtype == torch.float64, name
             assert float((tensor - tensors[name]).abs().max()) <= NEAR * float(tensor.abs().max()), name
 
@@ -447,7 +450,7 @@ def test_jobs_that_were_killed_together_go_on_together_and_alone(
         with pytest.raises(KeyboardInterrupt):
             run_together(store, jobs)
     assert epochs == [1, 1, 1, 2, 2]
-    assert store.adapters() == []
+    assert store.adapters.list() == []
     alone = Notes()
     run(store, jobs[1], alone)
     assert alone.notes == ["resuming after epoch 2 of 3"]
@@ -482,5 +485,5 @@ def test_jobs_that_cannot_run_together_are_refused_before_anything_is_read_or_st
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
         run_together(store, [job, replace(job, **{"name": "other"} | change)])
-    assert store.tasks() == []
-    assert store.adapters() == []
+    assert store.tasks.list() == []
+    assert store.adapters.list() == []

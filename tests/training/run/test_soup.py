@@ -31,7 +31,7 @@ CLASSES = tuple(f"digit {label}" for label in range(10))
 @pytest.fixture
 def task(store: Store, backbone: BackboneRecord, base_head: LinearHead) -> TaskRecord:
     spec = TaskSpec.of(name="digits", classes=CLASSES, preprocess=SPEC, backbone_digest=backbone.digest)
-    return store.put_task(spec, base_head.tensors())
+    return store.tasks.put(spec, base_head.tensors())
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def members(store: Store, task: TaskRecord, vit: FrozenViT, base_head: LinearHea
             backbone_digest=task.spec.backbone_digest,
             task_digest=task.digest,
         )
-        made.append(store.publish(draft, tensors | head))
+        made.append(store.adapters.publish(draft, tensors | head))
     return made
 
 
@@ -71,7 +71,7 @@ def job(backbone: BackboneRecord, tmp_path: Path, members: list[Manifest]) -> so
 
 
 def accuracy(store: Store, backbone: BackboneRecord, source: str, route: str) -> float:
-    resolved = resolve(parse_route(route), task="digits", lookup=store, backbone_digest=backbone.digest)
+    resolved = resolve(parse_route(route), task="digits", store=store, backbone_digest=backbone.digest)
     return measure(Loader(store, backbone), resolved, load_dataset(source)).accuracy
 
 
@@ -104,9 +104,11 @@ def test_a_greedy_soup_keeps_only_what_strictly_raises_the_held_out_accuracy(
 
 
 def test_a_member_that_only_keeps_the_accuracy_is_left_out(store: Store, job: soup.Job) -> None:
-    tensors = store.load_adapter(store.manifest("digits", "good", 1))
-    draft = Draft.of(**{n: getattr(store.manifest("digits", "good", 1), n) for n in Draft.model_fields})
-    store.publish(draft, {n: t * (1 + 1e-7) for n, t in tensors.items()})
+    tensors = store.adapters.load(store.adapters.manifest("digits", "good", 1))
+    draft = Draft.of(
+        **{n: getattr(store.adapters.manifest("digits", "good", 1), n) for n in Draft.model_fields}
+    )
+    store.adapters.publish(draft, {n: t * (1 + 1e-7) for n, t in tensors.items()})
     outcome = soup.run(store, soup.Job(**vars(job) | {"members": "good:1, good:2"}))
     assert [member.weight for member in outcome.members] == [1.0, 0.0]
 

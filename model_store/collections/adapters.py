@@ -1,0 +1,263 @@
+"""The adapters of a store: versions that never change, published whole or not at all, and their aliases."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from model_store.collections import missing
+from model_store.collections.aliases import Aliases
+from model_store.collections.tasks import Tasks
+from model_store.format import digest, keys, tensors
+from model_store.format.records import Draft, Manifest, Tombstone
+from model_store.names import LATEST, AdapterId, check_alias, check_name
+from model_store.place.objects import Place
+from model_store.routes.algebra import AdapterRef
+from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MANIFEST, _WEIGHTS, _TOMBSTONE = "manifest.json", "adapter.safetensors", "deleted.json"
+_REMEDY = "remove this version's folder and publish the adapter again"
+
+
+class Adapters:
+    """The adapters in a place, of the tasks in it."""
+
+    def __init__(self, place: Place, tasks: Tasks) -> None:
+        self._place = place
+        self._tasks = tasks
+        self._aliases = Aliases(place)
+
+    # Versions
+
+    def publish(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Manifest:
+        """Publish an adapter as the next version of its name and move `latest` to it.
+
+        Whole or not at all: the manifest is written last. Publishing what is already the newest version
+        returns that one. Two publishers at once get two versions.
+
+        Raises:
+            InvalidInput: Tensors that are not finite.
+            NotFound: The task or the backbone is not in the store.
+        """
+        task = self._tasks.with_digest(draft.task, draft.task_digest)
+        if task.spec.backbone_digest != draft.backbone_digest:
+            raise InvalidInput(
+                "the adapter and its task have different backbones",
+                field="backbone_digest",
+                remedy=f"use {task.spec.backbone_digest}",
+            )
+        data = tensors.encode(weights)
+        identity = digest.adapter_digest(
+            method=draft.method,
+            config=draft.config,
+            backbone=draft.backbone_digest,
+            task=draft.task_digest,
+            tensors=weights,
+        )
+        manifest = self._newest(draft.task, draft.name)
+        if manifest is None or manifest.digest != identity:
+            manifest = self._create_version(draft, identity, data)
+        self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
+        return manifest
+
+    def versions(self, task: str, name: str) -> list[int]:
+        """The published versions, ascending; empty for an adapter that does not exist."""
+        check_name(name, "adapter")
+        return self.published(task, name).get(AdapterId(task, name), [])
+
+    def published(self, task: str | None = None, name: str | None = None) -> dict[AdapterId, list[int]]:
+        """The published versions, ascending, of all adapters, of those of a task, or of one."""
+        if task is not None:
+            check_name(task, "task")
+        versions: dict[AdapterId, list[int]] = {}
+        for home, adapter, version in sorted(self._versions_with(task, name, r"manifest\.json")):
+            versions.setdefault(AdapterId(home, adapter), []).append(version)
+        return versions
+
+    def manifest(self, task: str, name: str, version: int) -> Manifest:
+        """Read the manifest of one version.
+
+        Raises:
+            NotFound: No such adapter or version; names those that exist.
+            Corrupt: It does not validate, or lies where it does not belong.
+        """
+        check_name(task, "task")
+        check_name(name, "adapter")
+        key = keys.adapter(task, name, version, _MANIFEST)
+        data = self._place.read(key)
+        if data is None:
+            raise missing.version(task, name, version, self._some_versions(task, name))
+        manifest = Manifest.parse(data, key)
+        if (manifest.task, manifest.name, manifest.version) != (task, name, version):
+            raise Corrupt(
+                f"the manifest says it is {manifest}",
+                field=key,
+                remedy="move it back; to rename an adapter, publish it again under the new name",
+            )
+        return manifest
+
+    def load(self, manifest: Manifest) -> "dict[str, Tensor]":
+        """Read an adapter's tensors, on the CPU.
+
+        Raises:
+            Corrupt: The file is missing or damaged, or is not what the digest says.
+        """
+        key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
+        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
+        identity = digest.adapter_digest(
+            method=manifest.method,
+            config=manifest.config,
+            backbone=manifest.backbone_digest,
+            task=manifest.task_digest,
+            tensors=loaded,
+        )
+        digest.check(identity, manifest.digest, key=key, remedy=_REMEDY)
+        return loaded
+
+    def find(self, task: str, name: str, identity: str) -> Manifest | None:
+        """The newest version of an adapter that has a digest, if any."""
+        for version in reversed(self.versions(task, name)):
+            manifest = self.manifest(task, name, version)
+            if manifest.digest == identity:
+                return manifest
+        return None
+
+    def remove(self, task: str, name: str, version: int) -> int | None:
+        """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.
+
+        Its number stays taken. Killed at any point, the version is there or is not; the same call again
+        ends what was begun.
+
+        Raises:
+            NotFound: No such version, now or before.
+        """
+        if not self._is_buried(task, name, version):
+            tombstone = Tombstone(
+                digest=self.manifest(task, name, version).digest, deleted_at=datetime.now(UTC)
+            )
+            self._place.create(keys.adapter(task, name, version, _TOMBSTONE), tombstone.encode())
+        # The tombstone is written before the versions are listed: two deletions at once cannot move
+        # `latest` to each other's version.
+        remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+        if remaining:
+            self._aliases.retreat_latest(task, name, version, remaining[-1])
+        # The manifest first: without it the version does not exist, whatever else is left of it.
+        for file in (_MANIFEST, _WEIGHTS):
+            key = keys.adapter(task, name, version, file)
+            if self._place.read(key) is not None:
+                self._place.delete(key)
+        if not remaining:
+            self._drop_latest(task, name, version)
+        return self._aliases.get(task, name, LATEST)
+
+    # Aliases
+
+    def aliases(self, task: str, name: str) -> dict[str, int]:
+        """The version that each alias of an adapter stands for."""
+        return self._aliases.of(task, name)
+
+    def version_of(self, task: str, name: str, alias: str) -> int | None:
+        """The version that an alias stands for, if there is such an alias."""
+        return self._aliases.get(task, name, alias)
+
+    def set_alias(
+        self, task: str, name: str, alias: str, version: int, expected: int | None = None
+    ) -> int | None:
+        """Point an alias at a version; with `expected`, only if it points there now.
+
+        Returns:
+            The version it pointed at before, if any.
+
+        Raises:
+            NotFound: No such version.
+            Conflict: The alias does not point at `expected`.
+            InvalidInput: The alias is `latest`, which registration moves.
+        """
+        check_alias(alias)
+        self.manifest(task, name, version)
+        return self._aliases.set(task, name, alias, version, expected)
+
+    def resolve(self, ref: AdapterRef, task: str) -> Manifest:
+        """Find the version that a reference means; `task` is the one it belongs to unless it says.
+
+        Raises:
+            NotFound: No such task, adapter, version or alias; names near matches.
+            InvalidInput: `base` is not an adapter.
+        """
+        if ref.is_base:
+            raise InvalidInput("`base` is the frozen backbone and has no manifest", field="adapter")
+        home = ref.task or check_name(task, "task")
+        if ref.version is not None:
+            return self.manifest(home, ref.name, ref.version)
+        alias = ref.alias or LATEST
+        version = self._aliases.get(home, ref.name, alias)
+        if version is None:
+            newest = self._some_versions(home, ref.name)[-1]
+            raise missing.alias(home, ref.name, alias, self.aliases(home, ref.name), newest)
+        return self.manifest(home, ref.name, version)
+
+    # All of them
+
+    def list(self, task: str | None = None) -> list[AdapterId]:
+        """The adapters of one task or of all, by task and name."""
+        return sorted(self.published(task))
+
+    # The steps
+
+    def _create_version(self, draft: Draft, identity: str, data: bytes) -> Manifest:
+        numbers = self._versions_with(draft.task, draft.name, r"(?:adapter\.safetensors|deleted\.json)")
+        version = max((number for _, _, number in numbers), default=0) + 1
+        while not self._claim(draft, version, data):
+            version += 1
+        manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
+        key = keys.adapter(draft.task, draft.name, version, _MANIFEST)
+        if not self._place.create(key, manifest.encode()):
+            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
+        return manifest
+
+    def _claim(self, draft: Draft, version: int, data: bytes) -> bool:
+        """Take a version's number by writing its tensors; whether it was free."""
+        key = keys.adapter(draft.task, draft.name, version, _WEIGHTS)
+        if not self._place.create(key, data):
+            return False
+        if not self._is_buried(draft.task, draft.name, version):
+            return True
+        self._place.delete(key)  # published and deleted by others since the numbers were listed
+        return False
+
+    def _drop_latest(self, task: str, name: str, version: int) -> None:
+        """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
+        self._aliases.drop_latest(task, name, version)
+        newest = self._newest(task, name)
+        if newest is not None:  # published in between, in a place without a lock
+            self._aliases.advance_latest(task, name, newest.version)
+
+    def _newest(self, task: str, name: str) -> Manifest | None:
+        versions = self.versions(task, name)
+        return self.manifest(task, name, versions[-1]) if versions else None
+
+    def _is_buried(self, task: str, name: str, version: int) -> bool:
+        return self._place.read(keys.adapter(task, name, version, _TOMBSTONE)) is not None
+
+    def _some_versions(self, task: str, name: str) -> Sequence[int]:
+        """The versions of an adapter that has some.
+
+        Raises:
+            NotFound: No such task or adapter.
+        """
+        versions = self.versions(task, name)
+        if not versions:
+            raise self._missing(task, name)
+        return versions
+
+    def _missing(self, task: str, name: str) -> NotFound:
+        here = {adapter.name for adapter in self.list(task)}
+        if not here and not self._tasks.list(task):
+            return self._tasks.missing(task)
+        return missing.adapter(task, name, here)
+
+    def _versions_with(self, task: str | None, name: str | None, file: str) -> Sequence[tuple[str, str, int]]:
+        """The task, name and version of all that have a file."""
+        return keys.versions_in(self._place.keys(keys.below(keys.ADAPTERS, task, name)), file)

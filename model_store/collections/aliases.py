@@ -1,0 +1,81 @@
+"""The aliases of adapters: names for versions, moved by compare and swap."""
+
+from collections.abc import Callable
+
+from model_store.format import keys
+from model_store.format.records import Alias
+from model_store.names import LATEST, check_name
+from model_store.place.objects import Place
+from petl_vit.errors import Conflict
+
+
+class Aliases:
+    """The aliases in a place. Whether the versions exist is not asked here."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def get(self, task: str, name: str, alias: str) -> int | None:
+        """The version that an alias stands for, if there is such an alias."""
+        key = keys.alias(task, name, alias)
+        data = self._place.read(key)
+        return None if data is None else Alias.parse(data, key).version
+
+    def of(self, task: str, name: str) -> dict[str, int]:
+        """The version that each alias of an adapter stands for."""
+        prefix = keys.below(keys.ALIASES, check_name(task, "task"), check_name(name, "adapter"))
+        names = keys.aliases_in(self._place.keys(prefix))
+        versions = {alias: self.get(task, name, alias) for alias in names}
+        return {alias: version for alias, version in versions.items() if version is not None}
+
+    def set(self, task: str, name: str, alias: str, version: int, expected: int | None) -> int | None:
+        """Point an alias at a version; with `expected`, only if it points there now.
+
+        Returns:
+            The version it pointed at before, if any.
+
+        Raises:
+            Conflict: The alias does not point at `expected`.
+        """
+        before: int | None = None
+
+        def change(current: int | None) -> int:
+            nonlocal before
+            before = current
+            if expected is not None and current != expected:
+                where = "does not exist" if current is None else f"points at version {current}"
+                raise Conflict(
+                    f"alias {alias!r} {where}, not at {expected}",
+                    field="alias",
+                    remedy="look again and decide",
+                )
+            return version
+
+        self._swap(task, name, alias, change)
+        return before
+
+    def advance_latest(self, task: str, name: str, version: int) -> None:
+        """Move `latest` to a version, never backwards: the publisher of a newer one may have been faster."""
+        self._swap(task, name, LATEST, lambda current: max(current or 0, version))
+
+    def retreat_latest(self, task: str, name: str, version: int, target: int) -> None:
+        """Move `latest` from a version that is about to go."""
+
+        def change(current: int | None) -> int:
+            return target if current is None or current == version else current
+
+        self._swap(task, name, LATEST, change)
+
+    def drop_latest(self, task: str, name: str, version: int) -> None:
+        """Forget `latest` where it still stands for a version."""
+        with self._place.exclusive():
+            if self.get(task, name, LATEST) == version:
+                self._place.delete(keys.alias(task, name, LATEST))
+
+    def _swap(self, task: str, name: str, alias: str, change: Callable[[int | None], int]) -> None:
+        key = keys.alias(task, name, alias)
+
+        def rewritten(data: bytes | None) -> bytes:
+            return Alias(version=change(None if data is None else Alias.parse(data, key).version)).encode()
+
+        self._place.swap(key, rewritten)

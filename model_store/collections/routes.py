@@ -1,0 +1,95 @@
+"""The named routes of a store, moved by compare and swap."""
+
+from contextlib import suppress
+
+from model_store.collections import missing
+from model_store.collections.adapters import Adapters
+from model_store.format import keys
+from model_store.format.records import NamedRoute
+from model_store.names import LATEST, check_name
+from model_store.place.objects import Place
+from model_store.routes.algebra import Route
+from petl_vit.errors import Conflict, Corrupt, NotFound
+
+
+class Routes:
+    """The named routes in a place, beside the adapters in it."""
+
+    def __init__(self, place: Place, adapters: Adapters) -> None:
+        self._place = place
+        self._adapters = adapters
+
+    def put(self, route: NamedRoute, expected: NamedRoute | None = None) -> None:
+        """Keep a route under its name, in the place of any other; with `expected`, only of that one.
+
+        Raises:
+            Conflict: Another route than `expected` stands there.
+        """
+        key = keys.route(route.task, route.name)
+
+        def change(data: bytes | None) -> bytes:
+            if expected is not None and (data is None or NamedRoute.parse(data, key) != expected):
+                raise Conflict(f"route {route.name!r} has changed", field="route", remedy="look again")
+            return route.encode()
+
+        self._place.swap(key, change)
+
+    def get(self, task: str, name: str) -> NamedRoute:
+        """Read a named route.
+
+        Raises:
+            NotFound: No such route; names near matches.
+        """
+        key = keys.route(task, name)
+        data = self._place.read(key)
+        if data is None:
+            raise self._missing(task, name)
+        route = NamedRoute.parse(data, key)
+        if (route.task, route.name) != (task, name):
+            raise Corrupt(f"the route says it is {route.task}/{route.name}", field=key, remedy="put it again")
+        return route
+
+    def meant_by(self, task: str, route: Route) -> NamedRoute | None:
+        """The named route that a route of a single bare name means; None where it means an adapter.
+
+        Raises:
+            NotFound: Neither has that name; names near matches among both.
+        """
+        ref = route.single
+        if not task or ref is None or ref.is_base or str(route) != ref.name:
+            return None
+        with suppress(NotFound):
+            return self.get(task, ref.name)
+        if self._adapters.version_of(task, ref.name, LATEST) is None:
+            self._check_is_adapter(task, ref.name)
+        return None
+
+    def delete(self, task: str, name: str) -> None:
+        """Forget a named route.
+
+        Raises:
+            NotFound: No such route.
+        """
+        key = keys.route(task, name)
+        if self._place.read(key) is None:
+            raise self._missing(task, name)
+        self._place.delete(key)
+
+    def names(self, task: str | None = None) -> list[tuple[str, str]]:
+        """The tasks and names of the routes of one task or of all, none of which is read."""
+        checked = None if task is None else check_name(task, "task")
+        return keys.routes_in(self._place.keys(keys.below(keys.ROUTES, checked)))
+
+    def list(self, task: str | None = None) -> list[NamedRoute]:
+        """The named routes of one task or of all, by task and name."""
+        return [self.get(home, name) for home, name in self.names(task)]
+
+    def _check_is_adapter(self, task: str, name: str) -> None:
+        """Refuses, where there are named routes too, a name that is neither a route nor an adapter."""
+        routes = {route for _, route in self.names(task)}
+        adapters = {adapter.name for adapter in self._adapters.list(task)}
+        if routes and name not in adapters:
+            raise missing.adapter_or_route(task, name, routes | adapters)
+
+    def _missing(self, task: str, name: str) -> NotFound:
+        return missing.route(task, name, (route for _, route in self.names(task)))

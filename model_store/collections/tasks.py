@@ -1,0 +1,154 @@
+"""The tasks of a store: classes, preprocessing and a base head, one record for each backbone."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from model_store.collections import missing
+from model_store.collections.backbones import Backbones
+from model_store.format import digest, keys, tensors
+from model_store.format.records import Manifest, TaskRecord, TaskSpec
+from model_store.names import check_name
+from model_store.place.objects import Place
+from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RECORD, _BASE_HEAD = "task.json", "base_head.safetensors"
+_REMEDY = "remove this folder and train the task's base head again"
+
+
+class Tasks:
+    """The tasks in a place, on the backbones in it."""
+
+    def __init__(self, place: Place, backbones: Backbones) -> None:
+        self._place = place
+        self._backbones = backbones
+
+    def put(self, spec: TaskSpec, base_head: "Mapping[str, Tensor]") -> TaskRecord:
+        """Store a task and its base head once. The same again returns the record that exists.
+
+        Raises:
+            Conflict: The name is taken on this backbone by a different task or head.
+            NotFound: The backbone is not in the store.
+        """
+        self._backbones.with_digest(spec.backbone_digest)
+        identity = digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, base_head)
+        data = tensors.encode(base_head)
+        record = TaskRecord(digest=identity, spec=spec, created_at=datetime.now(UTC))
+        with self._place.exclusive():
+            for other in self.list(spec.name):
+                if other.digest == identity:
+                    return other
+                if other.spec.backbone_digest == spec.backbone_digest:
+                    raise _taken(other, spec)
+            self._place.create(keys.task(spec.name, identity, _BASE_HEAD), data)
+            self._place.create(keys.task(spec.name, identity, _RECORD), record.encode())
+        return record
+
+    def get(self, name: str, backbone_digest: str | None = None) -> TaskRecord:
+        """Find a task as it is on one backbone; by None on the only one that it is on.
+
+        Raises:
+            NotFound: No such task, or not on this backbone.
+            InvalidInput: No backbone is given, and it is on several.
+            Conflict: Two were stored at the same moment.
+        """
+        records = self.list(check_name(name, "task"))
+        if not records:
+            raise self.missing(name)
+        if backbone_digest is None:
+            return _only(name, records)
+        matches = [record for record in records if record.spec.backbone_digest == backbone_digest]
+        if len(matches) > 1:
+            digests = " and ".join(record.digest for record in matches)
+            raise Conflict(
+                f"task {name!r} has different records on one backbone: {digests}",
+                field="task",
+                remedy=f"remove the folder of one below tasks/{name}",
+            )
+        if not matches:
+            others = ", ".join(sorted(record.spec.backbone_digest[:12] for record in records))
+            raise NotFound(
+                f"task {name!r} is not on backbone {backbone_digest[:12]}",
+                field="task",
+                remedy=f"it is on {others}; train an adapter for it on this backbone",
+            )
+        return matches[0]
+
+    def with_digest(self, name: str, identity: str) -> TaskRecord:
+        """Read the record of a name and a whole digest.
+
+        Raises:
+            NotFound: There is none.
+        """
+        key = keys.task(name, identity, _RECORD)
+        data = self._place.read(key)
+        if data is None:
+            raise NotFound(
+                f"task {name!r} has no record with digest {identity[:12]}",
+                field="task",
+                remedy="train the task's base head",
+            )
+        record = TaskRecord.parse(data, key)
+        digest.check(record.digest, identity, key=key, remedy=_REMEDY)
+        if record.spec.name != name:
+            raise Corrupt(f"the record is of task {record.spec.name!r}", field=key, remedy="move it back")
+        return record
+
+    def of(self, manifest: Manifest) -> TaskRecord:
+        """The task that an adapter was made for.
+
+        Raises:
+            NotFound: It is not in the store.
+        """
+        return self.with_digest(manifest.task, manifest.task_digest)
+
+    def find(self, name: str, digest_prefix: str) -> TaskRecord | None:
+        """The task of that name whose digest begins so, if it is there; other tasks are not read."""
+        matches = (record for record in self.list(name) if record.digest.startswith(digest_prefix))
+        return next(matches, None)
+
+    def load_base_head(self, record: TaskRecord) -> "dict[str, Tensor]":
+        """Read the head at alpha = 0, on the CPU.
+
+        Raises:
+            Corrupt: The file is missing or damaged, or is not what the digest says.
+        """
+        spec = record.spec
+        key = keys.task(spec.name, record.digest, _BASE_HEAD)
+        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
+        identity = digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, loaded)
+        digest.check(identity, record.digest, key=key, remedy=_REMEDY)
+        return loaded
+
+    def missing(self, name: str) -> NotFound:
+        """The error that says there is no task of that name."""
+        return missing.task(name, {record.spec.name for record in self.list()})
+
+    def list(self, name: str | None = None) -> list[TaskRecord]:
+        """All tasks or those of a name, one record for each backbone, by name."""
+        stored = keys.tasks_in(self._place.keys(keys.below(keys.TASKS, name)))
+        return [self.with_digest(task, identity) for task, identity in stored]
+
+
+def _only(name: str, records: list[TaskRecord]) -> TaskRecord:
+    if len(records) > 1:
+        known = ", ".join(record.spec.backbone_digest[:12] for record in records)
+        raise InvalidInput(
+            f"task {name!r} is on {len(records)} backbones",
+            field="--backbone",
+            remedy=f"add one of {known}",
+        )
+    return records[0]
+
+
+def _taken(other: TaskRecord, spec: TaskSpec) -> Conflict:
+    differs = [name for name, value in spec if getattr(other.spec, name) != value]
+    what = " and ".join(differs) or "base head"
+    return Conflict(
+        f"task {spec.name!r} is already on this backbone with a different {what}",
+        field="task",
+        remedy="give this one another --task name",
+    )

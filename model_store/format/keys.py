@@ -1,0 +1,75 @@
+"""Where each file of a store lies: keys of whole segments, checked before they are made.
+
+Keys that are not of the format are left alone: other files may lie beside a store's.
+"""
+
+import re
+from collections.abc import Iterable
+
+from model_store.names import BASE, DIGEST, check_digest, check_name, is_name
+from petl_vit.errors import InvalidInput
+
+BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
+
+
+def backbone(digest: str, file: str) -> str:
+    return f"{BACKBONES}/{check_digest(digest, 'backbone')}/{file}"
+
+
+def task(name: str, digest: str, file: str) -> str:
+    return f"{TASKS}/{check_name(name, 'task')}/{check_digest(digest, 'task')}/{file}"
+
+
+def adapter(task: str, name: str, version: int, file: str) -> str:
+    return f"{ADAPTERS}/{check_name(task, 'task')}/{_check_adapter(name)}/{int(version)}/{file}"
+
+
+def alias(task: str, name: str, alias: str) -> str:
+    return f"{ALIASES}/{check_name(task, 'task')}/{_check_adapter(name)}/{check_name(alias, 'alias')}"
+
+
+def route(task: str, name: str) -> str:
+    return f"{ROUTES}/{check_name(task, 'task')}/{check_name(name, 'route')}"
+
+
+def below(kind: str, *names: str | None) -> str:
+    """The prefix of all keys of a kind, or of those below names; a name that is None ends it."""
+    return "/".join([kind, *(name for name in names if name is not None)])
+
+
+def backbones_in(keys: Iterable[str]) -> list[str]:
+    """The digests of the backbones whose records are among keys."""
+    return [digest for (digest,) in _matches(keys, rf"{BACKBONES}/({DIGEST})/backbone\.json")]
+
+
+def tasks_in(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """The names and digests of the tasks whose records are among keys."""
+    pairs = _matches(keys, rf"{TASKS}/([^/]+)/({DIGEST})/task\.json")
+    return [(name, digest) for name, digest in pairs if is_name(name)]
+
+
+def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
+    """The task, name and version of the adapters that have a file (a pattern) among keys."""
+    triples = _matches(keys, rf"{ADAPTERS}/([^/]+)/([^/]+)/([1-9]\d*)/{file}")
+    return [(task, name, int(version)) for task, name, version in triples if is_name(task) and is_name(name)]
+
+
+def aliases_in(keys: Iterable[str]) -> list[str]:
+    """The aliases among the keys of one adapter's."""
+    return [alias for (alias,) in _matches(keys, rf"{ALIASES}/[^/]+/[^/]+/([^/]+)") if is_name(alias)]
+
+
+def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """The tasks and names of the named routes among keys."""
+    pairs = _matches(keys, rf"{ROUTES}/([^/]+)/([^/]+)")
+    return [(task, name) for task, name in pairs if is_name(task) and is_name(name)]
+
+
+def _matches(keys: Iterable[str], pattern: str) -> list[tuple[str, ...]]:
+    return [match.groups() for key in keys if (match := re.fullmatch(pattern, key))]
+
+
+def _check_adapter(name: str) -> str:
+    if name == BASE:
+        raise InvalidInput("`base` is the frozen backbone and has no versions", field="adapter")
+    return check_name(name, "adapter")

@@ -1,0 +1,200 @@
+"""What a client sends and gets: protobuf messages from plain values, and errors from what a server says.
+
+`Client.classify` and `Client.embed` say what the arguments of requests mean.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from petl_vit.errors import CorollaError, InvalidInput
+from protos.corolla.v1 import classifier_pb2 as pb
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+TIMEOUT_S = 30.0
+_MAX_MESSAGE_BYTES = 256 * 2**20
+OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+)
+"""Of a client's channel."""
+
+Priority = Literal["low", "normal", "high"]
+_PRIORITIES = {
+    None: pb.PRIORITY_UNSPECIFIED,
+    "low": pb.PRIORITY_LOW,
+    "normal": pb.PRIORITY_NORMAL,
+    "high": pb.PRIORITY_HIGH,
+}
+_DTYPES = {"uint8": pb.Tensor.DATA_TYPE_UINT8, "float32": pb.Tensor.DATA_TYPE_FLOAT32}
+
+RequestId = str
+"""The caller's own name of a request in a stream."""
+
+
+class RequestFailed(CorollaError):
+    """The server refused or could not answer a request.
+
+    Attributes:
+        code: gRPC's status code by name, e.g. `NOT_FOUND`.
+        named_field: The field that the server says it is about, if any.
+    """
+
+    def __init__(self, code: str, problem: str, *, field: str | None = None) -> None:
+        super().__init__(problem, field=None)
+        self.code, self.named_field = code, field
+
+
+# Requests
+
+
+def request_of(
+    images: Sequence[bytes] = (),
+    *,
+    route: str | pb.Route,
+    task: str = "",
+    domain: str = "",
+    top_k: int = 0,
+    tensor: Any = None,
+    probabilities: bool = False,
+    members: bool = False,
+    extrapolate: bool = False,
+    ids: Sequence[str] = (),
+    priority: Priority | None = None,
+    client: str = "",
+) -> pb.ClassifyRequest:
+    """A classification request, for a stream or `Client.send`; `Client.classify` has the arguments.
+
+    Raises:
+        InvalidInput: Images or a tensor that are not what they should be.
+    """
+    request = pb.ClassifyRequest(
+        task=task,
+        images=_images(images, ids),
+        tensor=_tensor(tensor),
+        domain=domain,
+        top_k=top_k,
+        want_probabilities=probabilities,
+        want_members=members,
+        allow_extrapolation=extrapolate,
+        priority=_PRIORITIES[priority],
+        client=client,
+    )
+    _set_route(request, route)
+    return request
+
+
+def embed_request_of(
+    images: Sequence[bytes] = (),
+    *,
+    route: str | pb.Route = "",
+    task: str = "",
+    tensor: Any = None,
+    normalise: bool = False,
+    extrapolate: bool = False,
+    ids: Sequence[str] = (),
+    priority: Priority | None = None,
+    client: str = "",
+) -> pb.EmbedRequest:
+    """An embedding request; `Client.embed` has the arguments.
+
+    Raises:
+        InvalidInput: Images or a tensor that are not what they should be.
+    """
+    request = pb.EmbedRequest(
+        task=task,
+        images=_images(images, ids),
+        tensor=_tensor(tensor),
+        normalise=normalise,
+        allow_extrapolation=extrapolate,
+        priority=_PRIORITIES[priority],
+        client=client,
+    )
+    if route:
+        _set_route(request, route)
+    return request
+
+
+def _set_route(request: pb.ClassifyRequest | pb.EmbedRequest, route: str | pb.Route) -> None:
+    if isinstance(route, str):
+        request.route = route
+    else:
+        request.typed_route.CopyFrom(route)
+
+
+def _images(images: Sequence[bytes], ids: Sequence[str]) -> list[pb.Image]:
+    if isinstance(images, bytes | str) or not all(isinstance(data, bytes) for data in images):
+        raise InvalidInput(
+            "images are not a list of bytes",
+            field="images",
+            remedy='write for example [open("cat.jpg", "rb").read()]',
+        )
+    if ids and len(ids) != len(images):
+        raise InvalidInput(
+            f"{len(ids)} ids for {len(images)} images", field="ids", remedy="give one for each, or none"
+        )
+    return [
+        pb.Image(data=data, id=name) for data, name in zip(images, ids or [""] * len(images), strict=True)
+    ]
+
+
+def _tensor(array: Any) -> pb.Tensor | None:
+    if array is None:
+        return None
+    name = str(array.dtype)
+    if name not in _DTYPES:
+        raise InvalidInput(f"dtype {name}", field="tensor", remedy="send uint8 or float32")
+    return pb.Tensor(dtype=_DTYPES[name], shape=list(array.shape), data=array.tobytes())
+
+
+def stream_request_of(request: tuple[RequestId, pb.ClassifyRequest]) -> pb.StreamRequest:
+    """One message of a stream."""
+    return pb.StreamRequest(id=request[0], request=request[1])
+
+
+def feedback_of(labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackRequest:
+    """A feedback request from pairs of a prediction id and the true class, by name or index."""
+    request = pb.FeedbackRequest()
+    for prediction_id, truth in labels:
+        label = request.labels.add(prediction_id=prediction_id)
+        if isinstance(truth, str):
+            label.class_name = truth
+        else:
+            label.class_index = truth
+    return request
+
+
+# Answers
+
+
+def outcome_of(message: pb.StreamResponse) -> tuple[RequestId, pb.ClassifyResponse | RequestFailed]:
+    """The id of a request in a stream, and its answer or why it failed."""
+    if message.WhichOneof("outcome") == "response":
+        return message.id, message.response
+    error = message.error
+    return message.id, RequestFailed(code_pb2.Code.Name(error.code), error.message, field=_field(error))
+
+
+def status_name(result: pb.LabelResult) -> str:
+    """What became of a label, in lower case: `counted`, `duplicate`, `invalid_token`, `invalid_class`."""
+    return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()
+
+
+def failure(error: grpc.RpcError) -> RequestFailed:
+    """The error of a failed call with what the server said about it."""
+    # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
+    status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
+    return RequestFailed(error.code().name, error.details() or "no details", field=_field(status))
+
+
+def _field(status: status_pb2.Status | None) -> str | None:
+    """The field that a status is about."""
+    details: Iterable[Any] = status.details if status is not None else ()
+    for detail in details:
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request) and request.field_violations:
+            return str(request.field_violations[0].field)
+    return None

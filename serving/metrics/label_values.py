@@ -1,0 +1,109 @@
+"""Label values of the metrics, bounded whatever clients send.
+
+Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES`; domains come from an
+allow-list; members and pairs exist for named routes only, which are configuration. No class, image, path or
+prediction id is ever a label.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from model_store.names import check_name
+from petl_vit.errors import InvalidInput
+from serving.metrics.series import Labels
+
+MAX_DOMAINS = 16
+MAX_ROUTES = 64
+MAX_MEMBERS = 16  # a route with more has no member series
+MAX_PAIRED_MEMBERS = 8  # a route with more has no pair series, whose number grows with the square
+BINS = 10
+
+ADHOC = "adhoc"
+OTHER = "other"
+UNSET = "unset"
+UNKNOWN = "unknown"
+ENSEMBLE = "ensemble"
+RESERVED_ROUTES = frozenset({ADHOC, OTHER, UNKNOWN})
+CONSENSUS = ("unanimous", "majority", "plurality", "tie")
+
+
+class Domains:
+    """The allow-list of domains: where images come from, as an operator slices the metrics.
+
+    Raises:
+        InvalidInput: Too many names, or one that is not a valid name.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        for name in names:
+            check_name(name, "domains")
+        if len(set(names)) > MAX_DOMAINS:
+            problem = f"{len(set(names))} domains; at most {MAX_DOMAINS} keep the number of series bounded"
+            raise InvalidInput(problem, field="domains", remedy="merge the rare ones: they count as `other`")
+        self.names = tuple(dict.fromkeys((*names, OTHER, UNSET)))
+        self._known = frozenset(self.names)
+
+    def label(self, text: str) -> str:
+        """The label for what a client sent: the name itself, `other`, or `unset` for nothing."""
+        if text in self._known:
+            return text
+        return OTHER if text else UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteLabels:
+    """The label values of one route in one domain, made once because every image needs them.
+
+    Attributes:
+        base: Route and domain.
+        consensus: By the shape of the vote.
+        bins: By confidence.
+        members: In the order of the route's members.
+        pairs: Two members' positions and their labels.
+    """
+
+    base: Labels
+    consensus: Mapping[str, Labels]
+    bins: tuple[Labels, ...]
+    members: tuple[Labels, ...]
+    pairs: tuple[tuple[int, int, Labels], ...]
+
+    @classmethod
+    def of(cls, route: str, domain: str, members: Sequence[str]) -> "RouteLabels":
+        """The label values for members as `member_labels` returns them."""
+        base = (route, domain)
+        pairs = combinations(range(len(members)), 2) if len(members) <= MAX_PAIRED_MEMBERS else ()
+        return cls(
+            base=base,
+            consensus={shape: (*base, shape) for shape in CONSENSUS},
+            bins=tuple((*base, str(bin_)) for bin_ in range(BINS)),
+            members=tuple((*base, member) for member in members),
+            pairs=tuple((i, j, (*base, ":".join(sorted((members[i], members[j]))))) for i, j in pairs),
+        )
+
+
+def member_labels(members: Sequence[str]) -> tuple[str, ...]:
+    """The labels of a route's members, told apart as `lora`, `lora#2`; none where there are too many."""
+    if len(members) > MAX_MEMBERS:
+        return ()
+    counts: dict[str, int] = {}
+    labels = []
+    for member in members:
+        counts[member] = counts.get(member, 0) + 1
+        labels.append(member if counts[member] == 1 else f"{member}#{counts[member]}")
+    return tuple(labels)
+
+
+def consensus(votes: Sequence[int]) -> str:
+    """The shape of a vote: unanimous, majority (more than half), plurality (most, but not half) or tie."""
+    counts = sorted(map(votes.count, set(votes)), reverse=True)
+    if len(counts) == 1:
+        return "unanimous"
+    if counts[0] * 2 > len(votes):
+        return "majority"
+    return "tie" if counts[0] == counts[1] else "plurality"
+
+
+def outcome(correct: bool) -> str:
+    return "correct" if correct else "incorrect"
