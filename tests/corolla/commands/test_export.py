@@ -15,6 +15,8 @@ from petl_vit.batch import Batch, Row
 from tests.petl_vit.backbones import relative
 from tests.serving.world import METHODS, SIZE, World
 
+pytestmark = pytest.mark.onnx
+
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 
 
