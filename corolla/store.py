@@ -174,7 +174,7 @@ class Store(Contents):
         outcome = job.run(
             self._store,
             job.Job(
-                backbone=self._store.chosen_backbone(self._settings.backbone).digest,
+                backbone=self._store.backbones.get(self._settings.backbone).digest,
                 task=task,
                 name=name or recipe.method.replace("_", "-"),
                 data=os.fspath(data),

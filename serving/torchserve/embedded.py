@@ -81,7 +81,7 @@ class Embedded:
 
     def follow(self) -> None:
         """Follows the store's names now: what was changed before is what later requests see. Blocks."""
-        self._core.watcher.follow()
+        self._service.watcher.follow()
 
     def close(self) -> None:
         """Finishes what is queued, for as long as the settings allow, and ends the thread."""
