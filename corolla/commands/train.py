@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _RATE = "--lr"
 _EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
-"""What each adapter of a run may have of its own, besides its method's settings."""
+"""Options that each adapter of a run may set for itself, besides its method's settings."""
 
 
 def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
@@ -143,7 +143,7 @@ def _train_command(method: Summary) -> click.Command:
     for option in [*reversed(_COMMON), _of_recipe("learning_rate", method.learning_rate)]:
         command = option(command)
     for setting in reversed(method.settings):
-        # Its limits are the method's own to check.
+        # The method checks their limits.
         kind = {"bool": bool, "int": int, "float": float, "str": str}[setting.kind]
         flag = flags.dashed(setting.name)
         command = flags.option(flag, f"config_{setting.name}", kind, setting.default, setting.description)(
@@ -181,7 +181,7 @@ class _Adapter:
             name, *arguments = shlex.split(text)
         except ValueError:  # nothing, or a quotation mark that stays open
             raise InvalidInput(
-                f"{text!r} names no method", field="method", remedy="write for example 'ssf --lr 0.01'"
+                f"{text!r} does not name a method", field="method", remedy="write for example 'ssf --lr 0.01'"
             ) from None
         method = _trainable(name.replace("-", "_"))
         given = _given(method, arguments)
