@@ -46,7 +46,7 @@ def connect(server: str, reach: Reach) -> Client:
 
 def _credentials(reach: Reach) -> grpc.ChannelCredentials | None:
     certificates.check_both(reach.certificate, reach.key)
-    ca = None if reach.ca is None else certificates.read(reach.ca, "tls-ca")
+    ca = None if reach.ca is None else certificates.read(reach.ca, "tls_ca")
     if reach.certificate is None or reach.key is None:
         return None if ca is None else grpc.ssl_channel_credentials(ca)
     certificate, key = certificates.pair(reach.certificate, reach.key)

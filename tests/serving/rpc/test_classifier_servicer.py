@@ -664,7 +664,7 @@ def test_a_label_without_a_class_is_invalid(client: Client) -> None:
     )
 
     assert reply.results[0].status == pb.FEEDBACK_STATUS_INVALID_CLASS
-    assert "no class is named" in reply.results[0].message
+    assert "the label names no class" in reply.results[0].message
 
 
 def test_too_many_labels_are_refused(client: Client) -> None:
