@@ -81,14 +81,7 @@ class Service:
             metrics=self.metrics,
         )
         self.check = self._check()
-        self.adapter_cache = AdapterCache(
-            self.loader if self.check is None else self.check,
-            slots=self.slots,
-            max_bytes=settings.registered_bytes(beside_gpu=self.device.type != "cpu"),
-            metrics=self.metrics,
-            busy=lambda: self.batcher.busy,
-            difference=lambda digest: None if self.check is None else self.check.difference(digest),
-        )
+        self.adapter_cache = self._adapter_cache()
         self.prediction_ids = PredictionIds(key_from(_key_file(settings)))
         self.classifier = Classifier(
             catalog=self.catalog,
@@ -175,6 +168,18 @@ class Service:
             fallback=self.settings.bf16_fallback,
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
+        )
+
+    def _adapter_cache(self) -> AdapterCache:
+        check = self.check
+        return AdapterCache(
+            self.loader if check is None else check,
+            slots=self.slots,
+            max_bytes=self.settings.registered_bytes(beside_gpu=self.device.type != "cpu"),
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+            outdated=lambda adapter: check is not None and check.outdated(adapter),
+            difference=lambda digest: None if check is None else check.difference(digest),
         )
 
     def _metrics(self) -> Metrics:

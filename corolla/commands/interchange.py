@@ -5,9 +5,7 @@ names are known.
 """
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,6 +15,7 @@ import click
 from corolla.store_names import chosen_task
 from model_store import deletion
 from model_store.format.records import Manifest
+from model_store.place.whole_file import write_whole
 from model_store.resolution import one_model
 from model_store.resolution.versions import Member, ResolvedTerm
 from model_store.routes.text import parse_adapter
@@ -286,7 +285,7 @@ def _read(path: Path) -> bytes:
 
 
 def write_file(path: Path, data: bytes, overwrite: bool) -> None:
-    """Write a file whole: beside its place first, then renamed.
+    """Write a file whole or not at all.
 
     Raises:
         Conflict: Something stands there, and is not to be replaced.
@@ -297,15 +296,8 @@ def write_file(path: Path, data: bytes, overwrite: bool) -> None:
 
     def place() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        with write_whole(path) as draft:
+            draft.write_bytes(data)
 
     _outside(path, place)
 

@@ -342,7 +342,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         expected = ask(client, "lora")
         go = running.hold_load("ssf:1")
         slow = [later(client, "ssf", seed) for seed in range(3)]
-        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 3)
+        until(lambda: running.server.service.adapter_cache.leases(running.digest("ssf")) == 3)
 
         for _ in range(5):
             same(ask(client, "lora"), expected)
@@ -350,7 +350,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         assert not any(call.done() for call in slow)
 
         slow[0].cancel()
-        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 2)
+        until(lambda: running.server.service.adapter_cache.leases(running.digest("ssf")) == 2)
         go.set()
         answers = [probabilities(call) for call in slow[1:]]
         same(answers[0], ask(client, "ssf", 1))

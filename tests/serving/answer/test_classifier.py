@@ -361,7 +361,7 @@ async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for
     parts.loader.held["ssf:1"] = go = threading.Event()
     first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
     digest = parts.catalog.plan("shapes", parse_route("ssf"), extrapolate=False).resolved.members[0].terms[0]
-    await happens(lambda: parts.cache._held[digest.digest] == 2)
+    await happens(lambda: parts.cache.leases(digest.digest) == 2)
 
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -177,7 +177,7 @@ def test_a_failure_reaches_all_that_wait_and_is_forgotten(own_world: World) -> N
     go = parts.loader.hold("ssf:1")
     with ThreadPoolExecutor(4) as pool:
         asked: list[Future[object]] = [pool.submit(parts.models, "lora, ssf") for _ in range(4)]
-        until(lambda: parts.cache._held[parts.digest("ssf")] == 4)
+        until(lambda: parts.cache.leases(parts.digest("ssf")) == 4)
         go.set()
         for future in asked:
             assert isinstance(future.exception(WAIT_S), Corrupt)
@@ -477,7 +477,7 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
 
     parts = Parts(world, busy=busy_at_first)
     parts.cache.load(parts.term("ssf"))
-    parts.cache._rested_at = time.monotonic() + WAIT_S
+    parts.cache.preloads.resume_at = time.monotonic() + WAIT_S
     parts.cache.load(parts.term("ssf"))
     assert asked == 0, "what is in memory already needs no pause"
 
@@ -489,10 +489,10 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
 def test_a_pause_between_loads_ahead_ends_though_others_still_wait(world: World) -> None:
     parts = Parts(world, busy=lambda: True)
     for name in ("ssf", "lora", "bitfit"):
-        before, started = parts.cache._rested_at, time.monotonic()
+        before, started = parts.cache.preloads.resume_at, time.monotonic()
         parts.cache.load(parts.term(name))
         assert time.monotonic() > before
-        assert parts.cache._rested_at > started
+        assert parts.cache.preloads.resume_at > started
     assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
 
 
@@ -500,10 +500,10 @@ def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
     busy = threading.Event()
     busy.set()
     parts = Parts(world, busy=busy.is_set)
-    parts.cache._rested_at = time.monotonic() + WAIT_S
+    parts.cache.preloads.resume_at = time.monotonic() + WAIT_S
     ahead = threading.Thread(target=parts.cache.load, args=[parts.term("bitfit")])
     ahead.start()
-    until(parts.cache._ahead.locked)
+    until(lambda: parts.cache.preloads.under_way)
 
     parts.models("lora")
     assert parts.loader.loaded == ["lora:2"]
@@ -533,7 +533,7 @@ def test_a_load_ahead_that_fails_is_followed_by_a_pause_too(world: World) -> Non
     parts = Parts(world, max_bytes=1000)
     with pytest.raises(InvalidInput):
         parts.cache.load(parts.term("full"))
-    assert parts.cache._rested_at > 0
+    assert parts.cache.preloads.resume_at > 0
 
 
 def test_pinning_needs_a_slot_and_leaves_nothing_behind_without_one(world: World) -> None:
