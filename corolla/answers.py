@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from serving.answer.classifier import ImageAnswer
+    from serving.request import ImageAnswer
 
 
 @dataclass(frozen=True, kw_only=True)

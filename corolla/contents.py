@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from corolla.store_names import StoreNames, chosen_task
+from corolla.names import StoreNames, chosen_task
 from model_store.format.records import BackboneRecord, Manifest, NamedRoute, TaskRecord
 from model_store.routes.text import parse_adapter
 from model_store.store import Store as ModelStore
@@ -26,16 +26,18 @@ class Contents:
 
     def backbones(self) -> list[BackboneRecord]:
         """All backbones, by name."""
-        return self._store.backbones()
+        return self._store.backbones.list()
 
     def tasks(self) -> list[TaskRecord]:
         """All tasks, one record for each backbone, by name."""
-        return self._store.tasks()
+        return self._store.tasks.list()
 
     def adapters(self, task: str | None = None) -> list[Manifest]:
         """The newest version of every adapter of a task, or of all, by task and name."""
-        published = self._store.published(task)
-        return [self._store.manifest(*adapter, versions[-1]) for adapter, versions in published.items()]
+        published = self._store.adapters.published(task)
+        return [
+            self._store.adapters.manifest(*adapter, versions[-1]) for adapter, versions in published.items()
+        ]
 
     def adapter(self, adapter: str, *, task: str | None = None) -> Manifest:
         """One version of an adapter, with its metrics and its training.
@@ -48,16 +50,16 @@ class Contents:
             NotFound: There is none; names near matches.
         """
         ref = parse_adapter(adapter)
-        return self._store.resolve(ref, ref.task or chosen_task(self._store, task))
+        return self._store.adapters.resolve(ref, ref.task or chosen_task(self._store, task))
 
     def aliases(self, adapter: str, *, task: str | None = None) -> dict[str, int]:
         """The version that each alias of an adapter stands for; see `adapter`."""
         found = self.adapter(adapter, task=task)
-        return self._store.aliases(found.task, found.name)
+        return self._store.adapters.aliases(found.task, found.name)
 
     def routes(self, task: str | None = None) -> list[NamedRoute]:
         """The named routes of a task, or of all, by task and name."""
-        return self._store.routes(task)
+        return self._store.routes.list(task)
 
     # Changing it
 
@@ -103,7 +105,7 @@ class Contents:
             seed=seed,
         )
         found = backbones.read(source, request)
-        return self._store.put_backbone(name or found.name, found.config, found.tensors, found.source)
+        return self._store.backbones.put(name or found.name, found.config, found.tensors, found.source)
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None = None, expected: int | None = None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.resolution.versions import ResolvedRoute, resolve
-from model_store.routes.algebra import check_alphas
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.precision import Precision
@@ -54,7 +53,7 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
         NotFound: A route, the task, the backbone or the data do not exist.
         InvalidInput: A route, a shift or the data cannot work; names it.
     """
-    record = store.chosen_backbone(what.backbone)
+    record = store.backbones.get(what.backbone)
     under = [None, *map(shift.parse, what.shifts)]
     named = [_resolved(store, what, text, record.digest) for text in what.routes]
 
@@ -79,13 +78,12 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
 
 def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple[ResolvedRoute, float]:
     """The versions that a named route of that name, else the text as a route, means; and its temperature."""
-    route, temperature = parse_route(text), 1.0
-    named = store.route_meant(what.task, route)
-    if named is None:
-        check_alphas(route, what.extrapolate)
-    else:
-        route, temperature = named.parsed(), named.temperature
-    return resolve(route, task=what.task, lookup=store, backbone_digest=backbone), temperature
+    route, temperature, extrapolate = parse_route(text), 1.0, what.extrapolate
+    named = store.routes.meant_by(what.task, route)
+    if named is not None:
+        route, temperature, extrapolate = named.parsed(), named.temperature, named.extrapolate
+    resolved = resolve(route, task=what.task, store=store, backbone_digest=backbone, extrapolate=extrapolate)
+    return resolved, temperature
 
 
 def _dataset(source: str, what: Evaluation) -> "Dataset":

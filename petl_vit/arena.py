@@ -186,7 +186,7 @@ class Arena:
         if elements <= 0:
             raise InvalidInput(
                 f"a table for {slots} slots takes {self.table.nbytes:,} bytes of {nbytes:,}",
-                field="device-bytes",
+                field="device_bytes",
                 remedy="start with a larger --device-bytes or fewer --slots",
             )
         self.bank = torch.zeros(elements, dtype=dtype, device=device)

@@ -289,7 +289,7 @@ class AdapterCache:
         if nbytes > self.max_bytes:
             raise InvalidInput(
                 f"{what} takes {nbytes:,} bytes, the adapter cache has {self.max_bytes:,}",
-                field="host-bytes",
+                field="host_bytes",
                 remedy="start the server with a larger --host-bytes",
             )
 
@@ -306,7 +306,7 @@ class AdapterCache:
             raise NoRoom(
                 f"no memory for {term.full_name}: {nbytes:,} bytes, and the {self.max_bytes:,} of the "
                 "adapter cache are pinned or in use",
-                field="host-bytes",
+                field="host_bytes",
                 remedy="retry after a pause, unpin adapters, or start the server with a larger --host-bytes",
                 nbytes=nbytes,
             )

@@ -151,9 +151,9 @@ def test_an_ensemble_has_no_features(store: corolla.Store) -> None:
 
 
 def test_records_are_those_of_the_store(store: corolla.Store, world: World) -> None:
-    assert store.backbones() == world.store.backbones()
-    assert store.tasks() == world.store.tasks()
-    assert store.routes() == world.store.routes()
+    assert store.backbones() == world.store.backbones.list()
+    assert store.tasks() == world.store.tasks.list()
+    assert store.routes() == world.store.routes.list()
     assert store.adapter("lora@prod", task="shapes").version == 1
     assert store.aliases("shapes/lora") == {"latest": 2, "prod": 1}
     (newest,) = (m for m in store.adapters("shapes") if m.name == "lora")
@@ -206,7 +206,7 @@ def test_the_store_is_that_of_the_variable_where_none_is_named(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COROLLA_STORE", str(world.folder))
-    assert corolla.Store().backbones() == world.store.backbones()
+    assert corolla.Store().backbones() == world.store.backbones.list()
 
 
 # Training and measuring

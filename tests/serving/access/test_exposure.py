@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from corolla.commands.adapters import adapters
 from corolla.commands.classify import classify
-from corolla.commands.store import adapters, routes
+from corolla.commands.routes import routes
 from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed

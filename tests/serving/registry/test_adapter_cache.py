@@ -266,7 +266,7 @@ def test_what_a_request_holds_is_never_evicted_and_the_newcomer_is_refused(world
         (model,) = held.models()
         with pytest.raises(Overloaded, match=r"no memory for shapes/ssf:1.* pinned or in use") as caught:
             parts.models("ssf")
-        assert caught.value.field == "host-bytes"
+        assert caught.value.field == "host_bytes"
         assert parts.labels() == ["lora:2"]
         assert parts.models("lora")[0].terms[0].adapter is model.terms[0].adapter
 
@@ -306,7 +306,7 @@ def test_a_route_larger_than_the_cache_is_refused(world: World) -> None:
             InvalidInput, match=r"the route takes [\d,]+ bytes, the adapter cache has"
         ) as caught:
             parts.models("lora, ssf, bitfit")
-        assert caught.value.field == "host-bytes"
+        assert caught.value.field == "host_bytes"
 
     assert parts.reported.bytes <= parts.cache.max_bytes
 
@@ -316,7 +316,7 @@ def test_an_adapter_larger_than_the_cache_is_refused_with_the_setting(world: Wor
 
     with pytest.raises(InvalidInput, match=r"shapes/full:1 takes .* the adapter cache has 1,000") as caught:
         parts.models("full")
-    assert caught.value.field == "host-bytes"
+    assert caught.value.field == "host_bytes"
     assert parts.reported.adapters == 0
 
 
