@@ -23,12 +23,12 @@ from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
 from petl_vit.precision import Precision
 from serving.settings import Settings
-from training.progress import Bars
+from training.progress import Bars, Silent
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
     from training.measure.evaluation import Measured
-    from training.run.job import Reporter
+    from training.progress import Reporter
 
 _RUNS = Path(user_cache_dir("corolla", appauthor=False)) / "runs"
 
@@ -318,8 +318,6 @@ class Store(Contents):
 
 
 def _reporter(progress: bool) -> "Reporter":
-    from training.run.job import Silent
-
     return Bars() if progress else Silent()
 
 
