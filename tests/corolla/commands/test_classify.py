@@ -15,7 +15,7 @@ from tests.serving.world import Running, encoded
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three images: two that are fine, and one that is none."""
-    for name, data in (("a.png", encoded(1)), ("b.jpg", encoded(2, "JPEG")), ("bad.png", b"no image")):
+    for name, data in (("a.png", encoded(1)), ("b.jpg", encoded(2, "JPEG")), ("bad.png", b"not an image")):
         (tmp_path / name).write_bytes(data)
     return tmp_path
 
