@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from corolla.store_names import StoreNames, chosen_task
+from corolla.names import StoreNames, chosen_task
 from model_store.format.records import BackboneRecord, Manifest, NamedRoute, TaskRecord
 from model_store.routes.text import parse_adapter
 from model_store.store import Store as ModelStore

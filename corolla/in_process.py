@@ -24,7 +24,7 @@ from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
 from serving.bulk.sources import Source
 from serving.request import Embeddings, Request, Response
-from serving.request import Image as Taken
+from serving.request import Image as RequestImage
 from serving.settings import Settings
 from serving.torchserve.embedded import Embedded
 
@@ -50,7 +50,7 @@ class _Answered(Protocol[T_co]):
     def resolved(self) -> ResolvedRoute: ...
 
 
-_Ask = Callable[[Classifier, list[Taken]], Awaitable[_Answered[T]]]
+_Ask = Callable[[Classifier, list[RequestImage]], Awaitable[_Answered[T]]]
 _Outcome = tuple[T | CorollaError, ResolvedRoute | None]
 """What was computed of an image, and by what; its error, and None where nothing was computed."""
 
@@ -104,8 +104,8 @@ class InProcess:
             CorollaError: The route cannot be answered. A bad image has its error instead.
         """
 
-        def ask(classifier: Classifier, taken: list[Taken]) -> Awaitable[Response]:
-            request = Request(task=task, route=route, images=taken, extrapolate=extrapolate)
+        def ask(classifier: Classifier, request_images: list[RequestImage]) -> Awaitable[Response]:
+            request = Request(task=task, route=route, images=request_images, extrapolate=extrapolate)
             return classifier.classify(request, lambda response: response)
 
         return [
@@ -134,8 +134,10 @@ class InProcess:
             CorollaError: As `classify`.
         """
 
-        def ask(classifier: Classifier, taken: list[Taken]) -> Awaitable[Embeddings]:
-            request = Request(task=task, route=route or FROZEN, images=taken, extrapolate=extrapolate)
+        def ask(classifier: Classifier, request_images: list[RequestImage]) -> Awaitable[Embeddings]:
+            request = Request(
+                task=task, route=route or FROZEN, images=request_images, extrapolate=extrapolate
+            )
             return embed(classifier, request, lambda answer: answer, unit=normalise)
 
         return [
@@ -172,7 +174,7 @@ class InProcess:
         ask: _Ask[T],
         advance: Advance,
     ) -> list[_Outcome[T]]:
-        read = await asyncio.gather(*(classifier.in_pool(self._taken, image) for image in images))
+        read = await asyncio.gather(*(classifier.in_pool(self._request_image, image) for image in images))
         good = [one for one in read if not isinstance(one, CorollaError)]
         answered = await ask(classifier, good) if good else None
         outcomes = iter(() if answered is None else answered.images)
@@ -183,7 +185,7 @@ class InProcess:
             for i, one in enumerate(read)
         ]
 
-    def _taken(self, image: ImageLike) -> Taken | CorollaError:
+    def _request_image(self, image: ImageLike) -> RequestImage | CorollaError:
         """An image as the core takes it, or what is wrong with it."""
         try:
             if isinstance(image, bytes):

@@ -17,7 +17,7 @@ from corolla.answers import Embedding, Prediction
 from corolla.contents import Contents, PathLike, Setting
 from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
-from corolla.store_names import chosen_task
+from corolla.names import chosen_task
 from model_store.format.records import Manifest
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore

@@ -1,6 +1,6 @@
-"""A `Service` inside another program: no ports, an event loop in a thread of its own.
+"""A `Service` inside another program: no ports, and its event loop in a separate thread.
 
-For runtimes that own the process and its protocol, and call us from their own thread.
+For runtimes that own the process and its protocol, and call from a thread of theirs.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from serving.settings import Settings
 T = TypeVar("T")
 
 Question = tuple[Request, Callable[[Response], T]]
-"""A request, and what makes its protocol's answer of a response."""
+"""A request, and the function from its response to its protocol's answer."""
 
 
 class Embedded:
-    """Answers requests of the program that holds it; warm once constructed.
+    """Answers requests of the surrounding program; warm once constructed.
 
     Args:
-        settings: As of a server; what is about its ports plays no part.
+        settings: Those of a server; its ports are ignored.
 
     Raises:
         CorollaError: See `serving.service.Service`.
@@ -43,21 +43,21 @@ class Embedded:
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Everything that is counted."""
+        """All metrics."""
         return self._service.metrics.registry
 
     def answer(self, questions: Sequence[Question[T]]) -> list[T | BaseException]:
         """The answers to requests that arrived together, so that they share batches; waits for all.
 
-        An error stands in the place of its request and harms no other.
+        A failed request has its error as its answer, and the others are not affected.
 
         Raises:
             Draining: It is closed.
         """
 
         async def together(classifier: Classifier) -> list[T | BaseException]:
-            asked = (classifier.classify(request, finish) for request, finish in questions)
-            return await asyncio.gather(*asked, return_exceptions=True)
+            answers = (classifier.classify(request, finish) for request, finish in questions)
+            return await asyncio.gather(*answers, return_exceptions=True)
 
         return self.run(together)
 

@@ -44,7 +44,7 @@ from training.data.sources import load_dataset
 from training.measure.calibration import fit_temperature, measure
 from training.run import probe
 from training.run.checkpoint import Checkpoint
-from training.run.recipe import Recipe, flag
+from training.run.recipe import Recipe
 from training.run.trainer import Trained, Trainer, frozen, train
 
 _SHARED = ("epochs", "batch_size", "augment", "precision")
@@ -244,7 +244,7 @@ class _Run:
         """Refuses what the task, as it stands, would ignore."""
         job, preprocess = self._job, spec.preprocess
         for field, asked, stands in (
-            ("image-size", job.image_size, preprocess.image_size),
+            ("image_size", job.image_size, preprocess.image_size),
             ("resize", job.resize, preprocess.resize),
         ):
             if asked not in (None, stands):
@@ -487,7 +487,7 @@ def _check_together(jobs: Sequence[Job]) -> None:
             if own != common:
                 raise InvalidInput(
                     f"{job.name} has {own}, {first.name} has {common}",
-                    field=flag(name),
+                    field=name,
                     remedy="give both the same, or train them one by one",
                 )
 
