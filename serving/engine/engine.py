@@ -149,7 +149,7 @@ class Engine:
         )
 
     def _free(self, message: str, rows: int) -> Exception:
-        """Frees idle slots, so that the next, smaller try has more room; what to say if that was the last."""
+        """Frees idle slots for the next, smaller try; returns the error for when there is none."""
         freed = self._slots.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
