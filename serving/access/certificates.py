@@ -12,14 +12,14 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
     Raises:
         InvalidInput: One cannot be read, or they are not a pair.
     """
-    pem = read(certificate, "tls-certificate"), read(key, "tls-key")
+    pem = read(certificate, "tls_certificate"), read(key, "tls_key")
     try:
         # For a key with a passphrase, OpenSSL would ask on the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
     except ssl.SSLError as error:
         raise InvalidInput(
             f"{certificate} and {key} are not a certificate and its key ({error.reason or 'not PEM'})",
-            field="tls-certificate",
+            field="tls_certificate",
             remedy="name PEM files of one pair, the key without a passphrase",
         ) from error
     return pem
@@ -46,6 +46,6 @@ def check_both(certificate: object, key: object) -> None:
     if (certificate is None) != (key is None):
         raise InvalidInput(
             "a certificate needs its key, and a key its certificate",
-            field="tls-certificate",
+            field="tls_certificate",
             remedy="set both --tls-certificate and --tls-key",
         )

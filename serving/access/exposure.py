@@ -24,7 +24,7 @@ def check(settings: Settings) -> None:
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
         raise InvalidInput(
             "clients show certificates over TLS only",
-            field="tls-client-ca",
+            field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
@@ -45,7 +45,7 @@ def check_ports(settings: Settings) -> None:
         InvalidInput: One is in use, or the host is not an address of this machine; names the setting.
     """
     with ExitStack() as sockets:
-        for field, port in (("metrics-port", settings.metrics_port), ("port", settings.port)):
+        for field, port in (("metrics_port", settings.metrics_port), ("port", settings.port)):
             try:
                 sockets.enter_context(_bound(settings.host, port))
             except OSError as error:
@@ -74,7 +74,7 @@ def _cannot_listen(host: str, port: int, field: str, error: OSError) -> InvalidI
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         remedy = "use 127.0.0.1, or another address of this machine"
         return InvalidInput(f"cannot listen on {host}: {reason}", field="host", remedy=remedy)
-    remedy = f"choose another --{field}, or 0 for a free one"
+    remedy = f"choose another --{field.replace('_', '-')}, or 0 for a free one"
     return InvalidInput(f"cannot listen on {_address(host, port)}: {reason}", field=field, remedy=remedy)
 
 
@@ -107,5 +107,5 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
     certificate, key = certificates.pair(Path(settings.tls_certificate), Path(settings.tls_key))
     if settings.tls_client_ca is None:
         return grpc.ssl_server_credentials([(key, certificate)])
-    ca = certificates.read(Path(settings.tls_client_ca), "tls-client-ca")
+    ca = certificates.read(Path(settings.tls_client_ca), "tls_client_ca")
     return grpc.ssl_server_credentials([(key, certificate)], root_certificates=ca, require_client_auth=True)

@@ -7,8 +7,6 @@ import csv
 import fcntl
 import importlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -16,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from model_store.place.whole_file import write_whole
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 
 Row = dict[str, Any]
@@ -70,15 +69,8 @@ class Output:
             classes: Those whose probabilities are a column; empty for no such column.
         """
         assert self._write is not None
-        draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            with _writing(self.path):
-                self._write(draft, rows, classes)
-                with draft.open("rb") as file:
-                    os.fsync(file.fileno())
-                draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with _writing(self.path), write_whole(self.path) as draft:
+            self._write(draft, rows, classes)
 
 
 class Part:

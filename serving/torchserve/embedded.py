@@ -54,20 +54,40 @@ class Embedded:
         Raises:
             Draining: It is closed.
         """
-        answers = (self._classifier.classify(request, finish) for request, finish in questions)
-        return self._wait(_together(answers))
+
+        async def together(classifier: Classifier) -> list[T | BaseException]:
+            answers = (classifier.classify(request, finish) for request, finish in questions)
+            return await asyncio.gather(*answers, return_exceptions=True)
+
+        return self.run(together)
+
+    def run(self, work: Callable[[Classifier], Coroutine[Any, Any, T]]) -> T:
+        """Runs work with the classifier on the event loop, and waits for it.
+
+        Work whose waiting is interrupted, as by Ctrl-C, is cancelled.
+
+        Raises:
+            Draining: It is closed.
+            Exception: What the work raised.
+        """
+        if not self._thread.is_alive():
+            raise Draining("it is closed")
+        future = asyncio.run_coroutine_threadsafe(work(self._classifier), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def follow(self) -> None:
+        """Follows the store's names now: what was changed before is what later requests see. Blocks."""
+        self._service.watcher.follow()
 
     def close(self) -> None:
         """Finishes what is queued, for as long as the settings allow, and ends the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
-
-    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            coroutine.close()
-            raise Draining("it is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self) -> None:
         try:
@@ -82,7 +102,3 @@ class Embedded:
         async with self._service.running() as classifier:
             self._ready.set_result((asyncio.get_running_loop(), classifier, stopping))
             await stopping.wait()
-
-
-async def _together(answers: Any) -> Any:
-    return await asyncio.gather(*answers, return_exceptions=True)

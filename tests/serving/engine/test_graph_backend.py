@@ -40,7 +40,7 @@ def model(*terms: tuple[Adapter, float]) -> Model:
 
 @pytest.fixture(scope="module")
 def vit() -> FrozenViT:
-    return family("plain")[0].to(device=DEVICE)
+    return family("plain", depth=2)[0].to(device=DEVICE)  # kernels are interpreted slowly
 
 
 def test_a_mixture_is_what_eager_slices_answer(vit: FrozenViT) -> None:
