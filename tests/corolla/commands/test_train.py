@@ -1,6 +1,7 @@
 """The commands as people type them, in this process: exit code, stdout, stderr."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ def empty(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.fixture
 def shell(empty: Shell) -> Shell:
     imported(Store.open(str(empty.folder / "store")))
+    return empty
+
+
+@pytest.fixture(scope="module")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with `digits/lora:1`, trained on 60 digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    imported(Store.open(str(folder / "store")))
+    places = ["--store", str(folder / "store"), "--runs", str(folder / "runs")]
+    digits = ["--data", "digits", "--task", "digits", "--limit", "60"]
+    assert command.run(["train", "lora", *digits, *QUICK, *places]) == 0
+    return folder / "store"
+
+
+@pytest.fixture
+def trained(empty: Shell, trained_store: Path) -> Shell:
+    """Over a copy of it."""
+    shutil.copytree(trained_store, empty.folder / "store")
     return empty
 
 
@@ -311,13 +330,12 @@ def test_a_wrong_adapter_among_several_is_refused_in_one_sentence(
 # evaluate
 
 
-def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) -> None:
-    assert shell.train()[0] == 0
-    assert shell.train("ssf")[0] == 0
-    other = write_npz(shell.folder / "other.npz", names=list("0123456789"))
+def test_evaluation_measures_every_route_on_every_set_and_shift(trained: Shell) -> None:
+    assert trained.train("ssf")[0] == 0
+    other = write_npz(trained.folder / "other.npz", names=list("0123456789"))
     command = [*MEASURE, "--data", other, "--limit", "20"]
     command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
-    rows = shell.document(*command, "--json")
+    rows = trained.document(*command, "--json")
     assert [(row["route"], row["data"], row["images"]) for row in rows] == [
         (route, data, 20)
         for route in ("lora:1", "0.5*lora:1, ssf:1")
@@ -326,7 +344,7 @@ def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) ->
     assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
     assert all(0 <= row[name] <= 1 for row in rows for name in ("accuracy", "confidence", "agreement"))
     assert {row["precision"] for row in rows} == {"fp32"}
-    code, out, err = shell(*command)
+    code, out, err = trained(*command)
     assert code == 0
     header, *lines = out.splitlines()
     assert header.split() == [*_COLUMNS, "agreement", "best", "member"]
@@ -345,17 +363,15 @@ def test_the_held_out_images_of_training_are_measured_again_with_the_same_result
     assert base["accuracy"] == metrics["base_accuracy"]
 
 
-def test_a_single_route_has_no_columns_for_members(shell: Shell) -> None:
-    assert shell.train()[0] == 0
+def test_a_single_route_has_no_columns_for_members(trained: Shell) -> None:
     command = [*MEASURE, "--limit", "10", "--route", "base"]
-    assert shell(*command)[1].splitlines()[0].split() == _COLUMNS
+    assert trained(*command)[1].splitlines()[0].split() == _COLUMNS
 
 
-def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
-    assert shell.train()[0] == 0
-    assert shell("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
+def test_a_named_route_brings_its_temperature(trained: Shell) -> None:
+    assert trained("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
     command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
-    plain, hot = shell.document(*command, "--route", "hot")
+    plain, hot = trained.document(*command, "--route", "hot")
     assert hot["accuracy"] == plain["accuracy"]
     assert hot["confidence"] < plain["confidence"]
 
@@ -376,10 +392,9 @@ def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
     ],
 )
 def test_a_wrong_evaluation_is_refused_in_one_sentence(
-    shell: Shell, arguments: list[str], message: str
+    trained: Shell, arguments: list[str], message: str
 ) -> None:
-    assert shell.train()[0] == 0
-    assert message in shell.refused(*MEASURE, *arguments)
+    assert message in trained.refused(*MEASURE, *arguments)
 
 
 # methods
