@@ -1,6 +1,8 @@
 """The adapters of a store: versions that never change, published whole or not at all, and their aliases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 _MANIFEST, _WEIGHTS, _TOMBSTONE = "manifest.json", "adapter.safetensors", "deleted.json"
 _REMEDY = "remove this version's folder and publish the adapter again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A version of an adapter, and whether it was there before it was published."""
+
+    manifest: Manifest
+    known: bool
 
 
 class Adapters:
@@ -41,26 +51,24 @@ class Adapters:
             InvalidInput: Tensors that are not finite.
             NotFound: The task or the backbone is not in the store.
         """
-        task = self._tasks.with_digest(draft.task, draft.task_digest)
-        if task.spec.backbone_digest != draft.backbone_digest:
-            raise InvalidInput(
-                "the adapter and its task have different backbones",
-                field="backbone_digest",
-                remedy=f"use {task.spec.backbone_digest}",
-            )
-        data = tensors.encode(weights)
-        identity = digest.adapter_digest(
-            method=draft.method,
-            config=draft.config,
-            backbone=draft.backbone_digest,
-            task=draft.task_digest,
-            tensors=weights,
-        )
+        self._check_task(draft)
+        data, identity = tensors.encode(weights), _digest(draft, weights)
         manifest = self._newest(draft.task, draft.name)
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
         self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
         return manifest
+
+    def publish_once(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Published:
+        """Publish an adapter as `publish` does, unless one of its versions is the same already.
+
+        Raises:
+            InvalidInput, NotFound: As `publish` does.
+        """
+        known = self._with_digest(draft.task, draft.name, _digest(draft, weights))
+        if known is not None:
+            return Published(manifest=known, known=True)
+        return Published(manifest=self.publish(draft, weights), known=False)
 
     def versions(self, task: str, name: str) -> list[int]:
         """The published versions, ascending; empty for an adapter that does not exist."""
@@ -106,23 +114,8 @@ class Adapters:
         """
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
         loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        identity = digest.adapter_digest(
-            method=manifest.method,
-            config=manifest.config,
-            backbone=manifest.backbone_digest,
-            task=manifest.task_digest,
-            tensors=loaded,
-        )
-        digest.check(identity, manifest.digest, key=key, remedy=_REMEDY)
+        digest.check(_digest(manifest, loaded), manifest.digest, key=key, remedy=_REMEDY)
         return loaded
-
-    def find(self, task: str, name: str, identity: str) -> Manifest | None:
-        """The newest version of an adapter that has a digest, if any."""
-        for version in reversed(self.versions(task, name)):
-            manifest = self.manifest(task, name, version)
-            if manifest.digest == identity:
-                return manifest
-        return None
 
     def remove(self, task: str, name: str, version: int) -> int | None:
         """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.
@@ -234,9 +227,27 @@ class Adapters:
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)
 
+    def _check_task(self, draft: Draft) -> None:
+        task = self._tasks.with_digest(draft.task, draft.task_digest)
+        if task.spec.backbone_digest != draft.backbone_digest:
+            raise InvalidInput(
+                "the adapter and its task have different backbones",
+                field="backbone_digest",
+                remedy=f"use {task.spec.backbone_digest}",
+            )
+
+    def _with_digest(self, task: str, name: str, identity: str) -> Manifest | None:
+        """The newest version of an adapter that has a digest, if any."""
+        manifests = self._newest_first(task, name)
+        return next((manifest for manifest in manifests if manifest.digest == identity), None)
+
     def _newest(self, task: str, name: str) -> Manifest | None:
-        versions = self.versions(task, name)
-        return self.manifest(task, name, versions[-1]) if versions else None
+        return next(self._newest_first(task, name), None)
+
+    def _newest_first(self, task: str, name: str) -> Iterator[Manifest]:
+        for version in reversed(self.versions(task, name)):
+            with suppress(NotFound):  # deleted by others since the versions were listed
+                yield self.manifest(task, name, version)
 
     def _is_buried(self, task: str, name: str, version: int) -> bool:
         return self._place.read(keys.adapter(task, name, version, _TOMBSTONE)) is not None
@@ -261,3 +272,13 @@ class Adapters:
     def _versions_with(self, task: str | None, name: str | None, file: str) -> Sequence[tuple[str, str, int]]:
         """The task, name and version of all that have a file."""
         return keys.versions_in(self._place.keys(keys.below(keys.ADAPTERS, task, name)), file)
+
+
+def _digest(adapter: Draft | Manifest, weights: "Mapping[str, Tensor]") -> str:
+    return digest.adapter_digest(
+        method=adapter.method,
+        config=adapter.config,
+        backbone=adapter.backbone_digest,
+        task=adapter.task_digest,
+        tensors=weights,
+    )

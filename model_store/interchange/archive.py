@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model_store.collections.adapters import Published
 from model_store.format import digest, tensors
 from model_store.format.records import Archived, Draft, Manifest, TaskRecord, TaskSpec
 from model_store.store import Store
@@ -34,14 +35,6 @@ class Archive:
     record: Archived
     adapter: dict[str, Tensor]
     base_head: dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imported:
-    """The version that an import came to, and whether it stood there before."""
-
-    manifest: Manifest
-    known: bool
 
 
 def write(store: Store, manifest: Manifest) -> bytes:
@@ -91,7 +84,9 @@ def read(data: bytes, *, name: str = "archive") -> Archive:
     return archive
 
 
-def register(store: Store, archive: Archive, *, task: str | None = None, name: str | None = None) -> Imported:
+def register(
+    store: Store, archive: Archive, *, task: str | None = None, name: str | None = None
+) -> Published:
     """Register an archive's adapter, and its task where the store has none of that name.
 
     The same again returns the version that stands there.
@@ -112,10 +107,7 @@ def register(store: Store, archive: Archive, *, task: str | None = None, name: s
         TaskSpec.of(**(dict(spec) | {"name": draft.task})), archive.base_head
     )
     assert record.digest == draft.task_digest  # checked when it was read
-    found = store.adapters.find(draft.task, draft.name, archive.record.adapter_digest)
-    if found is not None:
-        return Imported(manifest=found, known=True)
-    return Imported(manifest=store.adapters.publish(draft, archive.adapter), known=False)
+    return store.adapters.publish_once(draft, archive.adapter)
 
 
 def _parts(data: bytes, name: str) -> dict[str, bytes]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from torch import Tensor
 
-from model_store.format import digest
+from model_store.collections.adapters import Published
 from model_store.format.records import Draft, TaskRecord
-from model_store.interchange.archive import Imported
 from model_store.store import Store
 from petl_vit import heads
 from petl_vit.architecture import check_tensors, describe
@@ -33,7 +32,7 @@ class Foreign:
     tensors: dict[str, Tensor]
     source: dict[str, JsonValue]
 
-    def register(self, store: Store, task: TaskRecord, *, name: str) -> Imported:
+    def register(self, store: Store, task: TaskRecord, *, name: str) -> Published:
         """Publish it; the same again returns the version that stands there.
 
         Raises:
@@ -54,17 +53,7 @@ class Foreign:
             task_digest=task.digest,
             training=self.source,
         )
-        identity = digest.adapter_digest(
-            method=draft.method,
-            config=draft.config,
-            backbone=draft.backbone_digest,
-            task=draft.task_digest,
-            tensors=self.tensors,
-        )
-        found = store.adapters.find(draft.task, draft.name, identity)
-        if found is not None:
-            return Imported(manifest=found, known=True)
-        return Imported(manifest=store.adapters.publish(draft, self.tensors), known=False)
+        return store.adapters.publish_once(draft, self.tensors)
 
 
 def ordered_head(

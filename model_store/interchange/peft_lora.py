@@ -18,9 +18,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from model_store.collections.adapters import Published
 from model_store.format import tensors
 from model_store.format.records import Manifest, TaskRecord
-from model_store.interchange.archive import Imported
 from model_store.interchange.foreign import Foreign, ordered_head
 from model_store.store import Store
 from petl_vit import methods
@@ -117,7 +117,7 @@ class Folder:
 
     def register(
         self, store: Store, task: TaskRecord, *, name: str, classes: Sequence[str] | None
-    ) -> tuple[Imported, list[str]]:
+    ) -> tuple[Published, list[str]]:
         """Register it under a task; and what the user should know.
 
         Raises:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model_store.collections.adapters import Published
 from model_store.format import tensors
 from model_store.format.records import TaskRecord
 from model_store.interchange import folding
-from model_store.interchange.archive import Imported
 from model_store.interchange.foreign import Foreign, ordered_head
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
@@ -33,7 +33,7 @@ class Checkpoint:
 
     def register(
         self, store: Store, task: TaskRecord, *, name: str, classes: Sequence[str] | None
-    ) -> tuple[Imported, list[str]]:
+    ) -> tuple[Published, list[str]]:
         """Register it under a task; and what the user should know.
 
         Raises:

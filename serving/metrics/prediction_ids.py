@@ -9,14 +9,13 @@ import base64
 import binascii
 import hmac
 import json
-import os
 import secrets
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
 
+from model_store.place.whole_file import write_whole
 from petl_vit.errors import InvalidInput
 
 MAX_LENGTH = 8192
@@ -164,18 +163,8 @@ def key_from(path: Path) -> bytes:
 def _create(path: Path) -> None:
     """Creates the file whole or not at all, readable by its owner; never replaces another process's."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        # Unlike a rename, a link never replaces: whoever comes second reads the first one's key.
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
+    with write_whole(path, mode=0o600, replace=False) as draft:
+        draft.write_bytes(secrets.token_bytes(KEY_BYTES))
 
 
 def _encode(raw: bytes) -> str:

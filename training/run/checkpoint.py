@@ -4,7 +4,6 @@ One file per run in the runs folder, written whole or not at all after every epo
 adapter is registered. It never travels: only tensors and numbers are read back (`weights_only`).
 """
 
-import os
 import pickle
 import tempfile
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from model_store.place.whole_file import remove_drafts, write_whole
 from petl_vit.errors import InvalidInput
 
 
@@ -43,12 +43,8 @@ class Checkpoint:
             InvalidInput: The folder cannot be written; the last state is still there.
         """
         try:
-            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(part).replace(self.path)
+            with write_whole(self.path, mode=0o600) as draft:
+                torch.save(state, draft)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -63,9 +59,9 @@ class Checkpoint:
         return state if isinstance(state, dict) else None
 
     def remove(self) -> None:
-        """Forgets the state, and what a killed `save` left beside it."""
-        for part in self.path.parent.glob(f"{self.path.name}*"):
-            part.unlink(missing_ok=True)
+        """Forget the state, and what a killed `save` left beside it."""
+        self.path.unlink(missing_ok=True)
+        remove_drafts(self.path)
 
     def _unwritable(self, error: OSError) -> InvalidInput:
         return InvalidInput(

@@ -12,6 +12,7 @@ from petl_vit.batch import Batch, Features, Model, Row, Term
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unsupported
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
+from serving.engine.backend import VitOf
 from serving.onnx import session as onnx_session
 from serving.onnx.backend import OnnxBackend
 from serving.onnx.graph import Mixture, recorded
@@ -26,9 +27,11 @@ LOOSE = ("full", "selective", "vpt_shallow", "vqt")
 
 
 def backend_of(vit: FrozenViT, slots: Slots | None = None) -> OnnxBackend:
-    backend = OnnxBackend(Slots(aliased=False) if slots is None else slots, threads=1)
-    backend.add_size(vit.arch.image_size, vit)
-    return backend
+    return backend_over(lambda size: vit, slots)
+
+
+def backend_over(vit_of: VitOf, slots: Slots | None = None) -> OnnxBackend:
+    return OnnxBackend(vit_of, Slots(aliased=False) if slots is None else slots, threads=1)
 
 
 def wise(adapter: Adapter, alpha: float = 1.0) -> Model:
@@ -126,8 +129,8 @@ def test_features_are_answered_too() -> None:
 def test_every_image_size_has_graphs_of_its_own() -> None:
     vit, _ = family("plain", depth=2)
     other = FrozenViT(vit.config, dict(vit.params), image_size=48)
-    backend = backend_of(vit)
-    backend.add_size(48, other)
+    vits = {one.arch.image_size: one for one in (vit, other)}
+    backend = backend_over(vits.__getitem__)
 
     for one in (vit, other):
         backend.warm(one.arch.image_size)

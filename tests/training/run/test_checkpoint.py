@@ -59,7 +59,7 @@ def test_a_save_that_fails_leaves_the_last_state(
 
 def test_removing_takes_the_halves_of_a_killed_save_along(checkpoint: Checkpoint) -> None:
     checkpoint.save({"epoch": 1})
-    (checkpoint.path.parent / "abc.pt.x1y2.part").write_bytes(b"half")
+    (checkpoint.path.parent / ".abc.pt.x1y2").write_bytes(b"half")
     other = Checkpoint(path=checkpoint.path.with_name("abd.pt"))
     other.save({"epoch": 5})
     checkpoint.remove()

@@ -121,10 +121,10 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_and_says_what_to_do(
 ) -> None:
     broken = LinearHead(weight=torch.full_like(base_head.weight, math.inf), bias=base_head.bias)
     with pytest.raises(
-        InvalidInput, match=r"lr: the loss became nan in epoch 1; train with a lower one"
+        InvalidInput, match=r"learning_rate: the loss became nan in epoch 1; train with a lower one"
     ) as error:
         trainer(vit, broken, recipe()).run(images)
-    assert error.value.field == "lr"
+    assert error.value.field == "learning_rate"
 
 
 def test_a_last_step_that_leaves_the_numbers_behind_is_seen_without_another_loss(
@@ -368,7 +368,7 @@ def test_a_loss_that_diverged_among_several_names_its_adapter_and_its_rate(
     broken = LinearHead(weight=torch.full_like(base_head.weight, math.inf), bias=base_head.bias)
     sound = trainer(vit, base_head, recipe("ssf"), name="fine")
     wild = trainer(vit, broken, recipe(learning_rate=1e-2), name="wild")
-    with pytest.raises(InvalidInput, match=r"lr: the loss of wild became nan in epoch 1; .* than 0\.01"):
+    with pytest.raises(InvalidInput, match=r"rate: the loss of wild became nan in epoch 1; .* than 0\.01"):
         train([sound, wild], images)
 
 

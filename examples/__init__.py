@@ -1,0 +1,1 @@
+"""Short programs that use Corolla, each run by a test."""
