@@ -86,15 +86,13 @@ def has_onnx() -> bool:
 
 
 def _onnx(vit: FrozenViT, head: LinearHead) -> Run:
-    backend = OnnxBackend(Slots(aliased=False), threads=torch.get_num_threads())
-    backend.add_size(vit.arch.image_size, vit)
+    backend = OnnxBackend(lambda size: vit, Slots(aliased=False), threads=torch.get_num_threads())
     return _under_lora(backend, vit, head)
 
 
 def torch_back_end(vit: FrozenViT, head: LinearHead) -> Run:
     """PyTorch's, under one LoRA, in the precision of the backbone."""
-    backend = TorchBackend(Slots())
-    backend.add_size(vit.arch.image_size, vit)
+    backend = TorchBackend(lambda size: vit, Slots())
     return _under_lora(backend, vit, head)
 
 

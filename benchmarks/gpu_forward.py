@@ -126,9 +126,8 @@ class Ours:
         if kind == "graph":
             arena = Arena(vit.arch, nbytes=ARENA_BYTES, slots=256, dtype=vit.dtype, device=vit.device)
         self._slots = Slots(vit.device, arena=arena)
-        self._graphs = None if kind == "torch" else _graphs(self._slots)
-        self._backend: Backend = self._graphs or TorchBackend(self._slots)
-        self._backend.add_size(vit.arch.image_size, vit)
+        self._graphs = None if kind == "torch" else _graphs(vit, self._slots)
+        self._backend: Backend = self._graphs or TorchBackend(lambda size: vit, self._slots)
 
     def from_host(self, images: Tensor, rows: Sequence[Row]) -> Logits:
         """A batch as the engine has it: images on the host, in float32."""
@@ -147,10 +146,10 @@ class Ours:
         return _replayed(self._graphs, images, rows)
 
 
-def _graphs(slots: Slots) -> "GraphBackend":
+def _graphs(vit: FrozenViT, slots: Slots) -> "GraphBackend":
     from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
-    return GraphBackend(slots)
+    return GraphBackend(lambda size: vit, slots)
 
 
 def _replayed(backend: "GraphBackend", images: Tensor, rows: Sequence[Row]) -> Logits:

@@ -77,7 +77,6 @@ def _engine(found: Shelf, setting: Setting) -> Callable[[], object]:
     service = Service(
         found.settings(device=setting.device.type, precision=setting.precision, backend=setting.backend)
     )
-    service.engine.add_size(size, service.loader.vit(size))
     plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
     models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)

@@ -111,7 +111,6 @@ def _prepare(found: Shelf, precision: Precision, threads: int) -> None:
     global _forward
     size = found.preprocess.image_size
     service = Service(found.settings(precision=precision.value, threads=threads))
-    service.engine.add_size(size, service.loader.vit(size))
     plans = [service.catalog.plan(TASK, parse_route(name), extrapolate=False) for name in found.adapters]
     models = [service.adapter_cache.models(plan.resolved) for plan in plans]
     images = torch.randn(IN_FLIGHT, 3, size, size)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from corolla.lazy_group import LazyGroup, Listed
+from corolla.group import CommandGroup, Lazy, running_command
 from petl_vit.errors import CorollaError
 
 PLUGINS = "corolla.commands"
@@ -26,84 +26,84 @@ PLUGINS = "corolla.commands"
 
 VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
-COMMANDS: dict[str, Listed] = {
-    "train": Listed(
+COMMANDS: dict[str, Lazy] = {
+    "train": Lazy(
         section="Train",
         line="Train adapters, evaluate them and register them.",
         extra="train",
-        target="corolla.commands.training:train",
+        target="corolla.commands.train:train",
     ),
-    "evaluate": Listed(
+    "evaluate": Lazy(
         section="Train",
         line="Measure adapters and routes on labelled images.",
         extra="train",
-        target="corolla.commands.training:evaluate",
+        target="corolla.commands.evaluate:evaluate",
     ),
-    "methods": Listed(
+    "methods": Lazy(
         section="Train",
         line="List the PETL methods and what they cost.",
         extra="train",
-        target="corolla.commands.training:methods",
+        target="corolla.commands.methods:methods",
     ),
-    "serve": Listed(
+    "serve": Lazy(
         section="Serve",
         line="Serve every adapter from one resident backbone.",
         extra="serve",
         target="corolla.commands.serve:serve",
     ),
-    "package": Listed(
+    "package": Lazy(
         section="Serve",
         line="Package the engine for other servers: TorchServe.",
         extra="torchserve",
         target="corolla.commands.package:package",
     ),
-    "classify": Listed(
+    "classify": Lazy(
         section="Serve",
         line="Classify images by a route.",
         extra="client",
         target="corolla.commands.classify:classify",
     ),
-    "predict": Listed(
+    "predict": Lazy(
         section="Serve",
         line="Classify many images without a server.",
         extra="serve",
-        target="corolla.commands.predict:predict_command",
+        target="corolla.commands.predict:predict",
     ),
-    "feedback": Listed(
+    "feedback": Lazy(
         section="Serve",
         line="Send true labels for earlier predictions.",
         extra="client",
-        target="corolla.commands.classify:feedback",
+        target="corolla.commands.feedback:feedback",
     ),
-    "backbones": Listed(
+    "backbones": Lazy(
         section="Store",
         line="Import and list frozen backbones.",
         extra="serve",
-        target="corolla.commands.store:backbones",
+        target="corolla.commands.backbones:backbones",
     ),
-    "tasks": Listed(
+    "tasks": Lazy(
         section="Store",
         line="List and show tasks: classes and preprocessing.",
         extra="serve",
-        target="corolla.commands.store:tasks",
+        target="corolla.commands.tasks:tasks",
     ),
-    "adapters": Listed(
+    "adapters": Lazy(
         section="Store",
         line="List, alias, load, fold, move, delete adapters.",
         extra="serve",
-        target="corolla.commands.store:adapters",
+        target="corolla.commands.adapters:adapters",
     ),
-    "export": Listed(
+    "export": Lazy(
         section="Store",
         line="Write models for ONNX Runtime.",
         extra="onnx",
         target="corolla.commands.export:export",
     ),
-    "routes": Listed(
+    "routes": Lazy(
         section="Store",
         line="Name routes, and show how a route is read.",
         extra="serve",
-        target="corolla.commands.store:routes",
+        target="corolla.commands.routes:routes",
     ),
 }
 
@@ -113,8 +113,8 @@ class UnknownVariable(CorollaError):
 
 
 @click.group(
-    cls=LazyGroup,
-    table=COMMANDS,
+    cls=CommandGroup,
+    lazy=COMMANDS,
     plugins=PLUGINS,
     epilog="Each command explains itself: corolla train --help",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -144,11 +144,15 @@ def run(arguments: Sequence[str]) -> int:
     # Without this, OpenMP's threads spin between products and starve everybody on a busy machine.
     # It counts only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    command: click.Command = corolla
     try:
         _check_variables(os.environ)
         # What `corolla.main` does, less its handling of errors; a command's return value is no exit code.
         with corolla.make_context("corolla", list(arguments)) as context:
-            corolla.invoke(context)
+            try:
+                corolla.invoke(context)
+            finally:
+                command = running_command(context)
         sys.stdout.flush()
         return 0
     except click.exceptions.Exit as finished:
@@ -159,7 +163,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _say(_usage(error), 2)
     except CorollaError as error:
-        return _say(str(error), 2, error)
+        return _say(_with_flag(error, command), 2, error)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
     except OSError as error:
@@ -172,6 +176,16 @@ def _usage(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _with_flag(error: CorollaError, command: click.Command) -> str:
+    """What an error says; where its field is an option of the command, as the flag that people type."""
+    field = error.field or ""
+    for option in command.params:
+        names = {option.name, *(flag.lstrip("-").replace("-", "_") for flag in option.opts)}
+        if isinstance(option, click.Option) and field in names:
+            return max(option.opts, key=len) + str(error).removeprefix(field)
+    return str(error)
 
 
 def _unexpected(error: Exception) -> int:

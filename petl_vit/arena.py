@@ -1,8 +1,8 @@
 """Adapters in device memory: their vectors in one tensor, the bank, and a table of where each edit is.
 
-Both have a fixed size and address, so that a captured CUDA graph reads them. An adapter takes a contiguous
-run of the bank (first fit) and one row of the table, a *slot*. Those whose edits the kernels do not know
-(full, selective, VPT-Shallow, VQT, very wide bottlenecks) take room in the bank alone.
+Both have a fixed size and address, so that a captured CUDA graph can read them. An adapter takes a contiguous
+run of the bank (first fit) and one row of the table, its *slot*. Adapters with edits that the kernels do not
+compute (full, selective, VPT-Shallow, VQT, very wide bottlenecks) take a run of the bank alone.
 
 Shapes: E elements of the bank, S slots, F fields of a table's row.
 """
@@ -25,26 +25,26 @@ from petl_vit.errors import InvalidInput
 from petl_vit.prompts import Prefix
 
 MAX_HIDDEN = 64
-"""The widest bottleneck of a branch that the kernels take."""
+"""The widest bottleneck of a branch that the kernels compute."""
 
 _NONE = -1
 _ALIGNED = 16  # elements, as the tensors in a flat vector are
 
 
 class Field(IntEnum):
-    """What the table says of a site: offsets into the bank, -1 where there is none, and a rank."""
+    """The table's columns for a site: offsets into the bank, -1 where an edit is absent, and a rank."""
 
     SCALE, SHIFT, WEIGHT, BIAS, A, B, A0, LOW_SHIFT, RANK, PARTS = range(10)
 
 
 class BranchField(IntEnum):
-    """The same of a sublayer; `SOURCE` and `ACTIVATION` are numbers of a source and a function."""
+    """The columns for a sublayer; `SOURCE` and `ACTIVATION` are the numbers of a source and a function."""
 
     DOWN, DOWN_BIAS, UP, UP_BIAS, CONV, CONV_BIAS, RANK, SOURCE, ACTIVATION = range(9)
 
 
 class PrefixField(IntEnum):
-    """The same of a block's further keys and values, and how many there are."""
+    """The columns for a block's added keys and values, and their count."""
 
     KEYS, VALUES, COUNT = range(3)
 
@@ -60,7 +60,7 @@ _ACTIVATIONS = [F.relu, F.gelu, quick_gelu]
 
 
 class Layout:
-    """Which fields a row of the table has: some for every site, sublayer and block of an architecture."""
+    """The fields of a row of the table: some for every site, sublayer and block of an architecture."""
 
     def __init__(self, arch: Architecture) -> None:
         linears = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -82,8 +82,8 @@ class Layout:
         return len(self.is_offset)
 
     def column(self, edits: EditSet) -> Tensor | None:
-        """[F], offsets from the start of the flat vector; None where the kernels do not know an edit."""
-        if edits.form == NO_FORM or not all(_is_known(edit) for edit in edits.edits):
+        """[F], offsets from the start of the flat vector; None where the kernels do not compute an edit."""
+        if edits.form == NO_FORM or not all(_is_computed(edit) for edit in edits.edits):
             return None
         column = torch.full((self.fields,), _NONE, dtype=torch.int64)
         for place, value in self._values(edits):
@@ -93,18 +93,19 @@ class Layout:
         return column
 
     def _values(self, edits: EditSet) -> Iterator[tuple[int, int]]:
-        """The places in a row of the table that edits fill, and with what."""
+        """The places of the edits in a row of the table, with their values."""
         start = edits.flat.storage_offset()
         for edit in edits.edits:
-            tensors, numbers = _described(edit, edits)
-            first = self.first[_place(edit)]
+            tensors, numbers = _fields(edit, edits)
+            first = self.first[_group(edit)]
             for field, tensor in tensors.items():
                 if tensor is not None:
                     yield first + field, int(tensor.storage_offset()) - int(start)
             yield from ((first + field, value) for field, value in numbers.items())
 
 
-def _is_known(edit: Edit) -> bool:
+def _is_computed(edit: Edit) -> bool:
+    """Whether the kernels compute an edit."""
     match edit:
         case Branch():
             narrow = edit.up.shape[-2] <= MAX_HIDDEN
@@ -114,7 +115,8 @@ def _is_known(edit: Edit) -> bool:
     return isinstance(edit, Affine | NormDelta | LowRank)
 
 
-def _place(edit: Edit) -> str:
+def _group(edit: Edit) -> str:
+    """The site, sublayer or block whose fields an edit fills."""
     match edit:
         case Branch():
             return edit.sublayer
@@ -125,7 +127,7 @@ def _place(edit: Edit) -> str:
     raise AssertionError(edit)
 
 
-def _described(edit: Edit, edits: EditSet) -> tuple[Mapping[Any, Tensor | None], Mapping[Any, int]]:
+def _fields(edit: Edit, edits: EditSet) -> tuple[Mapping[Any, Tensor | None], Mapping[Any, int]]:
     """An edit's tensors and numbers by field."""
     match edit:
         case Affine():
@@ -157,16 +159,16 @@ def _described(edit: Edit, edits: EditSet) -> tuple[Mapping[Any, Tensor | None],
 
 
 class Arena:
-    """The bank and the table of one backbone's adapters. All that writes to them is of one thread's stream.
+    """The bank and the table of one backbone's adapters. One thread's stream does all writes to them.
 
     Args:
-        arch: The backbone's architecture; its image size plays no part.
-        nbytes: Of the bank and the table together.
-        slots: How many adapters at most.
-        dtype: The adapters', which is that of the residual stream.
+        arch: The backbone's architecture, of any image size.
+        nbytes: The bytes of the bank and the table together.
+        slots: The most adapters.
+        dtype: The adapters' dtype, which is that of the residual stream.
 
     Raises:
-        InvalidInput: The table alone takes more.
+        InvalidInput: The table alone takes more than `nbytes`.
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class Arena:
         if elements <= 0:
             raise InvalidInput(
                 f"a table for {slots} slots takes {self.table.nbytes:,} bytes of {nbytes:,}",
-                field="device-bytes",
+                field="device_bytes",
                 remedy="start with a larger --device-bytes or fewer --slots",
             )
         self.bank = torch.zeros(elements, dtype=dtype, device=device)
@@ -193,11 +195,11 @@ class Arena:
 
     @property
     def nbytes(self) -> int:
-        """Device memory that it takes, full or empty."""
+        """Device memory of the arena, which is the same full or empty."""
         return self.bank.nbytes + self.table.nbytes
 
     def place(self, edits: EditSet) -> "Placed | None":
-        """Copies an adapter's edits in; None where there is no slot or no room in one piece."""
+        """Copies an adapter's edits in; None where no slot, or no gap that is large enough, is free."""
         column = self.layout.column(edits)
         tensors = {id(t): t for t in ([edits.flat] if column is not None else edits.all_tensors())}
         starts, length = {}, 0
@@ -223,7 +225,7 @@ class Arena:
         return Placed(extent=extent, edits=edits.at(moved(edits.flat)), slot=slot, nbytes=nbytes)
 
     def give_back(self, placed: "Placed") -> None:
-        """Its room is free; what it held stays until it is written over."""
+        """Frees an adapter's run and slot; the contents stay until they are overwritten."""
         if placed.slot != _NONE:
             self._free.append(placed.slot)
         insort(self._gaps, placed.extent)
@@ -258,7 +260,7 @@ class Placed:
 
     Attributes:
         edits: With tensors that are views of the bank.
-        slot: Its row of the table; -1 where the kernels do not know its edits.
+        slot: Its row of the table; -1 where the kernels do not compute its edits.
     """
 
     extent: Extent

@@ -37,27 +37,27 @@ class Conv:
         images = F.pad(h.reshape(-1, tokens, h.shape[-1]), (0, 0, 0, 1))
         index = torch.from_numpy(_neighbours(tokens, self.grid)).to(h.device)
         windows = images.index_select(1, index)
-        # A product, as convolutions of so few channels spend their time on changing layouts.
+        # A product, as a convolution of so few channels spends its time on changing layouts.
         taps = self.weight.flatten(-2).transpose(-2, -1).flatten(-2).transpose(-2, -1)  # [9 R, R]
         return product(windows.view(h.shape[0], -1, taps.shape[-2]), taps, self.bias)
 
 
 @lru_cache(maxsize=64)
 def _neighbours(tokens: int, grid: int) -> NDArray[np.int64]:
-    """[9 N]: the tokens that a 3x3 window over each token covers, row by row; N where it covers none."""
+    """[9 N]: the tokens in a 3x3 window over each token, row by row; N where the window is empty."""
     patches = grid**2 if tokens >= grid**2 else 0
     single = tokens - patches
-    found = np.full((tokens, 9), tokens)
-    found[:single, 4] = np.arange(single)
+    index = np.full((tokens, 9), tokens)
+    index[:single, 4] = np.arange(single)
     if patches:
         around = np.full((grid + 2, grid + 2), tokens)
         around[1:-1, 1:-1] = np.arange(single, tokens).reshape(grid, grid)
-        found[single:] = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).reshape(-1, 9)
-    return found.flatten()
+        index[single:] = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).reshape(-1, 9)
+    return index.flatten()
 
 
 class Source(Enum):
-    """What a branch reads."""
+    """Where a branch reads."""
 
     STREAM = "the residual stream before the sublayer's norm"
     NORMED = "the sublayer's input, after its norm"
@@ -75,7 +75,7 @@ class Branch:
 
     Attributes:
         sublayer: `blocks.L.attn` or `blocks.L.mlp`.
-        source: What u is.
+        source: Where u is read.
         down: [D, R]; down_bias: [R]; up: [R, D]; up_bias: [D].
         dropout: Rate before the up projection in training.
     """
@@ -92,7 +92,7 @@ class Branch:
     dropout: float = 0.0
 
     def hidden(self, u: Tensor, tokens: int) -> Tensor:
-        """The bottleneck [B, n N, R] of what the source says [B, n N, D], n images of N tokens."""
+        """The bottleneck [B, n N, R] of u [B, n N, D], n images of N tokens."""
         h = self.activation(product(u, self.down, self.down_bias))
         return h if self.conv is None else self.activation(self.conv(h, tokens))
 
@@ -104,6 +104,6 @@ class Branch:
         return at_alpha(product(h, self.up, self.up_bias), alpha) * self.scale
 
     def join_(self, target: Tensor, hidden: Tensor, alpha: Alpha) -> None:
-        """target += delta, from its bottleneck, without a tensor in between; for inference."""
+        """target += delta, from the bottleneck, without a temporary tensor; for inference."""
         add_product_(target, at_alpha(hidden, alpha), self.up, self.scale)
         target.add_(at_alpha(self.up_bias.expand_as(target), alpha), alpha=self.scale)

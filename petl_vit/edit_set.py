@@ -1,8 +1,8 @@
-"""The edits of one adapter, by where they act, in a form in which many adapters' edits stack.
+"""The edits of one adapter by where they act, laid out so that many adapters' edits stack.
 
 Edit sets of one *form* have the same kinds of edits at the same sites and of the same widths, so their
 tensors stack, and one kernel serves rows of many adapters. Ranks and bottlenecks are padded with zeros to
-size classes, the powers of two, which changes no result: zero columns of a down projection meet zero rows of
+size classes, the powers of two. This changes no result: zero columns of a down projection meet zero rows of
 the up projection. Source: the padded banks of arXiv 2310.18547 (Punica) and 2311.03285 (S-LoRA).
 
 Shapes: B rows, D width, R rank or bottleneck, n prompts, H heads, d head width.
@@ -26,7 +26,7 @@ from petl_vit.products import wide
 from petl_vit.prompts import Prefix, Queries, Tokens
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
-"""Each block's constant extra keys and values, each [1 or B, H, n, d]."""
+"""Each block's constant added keys and values, each [1 or B, H, n, d]."""
 
 _FORMS: dict[Hashable, int] = {}
 _NUMBERS = count(1)
@@ -40,8 +40,8 @@ _TENSORS: dict[type, tuple[str, ...]] = {
     Branch: ("down", "down_bias", "up", "up_bias"),
     Prefix: (),
 }
-_LYING = frozenset({"a", "down"})  # matrices kept as [R, in]: a product with few columns is twice as fast
-_OTHERS: dict[type, tuple[str, ...]] = {
+_TRANSPOSED = frozenset({"a", "down"})  # stored as [R, in]: a product with few columns is twice as fast
+_CONSTANTS: dict[type, tuple[str, ...]] = {
     Affine: ("site",),
     NormDelta: ("site", "eps"),
     LowRank: ("site",),
@@ -51,10 +51,10 @@ _OTHERS: dict[type, tuple[str, ...]] = {
 
 
 class EditSet:
-    """The edits of one adapter, by where they act. Dense ones act nowhere: they make a `fold`.
+    """The edits of one adapter, by where they act. `Dense` ones act at no site: they are folded.
 
     Args:
-        keys_values: What the prefixes contribute, where it is known already.
+        keys_values: The prefixes' keys and values, where they are computed already.
     """
 
     def __init__(self, edits: Sequence[Edit], keys_values: KeysValues | None = None) -> None:
@@ -83,21 +83,21 @@ class EditSet:
 
     @property
     def prompts(self) -> bool:
-        """Whether anything takes part in attention, where a negative alpha has no meaning."""
+        """Whether edits add keys to the attention, where a negative alpha has no meaning."""
         return bool(self.prefixes or self.tokens)
 
     @property
     def extra_tokens(self) -> int:
-        """How many tokens are carried along with each row."""
+        """How many prompt tokens each row carries."""
         return sum(len(tokens.prompts) for tokens in self.tokens)
 
     @cached_property
     def keys_values(self) -> KeysValues:
-        """Every block's constant extra keys and values, each [1, H, n, d]; computed once."""
+        """Every block's constant added keys and values, each [1, H, n, d]; computed once."""
         if self._known_keys_values is not None:
             return self._known_keys_values
         with torch.no_grad():
-            return {block: [_constant(p) for p in found] for block, found in self.prefixes.items()}
+            return {block: [_constant(p) for p in prefixes] for block, prefixes in self.prefixes.items()}
 
     @cached_property
     def first_block(self) -> float:
@@ -109,12 +109,12 @@ class EditSet:
         return min(map(_block_of, sites), default=inf)
 
     def all_tensors(self) -> list[Tensor]:
-        """Every tensor that the edits hold, in any order; several may share memory."""
+        """Every tensor of the edits, in any order; several may share memory."""
         keys_values = [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
-        return keys_values + [tensor for edit in self.edits for tensor in _held(edit)]
+        return keys_values + [tensor for edit in self.edits for tensor in _tensors_in(edit)]
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> Self:
-        """The same edits with `move` of every tensor, the constant keys and values included."""
+        """The same edits with `move` applied to every tensor, the constant keys and values included."""
         keys_values = {
             block: [(move(keys), move(values)) for keys, values in pairs]
             for block, pairs in self.keys_values.items()
@@ -122,7 +122,7 @@ class EditSet:
         return type(self)([_mapped(edit, move) for edit in self.edits], keys_values)
 
     def on_host(self) -> Self:
-        """The same edits in host memory, from where a GPU reads them by itself if there is one."""
+        """The same edits in host memory; edits of a GPU in pinned memory, which the GPU can read."""
         if not any(tensor.is_cuda for tensor in self.all_tensors()):
             return self
         if self.form == NO_FORM:
@@ -133,15 +133,15 @@ class EditSet:
 
     @cached_property
     def form(self) -> int:
-        """Equal numbers stack; `NO_FORM` stacks with nothing."""
+        """A number: edit sets of equal forms stack; one of `NO_FORM` does not stack."""
         if self.dense or self.tokens or self.queries:
             return NO_FORM
         shapes = tuple(tuple(tensor.shape) for tensor in self._tensors())
-        return _FORMS.setdefault((tuple(map(_described, self.edits)), shapes), next(_NUMBERS))
+        return _FORMS.setdefault((tuple(map(_constants, self.edits)), shapes), next(_NUMBERS))
 
     @cached_property
     def flat(self) -> Tensor:
-        """All that stacks as one vector, each tensor at a multiple of 64 bytes: what a slot holds."""
+        """All stacking tensors in one vector, each at a multiple of 64 bytes: the contents of a slot."""
         tensors = self._tensors()
         flat = (
             long_lived_zeros(sum(_room(t.numel()) for t in tensors), tensors[0])
@@ -155,7 +155,7 @@ class EditSet:
     def packed(self) -> Self:
         """The same edits in their size classes, with tensors that are views of one `flat` vector.
 
-        A branch's scale goes into its up projection, so that branches of different scales stack.
+        A branch's scale is multiplied into its up projection, so that branches of different scales stack.
         """
         padded = type(self)([_padded(edit) for edit in self.edits], self.keys_values)
         return padded if padded.form == NO_FORM else padded.at(padded.flat)
@@ -167,7 +167,7 @@ class EditSet:
         return edits
 
     def with_rows(self, flats: Tensor) -> Self:
-        """The same edits with tensors of their own for each row, from flat vectors [B, L] of this form."""
+        """The same edits with separate tensors for each row, from flat vectors [B, L] of this form."""
         shapes = self._row_shapes
         parts = flats.split([_room(prod(shape)) for shape in shapes], dim=1) if shapes else ()
         return self._with(
@@ -176,17 +176,17 @@ class EditSet:
 
     @cached_property
     def _row_shapes(self) -> list[tuple[int, ...]]:
-        """What one row has of each tensor: vectors as [1, W], keys and values without their leading 1."""
-        own = [tuple(tensor.shape) for edit in self.edits for tensor in _tensors_of(edit)]
+        """Each tensor's shape for one row: vectors as [1, W], keys and values without their leading 1."""
+        of_edits = [tuple(tensor.shape) for edit in self.edits for tensor in _tensors_of(edit)]
         keys_values = [
-            tuple(t.shape[1:]) for found in self.keys_values.values() for pair in found for t in pair
+            tuple(t.shape[1:]) for pairs in self.keys_values.values() for pair in pairs for t in pair
         ]
-        return [(1, *shape) if len(shape) == 1 else shape for shape in own] + keys_values
+        return [(1, *shape) if len(shape) == 1 else shape for shape in of_edits] + keys_values
 
     def _tensors(self) -> list[Tensor]:
-        """What stacks, in a fixed order."""
-        own = [tensor for edit in self.edits for tensor in _tensors_of(edit)]
-        return own + [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
+        """The stacking tensors, in a fixed order."""
+        of_edits = [tensor for edit in self.edits for tensor in _tensors_of(edit)]
+        return of_edits + [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
 
     def _with(self, tensors: Sequence[Tensor]) -> Self:
         """The same edits with other tensors, in the order of `_tensors`."""
@@ -199,7 +199,7 @@ class EditSet:
 
 
 def _constant(prefix: Prefix) -> tuple[Tensor, Tensor]:
-    """A prefix's keys and values as all else of an adapter is kept, whatever products are in."""
+    """A prefix's keys and values in at least float32, as an adapter's other tensors, also in bf16."""
     keys, values = prefix.keys_values(1)
     return wide(keys), wide(values)
 
@@ -216,21 +216,21 @@ def _parts(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def size_class(rank: int) -> int:
-    """The size that a rank or bottleneck is padded to."""
+    """The power of two that a rank or bottleneck is padded to."""
     return 1 << max(0, rank - 1).bit_length()
 
 
-def _held(value: object) -> list[Tensor]:
-    """Tensors of a record, of the records in it and of its tuples."""
+def _tensors_in(value: object) -> list[Tensor]:
+    """The tensors of a record, and of the records and tuples in it."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, tuple):
-        return [t for item in value for t in _held(item)]
-    return _held(tuple(vars(value).values())) if is_dataclass(value) else []
+        return [t for item in value for t in _tensors_in(item)]
+    return _tensors_in(tuple(vars(value).values())) if is_dataclass(value) else []
 
 
 def _mapped(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    """A record with `move` of every tensor in it, in its records and in its tuples."""
+    """A record with `move` applied to its tensors, and to those of the records and tuples in it."""
     if isinstance(value, Tensor):
         return move(value)
     if isinstance(value, tuple):
@@ -247,28 +247,28 @@ def _block_of(site: str) -> float:
     return inf if name in ("norm", "fc_norm", "attn_pool") else 0
 
 
-def _described(edit: Edit) -> Hashable:
-    """All of an edit that is no tensor."""
+def _constants(edit: Edit) -> Hashable:
+    """All of an edit that is not a tensor."""
     present = tuple(getattr(edit, name) is not None for name in _TENSORS[type(edit)])
-    others = tuple(getattr(edit, name) for name in _OTHERS[type(edit)])
+    constants = tuple(getattr(edit, name) for name in _CONSTANTS[type(edit)])
     conv = edit.conv.grid if isinstance(edit, Branch) and edit.conv is not None else None
-    return type(edit).__name__, present, others, conv
+    return type(edit).__name__, present, constants, conv
 
 
 def _tensors_of(edit: Edit) -> Iterator[Tensor]:
-    """Its tensors as they are in memory."""
+    """The edit's tensors as they lie in memory."""
     for name in _TENSORS[type(edit)]:
         tensor = getattr(edit, name)
         if tensor is not None:
-            yield tensor.transpose(-2, -1) if name in _LYING else tensor
+            yield tensor.transpose(-2, -1) if name in _TRANSPOSED else tensor
     if isinstance(edit, Branch) and edit.conv is not None:
         yield from (edit.conv.weight, edit.conv.bias)
 
 
 def _with_tensors(edit: Edit, tensors: Iterator[Tensor]) -> Edit:
-    """The edit with the next of `tensors` in the place of its own, in the order of `_tensors_of`."""
+    """The edit with its tensors replaced by the next of `tensors`, in the order of `_tensors_of`."""
     changes: dict[str, Any] = {
-        name: next(tensors).transpose(-2, -1) if name in _LYING else next(tensors)
+        name: next(tensors).transpose(-2, -1) if name in _TRANSPOSED else next(tensors)
         for name in _TENSORS[type(edit)]
         if getattr(edit, name) is not None
     }

@@ -52,7 +52,7 @@ class Affine:
         return at_alpha(delta.expand_as(y), alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
-        """y += delta in one pass over y, the same whether alpha is 1 or None; for inference."""
+        """y += delta in one pass over y, with the same result for alpha 1 and None; for inference."""
         scale = None if self.scale is None else beside(self.scale, y)
         shift = None if self.shift is None else beside(self.shift, y)
         if alpha is not None:
@@ -98,7 +98,7 @@ class NormDelta:
             normal = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         else:
             weight, bias = beside(self.weight, x), beside(self.bias, x)
-            width = int(x.shape[-1])  # never a number that a recorded forward looks up
+            width = int(x.shape[-1])  # a constant in a recorded forward
             normal = torch.addcmul(bias, F.layer_norm(x, (width,), eps=self.eps), weight)
         return at_alpha(normal, alpha)
 
@@ -135,7 +135,9 @@ class LowRank:
         """[B, N, in] -> [B, N k, R], alpha included."""
         h = product(F.dropout(x, self.dropout, training), self.a, self.a0)
         h = at_alpha(F.dropout(h, self.bottleneck_dropout, training), alpha)
-        return h.reshape(x.shape[0], -1, self.b.shape[-2])  # not len: it fixes a recorded batch size
+        return h.reshape(
+            x.shape[0], -1, self.b.shape[-2]
+        )  # `len` would fix the batch size of a recorded forward
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
         delta = (self._bottleneck(x, alpha, training) @ self.b).view_as(y)
@@ -181,7 +183,7 @@ Edit = Foldable | Branch | Prefix | Tokens | Queries
 
 
 def scaled(edit: Edit, weight: float) -> Edit:
-    """The edit whose every delta is `weight` times that of `edit`; keys of prompts count `weight` times."""
+    """The edit with its deltas, and the attention weights of its prompts, times `weight`."""
     match edit:
         case Affine():
             scale = None if edit.scale is None else 1 + weight * (edit.scale - 1)
@@ -204,7 +206,7 @@ def _times(tensor: Tensor | None, weight: float) -> Tensor | None:
 def fold(frozen: Params, terms: list[tuple[Foldable, float]]) -> dict[str, Tensor]:
     """The frozen parameters with every term's weight change, scaled by its alpha, added.
 
-    Changes are added in at least float32 and kept in the dtype of what they change; all else is shared.
+    Changes are added in at least float32 and rounded to the parameter's dtype; all else is shared.
     """
     plain = DenseParams(frozen)
     weights = ChainMap[str, Tensor]({}, cast("dict[str, Tensor]", plain))

@@ -1,7 +1,8 @@
 """Classification heads: from pooled features to logits, of any number of classes.
 
-Two kinds, told apart by the names of their tensors: a linear layer, and CLIP's. Each row of a batch has a
-head of its own, so kinds and widths differ freely within a batch; a task and its adapters have one kind.
+The kinds (a linear layer, CLIP's projection with a classifier) are told apart by the names of their tensors.
+Each row of a batch has its model's head, so kinds and widths may differ within a batch; a task and its
+adapters share one kind.
 
 Shapes: B rows, D width, E width of the space that images and texts share, C classes.
 """
@@ -22,7 +23,7 @@ _PROJECTION = "head.projection"
 
 
 class Head(Protocol):
-    """What every kind of head can do."""
+    """A head of any kind."""
 
     title: ClassVar[str]
 
@@ -31,7 +32,7 @@ class Head(Protocol):
         """C."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it consists of, under the names of its file; every one of them is trained."""
+        """All its tensors, by their names in files; every one of them is trained."""
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Self:
         """A head of this kind with other tensors under the same names."""
@@ -43,7 +44,7 @@ class Head(Protocol):
         """A head of this kind and these shapes with a random classifier, on the CPU."""
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same head elsewhere; tensors already there are shared."""
+        """The same head on another device or in another dtype; tensors that need no change are shared."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,9 +61,9 @@ class LinearHead:
         """The head among named tensors, `head.weight` and `head.bias`.
 
         Raises:
-            Corrupt: It is missing, or made for other classes or another width.
+            Corrupt: It is missing, or of other classes or another width.
         """
-        head = _own(tensors)
+        head = _of_head(tensors)
         shapes = {"head.weight": (classes, width), "head.bias": (classes,)}
         check_tensors(head, shapes, what="head")
         return cls(weight=head["head.weight"], bias=head["head.bias"])
@@ -98,8 +99,8 @@ class LinearHead:
 class ClipHead:
     """logits = normalise(f P) W^T + b, with P [D, E], W [C, E] and b [C].
 
-    Zero-shot, W is the normalised text embeddings times exp(logit_scale), and b is 0. All three are
-    trained, as in the study, so neither the rows of W nor the scale stay what they were.
+    Zero-shot, W is the normalised text embeddings times exp(logit_scale), and b is 0. All three are trained,
+    as in the study, so after training neither the rows of W nor the scale are CLIP's.
     """
 
     title: ClassVar[str] = "CLIP"
@@ -113,9 +114,10 @@ class ClipHead:
         """The head among named tensors, `head.projection`, `head.weight` and `head.bias`.
 
         Raises:
-            Corrupt: It is missing, does not fit together, or is made for other classes or another width.
+            Corrupt: It is missing, its tensors do not fit each other, or it is of other classes or another
+                width.
         """
-        head = _own(tensors)
+        head = _of_head(tensors)
         shared = head[_PROJECTION].shape[-1] if _PROJECTION in head and head[_PROJECTION].dim() else 0
         shapes = {
             _PROJECTION: (width, shared),
@@ -142,7 +144,7 @@ class ClipHead:
         return F.linear(F.normalize(shared, dim=-1), self.weight, self.bias)
 
     def redrawn(self, generator: torch.Generator) -> Self:
-        """The projection is CLIP's own and stays; the classifier is drawn as a linear layer's."""
+        """CLIP's projection, and a classifier drawn as a linear layer's."""
         classes, shared = self.weight.shape
         weight, bias = _uniform(classes, shared, generator)
         return type(self)(projection=self.projection.cpu(), weight=weight, bias=bias)
@@ -155,7 +157,7 @@ def load(tensors: Mapping[str, Tensor], *, classes: int, width: int) -> Head:
     """The head among named tensors, of the kind that their names say.
 
     Raises:
-        Corrupt: It is missing, or made for other classes or another width.
+        Corrupt: It is missing, or of other classes or another width.
     """
     if _PROJECTION in tensors:
         return ClipHead.load(tensors, classes=classes, width=width)
@@ -168,16 +170,16 @@ def load_like(base: Head, tensors: Mapping[str, Tensor]) -> Head:
     Raises:
         Corrupt: It is missing, of another kind or of other shapes.
     """
-    own = _own(tensors)
-    kind = ClipHead if _PROJECTION in own else LinearHead
-    if own and kind is not type(base):
+    named = _of_head(tensors)
+    kind = ClipHead if _PROJECTION in named else LinearHead
+    if named and kind is not type(base):
         raise Corrupt(
             f"its head is of the {kind.title} kind, the task's base head of the {base.title} kind",
             field="tensors",
             remedy="it was made for another task; train or import it again",
         )
-    check_tensors(own, {name: tuple(t.shape) for name, t in base.tensors().items()}, what="head")
-    return base.replaced(own)
+    check_tensors(named, {name: tuple(t.shape) for name, t in base.tensors().items()}, what="head")
+    return base.replaced(named)
 
 
 def interpolate(base: Head, terms: Sequence[tuple[Head, float]]) -> Head:
@@ -194,7 +196,8 @@ def interpolate(base: Head, terms: Sequence[tuple[Head, float]]) -> Head:
     return base.replaced(mixed)
 
 
-def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head's tensors among those of an adapter or a task."""
     return {name: t for name, t in tensors.items() if name.startswith(_PREFIX)}
 
 

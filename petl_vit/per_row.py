@@ -19,7 +19,7 @@ def at_alpha(delta: Tensor, alpha: Alpha) -> Tensor:
 
 
 def beside(vector: Tensor, y: Tensor) -> Tensor:
-    """A vector [W] or one for each row [B, 1, W], to go with y [B, N, W] or [B, W]."""
+    """A vector [W], or one for each row [B, 1, W], so that it broadcasts with y [B, N, W] or [B, W]."""
     return vector.flatten(1) if vector.dim() == 3 and y.dim() == 2 else vector
 
 
@@ -40,7 +40,7 @@ def add_product_(y: Tensor, h: Tensor, matrix: Tensor, scale: float = 1.0) -> No
 
 
 def weighted(alpha: Alpha, weight: float, like: Tensor) -> Alpha:
-    """alpha times an edit's own weight, [B or 1, 1, 1]; None where that is 1 for every row."""
+    """alpha times an edit's weight, [B or 1, 1, 1]; None where that is 1 for every row."""
     if weight == 1:
         return alpha
     dtype = torch.promote_types(like.dtype, torch.float32)

@@ -1,7 +1,8 @@
-"""The plain ViTs of timm by name: what each is, from plain_vits.json, so that nothing has to wait for timm.
+"""The facts of timm's plain ViTs by name, read from plain_vits.json, so that nothing has to import timm.
 
-`make docs` makes the list of timm, of every architecture that is described here exactly; a ViT that is not
-listed, or has options that are not known here, is read from timm itself (`petl_vit.timm_vit`). No torch.
+`make docs` writes the list from timm: every architecture that `Facts` describes exactly. A ViT that is not
+listed, or that has other options than depth, width and heads, is read from timm (`petl_vit.timm_vit`). No
+torch.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class Facts(BaseModel):
     """One ViT at any image size; most fields are those of `petl_vit.architecture.Architecture`.
 
     Attributes:
-        mean_norm: The final norm where global_pool=avg; None where that is not what is described here.
+        mean_norm: The final norm with global_pool=avg; None where `Facts` does not describe that ViT exactly.
         qkv_bias: Whether queries, keys and values have a bias.
     """
 
@@ -106,7 +107,7 @@ class Listed(BaseModel):
 
 
 class List(BaseModel):
-    """All of them, and the version of timm that they were read from."""
+    """All listed ViTs, and the version of timm that they were read from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,13 +115,13 @@ class List(BaseModel):
     vits: tuple[Listed, ...]
 
     def text(self) -> str:
-        """The file: a line for each of `vits`."""
+        """The file's text: a line for each of `vits`."""
         rows = ",\n".join(row.model_dump_json() for row in self.vits)
         return f'{{"timm":"{self.timm}","vits":[\n{rows}\n]}}\n'
 
 
 def find(config: BackboneConfig) -> Facts | None:
-    """What is listed of a config's architecture; None where timm has to be asked."""
+    """The listed facts of a config's architecture; None where it has to be read from timm."""
     options = dict(config.options)
     facts = _listed().get(config.architecture.partition(".")[0])
     if facts is not None and options.get("global_pool") == "avg":
@@ -130,16 +131,16 @@ def find(config: BackboneConfig) -> Facts | None:
 
 
 def _resized(facts: Facts, options: dict[str, bool | int | float | str | None]) -> Facts | None:
-    """The same ViT of another depth or width, where these are all the options and fit together."""
-    own = {"depth": facts.depth, "embed_dim": facts.width, "num_heads": facts.heads}
-    if not options.keys() <= own.keys():
+    """The same ViT of another depth, width or number of heads; None where there are other options."""
+    defaults = {"depth": facts.depth, "embed_dim": facts.width, "num_heads": facts.heads}
+    if not options.keys() <= defaults.keys():
         return None
     counts = {name: value for name, value in options.items() if type(value) is int and value > 0}
-    depth, width, heads = (own | counts).values()
+    depth, width, heads = (defaults | counts).values()
     if len(counts) < len(options) or width % heads:
         return None
     ratio, rest = divmod(facts.hidden, facts.width)
-    if rest and width != facts.width:  # how timm rounds is not known here
+    if rest and width != facts.width:  # timm would round the hidden width
         return None
     hidden = ratio * width if rest == 0 else facts.hidden
     return facts.model_copy(update={"depth": depth, "width": width, "heads": heads, "hidden": hidden})

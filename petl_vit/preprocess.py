@@ -1,11 +1,11 @@
 """From a file's bytes to the ViT's input: the one path of training, serving and the command line.
 
-Knows image formats, sizes and normalisation; knows nothing of files, tasks or requests. Decoding
-never raises anything but InvalidInput, whatever the bytes are, and never allocates the pixels of an
-image that its header declares too large. All functions are pure, safe in threads, and release the
-GIL where the time goes.
+Knows image formats, sizes and normalisation; does not know files, tasks or requests. Decoding raises
+InvalidInput and nothing else, whatever the bytes are, and never allocates the pixels of an image that its
+header declares too large. All functions are pure and safe in threads, and release the GIL during the work
+that takes time.
 
-Shapes: H, W the image's own size, S the model's input size. Images are RGB, uint8, on the CPU.
+Shapes: H, W the image's size, S the model's input size. Images are RGB, uint8, on the CPU.
 ICC profiles are ignored, as in the training data of the backbones.
 """
 
@@ -25,7 +25,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
 
 MAX_PIXELS = 50_000_000
-"""What `decode` accepts by default: more than today's cameras make, less than a bomb."""
+"""The default limit of `decode`: more pixels than a camera's, fewer than a decompression bomb's."""
 
 _FORMATS = "JPEG, PNG or WebP"
 _MAX_ASPECT = 16
@@ -41,7 +41,7 @@ _TRANSPOSES = {
 }
 _OTHER_FORMATS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF"}
 
-# A malformed animation falls back to the PNG's still image, which is the frame we want anyway.
+# A malformed animation falls back to the PNG's still image, which is the frame that counts.
 warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning, module=r"PIL\.")
 
 
@@ -63,9 +63,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "image") -
     Raises:
         InvalidInput: Empty, another format, truncated or undecodable, or more than `max_pixels`.
     """
-    # Pillow raises whatever hostile bytes provoke: OSError, SyntaxError, ValueError, struct.error,
+    # Pillow raises many classes on hostile bytes: OSError, SyntaxError, ValueError, struct.error,
     # zlib.error, EOFError, OverflowError, MemoryError, and more with each format and version.
-    # Nothing but its parser runs in here, so anything raised is about these bytes.
+    # Only its parser runs in the try blocks, so every error is about these bytes.
     reader = _reader(data, field)
     try:
         image = reader(io.BytesIO(data))
@@ -76,9 +76,18 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "image") -
         raise _undecodable(error, field) from error
     if width * height > max_pixels:
         raise _too_large((width, height), max_pixels, field)
+    return _to_tensor(from_pillow(image, field=field))
+
+
+def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8]:
+    """The pixels of a Pillow image, uint8 [H,W,3], upright and RGB: those that `decode` has of its file.
+
+    Raises:
+        InvalidInput: Its file is truncated or undecodable.
+    """
     try:
         image.load()
-        return _to_tensor(np.array(_upright(_rgb(image), image)))
+        return np.array(_upright(_rgb(image), image))
     except Exception as error:
         raise _undecodable(error, field) from error
 
@@ -151,7 +160,7 @@ def _reader(data: bytes, field: str) -> type[ImageFile.ImageFile]:
     if not data:
         raise InvalidInput("the image is empty (0 bytes)", field=field, remedy=f"send a {_FORMATS} file")
     other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-    problem = f"the image is a {other} file" if other else "the bytes are no image that is known here"
+    problem = f"the image is a {other} file" if other else "the bytes are not an image of a known format"
     raise InvalidInput(problem, field=field, remedy=f"convert it to {_FORMATS}")
 
 
@@ -238,7 +247,7 @@ def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 def _scaled(image: Tensor, height: int, width: int) -> Tensor:
     if tuple(image.shape[-2:]) == (height, width):
         return image
-    # uint8 on a CPU stays uint8: rounded and clamped once, at the end.
+    # uint8 on a CPU stays uint8: it is rounded and clamped once, at the end.
     return F.interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]
 
 
@@ -249,7 +258,7 @@ def _middle(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _bounded_aspect(image: Tensor) -> Tensor:
-    # A 1 x 1,000,000 image scaled by its shorter side would be gigabytes; only its middle is kept.
+    # A 1 x 1,000,000 image scaled by its shorter side would take gigabytes, so it is cut to its middle.
     height, width = image.shape[-2:]
     longest = _MAX_ASPECT * min(height, width)
     if max(height, width) <= longest:

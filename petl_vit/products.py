@@ -1,10 +1,10 @@
-"""The frozen products, linear layers and the patch convolution, and the precision that they are computed in.
+"""The frozen products (linear layers and the patch convolution) and their precision.
 
 In bf16 both factors of a product are bfloat16, its sums are float32 and its result is rounded to bfloat16;
-everything between products (residual stream, norms, softmax, LayerScale, edits, heads) stays float32. It
-is what `torch.autocast` does in training. On a CPU that multiplies in bf16 the weights are packed once, in
-the order in which oneDNN reads them: a product then takes a tenth less time and adds its bias for nothing,
-and a row's result does not depend on how many rows there are, as it does where one row takes another kernel.
+everything between products (residual stream, norms, softmax, LayerScale, edits, heads) stays float32, as
+under `torch.autocast` in training. On a CPU that multiplies in bf16, the weights are packed once in the order
+in which oneDNN reads them. A product then takes a tenth less time, adds its bias at no cost, and gives a row
+the same result beside any number of rows; without packing, a single row runs another kernel.
 
 Shapes: B rows, N tokens, W output width.
 """
@@ -26,9 +26,9 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def part_of_linear(params: Params, name: str, x: Tensor, outputs: slice) -> Tensor:
-    """The same of some of the outputs."""
+    """The same for a slice of the outputs."""
     weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
-    if weight.is_mkldnn:  # has no parts
+    if weight.is_mkldnn:  # packed weights cannot be sliced
         return _product(x, weight, bias)[..., outputs]
     return _product(x, weight[outputs], None if bias is None else bias[outputs])
 
@@ -36,8 +36,8 @@ def part_of_linear(params: Params, name: str, x: Tensor, outputs: slice) -> Tens
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = x.to(weight.dtype)
     if weight.is_mkldnn:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-        return found
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return y
     return F.linear(x, weight, None if bias is None else bias.to(weight.dtype))
 
 
@@ -59,10 +59,10 @@ def is_weight(name: str, parameter: Tensor) -> bool:
 
 
 def in_bf16(params: Params, *, biases: bool = True) -> dict[str, Tensor]:
-    """Parameters with the weights of products in bfloat16, nearly all bytes of a backbone.
+    """Parameters with the weights of products in bfloat16; they are nearly all bytes of a backbone.
 
     Args:
-        biases: Whether the biases of products are, too.
+        biases: Whether the biases of products are converted too.
     """
     products = {name.rpartition(".")[0] for name, p in params.items() if is_weight(name, p)}
 
@@ -73,7 +73,7 @@ def in_bf16(params: Params, *, biases: bool = True) -> dict[str, Tensor]:
 
 
 def in_precision(params: Params, precision: Precision) -> dict[str, Tensor]:
-    """Parameters with their products in a precision, for inference where they are.
+    """Parameters with their products in a precision, for inference on their device.
 
     Args:
         precision: Not `AUTO`. FP32 leaves everything as it is.
@@ -85,7 +85,7 @@ def in_precision(params: Params, precision: Precision) -> dict[str, Tensor]:
 
 
 def _packs() -> bool:
-    """Whether this CPU and this PyTorch multiply by packed bf16 weights."""
+    """Whether this CPU and this PyTorch can multiply with packed bf16 weights."""
     mkldnn = torch.ops.mkldnn
     known = hasattr(mkldnn, "_linear_pointwise") and hasattr(mkldnn, "_reorder_linear_weight")
     return torch.backends.mkldnn.is_available() and known and _multiplies_in_bf16()
@@ -104,20 +104,20 @@ def _packed(params: Params) -> dict[str, Tensor]:
 
 
 def dense(parameter: Tensor) -> Tensor:
-    """A parameter as a plain tensor, in at least float32: what weights are changed in."""
+    """A parameter as a plain tensor in at least float32, in which changes of weights are added."""
     return wide(parameter.to_dense() if parameter.is_mkldnn else parameter)
 
 
 class DenseParams(Mapping[str, Tensor]):
-    """Parameters as `dense` has them, each made when it is first asked for."""
+    """Parameters as `dense` returns them, each converted when it is first read."""
 
     def __init__(self, params: Params) -> None:
-        self._params, self._made = params, dict[str, Tensor]()
+        self._params, self._dense = params, dict[str, Tensor]()
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._made:
-            self._made[name] = dense(self._params[name])
-        return self._made[name]
+        if name not in self._dense:
+            self._dense[name] = dense(self._params[name])
+        return self._dense[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._params)

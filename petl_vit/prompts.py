@@ -1,4 +1,4 @@
-"""Prompts: trained tokens in front of the sequence, keys and values in one block, queries beside every block.
+"""Prompts: trained tokens in front of the sequence, keys and values of one block, queries beside every block.
 
 Shapes: B rows, n prompts of a block, M blocks, D width, H heads, d head width.
 """
@@ -36,11 +36,11 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
-    """Extra keys and values in the attention of one block, made from prompts P.
+    """Added keys and values in the attention of one block, computed from prompts P.
 
     They are LN1(P) W_k + b_k and LN1(P) W_v + b_v with the frozen weights: exactly what prompt tokens
-    in front of the block contribute when their own outputs are dropped after it. The unnormalised
-    attention weight of each prompt is multiplied by alpha (ours), so at 0 they are absent.
+    in front of the block contribute when their outputs are dropped after it. The unnormalised attention
+    weight of each prompt is multiplied by alpha (ours), so at 0 the prompts are absent.
 
     Attributes:
         prompts: [n, D].
@@ -74,7 +74,8 @@ class Queries:
     Attributes:
         mix: [1 + M n].
         prompts: [n, D] for each of M blocks.
-        through_block: Block number, prompts, and the block's keys and values [B, H, N, d] -> [B, n, D].
+        through_block: The queries' outputs: block number, prompts, and the block's keys and values
+            [B, H, N, d] -> [B, n, D].
         weight: Multiplies every row's alpha.
     """
 
@@ -84,10 +85,10 @@ class Queries:
     weight: float = 1.0
 
     def outputs(self, block: int, keys: Tensor, values: Tensor) -> Tensor:
-        """[B, n, D]: what the queries of a block become, L2-normalised."""
+        """[B, n, D]: the outputs of a block's queries, L2-normalised."""
         return F.normalize(self.through_block(block, self.prompts[block], keys, values), dim=-1)
 
     def feature(self, feature: Tensor, outputs: Sequence[Tensor], alpha: Alpha) -> Tensor:
-        """The delta of the feature [B, D], from the outputs of all blocks."""
+        """The delta of the feature [B, D], from the outputs of all blocks' queries."""
         vectors = torch.cat([F.normalize(feature, dim=-1).unsqueeze(1), *outputs], dim=1)
         return at_alpha(self.weight * (self.mix @ vectors - feature), alpha)

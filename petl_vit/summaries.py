@@ -1,8 +1,8 @@
-"""What there is to say of each PETL method before it is used: its name, its title, its settings. No torch.
+"""A summary of each PETL method for help and checks: its name, its title, its settings. No torch.
 
-Read from summaries.json, which `make docs` makes of the methods. A method is still found by its file being
-there: the table counts only for the very files that it was made of, and where one is new or changed the
-methods themselves are asked, which only takes longer.
+Read from summaries.json, which `make docs` writes from the methods. The table is valid only for the files
+that it was written from: where a method file is new or changed, the summaries are read from the methods
+themselves, which takes longer.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 class Setting(_Record):
-    """One hyper-parameter; its limits are the method's own to check."""
+    """One hyper-parameter; the method itself checks its limits."""
 
     name: str
     kind: Literal["bool", "int", "float", "str"]
@@ -34,7 +34,7 @@ class Setting(_Record):
 
 
 class Summary(_Record):
-    """One method, by what its class says of itself."""
+    """One method, as its class describes it."""
 
     name: str
     title: str
@@ -69,7 +69,7 @@ def get(name: str) -> Summary:
     """The method of that name.
 
     Raises:
-        NotFound: There is none; the remedy names near matches.
+        NotFound: There is no such method; the remedy names near matches.
     """
     if name not in summaries():
         raise unknown(name, names())
@@ -77,13 +77,13 @@ def get(name: str) -> Summary:
 
 
 def unknown(name: str, known: Sequence[str]) -> NotFound:
-    """What to say of a method that there is not."""
+    """The error for the name of a method that does not exist."""
     remedy = near(name, known) or f"use one of {', '.join(known)}"
     return NotFound(f"there is no method {name!r}", field="method", remedy=remedy)
 
 
 def current() -> Table:
-    """The table as the methods say it now; imports them."""
+    """The table as the methods are now; imports them."""
     from petl_vit import methods
 
     return Table(files=_files(), methods=tuple(_summary(method) for method in methods.registered()))
@@ -108,12 +108,13 @@ def _setting(name: str, field: FieldInfo) -> Setting:
     else:
         kind = "str"
         default = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    said = {"name": name, "kind": kind, "default": default, "description": description}
-    return Setting.model_validate(said)
+    return Setting.model_validate(
+        {"name": name, "kind": kind, "default": default, "description": description}
+    )
 
 
 def _files() -> str:
-    """Of all files of methods, names and contents."""
+    """SHA-256 of the names and contents of all method files."""
     sha = hashlib.sha256()
     for path in sorted(_METHODS.glob("*.py")):
         data = path.read_bytes()

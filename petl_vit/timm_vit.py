@@ -1,6 +1,6 @@
-"""What timm says that an architecture is, and refusals of what the forward does not compute.
+"""Reads an architecture from timm, and refuses what the forward does not compute.
 
-Its model is built without memory for parameters and read, never run.
+timm's model is built without memory for its parameters and never run.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
 }
 _ANY = (0.5, 0.5, 0.5)
 _MODULES = ("vision_transformer", "deit")
-"""Where timm has plain ViTs."""
+"""timm's modules with plain ViTs."""
 
 
 def read(config: BackboneConfig) -> Architecture:
@@ -65,18 +65,18 @@ def listed() -> plain_vits.List:
         facts = _facts(name)
         if facts is not None:
             rows.setdefault(facts, []).append(name)
-    found = (plain_vits.Listed(names=tuple(names), facts=facts) for facts, names in rows.items())
-    return plain_vits.List(timm=timm.__version__, vits=tuple(found))
+    vits = (plain_vits.Listed(names=tuple(names), facts=facts) for facts, names in rows.items())
+    return plain_vits.List(timm=timm.__version__, vits=tuple(vits))
 
 
 def _facts(name: str) -> plain_vits.Facts | None:
-    """What there is to list of an architecture; None where that would not be all of it."""
+    """The facts of an architecture; None where they do not describe it exactly."""
     config, arch = _read_quickly(name, {})
     if arch is None:
         return None
-    said = {field: getattr(arch, field) for field in plain_vits.Facts.model_fields if hasattr(arch, field)}
-    said["activation"] = next(name for name, what in ACTIVATIONS.items() if what is arch.activation)
-    facts = plain_vits.Facts(qkv_bias="blocks.0.attn.qkv.bias" in arch.shapes, mean_norm=None, **said)
+    fields = {field: getattr(arch, field) for field in plain_vits.Facts.model_fields if hasattr(arch, field)}
+    fields["activation"] = next(name for name, what in ACTIVATIONS.items() if what is arch.activation)
+    facts = plain_vits.Facts(qkv_bias="blocks.0.attn.qkv.bias" in arch.shapes, mean_norm=None, **fields)
     pooled_config, pooled = _read_quickly(name, {"global_pool": "avg"})
     if pooled is not None:
         mean_pooled = facts.model_copy(update={"pool": "avg", "final_norm": pooled.final_norm})
@@ -88,11 +88,10 @@ def _facts(name: str) -> plain_vits.Facts | None:
 def _read_quickly(
     name: str, options: dict[str, bool | int | float | str | None]
 ) -> tuple[BackboneConfig, Architecture | None]:
-    known = timm.get_pretrained_cfg(name)
-    assert known is not None, f"timm lists {name} and does not know it"
-    # timm's initialisation takes most of the time.
-    options = options | {"weight_init": "skip"}
-    size = known.input_size[-1]
+    pretrained = timm.get_pretrained_cfg(name)
+    assert pretrained is not None, f"timm lists {name} without a config"
+    options = options | {"weight_init": "skip"}  # initialisation takes most of the time
+    size = pretrained.input_size[-1]
     config = BackboneConfig(architecture=name, options=options, image_size=size, mean=_ANY, std=_ANY)
     try:
         return config, read(config)
@@ -101,15 +100,15 @@ def _read_quickly(
 
 
 def activation_of(module: nn.Module) -> str | None:
-    """The name of what a module of timm computes, or None if the forward does not."""
+    """The name of a timm module's activation; None where the forward does not compute it."""
     if isinstance(module, nn.GELU) and module.approximate != "none":
         return "gelu_tanh"
     return _ACTIVATIONS.get(type(module))
 
 
-def _fail(config: BackboneConfig, what: str) -> Unsupported:
+def _refusal(config: BackboneConfig, why: str) -> Unsupported:
     return Unsupported(
-        f"architecture {config.architecture!r} is not supported: {what}",
+        f"architecture {config.architecture!r} is not supported: {why}",
         field="architecture",
         remedy="use a plain ViT of timm.models.vision_transformer (ViT, DeiT, CLIP, DINOv2, MAE, SigLIP)",
     )
@@ -127,9 +126,9 @@ def _build(config: BackboneConfig) -> Any:
             options: dict[str, Any] = {"img_size": config.image_size, **config.options}
             model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (TypeError, AssertionError, RuntimeError) as error:
-        raise _fail(config, f"timm cannot build it ({error})") from error
+        raise _refusal(config, f"timm cannot build it ({error})") from error
     if type(model) is not timm_vit.VisionTransformer:
-        raise _fail(config, f"its class is {type(model).__name__}")
+        raise _refusal(config, f"its class is {type(model).__name__}")
     return model
 
 
@@ -137,28 +136,28 @@ def _check(config: BackboneConfig, model: Any) -> None:
     """Refuses every variation that the forward does not compute."""
     identity = nn.Identity
     if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
-        raise _fail(config, "its patch embedding is not one plain convolution")
+        raise _refusal(config, "its patch embedding is not one plain convolution")
     if model.pos_embed is None:
-        raise _fail(config, "it has no learned position embedding")
+        raise _refusal(config, "it has no learned position embedding")
     if model.global_pool not in ("token", "avg", "map") or model.pool_include_prefix:
-        raise _fail(config, f"its pooling is {model.global_pool!r}")
+        raise _refusal(config, f"its pooling is {model.global_pool!r}")
     norms = [m for m in (model.norm_pre, model.norm, model.fc_norm) if type(m) is not identity]
     for block in model.blocks:
         if type(block) is not timm_vit.Block:
-            raise _fail(config, f"its blocks are {type(block).__name__}")
+            raise _refusal(config, f"its blocks are {type(block).__name__}")
         if not _is_plain(block, model.embed_dim):
-            raise _fail(config, "its attention or MLP is not the plain one")
+            raise _refusal(config, "its attention or MLP is not the plain one")
         norms += [block.norm1, block.norm2]
     if model.attn_pool is not None:
         if not _is_plain_pool(model.attn_pool, model.blocks[0], model.embed_dim):
-            raise _fail(config, "its attention pooling is not the plain one")
+            raise _refusal(config, "its attention pooling is not the plain one")
         norms.append(model.attn_pool.norm)
     if any(not isinstance(norm, nn.LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) != 1:
-        raise _fail(config, "its norms are not LayerNorms with one epsilon")
+        raise _refusal(config, "its norms are not LayerNorms with one epsilon")
     if (type(model.norm) is identity) == (type(model.fc_norm) is identity):
-        raise _fail(config, "it has not exactly one final norm")
+        raise _refusal(config, "it does not have exactly one final norm")
     if activation_of(model.blocks[0].mlp.act) is None:
-        raise _fail(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
+        raise _refusal(config, f"its activation is {type(model.blocks[0].mlp.act).__name__}")
 
 
 def _is_plain(block: Any, width: int) -> bool:

@@ -64,12 +64,12 @@ class FrozenViT:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of all that is between products: the residual stream, norms, features."""
+        """The dtype between products: of the residual stream, norms and features."""
         return self.params["pos_embed"].dtype
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """Of the frozen products."""
+        """The dtype of the frozen products."""
         return self.params["blocks.0.attn.qkv.weight"].dtype
 
     def in_precision(self, precision: Precision) -> "FrozenViT":
@@ -81,7 +81,7 @@ class FrozenViT:
         return self._with(in_precision(self.params, precision))
 
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "FrozenViT":
-        """The same backbone elsewhere; tensors already there are shared, not copied."""
+        """The same backbone on another device or in another dtype; tensors that need no change are shared."""
         return self._with({name: p.to(device=device, dtype=dtype) for name, p in self.params.items()})
 
     def _with(self, params: dict[str, Tensor]) -> "FrozenViT":
@@ -94,7 +94,7 @@ class FrozenViT:
         return self.features(run.over(PATCH_CONVOLUTION, self.patches, images), run)
 
     def patches(self, images: Tensor, params: Params) -> Tensor:
-        """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which any number of rows may share."""
+        """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which all rows of an image share."""
         return wide(convolution(params, "patch_embed.proj", images, self.arch.patch_size))
 
     def features(self, patches: Tensor, run: Executor, forks: Mapping[int, Tensor] | None = None) -> Tensor:
@@ -102,10 +102,10 @@ class FrozenViT:
 
         Args:
             patches: [U, N, D], of the distinct images.
-            run: The executor that holds the rows' edits.
-            forks: Where rows part that were the same until then: before block l (0: before the edits of
-                the patch embedding; the depth: before the final norm) the stream's rows become those of
-                the index `forks[l]`, int64. None where row i is image i.
+            run: The executor with the rows' edits.
+            forks: Where rows that were equal so far become several: before block l (0: before the edits of
+                the patch embedding; the depth: before the final norm) the stream is indexed by `forks[l]`,
+                int64. None where row i is image i.
 
         Returns:
             [B, D].
@@ -142,7 +142,7 @@ class FrozenViT:
         return torch.cat([*prefix, x + params["pos_embed"]], dim=1)
 
     def _block(self, number: int, block: str, x: Tensor, run: Executor) -> Tensor:
-        """[B, N, D] -> [B, N, D]; of the last block only the class token where nothing else is pooled."""
+        """[B, N, D] -> same; in the last block [B, 1, D], the class token, where only that is pooled."""
         z = run.norm(f"{block}.norm1", x)
         out = run.attend(number, run.linear(f"{block}.attn.qkv", z))
         if number + 1 == self.arch.depth and self.arch.pool == "token":

@@ -80,14 +80,27 @@ class ImageAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timings:
+    """How long a request took, in seconds.
+
+    Attributes:
+        decode_s: All its images.
+        queue_s: The longest wait for the engine.
+        forward_s: The longest batch.
+    """
+
+    decode_s: float
+    queue_s: float
+    forward_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """Answers in the order of the request's images; an image that failed has its error instead."""
 
     images: list[ImageAnswer | CorollaError]
     resolved: ResolvedRoute
-    decode_s: float
-    queue_s: float
-    forward_s: float
+    timings: Timings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +109,4 @@ class Embeddings:
 
     images: list[NDArray[np.float32] | CorollaError]
     resolved: ResolvedRoute
-    decode_s: float
-    queue_s: float
-    forward_s: float
+    timings: Timings

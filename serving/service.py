@@ -25,13 +25,14 @@ from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
-from serving.engine.backend import Backend, TorchBackend
+from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds, key_from
+from serving.metrics.recorder import Recorder
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
@@ -68,7 +69,9 @@ class Service:
         self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
-        self.engine = Engine(_backend(settings, self.slots), slots=self.slots, metrics=self.metrics)
+        self.engine = Engine(
+            _backend(settings, self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
+        )
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
             executor=self._engine_thread,
@@ -78,25 +81,16 @@ class Service:
             metrics=self.metrics,
         )
         self.check = self._check()
-        self.adapter_cache = AdapterCache(
-            self.loader if self.check is None else self.check,
-            slots=self.slots,
-            max_bytes=settings.registered_bytes(beside_gpu=self.device.type != "cpu"),
-            metrics=self.metrics,
-            busy=lambda: self.batcher.busy,
-            difference=lambda digest: None if self.check is None else self.check.difference(digest),
-        )
+        self.adapter_cache = self._adapter_cache()
         self.prediction_ids = PredictionIds(key_from(_key_file(settings)))
         self.classifier = Classifier(
             catalog=self.catalog,
             cache=self.adapter_cache,
             batcher=self.batcher,
-            prediction_ids=self.prediction_ids,
-            metrics=self.metrics,
+            recorder=Recorder(self.metrics, self.prediction_ids),
             pool=self.pool,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
-            add_size=self._add_size,
         )
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(
@@ -154,12 +148,8 @@ class Service:
 
     def _warm_sizes(self) -> None:
         for size in self.catalog.image_sizes():
-            self._add_size(size)
             self.engine.warm(size)
         self.engine.warmed = True
-
-    def _add_size(self, size: int) -> None:
-        self.engine.add_size(size, self.loader.vit(size))
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         """The settings of this start that change nothing on this machine, and why."""
@@ -178,6 +168,18 @@ class Service:
             fallback=self.settings.bf16_fallback,
             metrics=self.metrics,
             busy=lambda: self.batcher.busy,
+        )
+
+    def _adapter_cache(self) -> AdapterCache:
+        check = self.check
+        return AdapterCache(
+            self.loader if check is None else check,
+            slots=self.slots,
+            max_bytes=self.settings.registered_bytes(beside_gpu=self.device.type != "cpu"),
+            metrics=self.metrics,
+            busy=lambda: self.batcher.busy,
+            outdated=lambda adapter: check is not None and check.outdated(adapter),
+            difference=lambda digest: None if check is None else check.difference(digest),
         )
 
     def _metrics(self) -> Metrics:
@@ -215,15 +217,15 @@ class Service:
         )
 
 
-def _backend(settings: Settings, slots: Slots) -> Backend:
+def _backend(settings: Settings, vit_of: VitOf, slots: Slots) -> Backend:
     match settings.backend:
         case "graph":
             from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
-            return GraphBackend(slots)
+            return GraphBackend(vit_of, slots)
         case "onnx":
-            return OnnxBackend(slots, threads=settings.threads)
-    return TorchBackend(slots)
+            return OnnxBackend(vit_of, slots, threads=settings.threads)
+    return TorchBackend(vit_of, slots)
 
 
 def _precision(settings: Settings) -> Precision:

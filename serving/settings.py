@@ -104,8 +104,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            where = f"--{name.replace('_', '-')} or {_PREFIX}{name.upper()}"
-            raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=where) from None
+            field = name if flags.get(name) is not None else f"{_PREFIX}{name.upper()}"
+            raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=field) from None
 
     def registered_bytes(self, *, beside_gpu: bool) -> int:
         """Bytes of host memory that adapters may take."""

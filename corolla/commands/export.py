@@ -1,4 +1,4 @@
-"""`corolla export`: models for the runtimes of others.
+"""`corolla export`: models as files for other runtimes.
 
 What reads tensors is imported once the names are known.
 """
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corolla.commands.interchange import check_free, write_file
-from corolla.store_names import chosen_task
+from corolla import files, flags, tables
+from corolla.flags import epilog
+from corolla.group import CommandGroup
+from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution import one_model
 from model_store.resolution.versions import ResolvedTerm
@@ -23,31 +25,26 @@ if TYPE_CHECKING:
     from serving.onnx.export import Exported
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def export() -> None:
-    """Write models for the runtimes of others."""
+    """Write models for ONNX Runtime."""
 
 
 @export.command(
-    epilog="\b\nExamples:\n"
-    '  corolla export onnx "0.6*lora" --task digits --out lora.onnx\n'
-    "  corolla export onnx --bank --task digits --out digits.onnx\n"
-    "  corolla export onnx --bank lora:3 ssf@prod --task digits --out two.onnx"
+    epilog=epilog(
+        'corolla export onnx "0.6*lora" --task digits --out lora.onnx',
+        "corolla export onnx --bank --task digits --out digits.onnx",
+        "corolla export onnx --bank lora:3 ssf@prod --task digits --out two.onnx",
+    )
 )
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--bank", is_flag=True, help="All adapters of the task, or those named, behind one backbone.")
-@click.option("--task", metavar="TASK", help="Task; may be left out where the store has only one.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, .onnx.")
-@click.option("--extrapolate", is_flag=True, help="Allow alphas outside [0, 1].")
-@click.option("--overwrite", is_flag=True, help="Replace files that stand there.")
-@click.option(
-    "--store",
-    "url",
-    envvar="COROLLA_STORE",
-    metavar="URL",
-    help="Folder or URL of the store (default: the user's data folder; env: COROLLA_STORE).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the document that stands beside the file.")
+@flags.task()
+@click.option("--out", required=True, type=flags.PATH, help="File to write, .onnx.")
+@flags.extrapolate
+@flags.overwrite
+@flags.store
+@flags.as_json
 def onnx(
     models: tuple[str, ...],
     bank: bool,
@@ -62,32 +59,32 @@ def onnx(
 
     MODEL is an adapter, an interpolation such as 0.6*lora, or a sum in weight space; the file takes
     preprocessed images and gives logits. With --bank each row of a run names its image and its adapters, so
-    that one run mixes them. Classes, preprocessing and slots are in the .json that is written beside it.
+    that one run mixes them. Classes, preprocessing and slots are in the .json that is written beside it;
+    --json prints the same.
     """
     if out.suffix == ".json":
-        raise InvalidInput("the document beside it ends in .json", field="--out", remedy="name it .onnx")
+        raise InvalidInput("the document beside it ends in .json", field="out", remedy="name it .onnx")
     beside = out.with_suffix(".json")
     for path in (out, beside):
-        check_free(path, overwrite)
+        files.check_free(path, overwrite)
     store = Store.open(url)
     home = chosen_task(store, task)
-    made = _banked(store, home, models) if bank else _plain(store, home, models, extrapolate)
-    write_file(out, made.graph, overwrite)
-    document = json.dumps(made.document, ensure_ascii=False, indent=2)
-    write_file(beside, f"{document}\n".encode(), overwrite)
+    exported = _banked(store, home, models) if bank else _plain(store, home, models, extrapolate)
+    files.write(out, exported.graph, overwrite)
+    document = json.dumps(exported.document, ensure_ascii=False, indent=2)
+    files.write(beside, f"{document}\n".encode(), overwrite)
     if as_json:
-        click.echo(json.dumps({"out": str(out)} | made.document, ensure_ascii=False))
-        return
-    for name in made.document.get("left_out", ()):
+        return tables.print_json({"out": str(out)} | exported.document)
+    for name in exported.document.get("left_out", ()):
         click.echo(f"note: {name} stacks with nothing and is left out; export it by itself", err=True)
-    click.echo(f"{_said(made)} in {out}, and what it takes in {beside}")
+    click.echo(f"{_subject(exported)} in {out}, and what it takes in {beside}")
 
 
 def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) -> "Exported":
     if len(models) != 1:
         raise InvalidInput(
             f"{len(models)} models are named, and the file holds one",
-            field="MODEL",
+            field="models",
             remedy="name one, join them with + into one sum in weight space, or add --bank",
         )
     member = one_model.resolve(store, models[0], task, extrapolate=extrapolate)
@@ -104,21 +101,21 @@ def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
     if not names:
         manifests = [_latest(store, task, name) for _, name in store.adapters.list(task)]
     if not manifests:
-        raise NotFound(f"task {task} has no adapter", field="--bank", remedy="train one with `corolla train`")
+        raise NotFound(f"task {task} has no adapter", field="bank", remedy="train one with `corolla train`")
     home = store.tasks.of(manifests[0])
     record, terms = store.backbones.get(home.spec.backbone_digest), [_term(m, home) for m in manifests]
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export
 
-    made = onnx_export.banked(Loader(store, record), home, terms)
-    if names and made.document["left_out"]:
+    exported = onnx_export.banked(Loader(store, record), home, terms)
+    if names and exported.document["left_out"]:
         raise Unsupported(
-            f"{', '.join(made.document['left_out'])} stacks with nothing, so it has no slot",
-            field="--bank",
+            f"{', '.join(exported.document['left_out'])} stacks with nothing, so it has no slot",
+            field="bank",
             remedy="export it by itself, without --bank",
         )
-    return made
+    return exported
 
 
 def _latest(store: Store, task: str, name: str) -> Manifest:
@@ -129,14 +126,14 @@ def _term(manifest: Manifest, home: TaskRecord) -> ResolvedTerm:
     if manifest.task_digest != home.digest:
         raise InvalidInput(
             f"{manifest} belongs to another task or backbone than {home.spec.name}'s",
-            field="--bank",
+            field="bank",
             remedy="name adapters of one task",
         )
     return ResolvedTerm(alpha=1.0, manifest=manifest, task=home)
 
 
-def _said(made: "Exported") -> str:
-    if "route" in made.document:
-        return f"{made.document['route']} is"
-    count = sum(map(len, made.document["lanes"]))
+def _subject(exported: "Exported") -> str:
+    if "route" in exported.document:
+        return f"{exported.document['route']} is"
+    count = sum(map(len, exported.document["lanes"]))
     return f"{count} adapter{'s are' if count != 1 else ' is'}"

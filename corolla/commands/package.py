@@ -5,64 +5,55 @@ from pathlib import Path
 
 import click
 
+from corolla import flags
+from corolla.flags import epilog, option_of
+from corolla.group import CommandGroup
 from model_store.store import Store
-from petl_vit.precision import CHOICES, MEANING
+from serving.settings import Settings
 from serving.torchserve.packaging import NOTICE, Package, java_problem
 
+_FIELDS = Settings.model_fields
 
-@click.group()
+
+@click.group(cls=CommandGroup)
 def package() -> None:
-    """Package the engine for a server that you run already."""
+    """Package the engine for other servers: TorchServe."""
 
 
 @package.command(
-    help="Make a folder that TorchServe serves: an archive, its settings and its metrics.\n\n"
-    "The archive holds no weights: the backbone and all adapters come from the store, and new adapters "
-    f"need no new archive.\n\n{NOTICE}",
-    epilog="\b\nExamples:\n  corolla package torchserve --out served\n"
-    "  corolla package torchserve --store s3://models/corolla --backbone vit-b --out served\n"
-    "  torchserve --start --ncs --ts-config served/config.properties",
+    help="Write a folder that TorchServe serves: an archive, its settings and its metrics.\n\n"
+    "The archive holds no weights: the worker reads the backbone and all adapters from --store, and new "
+    f"adapters need no new archive.\n\n{NOTICE}",
+    epilog=epilog(
+        "corolla package torchserve --out served",
+        "corolla package torchserve --store s3://models/corolla --backbone vit-b --out served",
+        "torchserve --start --ncs --ts-config served/config.properties",
+    ),
 )
-@click.option(
-    "--store",
-    envvar="COROLLA_STORE",
-    metavar="URL",
-    help="Folder or URL of the store, as the worker will reach it (env: COROLLA_STORE).",
-)
-@click.option("--backbone", help="Name or digest.  [default: the only one stored]")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@flags.store
+@flags.backbone
+@click.option("--out", required=True, type=flags.PATH, help="Folder to write.")
 @click.option("--name", default="corolla", show_default=True, help="The model's name in TorchServe.")
 @click.option("--version", default="1.0", show_default=True, help="The model's version in TorchServe.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help=f"What the backbone computes in; {MEANING}.",
-)
-@click.option("--domains", default="", help="Comma-separated domains that metrics know.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of a forward.  [default: all cores]")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@option_of("device", _FIELDS["device"])
+@option_of("precision", _FIELDS["precision"])
+@option_of("domains", _FIELDS["domains"])
+@option_of("threads", _FIELDS["threads"])
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 def torchserve(
-    store: str | None,
+    url: str | None,
     backbone: str | None,
     out: Path,
     name: str,
     version: str,
-    device: str,
-    precision: str,
-    domains: str,
-    threads: int | None,
     force: bool,
+    **settings: object,
 ) -> None:
-    place = Store.open(store)
-    record = place.backbones.get(backbone)
-    settings: dict[str, object] = {"device": device, "precision": precision, "domains": domains}
-    if threads is not None:
-        settings["threads"] = threads
-    made = Package(store=place, backbone=record, name=name, version=version, settings=settings)
-    for file in made.write(out, force=force):
+    store = Store.open(url)
+    record = store.backbones.get(backbone)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    folder = Package(store=store, backbone=record, name=name, version=version, settings=settings)
+    for file in folder.write(out, force=force):
         click.echo(file)
     print(f"note: {NOTICE}", file=sys.stderr)
     problem = java_problem()

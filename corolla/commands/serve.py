@@ -1,4 +1,4 @@
-"""`corolla serve`: the server's settings as flags, a line of what is served, a clean stop.
+"""`corolla serve`: the server, its settings as flags.
 
 Imports the server, and torch with it, once the settings are known to be good.
 """
@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
-from pydantic.fields import FieldInfo
 
+from corolla import flags
+from corolla.flags import epilog, option_of
 from serving import process
 from serving.access import exposure
 from serving.settings import Settings
@@ -21,38 +21,30 @@ from serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 
-def _option(name: str, field: FieldInfo) -> Any:
-    """A flag of a setting; limits are the setting's own to check."""
-    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
-    kind = kinds[0] if NoneType in get_args(field.annotation) else field.annotation
-    shown = "" if field.default in (None, "") else f"  [default: {field.default}]"
-    text = f"{(field.description or '').capitalize()}.{shown}"
-    flag = f"--{name.replace('_', '-')}"
-    if kind is bool:
-        return click.option(f"{flag}/--no-{name.replace('_', '-')}", name, default=None, help=text)
-    choices = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
-    return click.option(flag, name, type=choices, help=text)
-
-
-def _options(command: Any) -> Any:
+def _settings(command: Any) -> Any:
+    """Gives a command a flag for every setting."""
     for name, field in reversed(Settings.model_fields.items()):
-        command = _option(name, field)(command)
+        command = flags.store(command) if name == "store" else option_of(name, field)(command)
     return command
 
 
 @click.command(
-    epilog="\b\nExamples:\n  corolla serve\n"
-    "  corolla serve --store s3://models/corolla --domains photo,sketch\n"
-    "  COROLLA_PORT=0 corolla serve --metrics-port 0"
+    epilog=epilog(
+        "corolla serve",
+        "corolla serve --store s3://models/corolla --domains photo,sketch",
+        "COROLLA_PORT=0 corolla serve --metrics-port 0",
+    )
 )
-@_options
-def serve(**flags: Any) -> None:
+@_settings
+def serve(url: str | None, **_: Any) -> None:
     """Serve every adapter from one resident backbone.
 
     Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    settings = Settings.read(flags)
+    given = flags.given(click.get_current_context())
+    given.pop("url", None)
+    settings = Settings.read(given | {"store": url})
     exposure.check(settings)
     process.bound_memory(os.environ)
     asyncio.run(_serve(settings))
@@ -74,7 +66,7 @@ async def _serve(settings: Settings) -> None:
         process.settle()
         service = server.service
         sizes["warm"] = process.resident_bytes()
-        _log.info("resident memory: %s", _said(sizes))
+        _log.info("resident memory: %s", _mebibytes(sizes))
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}) "
@@ -84,6 +76,6 @@ async def _serve(settings: Settings) -> None:
     await running
 
 
-def _said(sizes: Mapping[str, int | None]) -> str:
-    found = [f"{size / 2**20:.0f} MiB {when}" for when, size in sizes.items() if size is not None]
-    return ", ".join(found) or "not known on this system"
+def _mebibytes(sizes: Mapping[str, int | None]) -> str:
+    known = [f"{size / 2**20:.0f} MiB {when}" for when, size in sizes.items() if size is not None]
+    return ", ".join(known) or "not known on this system"

@@ -1,15 +1,16 @@
-"""`corolla adapters soup`, an entry point of the `adapters` group: it needs images, the store does not.
+"""`corolla adapters soup`: average adapters in weight space, chosen on held-out images.
 
 What computes is imported once the arguments are read.
 """
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
+from corolla import flags, tables
+from corolla.flags import epilog
 from model_store.store import Store
-from petl_vit.precision import CHOICES, MEANING, Precision
+from petl_vit.precision import Precision
 from training.progress import Bars
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n"
-    '  corolla adapters soup --task digits --members "lora, ssf:2, lora-b" --data digits --name soup\n'
-    '  corolla adapters soup --task digits --members "lora, lora-b" --data digits --kind uniform --name mean'
+    epilog=epilog(
+        'corolla adapters soup --task digits --members "lora, ssf:2, lora-b" --data digits --name soup',
+        'corolla adapters soup --task t --members "lora, lora-b" --data photos/ --kind uniform --name mean',
+    )
 )
-@click.option("--task", required=True, metavar="TASK", help="The members' task.")
+@flags.task("The members' task.", required=True)
 @click.option("--members", required=True, help="Adapters, with commas: NAME[:VERSION|@ALIAS].")
 @click.option("--data", "source", required=True, help="Labelled images; those held out are used.")
 @click.option("--name", required=True, help="Name to register under.")
@@ -32,40 +34,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="greedy: from the best down, keep what raises held-out accuracy; uniform: all.",
 )
-@click.option(
-    "--holdout",
-    type=click.FloatRange(0.01, 0.9),
-    default=0.2,
-    show_default=True,
-    help="Share of the images that training held out.",
-)
+@flags.holdout("Share of the images that training held out.")
 @click.option("--all-images", is_flag=True, help="Use all of --data: a held-out set of its own.")
-@click.option(
-    "--split-seed",
-    type=click.IntRange(0, 2**31 - 1),
-    default=0,
-    show_default=True,
-    help="The split seed of training.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(CHOICES),
-    default=Precision.AUTO.value,
-    show_default=True,
-    help=f"What the choice is made in, as a server's: {MEANING}.",
-)
+@flags.split_seed("The --split-seed of that training.")
+@flags.precision("What the choice is computed in, as a server's")
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the backbone runs.",
-)
-@click.option(
-    "--store", "url", envvar="COROLLA_STORE", help="Folder or URL of the model store. [env: COROLLA_STORE]"
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@flags.device
+@flags.store
+@flags.as_json
 def soup(
     task: str,
     members: str,
@@ -81,7 +57,10 @@ def soup(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Average adapters of one task in weight space, chosen on held-out images, into a new adapter."""
+    """Average adapters of one task in weight space.
+
+    The average is registered as a new adapter; its members are chosen on held-out images.
+    """
     store = Store.open(url)
     backbone = backbone or store.tasks.get(task).spec.backbone_digest
 
@@ -105,8 +84,7 @@ def soup(
     )
     manifest = outcome.manifest
     if as_json:
-        click.echo(json.dumps(manifest.model_dump(mode="json")))
-        return
+        return tables.print_json(manifest.model_dump(mode="json"))
     for member in outcome.members:
         share = f"share {member.weight:.3f}" if member.weight else "left out"
         click.echo(f"  {member.manifest}  held-out accuracy {member.accuracy:.3f}  {share}")

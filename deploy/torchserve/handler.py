@@ -1,4 +1,4 @@
-"""TorchServe's handler: hands what TorchServe gathered to Corolla's engine in one go.
+"""TorchServe's handler: hands each batch of TorchServe to Corolla's engine at once.
 
 `corolla package torchserve` puts this file into an archive. TorchServe imports it in each worker process,
 calls `initialize` once and `handle` for every batch.
@@ -15,7 +15,7 @@ from ts.utils.util import PredictionException
 from serving.torchserve.counts import Gains, counters
 from serving.torchserve.embedded import Embedded
 from serving.torchserve.packaging import settings_of
-from serving.torchserve.requests import Asked, Failure, asked, failure
+from serving.torchserve.requests import Failure, PredictionRequest, failure, request_of
 
 
 class Handler:
@@ -25,18 +25,18 @@ class Handler:
         """Loads the backbone that the archive was made for, and runs it once.
 
         Raises:
-            CorollaError: The store has another one, or cannot be read; the worker ends and says so.
+            CorollaError: The store has another backbone, or cannot be read; the worker ends and says so.
         """
         gpu = context.system_properties.get("gpu_id")
         if gpu is not None:
             _show_only(int(gpu))
         self._engine = Embedded(settings_of(context.model_yaml_config))
         self._gains = Gains(self._engine.registry)
-        _make_known(context.metrics)
+        _add_counters(context.metrics)
         self._emit(context.metrics)
 
     def handle(self, rows: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """The JSON answers to a batch of TorchServe; an error stands in its own request's place.
+        """The JSON answers to a batch of TorchServe; a failed request has its error as its answer.
 
         Raises:
             PredictionException: The only request failed: its status reaches gRPC's clients no other way.
@@ -47,28 +47,28 @@ class Handler:
             raise PredictionException(json.dumps(answers[0].document), answers[0].status)
         return [_written(answer, position, context) for position, answer in enumerate(answers)]
 
-    def _answers(self, rows: list[Asked | Failure]) -> list[dict[str, Any] | Failure]:
-        """All requests that can be read go to the engine at once."""
-        good = [row for row in rows if isinstance(row, Asked)]
-        done = iter(self._engine.answer([(row.request, row.document) for row in good]))
-        return [row if isinstance(row, Failure) else _outcome(next(done)) for row in rows]
+    def _answers(self, rows: list[PredictionRequest | Failure]) -> list[dict[str, Any] | Failure]:
+        """The answers in the order of the rows; all that can be read go to the engine at once."""
+        requests = [row for row in rows if isinstance(row, PredictionRequest)]
+        answers = iter(self._engine.answer([(row.request, row.document) for row in requests]))
+        return [row if isinstance(row, Failure) else _outcome(next(answers)) for row in rows]
 
     def _emit(self, metrics: Any) -> None:
         for name, values, gained in self._gains.read():
             metrics.get_metric(name, MetricTypes.COUNTER).add_or_update(gained, list(values))
 
 
-def _make_known(metrics: Any) -> None:
-    """Our counters, where the server's metrics.yaml is another; it then has to detect them."""
+def _add_counters(metrics: Any) -> None:
+    """Adds our counters where the server's metrics.yaml lacks them; it then has to detect them."""
     known = metrics.cache.get(MetricTypes.COUNTER, {})
     for name, labels in counters():
         if name not in known:
             metrics.add_metric_to_cache(name, "count", list(labels), MetricTypes.COUNTER)
 
 
-def _read(row: Mapping[str, Any]) -> Asked | Failure:
+def _read(row: Mapping[str, Any]) -> PredictionRequest | Failure:
     try:
-        return asked(row)
+        return request_of(row)
     except Exception as error:
         return failure(error)
 
@@ -86,6 +86,6 @@ def _written(answer: dict[str, Any] | Failure, position: int, context: Any) -> b
 
 
 def _show_only(gpu: int) -> None:
-    """Leaves the worker the GPU that TorchServe gave it; in time, as nothing has used CUDA yet."""
+    """Shows the worker only the GPU that TorchServe gave it. Called before anything uses CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu) if visible is None else visible.split(",")[gpu]

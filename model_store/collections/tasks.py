@@ -138,7 +138,7 @@ def _only(name: str, records: list[TaskRecord]) -> TaskRecord:
         known = ", ".join(record.spec.backbone_digest[:12] for record in records)
         raise InvalidInput(
             f"task {name!r} is on {len(records)} backbones",
-            field="--backbone",
+            field="backbone",
             remedy=f"add one of {known}",
         )
     return records[0]

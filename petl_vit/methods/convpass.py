@@ -36,22 +36,22 @@ class Convpass(Method):
 
     def shapes(self, arch: Architecture) -> Shapes:
         names = bottleneck.sublayers(arch, "conv")
-        found = bottleneck.shapes(names, arch.width, self.rank)
+        shapes = bottleneck.shapes(names, arch.width, self.rank)
         for name in names:
-            found[f"{name}.conv.weight"] = (self.rank, self.rank, 3, 3)
-            found[f"{name}.conv.bias"] = (self.rank,)
-        return found
+            shapes[f"{name}.conv.weight"] = (self.rank, self.rank, 3, 3)
+            shapes[f"{name}.conv.bias"] = (self.rank,)
+        return shapes
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         names, rank = bottleneck.sublayers(vit.arch, "conv"), self.rank
-        found = bottleneck.init(names, vit.arch.width, rank, bottleneck.Init.LORA_XAVIER, generator)
+        tensors = bottleneck.init(names, vit.arch.width, rank, bottleneck.Init.LORA_XAVIER, generator)
         identity = torch.zeros(rank, rank, 3, 3)
         identity[:, :, 1, 1] = torch.eye(rank)
         for name in names:
             random = uniform((rank, rank, 3, 3), math.sqrt(6 / (2 * 9 * rank)), generator)
-            found[f"{name}.conv.weight"] = random if self.xavier_conv else identity.clone()
-            found[f"{name}.conv.bias"] = torch.zeros(rank)
-        return found
+            tensors[f"{name}.conv.weight"] = random if self.xavier_conv else identity.clone()
+            tensors[f"{name}.conv.bias"] = torch.zeros(rank)
+        return tensors
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         def conv(name: str) -> Conv:

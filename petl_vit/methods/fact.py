@@ -1,4 +1,4 @@
-"""What FacT's two forms share: U and V for the whole model, a small core for every D x D unit of a block.
+"""FacT-TT and FacT-TK in common: U and V for the whole model, a core for every D x D unit of a block.
 
 A block has 12 units: q, k, v, o, four chunks of fc1 and four of fc2. The change of a unit with core S is
 s drop(z U S) V, so at each linear it is a low-rank product with V applied to each chunk.
@@ -22,7 +22,7 @@ def shared_shapes(arch: Architecture, rank: int) -> Shapes:
     """U and V.
 
     Raises:
-        Unsupported: The MLP is not four times as wide as the tokens, so it has no such units.
+        Unsupported: The MLP is not four times as wide as the tokens, so it does not consist of such units.
     """
     if arch.hidden != 4 * arch.width:
         raise Unsupported(
@@ -48,7 +48,7 @@ def edits(vit: FrozenViT, u: Tensor, v: Tensor, cores: Tensor, *, scale: float, 
         u: [D, R]; v: [R, D].
         cores: [M, 12, R, R].
     """
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for block in range(vit.arch.depth):
         units = scale * (u @ cores[block])  # [12, D, R]
         at = {
@@ -58,5 +58,5 @@ def edits(vit: FrozenViT, u: Tensor, v: Tensor, cores: Tensor, *, scale: float, 
             "mlp.fc2": units[8:12].flatten(0, 1),
         }
         for site, a in at.items():
-            found.append(LowRank(site=f"blocks.{block}.{site}", a=a, b=v, bottleneck_dropout=dropout))
-    return found
+            edits.append(LowRank(site=f"blocks.{block}.{site}", a=a, b=v, bottleneck_dropout=dropout))
+    return edits

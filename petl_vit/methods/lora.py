@@ -49,11 +49,11 @@ class LoRA(Method):
         return {f"blocks.{i}.{site}": (into, out) for i in range(arch.depth) for site, into, out in chosen}
 
     def shapes(self, arch: Architecture) -> Shapes:
-        found: Shapes = {}
+        shapes: Shapes = {}
         for site, (into, out) in self._sites(arch).items():
-            found[f"{site}.lora_a"] = (into, self.rank)
-            found[f"{site}.lora_b"] = (self.rank, out)
-        return found
+            shapes[f"{site}.lora_a"] = (into, self.rank)
+            shapes[f"{site}.lora_b"] = (self.rank, out)
+        return shapes
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         return {

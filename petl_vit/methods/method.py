@@ -1,4 +1,4 @@
-"""What a PETL method is: a frozen config that says which tensors it owns and which edits they make."""
+"""The base of a PETL method: a frozen config that names the tensors it trains and builds their edits."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class Method(BaseModel):
     paper: ClassVar[str]
     foldable: ClassVar[bool]
     learning_rate: ClassVar[float] = 1e-3  # the study's safe default
-    trained: ClassVar[bool] = True  # False: made of adapters, and no choice of `corolla train`
+    trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
 
     @classmethod
     def configure(cls, config: Mapping[str, Any]) -> Self:
-        """The method with a config from outside.
+        """The method with a config from a user or a file.
 
         Raises:
             InvalidInput: A value is out of range or a name unknown; names the field.
@@ -67,7 +67,7 @@ class Method(BaseModel):
 
     @abstractmethod
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        """What the tensors do to the forward. Gradients flow from the edits to the tensors."""
+        """The edits that the tensors define. Gradients flow from the edits to the tensors."""
 
     def parameters(self, arch: Architecture) -> int:
         """Number of trained parameters, the head not counted."""
@@ -75,7 +75,7 @@ class Method(BaseModel):
 
 
 def edit_kinds(method: Method) -> list[str]:
-    """The kinds of edits that a method makes, by name: found by making them on a toy backbone."""
+    """The kinds of a method's edits, by name, from building them on a toy backbone."""
     options: dict[str, bool | int | float | str | None] = {"depth": 1, "embed_dim": 12, "num_heads": 1}
     half = (0.5, 0.5, 0.5)
     config = BackboneConfig(

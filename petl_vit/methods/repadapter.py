@@ -34,20 +34,20 @@ class RepAdapter(Method):
 
     def shapes(self, arch: Architecture) -> Shapes:
         width = arch.width
-        found: Shapes = {}
+        shapes: Shapes = {}
         for prefix in _sites(arch):
-            found[f"{prefix}.a"] = (width, self.rank)
-            found[f"{prefix}.a0"] = (self.rank,)
-            found[f"{prefix}.b"] = (2, self.rank // 2, width // 2)
-            found[f"{prefix}.b0"] = (width,)
-        return found
+            shapes[f"{prefix}.a"] = (width, self.rank)
+            shapes[f"{prefix}.a0"] = (self.rank,)
+            shapes[f"{prefix}.b"] = (2, self.rank // 2, width // 2)
+            shapes[f"{prefix}.b0"] = (width,)
+        return shapes
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
-        found = {name: torch.zeros(shape) for name, shape in self.shapes(vit.arch).items()}
+        tensors = {name: torch.zeros(shape) for name, shape in self.shapes(vit.arch).items()}
         bound = math.sqrt(6 / (vit.arch.width + self.rank))
         for prefix in _sites(vit.arch):
-            found[f"{prefix}.a"] = uniform((vit.arch.width, self.rank), bound, generator)
-        return found
+            tensors[f"{prefix}.a"] = uniform((vit.arch.width, self.rank), bound, generator)
+        return tensors
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         edits: list[Edit] = []

@@ -1,7 +1,7 @@
-"""Soup: a fixed weighted sum of adapters in weight space, kept as one adapter (arXiv 2203.05482).
+"""Soup: a fixed weighted sum of adapters in weight space, stored as one adapter (arXiv 2203.05482).
 
 theta_0 + sum_i w_i (theta_i - theta_0): every member's edits with their deltas times its weight. Member i's
-tensors have the prefix `i.`. It is made of trained adapters (`corolla adapters soup`) and never trained.
+tensors have the prefix `i.`. `corolla adapters soup` builds it from trained adapters; it is never trained.
 Parameters: those of its members.
 """
 
@@ -31,10 +31,10 @@ class Ingredient(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.made()
+        self.configured()
         return self
 
-    def made(self) -> Method:
+    def configured(self) -> Method:
         """The member's method with its settings."""
         return methods.get(self.method).configure(self.config)
 
@@ -58,12 +58,12 @@ class Soup(Method):
         return {
             f"{i}.{name}": shape
             for i, term in enumerate(self.terms)
-            for name, shape in term.made().shapes(arch).items()
+            for name, shape in term.configured().shapes(arch).items()
         }
 
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         raise Unsupported(
-            "a soup is made of trained adapters and not trained itself",
+            "a soup is built from trained adapters and is not trained itself",
             field="method",
             remedy="train its members, then use `corolla adapters soup`",
         )
@@ -72,11 +72,11 @@ class Soup(Method):
         return [
             scaled(edit, term.weight)
             for i, term in enumerate(self.terms)
-            for edit in term.made().edits(vit, _of(tensors, i))
+            for edit in term.configured().edits(vit, _of(tensors, i))
         ]
 
 
 def _of(tensors: Mapping[str, Tensor], member: int) -> dict[str, Tensor]:
-    """One member's tensors under its own names."""
+    """One member's tensors, without their prefix."""
     prefix = f"{member}."
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -57,7 +57,7 @@ class VPTDeep(Method):
 
 
 class _Projection:
-    """Tokens [B, n, D] to the keys and values [B, H, n, d] that a frozen block makes of them."""
+    """Maps tokens [B, n, D] to their keys and values [B, H, n, d] in a frozen block."""
 
     def __init__(self, vit: FrozenViT, block: int) -> None:
         self._params, self._arch, self._block = vit.params, vit.arch, f"blocks.{block}"

@@ -1,6 +1,6 @@
 """VQT: query tokens beside every block read its keys and values, and join the feature (arXiv 2212.03220).
 
-The n queries P_l of block l attend to the block's own tokens and go through residual, LayerScale and MLP as
+The n queries P_l of block l attend to the block's tokens and go through residual, LayerScale and MLP as
 any token, but nothing attends to them and they are cut off after the block, so the frozen stream is
 untouched. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the M n L2-normalised query
 outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path does not act on queries.
@@ -45,8 +45,8 @@ class VQT(Method):
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         bound = math.sqrt(6 / (3 * vit.arch.patch_size**2 + vit.arch.width))
         shapes = self.shapes(vit.arch)
-        found = {name: uniform(shape, bound, generator) for name, shape in shapes.items() if name != "mix"}
-        return found | {"mix": torch.ones(shapes["mix"])}
+        queries = {name: uniform(shape, bound, generator) for name, shape in shapes.items() if name != "mix"}
+        return queries | {"mix": torch.ones(shapes["mix"])}
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         prompts = tuple(tensors[f"blocks.{i}.prompts"] for i in range(vit.arch.depth))

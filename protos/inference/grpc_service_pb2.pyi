@@ -542,7 +542,7 @@ class ModelInferRequest(message.Message):
     @builtins.property
     def raw_input_contents(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The values of every input, row-major and little-endian, in the place of typed contents. Each of BYTES
-        stands behind its length, 4 bytes; a lone one may stand without.
+        follows its length, 4 bytes; a single one may have none.
         """
 
     def __init__(
@@ -665,7 +665,7 @@ class ModelInferResponse(message.Message):
     def outputs(self) -> containers.RepeatedCompositeFieldContainer[ModelInferResponse.InferOutputTensor]: ...
     @builtins.property
     def raw_output_contents(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """The values of every output, row-major and little-endian; each of BYTES behind its length, 4 bytes."""
+        """The values of every output, row-major and little-endian; each of BYTES follows its length, 4 bytes."""
 
     def __init__(
         self,

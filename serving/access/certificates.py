@@ -1,4 +1,4 @@
-"""PEM files of TLS, read and checked. gRPC says of a bad pair only that nothing answers. No torch."""
+"""PEM files of TLS, read and checked: of a bad pair, gRPC itself says only that nothing answers. No torch."""
 
 import ssl
 from pathlib import Path
@@ -12,17 +12,17 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
     Raises:
         InvalidInput: One cannot be read, or they are not a pair.
     """
-    found = read(certificate, "tls-certificate"), read(key, "tls-key")
+    pem = read(certificate, "tls_certificate"), read(key, "tls_key")
     try:
-        # A key under a passphrase would be asked for on the terminal.
+        # For a key with a passphrase, OpenSSL would ask on the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
     except ssl.SSLError as error:
         raise InvalidInput(
             f"{certificate} and {key} are not a certificate and its key ({error.reason or 'not PEM'})",
-            field="tls-certificate",
+            field="tls_certificate",
             remedy="name PEM files of one pair, the key without a passphrase",
         ) from error
-    return found
+    return pem
 
 
 def read(path: Path, field: str) -> bytes:
@@ -41,11 +41,11 @@ def check_both(certificate: object, key: object) -> None:
     """Refuses one of a pair without the other.
 
     Raises:
-        InvalidInput: Only one is there.
+        InvalidInput: Only one is set.
     """
     if (certificate is None) != (key is None):
         raise InvalidInput(
             "a certificate needs its key, and a key its certificate",
-            field="tls-certificate",
+            field="tls_certificate",
             remedy="set both --tls-certificate and --tls-key",
         )

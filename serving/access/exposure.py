@@ -1,4 +1,4 @@
-"""Who may see what a server says: the address it listens on, and TLS. No torch."""
+"""Who can reach a server: the address it listens on, and TLS. No torch."""
 
 import errno
 import socket
@@ -13,9 +13,9 @@ from serving.settings import Settings
 
 
 def check(settings: Settings) -> None:
-    """All that can be known before a model is loaded: ports, certificates, and who could listen in.
+    """Checks before a model is loaded: ports, certificates, and whether others could listen in.
 
-    Images and labels leave the machine by TLS only, or where that is asked for.
+    Images and labels leave the machine over TLS only, unless `insecure` is set.
 
     Raises:
         InvalidInput: Names the setting.
@@ -24,7 +24,7 @@ def check(settings: Settings) -> None:
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
         raise InvalidInput(
             "clients show certificates over TLS only",
-            field="tls-client-ca",
+            field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
@@ -39,43 +39,43 @@ def check(settings: Settings) -> None:
 
 
 def check_ports(settings: Settings) -> None:
-    """Takes both ports and gives them back, so that a taken one is known before a model is loaded.
+    """Binds both ports and frees them, so that one in use is reported before a model is loaded.
 
     Raises:
-        InvalidInput: One is taken, or the host is not an address of this machine; names the setting.
+        InvalidInput: One is in use, or the host is not an address of this machine; names the setting.
     """
-    with ExitStack() as held:
-        for field, port in (("metrics-port", settings.metrics_port), ("port", settings.port)):
+    with ExitStack() as sockets:
+        for field, port in (("metrics_port", settings.metrics_port), ("port", settings.port)):
             try:
-                held.enter_context(_bound(settings.host, port))
+                sockets.enter_context(_bound(settings.host, port))
             except OSError as error:
                 raise _cannot_listen(settings.host, port, field, error) from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket on the first address of the host that can be had: where it has several, one is enough."""
+    """A socket on the first address of the host that can be bound; one of several is enough."""
     problem: OSError | None = None
     for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        bound = socket.socket(family, kind)
+        candidate = socket.socket(family, kind)
         try:
-            # As servers do: a port whose last connections are still closing is free.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            return bound
+            # As servers do: a port whose last connections are still closing counts as free.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            candidate.bind(address)
+            return candidate
         except OSError as error:
-            bound.close()
+            candidate.close()
             problem = problem or error
     assert problem is not None, "getaddrinfo found nothing and did not say so"
     raise problem
 
 
 def _cannot_listen(host: str, port: int, field: str, error: OSError) -> InvalidInput:
-    said = (error.strerror or str(error)).lower()
+    reason = (error.strerror or str(error)).lower()
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         remedy = "use 127.0.0.1, or another address of this machine"
-        return InvalidInput(f"cannot listen on {host}: {said}", field="host", remedy=remedy)
-    remedy = f"choose another --{field}, or 0 for a free one"
-    return InvalidInput(f"cannot listen on {_address(host, port)}: {said}", field=field, remedy=remedy)
+        return InvalidInput(f"cannot listen on {host}: {reason}", field="host", remedy=remedy)
+    remedy = f"choose another --{field.replace('_', '-')}, or 0 for a free one"
+    return InvalidInput(f"cannot listen on {_address(host, port)}: {reason}", field=field, remedy=remedy)
 
 
 def _address(host: str, port: int) -> str:
@@ -83,10 +83,10 @@ def _address(host: str, port: int) -> str:
 
 
 def listen(server: grpc.aio.Server, settings: Settings) -> int:
-    """Takes the address of the settings; returns the port.
+    """Makes a server listen on the address of the settings; returns the port.
 
     Raises:
-        InvalidInput: The port is taken, or the certificates cannot be used.
+        InvalidInput: The port is in use, or the certificates cannot be used.
     """
     address = _address(settings.host, settings.port)
     try:
@@ -107,5 +107,5 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
     certificate, key = certificates.pair(Path(settings.tls_certificate), Path(settings.tls_key))
     if settings.tls_client_ca is None:
         return grpc.ssl_server_credentials([(key, certificate)])
-    ca = certificates.read(Path(settings.tls_client_ca), "tls-client-ca")
+    ca = certificates.read(Path(settings.tls_client_ca), "tls_client_ca")
     return grpc.ssl_server_credentials([(key, certificate)], root_certificates=ca, require_client_auth=True)

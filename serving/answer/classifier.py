@@ -24,32 +24,20 @@ from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
-from serving.metrics.events import Metrics
-from serving.metrics.label_values import ADHOC
-from serving.metrics.prediction_ids import Prediction, PredictionIds
+from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
-from serving.request import BadScores, Image, ImageAnswer, Request, Response
+from serving.request import BadScores, Image, ImageAnswer, Request, Response, Timings
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What the engine made of a request's images, in their order; of one that failed, its error."""
+    """What the engine computed of a request's images, in their order; of one that failed, its error."""
 
-    outcomes: list[Done[Logits] | CorollaError]
-    decode_s: float
-
-    @property
-    def queue_s(self) -> float:
-        """The longest wait for the engine."""
-        return max((one.queue_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
-
-    @property
-    def forward_s(self) -> float:
-        """The longest batch."""
-        return max((one.run_s for one in self.outcomes if isinstance(one, Done)), default=0.0)
+    logits: list[Logits | CorollaError]
+    timings: Timings
 
 
 class Classifier:
@@ -67,19 +55,14 @@ class Classifier:
         catalog: Catalog,
         cache: AdapterCache,
         batcher: Batcher[Job, Logits],
-        prediction_ids: PredictionIds,
-        metrics: Metrics,
+        recorder: Recorder,
         pool: ThreadPoolExecutor,
         max_images: int,
         max_pixels: int,
-        add_size: Callable[[int], None],
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
-        self._prediction_ids, self._metrics, self._pool = prediction_ids, metrics, pool
+        self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
-        self._add_size = add_size
-        self._announced: dict[str, str] = {}
-        self._labels: dict[str, str] = {}
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -96,7 +79,7 @@ class Classifier:
         return await self.answer(request, await self.plan(request), finish)
 
     async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
-        """As `classify`, by a plan that is made and ready already."""
+        """As `classify`, by a plan that is made and announced already."""
         computed = await self.compute(request, plan)
         return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
 
@@ -111,32 +94,26 @@ class Classifier:
         return await self.in_pool(self._prepare, request)
 
     async def compute(
-        self, request: Request, plan: Plan, asked: Callable[[Model], Model] = lambda model: model
+        self, request: Request, plan: Plan, readout: Callable[[Model], Model] = lambda model: model
     ) -> Computed:
         """Runs every image under every member of the plan.
 
         Args:
-            asked: Makes of a member what its rows are to answer.
+            readout: Maps a member to what is read out: classes or features.
 
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
-        with self._cache.holding(plan.resolved) as held:
+        with self._cache.lease(plan.resolved) as lease:
             started = time.monotonic()
             images = await self._decode_all(request, plan)
             decode_s = time.monotonic() - started
-            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in held.loading.values())
+            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
             await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
-            good = [i for i, image in enumerate(images) if isinstance(image, torch.Tensor)]
-            models = tuple(map(asked, held.models()))
-            done = await self._run([images[i] for i in good], models, request, plan)
-        outcomes: list[Done[Logits] | BaseException | torch.Tensor] = list(images)
-        for i, outcome in zip(good, done, strict=True):
-            outcomes[i] = outcome
-        _raise_faults(outcomes)
-        return Computed(
-            outcomes=[one for one in outcomes if isinstance(one, Done | CorollaError)], decode_s=decode_s
-        )
+            models = tuple(map(readout, lease.models()))
+            done = await self._run([i for i in images if isinstance(i, torch.Tensor)], models, request, plan)
+        results = iter(done)
+        return _computed([i if isinstance(i, BaseException) else next(results) for i in images], decode_s)
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every image ready for the backbone, or what is wrong with it."""
@@ -145,7 +122,7 @@ class Classifier:
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
-        self, images: Sequence[Any], models: tuple[Model, ...], request: Request, plan: Plan
+        self, images: Sequence[torch.Tensor], models: tuple[Model, ...], request: Request, plan: Plan
     ) -> list[Done[Logits] | BaseException]:
         """The logits of images under every model."""
         return await self._batcher.submit(
@@ -160,34 +137,12 @@ class Classifier:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
         spec = plan.resolved.task.spec.preprocess
         _check_shape(next(iter(request.images)), spec)
-        self.ready(plan)
-        return plan
-
-    def ready(self, plan: Plan) -> None:
-        """Makes its image size known to the engine, and its named route to the metrics. Blocking."""
         self.announce(plan)
-        self._add_size(plan.resolved.task.spec.preprocess.image_size)
+        return plan
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""
-        resolved, named = plan.resolved, plan.named
-        if named is None or self._announced.get(named) == str(resolved):
-            return
-        self._labels[named] = self._metrics.add_route(named, [member.name for member in resolved.members])
-        labels = self._metrics.known_routes.get(named, ())
-        for label, member in zip(labels, resolved.members, strict=False):
-            self._metrics.set_adapter(
-                route=named,
-                member=label,
-                version=str(member),
-                method="+".join(term.method for term in member.terms),
-                digest="+".join(term.digest[:12] for term in member.terms),
-            )
-        self._announced[named] = str(resolved)
-
-    def _label(self, plan: Plan) -> str:
-        """The route's label in the metrics."""
-        return ADHOC if plan.named is None else self._labels[plan.named]
+        self._recorder.announce(plan.named, plan.resolved)
 
     def _check_count(self, images: int) -> None:
         if not images:
@@ -208,24 +163,16 @@ class Classifier:
         return _preprocessed(image, field)
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
-        label = self._metrics.domains.label(request.domain)
         images = [
-            self._answer(plan, outcome.result, label) if isinstance(outcome, Done) else outcome
-            for outcome in computed.outcomes
+            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, request.domain)
+            for logits in computed.logits
         ]
         self.count(images)
-        return Response(
-            images=images,
-            resolved=plan.resolved,
-            decode_s=computed.decode_s,
-            queue_s=computed.queue_s,
-            forward_s=computed.forward_s,
-        )
+        return Response(images=images, resolved=plan.resolved, timings=computed.timings)
 
     def count(self, images: Sequence[object]) -> None:
-        """Counts the images of an answer: what is an error among them could not be answered."""
-        invalid = sum(isinstance(image, CorollaError) for image in images)
-        self._metrics.images(ok=len(images) - invalid, invalid=invalid)
+        """Counts the images of an answer; an error among them stands for an image without an answer."""
+        self._recorder.images(images)
 
     def _answer(self, plan: Plan, logits: Logits, domain: str) -> ImageAnswer | CorollaError:
         resolved = plan.resolved
@@ -233,7 +180,7 @@ class Classifier:
         members = [z if o is None else z[list(o)] for z, o in zip(logits, orders, strict=True)]
         for member, z in zip(resolved.members, members, strict=True):
             if not np.isfinite(z).all():
-                self._metrics.invalid_scores(self._label(plan), member.name)
+                self._recorder.invalid_scores(plan.named, member.name)
                 return BadScores(
                     f"{member} gave scores that are not finite",
                     remedy="look at the image's values and at alpha, then at the adapter's training",
@@ -245,56 +192,48 @@ class Classifier:
             rule=resolved.combine,
             temperature=plan.temperature,
         )
-        return self._counted(plan, answer, domain)
-
-    def _counted(self, plan: Plan, answer: Answer, domain: str) -> ImageAnswer:
-        """The answer for one image, after it went into the metrics."""
-        resolved, predicted = plan.resolved, int(answer.predicted[0])
-        votes = tuple(int(vote) for vote in answer.votes[0])
-        confidence = float(answer.probabilities[0, predicted])
-        route = self._label(plan)
-        evidence = {
-            "agreement": float(answer.agreement[0]),
-            "entropy": float(answer.entropy[0]),
-            "mutual_information": float(answer.mutual_information[0]),
-        }
-        self._metrics.prediction(
-            route=route, domain=domain, predicted=predicted, votes=votes, confidence=confidence, **evidence
-        )
-        prediction = Prediction(
-            route=route,
-            domain=domain,
-            task=resolved.task.spec.name,
-            task_digest=resolved.task.digest,
-            predicted=predicted,
-            votes=votes,
-            members=self._metrics.known_routes.get(route, ()),
-            confidence=confidence,
-            created_at=time.time(),
-        )
-        return ImageAnswer(
-            probabilities=answer.probabilities[0],
-            predicted=predicted,
-            votes=votes,
-            confidences=tuple(float(c) for c in answer.confidences[0]),
-            prediction_id=self._prediction_ids.seal(prediction),
-            **evidence,
-        )
+        return _image_answer(answer, self._recorder.answer(plan.named, resolved, domain, answer))
 
     async def in_pool(self, function: Callable[..., T], *args: object) -> T:
         """Runs what computes off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
-def _raise_faults(outcomes: Sequence[object]) -> None:
-    """Raises what is no fault of one image: the request's own end, or an error of ours."""
+def _computed(outcomes: Sequence[Done[Logits] | BaseException], decode_s: float) -> Computed:
+    """What became of every image; the times are the longest of all.
+
+    Raises:
+        BaseException: What is not the fault of one image: the request's own end, or an error of ours.
+    """
+    logits: list[Logits | CorollaError] = []
+    done: list[Done[Logits]] = []
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not _of_one_image(outcome):
+        if isinstance(outcome, Done):
+            done.append(outcome)
+            logits.append(outcome.result)
+        elif isinstance(outcome, CorollaError) and not isinstance(outcome, Expired | Draining):
+            logits.append(outcome)
+        else:
             raise outcome
+    timings = Timings(
+        decode_s=decode_s,
+        queue_s=max((each.queue_s for each in done), default=0.0),
+        forward_s=max((each.run_s for each in done), default=0.0),
+    )
+    return Computed(logits=logits, timings=timings)
 
 
-def _of_one_image(error: BaseException) -> bool:
-    return isinstance(error, CorollaError) and not isinstance(error, Expired | Draining)
+def _image_answer(answer: Answer, prediction_id: str) -> ImageAnswer:
+    return ImageAnswer(
+        probabilities=answer.probabilities[0],
+        predicted=int(answer.predicted[0]),
+        votes=tuple(int(vote) for vote in answer.votes[0]),
+        confidences=tuple(float(confidence) for confidence in answer.confidences[0]),
+        agreement=float(answer.agreement[0]),
+        entropy=float(answer.entropy[0]),
+        mutual_information=float(answer.mutual_information[0]),
+        prediction_id=prediction_id,
+    )
 
 
 def _check_shape(image: Image, spec: Preprocess) -> None:

@@ -18,7 +18,6 @@ from petl_vit.batch import Features
 from petl_vit.batch import Model as Runnable
 from petl_vit.errors import CorollaError, InvalidInput
 from serving.answer.classifier import Classifier, Computed
-from serving.engine.batcher import Done
 from serving.request import BadScores, Embeddings, Request
 
 T = TypeVar("T")
@@ -60,23 +59,17 @@ def _check_single(resolved: ResolvedRoute) -> None:
 
 
 def _answer(classifier: Classifier, resolved: ResolvedRoute, computed: Computed, unit: bool) -> Embeddings:
-    images = [_vector(one, resolved, unit) for one in computed.outcomes]
+    images = [_vector(one, resolved, unit) for one in computed.logits]
     classifier.count(images)
-    return Embeddings(
-        images=images,
-        resolved=resolved,
-        decode_s=computed.decode_s,
-        queue_s=computed.queue_s,
-        forward_s=computed.forward_s,
-    )
+    return Embeddings(images=images, resolved=resolved, timings=computed.timings)
 
 
 def _vector(
-    outcome: Done[list[NDArray[np.float64]]] | CorollaError, resolved: ResolvedRoute, unit: bool
+    output: list[NDArray[np.float64]] | CorollaError, resolved: ResolvedRoute, unit: bool
 ) -> NDArray[np.float32] | CorollaError:
-    if isinstance(outcome, CorollaError):
-        return outcome
-    (features,) = outcome.result
+    if isinstance(output, CorollaError):
+        return output
+    (features,) = output
     if not np.isfinite(features).all():
         return BadScores(
             f"{resolved} gave features that are not finite",

@@ -1,4 +1,4 @@
-"""Predictions as files: finished ones, all at once or not at all, and the rows of an unfinished run.
+"""Predictions as files: finished ones, written whole or not at all, and the rows of unfinished runs.
 
 A row is a dict of plain values, the same in every format; what is nested is JSON in a CSV file.
 """
@@ -41,7 +41,7 @@ class Output:
 
     Args:
         path: Ends in .jsonl, .csv or .parquet.
-        overwrite: Whether what stands there may go.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         InvalidInput: Another ending, or a format whose library is not installed.
@@ -53,7 +53,7 @@ class Output:
         self.path, self._write = path, _FORMATS.get(path.suffix.lower())
         if self._write is None:
             raise InvalidInput(
-                f"{path} is of no known format", field="out", remedy=f"end it in {', '.join(_FORMATS)}"
+                f"{path} has no known format", field="out", remedy=f"end it in {', '.join(_FORMATS)}"
             )
         if self._write is _write_parquet:
             _pyarrow()
@@ -63,10 +63,10 @@ class Output:
             raise Conflict(f"{path} exists", field="out", remedy="name another file, or give --overwrite")
 
     def write(self, rows: Iterable[Row], classes: Sequence[str]) -> None:
-        """Writes all rows, under the file's name only once all are written.
+        """Writes all rows; the file appears once all are written.
 
         Args:
-            classes: Whose probabilities are a column; none for no such column.
+            classes: Those whose probabilities are a column; empty for no such column.
         """
         assert self._write is not None
         with _writing(self.path), write_whole(self.path) as draft:
@@ -74,16 +74,16 @@ class Output:
 
 
 class Part:
-    """The rows of an unfinished run, beside its output; a later run of the same goes on after them.
+    """The rows of an unfinished run, beside its output; a later run of the same images continues after them.
 
-    Rows are kept in groups that went through the engine together, so that the rest is grouped, and
+    Rows are stored in groups that went through the engine together, so that the rest is grouped, and
     therefore rounded, as it would have been.
 
     Args:
         out: The output.
-        run: What must be the same for the rows to be the same.
+        run: What two runs must share for the rows to be the same.
         group: Rows of a group.
-        fresh: Whether to forget what is there.
+        fresh: Whether to delete existing rows.
 
     Raises:
         Conflict: The rows are those of another run, or another process is writing them.
@@ -104,20 +104,20 @@ class Part:
             raise
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Keeps the rows of one group."""
+        """Adds the rows of one group."""
         with _writing(self.path):
             self._file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
             self._file.flush()
         self.rows += len(rows)
 
     def __iter__(self) -> Iterator[Row]:
-        """All rows that are kept."""
+        """All stored rows."""
         with self.path.open("rb") as file:
             next(file)
             yield from map(json.loads, file)
 
     def remove(self) -> None:
-        """Forgets the rows."""
+        """Deletes the rows."""
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class Part:
             ) from None
 
     def _resume(self, run: Row) -> None:
-        """Finds whole groups, drops what a kill left of one, and begins a file that has none."""
+        """Counts the whole groups, removes an incomplete one, and starts a file that is new."""
         self._file.seek(0)
         header = self._file.readline()
         if not header.endswith(b"\n"):
@@ -162,22 +162,22 @@ class Part:
             differ = ["file"]
         if differ:
             raise Conflict(
-                f"{self.path} is of an unfinished run with another {' and another '.join(differ)}",
+                f"{self.path} belongs to an unfinished run with another {' and another '.join(differ)}",
                 field="out",
-                remedy="name another file, or give --overwrite to begin anew",
+                remedy="name another file, or give --overwrite to start again",
             )
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What the system refuses is the user's to mend."""
+    """Turns errors of the file system into errors that name the file and the remedy."""
     try:
         yield
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror or error}",
             field="out",
-            remedy="make room, or name another file; a later run goes on where this one stopped",
+            remedy="make room, or name another file; a later run continues where this one stopped",
         ) from error
 
 
@@ -211,9 +211,9 @@ def _write_parquet(path: Path, rows: Iterable[Row], classes: Sequence[str]) -> N
     kinds["adapters"] = arrow.list_(text)
     if classes:
         kinds[PROBABILITIES] = arrow.struct([(name, number) for name in classes])
-    schema, left = arrow.schema(list(kinds.items())), iter(rows)
+    schema, remaining = arrow.schema(list(kinds.items())), iter(rows)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := list(islice(left, _GROUP)):
+        while group := list(islice(remaining, _GROUP)):
             writer.write_table(arrow.Table.from_pylist(group, schema=schema))
 
 

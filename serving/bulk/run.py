@@ -1,7 +1,7 @@
 """Bulk classification without a server: many images by one route, answered by a `Service` in this process.
 
 One group of images is in the engine while the next is read and decoded. Groups are always the same, so a run
-that was killed and goes on gives what it would have given, to the last digit.
+that was killed and continued gives the same file as one that was not, to the last digit.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ _UNBOUNDED = 2**40
 
 @dataclass(frozen=True, kw_only=True)
 class Bulk:
-    """What is to be predicted.
+    """Images to classify, by what, and what a row says of each.
 
     Attributes:
         sources: The images.
         task: The task; may be empty where the store has only one.
         top: How many of the most probable classes a row has.
         probabilities: Whether a row has the probability of every class.
-        overwrite: Whether what stands at the output, finished or not, may go.
+        overwrite: Whether an existing output, finished or not, may be replaced.
     """
 
     sources: Sequence[Source]
@@ -53,13 +53,13 @@ class Bulk:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What came of it.
+    """What a run did.
 
     Attributes:
-        images: Rows of the output; `failed` of them have an error, `resumed` are of an earlier run.
+        images: Rows of the output; `failed` of them have an error, `resumed` come from an earlier run.
         adapters: Digest by `task/name:version`.
         seconds: Of this run.
-        precision: What it was computed in, fp32 or bf16.
+        precision: Of the forward: fp32 or bf16.
     """
 
     out: str
@@ -81,30 +81,30 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
     """Classifies every image and writes the rows to a file.
 
     Args:
-        out: Ends in .jsonl, .csv or .parquet. `OUT.part` beside it keeps an unfinished run.
-        settings: As of a server, those that are given.
-        advance: Called with the number of images that are done, those of an earlier run first.
+        out: Ends in .jsonl, .csv or .parquet. `OUT.part` beside it has the rows of an unfinished run.
+        settings: Those of a server that are not at their defaults.
+        advance: Called with the number of newly finished images, first with those of an earlier run.
 
     Raises:
-        CorollaError: A setting, the route or the output cannot work. One bad image does not: its row has
-            an error.
+        CorollaError: A setting, the route or the output cannot work. A bad image is not an error of the run:
+            its row has the error.
     """
     started = time.monotonic()
     output = Output(out, overwrite=bulk.overwrite)
-    with TemporaryDirectory() as folder:  # prediction ids are nobody's to send back: their key goes too
-        mine = {
+    with TemporaryDirectory() as folder:  # nobody sends these prediction ids back, so their key is temporary
+        fixed = {
             "prediction_key_file": f"{folder}/key",
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
         }
-        service = Service(Settings.read({**settings, **mine}))
+        service = Service(Settings.read({**settings, **fixed}))
         plan = service.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
         group = max(1, service.settings.max_batch_rows // len(plan.resolved.members))
         run = _identity(bulk, plan, service, group)
         with Part(out, run, group=group, fresh=bulk.overwrite) as part:
             resumed = part.rows
             advance(resumed)
-            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).through(service, group))
+            asyncio.run(_Run(bulk=bulk, plan=plan, part=part, advance=advance).classify(service, group))
             failed = _write(output, part, bulk, plan)
             part.remove()
     resolved = plan.resolved
@@ -123,11 +123,11 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
 
 
 def _identity(bulk: Bulk, plan: Plan, service: Service, group: int) -> Row:
-    """What two runs must share for the one to go on with the rows of the other."""
+    """What two runs must share for the one to continue after the rows of the other."""
     resolved = plan.resolved
-    listed = "\n".join(f"{source.path}\0{source.file}" for source in bulk.sources)
+    paths = "\n".join(f"{source.path}\0{source.file}" for source in bulk.sources)
     return {
-        "list of images": hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(),
+        "list of images": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
         "images": len(bulk.sources),
         "route": str(resolved),
         "adapters": [term.digest for term in resolved.terms()],
@@ -162,44 +162,44 @@ def _write(output: Output, part: Part, bulk: Bulk, plan: Plan) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The images that are left, group by group."""
+    """The images without rows, group by group."""
 
     bulk: Bulk
     plan: Plan
     part: Part
     advance: Advance
 
-    async def through(self, service: Service, group: int) -> None:
-        """Fills the part."""
+    async def classify(self, service: Service, group: int) -> None:
+        """Adds the rows of all remaining images to the part."""
         sources = self.bulk.sources
         groups = [sources[start : start + group] for start in range(self.part.rows, len(sources), group)]
         if not groups:
             return
         async with service.running() as classifier:
-            await classifier.in_pool(classifier.ready, self.plan)
+            await classifier.in_pool(classifier.announce, self.plan)
             decoder = _Decoder(service.settings, self.plan.resolved.task.spec.preprocess, classifier)
-            ahead = asyncio.create_task(decoder.decode(groups[0]))
-            for now, after in zip(groups, [*groups[1:], None], strict=True):
-                pictures = await ahead
-                if after is not None:
-                    ahead = asyncio.create_task(decoder.decode(after))
-                rows = await self._rows(classifier, now, pictures)
+            decoding = asyncio.create_task(decoder.decode(groups[0]))
+            for current, following in zip(groups, [*groups[1:], None], strict=True):
+                images = await decoding
+                if following is not None:
+                    decoding = asyncio.create_task(decoder.decode(following))
+                rows = await self._rows(classifier, current, images)
                 await classifier.in_pool(self.part.append, rows)
-                self.advance(len(now))
+                self.advance(len(current))
 
     async def _rows(
-        self, classifier: Classifier, sources: Sequence[Source], pictures: "list[Preprocessed | CorollaError]"
+        self, classifier: Classifier, sources: Sequence[Source], images: "list[Preprocessed | CorollaError]"
     ) -> list[Row]:
-        good = [picture for picture in pictures if not isinstance(picture, CorollaError)]
+        good = [image for image in images if not isinstance(image, CorollaError)]
         answers: Iterator[ImageAnswer | CorollaError] = iter(())
         if good:
             request = Request(task=self.bulk.task, route=self.bulk.route, images=good)
             response: Response = await classifier.answer(request, self.plan, lambda response: response)
             answers = iter(response.images)
-        make = partial(_row, classes=self.plan.resolved.classes, bulk=self.bulk)
+        row = partial(_row, classes=self.plan.resolved.classes, bulk=self.bulk)
         return [
-            make(source.path, picture if isinstance(picture, CorollaError) else next(answers))
-            for source, picture in zip(sources, pictures, strict=True)
+            row(source.path, image if isinstance(image, CorollaError) else next(answers))
+            for source, image in zip(sources, images, strict=True)
         ]
 
 
@@ -226,7 +226,7 @@ def _row(path: str, answer: ImageAnswer | CorollaError, *, classes: Sequence[str
     row: Row = {"path": path, **dict.fromkeys(COLUMNS[1:])}
     if bulk.probabilities:
         row[PROBABILITIES] = None
-    if isinstance(answer, Overloaded):  # no fault of the image: the run can go on when there is room
+    if isinstance(answer, Overloaded):  # not the image's fault: the run can continue when there is room
         raise answer
     if isinstance(answer, CorollaError):
         return row | {"error": str(answer)}

@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """One image.
 
     Attributes:
-        path: As the user knows it: what the output says.
+        path: As the user wrote it; the output shows it.
         file: Where it is; empty where a CSV's row has no path.
     """
 
@@ -31,17 +31,17 @@ class Source(NamedTuple):
         """Its bytes.
 
         Raises:
-            NotFound: There is no such file.
-            InvalidInput: It cannot be read, is no file, or is larger than `max_bytes`.
+            NotFound: The file does not exist.
+            InvalidInput: It cannot be read, is not a file, or is larger than `max_bytes`.
         """
         if not self.file:
             raise InvalidInput("the row has no path")
         try:
             status = os.stat(self.file)
             if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-                raise InvalidInput("it is no file")
+                raise InvalidInput("it is not a file")
             if status.st_size > max_bytes:
-                raise InvalidInput(f"{status.st_size:,} bytes, at most {max_bytes:,} are taken")
+                raise InvalidInput(f"it has {status.st_size:,} bytes, at most {max_bytes:,} are allowed")
             return Path(self.file).read_bytes()
         except FileNotFoundError:
             raise NotFound("the file does not exist") from None
@@ -50,31 +50,31 @@ class Source(NamedTuple):
         except ValueError as error:
             if isinstance(error, InvalidInput):
                 raise
-            raise InvalidInput("it is no path") from error  # one with a zero byte in it
+            raise InvalidInput("it is not a path") from error  # it has a zero byte
 
 
-def listed(given: Sequence[Path], *, column: str) -> list[Source]:
-    """All images, in the order given; of a folder in the order of their paths.
+def listed(paths: Sequence[Path], *, column: str) -> list[Source]:
+    """All images in the order of `paths`, and within a folder in the order of their paths.
 
     Args:
-        given: Folders, which are searched with all that is in them; `.csv` files; images.
+        paths: Folders, which are searched with their subfolders; `.csv` files; images.
         column: The CSV files' column of paths, relative to the file.
 
     Raises:
         NotFound: One of them does not exist.
-        InvalidInput: A CSV file or a folder cannot be read, has no such column, or nothing is found.
+        InvalidInput: A CSV file or a folder cannot be read, has no such column, or there is no image.
     """
-    found = [source for path in given for source in _of(path, column)]
-    if not found:
+    sources = [source for path in paths for source in _sources(path, column)]
+    if not sources:
         raise InvalidInput(
-            f"no image in {', '.join(map(str, given))}",
+            f"no image in {', '.join(map(str, paths))}",
             field="sources",
             remedy=f"name a folder with {', '.join(_EXTENSIONS)} files, a .csv file with paths, or images",
         )
-    return found
+    return sources
 
 
-def _of(path: Path, column: str) -> Iterator[Source]:
+def _sources(path: Path, column: str) -> Iterator[Source]:
     if path.is_dir():
         return _in_folder(path)
     if not path.exists():
@@ -119,7 +119,7 @@ def _in_csv(path: Path, column: str) -> Iterator[Source]:
                 yield Source(path=name, file=str(path.parent / name) if name else "")
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(
-            f"{path} is no CSV file in UTF-8: {error}", field="sources", remedy="save it as one"
+            f"{path} is not a CSV file in UTF-8: {error}", field="sources", remedy="save it as one"
         ) from error
     except OSError as error:
         raise InvalidInput(

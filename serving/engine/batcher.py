@@ -160,6 +160,8 @@ class Batcher(Generic[Job, Result]):
             Expired: The deadline has passed, or what is served before would outlast it; none was queued.
             Draining: The batcher is stopping.
         """
+        if not jobs:
+            return []
         path, now = (priority, client, flow), self._clock()
         self._admit(jobs, path, now, deadline)
         loop = asyncio.get_running_loop()

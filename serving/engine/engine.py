@@ -18,7 +18,6 @@ from torch import Tensor
 from petl_vit.batch import Model, Row
 from petl_vit.errors import InvalidInput, Overloaded
 from petl_vit.slots import Slots
-from petl_vit.vit import FrozenViT
 from serving.engine.backend import Backend
 
 _log = logging.getLogger(__name__)
@@ -76,12 +75,8 @@ class Engine:
         self._backend, self._slots, self._metrics = backend, slots, metrics
         self.warmed = False
 
-    def add_size(self, size: int, vit: FrozenViT) -> None:
-        """Makes the engine serve another image size, in pixels."""
-        self._backend.add_size(size, vit)
-
     def warm(self, size: int) -> None:
-        """Runs the frozen backbone once, so that the first request does not pay for it."""
+        """Runs the frozen backbone once at an image size, so that no request pays for the first time."""
         self._backend.warm(size)
         self.warmed = True
 

@@ -28,7 +28,7 @@ from petl_vit.executors import kernels
 from petl_vit.executors.tabled import Tabled
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.engine.backend import TorchBackend
+from serving.engine.backend import TorchBackend, VitOf
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class GraphBackend:
     """Rows of any mixture in one graph's replay.
 
     Args:
+        vit_of: The backbone at an image size.
         slots: With an arena.
         row_buckets: The numbers of rows to have a graph for, ascending.
 
@@ -47,15 +48,14 @@ class GraphBackend:
         Unsupported: The device has no graphs and its kernels are not interpreted.
     """
 
-    def __init__(self, slots: Slots, *, row_buckets: Sequence[int] = GRAPHS) -> None:
+    def __init__(self, vit_of: VitOf, slots: Slots, *, row_buckets: Sequence[int] = GRAPHS) -> None:
         if slots.arena is None or not kernels.usable(slots.arena.bank.device):
             raise Unsupported(
                 "graphs need a CUDA device", field="backend", remedy="start with --backend torch"
             )
-        self._slots, self._buckets = slots, tuple(row_buckets)
+        self._vit_of, self._slots, self._buckets = vit_of, slots, tuple(row_buckets)
         self._arena: Arena = slots.arena
-        self._torch = TorchBackend(slots)
-        self._sizes: dict[int, FrozenViT] = {}
+        self._torch = TorchBackend(vit_of, slots)
         self._graphs: dict[tuple[int, int, int], _Graph] = {}  # by image size, rows and terms
         self._pool = torch.cuda.graph_pool_handle() if self._arena.bank.is_cuda else None
 
@@ -63,11 +63,6 @@ class GraphBackend:
     def captured(self) -> int:
         """How many graphs there are."""
         return len(self._graphs)
-
-    def add_size(self, size: int, vit: FrozenViT) -> None:
-        if size not in self._sizes:
-            self._sizes[size] = vit
-            self._torch.add_size(size, vit)
 
     def warm(self, size: int) -> None:
         """Captures a graph for every number of rows, the largest first, whose memory the others share."""
@@ -110,7 +105,7 @@ class GraphBackend:
         key = (size, rows, terms)
         if key not in self._graphs:
             started = time.monotonic()
-            self._graphs[key] = _Graph(self._sizes[size], self._arena, rows, terms, self._pool)
+            self._graphs[key] = _Graph(self._vit_of(size), self._arena, rows, terms, self._pool)
             _log.info("prepared %d rows of %d px in %.1f s", rows, size, time.monotonic() - started)
         return self._graphs[key]
 

@@ -1,9 +1,9 @@
-"""Whether bf16 leaves the answers of an adapter as they are: compared with fp32 once it is loaded.
+"""Whether bf16 changes an adapter's answers: each is compared with fp32 once it is loaded.
 
-A server compares what it answers by name before it starts; every other adapter is compared in the background,
-one after the other, with pauses while answers are waited for. One whose logits change too much is served in
-fp32 from then on, or refused. The backbone in fp32 is in memory while adapters are compared, and stays
-where one is served in it.
+A server compares what it answers by name before it starts; every other adapter is compared in the
+background, one after the other, with pauses while answers are waited for. One whose logits change too much
+is served in fp32 from then on, or refused. The backbone in fp32 is in memory while adapters are compared,
+and stays where one is served in it.
 """
 
 import gc
@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 Fallback = Literal["fp32", "refuse"]
 
-_REST_TIMES, _LONGEST_REST_S = 5.0, 10.0
-"""While answers are waited for, a pause after a comparison, in times of what it took."""
+_PAUSE_TIMES, _LONGEST_PAUSE_S = 5.0, 10.0
+"""After a comparison, pause this multiple of its duration, at most so many seconds, while answers are due."""
 _GATHER_S = 2.0
-"""How long what is loaded gathers before it is compared, with the backbone in fp32 loaded once for all."""
+"""How long adapters gather before they are compared: the backbone in fp32 is loaded once for all of them."""
 
 
 class CheckMetrics(Protocol):
@@ -44,10 +44,10 @@ class Adapters(Protocol):
     """Where adapters are in memory (`serving.registry.adapter_cache`)."""
 
     def exchange(self, adapter: Adapter) -> None:
-        """Takes another form of an adapter into the place of the one in memory, if it is there still."""
+        """Puts another form of an adapter into the place of the one in memory, if it is there still."""
 
     def withdraw(self, digest: str) -> None:
-        """Lets go of an adapter, pinned or not."""
+        """Removes an adapter from memory, pinned or not."""
 
 
 class PrecisionCheck:
@@ -69,13 +69,18 @@ class PrecisionCheck:
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._fast, self._fallback, self._metrics, self._busy = fast, fallback, metrics, busy
-        self._found: dict[str, float] = {}
+        self._differences: dict[str, float] = {}
         self._beyond: set[str] = set()
         self._exact: Loader | None = None
         self._waiting: queue.SimpleQueue[ResolvedTerm | None] = queue.SimpleQueue()
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._adapters: Adapters | None = None
+
+    @property
+    def holds_exact(self) -> bool:
+        """Whether the backbone in fp32 is in memory."""
+        return self._exact is not None
 
     def start(self, adapters: Adapters) -> None:
         """Begins to compare what is loaded and what has been.
@@ -97,13 +102,17 @@ class PrecisionCheck:
         if term.digest in self._beyond:
             return self._exact_form(term)
         adapter = self._fast.adapter(term)
-        if term.digest not in self._found:
+        if term.digest not in self._differences:
             self._waiting.put(term)
         return adapter
 
+    def outdated(self, adapter: Adapter) -> bool:
+        """Whether an adapter is in bf16 that was found to need fp32 since it was loaded."""
+        return adapter.digest in self._beyond and adapter.exact_on is None
+
     def difference(self, digest: str) -> float | None:
         """How far bf16 moves an adapter's logits, relative to the largest; None where it was not compared."""
-        return self._found.get(digest)
+        return self._differences.get(digest)
 
     def close(self) -> None:
         """Ends after the comparison that runs."""
@@ -117,7 +126,7 @@ class PrecisionCheck:
             if self._closing.wait(_GATHER_S):
                 return
             while term is not None and not self._closing.is_set():
-                if term.digest not in self._found:
+                if term.digest not in self._differences:
                     self._try(term)
                 try:
                     term = self._waiting.get_nowait()
@@ -135,18 +144,18 @@ class PrecisionCheck:
             expected = isinstance(error, CorollaError)
             _log.warning("%s is not compared with fp32: %s", term.full_name, error, exc_info=not expected)
             self._metrics.precision_checked("failed", None)
-        self._rest(time.monotonic() - started)
+        self._pause(time.monotonic() - started)
 
     def _release(self) -> None:
-        """Lets go of the backbone in fp32 where nothing is served in it."""
+        """Frees the backbone in fp32 where nothing is served in it."""
         if not self._beyond:
             self._exact = None
             gc.collect()  # after `settle`, full collections come late
             process.give_back()
 
-    def _rest(self, took: float) -> None:
-        until = time.monotonic() + min(_REST_TIMES * took, _LONGEST_REST_S)
-        while self._busy() and (left := until - time.monotonic()) > 0:
+    def _pause(self, duration_s: float) -> None:
+        end = time.monotonic() + min(_PAUSE_TIMES * duration_s, _LONGEST_PAUSE_S)
+        while self._busy() and (left := end - time.monotonic()) > 0:
             if self._closing.wait(min(left, 0.05)):
                 return
 
@@ -157,17 +166,17 @@ class PrecisionCheck:
             models=lambda loader: [Model([Term(adapter=loader.adapter(term))])],
         )
         with one_thread(True):
-            found = self._found[term.digest] = difference(subject, self._exact_loader(), self._fast)
-        self._metrics.precision_checked("within" if found <= TOLERANCE else "beyond", found)
-        if found > TOLERANCE:
-            self._beyond.add(term.digest)
-            self._replace(term, found)
+            moved = self._differences[term.digest] = difference(subject, self._exact_loader(), self._fast)
+        self._metrics.precision_checked("within" if moved <= TOLERANCE else "beyond", moved)
+        if moved > TOLERANCE:
+            self._beyond.add(term.digest)  # before `_replace`, so that no load in between keeps bf16
+            self._replace(term, moved)
 
-    def _replace(self, term: ResolvedTerm, found: float) -> None:
-        """Puts what the fallback says into the place of an adapter that is in memory."""
+    def _replace(self, term: ResolvedTerm, moved: float) -> None:
+        """Exchanges or withdraws an adapter that is in memory, as the fallback says."""
         assert self._adapters is not None, "comparisons begin with `start`"
         served = "served in fp32" if self._fallback == "fp32" else "refused"
-        _log.warning("bf16 changes logits of %s by %.1f %%: it is %s", term.full_name, 100 * found, served)
+        _log.warning("bf16 changes logits of %s by %.1f %%: it is %s", term.full_name, 100 * moved, served)
         if self._fallback == "fp32":
             self._adapters.exchange(self._exact_form(term))
         else:
@@ -176,8 +185,8 @@ class PrecisionCheck:
     def _exact_form(self, term: ResolvedTerm) -> Adapter:
         if self._fallback == "refuse":
             raise Unsupported(
-                f"bf16 changes logits of {term.full_name} by {self._found[term.digest]:.1%} of the largest "
-                f"one; accepted are {TOLERANCE:.0%}",
+                f"bf16 changes logits of {term.full_name} by {self._differences[term.digest]:.1%} of the "
+                f"largest one; accepted are {TOLERANCE:.0%}",
                 field="adapter",
                 remedy="start the server with --bf16-fallback fp32 or --precision fp32",
             )

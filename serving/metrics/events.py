@@ -291,7 +291,7 @@ class Metrics:
         except OSError as error:
             problem = f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
             remedy = "choose another port, or 0 for a free one"
-            raise InvalidInput(problem, field="metrics port", remedy=remedy) from error
+            raise InvalidInput(problem, field="metrics_port", remedy=remedy) from error
 
     # Labels
 

@@ -1,8 +1,8 @@
 """Metrics as plain numbers: what is defined, what it adds up to, how Prometheus reads it.
 
 `prometheus_client`'s own instruments take a lock for every series. One image of a six-member ensemble
-moves some fifty of them, so here one lock covers them all: an image costs a tenth of that, and a
-scrape never sees half an image. Knows nothing of what the metrics mean; `serving/metrics/events.py` does.
+moves some fifty of them, so here one lock covers them all: a scrape never shows half an image, and counting
+one costs less than half (docs/decisions/0005-serving.md). Knows nothing of what the metrics mean.
 """
 
 import math
@@ -58,8 +58,8 @@ class Number:
         return copy
 
     def family(self) -> Metric:
-        made = CounterMetricFamily if self.definition.kind == "counter" else GaugeMetricFamily
-        family = made(self.definition.name, self.definition.help, labels=self.definition.labels)
+        kind = CounterMetricFamily if self.definition.kind == "counter" else GaugeMetricFamily
+        family = kind(self.definition.name, self.definition.help, labels=self.definition.labels)
         for labels, value in self.values.items():
             family.add_metric(labels, value)
         return family
@@ -80,7 +80,7 @@ class Histogram:
             self.sums[labels] = 0
 
     def observe(self, value: float, labels: Labels = ()) -> None:
-        """Counts one value, which must be finite and not negative: one NaN would stay in the sum for ever."""
+        """Counts one value, which must be finite and not negative: a NaN would stay in the sum for ever."""
         self.create(labels)
         self.counts[labels][bisect_left(self.definition.buckets, value)] += 1
         self.sums[labels] += value
@@ -123,5 +123,5 @@ class Series(Collector):
         with self.lock:
             numbers = [number.copy() for number in self.numbers.values()]
             histograms = [histogram.copy() for histogram in self.histograms.values()]
-        # Writing thousands of samples takes milliseconds; the server counts on meanwhile.
+        # Writing thousands of samples takes milliseconds, so it happens after the lock is released.
         return [number.family() for number in numbers] + [histogram.family() for histogram in histograms]

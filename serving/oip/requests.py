@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's terms for what the classifier does: models' names, versions and parameters.
+"""Requests and answers in the Open Inference Protocol's terms: models' names, versions and parameters.
 
 Knows neither protobuf nor gRPC; `serving.oip.tensors` knows the tensors. Blocking: called in the pool.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
+from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from serving.engine.priority import Priority
-from serving.oip.tensors import Input, Output, Wanted, check_wanted, outputs_of, pictures_of
+from serving.oip.tensors import Input, Output, RequestedOutput, check_outputs, images_of, outputs_of
 from serving.request import ImageAnswer, Request, Response, caller
 
 T = TypeVar("T")
@@ -33,40 +33,40 @@ Parameter = bool | int | float | str
 
 
 class Parameters:
-    """Parameters of a request or of one of its parts, read by name; what nobody reads is ignored.
+    """Parameters of a request or of one of its parts, read by name; unknown ones are ignored.
 
     Args:
         within: The part of the request, for the field of an error.
     """
 
-    def __init__(self, given: Mapping[str, Parameter] = MappingProxyType({}), *, within: str = "") -> None:
-        self._given, self._within = given, within
+    def __init__(self, values: Mapping[str, Parameter] = MappingProxyType({}), *, within: str = "") -> None:
+        self._values, self._within = values, within
 
     def __contains__(self, name: str) -> bool:
-        return name in self._given
+        return name in self._values
 
     def text(self, name: str) -> str:
-        """A text; empty where it is not given."""
-        value = self._given.get(name, "")
+        """A text; empty if it is missing."""
+        value = self._values.get(name, "")
         return value if isinstance(value, str) else self._refuse(name, "a text")
 
     def flag(self, name: str) -> bool:
-        """A truth; false where it is not given."""
-        value = self._given.get(name, False)
+        """A flag; false if it is missing."""
+        value = self._values.get(name, False)
         return value if isinstance(value, bool) else self._refuse(name, "true or false")
 
     def choice(self, name: str, options: Mapping[str, T], default: T) -> T:
         """One of some options, by name or number."""
-        key = str(self._given[name]).lower() if name in self else None
+        key = str(self._values[name]).lower() if name in self else None
         if key is not None and key not in options:
             self._refuse(name, f"one of {', '.join(options)}")
         return default if key is None else options[key]
 
     def number(self, name: str, least: float = -math.inf) -> float | None:
-        """A finite number, which may be written as text; None where it is not given."""
+        """A finite number, which may be written as text; None if it is missing."""
         if name not in self:
             return None
-        value = self._given[name]
+        value = self._values[name]
         try:
             number = math.nan if isinstance(value, bool) else float(value)
         except (ValueError, OverflowError):
@@ -76,7 +76,7 @@ class Parameters:
         return number if number >= least else self._refuse(name, f"{least:g} or more")
 
     def whole(self, name: str, least: int) -> int | None:
-        """A whole number; None where it is not given."""
+        """A whole number; None if it is missing."""
         number = self.number(name, least)
         if number is not None and not number.is_integer():
             self._refuse(name, "a whole number")
@@ -84,15 +84,15 @@ class Parameters:
 
     def _refuse(self, name: str, expected: str) -> Any:
         field = self._within + _parameter(name)
-        raise InvalidInput(f"{str(self._given[name])[:80]!r} is not {expected}", field=field)
+        raise InvalidInput(f"{str(self._values[name])[:80]!r} is not {expected}", field=field)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """A request, as the protocol has it.
+    """A request in the protocol's terms.
 
     Attributes:
-        raw: Raw contents of the inputs; none where they are typed.
+        raw: Raw contents of the inputs; empty where they are typed.
     """
 
     model: str
@@ -100,40 +100,40 @@ class Inference:
     parameters: Parameters
     inputs: Sequence[Input]
     raw: Sequence[bytes]
-    outputs: Sequence[Wanted]
+    outputs: Sequence[RequestedOutput]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inferred:
-    """An answer, as the protocol has it."""
+class InferenceAnswer:
+    """An answer in the protocol's terms."""
 
     version: str
     parameters: Mapping[str, str]
     outputs: list[Output]
 
 
-# What is asked
+# Requests
 
 
-def request_of(asked: Inference, *, max_images: int, deadline: float | None, peer: str) -> Request:
-    """What the classifier is asked.
+def request_of(inference: Inference, *, max_images: int, deadline: float | None, peer: str) -> Request:
+    """The request to the classifier.
 
     Args:
         max_images: Most images of one request.
-        deadline: The call's own, time.monotonic() seconds, or None.
-        peer: The connection's address: who asks, where no client is named.
+        deadline: Of the call, time.monotonic() seconds, or None.
+        peer: The connection's address, which stands for the client where none is named.
 
     Raises:
         InvalidInput: A value that cannot work; the field is the protocol's.
     """
-    parameters = asked.parameters
-    task, route = target(asked.model, asked.version, parameters)
-    check_wanted(asked.outputs)
+    parameters = inference.parameters
+    task, route = target(inference.model, inference.version, parameters)
+    check_outputs(inference.outputs)
     _top_k(parameters)
     return Request(
         task=task,
         route=route,
-        images=pictures_of(asked.inputs, asked.raw, max_images=max_images),
+        images=images_of(inference.inputs, inference.raw, max_images=max_images),
         domain=parameters.text("domain"),
         extrapolate=parameters.flag("extrapolate"),
         deadline=_deadline(parameters, deadline),
@@ -146,14 +146,14 @@ def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route
     """The task and the route that a model's name, version and parameters mean.
 
     Raises:
-        InvalidInput: They name none, contradict each other, or want of an ensemble what only an adapter has.
+        InvalidInput: They name no route, contradict each other, or give an ensemble a version or an alpha.
     """
     field, route = _named(model, parameters)
     task = parameters.text("task")
-    only = route.single
-    if only is not None and not task and str(only) == f"{only.task}/{only.name}":
+    adapter = route.single
+    if adapter is not None and not task and str(adapter) == f"{adapter.task}/{adapter.name}":
         # `digits/best` may be a named route of the task.
-        task, route = str(only.task), _of(Term(adapter=replace(only, task=None)))
+        task, route = str(adapter.task), _route_of(Term(adapter=replace(adapter, task=None)))
     if version:
         route = _at_version(route, version, field)
     alpha = parameters.number("alpha")
@@ -161,7 +161,7 @@ def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route
 
 
 def _named(model: str, parameters: Parameters) -> tuple[str, Route]:
-    """The route that is named, and the field that names it."""
+    """The field that names the route, and the route."""
     if "route" in parameters and "adapter" in parameters:
         raise InvalidInput(
             "the request names a route and an adapter", field=_parameter("adapter"), remedy="keep one"
@@ -171,12 +171,12 @@ def _named(model: str, parameters: Parameters) -> tuple[str, Route]:
     if not text.strip():
         raise InvalidInput("the request names no route", field=field, remedy="set it, e.g. to `lora`")
     if name == "adapter":
-        return field, _about(field, lambda: _of(Term(adapter=parse_adapter(text))))
-    return field, _about(field, lambda: parse_route(text))
+        return field, _with_field(field, lambda: _route_of(Term(adapter=parse_adapter(text))))
+    return field, _with_field(field, lambda: parse_route(text))
 
 
 def _at_version(route: Route, version: str, field: str) -> Route:
-    """A route of one adapter, at a version or an alias."""
+    """The route of one adapter, at a version or an alias."""
     ref = route.terms[0].adapter
     if len(route.terms) > 1 or ref.version is not None or ref.alias is not None:
         raise InvalidInput(
@@ -186,12 +186,12 @@ def _at_version(route: Route, version: str, field: str) -> Route:
         )
     number = int(version) if version.isascii() and version.isdigit() and len(version) <= 10 else None
     alias = version if number is None else None
-    at = _about("model_version", lambda: replace(ref, version=number, alias=alias))
-    return _of(replace(route.terms[0], adapter=at))
+    adapter = _with_field("model_version", lambda: replace(ref, version=number, alias=alias))
+    return _route_of(replace(route.terms[0], adapter=adapter))
 
 
 def _scaled(route: Route, alpha: float) -> Route:
-    """A route of one adapter, alpha times it."""
+    """The route of one adapter, with its alpha multiplied by another."""
     field, term = _parameter("alpha"), route.terms[0]
     if len(route.terms) > 1:
         raise InvalidInput(
@@ -199,15 +199,15 @@ def _scaled(route: Route, alpha: float) -> Route:
             field=field,
             remedy="write alphas into the route, as in `0.6*lora, ssf`",
         )
-    return _of(_about(field, lambda: replace(term, alpha=alpha * term.alpha)))
+    return _route_of(_with_field(field, lambda: replace(term, alpha=alpha * term.alpha)))
 
 
-def _of(term: Term) -> Route:
+def _route_of(term: Term) -> Route:
     return Route(entries=(Entry(model=Model(terms=(term,))),))
 
 
-def _about(field: str, read: Callable[[], T]) -> T:
-    """What `read` returns; what it raises is about a field of the protocol's."""
+def _with_field(field: str, read: Callable[[], T]) -> T:
+    """What `read` returns; an error of it names the protocol's field."""
     try:
         return read()
     except CorollaError as error:
@@ -215,15 +215,16 @@ def _about(field: str, read: Callable[[], T]) -> T:
 
 
 def _deadline(parameters: Parameters, of_call: float | None) -> float | None:
-    """The earliest end that is asked for, time.monotonic() seconds."""
+    """The earliest deadline, time.monotonic() seconds."""
     now, seconds, microseconds = (
         time.monotonic(),
         parameters.number("deadline", 0),
         parameters.number("timeout", 0),
     )
     of_parameters = None if seconds is None else now + seconds
-    of_triton = now + microseconds / 1e6 if microseconds else None  # where 0 is none
-    return min((end for end in (of_call, of_parameters, of_triton) if end is not None), default=None)
+    of_triton = now + microseconds / 1e6 if microseconds else None  # Triton reads 0 as no timeout
+    deadlines = (of_call, of_parameters, of_triton)
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
 
 def _client(parameters: Parameters, peer: str) -> str:
@@ -238,14 +239,14 @@ def _parameter(name: str) -> str:
     return f"parameters[{name}]"
 
 
-# What is answered
+# Answers
 
 
-def inferred(asked: Inference, response: Response) -> Inferred:
+def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
     """The answer to a request.
 
     Raises:
-        CorollaError: An image could not be answered, and the protocol has no place to say so of one alone.
+        CorollaError: An image could not be answered; the protocol has no errors of single images.
     """
     answers = []
     for position, image in enumerate(response.images):
@@ -254,7 +255,7 @@ def inferred(asked: Inference, response: Response) -> Inferred:
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
-    return Inferred(
+    return InferenceAnswer(
         version=version_of(resolved),
         parameters={
             "route": str(resolved),
@@ -262,19 +263,17 @@ def inferred(asked: Inference, response: Response) -> Inferred:
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
         },
-        outputs=list(outputs_of(answers, resolved.classes, asked.outputs, top_k=_top_k(asked.parameters))),
+        outputs=list(
+            outputs_of(answers, resolved.classes, inference.outputs, top_k=_top_k(inference.parameters))
+        ),
     )
 
 
 def version_of(resolved: ResolvedRoute) -> str:
     """The version of a route that is one adapter; else empty."""
-    term = _only(resolved)
-    return "" if term is None or term.manifest is None else str(term.manifest.version)
-
-
-def _only(resolved: ResolvedRoute) -> ResolvedTerm | None:
     terms = [term for member in resolved.members for term in member.terms]
-    return terms[0] if len(terms) == 1 else None
+    manifest = terms[0].manifest if len(terms) == 1 else None
+    return "" if manifest is None else str(manifest.version)
 
 
 _OF_TENSORS = {"tensor.shape": "inputs[0].shape", "images": "inputs[0].shape"}

@@ -17,16 +17,16 @@ from serving.metrics.events import Metrics
 from serving.oip.requests import (
     PLATFORM,
     Inference,
-    Inferred,
+    InferenceAnswer,
     Parameter,
     Parameters,
-    inferred,
+    answer_of,
     protocol_field,
     request_of,
     target,
     version_of,
 )
-from serving.oip.tensors import COLUMNS, INPUT, Input, Wanted
+from serving.oip.tensors import COLUMNS, INPUT, Input, RequestedOutput
 from serving.registry.admin import AdapterState, Admin, RouteState
 from serving.registry.catalog import Catalog
 from serving.request import Request
@@ -137,7 +137,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         )
         try:
             return await self._classifier.classify(
-                request, lambda response: _response(message, inferred(inference, response))
+                request, lambda response: _response(message, answer_of(inference, response))
             )
         except CorollaError as error:
             raise error.about(protocol_field(error, inference.version, inference.parameters)) from error
@@ -286,13 +286,15 @@ def _inference(message: pb.ModelInferRequest) -> Inference:
             for tensor in message.inputs
         ],
         raw=message.raw_input_contents,
-        outputs=[_wanted(output, position) for position, output in enumerate(message.outputs)],
+        outputs=[_requested_output(output, position) for position, output in enumerate(message.outputs)],
     )
 
 
-def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor, position: int) -> Wanted:
+def _requested_output(
+    output: pb.ModelInferRequest.InferRequestedOutputTensor, position: int
+) -> RequestedOutput:
     parameters = Parameters(_values(output.parameters), within=f"outputs[{position}].")
-    return Wanted(
+    return RequestedOutput(
         name=output.name, best=parameters.whole("classification", 0) or 0, shared=_SHARED in parameters
     )
 
@@ -305,7 +307,7 @@ def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]
 # To protobuf
 
 
-def _response(request: pb.ModelInferRequest, answer: Inferred) -> pb.ModelInferResponse:
+def _response(request: pb.ModelInferRequest, answer: InferenceAnswer) -> pb.ModelInferResponse:
     tensor = pb.ModelInferResponse.InferOutputTensor
     return pb.ModelInferResponse(
         model_name=request.model_name,

@@ -1,8 +1,8 @@
-"""Tensors as the Open Inference Protocol sends them: images in, answers out.
+"""Tensors of the Open Inference Protocol: images in, answers out.
 
 Knows neither protobuf nor gRPC. Blocking: called in the pool, as splitting and joining tensors computes.
 
-Shapes: n images, C classes, k best of them, S the task's input size.
+Shapes: n images, C classes, k of the best classes, S the task's input size.
 """
 
 import math
@@ -26,8 +26,8 @@ class Input:
     """A tensor that a client sent.
 
     Attributes:
-        values: Its typed values, by the name of their list; lists without values are left out.
-        shared: Whether it is said to lie in shared memory.
+        values: Its typed values, by the name of their list; empty lists are left out.
+        shared: Whether the client says that it lies in shared memory.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RequestedOutput:
     """An output that a client names.
 
     Attributes:
-        best: How many of the best classes it wants, as text in the place of numbers; 0 wants numbers.
-        shared: Whether it is to be written to shared memory.
+        best: How many of the best classes to send, as text instead of numbers; 0 sends numbers.
+        shared: Whether the client asks for it in shared memory.
     """
 
     name: str
@@ -61,36 +61,42 @@ class Output:
     raw: bytes
 
 
-# Images in
+# Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """How images of one datatype are sent."""
+class _Layout:
+    """How images of one datatype are sent.
 
-    layout: str
-    values: str  # the list of typed values
+    Attributes:
+        shape: For people.
+        values: The name of the list of typed values.
+        fits: Whether a tensor's shape is one of this layout.
+    """
+
+    shape: str
+    values: str
     fits: Callable[[tuple[int, ...]], bool]
 
 
-_KINDS = {
-    "BYTES": _Kind(
-        layout="[n] or [n, 1]", values="bytes_contents", fits=lambda shape: shape[1:] in ((), (1,))
+_LAYOUTS = {
+    "BYTES": _Layout(
+        shape="[n] or [n, 1]", values="bytes_contents", fits=lambda shape: shape[1:] in ((), (1,))
     ),
-    "UINT8": _Kind(
-        layout="[n, H, W, 3]", values="uint_contents", fits=lambda shape: len(shape) == 4 and shape[3] == 3
+    "UINT8": _Layout(
+        shape="[n, H, W, 3]", values="uint_contents", fits=lambda shape: len(shape) == 4 and shape[3] == 3
     ),
-    "FP32": _Kind(
-        layout="[n, 3, S, S]", values="fp32_contents", fits=lambda shape: len(shape) == 4 and shape[1] == 3
+    "FP32": _Layout(
+        shape="[n, 3, S, S]", values="fp32_contents", fits=lambda shape: len(shape) == 4 and shape[1] == 3
     ),
 }
 
 
-def pictures_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: int) -> Collection[Image]:
+def images_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: int) -> Collection[Image]:
     """The images of a request.
 
     Args:
-        raw: Raw contents of the inputs; none where they are typed.
+        raw: Raw contents of the inputs; empty where they are typed.
         max_images: Most images of one request.
 
     Raises:
@@ -98,37 +104,37 @@ def pictures_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: in
     """
     if len(inputs) != 1:
         raise InvalidInput(
-            f"the request has {len(inputs)} tensors, and images are one",
+            f"the request has {len(inputs)} tensors, and takes one",
             field="inputs",
             remedy=f"send one named `{INPUT}`",
         )
     if len(raw) > 1:
         raise InvalidInput(f"{len(raw)} contents of one input", field="raw_input_contents")
     (tensor,) = inputs
-    kind = _kind(tensor, max_images)
+    layout = _layout(tensor, max_images)
     if raw and tensor.values:
         raise InvalidInput(
             "the input has raw and typed contents", field="raw_input_contents", remedy="send one of them"
         )
-    return _raw(tensor, raw[0]) if raw else _typed(tensor, kind)
+    return _raw(tensor, raw[0]) if raw else _typed(tensor, layout)
 
 
-def _kind(tensor: Input, max_images: int) -> _Kind:
-    """How the images of a tensor are sent, after all that its description says is checked."""
+def _layout(tensor: Input, max_images: int) -> _Layout:
+    """The layout of a tensor, whose description is checked: name, datatype, shape and place."""
     if tensor.name != INPUT:
         raise InvalidInput(
             f"{tensor.name[:80]!r} is unknown", field="inputs[0].name", remedy=f"name it `{INPUT}`"
         )
-    if tensor.datatype not in _KINDS:
+    if tensor.datatype not in _LAYOUTS:
         raise InvalidInput(
-            f"{tensor.datatype[:80]!r} is not taken",
+            f"{tensor.datatype[:80]!r} is not a datatype of images",
             field="inputs[0].datatype",
             remedy="send BYTES, which are encoded images, UINT8 or FP32",
         )
-    kind, shape = _KINDS[tensor.datatype], tensor.shape
-    if not shape or min(shape) < 1 or not kind.fits(shape):
+    layout, shape = _LAYOUTS[tensor.datatype], tensor.shape
+    if not shape or min(shape) < 1 or not layout.fits(shape):
         raise InvalidInput(
-            f"shape {_text(shape)} is not {kind.layout}",
+            f"shape {_shape_text(shape)} is not {layout.shape}",
             field="inputs[0].shape",
             remedy=f"send {tensor.datatype} in that layout",
         )
@@ -144,7 +150,7 @@ def _kind(tensor: Input, max_images: int) -> _Kind:
             field="inputs[0].parameters[shared_memory_region]",
             remedy="send the values in raw_input_contents",
         )
-    return kind
+    return layout
 
 
 def _raw(tensor: Input, data: bytes) -> Collection[Image]:
@@ -154,7 +160,7 @@ def _raw(tensor: Input, data: bytes) -> Collection[Image]:
     expected = math.prod(tensor.shape) * dtype.itemsize
     if len(data) != expected:
         raise InvalidInput(
-            f"{len(data):,} bytes are not shape {_text(tensor.shape)} of {tensor.datatype}, "
+            f"{len(data):,} bytes are not shape {_shape_text(tensor.shape)} of {tensor.datatype}, "
             f"which has {expected:,}",
             field="raw_input_contents[0]",
             remedy="send the values row-major, little-endian, without padding",
@@ -163,38 +169,38 @@ def _raw(tensor: Input, data: bytes) -> Collection[Image]:
 
 
 def _split(data: bytes, count: int) -> list[bytes]:
-    """Byte strings, each behind its length; a lone one may stand without, as perf_analyzer sends it."""
-    found: list[bytes] = []
-    at = 0
-    while len(found) < count and at + _LENGTH.size <= len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size + length
-        found.append(data[at - length : at])
-    if len(found) == count and at == len(data):
-        return found
-    # The first bytes of a JPEG, PNG or WebP are no length that a message can have.
+    """Byte strings, each after its length; a single one may have none, as perf_analyzer sends it."""
+    images: list[bytes] = []
+    end = 0
+    while len(images) < count and end + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, end)
+        end += _LENGTH.size + length
+        images.append(data[end - length : end])
+    if len(images) == count and end == len(data):
+        return images
+    # The first bytes of a JPEG, PNG or WebP are a length that no message can have.
     if count == 1:
         return [data]
     raise InvalidInput(
-        f"{len(data):,} bytes are not {count} images, each behind its length",
+        f"{len(data):,} bytes are not {count} images, each after its length",
         field="raw_input_contents[0]",
         remedy="write the length of every image before it, 4 bytes, little-endian",
     )
 
 
-def _typed(tensor: Input, kind: _Kind) -> Collection[Image]:
-    for other in tensor.values.keys() - {kind.values}:
+def _typed(tensor: Input, layout: _Layout) -> Collection[Image]:
+    for other in tensor.values.keys() - {layout.values}:
         raise InvalidInput(
-            f"values of {tensor.datatype} stand in {kind.values}, not in {other}",
+            f"values of {tensor.datatype} belong in {layout.values}, not in {other}",
             field="inputs[0].contents",
-            remedy="send them there, or in raw_input_contents",
+            remedy=f"send them in {layout.values}, or in raw_input_contents",
         )
-    values = tensor.values.get(kind.values, ())
+    values = tensor.values.get(layout.values, ())
     if len(values) != math.prod(tensor.shape):
         raise InvalidInput(
-            f"{len(values):,} values are not shape {_text(tensor.shape)}, which has "
+            f"{len(values):,} values are not shape {_shape_text(tensor.shape)}, which has "
             f"{math.prod(tensor.shape):,}",
-            field=f"inputs[0].contents.{kind.values}",
+            field=f"inputs[0].contents.{layout.values}",
             remedy="send all of them, row-major, or raw_input_contents",
         )
     if tensor.datatype == "BYTES":
@@ -204,29 +210,29 @@ def _typed(tensor: Input, kind: _Kind) -> Collection[Image]:
     wide = np.fromiter(values, "u4", len(values)).reshape(tensor.shape)
     if wide.max() > 255:
         raise InvalidInput(
-            f"{wide.max()} is no value of UINT8",
+            f"{wide.max()} is not a value of UINT8",
             field="inputs[0].contents.uint_contents",
             remedy="send 0 to 255",
         )
     return wide.astype(np.uint8)
 
 
-def _text(shape: Sequence[int]) -> str:
+def _shape_text(shape: Sequence[int]) -> str:
     shown = ", ".join(map(str, shape[:8]))
     return f"[{shown}]" if len(shape) <= 8 else f"[{shown}, ...]"
 
 
-# Answers out
+# Answers
 
 Texts = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    """The answers of a request: n of them.
+    """The n answers of a request.
 
     Attributes:
-        top_k: How many classes of each are named; None is the answered one alone.
+        top_k: How many classes of each are named; None names the answered one alone.
     """
 
     images: Sequence[ImageAnswer]
@@ -241,7 +247,7 @@ class _Answers:
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
 
     def indices(self) -> NDArray[np.int64]:
-        """The classes that are named, [n] or [n, top_k]."""
+        """The indices of the named classes, [n] or [n, top_k]."""
         return self.best(1)[:, 0] if self.top_k is None else self.best(self.top_k)
 
     def column(self, read: Callable[[ImageAnswer], float]) -> NDArray[np.float32]:
@@ -251,11 +257,11 @@ class _Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One output: what it says of every image.
+    """One output, with a value for every image.
 
     Attributes:
         per_class: Whether it has a number per class.
-        read: Numbers, or an array of text.
+        read: Returns numbers, or an array of text.
     """
 
     name: str
@@ -274,34 +280,46 @@ COLUMNS = {
         Column(
             name="probabilities",
             datatype="FP32",
-            read=lambda a: np.stack([image.probabilities for image in a.images]).astype(np.float32),
+            read=lambda answers: np.stack([image.probabilities for image in answers.images]).astype(
+                np.float32
+            ),
             per_class=True,
         ),
-        Column(name="label", datatype="BYTES", read=lambda a: np.array(a.classes, object)[a.indices()]),
-        Column(name="class_index", datatype="INT64", read=lambda a: a.indices()),
-        Column(name="agreement", datatype="FP32", read=lambda a: a.column(lambda one: one.agreement)),
-        Column(name="entropy", datatype="FP32", read=lambda a: a.column(lambda one: one.entropy)),
+        Column(
+            name="label",
+            datatype="BYTES",
+            read=lambda answers: np.array(answers.classes, object)[answers.indices()],
+        ),
+        Column(name="class_index", datatype="INT64", read=lambda answers: answers.indices()),
+        Column(
+            name="agreement",
+            datatype="FP32",
+            read=lambda answers: answers.column(lambda image: image.agreement),
+        ),
+        Column(
+            name="entropy", datatype="FP32", read=lambda answers: answers.column(lambda image: image.entropy)
+        ),
         Column(
             name="mutual_information",
             datatype="FP32",
-            read=lambda a: a.column(lambda one: one.mutual_information),
+            read=lambda answers: answers.column(lambda image: image.mutual_information),
         ),
         Column(
             name="prediction_id",
             datatype="BYTES",
-            read=lambda a: np.array([one.prediction_id for one in a.images], object),
+            read=lambda answers: np.array([image.prediction_id for image in answers.images], object),
         ),
     )
 }
 
 
-def check_wanted(wanted: Sequence[Wanted]) -> None:
-    """Refuses outputs that there are not.
+def check_outputs(outputs: Sequence[RequestedOutput]) -> None:
+    """Refuses outputs that do not exist.
 
     Raises:
-        InvalidInput: An unknown or repeated name, shared memory, or the best classes of what has none.
+        InvalidInput: An unknown or repeated name, shared memory, or the best classes of an output without.
     """
-    for position, output in enumerate(wanted):
+    for position, output in enumerate(outputs):
         field = f"outputs[{position}]"
         if output.name not in COLUMNS:
             raise InvalidInput(
@@ -309,8 +327,8 @@ def check_wanted(wanted: Sequence[Wanted]) -> None:
                 field=f"{field}.name",
                 remedy=f"choose from {', '.join(COLUMNS)}",
             )
-        if output.name in (other.name for other in wanted[:position]):
-            raise InvalidInput(f"{output.name!r} is asked for twice", field=f"{field}.name")
+        if output.name in (other.name for other in outputs[:position]):
+            raise InvalidInput(f"{output.name!r} is requested twice", field=f"{field}.name")
         if output.shared:
             raise InvalidInput(
                 "shared memory is not written",
@@ -326,15 +344,19 @@ def check_wanted(wanted: Sequence[Wanted]) -> None:
 
 
 def outputs_of(
-    images: Sequence[ImageAnswer], classes: tuple[str, ...], wanted: Sequence[Wanted], *, top_k: int | None
+    images: Sequence[ImageAnswer],
+    classes: tuple[str, ...],
+    requested: Sequence[RequestedOutput],
+    *,
+    top_k: int | None,
 ) -> Iterator[Output]:
-    """The tensors of an answer: those that are wanted, or all.
+    """The tensors of an answer: the requested ones, or all.
 
     Args:
-        top_k: How many classes of each image are named; None is the answered one alone.
+        top_k: How many classes of each image are named; None names the answered one alone.
     """
     answers = _Answers(images=images, classes=classes, top_k=top_k)
-    for output in wanted or [Wanted(name=name) for name in COLUMNS]:
+    for output in requested or [RequestedOutput(name=name) for name in COLUMNS]:
         column = COLUMNS[output.name]
         if output.best:
             yield _output(output.name, "BYTES", _as_text(answers, output.best))
@@ -358,6 +380,6 @@ def _output(name: str, datatype: str, values: NDArray[Any]) -> Output:
 
 
 def _joined(texts: NDArray[Any]) -> bytes:
-    """Texts, each behind its length."""
+    """Texts, each after its length."""
     encoded = (text.encode() for text in texts.flat)
     return b"".join(_LENGTH.pack(len(text)) + text for text in encoded)

@@ -22,7 +22,7 @@ from petl_vit.batch import Model, Row, Term, logits_of
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
-from serving.engine.backend import TorchBackend
+from serving.engine.backend import TorchBackend, VitOf
 from serving.onnx.graph import Mixture
 from serving.onnx.session import Placed, Session, runtime
 
@@ -33,6 +33,7 @@ class OnnxBackend:
     """Every batch of rows in one run, in fp32, where the backbone is.
 
     Args:
+        vit_of: The backbone at an image size.
         slots: Not aliased, so that adapters of one form stand in one bank.
         threads: Of a run on a CPU; None means all cores.
 
@@ -40,20 +41,15 @@ class OnnxBackend:
         CorollaError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, slots: Slots, *, threads: int | None = None) -> None:
+    def __init__(self, vit_of: VitOf, slots: Slots, *, threads: int | None = None) -> None:
         runtime()
-        self._slots, self._threads = slots, threads
-        self._torch = TorchBackend(slots)
+        self._vit_of, self._slots, self._threads = vit_of, slots, threads
+        self._torch = TorchBackend(vit_of, slots)
         self._sizes: dict[int, _Size] = {}
-
-    def add_size(self, size: int, vit: FrozenViT) -> None:
-        if size not in self._sizes:
-            self._sizes[size] = _Size(vit, self._threads)
-            self._torch.add_size(size, vit)
 
     def warm(self, size: int) -> None:
         images, rows = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
-        self._sizes[size].session(Counter(), {}, ()).features(images, rows, [[]], {})
+        self._size(size).session(Counter(), {}, ()).features(images, rows, [[]], {})
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
@@ -74,10 +70,15 @@ class OnnxBackend:
             needed |= Counter(t.adapter.edits.form for t in own)
         index = torch.tensor([row.image for row in rows])
         with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
-            session = self._sizes[images[0].shape[-1]].session(needed, forms, self._slots.forms)
+            session = self._size(images[0].shape[-1]).session(needed, forms, self._slots.forms)
             chosen, banks = self._placed(terms)
             features = session.features(torch.stack(list(images)), index, chosen, banks)
         return logits_of(features, [row.model for row in rows])
+
+    def _size(self, size: int) -> "_Size":
+        if size not in self._sizes:
+            self._sizes[size] = _Size(self._vit_of(size), self._threads)
+        return self._sizes[size]
 
     def _placed(self, terms: Sequence[Sequence[Term]]) -> tuple[list[list[Placed]], dict[int, Tensor]]:
         """Where the edits of each row are, and the banks that they are in."""

@@ -114,7 +114,7 @@ def banked(loader: Loader, task: TaskRecord, terms: Sequence[ResolvedTerm]) -> E
     if not stacking:
         raise Unsupported(
             "no adapter stacks with others",
-            field="--bank",
+            field="bank",
             remedy="export each by itself; full, selective, VPT-Shallow and VQT have no slots",
         )
     lanes: dict[int, list[tuple[ResolvedTerm, Adapter]]] = {}
@@ -209,7 +209,7 @@ def _check_size(module: nn.Module) -> None:
     if size > _MOST_BYTES:
         raise Unsupported(
             f"its weights take {size / 2**30:.1f} GiB, and an ONNX file holds at most 2",
-            field="--out",
+            field="out",
             remedy="serve it with corolla serve --backend onnx, which reads them from the store",
         )
 

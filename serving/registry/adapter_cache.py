@@ -1,8 +1,9 @@
-"""Adapters registered in host memory, bounded by bytes, by digest; and which of them are in a slot.
+"""Adapters registered in host memory, by digest, bounded by bytes; and which of them are in a slot.
 
-Each is loaded once, however many requests ask for it at the same time, in threads of its own, so that no
-other traffic waits; and verified before it is used. The least recently used go when the bytes run out, but
-never one that a request holds, nor a pinned one. Names play no part: an adapter is its digest. Blocking.
+Each is loaded once, however many requests ask for it at the same time, in threads of its own, so that
+other traffic goes on; and verified before it is used. The least recently used are evicted when the bytes run
+out, but never one that a request uses, nor a pinned one. Names play no part: an adapter is its digest.
+Blocking.
 """
 
 import threading
@@ -14,16 +15,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from model_store.resolution.loading import models
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
 from petl_vit.errors import Conflict, InvalidInput, NotFound, Overloaded
 from petl_vit.slots import Slots
+from serving.registry.lease import Lease, NoRoom
+from serving.registry.preloads import Preloads
+from serving.registry.resident import Resident
 
 _LOADING_THREADS = 2
-_REST_TIMES, _LONGEST_REST_S = 5.0, 1.0
-"""How long loads ahead of need pause after one, in times of what it took."""
 
 
 class AdapterCacheMetrics(Protocol):
@@ -38,30 +39,11 @@ class AdapterCacheMetrics(Protocol):
     def adapter_evicted(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resident:
-    """An adapter in memory.
+class AdapterSource(Protocol):
+    """Loads adapters and verifies them (`model_store.resolution.loading`)."""
 
-    Attributes:
-        names: Every `task/name:version` that it was asked for by.
-        registered_bytes: Host memory; slot_bytes: device memory, on a CPU the same bytes.
-        rows_in_use: Requests that hold it now.
-        last_used_at: Seconds since the epoch.
-        exact: Whether it is served in fp32 since bf16 changes its answers too much.
-        bf16_difference: How far bf16 moves its logits, relative to the largest; None where nobody compared.
-    """
-
-    digest: str
-    names: tuple[str, ...]
-    method: str
-    registered_bytes: int
-    in_slot: bool
-    slot_bytes: int
-    pinned: bool
-    rows_in_use: int
-    last_used_at: float
-    exact: bool = False
-    bf16_difference: float | None = None
+    def adapter(self, term: ResolvedTerm) -> Adapter:
+        """The adapter, ready to run; see `Loader.adapter`."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,60 +52,6 @@ class _Entry:
     names: set[str] = field(default_factory=set)
     pinned: bool = False
     last_used_at: float = 0.0
-
-
-class AdapterSource(Protocol):
-    """Loads adapters and verifies them (`model_store.resolution.loading`)."""
-
-    def adapter(self, term: ResolvedTerm) -> Adapter:
-        """The adapter, ready to run; see `Loader.adapter`."""
-
-
-class NoRoom(Overloaded):
-    """Memory has no room for an adapter now.
-
-    Attributes:
-        size: The bytes that it takes.
-    """
-
-    def __init__(self, problem: str, *, field: str, remedy: str, size: int) -> None:
-        super().__init__(problem, field=field, remedy=remedy)
-        self.size = size
-
-
-class Held:
-    """The adapters of one request, loaded or loading.
-
-    Args:
-        check: Raises InvalidInput where so many bytes can never fit.
-
-    Attributes:
-        loading: By digest; not to be cancelled, as other requests may wait for the same.
-    """
-
-    def __init__(
-        self, resolved: ResolvedRoute, loading: "dict[str, Future[Adapter]]", check: Callable[[int], None]
-    ) -> None:
-        self._resolved, self.loading, self._check = resolved, loading, check
-
-    def models(self) -> tuple[Model, ...]:
-        """The runnable members of the route; waits for what is loading.
-
-        Raises:
-            Corrupt: An adapter's files are damaged or foreign; the others are not harmed.
-            InvalidInput: The adapters are larger than the adapter cache, or the terms of a member do not fit.
-            NoRoom: All memory is held by other requests or pinned.
-        """
-        adapters, refused = dict[str, Adapter](), list[NoRoom]()
-        for digest, future in self.loading.items():
-            try:
-                adapters[digest] = future.result()
-            except NoRoom as error:
-                refused.append(error)
-        if refused:
-            self._check(sum(a.nbytes for a in adapters.values()) + sum(error.size for error in refused))
-            raise refused[0]
-        return models(self._resolved.members, adapters)
 
 
 class AdapterCache:
@@ -135,6 +63,7 @@ class AdapterCache:
         max_bytes: What they may take together.
         metrics: Where their number and bytes go.
         busy: Whether anybody waits for answers; `load` and `pin` pause between adapters then.
+        outdated: Whether an adapter is to be loaded once more, as it is served in another form since.
         difference: How far bf16 moves an adapter's logits, by digest; None where nobody knows.
     """
 
@@ -146,40 +75,45 @@ class AdapterCache:
         max_bytes: int,
         metrics: AdapterCacheMetrics,
         busy: Callable[[], bool] = lambda: False,
+        outdated: Callable[[Adapter], bool] = lambda adapter: False,
         difference: Callable[[str], float | None] = lambda digest: None,
     ) -> None:
-        self._loader, self._slots, self._metrics, self._busy = loader, slots, metrics, busy
-        self._difference = difference
+        self._loader, self._slots, self._metrics = loader, slots, metrics
+        self._outdated, self._difference = outdated, difference
         self.max_bytes = max_bytes
+        self.preloads = Preloads(busy)
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._held: Counter[str] = Counter()
-        self._unloaded: dict[str, _Entry] = {}  # no longer listed, but still held
+        self._leases: Counter[str] = Counter()
+        self._unloaded: dict[str, _Entry] = {}  # not listed any more, but still leased
         self._loading: dict[str, Future[Adapter]] = {}
         self._pool = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="loading")
-        self._ahead, self._rested_at = threading.Lock(), 0.0
         self._bytes = 0
         slots.only(self._entries.__contains__)
 
     # For requests
 
     @contextmanager
-    def holding(self, resolved: ResolvedRoute) -> "Iterator[Held]":
+    def lease(self, resolved: ResolvedRoute) -> Iterator[Lease]:
         """A route's adapters, kept in memory while the context lasts; what is missing begins to load."""
         terms = list(resolved.terms())
-        with self._hold({term.digest for term in terms}):
+        with self._lease({term.digest for term in terms}):
             loading = {term.digest: self._adapter(term) for term in terms}
-            yield Held(resolved, loading, lambda size: self._check_size("the route", size))
+            yield Lease(resolved, loading, lambda nbytes: self._check_size("the route", nbytes))
 
     def models(self, resolved: ResolvedRoute) -> tuple[Model, ...]:
         """The runnable members of a route, loading what is not in memory; waits for them."""
-        with self.holding(resolved) as held:
-            return held.models()
+        with self.lease(resolved) as lease:
+            return lease.models()
+
+    def leases(self, digest: str) -> int:
+        """How many requests use an adapter, loaded or not."""
+        return self._leases[digest]
 
     @contextmanager
-    def _hold(self, digests: set[str]) -> Iterator[None]:
+    def _lease(self, digests: set[str]) -> Iterator[None]:
         with self._lock:
-            self._held.update(digests)
+            self._leases.update(digests)
         try:
             yield
         finally:
@@ -187,10 +121,10 @@ class AdapterCache:
                 self._release(digests)
 
     def _release(self, digests: set[str]) -> None:
-        self._held.subtract(digests)
+        self._leases.subtract(digests)
         for digest in digests:
-            if self._held[digest] <= 0:
-                del self._held[digest]
+            if self._leases[digest] <= 0:
+                del self._leases[digest]
                 if (entry := self._unloaded.pop(digest, None)) is not None:
                     self._bytes -= entry.adapter.nbytes
         self._report()
@@ -198,50 +132,50 @@ class AdapterCache:
     # For people
 
     def load(self, term: ResolvedTerm) -> Resident:
-        """Loads an adapter, and gives it a slot where one is free, ahead of its first request.
+        """Loads an adapter, and gives it a slot where one is free, before any request asks for it.
 
         Raises:
-            Corrupt, InvalidInput, Overloaded: See `Held.models`.
+            Corrupt, InvalidInput, Overloaded: See `Lease.models`.
         """
-        self._load_ahead(term)
+        self._preload(term)
         with self._loaded(term) as entry:
             with suppress(Overloaded):  # all slots are in use right now; its first request finds one
                 self._slots.enter(entry.adapter)
-            return self._resident_of(term.digest, entry)
+            return self._resident(term.digest, entry)
 
     def pin(self, term: ResolvedTerm) -> Resident:
         """Loads an adapter and keeps it in memory and in a slot.
 
         Raises:
-            Corrupt, InvalidInput, Overloaded: See `Held.models`.
+            Corrupt, InvalidInput, Overloaded: See `Lease.models`.
         """
-        self._load_ahead(term)
+        self._preload(term)
         with self._loaded(term) as entry:
             self._slots.pin(entry.adapter)
             entry.pinned = True
-            return self._resident_of(term.digest, entry)
+            return self._resident(term.digest, entry)
 
     def unpin(self, digest: str) -> Resident:
-        """Lets an adapter go again when memory runs out.
+        """Lets an adapter be evicted again when memory runs out.
 
         Raises:
             NotFound: It is not in memory.
         """
         with self._lock:
-            entry = self._known(digest)
+            entry = self._entry(digest)
             entry.pinned = False
             self._slots.unpin(digest)
-            return self._resident_of(digest, entry)
+            return self._resident(digest, entry)
 
     def unload(self, digest: str) -> int:
-        """Frees an adapter's memory, once the requests that hold it are answered; returns its bytes.
+        """Frees an adapter's memory, once the requests that use it are answered; returns its bytes.
 
         Raises:
             NotFound: It is not in memory.
             Conflict: It is pinned.
         """
         with self._lock:
-            entry = self._known(digest)
+            entry = self._entry(digest)
             if entry.pinned:
                 raise Conflict(f"{_name(entry)} is pinned", field="adapter", remedy="unpin it first")
             self._drop(digest)
@@ -251,11 +185,11 @@ class AdapterCache:
         """What is in memory, the most recently used first."""
         with self._lock:
             digests = list(reversed(self._entries))
-            return [self._resident_of(digest, self._entries[digest]) for digest in digests]
+            return [self._resident(digest, self._entries[digest]) for digest in digests]
 
     @property
     def nbytes(self) -> int:
-        """Host memory that adapters take now, unloaded ones that requests still hold included."""
+        """Host memory that adapters take now, unloaded ones that requests still use included."""
         return self._bytes
 
     def close(self) -> None:
@@ -264,9 +198,9 @@ class AdapterCache:
     # For the check of bf16
 
     def exchange(self, adapter: Adapter) -> None:
-        """Takes another form of an adapter into the place of the one in memory, if it is there still.
+        """Puts another form of an adapter into the place of the one in memory, if it is there still.
 
-        Requests that hold the earlier form are answered with it.
+        Requests that use the earlier form are answered with it.
         """
         with self._lock:
             entry = self._entries.get(adapter.digest)
@@ -276,7 +210,7 @@ class AdapterCache:
                 self._report()
 
     def withdraw(self, digest: str) -> None:
-        """Lets go of an adapter, pinned or not; requests that hold it are answered with it."""
+        """Removes an adapter from memory, pinned or not; requests that use it are answered with it."""
         with self._lock:
             if digest in self._entries:
                 self._drop(digest)
@@ -285,23 +219,12 @@ class AdapterCache:
 
     # Loading
 
-    def _load_ahead(self, term: ResolvedTerm) -> None:
-        """Loads what no request waits for: one at a time, with pauses while answers are waited for.
-
-        A load takes as much of Python as a small forward does; without pauses, many take a third of the pace.
-        """
+    def _preload(self, term: ResolvedTerm) -> None:
+        """Loads what no request waits for, in its turn."""
         if self._is_coming(term.digest):
             return
-        with self._ahead:
-            while (left := self._rested_at - time.monotonic()) > 0 and self._busy():
-                time.sleep(min(left, 0.01))
-            started = time.monotonic()
-            try:
-                with self._loaded(term):
-                    pass
-            finally:
-                over = time.monotonic()
-                self._rested_at = over + min(_REST_TIMES * (over - started), _LONGEST_REST_S)
+        with self.preloads.turn(), self._loaded(term):
+            pass
 
     def _is_coming(self, digest: str) -> bool:
         """Whether an adapter is in memory or on its way there."""
@@ -311,10 +234,10 @@ class AdapterCache:
     @contextmanager
     def _loaded(self, term: ResolvedTerm) -> Iterator[_Entry]:
         """An adapter's entry, which stays as it is while the context lasts."""
-        with self._hold({term.digest}):
+        with self._lease({term.digest}):
             self._adapter(term).result()
             with self._lock:
-                yield self._known(term.digest)
+                yield self._entry(term.digest)
 
     def _adapter(self, term: ResolvedTerm) -> "Future[Adapter]":
         with self._lock:
@@ -338,56 +261,60 @@ class AdapterCache:
         started = time.monotonic()
         try:
             adapter = self._loader.adapter(term)
-            with self._lock:
-                self._keep(term, adapter)
+            while not self._registered(term, adapter):
+                adapter = self._loader.adapter(term)
             self._metrics.adapter_loaded(time.monotonic() - started)
             return adapter
         finally:
             with self._lock:
                 del self._loading[term.digest]
 
-    def _keep(self, term: ResolvedTerm, adapter: Adapter) -> None:
-        size = adapter.nbytes
-        self._check_size(f"adapter {term.full_name}", size)
-        for digest in self._victims(term, size):
-            self._drop(digest)
-            self._metrics.adapter_evicted()
-        entry = self._entries[adapter.digest] = _Entry(adapter=adapter)
-        self._bytes += size
-        self._touch(term, entry)
-        self._report()
+    def _registered(self, term: ResolvedTerm, adapter: Adapter) -> bool:
+        """Takes a loaded adapter into memory, unless it became outdated while it was loaded."""
+        with self._lock:  # as `exchange` and `withdraw`, which find it either here or outdated
+            if self._outdated(adapter):
+                return False
+            self._check_size(f"adapter {term.full_name}", adapter.nbytes)
+            for digest in self._victims(term, adapter.nbytes):
+                self._drop(digest)
+                self._metrics.adapter_evicted()
+            entry = self._entries[adapter.digest] = _Entry(adapter=adapter)
+            self._bytes += adapter.nbytes
+            self._touch(term, entry)
+            self._report()
+            return True
 
-    def _check_size(self, what: str, size: int) -> None:
+    def _check_size(self, what: str, nbytes: int) -> None:
         """Refuses what can never fit."""
-        if size > self.max_bytes:
+        if nbytes > self.max_bytes:
             raise InvalidInput(
-                f"{what} takes {size:,} bytes, the adapter cache has {self.max_bytes:,}",
-                field="host-bytes",
+                f"{what} takes {nbytes:,} bytes, the adapter cache has {self.max_bytes:,}",
+                field="host_bytes",
                 remedy="start the server with a larger --host-bytes",
             )
 
-    def _victims(self, term: ResolvedTerm, size: int) -> list[str]:
-        """What makes room for an adapter, the least recently used first; nothing goes in vain."""
-        found, excess = [], self._bytes + size - self.max_bytes
+    def _victims(self, term: ResolvedTerm, nbytes: int) -> list[str]:
+        """What makes room for an adapter, the least recently used first; nothing where not enough can."""
+        digests, excess = [], self._bytes + nbytes - self.max_bytes
         for digest, entry in self._entries.items():
             if excess <= 0:
                 break
-            if not entry.pinned and digest not in self._held:
-                found.append(digest)
+            if not entry.pinned and digest not in self._leases:
+                digests.append(digest)
                 excess -= entry.adapter.nbytes
         if excess > 0:
             raise NoRoom(
-                f"no memory for {term.full_name}: {size:,} bytes, and the {self.max_bytes:,} of the adapter "
-                "cache are pinned or in use",
-                field="host-bytes",
+                f"no memory for {term.full_name}: {nbytes:,} bytes, and the {self.max_bytes:,} of the "
+                "adapter cache are pinned or in use",
+                field="host_bytes",
                 remedy="retry after a pause, unpin adapters, or start the server with a larger --host-bytes",
-                size=size,
+                nbytes=nbytes,
             )
-        return found
+        return digests
 
     def _drop(self, digest: str) -> None:
         entry = self._entries.pop(digest)
-        if digest in self._held:
+        if digest in self._leases:
             self._unloaded[digest] = entry
         else:
             self._bytes -= entry.adapter.nbytes
@@ -399,13 +326,13 @@ class AdapterCache:
         entry.names.add(term.full_name)
         entry.last_used_at = time.time()
 
-    def _known(self, digest: str) -> _Entry:
+    def _entry(self, digest: str) -> _Entry:
         entry = self._entries.get(digest)
         if entry is None:
             raise NotFound(f"adapter {digest[:12]} is not in memory", field="adapter", remedy="load it first")
         return entry
 
-    def _resident_of(self, digest: str, entry: _Entry) -> Resident:
+    def _resident(self, digest: str, entry: _Entry) -> Resident:
         return Resident(
             digest=digest,
             names=tuple(sorted(entry.names)),
@@ -414,7 +341,7 @@ class AdapterCache:
             in_slot=digest in self._slots,
             slot_bytes=self._slots.bytes_of(digest),
             pinned=entry.pinned,
-            rows_in_use=self._held[digest],
+            rows_in_use=self._leases[digest],
             last_used_at=entry.last_used_at,
             exact=entry.adapter.exact_on is not None,
             bf16_difference=self._difference(digest),

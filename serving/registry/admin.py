@@ -19,8 +19,8 @@ from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
 from model_store.store import Store
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
-from serving.registry.adapter_cache import Resident
 from serving.registry.catalog import Catalog, Change, Plan
+from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
 
 _READERS = 16  # files that are read at the same time for a listing; most have been read before

@@ -144,7 +144,7 @@ def _request(
     return Request(
         task=message.task,
         route=_route(message) if default is None or message.WhichOneof("route_spec") else default,
-        images=_pictures(message),
+        images=_images(message),
         domain=message.domain if isinstance(message, pb.ClassifyRequest) else "",
         extrapolate=message.allow_extrapolation,
         deadline=deadline_of(context),
@@ -196,7 +196,7 @@ def _term(message: pb.Term) -> Term:
     return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
 
 
-def _pictures(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
+def _images(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
     if message.images and message.HasField("tensor"):
         raise InvalidInput(
             "the request has both images and a tensor", field="tensor", remedy="send one of them"
@@ -267,7 +267,8 @@ def _adapters(resolved: ResolvedRoute) -> list[pb.ResolvedAdapter]:
 
 def _timings(response: Response | Embeddings) -> pb.Timings:
     message = pb.Timings()
-    times = (response.decode_s, response.queue_s, response.forward_s)
+    timings = response.timings
+    times = (timings.decode_s, timings.queue_s, timings.forward_s)
     for name, seconds in zip(("decode", "queue", "forward"), times, strict=True):
         getattr(message, name).FromNanoseconds(int(seconds * 1e9))
     return message

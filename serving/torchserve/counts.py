@@ -1,4 +1,4 @@
-"""Our counts as TorchServe's: which it carries, and what they grew by. No torch."""
+"""Our metrics as TorchServe's counters: which of them it carries, and what they grew by. No torch."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +15,7 @@ COUNTED: tuple[Definition, ...] = (
 )
 """The metrics that TorchServe's endpoint carries; of a histogram, its sum and its count."""
 
-# A line of TorchServe's separates with these, and drops a label that has one in its value.
+# TorchServe's lines of metrics separate with these, and it drops a label with one of them in its value.
 _SEPARATORS = str.maketrans({":": "~", ",": "~", "|": "~"})
 
 
@@ -44,16 +44,16 @@ class Gains:
     def read(self) -> list[Gain]:
         """Those that grew, and new ones at 0, so that their first step is not lost to `rate()`.
 
-        TorchServe adds them up, over all workers and over one that began anew.
+        TorchServe adds them up, over all workers and over restarts of one.
         """
-        gained = []
+        gains = []
         for name, values, value in self._samples():
-            known = self._read.get((name, values))
-            if known != value:
+            before = self._read.get((name, values))
+            if before != value:
                 self._read[name, values] = value
                 labels = tuple(text.translate(_SEPARATORS) for text in values)
-                gained.append((name, labels, value - (known or 0.0)))
-        return gained
+                gains.append((name, labels, value - (before or 0.0)))
+        return gains
 
     def _samples(self) -> Iterable[Gain]:
         for family in self._registry.collect():

@@ -1,6 +1,6 @@
-"""A `Service` inside another program: no ports, an event loop in a thread of its own.
+"""A `Service` inside another program: no ports, and its event loop in a separate thread.
 
-For runtimes that own the process and its protocol, and call us from their own thread.
+For runtimes that own the process and its protocol, and call from a thread of theirs.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from serving.settings import Settings
 T = TypeVar("T")
 
 Question = tuple[Request, Callable[[Response], T]]
-"""A request, and what makes its protocol's answer of a response."""
+"""A request, and the function from its response to its protocol's answer."""
 
 
 class Embedded:
-    """Answers requests of the program that holds it; warm once constructed.
+    """Answers requests of the surrounding program; warm once constructed.
 
     Args:
-        settings: As of a server; what is about its ports plays no part.
+        settings: Those of a server; its ports are ignored.
 
     Raises:
         CorollaError: See `serving.service.Service`.
@@ -43,31 +43,51 @@ class Embedded:
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Everything that is counted."""
+        """All metrics."""
         return self._service.metrics.registry
 
     def answer(self, questions: Sequence[Question[T]]) -> list[T | BaseException]:
         """The answers to requests that arrived together, so that they share batches; waits for all.
 
-        An error stands in the place of its request and harms no other.
+        A failed request has its error as its answer, and the others are not affected.
 
         Raises:
             Draining: It is closed.
         """
-        asked = (self._classifier.classify(request, finish) for request, finish in questions)
-        return self._wait(_together(asked))
+
+        async def together(classifier: Classifier) -> list[T | BaseException]:
+            answers = (classifier.classify(request, finish) for request, finish in questions)
+            return await asyncio.gather(*answers, return_exceptions=True)
+
+        return self.run(together)
+
+    def run(self, work: Callable[[Classifier], Coroutine[Any, Any, T]]) -> T:
+        """Runs work with the classifier on the event loop, and waits for it.
+
+        Work whose waiting is interrupted, as by Ctrl-C, is cancelled.
+
+        Raises:
+            Draining: It is closed.
+            Exception: What the work raised.
+        """
+        if not self._thread.is_alive():
+            raise Draining("it is closed")
+        future = asyncio.run_coroutine_threadsafe(work(self._classifier), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def follow(self) -> None:
+        """Follows the store's names now: what was changed before is what later requests see. Blocks."""
+        self._service.watcher.follow()
 
     def close(self) -> None:
         """Finishes what is queued, for as long as the settings allow, and ends the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
-
-    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            coroutine.close()
-            raise Draining("it is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self) -> None:
         try:
@@ -82,7 +102,3 @@ class Embedded:
         async with self._service.running() as classifier:
             self._ready.set_result((asyncio.get_running_loop(), classifier, stopping))
             await stopping.wait()
-
-
-async def _together(asked: Any) -> Any:
-    return await asyncio.gather(*asked, return_exceptions=True)

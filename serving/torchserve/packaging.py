@@ -82,9 +82,9 @@ class Package:
         archive = _archiver()
         texts = {"config.properties": self._properties(folder), "metrics.yaml": _metrics()}
         files = [folder / name for name in (self.archive, *texts)]
-        standing = [file for file in files if file.exists()]
-        if standing and not force:
-            raise Conflict(f"{standing[0]} is there already", field="out", remedy="add --force to replace it")
+        existing = [file for file in files if file.exists()]
+        if existing and not force:
+            raise Conflict(f"{existing[0]} exists already", field="out", remedy="add --force to replace it")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._write_archive(folder, archive)
@@ -139,15 +139,15 @@ def settings_of(model_config: Mapping[str, Any]) -> Settings:
         InvalidInput: It was not made by this version's `corolla package torchserve`.
         NotFound: The store does not have the backbone that the archive was made for.
     """
-    found = dict(model_config.get("handler") or {})
-    name, version = found.pop("backbone_name", None), found.pop("format", None)
-    if version != FORMAT or not found.get("store") or not found.get("backbone"):
+    values = dict(model_config.get("handler") or {})
+    name, version = values.pop("backbone_name", None), values.pop("format", None)
+    if version != FORMAT or not values.get("store") or not values.get("backbone"):
         raise InvalidInput(
             f"model-config.yaml has format {version}, this version reads {FORMAT}",
             field="handler",
             remedy="run corolla package torchserve again",
         )
-    settings = Settings.read(found)
+    settings = Settings.read(values)
     _check_backbone(Store.open(settings.store), str(settings.backbone), name)
     return settings
 
@@ -169,12 +169,12 @@ def java_problem() -> str | None:
     home = os.environ.get("JAVA_HOME")  # as TorchServe looks for it
     java = f"{home}/bin/java" if home else "java"
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
     except (OSError, subprocess.CalledProcessError):
         return f"{java} does not run here; TorchServe needs Java {JAVA} or newer"
-    found = re.search(r'version "(\d+)', said)
-    if found and int(found[1]) < JAVA:
-        return f"{java} is version {found[1]}; TorchServe needs Java {JAVA} or newer"
+    major = re.search(r'version "(\d+)', output)
+    if major and int(major[1]) < JAVA:
+        return f"{java} is version {major[1]}; TorchServe needs Java {JAVA} or newer"
     return None
 
 

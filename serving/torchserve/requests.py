@@ -1,4 +1,4 @@
-"""What TorchServe hands over, as requests of ours; our answers, as JSON.
+"""Requests from what TorchServe hands over, and answers as JSON.
 
 Knows TorchServe's conventions and none of its code: `deploy/torchserve/handler.py` connects the two.
 
@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grpc
@@ -35,18 +35,18 @@ _HTTP = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-"""TorchServe's gRPC turns these back into the codes they come from; the rest is 500."""
+"""TorchServe's gRPC turns these back into the codes they come from; every other code is 500."""
 
 
 # From TorchServe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One request of TorchServe.
+class PredictionRequest:
+    """One request of TorchServe, and how it is answered.
 
     Attributes:
-        single: It came as `image`: what is wrong with the image is wrong with the request.
+        single: It has one image, as `image`, whose error is the request's error.
     """
 
     request: Request
@@ -57,7 +57,7 @@ class Asked:
         """The answer.
 
         Raises:
-            CorollaError: What is wrong with the single image.
+            CorollaError: The single image could not be answered.
         """
         if self.single and isinstance(response.images[0], CorollaError):
             raise response.images[0]
@@ -75,15 +75,11 @@ class Asked:
                 else _result(image, resolved.classes, self.top_k)
                 for image in response.images
             ],
-            "timings": {
-                "decode_s": response.decode_s,
-                "queue_s": response.queue_s,
-                "forward_s": response.forward_s,
-            },
+            "timings": asdict(response.timings),
         }
 
 
-def asked(row: Mapping[str, Any]) -> Asked:
+def request_of(row: Mapping[str, Any]) -> PredictionRequest:
     """The request in one row of a TorchServe batch.
 
     Raises:
@@ -99,14 +95,14 @@ def asked(row: Mapping[str, Any]) -> Asked:
     request = Request(
         task=text.get("task", ""),
         route=parse_route(text["route"]),
-        images=_pictures(fields),
+        images=_images(fields),
         domain=text.get("domain", ""),
     )
-    return Asked(request=request, top_k=_top_k(fields.get("top_k")), single="image" in fields)
+    return PredictionRequest(request=request, top_k=_top_k(fields.get("top_k")), single="image" in fields)
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row's own, or those of the JSON object that is its body."""
+    """The fields of the row, or of the JSON object that is its body."""
     body = next((row[key] for key in BODIES if key in row), None)
     if body is None:
         return dict(row)
@@ -135,7 +131,7 @@ def _top_k(value: Any) -> int:
     return int(text)
 
 
-def _pictures(fields: Mapping[str, Any]) -> list[bytes]:
+def _images(fields: Mapping[str, Any]) -> list[bytes]:
     if ("image" in fields) == ("images" in fields):
         problem = "the request has both an image and images" if "image" in fields else "it has no image"
         raise InvalidInput(problem, field="image", remedy="send image, or images as a JSON list of base64")
@@ -148,13 +144,13 @@ def _pictures(fields: Mapping[str, Any]) -> list[bytes]:
 
 def _list(value: Any) -> list[Any]:
     try:
-        found = value if isinstance(value, list) else json.loads(_text(value, "images"))
+        images = value if isinstance(value, list) else json.loads(_text(value, "images"))
     except (json.JSONDecodeError, RecursionError):
-        found = None
-    if not isinstance(found, list):
+        images = None
+    if not isinstance(images, list):
         remedy = "send a JSON list of base64 strings"
         raise InvalidInput("it is not a JSON list", field="images", remedy=remedy)
-    return found
+    return images
 
 
 def _base64(value: Any, field: str) -> bytes:
@@ -175,7 +171,7 @@ def _bytes(value: Any, field: str) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What a failed request gets: the HTTP status, from which TorchServe makes gRPC's, and the body."""
+    """The answer to a failed request: the HTTP status, from which TorchServe makes gRPC's, and the body."""
 
     status: int
     document: dict[str, Any]
@@ -186,9 +182,8 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, CorollaError):
         return Failure(status=_HTTP.get(code_of(error), 500), document={"error": error_document(error)})
     message = incident.report(error, method="handle", program="worker")
-    return Failure(
-        status=500, document={"error": {"code": grpc.StatusCode.INTERNAL.name, "message": message}}
-    )
+    document = {"code": grpc.StatusCode.INTERNAL.name, "message": message}
+    return Failure(status=500, document={"error": document})
 
 
 def error_document(error: CorollaError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from benchmarks import backends
 from benchmarks.adapters import backbone
 from petl_vit.device import has_bf16
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 
 def test_it_ends_with_its_figures(figures: Any) -> None:

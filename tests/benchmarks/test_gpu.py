@@ -8,6 +8,8 @@ import torch
 
 from benchmarks import gpu
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_so_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:

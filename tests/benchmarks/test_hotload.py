@@ -6,7 +6,7 @@ import pytest
 from benchmarks import hotload
 from benchmarks.hotload import Others
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 
 @pytest.mark.slow

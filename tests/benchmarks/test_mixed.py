@@ -1,8 +1,11 @@
+import pytest
+
 from benchmarks import mixed
 from benchmarks.mixed import BASE, MIXED, ONE, PLAIN, PRODUCTS, SMALL, TINY, Setting
 from petl_vit.precision import Precision
 
 
+@pytest.mark.benchmarks
 def test_every_variant_is_measured_in_bf16_too() -> None:
     setting = Setting(
         architecture="vit_tiny_patch16_224", image_size=32, rounds=2, others=[ONE, PRODUCTS, mixed.FULL]

@@ -12,7 +12,7 @@ from benchmarks.peers_inside.candidates import OURS, check_same
 from benchmarks.peers_served import phases, servers
 from benchmarks.peers_served.servers import LITSERVE, TORCHSERVE
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 SMALL = ("--image-size", "32", "--small-image-size", "16", "--rounds", "1", "--adapters", "2")
 KEYS = ("over_copies_fp32", "over_other_peers_fp32", "over_best_peer_fp32", "memory_over_copies")

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import scale
 from benchmarks.scale import Traffic
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import serve
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from corolla import command, lazy_group
+from corolla import command, group
 from petl_vit.errors import NotFound
 
 ROOT = Path(command.__file__).parent.parent
@@ -37,9 +37,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: str, does: Callable[[], object] | None = None) -> tuple[int, str, str]:
         if does is not None:
-            probe = click.Command("probe", callback=lambda **_: does(), params=[click.Option(["--colour"])])
+            flag = click.Option(["--colour", "paint_colour"])
+            probe = click.Command("probe", callback=lambda **_: does(), params=[flag])
             point = EntryPoint("probe", "nowhere:probe", command.PLUGINS)
-            monkeypatch.setattr(lazy_group, "entry_points", lambda **_: [point])
+            monkeypatch.setattr(group, "entry_points", lambda **_: [point])
             monkeypatch.setattr(EntryPoint, "load", lambda _: probe)
         code = command.run(arguments)
         out, err = capsys.readouterr()
@@ -61,10 +62,6 @@ def _python(code: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def test_every_command_names_an_extra_that_there_is() -> None:
-    assert {listed.extra for listed in command.COMMANDS.values()} <= PROJECT["optional-dependencies"].keys()
-
-
 def test_help_lists_every_command_and_imports_none() -> None:
     code = (
         "import sys; from corolla.command import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
@@ -83,14 +80,6 @@ def test_the_shell_completes_commands() -> None:
     shown = _python("from corolla import command; command.main()", **wanted)
 
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "plain,classify\n", "")
-
-
-@pytest.mark.parametrize("name", command.COMMANDS)
-def test_a_command_explains_itself(run: Run, name: str) -> None:
-    code, out, err = run(name, "--help")
-
-    assert (code, err) == (0, "")
-    assert out.startswith(f"Usage: corolla {name}")
 
 
 def test_the_version_is_the_projects(run: Run) -> None:
@@ -126,6 +115,17 @@ def test_a_users_mistake_is_one_line_and_two(run: Run) -> None:
 
     assert (code, out) == (2, "")
     assert err == "corolla: route: no adapter 'lorra' in digits; did you mean lora?\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("colour", "--colour"), ("paint_colour", "--colour"), ("brush", "brush"), ("images[1]", "images[1]")],
+)
+def test_a_field_that_is_a_flag_is_said_as_people_type_it(run: Run, field: str, said: str) -> None:
+    def fail() -> None:
+        raise NotFound("not here", field=field)
+
+    assert run("probe", does=fail)[2] == f"corolla: {said}: not here\n"
 
 
 def test_an_error_of_ours_is_one_line_with_an_id_and_one(run: Run) -> None:
@@ -174,7 +174,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(run: Run, monkeypatch:
     def absent(module: str) -> None:
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc.aio")
 
-    monkeypatch.setattr(lazy_group, "import_module", absent)
+    monkeypatch.setattr(group, "import_module", absent)
     code, _, err = run("serve")
 
     assert code == 2

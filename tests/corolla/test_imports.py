@@ -91,13 +91,17 @@ def helped() -> dict[tuple[str, ...], Ran]:
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_help_imports_nothing_that_computes(
+def test_help_has_examples_and_imports_nothing_that_computes(
     words: tuple[str, ...], helped: dict[tuple[str, ...], Ran]
 ) -> None:
     help = helped[words]
 
     assert (help.code, help.err, help.heavy) == (0, "", [])
-    assert help.out.startswith(" ".join(["Usage: corolla", *words]))
+    line = " ".join(["corolla", *words])
+    assert help.out.startswith(f"Usage: {line}")
+    # Methods share the examples of `train`, and groups have those of their commands.
+    if words[:1] != ("train",) and "COMMAND [ARGS]" not in help.out:
+        assert line in help.out.partition("Examples:")[2]
 
 
 READING = (
@@ -138,7 +142,7 @@ REFUSED = {
     "adapters export lora:99 --task shapes --format archive --out x": "no version 99",
     "adapters fold lora,ssf --task shapes --out x": "an ensemble is 2 models",
     "adapters fold lorra --task shapes --out x": "did you mean lora",
-    "adapters import nowhere --format archive": "there is no nowhere",
+    "adapters import nowhere --format archive": "nowhere does not exist",
     "adapters lits": "No such command 'lits'",
     "adapters resident --server localhost:1": "failed to connect",
     "adapters soup --task nope --members a,b --data digits --name x": "nope",
@@ -155,7 +159,7 @@ REFUSED = {
     "serve --device tpu": "'tpu' is not one of",
     "serve --host 0.0.0.0": "without TLS",
     "serve --host nowhere.invalid --insecure": "host: cannot listen on nowhere.invalid",
-    "serve --max-images 0": "greater than or equal to 1",
+    "serve --max-images 0": "0 is not in the range x>=1",
     "serve --prot 1": "No such option '--prot'",
     "serve --tls-certificate x": "needs its key",
     "tasks show shpaes": "did you mean shapes",
@@ -191,8 +195,8 @@ def test_a_misspelt_variable_is_told_without_what_computes(tmp_path: Path) -> No
 def test_a_taken_port_is_told_before_what_computes_is_imported(store: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        flags = {"port": "--metrics-port", "metrics-port": "--port"}
-        lines = (["serve", f"--{flag}", port, other, "0"] for flag, other in flags.items())
+        flags = {"--port": "--metrics-port", "--metrics-port": "--port"}
+        lines = (["serve", flag, port, other, "0"] for flag, other in flags.items())
         found = ran((line, {"COROLLA_STORE": store}) for line in lines)
 
     for flag, said in zip(flags, found, strict=True):

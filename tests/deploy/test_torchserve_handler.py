@@ -92,7 +92,7 @@ def test_an_error_of_ours_is_not_shown(
     def broken(*_: object) -> float:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("deploy.torchserve.handler.asked", broken)
+    monkeypatch.setattr("deploy.torchserve.handler.request_of", broken)
 
     first, second = answers(made, ROW, ROW)
 

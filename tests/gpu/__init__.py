@@ -44,13 +44,10 @@ def backend_on(kind: str, vit: FrozenViT, slots: Slots | None = None) -> Backend
     """A back end that serves the backbone where it is."""
     slots = slots_on(kind, vit) if slots is None else slots
     if kind == "torch":
-        backend: Backend = TorchBackend(slots)
-    else:
-        from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
+        return TorchBackend(lambda size: vit, slots)
+    from serving.engine.graph_backend import GraphBackend  # Triton is not everywhere
 
-        backend = GraphBackend(slots)
-    backend.add_size(vit.arch.image_size, vit)
-    return backend
+    return GraphBackend(lambda size: vit, slots)
 
 
 def adapter_for(vit: FrozenViT, name: str, seed: int = 0, *, like: FrozenViT) -> Adapter:

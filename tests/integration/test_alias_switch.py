@@ -12,7 +12,7 @@ from serving.client.blocking import Client
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 CLIENTS = 4
-SWITCHES = 60
+SWITCHES = 20
 IMAGES = 2
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from corolla.command import run
 from model_store.resolution.loading import Loader
 from model_store.routes.text import parse_route
 from petl_vit.precision import Precision
@@ -126,7 +127,7 @@ def test_the_commands_accuracy_is_that_of_the_servers_answers(
 ) -> None:
     command = ["evaluate", "--task", TASK, "--data", str(folder), "--store", str(world.folder), "--json"]
     command += [word for text in ROUTES for word in ("--route", text)]
-    assert command.run([*command, "--device", "cpu", "--precision", precision.value]) == 0
+    assert run([*command, "--device", "cpu", "--precision", precision.value]) == 0
     rows = json.loads(capsys.readouterr().out)
     labels = [SHAPES.index(path.parent.name) for path in files(folder)]
     for row, (text, probabilities) in zip(rows, served(world, folder, precision).items(), strict=True):

@@ -52,6 +52,7 @@ BASE = {"route": b"lora", "task": b"shapes"}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.torchserve,
     pytest.mark.skipif(java_problem() is not None, reason="no Java 17"),
 ]
 
@@ -241,7 +242,7 @@ def ours(world: World) -> Iterator[Running]:
 def test_its_answers_are_those_of_our_own_server(serving: TorchServe, ours: Running, route: str) -> None:
     image = encoded(3, "JPEG")
 
-    told = serving.bulk.output(
+    told = serving.predictions(
         image=image, route=route.encode(), task=b"shapes", domain=b"studio", top_k=b"3"
     )
 
@@ -265,7 +266,7 @@ def test_several_images_come_as_base64_and_a_bad_one_harms_no_other(serving: Tor
     images = [encoded(1), b"no image", encoded(2)]
     listed = json.dumps([base64.b64encode(image).decode() for image in images]).encode()
 
-    first, bad, last = serving.bulk.output(images=listed, **BASE)["results"]
+    first, bad, last = serving.predictions(images=listed, **BASE)["results"]
 
     assert first["top"] != last["top"]
     assert bad["error"]["code"] == "INVALID_ARGUMENT"
@@ -274,7 +275,7 @@ def test_several_images_come_as_base64_and_a_bad_one_harms_no_other(serving: Tor
 
 def test_http_takes_a_form_and_a_json_object(serving: TorchServe) -> None:
     image = encoded(4)
-    expected = serving.bulk.output(image=image, **BASE)["results"][0]["top"]
+    expected = serving.predictions(image=image, **BASE)["results"][0]["top"]
     document = {"image": base64.b64encode(image).decode(), "route": "lora", "task": "shapes", "top_k": 3}
 
     status, parts = serving.post("/predictions/corolla", *form(image=image, **BASE))
@@ -290,12 +291,12 @@ def test_a_picture_of_ten_megabytes_is_taken(serving: TorchServe) -> None:
     Image.fromarray(noise).save(out, "PNG")
     assert len(out.getvalue()) > 10_000_000
 
-    assert serving.bulk.output(image=out.getvalue(), **BASE)["results"][0]["top"]
+    assert serving.predictions(image=out.getvalue(), **BASE)["results"][0]["top"]
     assert serving.post("/predictions/corolla", *form(image=out.getvalue(), **BASE))[0] == 200
 
 
 def test_a_true_label_for_its_prediction_goes_to_our_own_server(serving: TorchServe, ours: Running) -> None:
-    (result,) = serving.bulk.output(image=encoded(5), **BASE)["results"]
+    (result,) = serving.predictions(image=encoded(5), **BASE)["results"]
 
     with ours.client() as client:
         (told,) = client.feedback([(result["prediction_id"], result["top"][0]["class_name"])]).results
@@ -318,7 +319,7 @@ def test_requests_at_once_share_a_batch_and_keep_their_own_answers(serving: Torc
 
     def ask(question: tuple[bytes, str]) -> Any:
         image, route = question
-        return serving.bulk.output(image=image, route=route.encode(), task=b"shapes")["results"][0]
+        return serving.predictions(image=image, route=route.encode(), task=b"shapes")["results"][0]
 
     alone = list(map(ask, questions))
     before = serving.scrape()
@@ -344,7 +345,7 @@ def test_its_metrics_endpoint_carries_confidence_and_agreement(serving: TorchSer
     before = serving.scrape()
     asked = {"route": b"best", "task": b"shapes", "domain": b"street"}
 
-    results = [serving.bulk.output(image=encoded(seed), **asked)["results"][0] for seed in range(5)]
+    results = [serving.predictions(image=encoded(seed), **asked)["results"][0] for seed in range(5)]
 
     sums = (sum(r["top"][0]["probability"] for r in results), sum(r["agreement"] for r in results))
     until(lambda: gained(serving, before, f"corolla_predictions_total{labels}") == 5)
@@ -396,13 +397,13 @@ def test_a_bad_request_gets_its_status_and_its_field_and_the_worker_lives(
     asked = {"image": encoded(0), **BASE, **fields}
 
     with pytest.raises(grpc.RpcError) as raised:
-        serving.bulk.output(**{name: value for name, value in asked.items() if value is not None})
+        serving.predictions(**{name: value for name, value in asked.items() if value is not None})
 
     assert raised.value.code() is code
     said = raised.value.details()
     error = json.loads(said[said.index("{") : said.rindex("}") + 1])["error"]
     assert (error["code"], error["field"]) == (code.name, field)
-    assert serving.bulk.output(image=encoded(0), **BASE)["results"][0]["top"]
+    assert serving.predictions(image=encoded(0), **BASE)["results"][0]["top"]
     assert serving.workers() == workers
 
 
@@ -410,7 +411,7 @@ def test_a_bad_request_among_good_ones_fails_alone(serving: TorchServe) -> None:
     def ask(number: int) -> Any:
         route = b"nowhere" if number % 2 else b"lora"
         try:
-            return serving.bulk.output(image=encoded(0), route=route, task=b"shapes")
+            return serving.predictions(image=encoded(0), route=route, task=b"shapes")
         except grpc.RpcError as error:
             return {"error": {"code": error.code().name}}
 
@@ -434,7 +435,7 @@ def test_an_archive_for_another_backbone_is_refused_and_the_server_lives(serving
 
     assert status >= 400, said
     assert "the archive was made for backbone tiny" in serving.log()
-    assert serving.bulk.output(image=encoded(0), **BASE)["results"]
+    assert serving.predictions(image=encoded(0), **BASE)["results"]
 
 
 def test_an_archive_that_cannot_be_read_is_refused_and_the_server_lives(serving: TorchServe) -> None:
@@ -442,7 +443,7 @@ def test_an_archive_that_cannot_be_read_is_refused_and_the_server_lives(serving:
 
     assert status == 400
     assert json.loads(said)["type"] == "InvalidModelException"
-    assert serving.bulk.output(image=encoded(0), **BASE)["results"]
+    assert serving.predictions(image=encoded(0), **BASE)["results"]
 
 
 def test_a_folder_that_has_moved_stops_the_start(world: World, tmp_path: Path) -> None:

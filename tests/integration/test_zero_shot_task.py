@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
-from corolla.commands.store import tasks
+from corolla.commands.tasks import tasks
 from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route

@@ -56,10 +56,13 @@ def _narrow(config: BackboneConfig) -> BackboneConfig:
     return config.model_copy(update={"options": config.options | {"embed_dim": 96, "num_heads": 3}})
 
 
-def family(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[FrozenViT, VisionTransformer]:
-    """The backbone of a family, and timm's model with the same weights."""
+@lru_cache
+def family(
+    name: str, *, dtype: torch.dtype = torch.float32, depth: int = DEPTH
+) -> tuple[FrozenViT, VisionTransformer]:
+    """The backbone of a family, and timm's model with the same weights; all tests share them."""
     architecture, size, options = FAMILIES[name]
-    config = _narrow(config_of(architecture, size, options))
+    config = _narrow(config_of(architecture, size, options, depth))
     model = timm_model(config.model_dump_json())
     vit = FrozenViT(config, tensors_of(model)).to(dtype=dtype)
     return vit, model if dtype == torch.float32 else _cast(config.model_dump_json(), dtype)

@@ -94,4 +94,4 @@ def test_a_table_that_leaves_no_room_is_refused_by_name() -> None:
     vit, _ = family("plain")
     with pytest.raises(InvalidInput, match="a table for 1000 slots") as caught:
         arena_of(vit, nbytes=1000, slots=1000)
-    assert caught.value.field == "device-bytes"
+    assert caught.value.field == "device_bytes"

@@ -36,7 +36,7 @@ class Changed:
         self._backend: Backend = server.service.engine._backend
         self.before = before
         self.batches: list[int] = []
-        self.add_size, self.warm = self._backend.add_size, self._backend.warm
+        self.warm = self._backend.warm
         server.service.engine._backend = self
 
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
@@ -342,7 +342,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         expected = ask(client, "lora")
         go = running.hold_load("ssf:1")
         slow = [later(client, "ssf", seed) for seed in range(3)]
-        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 3)
+        until(lambda: running.server.service.adapter_cache.leases(running.digest("ssf")) == 3)
 
         for _ in range(5):
             same(ask(client, "lora"), expected)
@@ -350,7 +350,7 @@ def test_a_load_never_stops_other_traffic(world: World) -> None:
         assert not any(call.done() for call in slow)
 
         slow[0].cancel()
-        until(lambda: running.server.service.adapter_cache._held[running.digest("ssf")] == 2)
+        until(lambda: running.server.service.adapter_cache.leases(running.digest("ssf")) == 2)
         go.set()
         answers = [probabilities(call) for call in slow[1:]]
         same(answers[0], ask(client, "ssf", 1))

@@ -110,7 +110,7 @@ def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
 
 
 def test_loads_ahead_see_whether_anybody_waits_for_answers(running: Running) -> None:
-    busy = running.server.service.adapter_cache._busy
+    busy = running.server.service.adapter_cache.preloads.busy
     until(lambda: not busy())
     release = running.hold_engine()
     with running.client() as client, ThreadPoolExecutor(1) as caller:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -61,13 +62,20 @@ def adapter_name(method: str) -> str:
 METHODS = tuple(adapter_name(method) for method in methods.names())
 
 
-def backbone_tensors(seed: int) -> dict[str, torch.Tensor]:
+@cache
+def backbone_tensors(seed: int) -> Mapping[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         keywords: dict[str, Any] = dict(CONFIG.options)
         model = timm.create_model(CONFIG.architecture, num_classes=0, img_size=SIZE, **keywords)
         # Random weights alone answer every image alike; larger ones tell them apart.
-        return {name: tensor.detach() * 2 for name, tensor in model.state_dict().items()}
+        return MappingProxyType({name: tensor.detach() * 2 for name, tensor in model.state_dict().items()})
+
+
+@cache
+def backbone() -> FrozenViT:
+    """That of all worlds."""
+    return FrozenViT(CONFIG, backbone_tensors(0), image_size=SIZE)
 
 
 class World:
@@ -112,11 +120,10 @@ class World:
         """An adapter with random tensors, none of them zero; `change` may alter them."""
         record = self.store.tasks.get(task, self.backbone.digest)
         config = methods.get(method).configure(settings)
-        vit = FrozenViT(CONFIG, backbone_tensors(0), image_size=SIZE)
         generator = torch.Generator().manual_seed(seed)
         tensors = {
             key: value.float() + 0.2 * torch.randn(value.shape, generator=generator)
-            for key, value in config.init(vit, generator).items()
+            for key, value in config.init(backbone(), generator).items()
         }
         change(tensors)
         head = LinearHead.init(len(record.spec.classes), 48, generator).tensors()

@@ -1,5 +1,6 @@
 """A real backbone, small enough to train in a moment, in a real store, and real digits."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,14 @@ rate times that rounding over AdamW's 1e-8.
 SPEC = Preprocess(image_size=32, mean=HALF, std=HALF)
 
 
-def imported(store: Store, depth: int = 2) -> BackboneRecord:
+@cache
+def weights(depth: int) -> backbones.Imported:
     request = backbones.Request(image_size=32, options={"depth": depth})
-    found = backbones.read("random:vit_tiny_patch16_224", request)
+    return backbones.read("random:vit_tiny_patch16_224", request)
+
+
+def imported(store: Store, depth: int = 2) -> BackboneRecord:
+    found = weights(depth)
     return store.backbones.put(found.name, found.config, found.tensors, found.source)
 
 
@@ -66,12 +72,14 @@ def backbone(store: Store) -> BackboneRecord:
     return imported(store)
 
 
-@pytest.fixture
-def vit(store: Store, backbone: BackboneRecord) -> FrozenViT:
-    return Loader(store, backbone).vit(32)
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> FrozenViT:
+    """What every store here holds, read once: no test changes it."""
+    store = Store.open(str(tmp_path_factory.mktemp("backbone") / "store"))
+    return Loader(store, imported(store)).vit(32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """60 digits, every class among them."""
     return subset(load_dataset("digits"), 60, 0)
@@ -82,7 +90,7 @@ def images(dataset: Dataset, vit: FrozenViT) -> Resized:
     return Resized(dataset, SPEC, vit, augmentation="crop-flip")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def exact(vit: FrozenViT) -> FrozenViT:
     """In float64, where sums in another order stay equal to many digits even after AdamW."""
     return vit.to(dtype=torch.float64)
@@ -93,7 +101,8 @@ def exact_images(dataset: Dataset, exact: FrozenViT) -> Resized:
     return Resized(dataset, SPEC, exact, augmentation="crop-flip")
 
 
-@pytest.fixture
-def base_head(images: Resized, vit: FrozenViT) -> LinearHead:
+@pytest.fixture(scope="session")
+def base_head(dataset: Dataset, vit: FrozenViT) -> LinearHead:
+    images = Resized(dataset, SPEC, vit)
     features = probe.features(vit, (images.batch(i) for i in images.batches()), lambda n: None)
     return probe.fit(features, images.labels, 10)

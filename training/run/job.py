@@ -39,7 +39,7 @@ from training.data.sources import load_parts
 from training.progress import Reporter, Silent
 from training.run.checkpoint import Checkpoint
 from training.run.heldout import HeldOut
-from training.run.recipe import Recipe, flag
+from training.run.recipe import Recipe
 from training.run.task import Resize, check_spec, create, new_spec
 from training.run.trainer import Trained, Trainer, check_precision, frozen, train
 
@@ -386,7 +386,7 @@ def _check_together(jobs: Sequence[Job]) -> None:
             if value != common:
                 raise InvalidInput(
                     f"{job.name} has {value}, {first.name} has {common}",
-                    field=flag(name),
+                    field=name,
                     remedy="give both the same, or train them one by one",
                 )
 

@@ -10,7 +10,6 @@ from petl_vit.errors import InvalidInput
 
 Precision = Literal["fp32", "bf16"]
 
-_FLAGS = {"learning_rate": "lr"}
 _ADDED = {"precision": "fp32"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
 
@@ -22,16 +21,26 @@ class Recipe(BaseModel):
 
     method: str
     config: dict[str, Any] = Field(default_factory=dict)
-    epochs: int = Field(default=30, ge=1, le=10_000)
-    batch_size: int = Field(default=64, ge=1, le=65_536)
-    learning_rate: float = Field(gt=0, le=1)
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
-    augment: Literal["none", "flip", "crop-flip"] = "none"
-    head_init: Literal["probe", "random"] = "probe"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    precision: Precision = "fp32"
+    epochs: int = Field(default=30, ge=1, le=10_000, description="times that every image is trained on")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="images of one step")
+    learning_rate: float = Field(gt=0, le=1, description="highest learning rate")
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's, on all trained tensors")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises"
+    )
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block")
+    augment: Literal["none", "flip", "crop-flip"] = Field(
+        default="none", description="random changes to training images"
+    )
+    head_init: Literal["probe", "random"] = Field(
+        default="probe",
+        description="start the head from the task's base head, or at random (members differ more)",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides all randomness of training")
+    precision: Precision = Field(
+        default="fp32",
+        description="of the frozen backbone and the forward (bf16: on GPUs); what is trained is always fp32",
+    )
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -46,7 +55,7 @@ class Recipe(BaseModel):
             first = error.errors()[0]
             raise InvalidInput(
                 f"{first['msg'][0].lower()}{first['msg'][1:]} (got {first.get('input')!r})",
-                field=flag(str(first["loc"][0])),
+                field=str(first["loc"][0]),
             ) from None
 
     def digest(self, *, backbone: str, task: str, data: str) -> str:
@@ -54,8 +63,3 @@ class Recipe(BaseModel):
         identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
         identity |= {"backbone": backbone, "task": task, "data": data}
         return hashlib.sha256(canonical_json(identity)).hexdigest()
-
-
-def flag(field: str) -> str:
-    """What the command line calls a field."""
-    return _FLAGS.get(field) or field.replace("_", "-")

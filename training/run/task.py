@@ -47,7 +47,7 @@ def check_spec(spec: TaskSpec, dataset: Dataset, *, image_size: int | None, resi
         InvalidInput: Another size, resizing or other classes than the task's.
     """
     for field, requested, current in (
-        ("image-size", image_size, spec.preprocess.image_size),
+        ("image_size", image_size, spec.preprocess.image_size),
         ("resize", resize, spec.preprocess.resize),
     ):
         if requested not in (None, current):

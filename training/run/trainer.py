@@ -225,7 +225,7 @@ class Trainer:
 
     def _diverged(self, problem: str) -> InvalidInput:
         rate = self.recipe.learning_rate
-        return InvalidInput(problem, field="lr", remedy=f"train with a lower one than {rate:g}")
+        return InvalidInput(problem, field="learning_rate", remedy=f"train with a lower one than {rate:g}")
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corolla import command
-from corolla.commands.classify import classify, feedback
+from corolla.commands.classify import classify
+from corolla.commands.feedback import feedback
 from petl_vit.errors import InvalidInput, NotFound
 from serving.client.messages import RequestFailed
 from tests.serving.world import Running, encoded

@@ -15,6 +15,8 @@ from petl_vit.batch import Batch, Row
 from tests.petl_vit.backbones import relative
 from tests.serving.world import METHODS, SIZE, World
 
+pytestmark = pytest.mark.onnx
+
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 
 
@@ -185,8 +187,3 @@ def test_without_the_package_onnx_the_extra_is_named(shell: Shell, monkeypatch: 
     said = shell.refused("linear", "--task", "shapes", "--out", shell.folder / "no.onnx")
 
     assert "corolla[onnx]" in said
-
-
-def test_its_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.run(["export", "onnx", "--help"]) == 0
-    assert "corolla export onnx" in capsys.readouterr().out.partition("Examples:")[2]

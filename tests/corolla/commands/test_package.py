@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from corolla.command import run
 from corolla.commands.package import package
-from corolla.lazy_group import MissingExtra
+from corolla.group import MissingExtra
 from tests.serving.world import World
 
 pytest.importorskip("model_archiver", reason="the extra `torchserve` is not installed")
@@ -50,8 +50,8 @@ def test_its_help_says_that_torchserve_is_archived() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--backbone", "other"], "corolla: backbone: no backbone 'other'"),
-        (["--name", "a b"], "corolla: name: 'a b' is not a name that TorchServe takes"),
+        (["--backbone", "other"], "corolla: --backbone: no backbone 'other'"),
+        (["--name", "a b"], "corolla: --name: 'a b' is not a name that TorchServe takes"),
         (["--device", "tpu"], "corolla: Invalid value for '--device'"),
     ],
 )

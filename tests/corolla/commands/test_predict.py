@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corolla import command
-from corolla.commands.predict import predict_command
+from corolla.commands.predict import predict
 from petl_vit.errors import InvalidInput, NotFound
 from tests.serving.world import World, encoded
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 def run(world: World, *arguments: object) -> Result:
     everything = [*map(str, arguments), "--store", str(world.folder), "--task", "shapes"]
     everything += ["--device", "cpu", "--precision", "fp32"]
-    return CliRunner().invoke(predict_command, everything)
+    return CliRunner().invoke(predict, everything)
 
 
 def test_a_folder_is_classified_and_one_line_says_so(world: World, folder: Path, tmp_path: Path) -> None:
@@ -87,12 +87,6 @@ def test_what_cannot_be_is_raised_with_its_remedy(world: World, folder: Path, tm
     assert isinstance(run(world, folder, "--route", "lora", "--out", "out.txt").exception, InvalidInput)
     assert run(world, folder, "--route", "lora", "--out", out, "--batch-rows", 0).exit_code == 2
     assert run(world, "--route", "lora", "--out", out).exit_code == 2
-
-
-def test_help_has_examples() -> None:
-    result = CliRunner().invoke(predict_command, ["--help"])
-    assert result.exit_code == 0
-    assert result.stdout.count("corolla predict ") >= 3
 
 
 def test_the_command_says_it_in_one_line_and_exits_2(

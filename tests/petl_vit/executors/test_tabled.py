@@ -72,7 +72,7 @@ def sliced(vit: FrozenViT, image: torch.Tensor, terms: list[tuple[Adapter, float
 
 @pytest.mark.parametrize("name", TABLED)
 def test_every_method_is_what_its_slice_is_and_other_rows_stay_frozen(name: str) -> None:
-    vit = family("plain")[0].to(device=DEVICE)
+    vit = family("plain", depth=2)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:2].to(DEVICE), arena_of(vit)
     adapter = adapter_of(name, vit, 1)
     rows = rows_of(arena, [[number(arena, adapter), -1]], [[0.7, 1.0]])
@@ -84,7 +84,7 @@ def test_every_method_is_what_its_slice_is_and_other_rows_stay_frozen(name: str)
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "plain"])
 def test_methods_mix_on_every_family_of_backbones(kind: str) -> None:
-    vit = family(kind)[0].to(device=DEVICE)
+    vit = family(kind, depth=1)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)
     adapters = [adapter_of(name, vit, 1) for name in SOME]
     slots = [number(arena, adapter) for adapter in adapters]
@@ -94,7 +94,7 @@ def test_methods_mix_on_every_family_of_backbones(kind: str) -> None:
 
 
 def test_the_terms_of_a_sum_all_read_the_frozen_forward() -> None:
-    vit = family("plain")[0].to(device=DEVICE)
+    vit = family("plain", depth=2)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)
     adapters = [adapter_of(name, vit, 1) for name in ("ssf", "lora", "vpt_deep", "convpass")]
     alphas = [0.5, 0.4, 0.3, 0.2]
@@ -105,7 +105,7 @@ def test_the_terms_of_a_sum_all_read_the_frozen_forward() -> None:
 
 @pytest.mark.parametrize("name", ["vpt_deep", "lora", "adaptformer"])
 def test_at_alpha_0_a_row_is_frozen(name: str) -> None:
-    vit = family("plain")[0].to(device=DEVICE)
+    vit = family("plain", depth=2)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)
     rows = rows_of(arena, [[number(arena, adapter_of(name, vit, 1))]], [[0.0]])
     assert relative(tabled(vit, arena, images, rows)[0], sliced(vit, images[0], [])) <= 1e-6
@@ -113,7 +113,7 @@ def test_at_alpha_0_a_row_is_frozen(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "rank"), [("lora", 20), ("adaptformer", 40)])
 def test_ranks_of_several_blocks_are_whole(name: str, rank: int) -> None:
-    vit = family("plain")[0].to(device=DEVICE)
+    vit = family("plain", depth=2)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)
     adapter = adapter_with(methods.get(name).configure({"rank": rank}), vit)
     rows = rows_of(arena, [[number(arena, adapter)]], [[1.0]])
@@ -124,7 +124,7 @@ def test_with_products_in_bf16_it_stays_near_float32() -> None:
     products = (
         torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
     )  # as the interpreter has no bf16 ones
-    exact = family("plain")[0].to(device=DEVICE)
+    exact = family("plain", depth=2)[0].to(device=DEVICE)
     vit = exact.in_precision(Precision.BF16)
     images, arena = images_of(exact)[:1].to(DEVICE), arena_of(vit)
     names = ("lora", "adaptformer", "convpass", "houlsby", "ssf", "vpt_deep")

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from corolla.commands.adapters import adapters
 from corolla.commands.classify import classify
-from corolla.commands.store import adapters, routes
+from corolla.commands.routes import routes
 from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
@@ -148,15 +149,15 @@ def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
 @pytest.mark.parametrize(
     ("files", "field", "problem"),
     [
-        ({"tls_certificate": "server.pem"}, "tls-certificate", "needs its key"),
-        ({"tls_key": "server.key"}, "tls-certificate", "needs its key"),
-        ({"tls_client_ca": "ca.pem"}, "tls-client-ca", "over TLS only"),
-        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "tls-certificate", "MISMATCH"),
-        ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "tls-certificate", "not a certificate"),
-        ({"tls_certificate": "gone.pem", "tls_key": "server.key"}, "tls-certificate", "No such file"),
+        ({"tls_certificate": "server.pem"}, "tls_certificate", "needs its key"),
+        ({"tls_key": "server.key"}, "tls_certificate", "needs its key"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca", "over TLS only"),
+        ({"tls_certificate": "server.pem", "tls_key": "client.key"}, "tls_certificate", "MISMATCH"),
+        ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "tls_certificate", "not a certificate"),
+        ({"tls_certificate": "gone.pem", "tls_key": "server.key"}, "tls_certificate", "No such file"),
         (
             {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "gone.pem"},
-            "tls-client-ca",
+            "tls_client_ca",
             "No such file",
         ),
     ],
@@ -198,11 +199,11 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
 @pytest.mark.parametrize(
     ("files", "field", "problem"),
     [
-        ({"certificate": "client.pem"}, "tls-certificate", "needs its key"),
-        ({"key": "client.key"}, "tls-certificate", "needs its key"),
-        ({"ca": "gone.pem"}, "tls-ca", "No such file"),
-        ({"certificate": "client.pem", "key": "server.key"}, "tls-certificate", "MISMATCH"),
-        ({"certificate": "client.pem", "key": "gone.key"}, "tls-key", "No such file"),
+        ({"certificate": "client.pem"}, "tls_certificate", "needs its key"),
+        ({"key": "client.key"}, "tls_certificate", "needs its key"),
+        ({"ca": "gone.pem"}, "tls_ca", "No such file"),
+        ({"certificate": "client.pem", "key": "server.key"}, "tls_certificate", "MISMATCH"),
+        ({"certificate": "client.pem", "key": "gone.key"}, "tls_key", "No such file"),
     ],
 )
 def test_commands_refuse_certificates_that_cannot_work(

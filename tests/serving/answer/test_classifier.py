@@ -29,6 +29,7 @@ from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.metrics.label_values import MAX_ROUTES
 from serving.metrics.prediction_ids import PredictionIds
+from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
 from serving.request import ImageAnswer, Request, Response
@@ -70,7 +71,9 @@ class Parts:
         self.metrics = new_metrics()
         self.loader = HeldLoader(world.store, world.backbone)
         self.slots = Slots()
-        self.engine = Engine(TorchBackend(self.slots), slots=self.slots, metrics=self.metrics)
+        self.engine = Engine(
+            TorchBackend(self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
+        )
         self.cache = AdapterCache(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
         self.catalog = Catalog(world.store, world.backbone.digest)
         self.pool = ThreadPoolExecutor(2)
@@ -86,12 +89,10 @@ class Parts:
             catalog=self.catalog,
             cache=self.cache,
             batcher=self.batcher,
-            prediction_ids=PREDICTION_IDS,
-            metrics=self.metrics,
+            recorder=Recorder(self.metrics, PREDICTION_IDS),
             pool=self.pool,
             max_images=8,
             max_pixels=10_000,
-            add_size=lambda size: self.engine.add_size(size, self.loader.vit(size)),
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
@@ -360,7 +361,7 @@ async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for
     parts.loader.held["ssf:1"] = go = threading.Event()
     first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
     digest = parts.catalog.plan("shapes", parse_route("ssf"), extrapolate=False).resolved.members[0].terms[0]
-    await happens(lambda: parts.cache._held[digest.digest] == 2)
+    await happens(lambda: parts.cache.leases(digest.digest) == 2)
 
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

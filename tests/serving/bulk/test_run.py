@@ -107,7 +107,7 @@ def test_a_csv_names_images_relative_to_itself(world: World, folder: Path, tmp_p
     assert [errors[i] for i in (1, 2, 4, 5)] == [
         "the file does not exist",
         "the row has no path",
-        "it is no file",
+        "it is not a file",
         "the row has no path",
     ]
 
@@ -122,9 +122,9 @@ def test_what_cannot_be_read_fails_its_row(world: World, tmp_path: Path) -> None
 
     errors = [row["error"] for row in rows(tmp_path / "out.jsonl")]
     assert summary.failed == 3
-    assert errors[0] == "it is no file"
-    assert errors[1].startswith("10,737,418,240 bytes, at most")
-    assert errors[2] == "it is no path"
+    assert errors[0] == "it is not a file"
+    assert errors[1].startswith("it has 10,737,418,240 bytes, at most")
+    assert errors[2] == "it is not a path"
 
 
 def test_sources_of_all_kinds_come_in_the_order_given(world: World, folder: Path, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_write_that_fails_leaves_no_output(tmp_path: Path) -> None:
         ("image,label\na.png,b\n", "column", "name one of image, label"),
         ("path\n", "sources", "no image in"),
         (b"path\n\xff\xfe\n", "sources", "UTF-8"),
-        ('path\n"' + "x" * 200_000, "sources", "no CSV file"),
+        ('path\n"' + "x" * 200_000, "sources", "not a CSV file"),
     ],
 )
 def test_a_csv_that_is_none_is_refused(tmp_path: Path, text: str | bytes, field: str, says: str) -> None:

@@ -25,8 +25,7 @@ def rows_of(adapters: Sequence[Adapter], images: int) -> list[Row]:
 def test_rows_come_back_in_their_order_on_the_cpu() -> None:
     vit, _ = family("plain")
     images, rows = images_of(vit), rows_of([adapter_of(name, vit) for name in NAMES], 3)
-    backend = TorchBackend(Slots())
-    backend.add_size(vit.arch.image_size, vit)
+    backend = TorchBackend(lambda size: vit, Slots())
     backend.warm(vit.arch.image_size)
 
     found = backend.logits(list(images), rows)
@@ -40,11 +39,10 @@ def test_rows_come_back_in_their_order_on_the_cpu() -> None:
 def test_every_image_size_has_a_backbone_of_its_own_and_keeps_it() -> None:
     vit, _ = family("plain")
     other = FrozenViT(vit.config, dict(vit.params), image_size=48)
-    backend = TorchBackend(Slots())
-    for one in (vit, other, vit):
-        backend.add_size(one.arch.image_size, one)
+    vits = {one.arch.image_size: one for one in (vit, other)}
+    backend = TorchBackend(vits.pop, Slots())  # each can be had once
 
-    for one in (vit, other):
+    for one in (vit, other, vit):
         images, rows = images_of(one), rows_of([adapter_of("lora", one)], 3)
         expected = Batch(one).logits(images, rows)
         found = backend.logits(list(images), rows)
@@ -55,8 +53,7 @@ def test_a_bf16_backbone_takes_float32_images_and_gives_float32_logits() -> None
     vit, _ = family("plain")
     half = vit.in_precision(Precision.BF16)
     images = images_of(vit)
-    backend = TorchBackend(Slots())
-    backend.add_size(half.arch.image_size, half)
+    backend = TorchBackend(lambda size: half, Slots())
 
     found = backend.logits(list(images), rows_of([adapter_of("linear", vit)], 3))
 
@@ -67,8 +64,7 @@ def test_a_bf16_backbone_takes_float32_images_and_gives_float32_logits() -> None
 
 def test_more_adapters_than_slots_are_refused() -> None:
     vit, _ = family("plain")
-    backend = TorchBackend(Slots(count=1))
-    backend.add_size(vit.arch.image_size, vit)
+    backend = TorchBackend(lambda size: vit, Slots(count=1))
 
     with pytest.raises(Overloaded, match="slots"):
         backend.logits(list(images_of(vit)), rows_of([adapter_of("lora", vit), adapter_of("ssf", vit)], 1))
@@ -127,8 +123,7 @@ torch.set_num_threads(1)
 config = config_of("vit_tiny_patch16_224", SIZE, (), 1)
 vit = FrozenViT(config, tensors_of(timm_model(config.model_dump_json())))
 counted, slots = Counted(), Slots()
-engine = Engine(TorchBackend(slots), slots=slots, metrics=counted)
-engine.add_size(SIZE, vit)
+engine = Engine(TorchBackend(lambda size: vit, slots), slots=slots, metrics=counted)
 models = [Model([Term(adapter=adapter_of(name, vit))]) for name in ("lora", "ssf", "bitfit", "convpass")]
 jobs = [Job(image=torch.randn(3, SIZE, SIZE), models=(models[i % 4],)) for i in range(16)]
 alone = [engine.run([job])[0] for job in jobs]

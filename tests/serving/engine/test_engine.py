@@ -9,8 +9,7 @@ from model_store.resolution.loading import Loader
 from petl_vit.batch import Model, Row
 from petl_vit.errors import InvalidInput, Overloaded
 from petl_vit.slots import Slots
-from petl_vit.vit import FrozenViT
-from serving.engine.backend import TorchBackend
+from serving.engine.backend import TorchBackend, VitOf
 from serving.engine.engine import Engine, Job, Logits
 from tests.serving.world import METHODS, SIZE, World
 
@@ -43,8 +42,8 @@ class Failing(TorchBackend):
         fail: Raises what the rows deserve, if anything.
     """
 
-    def __init__(self, slots: Slots) -> None:
-        super().__init__(slots)
+    def __init__(self, vit_of: VitOf, slots: Slots) -> None:
+        super().__init__(vit_of, slots)
         self.tried: list[int] = []
         self.fail: Callable[[Sequence[Row]], None] = lambda rows: None
 
@@ -61,10 +60,8 @@ class Parts:
     def __init__(self, world: World, loader: Loader, *, slots: int | None = None) -> None:
         self._world, self._loader = world, loader
         self.counted, self.slots = Counted(), Slots(count=slots)
-        self.backend = Failing(self.slots)
+        self.backend = Failing(loader.vit, self.slots)
         self.engine = Engine(self.backend, slots=self.slots, metrics=self.counted)
-        self.engine.add_size(SIZE, loader.vit(SIZE))
-        self.engine.add_size(OTHER_SIZE, loader.vit(OTHER_SIZE))
 
     def models(self, text: str) -> tuple[Model, ...]:
         resolved = self._world.resolve(text)
@@ -279,8 +276,6 @@ def test_other_errors_of_a_forward_are_no_matter_of_memory(parts: Parts) -> None
 def test_any_back_end_of_the_same_methods_serves(parts: Parts) -> None:
     class Constant:
         """Answers without a backbone."""
-
-        def add_size(self, size: int, vit: FrozenViT) -> None: ...
 
         def warm(self, size: int) -> None: ...
 

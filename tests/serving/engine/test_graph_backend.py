@@ -25,14 +25,12 @@ def backend_of(
 ) -> tuple[GraphBackend, Slots]:
     arena = Arena(vit.arch, nbytes=nbytes, slots=8, dtype=vit.dtype, device=vit.device)
     slots = Slots(vit.device, count=8, max_bytes=nbytes, arena=arena)
-    backend = GraphBackend(slots, row_buckets=buckets)
-    backend.add_size(vit.arch.image_size, vit)
+    backend = GraphBackend(lambda size: vit, slots, row_buckets=buckets)
     return backend, slots
 
 
 def eager(vit: FrozenViT) -> TorchBackend:
-    backend = TorchBackend(Slots(vit.device))
-    backend.add_size(vit.arch.image_size, vit)
+    backend = TorchBackend(lambda size: vit, Slots(vit.device))
     return backend
 
 
@@ -42,7 +40,7 @@ def model(*terms: tuple[Adapter, float]) -> Model:
 
 @pytest.fixture(scope="module")
 def vit() -> FrozenViT:
-    return family("plain")[0].to(device=DEVICE)
+    return family("plain", depth=2)[0].to(device=DEVICE)  # kernels are interpreted slowly
 
 
 def test_a_mixture_is_what_eager_slices_answer(vit: FrozenViT) -> None:
@@ -74,8 +72,7 @@ def test_a_slot_that_is_used_again_answers_for_its_new_adapter(vit: FrozenViT) -
     adapters = [adapter_of("lora", vit, seed) for seed in range(3)]
     arena = Arena(vit.arch, nbytes=2**24, slots=1, dtype=vit.dtype, device=vit.device)
     slots = Slots(vit.device, count=1, arena=arena)
-    backend = GraphBackend(slots, row_buckets=(1,))
-    backend.add_size(vit.arch.image_size, vit)
+    backend = GraphBackend(lambda size: vit, slots, row_buckets=(1,))
     for adapter in [*adapters, adapters[0]]:
         rows = [Row(image=0, model=model((adapter, 1.0)))]
         assert relative(backend.logits(images, rows)[0], eager(vit).logits(images, rows)[0]) <= 1e-5
@@ -96,7 +93,7 @@ def test_without_a_gpu_it_is_refused_by_name(vit: FrozenViT, monkeypatch: pytest
     monkeypatch.setattr(kernels, "interpreted", lambda: False)
     arena = Arena(vit.arch, nbytes=2**24, slots=1, dtype=vit.dtype, device=torch.device("cpu"))
     with pytest.raises(Unsupported, match="CUDA device") as caught:
-        GraphBackend(Slots(arena=arena))
+        GraphBackend(lambda size: vit, Slots(arena=arena))
     assert caught.value.field == "backend"
 
 

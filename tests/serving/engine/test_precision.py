@@ -1,5 +1,6 @@
 """Adapters served in bf16 are compared with fp32 once they are loaded, and do not stay where it matters."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from petl_vit.slots import Slots
 from serving.client.admin import AdminClient
 from serving.engine.backend import TorchBackend
 from serving.engine.precision import Fallback, PrecisionCheck
+from serving.registry.adapter_cache import AdapterCache
 from tests.petl_vit.adapters import adapter_of, images_of
 from tests.petl_vit.backbones import family
-from tests.serving.world import Running, World, encoded, until
+from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 
 class Place:
@@ -43,6 +45,16 @@ class Results:
 
     def precision_checked(self, result: str, difference: float | None) -> None:
         self.seen.append((result, difference))
+
+
+class NoMetrics:
+    def set_registered(self, adapters: int, size: int) -> None: ...
+
+    def set_slots(self, adapters: int, size: int) -> None: ...
+
+    def adapter_loaded(self, seconds: float) -> None: ...
+
+    def adapter_evicted(self) -> None: ...
 
 
 class Checked:
@@ -131,6 +143,42 @@ def test_one_that_changes_too_much_is_refused_where_that_is_the_setting(
         checked.check.close()
 
 
+@pytest.mark.parametrize("fallback", ["fp32", "refuse"])
+def test_one_that_is_loaded_while_its_comparison_ends_does_not_stay_in_bf16(
+    world: World, monkeypatch: pytest.MonkeyPatch, fallback: Fallback
+) -> None:
+    monkeypatch.setattr("serving.engine.precision.TOLERANCE", 0.0)
+    checked = Checked(world, fallback)
+    loading, compared = threading.Event(), threading.Event()
+
+    class Slow:
+        """Loads in bf16, and goes on when the comparison is over."""
+
+        def adapter(self, term: ResolvedTerm) -> Adapter:
+            adapter = checked.check.adapter(term)
+            loading.set()
+            assert compared.wait(WAIT_S)
+            return adapter
+
+    cache = AdapterCache(
+        Slow(), slots=Slots(), max_bytes=2**30, metrics=NoMetrics(), outdated=checked.check.outdated
+    )
+    with cache.lease(world.resolve("lora")) as lease:
+        assert loading.wait(WAIT_S)
+        checked.check.start(cache)
+        checked.compared(1)
+        checked.check.close()  # waits until the comparison is over and what it says is done
+        compared.set()
+        if fallback == "refuse":
+            with pytest.raises(Unsupported, match="bf16 changes logits of shapes/lora:2"):
+                lease.models()
+        else:
+            (model,) = lease.models()
+            assert model.exact_on is not None
+    assert [resident.exact for resident in cache.residents()] == ([True] if fallback == "fp32" else [])
+    cache.close()
+
+
 def test_one_that_cannot_be_compared_is_counted_and_the_next_one_is_compared(
     checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +203,7 @@ def test_the_backbone_in_fp32_leaves_memory_when_nothing_is_left_to_compare(
     checked.check.start(checked.place)
     checked.check.adapter(checked.term("lora"))
     checked.compared(1)
-    until(lambda: checked.check._exact is None)
+    until(lambda: not checked.check.holds_exact)
 
 
 def test_rows_that_need_fp32_run_beside_those_in_bf16() -> None:
@@ -164,9 +212,7 @@ def test_rows_that_need_fp32_run_beside_those_in_bf16() -> None:
     images = list(images_of(vit))
     loaded = adapter_of("lora", vit)
     exact = Adapter(**(vars(loaded) | {"digest": "exact", "exact_on": vit}))
-    backend, alone = TorchBackend(Slots()), TorchBackend(Slots())
-    backend.add_size(vit.arch.image_size, fast)
-    alone.add_size(vit.arch.image_size, vit)
+    backend, alone = TorchBackend(lambda size: fast, Slots()), TorchBackend(lambda size: vit, Slots())
     models = [Model([Term(adapter=one)]) for one in (exact, adapter_of("ssf", vit), exact)]
 
     found = backend.logits(images, [Row(image=i, model=model) for i, model in enumerate(models)])

@@ -444,7 +444,7 @@ INVALID: list[tuple[str, Any, str, str]] = [
     ("two raw", request(raw_input_contents=[b"x"] * 2), "raw_input_contents", "2 contents"),
     ("short", raw(b"x" * 11, [1, 2, 2, 3], "UINT8"), "raw_input_contents[0]", "12"),
     ("huge", raw(b"x", [1, 2**62, 2**62, 3], "UINT8"), "raw_input_contents[0]", "1 bytes"),
-    ("lengths", raw(encoded(0), [2]), "raw_input_contents[0]", "behind its length"),
+    ("lengths", raw(encoded(0), [2]), "raw_input_contents[0]", "after its length"),
     ("bad image", one_input(shape=[2], **TWO), "images[1]", "JPEG"),
     ("raw image", raw(b"junk", [1]), "images[0]", "JPEG"),
     ("not finite", raw(np.full((1, 3, SIZE, SIZE), np.nan, "f4").tobytes(), [1, 3, SIZE, SIZE], "FP32"),

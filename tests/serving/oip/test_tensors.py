@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import InvalidInput
-from serving.oip.tensors import COLUMNS, Input, Wanted, outputs_of, pictures_of
+from serving.oip.tensors import COLUMNS, Input, RequestedOutput, images_of, outputs_of
 from serving.request import ImageAnswer
 
 CLASSES = ("círculo", "square", "star")
@@ -35,13 +35,13 @@ def answer(*probabilities: float, predicted: int) -> ImageAnswer:
 @given(st.lists(st.binary(), min_size=1, max_size=6))
 def test_byte_strings_behind_their_lengths_are_what_was_sent(texts: list[bytes]) -> None:
     raw = b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    assert pictures_of([described("BYTES", len(texts))], [raw], max_images=8) == texts
+    assert images_of([described("BYTES", len(texts))], [raw], max_images=8) == texts
 
 
 @given(st.binary(), st.integers(1, 8))
 def test_any_bytes_are_images_or_refused(raw: bytes, count: int) -> None:
     try:
-        found = len(pictures_of([described("BYTES", count)], [raw], max_images=8))
+        found = len(images_of([described("BYTES", count)], [raw], max_images=8))
     except InvalidInput:
         found = None
     assert found in (None, count)
@@ -50,7 +50,7 @@ def test_any_bytes_are_images_or_refused(raw: bytes, count: int) -> None:
 @given(st.sampled_from(["BYTES", "UINT8", "FP32", "", "INT64"]), st.lists(st.integers(-2, 2**40), max_size=5))
 def test_any_description_is_taken_or_refused_by_its_field(datatype: str, shape: list[int]) -> None:
     try:
-        pictures_of([described(datatype, *shape)], [b"x" * 12], max_images=8)
+        images_of([described(datatype, *shape)], [b"x" * 12], max_images=8)
         field: str | None = "taken"
     except InvalidInput as error:
         field = error.field
@@ -59,7 +59,7 @@ def test_any_description_is_taken_or_refused_by_its_field(datatype: str, shape: 
 
 def test_raw_pixels_are_not_copied() -> None:
     raw = bytes(range(12))
-    found = pictures_of([described("UINT8", 1, 2, 2, 3)], [raw], max_images=1)
+    found = images_of([described("UINT8", 1, 2, 2, 3)], [raw], max_images=1)
     assert isinstance(found, np.ndarray)
     assert np.shares_memory(found, np.frombuffer(raw, np.uint8))
 
@@ -88,7 +88,7 @@ def test_every_output_has_the_bytes_of_its_shape(top_k: int | None) -> None:
 
 
 def test_the_best_classes_are_texts_and_no_more_than_there_are() -> None:
-    wanted: list[Any] = [Wanted(name="probabilities", best=9)]
+    wanted: list[Any] = [RequestedOutput(name="probabilities", best=9)]
     (found,) = outputs_of([answer(0.5, 0.2, 0.3, predicted=0)], CLASSES, wanted, top_k=None)
 
     assert (found.datatype, found.shape) == ("BYTES", (1, 3))

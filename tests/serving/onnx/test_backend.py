@@ -12,6 +12,7 @@ from petl_vit.batch import Batch, Features, Model, Row, Term
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unsupported
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
+from serving.engine.backend import VitOf
 from serving.onnx import session as onnx_session
 from serving.onnx.backend import OnnxBackend
 from serving.onnx.graph import Mixture, recorded
@@ -20,13 +21,17 @@ from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative
 from tests.serving.world import METHODS, Running, World, encoded
 
+pytestmark = pytest.mark.onnx
+
 LOOSE = ("full", "selective", "vpt_shallow", "vqt")
 
 
 def backend_of(vit: FrozenViT, slots: Slots | None = None) -> OnnxBackend:
-    backend = OnnxBackend(Slots(aliased=False) if slots is None else slots, threads=1)
-    backend.add_size(vit.arch.image_size, vit)
-    return backend
+    return backend_over(lambda size: vit, slots)
+
+
+def backend_over(vit_of: VitOf, slots: Slots | None = None) -> OnnxBackend:
+    return OnnxBackend(vit_of, Slots(aliased=False) if slots is None else slots, threads=1)
 
 
 def wise(adapter: Adapter, alpha: float = 1.0) -> Model:
@@ -71,7 +76,7 @@ def made(caplog: pytest.LogCaptureFixture) -> int:
 def test_methods_of_every_kind_of_edit_in_one_run_are_what_they_are_in_pytorch(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vit, _ = family(kind)
+    vit, _ = family(kind, depth=1)
     adapters = [adapter_of(name, vit) for name in ("lora", "difffit", "convpass", "vpt_deep")]
     counted = runs_of(monkeypatch)
 
@@ -82,7 +87,7 @@ def test_methods_of_every_kind_of_edit_in_one_run_are_what_they_are_in_pytorch(
 
 @pytest.mark.slow
 def test_all_methods_share_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     stacking = [adapter_of(name, vit) for name in NAMES if name not in LOOSE]
     counted = runs_of(monkeypatch)
 
@@ -92,7 +97,7 @@ def test_all_methods_share_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mixed_rows_sums_and_frozen_rows_share_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     lora, other = (adapter_of("lora", vit, seed) for seed in (0, 1))
     ssf, prompts = adapter_of("ssf", vit), adapter_of("vpt_deep", vit)
     summed = Model([Term(adapter=lora, alpha=0.5), Term(adapter=prompts, alpha=0.2)])
@@ -107,7 +112,7 @@ def test_mixed_rows_sums_and_frozen_rows_share_a_run(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", LOOSE)
 def test_what_stacks_with_nothing_runs_in_pytorch_beside_the_rest(name: str) -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     loose, lora = adapter_of(name, vit), adapter_of("lora", vit)
     summed = Model([Term(adapter=loose, alpha=0.5), Term(adapter=lora, alpha=0.5)])
 
@@ -115,17 +120,17 @@ def test_what_stacks_with_nothing_runs_in_pytorch_beside_the_rest(name: str) -> 
 
 
 def test_features_are_answered_too() -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     lora = adapter_of("lora", vit)
 
     check(vit, backend_of(vit), [Features([Term(adapter=lora)]), wise(lora)])
 
 
 def test_every_image_size_has_graphs_of_its_own() -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     other = FrozenViT(vit.config, dict(vit.params), image_size=48)
-    backend = backend_of(vit)
-    backend.add_size(48, other)
+    vits = {one.arch.image_size: one for one in (vit, other)}
+    backend = backend_over(vits.__getitem__)
 
     for one in (vit, other):
         backend.warm(one.arch.image_size)
@@ -139,7 +144,7 @@ def test_adapters_of_one_form_need_one_graph_however_they_come_and_go(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     loras = [adapter_of("lora", vit, seed) for seed in range(7)]
     slots = Slots(count=3, aliased=False)
     backend = backend_of(vit, slots)
@@ -153,7 +158,7 @@ def test_adapters_of_one_form_need_one_graph_however_they_come_and_go(
 
 def test_a_mixed_graph_grows_and_serves_what_it_holds(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     lora, ssf, bitfit = (wise(adapter_of(name, vit)) for name in ("lora", "ssf", "bitfit"))
     backend = backend_of(vit)
 
@@ -170,7 +175,7 @@ def test_a_mixed_graph_grows_and_serves_what_it_holds(caplog: pytest.LogCaptureF
 
 
 def test_what_is_no_longer_in_a_slot_leaves_the_next_graph() -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     lora, ssf, bitfit = (adapter_of(name, vit) for name in ("lora", "ssf", "bitfit"))
     slots = Slots(aliased=False)
     backend = backend_of(vit, slots)
@@ -185,7 +190,7 @@ def test_what_is_no_longer_in_a_slot_leaves_the_next_graph() -> None:
 
 
 def test_a_graph_keeps_no_adapter_in_memory_and_holds_no_weights() -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     edits = adapter_of("lora", vit).edits
     mixture = Mixture.of({edits.form: 2}, {edits.form: edits})
 
@@ -200,7 +205,7 @@ def test_a_gpu_that_it_cannot_use_is_refused_by_name() -> None:
     """This wheel has the CUDA provider; on a machine without a GPU it goes on on the CPU by itself."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
 
     with pytest.raises(Unsupported, match="cannot use the GPU") as caught:
         onnx_session.opened(recorded(vit, Mixture.of({}, {})), torch.device("cuda"))
@@ -225,7 +230,7 @@ def test_bf16_is_refused(world: World) -> None:
 
 
 def test_more_adapters_than_slots_are_refused_and_the_next_are_served() -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     loras = [adapter_of("lora", vit, seed) for seed in range(2)]
     backend = backend_of(vit, Slots(count=1, aliased=False))
 
@@ -235,7 +240,7 @@ def test_more_adapters_than_slots_are_refused_and_the_next_are_served() -> None:
 
 
 def test_no_memory_is_said_as_the_engine_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit, _ = family("plain")
+    vit, _ = family("plain", depth=2)
     session = onnx_session.Session(vit, Mixture.of({}, {}), threads=1)
 
     def fail(binding: object) -> None:

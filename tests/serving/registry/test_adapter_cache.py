@@ -115,7 +115,7 @@ def entered(parts: Parts, text: str, until_set: threading.Event) -> tuple[thread
     inside = threading.Event()
 
     def hold() -> None:
-        with parts.cache.holding(parts.world.resolve(text)) as held:
+        with parts.cache.lease(parts.world.resolve(text)) as held:
             held.models()
             inside.set()
             assert until_set.wait(WAIT_S)
@@ -177,7 +177,7 @@ def test_a_failure_reaches_all_that_wait_and_is_forgotten(own_world: World) -> N
     go = parts.loader.hold("ssf:1")
     with ThreadPoolExecutor(4) as pool:
         asked: list[Future[object]] = [pool.submit(parts.models, "lora, ssf") for _ in range(4)]
-        until(lambda: parts.cache._held[parts.digest("ssf")] == 4)
+        until(lambda: parts.cache.leases(parts.digest("ssf")) == 4)
         go.set()
         for future in asked:
             assert isinstance(future.exception(WAIT_S), Corrupt)
@@ -262,11 +262,11 @@ def test_an_evicted_adapter_leaves_its_slot(world: World) -> None:
 
 def test_what_a_request_holds_is_never_evicted_and_the_newcomer_is_refused(world: World) -> None:
     parts = Parts(world, max_bytes=size_of(world, "lora") + 100)
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         with pytest.raises(Overloaded, match=r"no memory for shapes/ssf:1.* pinned or in use") as caught:
             parts.models("ssf")
-        assert caught.value.field == "host-bytes"
+        assert caught.value.field == "host_bytes"
         assert parts.labels() == ["lora:2"]
         assert parts.models("lora")[0].terms[0].adapter is model.terms[0].adapter
 
@@ -306,7 +306,7 @@ def test_a_route_larger_than_the_cache_is_refused(world: World) -> None:
             InvalidInput, match=r"the route takes [\d,]+ bytes, the adapter cache has"
         ) as caught:
             parts.models("lora, ssf, bitfit")
-        assert caught.value.field == "host-bytes"
+        assert caught.value.field == "host_bytes"
 
     assert parts.reported.bytes <= parts.cache.max_bytes
 
@@ -316,7 +316,7 @@ def test_an_adapter_larger_than_the_cache_is_refused_with_the_setting(world: Wor
 
     with pytest.raises(InvalidInput, match=r"shapes/full:1 takes .* the adapter cache has 1,000") as caught:
         parts.models("full")
-    assert caught.value.field == "host-bytes"
+    assert caught.value.field == "host_bytes"
     assert parts.reported.adapters == 0
 
 
@@ -329,7 +329,7 @@ def test_a_small_cache_under_many_threads_never_takes_more_than_it_may(world: Wo
     def work(seed: int) -> None:
         for step in range(60):
             name = names[(seed * 7 + step * 5) % len(names)]
-            with parts.cache.holding(world.resolve(name)) as held:
+            with parts.cache.lease(world.resolve(name)) as held:
                 (model,) = held.models()
                 assert model.digests == (parts.digest(name),)
                 over.append(max(0, parts.cache.nbytes - room))
@@ -363,7 +363,7 @@ def test_unloading_frees_the_tensors_and_the_account(parts: Parts) -> None:
 
 
 def test_unloading_waits_for_the_request_that_holds_it(world: World, parts: Parts) -> None:
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         kept, weight = weakref.ref(model.terms[0].adapter), model.head.tensors()["head.weight"].clone()
         before = parts.reported.bytes
@@ -400,7 +400,7 @@ def test_an_unloaded_adapter_that_is_asked_for_while_held_is_not_loaded_twice(
     world: World, parts: Parts
 ) -> None:
     size = size_of(world, "lora")
-    with parts.cache.holding(world.resolve("lora")) as held:
+    with parts.cache.lease(world.resolve("lora")) as held:
         (model,) = held.models()
         for _ in range(5):
             parts.cache.unload(parts.digest("lora"))
@@ -477,7 +477,7 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
 
     parts = Parts(world, busy=busy_at_first)
     parts.cache.load(parts.term("ssf"))
-    parts.cache._rested_at = time.monotonic() + WAIT_S
+    parts.cache.preloads.resume_at = time.monotonic() + WAIT_S
     parts.cache.load(parts.term("ssf"))
     assert asked == 0, "what is in memory already needs no pause"
 
@@ -489,10 +489,10 @@ def test_loads_ahead_pause_while_others_wait_for_answers(world: World) -> None:
 def test_a_pause_between_loads_ahead_ends_though_others_still_wait(world: World) -> None:
     parts = Parts(world, busy=lambda: True)
     for name in ("ssf", "lora", "bitfit"):
-        before, started = parts.cache._rested_at, time.monotonic()
+        before, started = parts.cache.preloads.resume_at, time.monotonic()
         parts.cache.load(parts.term(name))
         assert time.monotonic() > before
-        assert parts.cache._rested_at > started
+        assert parts.cache.preloads.resume_at > started
     assert parts.loader.loaded == ["ssf:1", "lora:2", "bitfit:1"]
 
 
@@ -500,10 +500,10 @@ def test_a_request_waits_for_no_pause_between_loads_ahead(world: World) -> None:
     busy = threading.Event()
     busy.set()
     parts = Parts(world, busy=busy.is_set)
-    parts.cache._rested_at = time.monotonic() + WAIT_S
+    parts.cache.preloads.resume_at = time.monotonic() + WAIT_S
     ahead = threading.Thread(target=parts.cache.load, args=[parts.term("bitfit")])
     ahead.start()
-    until(parts.cache._ahead.locked)
+    until(lambda: parts.cache.preloads.under_way)
 
     parts.models("lora")
     assert parts.loader.loaded == ["lora:2"]
@@ -533,7 +533,7 @@ def test_a_load_ahead_that_fails_is_followed_by_a_pause_too(world: World) -> Non
     parts = Parts(world, max_bytes=1000)
     with pytest.raises(InvalidInput):
         parts.cache.load(parts.term("full"))
-    assert parts.cache._rested_at > 0
+    assert parts.cache.preloads.resume_at > 0
 
 
 def test_pinning_needs_a_slot_and_leaves_nothing_behind_without_one(world: World) -> None:
@@ -611,8 +611,8 @@ def test_residents_are_told_as_they_are_the_most_recently_used_first(world: Worl
     parts.ask("lora@prod")
 
     with (
-        parts.cache.holding(world.resolve("bitfit, 0.5*bitfit")),
-        parts.cache.holding(world.resolve("bitfit")),
+        parts.cache.lease(world.resolve("bitfit, 0.5*bitfit")),
+        parts.cache.lease(world.resolve("bitfit")),
     ):
         bitfit, prod, ssf, lora = parts.cache.residents()
 

@@ -9,7 +9,7 @@ from serving.torchserve.embedded import Embedded
 from tests.serving.world import Running, World, encoded
 
 
-def asked(route: str = "lora", seed: int = 0) -> Request:
+def request_of(route: str = "lora", seed: int = 0) -> Request:
     return Request(task="shapes", route=parse_route(route), images=[encoded(seed)])
 
 
@@ -27,10 +27,10 @@ def embedded(world: World) -> Iterator[Embedded]:
 
 
 def test_its_answers_are_those_of_a_server(embedded: Embedded, running: Running) -> None:
-    found = embedded.answer([(asked("lora"), best), (asked("lora, ssf", 1), best)])
+    answers = embedded.answer([(request_of("lora"), best), (request_of("lora, ssf", 1), best)])
 
     with running.client() as client:
-        for answer, seed, route in zip(found, (0, 1), ("lora", "lora, ssf"), strict=True):
+        for answer, seed, route in zip(answers, (0, 1), ("lora", "lora, ssf"), strict=True):
             reply = client.classify([encoded(seed)], route=route, task="shapes", probabilities=True)
             assert answer == pytest.approx(list(reply.results[0].probabilities), rel=1e-4)
 
@@ -40,20 +40,22 @@ def test_requests_that_come_together_share_a_forward(embedded: Embedded) -> None
         return embedded.registry.get_sample_value("corolla_batch_rows_count") or 0
 
     before = batches()
-    embedded.answer([(asked(seed=seed), best) for seed in range(20)])
+    embedded.answer([(request_of(seed=seed), best) for seed in range(20)])
 
     assert batches() - before < 10
 
 
 def test_an_error_stands_in_the_place_of_its_request(embedded: Embedded) -> None:
-    first, second, third = embedded.answer([(asked(), best), (asked("nowhere"), best), (asked("ssf"), best)])
+    first, second, third = embedded.answer(
+        [(request_of(), best), (request_of("nowhere"), best), (request_of("ssf"), best)]
+    )
 
     assert isinstance(first, list)
     assert isinstance(second, NotFound)
     assert isinstance(third, list)
 
 
-def test_nothing_asked_is_nothing_answered(embedded: Embedded) -> None:
+def test_no_request_gets_no_answer(embedded: Embedded) -> None:
     assert embedded.answer([]) == []
 
 
@@ -68,4 +70,4 @@ def test_it_refuses_after_its_end_and_ends_twice(world: World) -> None:
     embedded.close()
 
     with pytest.raises(Draining, match="closed"):
-        embedded.answer([(asked(), best)])
+        embedded.answer([(request_of(), best)])

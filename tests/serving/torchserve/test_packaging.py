@@ -143,7 +143,7 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
 def test_files_that_are_there_stay_unless_forced(world: World, tmp_path: Path) -> None:
     (tmp_path / "config.properties").write_text("mine")
 
-    with pytest.raises(Conflict, match=r"config\.properties is there already; add --force"):
+    with pytest.raises(Conflict, match=r"config\.properties exists already; add --force"):
         package(world).write(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.properties"]
 
@@ -223,9 +223,9 @@ def test_java_must_be_new_enough(
     java.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
 
-    found = java_problem()
+    message = java_problem()
 
-    assert found == (None if problem is None else f"{java} {problem}")
+    assert message == (None if problem is None else f"{java} {problem}")
 
 
 def test_a_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

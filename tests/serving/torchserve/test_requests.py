@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from petl_vit.errors import Conflict, Corrupt, Draining, Expired, InvalidInput, NotFound, Overloaded
-from serving.torchserve.requests import asked, error_document, failure
+from serving.torchserve.requests import error_document, failure, request_of
 from tests.serving.world import encoded
 
 IMAGE = encoded(0)
@@ -29,15 +29,15 @@ TEXT = base64.b64encode(IMAGE).decode()
     ids=["grpc", "form", "json", "json list", "grpc list"],
 )
 def test_a_request_is_read_however_it_came(row: dict[str, Any]) -> None:
-    found = asked(row)
+    request = request_of(row)
 
-    assert (str(found.request.route), found.request.task, found.top_k) == ("lora", "shapes", 2)
-    assert list(found.request.images) == [IMAGE]
+    assert (str(request.request.route), request.request.task, request.top_k) == ("lora", "shapes", 2)
+    assert list(request.request.images) == [IMAGE]
 
 
 def test_only_the_image_and_the_route_are_needed() -> None:
-    found = asked({"image": IMAGE, "route": b"lora"})
-    assert (found.request.task, found.request.domain, found.top_k, found.single) == ("", "", 5, True)
+    request = request_of({"image": IMAGE, "route": b"lora"})
+    assert (request.request.task, request.request.domain, request.top_k, request.single) == ("", "", 5, True)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_only_the_image_and_the_route_are_needed() -> None:
 )
 def test_what_cannot_be_read_is_named(row: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        asked(row)
+        request_of(row)
     assert raised.value.field == field
 
 
@@ -92,8 +92,8 @@ def test_what_cannot_be_read_is_named(row: dict[str, Any], field: str) -> None:
     ],
 )
 def test_an_error_has_one_status(error: Exception, status: int, code: str) -> None:
-    found = failure(error)
-    assert (found.status, found.document["error"]["code"]) == (status, code)
+    answer = failure(error)
+    assert (answer.status, answer.document["error"]["code"]) == (status, code)
 
 
 def test_an_error_names_its_field_where_it_has_one() -> None:
@@ -106,9 +106,9 @@ def test_an_error_names_its_field_where_it_has_one() -> None:
 
 
 def test_an_error_of_ours_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
-    found = failure(RuntimeError("secret"))
+    answer = failure(RuntimeError("secret"))
 
-    assert found.status == 500
-    assert "secret" not in json.dumps(found.document)
-    assert found.document["error"]["message"].rpartition(" ")[2] in caplog.text
+    assert answer.status == 500
+    assert "secret" not in json.dumps(answer.document)
+    assert answer.document["error"]["message"].rpartition(" ")[2] in caplog.text
     assert "secret" in caplog.text

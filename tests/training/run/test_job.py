@@ -170,7 +170,7 @@ def test_other_classes_under_the_same_task_name_are_refused(store: Store, job: J
 
 def test_another_input_than_the_tasks_is_refused_instead_of_ignored(store: Store, job: Job) -> None:
     run(store, job)
-    with pytest.raises(InvalidInput, match="image-size: task 'digits' has 32, not 48; leave it out"):
+    with pytest.raises(InvalidInput, match="image_size: task 'digits' has 32, not 48; leave it out"):
         run(store, replace(job, image_size=48))
     with pytest.raises(InvalidInput, match="resize: task 'digits' has squash, not crop"):
         run(store, replace(job, resize="crop"))
@@ -474,7 +474,7 @@ def test_jobs_that_were_killed_together_go_on_together_and_alone(
         ({"recipe": recipe("vqt")}, "method: VQT cannot share a forward: it joins queries"),
         ({"name": "lora"}, "name: two adapters would be named 'lora'; give each a --name of its own"),
         ({"recipe": recipe(epochs=3)}, "epochs: other has 3, lora has 2; give both the same"),
-        ({"recipe": recipe(batch_size=8)}, "batch-size: other has 8, lora has 16"),
+        ({"recipe": recipe(batch_size=8)}, "batch_size: other has 8, lora has 16"),
         ({"recipe": recipe(augment="flip")}, "augment: other has flip, lora has none"),
         ({"recipe": recipe(precision="bf16")}, "precision: other has bf16, lora has fp32"),
         ({"data": "mnist"}, "data: other has mnist, lora has digits"),

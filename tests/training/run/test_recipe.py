@@ -14,27 +14,27 @@ def test_the_defaults_are_the_studys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "flag"),
+    ("name", "value"),
     [
-        ("epochs", 0, "epochs"),
-        ("epochs", 10_001, "epochs"),
-        ("batch_size", 0, "batch-size"),
-        ("learning_rate", 0, "lr"),
-        ("learning_rate", math.nan, "lr"),
-        ("weight_decay", -1, "weight-decay"),
-        ("warmup_ratio", 1, "warmup-ratio"),
-        ("drop_path", 1, "drop-path"),
-        ("augment", "mixup", "augment"),
-        ("head_init", "zero", "head-init"),
-        ("seed", 2**31, "seed"),
-        ("precision", "fp16", "precision"),
-        ("momentum", 0.9, "momentum"),
+        ("epochs", 0),
+        ("epochs", 10_001),
+        ("batch_size", 0),
+        ("learning_rate", 0),
+        ("learning_rate", math.nan),
+        ("weight_decay", -1),
+        ("warmup_ratio", 1),
+        ("drop_path", 1),
+        ("augment", "mixup"),
+        ("head_init", "zero"),
+        ("seed", 2**31),
+        ("precision", "fp16"),
+        ("momentum", 0.9),
     ],
 )
-def test_a_value_that_cannot_work_is_refused_under_the_flags_name(name: str, value: Any, flag: str) -> None:
+def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as error:
         Recipe.of(**{"method": "lora", "learning_rate": 1e-3, name: value})
-    assert error.value.field == flag
+    assert error.value.field == name
 
 
 def test_the_digest_changes_with_everything_that_decides_the_result() -> None:

@@ -1,6 +1,6 @@
-"""`--store` or `--server`: whose names a command reads and changes, a store's own or a running server's.
+"""The names of a store or of a running server: whose aliases and named routes a command reads and changes.
 
-The server's side is imported where a server is named.
+Imports no gRPC; the server's side is imported where a server is named.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,15 @@ from functools import wraps
 from typing import Any, Protocol
 
 import click
-from click.core import ParameterSource
 from pydantic import JsonValue
 
-from corolla.lazy_group import MissingExtra
-from corolla.reach import Reach, reach_options
+from corolla import flags
+from corolla.flags import Connection
+from corolla.group import MissingExtra
 from model_store.resolution import named_route as naming
 from model_store.resolution.named_route import Naming
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound
-
-_OF_SERVER = ("tls_ca", "tls_certificate", "tls_key", "timeout")
 
 
 class Names(Protocol):
@@ -79,63 +77,45 @@ class StoreNames:
 
 
 def chosen_task(store: Store, task: str | None) -> str:
+    """The task that is named, else the only one of the store.
+
+    Raises:
+        NotFound: The store has no task.
+        InvalidInput: It has several, and none is named.
+    """
     if task is not None:
         return task
     known = sorted({record.spec.name for record in store.tasks.list()})
     if len(known) == 1:
         return known[0]
     if not known:
-        raise NotFound("the store has no task yet", field="--task", remedy="train one with `corolla train`")
+        raise NotFound("the store has no task yet", field="task", remedy="train one with `corolla train`")
     raise InvalidInput(
-        f"the store has {len(known)} tasks", field="--task", remedy=f"add one of {', '.join(known)}"
+        f"the store has {len(known)} tasks", field="task", remedy=f"add one of {', '.join(known)}"
     )
 
 
 def on_names(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command `--store`, and `--server` with what belongs to it; it is called with `names`."""
 
-    @click.option(
-        "--store",
-        "url",
-        envvar="COROLLA_STORE",
-        metavar="URL",
-        help="Folder or URL of the store (default: the user's data folder; env: COROLLA_STORE).",
-    )
-    @click.option(
-        "--server", metavar="HOST:PORT", help="Act through this running server, at once, not on a store."
-    )
-    @reach_options
+    @flags.store
+    @flags.server("Act through this running server, at once, not on a store.")
     @wraps(command)
-    def run(url: str | None, server: str | None, reach: Reach, **rest: Any) -> Any:
-        _check_place(server)
-        with _names(url, server, reach) as names:
+    def run(url: str | None, connection: Connection | None, **rest: Any) -> Any:
+        if connection is not None and flags.typed(click.get_current_context(), "url"):
+            remedy = "give either --store or --server"
+            raise InvalidInput("a server has its own store", field="store", remedy=remedy)
+        with _names(url, connection) as names:
             return command(names=names, **rest)
 
     return run
 
 
-def _names(url: str | None, server: str | None, reach: Reach) -> AbstractContextManager[Names]:
-    if server is None:
+def _names(url: str | None, connection: Connection | None) -> AbstractContextManager[Names]:
+    if connection is None:
         return nullcontext(StoreNames(Store.open(url)))
     try:
-        from corolla.commands.resident import server_names
+        from corolla.server_names import server_names
     except ModuleNotFoundError as error:
-        raise MissingExtra("--server", (error.name or "").partition(".")[0], "client") from error
-    return server_names(server, reach)
-
-
-def _check_place(server: str | None) -> None:
-    """Refuses what would be ignored."""
-    context = click.get_current_context()
-
-    def given(name: str) -> bool:
-        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-    if server is not None and given("url"):
-        raise InvalidInput(
-            "a server has its own store", field="--store", remedy="give either --store or --server"
-        )
-    for name in _OF_SERVER:
-        if server is None and given(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise InvalidInput("it is about a server", field=flag, remedy="add --server HOST:PORT")
+        raise MissingExtra("server", (error.name or "").partition(".")[0], "client") from error
+    return server_names(connection)

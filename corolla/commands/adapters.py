@@ -1,0 +1,149 @@
+"""`corolla adapters`: the group, and what lists, shows and aliases the adapters of a store.
+
+Its other commands are in `interchange`, `soup` and `resident`.
+"""
+
+from collections.abc import Mapping
+
+import click
+
+from corolla import flags, tables
+from corolla.flags import epilog
+from corolla.group import CommandGroup, Lazy
+from corolla.names import Names, chosen_task, on_names
+from model_store.format.records import Manifest
+from model_store.routes.algebra import MAX_VERSION
+from model_store.routes.text import parse_adapter
+from model_store.store import Store
+
+_STORE, _SERVER = "In a store", "In a running server"
+_VERSION = click.IntRange(1, MAX_VERSION)
+_METRICS = ("accuracy", "base", "precision", "parameters")
+
+
+def _lazy(target: str, line: str, *, section: str = _STORE, extra: str = "serve") -> Lazy:
+    return Lazy(target=f"corolla.commands.{target}", line=line, extra=extra, section=section)
+
+
+def _in_server(name: str, line: str) -> Lazy:
+    return _lazy(f"resident:{name}", line, section=_SERVER, extra="client")
+
+
+COMMANDS = {
+    "list": _lazy("adapters:list_adapters", "List the adapters of a store."),
+    "show": _lazy("adapters:show_adapter", "Show the manifest of one version."),
+    "alias": _lazy("adapters:set_alias", "Point an alias of an adapter at a version."),
+    "soup": _lazy("soup:soup", "Average adapters of one task in weight space.", extra="train"),
+    "fold": _lazy("interchange:fold", "Write a model as a plain timm checkpoint."),
+    "export": _lazy("interchange:export_adapter", "Write one version for another store or library."),
+    "import": _lazy("interchange:import_adapter", "Register an adapter from another store or library."),
+    "delete": _lazy("interchange:delete", "Delete one version of an adapter for good."),
+    "resident": _in_server("resident", "List the adapters in a server's memory."),
+    "load": _in_server("load", "Load an adapter into a server."),
+    "unload": _in_server("unload", "Free the memory that an adapter takes in a server."),
+    "pin": _in_server("pin", "Load an adapter into a server, and never evict it."),
+    "unpin": _in_server("unpin", "Let a server evict a pinned adapter."),
+    "reload": _in_server("reload_names", "Make a server read its store's names again."),
+}
+
+
+@click.group(cls=CommandGroup, lazy=COMMANDS)
+def adapters() -> None:
+    """List, alias, load, fold, move, delete adapters."""
+
+
+@click.command("list", epilog=epilog("corolla adapters list", "corolla adapters list --task digits --json"))
+@flags.task_filter
+@flags.store
+@flags.as_json
+def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
+    """List the adapters of a store.
+
+    Each with its newest version, all aliases, and that version's held-out metrics.
+    """
+    store = Store.open(url)
+    adapters = []
+    for home, name in store.adapters.list(task):
+        versions = store.adapters.versions(home, name)
+        adapters.append(
+            (store.adapters.manifest(home, name, versions[-1]), versions, store.adapters.aliases(home, name))
+        )
+    documents = [
+        manifest.model_dump(mode="json") | {"versions": list(versions), "aliases": dict(aliases)}
+        for manifest, versions, aliases in adapters
+    ]
+    tables.listing(
+        documents,
+        as_json,
+        columns=("task", "adapter", "method", "newest", "aliases", *_METRICS),
+        rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), *_metrics(m)) for m, _, a in adapters],
+        when_empty="No adapter yet. Type: corolla train --help",
+    )
+
+
+@click.command("show", epilog=epilog("corolla adapters show lora", "corolla adapters show digits/lora@prod"))
+@click.argument("adapter")
+@flags.task()
+@flags.store
+@flags.as_json
+def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool) -> None:
+    """Show the manifest of one version.
+
+    ADAPTER is [TASK/]NAME[:VERSION|@ALIAS].
+    """
+    store = Store.open(url)
+    ref = parse_adapter(adapter)
+    manifest = store.adapters.resolve(ref, ref.task or chosen_task(store, task))
+    aliases = store.adapters.aliases(manifest.task, manifest.name)
+    pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
+    tables.show(manifest.model_dump(mode="json") | {"aliases": list(pointing)}, as_json)
+
+
+@click.command(
+    "alias",
+    epilog=epilog(
+        "corolla adapters alias lora prod 3 --task digits",
+        "corolla adapters alias digits/lora prod 3 --expected 2 --server localhost:50051",
+    ),
+)
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version", type=_VERSION)
+@click.option(
+    "--expected", type=_VERSION, metavar="VERSION", help="Move it only if it points at this version now."
+)
+@flags.task()
+@on_names
+@flags.as_json
+def set_alias(
+    name: str, alias: str, version: int, expected: int | None, task: str | None, names: Names, as_json: bool
+) -> None:
+    """Point an alias of an adapter at a version.
+
+    With --server, the server loads and verifies that version first, and answers by it from its next request
+    on; servers over a store follow within their --refresh-s.
+    """
+    home, adapter, before = names.set_alias(name, alias, version, task=task, expected=expected)
+    if as_json:
+        return tables.print_json(
+            {"task": home, "adapter": adapter, "alias": alias, "version": version, "before": before}
+        )
+    was = "" if before in (None, version) else f", was {before}"
+    click.echo(f"{home}/{adapter}@{alias} is version {version}{was}")
+
+
+def _aliases(aliases: Mapping[str, int]) -> str:
+    return ", ".join(f"{alias}={version}" for alias, version in sorted(aliases.items()))
+
+
+def _metrics(manifest: Manifest) -> tuple[str, str, str, str]:
+    """Held-out accuracy, the base head's, what both were computed in, and the number of trained parameters.
+
+    Each is empty where it is not known.
+    """
+
+    def shown(name: str, form: str) -> str:
+        return format(manifest.metrics[name], form) if name in manifest.metrics else ""
+
+    precision = str(manifest.metrics_precision) if "accuracy" in manifest.metrics else ""
+    return shown("accuracy", ".3f"), shown("base_accuracy", ".3f"), precision, shown("parameters", ",.0f")

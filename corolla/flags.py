@@ -1,0 +1,225 @@
+"""The flags of the command line: each one that several commands share is defined here, once.
+
+Imports neither torch nor gRPC, so that a command's help waits for neither.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types as limits
+import click
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
+
+from petl_vit.errors import InvalidInput
+from petl_vit.precision import CHOICES, MEANING, Precision
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+DEVICES = ("auto", "cpu", "cuda")
+SEED = click.IntRange(0, 2**31 - 1)
+PATH = click.Path(path_type=Path)
+
+
+def epilog(*examples: str) -> str:
+    """The examples at the end of a command's help, one command line each."""
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+def typed(context: click.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line; a default or a variable does not count."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def given(context: click.Context) -> dict[str, Any]:
+    """The parameters that stand on the command line."""
+    return {name: value for name, value in context.params.items() if typed(context, name)}
+
+
+# Flags of one value
+
+store = click.option(
+    "--store",
+    "url",
+    envvar="COROLLA_STORE",
+    metavar="URL",
+    help="Folder or URL of the store (default: the user's data folder; env: COROLLA_STORE).",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+extrapolate = click.option("--extrapolate", is_flag=True, help="Allow alphas outside [0, 1].")
+backbone = click.option("--backbone", help="Name or digest.  [default: the only one in the store]")
+route = click.option(
+    "--route", required=True, help="What answers: `lora`, `0.6*lora, ssf`, or a named route."
+)
+task_filter = click.option("--task", metavar="TASK", help="Only those of one task.")
+device = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where the backbone runs.",
+)
+
+
+def task(
+    text: str = "Task; may be left out where there is only one.", *, required: bool = False
+) -> Decorator:
+    """`--task`, with what it means to this command."""
+    return click.option("--task", metavar="TASK", required=required, help=text)
+
+
+def holdout(text: str, default: float | None = 0.2) -> Decorator:
+    """`--holdout`, the share of labelled images that is not trained on."""
+    share = click.FloatRange(0.01, 0.9)
+    return click.option("--holdout", type=share, default=default, show_default=default is not None, help=text)
+
+
+def split_seed(text: str) -> Decorator:
+    """`--split-seed`, which decides the images that are held out."""
+    return click.option("--split-seed", type=SEED, default=0, show_default=True, help=text)
+
+
+def precision(subject: str = "What the backbone computes in", flag: str = "--precision") -> Decorator:
+    """`--precision` of what measures or serves, for which auto may choose."""
+    return click.option(
+        flag,
+        type=click.Choice(CHOICES),
+        default=Precision.AUTO.value,
+        show_default=True,
+        help=f"{subject}; {MEANING}.",
+    )
+
+
+# Flags of a running server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A running server and how to reach it.
+
+    Attributes:
+        address: HOST:PORT.
+        ca: PEM file of the CA that signed the server's certificate.
+        certificate, key: PEM files that say who we are. TLS is spoken where any of the three is given.
+        timeout_s: Seconds that the server may take.
+    """
+
+    address: str
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    timeout_s: float
+
+
+def server(text: str, default: str | None = None) -> Decorator:
+    """`--server` and the flags that belong to it.
+
+    The command is called with a `connection`, which is None where there is no server; flags that would then
+    be ignored are refused.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option("--server", metavar="HOST:PORT", default=default, show_default=True, help=text)
+        @click.option("--tls-ca", type=PATH, help="PEM file; speak TLS to the server, trust this CA.")
+        @click.option("--tls-certificate", type=PATH, help="PEM file; who you are, to a server that asks.")
+        @click.option("--tls-key", type=PATH, help="PEM file; the certificate's key.")
+        @click.option(
+            "--timeout",
+            type=click.FloatRange(0, min_open=True),
+            default=30.0,
+            show_default=True,
+            help="Seconds that the server may take.",
+        )
+        @wraps(command)
+        def run(
+            server: str | None,
+            tls_ca: Path | None,
+            tls_certificate: Path | None,
+            tls_key: Path | None,
+            timeout: float,
+            **rest: Any,
+        ) -> Any:
+            if server is None:
+                _refuse_without_server()
+                return command(connection=None, **rest)
+            connection = Connection(
+                address=server, ca=tls_ca, certificate=tls_certificate, key=tls_key, timeout_s=timeout
+            )
+            return command(connection=connection, **rest)
+
+        return run
+
+    return decorate
+
+
+def _refuse_without_server() -> None:
+    context = click.get_current_context()
+    for name in ("tls_ca", "tls_certificate", "tls_key", "timeout"):
+        if typed(context, name):
+            raise InvalidInput("it is about a server", field=name, remedy="add --server HOST:PORT")
+
+
+# Flags generated from pydantic fields
+
+
+def option_of(name: str, field: FieldInfo, *, flag: str | None = None, default: Any = None) -> Decorator:
+    """The flag of a pydantic field: its type, limits, default and description.
+
+    Args:
+        name: The field's name, and the parameter's.
+        flag: `--lr` where the flag is not called like the field.
+        default: In place of the field's own.
+    """
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    optional = NoneType in get_args(field.annotation)
+    kind = kinds[0] if optional else field.annotation
+    if default is None and not field.is_required():
+        default = field.default
+    return option(flag or dashed(name), name, _type(kind, field.metadata), default, field.description or "")
+
+
+def option(flag: str, name: str, kind: Any, default: Any, text: str) -> Decorator:
+    """A flag `--x` for a value of a type, or `--x/--no-x` for a bool; `text` is a phrase."""
+    return click.option(
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        name,
+        type=kind,
+        default=default,
+        show_default=default not in (None, ""),
+        help=_sentence(text),
+    )
+
+
+def dashed(name: str) -> str:
+    """What the command line calls a field: `max_images` is `--max-images`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _type(kind: Any, metadata: list[Any]) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if kind not in (int, float) or not metadata:
+        return kind
+    bounds: dict[str, Any] = {}
+    for limit in metadata:
+        match limit:
+            case limits.Ge(ge=low):
+                bounds |= {"min": low}
+            case limits.Gt(gt=low):
+                bounds |= {"min": low, "min_open": True}
+            case limits.Le(le=high):
+                bounds |= {"max": high}
+            case limits.Lt(lt=high):
+                bounds |= {"max": high, "max_open": True}
+    return click.IntRange(**bounds) if kind is int else click.FloatRange(**bounds)
+
+
+def _sentence(phrase: str) -> str:
+    """A phrase with a capital, but for words such as gRPC and PEM, and a full stop."""
+    capital = phrase[:1].upper() + phrase[1:] if phrase[:2].islower() else phrase
+    return f"{capital}." if phrase else ""

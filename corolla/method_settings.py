@@ -1,0 +1,44 @@
+"""From a method's name and keyword arguments to a recipe, with what is misspelt named."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from petl_vit import summaries
+from petl_vit.errors import InvalidInput, Unsupported, near
+from training.run.recipe import Recipe
+
+
+def recipe_of(
+    method: str, settings: Mapping[str, object], *, learning_rate: float | None, **values: Any
+) -> Recipe:
+    """The recipe of a method.
+
+    Args:
+        settings: The method's own.
+        learning_rate: None is the method's own.
+        values: Other fields of a `Recipe`.
+
+    Raises:
+        NotFound: There is no such method; names near ones.
+        Unsupported: The method is not one that is trained.
+        InvalidInput: A setting that the method does not have, or a value that cannot work.
+    """
+    summary = summaries.get(method.replace("-", "_"))
+    if not summary.trained:
+        raise Unsupported(
+            f"{summary.title} is made of trained adapters and not trained itself", field="method"
+        )
+    own = [setting.name for setting in summary.settings]
+    for name in settings.keys() - set(own):
+        remedy = near(name, [*own, *values])
+        listed = f"settings of {summary.name}: {', '.join(own) or 'none'}"
+        raise InvalidInput(f"{summary.name} has no setting {name!r}", field=name, remedy=remedy or listed)
+
+    from petl_vit import methods
+
+    return Recipe.of(
+        method=summary.name,
+        config=methods.get(summary.name).configure(settings).model_dump(mode="json"),
+        learning_rate=summary.learning_rate if learning_rate is None else learning_rate,
+        **values,
+    )

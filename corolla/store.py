@@ -1,0 +1,329 @@
+"""A store opened by a program: train, classify, embed and measure in this process, without a server.
+
+Records and errors are those of the command line. What computes is imported when something does.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from platformdirs import user_cache_dir
+
+from corolla.answers import Embedding, Prediction
+from corolla.contents import Contents, PathLike, Setting
+from corolla.evaluation import Evaluation, evaluate
+from corolla.method_settings import recipe_of
+from corolla.names import chosen_task
+from model_store.format.records import Manifest
+from model_store.routes.text import parse_route
+from model_store.store import Store as ModelStore
+from petl_vit.precision import Precision
+from serving.settings import Settings
+from training.progress import Bars
+
+if TYPE_CHECKING:
+    from corolla.in_process import ImageLike, InProcess
+    from training.measure.evaluation import Measured
+    from training.progress import Reporter
+
+_RUNS = Path(user_cache_dir("corolla", appauthor=False)) / "runs"
+
+
+class Store(Contents):
+    """A model store, and what this process computes with it; safe to share between threads.
+
+    `classify` and `embed` keep one backbone in memory, from the first call until `close` or the end of the
+    `with` block.
+
+    Args:
+        url: Folder (created when missing) or URL of the store; None is COROLLA_STORE, else the user's own.
+        backbone: Name or digest of the backbone that computes; None is the only one stored.
+        device: Where it runs; `auto` is a GPU where there is one.
+        precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
+            same. Training says its own.
+        threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
+
+    Raises:
+        InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.
+    """
+
+    def __init__(
+        self,
+        url: PathLike | None = None,
+        *,
+        backbone: str | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        threads: int | None = None,
+    ) -> None:
+        given = {
+            "store": None if url is None else os.fspath(url),
+            "backbone": backbone,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+        }
+        self._settings = Settings.read(given)
+        self._given = {name: getattr(self._settings, name) for name in given}
+        super().__init__(ModelStore.open(self._settings.store))
+        self._in_process: InProcess | None = None
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"corolla.Store({str(self._store)!r})"
+
+    def close(self) -> None:
+        """Frees the backbone's memory. It is loaded again when something is classified again."""
+        with self._lock:
+            if self._in_process is not None:
+                self._in_process.close()
+            self._in_process = None
+
+    # Computing
+
+    def train(
+        self,
+        method: str,
+        *,
+        data: PathLike,
+        task: str,
+        name: str | None = None,
+        heldout: PathLike | None = None,
+        holdout: float = 0.2,
+        split_seed: int = 0,
+        limit: int | None = None,
+        image_size: int | None = None,
+        resize: Literal["squash", "crop"] | None = None,
+        epochs: int = 30,
+        batch_size: int = 64,
+        learning_rate: float | None = None,
+        weight_decay: float = 1e-4,
+        warmup_ratio: float = 0.1,
+        drop_path: float = 0.1,
+        augment: Literal["none", "flip", "crop-flip"] = "none",
+        head_init: Literal["probe", "random"] = "probe",
+        seed: int = 0,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        runs: PathLike | None = None,
+        again: bool = False,
+        progress: bool = False,
+        **settings: Setting,
+    ) -> Manifest:
+        """Trains an adapter, measures it on held-out images and registers it as the next version of its name.
+
+        A run that was interrupted goes on when it is called again; one that is registered is not repeated.
+
+        Args:
+            method: The PETL method, e.g. `lora`; `corolla methods` lists them.
+            data: Folder, .zip or .npz of labelled images, `digits` or `mnist`.
+            task: Task to register under; made if it does not exist.
+            name: Name to register under; None is the method's.
+            heldout: Held-out images of their own, instead of a split.
+            holdout: Share of the images that is held out.
+            split_seed: Decides the split and `limit`.
+            limit: Train on at most so many images.
+            image_size: Input size of a new task, pixels; None is the backbone's.
+            resize: How images of a new task reach it; None is squash.
+            learning_rate: Highest learning rate; None is the method's own.
+            weight_decay: AdamW's.
+            warmup_ratio: Share of the steps in which the learning rate rises.
+            drop_path: Stochastic depth of the last block.
+            augment: Random changes to training images.
+            head_init: Start the head from the task's base head, or at random (members differ more).
+            seed: Decides all randomness of training.
+            precision: Of the frozen backbone and the forward; bf16 is for GPUs.
+            runs: Folder for the state of unfinished runs; None is the user's cache.
+            again: Train even if this very run is registered already.
+            progress: Show bars on stderr.
+            settings: The method's own, such as `rank=8`.
+
+        Raises:
+            NotFound: The method, the backbone or the data do not exist.
+            InvalidInput: A setting or the data cannot work, or the task exists with other classes or another
+                input; names it.
+        """
+        recipe = recipe_of(
+            method,
+            settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_ratio=warmup_ratio,
+            drop_path=drop_path,
+            augment=augment,
+            head_init=head_init,
+            seed=seed,
+            precision=precision,
+        )
+
+        from training.run import job
+
+        outcome = job.run(
+            self._store,
+            job.Job(
+                backbone=self._store.backbones.get(self._settings.backbone).digest,
+                task=task,
+                name=name or recipe.method.replace("_", "-"),
+                data=os.fspath(data),
+                recipe=recipe,
+                runs=_RUNS if runs is None else Path(runs),
+                heldout=None if heldout is None else os.fspath(heldout),
+                holdout=holdout,
+                split_seed=split_seed,
+                limit=limit,
+                image_size=image_size,
+                resize=resize,
+                device=self._settings.device,
+                again=again,
+                measure_precision=Precision(self._settings.precision),
+            ),
+            _reporter(progress),
+        )
+        self._changed()
+        return outcome.manifest
+
+    def classify(
+        self,
+        images: "Sequence[ImageLike]",
+        *,
+        route: str,
+        task: str = "",
+        top_k: int = 5,
+        extrapolate: bool = False,
+        progress: bool = False,
+    ) -> list[Prediction]:
+        """Classifies images, as a server would.
+
+        Args:
+            images: Any mixture of encoded JPEG, PNG or WebP, paths of such files, Pillow images, and pixels
+                as uint8 arrays [H, W] or [H, W, 1, 3 or 4].
+            route: What answers: `lora`, `0.6*lora, ssf`, or a named route.
+            task: Whose classes are asked for; empty is the only task.
+            top_k: How many of the most probable classes `Prediction.top` has.
+            extrapolate: Whether an alpha may be outside [0, 1].
+            progress: Show a bar on stderr.
+
+        Returns:
+            One for each image, in order; that of a bad image has an `error`.
+
+        Raises:
+            NotFound: A name of the route does not exist.
+            InvalidInput: The route cannot be answered.
+            Corrupt: Files of the store are damaged.
+        """
+        parsed, computing = parse_route(route), self._computing()
+        with _bar("classifying", images, progress) as advance:
+            return computing.classify(
+                images, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
+            )
+
+    def embed(
+        self,
+        images: "Sequence[ImageLike]",
+        *,
+        route: str = "",
+        task: str = "",
+        normalise: bool = False,
+        extrapolate: bool = False,
+        progress: bool = False,
+    ) -> list[Embedding]:
+        """Computes the features of images; what it does not say is as in `classify`.
+
+        Args:
+            route: One model whose edits the features are under; empty is the frozen backbone.
+            task: How images are preprocessed; empty is the only task.
+            normalise: Whether every vector is divided by its length.
+        """
+        parsed, computing = parse_route(route) if route else None, self._computing()
+        with _bar("embedding", images, progress) as advance:
+            return computing.embed(
+                images, route=parsed, task=task, normalise=normalise, extrapolate=extrapolate, advance=advance
+            )
+
+    def evaluate(
+        self,
+        routes: str | Sequence[str],
+        *,
+        data: PathLike | Sequence[PathLike],
+        task: str | None = None,
+        shifts: Sequence[str] = (),
+        holdout: float | None = None,
+        split_seed: int = 0,
+        limit: int | None = None,
+        extrapolate: bool = False,
+        progress: bool = False,
+    ) -> "list[Measured]":
+        """Measures routes on labelled images: accuracy, mean confidence and agreement.
+
+        Args:
+            routes: One or several routes, or names of routes.
+            data: One or several sets of images, as `train` takes them.
+            task: The task; None is the only one.
+            shifts: Also under these, as NAME:SEVERITY, e.g. `noise:3`.
+            holdout: Only the images that training with this `holdout` holds out; None is all.
+            split_seed: The split seed of that training.
+            limit: At most so many images of each set.
+            extrapolate: Whether an alpha may be outside [0, 1].
+            progress: Show bars on stderr.
+
+        Returns:
+            A row for each route, set and shift, in that order; the images as they are come first.
+
+        Raises:
+            NotFound: A route, the task or the data do not exist.
+            InvalidInput: A route, a shift or the data cannot work; names it.
+        """
+        what = Evaluation(
+            routes=[routes] if isinstance(routes, str) else routes,
+            data=[os.fspath(one) for one in ([data] if isinstance(data, str | os.PathLike) else data)],
+            task=chosen_task(self._store, task),
+            shifts=shifts,
+            holdout=holdout,
+            split_seed=split_seed,
+            limit=limit,
+            extrapolate=extrapolate,
+            backbone=self._settings.backbone,
+            device=self._settings.device,
+            precision=self._settings.precision,
+        )
+        return evaluate(self._store, what, _reporter(progress))
+
+    def _computing(self) -> "InProcess":
+        """The core, started when it is first needed."""
+        from corolla.in_process import InProcess
+
+        with self._lock:
+            if self._in_process is None:
+                self._in_process = InProcess(self._given)
+            return self._in_process
+
+    def _changed(self) -> None:
+        """Makes what was just changed count in this process at once."""
+        with self._lock:
+            if self._in_process is not None:
+                self._in_process.follow()
+
+
+def _reporter(progress: bool) -> "Reporter":
+    from training.progress import Silent
+
+    return Bars() if progress else Silent()
+
+
+def _bar(
+    title: str, images: "Sequence[ImageLike]", progress: bool
+) -> AbstractContextManager[Callable[[int], None]]:
+    return Bars().stage(title, len(images)) if progress else nullcontext(lambda n: None)

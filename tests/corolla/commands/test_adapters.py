@@ -1,0 +1,42 @@
+import pytest
+
+from corolla.commands.adapters import adapters
+from petl_vit.errors import Conflict, InvalidInput, NotFound
+from tests.corolla.runner import document, printed
+from tests.model_store.world import World
+
+
+def test_an_empty_store_says_what_to_type_next(stored: World) -> None:
+    assert "corolla train" in printed(adapters, "list", store=stored.folder)
+    assert document(adapters, "list", store=stored.folder) == []
+
+
+def test_adapters_are_listed_with_their_aliases_and_metrics(published: World) -> None:
+    store = published.folder
+    table = printed(adapters, "list", store=store)
+    assert "latest=1" in table
+    assert "0.900" in table
+    assert "fp32" in table
+    assert [item["name"] for item in document(adapters, "list", store=store)] == ["lora", "ssf"]
+
+
+def test_an_alias_is_set_and_shown(published: World) -> None:
+    store = published.folder
+    assert "digits/lora@prod is version 1" in printed(adapters, "alias", "lora", "prod", "1", store=store)
+    assert document(adapters, "show", "digits/lora@prod", store=store)["aliases"] == ["latest", "prod"]
+    published.store.adapters.publish(published.draft(), published.adapter(3.0))
+    assert printed(adapters, "alias", "lora", "prod", "2", store=store).endswith("is version 2, was 1\n")
+    assert document(adapters, "alias", "digits/lora", "prod", "1", store=store)["before"] == 2
+    with pytest.raises(Conflict):
+        printed(adapters, "alias", "digits/lora", "prod", "1", "--expected", "2", store=store)
+    with pytest.raises(NotFound, match="did you mean lora"):
+        printed(adapters, "show", "lorra", store=store)
+    with pytest.raises(InvalidInput, match="not one adapter"):
+        printed(adapters, "show", "lora, ssf", store=store)
+
+
+def test_a_task_must_be_named_where_the_store_has_several(published: World) -> None:
+    published.store.tasks.put(published.spec("letters"), published.head(1.0))
+    with pytest.raises(InvalidInput, match="add one of digits, letters"):
+        printed(adapters, "show", "lora", store=published.folder)
+    assert document(adapters, "show", "lora", "--task", "digits", store=published.folder)["name"] == "lora"

