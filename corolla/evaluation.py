@@ -78,11 +78,11 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
 
 def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple[ResolvedRoute, float]:
     """The versions that a named route of that name, else the text as a route, means; and its temperature."""
-    route, temperature, beyond = parse_route(text), 1.0, what.extrapolate
+    route, temperature, extrapolate = parse_route(text), 1.0, what.extrapolate
     named = store.routes.meant_by(what.task, route)
     if named is not None:
-        route, temperature, beyond = named.parsed(), named.temperature, named.extrapolate
-    resolved = resolve(route, task=what.task, store=store, backbone_digest=backbone, extrapolate=beyond)
+        route, temperature, extrapolate = named.parsed(), named.temperature, named.extrapolate
+    resolved = resolve(route, task=what.task, store=store, backbone_digest=backbone, extrapolate=extrapolate)
     return resolved, temperature
 
 

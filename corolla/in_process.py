@@ -24,7 +24,7 @@ from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
 from serving.bulk.sources import Source
 from serving.request import Embeddings, Request, Response
-from serving.request import Image as Given
+from serving.request import Image as RequestImage
 from serving.settings import Settings
 from serving.torchserve.embedded import Embedded
 
@@ -50,7 +50,7 @@ class _Answered(Protocol[T_co]):
     def resolved(self) -> ResolvedRoute: ...
 
 
-_Ask = Callable[[Classifier, list[Given]], Awaitable[_Answered[T]]]
+_Ask = Callable[[Classifier, list[RequestImage]], Awaitable[_Answered[T]]]
 _Outcome = tuple[T | CorollaError, ResolvedRoute | None]
 """What was computed of an image, and by what; its error, and None where nothing was computed."""
 
@@ -69,7 +69,7 @@ class InProcess:
         # Nobody sends the ids of predictions back, so their key goes when this does.
         self._folder = TemporaryDirectory()
         try:
-            key = {"token_key_file": f"{self._folder.name}/key"}
+            key = {"prediction_key_file": f"{self._folder.name}/key"}
             self._settings = Settings.read({**settings, **key})
             self._embedded = Embedded(self._settings)
         except BaseException:
@@ -104,8 +104,8 @@ class InProcess:
             CorollaError: The route cannot be answered. A bad image has its error instead.
         """
 
-        def ask(classifier: Classifier, images: list[Given]) -> Awaitable[Response]:
-            request = Request(task=task, route=route, images=images, extrapolate=extrapolate)
+        def ask(classifier: Classifier, request_images: list[RequestImage]) -> Awaitable[Response]:
+            request = Request(task=task, route=route, images=request_images, extrapolate=extrapolate)
             return classifier.classify(request, lambda response: response)
 
         return [
@@ -134,8 +134,10 @@ class InProcess:
             CorollaError: As `classify`.
         """
 
-        def ask(classifier: Classifier, images: list[Given]) -> Awaitable[Embeddings]:
-            request = Request(task=task, route=route or FROZEN, images=images, extrapolate=extrapolate)
+        def ask(classifier: Classifier, request_images: list[RequestImage]) -> Awaitable[Embeddings]:
+            request = Request(
+                task=task, route=route or FROZEN, images=request_images, extrapolate=extrapolate
+            )
             return embed(classifier, request, lambda answer: answer, unit=normalise)
 
         return [
@@ -173,18 +175,18 @@ class InProcess:
         ask: _Ask[T],
         advance: Advance,
     ) -> list[_Outcome[T]]:
-        read = await asyncio.gather(*(classifier.in_pool(self._given, image) for image in images))
-        good = [picture for picture in read if not isinstance(picture, CorollaError)]
+        read = await asyncio.gather(*(classifier.in_pool(self._request_image, image) for image in images))
+        good = [one for one in read if not isinstance(one, CorollaError)]
         answered = await ask(classifier, good) if good else None
         outcomes = iter(() if answered is None else answered.images)
         resolved = None if answered is None else answered.resolved
         advance(len(images))
         return [
-            (_about(start + i, picture if isinstance(picture, CorollaError) else next(outcomes)), resolved)
-            for i, picture in enumerate(read)
+            (_about(start + i, one if isinstance(one, CorollaError) else next(outcomes)), resolved)
+            for i, one in enumerate(read)
         ]
 
-    def _given(self, image: ImageLike) -> Given | CorollaError:
+    def _request_image(self, image: ImageLike) -> RequestImage | CorollaError:
         """An image as the core takes it, or what is wrong with it."""
         try:
             if isinstance(image, bytes):
@@ -220,4 +222,4 @@ def _about(number: int, outcome: T | CorollaError) -> T | CorollaError:
     """An outcome whose error names the image by its place in the whole list."""
     if not isinstance(outcome, CorollaError):
         return outcome
-    return type(outcome)(outcome.problem, field=f"images[{number}]", remedy=outcome.remedy)
+    return outcome.about(f"images[{number}]")

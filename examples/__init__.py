@@ -1,1 +1,1 @@
-"""Short programs, each run by a test: `python examples/NAME.py --help` says what one needs."""
+"""Short programs that use Corolla, each run by a test."""

@@ -14,7 +14,7 @@ from tests.serving.world import SHAPES, Running, World, encoded
 from tests.training.conftest import write_npz
 
 FOLDER = Path(corolla.__file__).parent.parent / "examples"
-PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py"))
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 Run = Callable[..., str]
 
