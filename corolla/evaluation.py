@@ -16,7 +16,7 @@ from training.data import shift
 if TYPE_CHECKING:
     from training.data.records import Dataset
     from training.measure.evaluation import Measured
-    from training.run.job import Reporter
+    from training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
