@@ -1,1 +1,1 @@
-"""Generated code of the corolla protocol."""
+"""Our protocol: the .proto files in `v1/`, and the code generated from them."""
