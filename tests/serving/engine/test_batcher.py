@@ -506,6 +506,16 @@ async def test_full_means_refuse_now_and_queue_none_of_it(world: World) -> None:
     assert await world.finish(first, waiting, fits) == [["waitwait"], [2], [8]]
 
 
+async def test_nothing_to_run_needs_no_room(world: World) -> None:
+    first = await world.occupied()
+    waiting = await world.queue(1, 2, 3, 4, 5, 6)
+
+    assert await results(world.submit()) == []
+
+    await world.finish(first, waiting)
+    assert not world.gauge.dropped_for
+
+
 async def test_the_queue_is_bounded_in_bytes_too(world: World) -> None:
     first = await world.occupied()
     waiting = await world.queue(1, size=900)
