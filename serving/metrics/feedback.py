@@ -17,8 +17,8 @@ Status = Literal["counted", "duplicate", "invalid_token", "invalid_class"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What became of one label."""
+class LabelOutcome:
+    """Whether one label was counted, and why not."""
 
     status: Status
     correct: bool = False
@@ -44,24 +44,24 @@ class Feedback:
         )
         self._classes: dict[str, tuple[str, ...]] = {}
 
-    def label(self, prediction_id: str, truth: str | int | None) -> Labelled:
+    def label(self, prediction_id: str, truth: str | int | None) -> LabelOutcome:
         """Counts the true class, by name or index, of one prediction. Blocking."""
         try:
             prediction = self._prediction_ids.open(prediction_id)
         except InvalidInput as error:
             self._metrics.feedback_refused("invalid_token")
-            return Labelled(status="invalid_token", message=str(error))
+            return LabelOutcome(status="invalid_token", message=str(error))
         try:
             truth_index = self._class_index(prediction, truth)
         except (InvalidInput, Corrupt) as error:
             self._metrics.feedback_refused("invalid_class", prediction.route)
-            return Labelled(status="invalid_class", message=str(error))
+            return LabelOutcome(status="invalid_class", message=str(error))
         if not self._nonces.add(prediction.nonce):
             self._metrics.feedback_refused("duplicate", prediction.route)
-            return Labelled(status="duplicate", message="a label for this prediction was counted before")
+            return LabelOutcome(status="duplicate", message="a label for this prediction was counted before")
         return self._count(prediction, truth_index)
 
-    def _count(self, prediction: Prediction, truth: int) -> Labelled:
+    def _count(self, prediction: Prediction, truth: int) -> LabelOutcome:
         correct = prediction.predicted == truth
         votes = zip(prediction.members, prediction.votes, strict=False)
         self._metrics.feedback(
@@ -71,7 +71,7 @@ class Feedback:
             members={member: vote == truth for member, vote in votes},
             delay_seconds=time.time() - prediction.created_at,
         )
-        return Labelled(status="counted", correct=correct)
+        return LabelOutcome(status="counted", correct=correct)
 
     def _class_index(self, prediction: Prediction, truth: str | int | None) -> int:
         classes = self._task_classes(prediction)

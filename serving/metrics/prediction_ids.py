@@ -1,7 +1,7 @@
 """Prediction ids: what feedback needs to know of an answer, carried by the client and authenticated here.
 
 A label may arrive days later and at any replica that has the same key, so nothing is stored: the id
-itself says what was predicted, and an HMAC (SHA-256, 128 bits kept) proves that this server wrote it.
+itself says what was predicted, and an HMAC (SHA-256, cut to 128 bits) proves that this server wrote it.
 Whoever has an id can read its content, which names no image. Imports no torch and no gRPC.
 """
 
@@ -42,8 +42,8 @@ class Prediction:
         predicted: The answered class.
         votes: Each member's class, in the order of `members`.
         members: The members' labels of a named route; empty for any other.
-        confidence: Probability of the answered class, kept to six decimals.
-        created_at: Seconds since the epoch, kept to the millisecond.
+        confidence: Probability of the answered class, rounded to six decimals.
+        created_at: Seconds since the epoch, rounded to milliseconds.
         nonce: Names this prediction among all.
     """
 

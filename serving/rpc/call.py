@@ -20,8 +20,8 @@ from serving.rpc.status import CODES, status_of
 from serving.rpc.stream import answer_all, in_order
 
 T = TypeVar("T")
-Asked = TypeVar("Asked")
-Answered = TypeVar("Answered")
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
 M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -31,7 +31,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Servicer(Protocol):
-    """What answers the calls of a service.
+    """An object that answers the calls of a service.
 
     Attributes:
         metrics: Where its calls are counted.
@@ -44,7 +44,7 @@ S = TypeVar("S", bound=Servicer)
 
 
 class Outcome:
-    """What becomes of a call; OK until it fails.
+    """The outcome of a call; OK until it fails.
 
     Args:
         method: The call's name, for the log.
@@ -71,7 +71,7 @@ def show_calls(service: ServiceDescriptor, metrics: Metrics) -> None:
 
 @contextmanager
 def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
-    """Counts a call, or one request of a stream, with the outcome that is left in it.
+    """Counts a call, or one request of a stream, by its outcome.
 
     Args:
         method: The call's name, for the metrics.
@@ -91,7 +91,7 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
 
 @asynccontextmanager
 async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[None]:
-    """Around the answering of a call: counts it, and ends it with the status of an error.
+    """The context of a call: counts it, and ends it with the status of an error.
 
     Args:
         method: The call's name, for the metrics.
@@ -105,12 +105,12 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
 
 
 def unary(
-    method: Callable[[S, Asked, Any], Awaitable[Answered]],
-) -> Callable[[S, Asked, Any], Coroutine[Any, Any, Answered]]:
+    method: Callable[[S, RequestT, Any], Awaitable[AnswerT]],
+) -> Callable[[S, RequestT, Any], Coroutine[Any, Any, AnswerT]]:
     """Makes a servicer's method answer the call that has its name; see `call`."""
 
     @wraps(method)
-    async def answer(servicer: S, request: Asked, context: Any) -> Answered:
+    async def answer(servicer: S, request: RequestT, context: Any) -> AnswerT:
         async with call(method.__name__, context, servicer.metrics):
             return await method(servicer, request, context)
         raise AssertionError("a failed call was not aborted")
@@ -122,24 +122,24 @@ async def stream(
     method: str,
     context: Any,
     metrics: Metrics,
-    requests: AsyncIterator[Asked],
-    answer: Callable[[Asked], Awaitable[Answered]],
-    failure: Callable[[Asked, status_pb2.Status], Answered],
+    requests: AsyncIterator[RequestT],
+    answer: Callable[[RequestT], Awaitable[AnswerT]],
+    failure: Callable[[RequestT, status_pb2.Status], AnswerT],
     *,
     most: int,
     ordered: bool = False,
 ) -> None:
-    """Answers a stream, each of its requests counted; what cannot be read ends it with a status.
+    """Answers a stream and counts each of its requests; one that cannot be read ends it with a status.
 
     Args:
         method: The call's name, for the metrics.
         context: gRPC's, of the call. Answers are written to it: a generator is not told that its call ended.
         failure: The answer to a request that failed.
-        most: Requests under way, the one that is being read included.
+        most: Most requests under way, including the one being read.
         ordered: Whether answers are sent in the order of their requests.
     """
 
-    async def one(request: Asked) -> Answered:
+    async def counted_answer(request: RequestT) -> AnswerT:
         with counted(method, context, metrics) as outcome:
             try:
                 return await answer(request)
@@ -147,7 +147,9 @@ async def stream(
                 return failure(request, outcome.fail(error))
 
     try:
-        await answer_all(requests, in_order(one) if ordered else one, context.write, most=most)
+        await answer_all(
+            requests, in_order(counted_answer) if ordered else counted_answer, context.write, most=most
+        )
     except CorollaError:
         async with call(method, context, metrics):
             raise
@@ -177,7 +179,7 @@ def deadline_of(context: Any) -> float | None:
 
 
 async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object) -> T:
-    """Runs what computes or waits off the event loop."""
+    """Runs a function that computes or waits in a pool, off the event loop."""
     return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 

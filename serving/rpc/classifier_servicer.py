@@ -20,7 +20,7 @@ from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
 from serving.engine.priority import Priority
 from serving.metrics.events import Metrics
-from serving.metrics.feedback import Feedback, Labelled
+from serving.metrics.feedback import Feedback, LabelOutcome
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 from serving.rpc.status import status_of
@@ -314,7 +314,7 @@ def _embeddings(request: pb.EmbedRequest, embeddings: Embeddings) -> pb.EmbedRes
     return message
 
 
-def _label_result(labelled: Labelled) -> pb.LabelResult:
+def _label_result(labelled: LabelOutcome) -> pb.LabelResult:
     return pb.LabelResult(
         status=_LABEL_STATUS[labelled.status], correct=labelled.correct, message=labelled.message
     )

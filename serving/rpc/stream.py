@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-Asked = TypeVar("Asked")
-Answered = TypeVar("Answered")
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
 
 
 async def answer_all(
-    requests: AsyncIterator[Asked],
-    answer: Callable[[Asked], Awaitable[Answered]],
-    write: Callable[[Answered], Awaitable[None]],
+    requests: AsyncIterator[RequestT],
+    answer: Callable[[RequestT], Awaitable[AnswerT]],
+    write: Callable[[AnswerT], Awaitable[None]],
     *,
     most: int,
 ) -> None:
@@ -26,16 +26,16 @@ async def answer_all(
     Args:
         answer: Never raises but to end the stream.
         write: Waits until the peer takes the answer. Called by one task at a time.
-        most: Requests under way, the one that is being read included.
+        most: Most requests under way, including the one being read.
 
     Raises:
-        Exception: What reading raised, after all that was read before is answered; or what `answer` or
-            `write` raised, at once.
+        Exception: The error of reading, once the requests before it are answered; or the error of `answer`
+            or `write`, at once.
     """
     places, writing = asyncio.Semaphore(most), asyncio.Lock()
     broken: Exception | None = None
 
-    async def one(request: Asked) -> None:
+    async def answer_one(request: RequestT) -> None:
         answered = await answer(request)
         del request  # frees its images while the peer does not read
         async with writing:
@@ -53,7 +53,7 @@ async def answer_all(
                 except Exception as error:
                     broken = error
                     break
-                group.create_task(one(request))
+                group.create_task(answer_one(request))
                 del request
     except* Exception as group_failed:
         raise _first(group_failed) from None
@@ -61,7 +61,7 @@ async def answer_all(
         raise broken
 
 
-def in_order(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked], Awaitable[Answered]]:
+def in_order(answer: Callable[[RequestT], Awaitable[AnswerT]]) -> Callable[[RequestT], Awaitable[AnswerT]]:
     """Makes answers finish in the order in which they were begun.
 
     Args:
@@ -70,7 +70,7 @@ def in_order(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked]
     last = asyncio.Event()
     last.set()
 
-    async def in_turn(request: Asked) -> Answered:
+    async def in_turn(request: RequestT) -> AnswerT:
         nonlocal last
         before, last = last, asyncio.Event()
         after = last
@@ -83,6 +83,6 @@ def in_order(answer: Callable[[Asked], Awaitable[Answered]]) -> Callable[[Asked]
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The cause of a failed group: the others were cancelled for it."""
+    """The first error of a failed group, for which the other tasks were cancelled."""
     error: Exception = group.exceptions[0]
     return _first(error) if isinstance(error, ExceptionGroup) else error

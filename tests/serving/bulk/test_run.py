@@ -14,7 +14,7 @@ import pytest
 
 from model_store.routes.text import parse_route
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
-from serving.bulk.output import COLUMNS, Output, Part
+from serving.bulk.output import COLUMNS, Output
 from serving.bulk.run import Bulk, Summary, predict
 from serving.bulk.sources import Source, listed
 from tests.serving.world import SHAPES, Running, World, encoded, until
@@ -303,15 +303,6 @@ def test_a_part_that_is_none_is_refused_and_an_empty_one_is_begun(
     assert run(world, bulk(folder), tmp_path / "out.jsonl").resumed == 0
 
 
-def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
-    header = {"images": 3}
-    with Part(tmp_path / "out.csv", header, group=2, fresh=False) as part:
-        part.append([{"path": "a"}])
-        with pytest.raises(Conflict, match="another run is writing"):
-            Part(tmp_path / "out.csv", header, group=2, fresh=True)
-        assert list(part) == [{"path": "a"}]
-
-
 # What is refused
 
 
@@ -339,47 +330,6 @@ def test_an_output_is_replaced_when_that_is_asked_for(world: World, folder: Path
     (tmp_path / "out.csv").write_text("old")
     run(world, bulk(folder, overwrite=True), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().startswith("path,label,")
-
-
-def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'corolla\[parquet\]'"):
-        Output(tmp_path / "out.parquet", overwrite=False)
-
-
-def test_a_write_that_fails_leaves_no_output(tmp_path: Path) -> None:
-    def rows() -> Any:
-        yield {"path": "a"}
-        raise OSError(28, "No space left on device")
-
-    output = Output(tmp_path / "out.jsonl", overwrite=False)
-    with pytest.raises(InvalidInput, match="No space left"):
-        output.write(rows(), ())
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "field", "says"),
-    [
-        ("", "column", "header line"),
-        ("image,label\na.png,b\n", "column", "name one of image, label"),
-        ("path\n", "sources", "no image in"),
-        (b"path\n\xff\xfe\n", "sources", "UTF-8"),
-        ('path\n"' + "x" * 200_000, "sources", "not a CSV file"),
-    ],
-)
-def test_a_csv_that_is_none_is_refused(tmp_path: Path, text: str | bytes, field: str, says: str) -> None:
-    (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InvalidInput, match=says) as caught:
-        listed([tmp_path / "list.csv"], column="path")
-    assert caught.value.field == field
-
-
-def test_nothing_to_classify_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no image in"):
-        listed([tmp_path], column="path")
-    with pytest.raises(NotFound, match="does not exist"):
-        listed([tmp_path / "gone.png"], column="path")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,4 @@
-import shutil
-import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,8 +7,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from petl_vit.errors import InvalidInput
-from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import MAX_ROUTES, Domains
 
@@ -348,46 +342,6 @@ def test_threads_lose_no_count_and_a_scrape_sees_whole_images(metrics: Metrics) 
             assert images == seen["corolla_ensemble_mutual_information_nats_count"]
 
     assert value(metrics, "corolla_predictions_total", route="all", domain="clinic-a") == 1200
-
-
-@pytest.fixture
-def address(metrics: Metrics) -> Iterator[str]:
-    server, thread = metrics.serve(0)
-    yield f"http://127.0.0.1:{server.server_port}/metrics"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_scrape_shows_every_definition_once_and_no_creation_times(metrics: Metrics, address: str) -> None:
-    predict(metrics)
-    with urllib.request.urlopen(address, timeout=60) as answer:
-        text = answer.read().decode()
-
-    assert [d.name for d in DEFINITIONS if text.count(f"# TYPE {d.name} {d.kind}\n") != 1] == []
-    assert "_created" not in text
-    assert "process_resident_memory_bytes" in text
-
-
-def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
-    predict(metrics)
-    metrics.set_backbone(digest="abc", architecture="vit", size=1)
-    text = generate_latest(metrics.registry)
-
-    checked = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=60, check=False
-    )
-
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
-
-
-def test_a_port_in_use_is_the_users_to_change(metrics: Metrics, address: str) -> None:
-    port = int(address.split(":")[2].split("/")[0])
-    with pytest.raises(InvalidInput, match="cannot listen on"):
-        metrics.serve(port)
 
 
 def test_an_image_costs_little(metrics: Metrics) -> None:
