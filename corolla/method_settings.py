@@ -5,7 +5,25 @@ from typing import Any
 
 from petl_vit import summaries
 from petl_vit.errors import InvalidInput, Unsupported, near
+from petl_vit.summaries import Summary
 from training.run.recipe import Recipe
+
+
+def trainable(method: str) -> Summary:
+    """A method that is trained.
+
+    Raises:
+        NotFound: There is no such method; names near ones.
+        Unsupported: The method is made of trained adapters.
+    """
+    summary = summaries.get(method.replace("-", "_"))
+    if not summary.trained:
+        raise Unsupported(
+            f"{summary.title} is made of trained adapters and not trained itself",
+            field="method",
+            remedy=f"train its members, then type corolla adapters {summary.name}",
+        )
+    return summary
 
 
 def recipe_of(
@@ -23,11 +41,7 @@ def recipe_of(
         Unsupported: The method is not one that is trained.
         InvalidInput: A setting that the method does not have, or a value that cannot work.
     """
-    summary = summaries.get(method.replace("-", "_"))
-    if not summary.trained:
-        raise Unsupported(
-            f"{summary.title} is made of trained adapters and not trained itself", field="method"
-        )
+    summary = trainable(method)
     own = [setting.name for setting in summary.settings]
     for name in settings.keys() - set(own):
         remedy = near(name, [*own, *values])

@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 
 from corolla.answers import Embedding, Prediction
 from corolla.contents import Contents, PathLike, Setting
-from corolla.evaluation import Evaluation, evaluate
+from corolla.evaluation import Evaluation, measure
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
 from model_store.format.records import Manifest
@@ -307,7 +307,7 @@ class Store(Contents):
             device=self._settings.device,
             precision=self._settings.precision,
         )
-        return evaluate(self._store, what, _reporter(progress))
+        return measure(self._store, what, _reporter(progress))
 
     def _computing(self) -> "InProcess":
         """The core, started when it is first needed."""

@@ -16,9 +16,10 @@ from platformdirs import user_cache_dir
 from corolla import flags, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
+from corolla.method_settings import trainable
 from model_store.store import Store
 from petl_vit import summaries
-from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.summaries import Summary
 from training.progress import Bars
@@ -99,24 +100,13 @@ class _Methods(CommandGroup):
         name = cmd_name.replace("-", "_")
         if ctx.resilient_parsing and name not in summaries.names():
             return None  # the shell asks what could come next
-        return _train_command(_trainable(name))
+        return _train_command(trainable(name))
 
     def section_of(self, name: str) -> str:
         return "Methods"
 
     def line_of(self, name: str) -> str:
         return _help(summaries.get(name))
-
-
-def _trainable(name: str) -> Summary:
-    method = summaries.get(name)
-    if not method.trained:
-        raise Unsupported(
-            f"{method.title} is made of trained adapters and not trained itself",
-            field="method",
-            remedy=f"train its members, then type corolla adapters {name}",
-        )
-    return method
 
 
 @click.group(
@@ -183,7 +173,7 @@ class _Adapter:
             raise InvalidInput(
                 f"{text!r} names no method", field="method", remedy="write for example 'ssf --lr 0.01'"
             ) from None
-        method = _trainable(name.replace("-", "_"))
+        method = trainable(name)
         given = _given(method, arguments)
         config = {n.removeprefix("config_"): given.pop(n) for n in [*given] if n.startswith("config_")}
         values = self.values
