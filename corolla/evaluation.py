@@ -16,7 +16,7 @@ from training.data import shift
 if TYPE_CHECKING:
     from training.data.records import Dataset
     from training.measure.evaluation import Measured
-    from training.run.job import Reporter
+    from training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Evaluation:
     precision: str = "auto"
 
 
-def measure(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Measured]":
+def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Measured]":
     """Measures every route on every set under every shift; the rows in that order.
 
     Raises:

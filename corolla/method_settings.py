@@ -10,11 +10,11 @@ from training.run.recipe import Recipe
 
 
 def trainable(method: str) -> Summary:
-    """A method that is trained.
+    """A method that is trained, by its name, with - or _.
 
     Raises:
         NotFound: There is no such method; names near ones.
-        Unsupported: The method is made of trained adapters.
+        Unsupported: It is not trained.
     """
     summary = summaries.get(method.replace("-", "_"))
     if not summary.trained:
@@ -42,10 +42,10 @@ def recipe_of(
         InvalidInput: A setting that the method does not have, or a value that cannot work.
     """
     summary = trainable(method)
-    own = [setting.name for setting in summary.settings]
-    for name in settings.keys() - set(own):
-        remedy = near(name, [*own, *values])
-        listed = f"settings of {summary.name}: {', '.join(own) or 'none'}"
+    known = [setting.name for setting in summary.settings]
+    for name in settings.keys() - set(known):
+        remedy = near(name, [*known, *values])
+        listed = f"settings of {summary.name}: {', '.join(known) or 'none'}"
         raise InvalidInput(f"{summary.name} has no setting {name!r}", field=name, remedy=remedy or listed)
 
     from petl_vit import methods

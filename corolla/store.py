@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 
 from corolla.answers import Embedding, Prediction
 from corolla.contents import Contents, PathLike, Setting
-from corolla.evaluation import Evaluation, measure
+from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
 from model_store.format.records import Manifest
@@ -24,12 +24,12 @@ from model_store.store import Store as ModelStore
 from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from serving.settings import Settings
-from training.progress import Bars
+from training.progress import Bars, Silent
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
     from training.measure.evaluation import Measured
-    from training.run.job import Reporter
+    from training.progress import Reporter
 
 _RUNS = Path(user_cache_dir("corolla", appauthor=False)) / "runs"
 
@@ -307,7 +307,7 @@ class Store(Contents):
             device=self._settings.device,
             precision=self._settings.precision,
         )
-        return measure(self._store, what, _reporter(progress))
+        return evaluate(self._store, what, _reporter(progress))
 
     def _computing(self) -> "InProcess":
         """The core, started when it is first needed."""
@@ -326,8 +326,6 @@ class Store(Contents):
 
 
 def _reporter(progress: bool) -> "Reporter":
-    from training.run.job import Silent
-
     return Bars() if progress else Silent()
 
 

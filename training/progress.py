@@ -3,10 +3,31 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Tells people how far a long piece of work is."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A stage of `total` units; the callable advances it."""
+
+    def note(self, text: str) -> None:
+        """One line worth knowing."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(lambda n: None)
+
+    def note(self, text: str) -> None:
+        pass
 
 
 class Bars:

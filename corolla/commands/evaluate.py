@@ -1,15 +1,12 @@
-"""`corolla evaluate`: routes measured on labelled images, without a server.
-
-What computes is imported once the arguments are read.
-"""
+"""`corolla evaluate`: routes measured on labelled images, without a server."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from corolla import flags, tables
-from corolla.evaluation import Evaluation, measure
+from corolla import evaluation, flags, tables
+from corolla.evaluation import Evaluation
 from corolla.flags import epilog
 from model_store.store import Store
 from training.progress import Bars
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
     )
 )
 @flags.task("The routes' task.", required=True)
-@click.option("--route", "texts", required=True, multiple=True, help="Route or named route; may be repeated.")
-@click.option("--data", "sources", required=True, multiple=True, help="Labelled images; may be repeated.")
-@click.option("--shift", "shift_texts", multiple=True, help="Also under NAME:SEVERITY, e.g. noise:3.")
+@click.option("--route", "routes", required=True, multiple=True, help="Route or its name; may be repeated.")
+@click.option("--data", required=True, multiple=True, help="Labelled images; may be repeated.")
+@click.option("--shift", "shifts", multiple=True, help="Also under NAME:SEVERITY, e.g. noise:3.")
 @flags.holdout("Only the images that training with this --holdout holds out.  [default: all]", default=None)
 @flags.split_seed("The --split-seed of that training.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
@@ -37,43 +34,16 @@ if TYPE_CHECKING:
 @flags.device
 @flags.store
 @flags.as_json
-def evaluate(
-    task: str,
-    texts: tuple[str, ...],
-    sources: tuple[str, ...],
-    shift_texts: tuple[str, ...],
-    holdout: float | None,
-    split_seed: int,
-    limit: int | None,
-    backbone: str | None,
-    extrapolate: bool,
-    precision: str,
-    device: str,
-    url: str | None,
-    as_json: bool,
-) -> None:
+def evaluate(url: str | None, as_json: bool, **settings: Any) -> None:
     """Measure adapters and routes on labelled images.
 
     No server is needed.
     """
-    what = Evaluation(
-        routes=texts,
-        data=sources,
-        task=task,
-        shifts=shift_texts,
-        holdout=holdout,
-        split_seed=split_seed,
-        limit=limit,
-        extrapolate=extrapolate,
-        backbone=backbone,
-        device=device,
-        precision=precision,
-    )
-    measured = measure(Store.open(url), what, Bars())
+    rows = evaluation.evaluate(Store.open(url), Evaluation(**settings), Bars())
     if as_json:
-        tables.print_json([asdict(row) for row in measured])
+        tables.print_json([asdict(row) for row in rows])
     else:
-        _print(measured)
+        _print(rows)
 
 
 def _print(rows: "list[Measured]") -> None:

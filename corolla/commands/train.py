@@ -16,7 +16,7 @@ from platformdirs import user_cache_dir
 from corolla import flags, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
-from corolla.method_settings import trainable
+from corolla.method_settings import recipe_of, trainable
 from model_store.store import Store
 from petl_vit import summaries
 from petl_vit.errors import InvalidInput
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _RATE = "--lr"
 _EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
-"""What each adapter of a run may have of its own, besides its method's settings."""
+"""Options that each adapter of a run may set for itself, besides its method's settings."""
 
 
 def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
@@ -133,7 +133,7 @@ def _train_command(method: Summary) -> click.Command:
     for option in [*reversed(_COMMON), _of_recipe("learning_rate", method.learning_rate)]:
         command = option(command)
     for setting in reversed(method.settings):
-        # Its limits are the method's own to check.
+        # The method checks their limits.
         kind = {"bool": bool, "int": int, "float": float, "str": str}[setting.kind]
         flag = flags.dashed(setting.name)
         command = flags.option(flag, f"config_{setting.name}", kind, setting.default, setting.description)(
@@ -157,10 +157,7 @@ class _Adapter:
     config: dict[str, Any]
 
     def recipe(self) -> Recipe:
-        from petl_vit import methods
-
-        config = methods.get(self.method.name).configure(self.config).model_dump(mode="json")
-        return Recipe.of(method=self.method.name, config=config, **self.values)
+        return recipe_of(self.method.name, self.config, **self.values)
 
     def with_others(self, texts: Sequence[str]) -> list["_Adapter"]:
         return [self, *(self._other(text) for text in texts)]
@@ -171,7 +168,7 @@ class _Adapter:
             name, *arguments = shlex.split(text)
         except ValueError:  # nothing, or a quotation mark that stays open
             raise InvalidInput(
-                f"{text!r} names no method", field="method", remedy="write for example 'ssf --lr 0.01'"
+                f"{text!r} does not name a method", field="method", remedy="write for example 'ssf --lr 0.01'"
             ) from None
         method = trainable(name)
         given = _given(method, arguments)

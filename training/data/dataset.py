@@ -52,8 +52,8 @@ def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
     if n < len(groups):
         raise InvalidInput(
             f"{n} images cannot cover the {len(groups)} classes of {dataset.name}",
-            field="n",
-            remedy=f"ask for at least {len(groups)}",
+            field="limit",
+            remedy=f"use at least {len(groups)}",
         )
     if n >= len(dataset):
         return dataset

@@ -10,6 +10,7 @@ import numpy as np
 
 from petl_vit.errors import InvalidInput, NotFound, near
 from training.data.arrays import from_pixels, load_npz
+from training.data.dataset import align_classes, split_dataset, subset
 from training.data.folders import load_folder, load_zip
 from training.data.records import INSIDE, Dataset
 
@@ -49,6 +50,29 @@ def load_dataset(source: str, *, field: str = "data") -> Dataset:
         field=field,
         remedy=f"name one of these, or an embedded set: {', '.join(_EMBEDDED)}",
     )
+
+
+def load_parts(
+    source: str, *, heldout: str | None = None, holdout: float, seed: int, limit: int | None = None
+) -> tuple[Dataset, Dataset]:
+    """The training and the held-out part of a source.
+
+    Args:
+        source: As in `load_dataset`.
+        heldout: A held-out set of its own, or None to split `holdout` off the source.
+        seed: Decides the split and the limit.
+        limit: At most so many training images, or None.
+
+    Raises:
+        NotFound, InvalidInput: As `load_dataset`, `split_dataset`, `subset` and `align_classes` do.
+    """
+    dataset = load_dataset(source)
+    if heldout is None:
+        train, other = split_dataset(dataset, holdout=holdout, seed=seed)
+    else:
+        train = dataset
+        other = align_classes(load_dataset(heldout, field="heldout"), dataset.classes)
+    return (train if limit is None else subset(train, limit, seed)), other
 
 
 def _load_digits(field: str) -> Dataset:

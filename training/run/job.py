@@ -8,15 +8,12 @@ job that was killed goes on from its last epoch; one that is registered already 
 """
 
 import platform
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import Any
 
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import BASE, check_name
@@ -29,46 +26,25 @@ from petl_vit.adapter import Adapter
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
-from petl_vit.errors import Conflict, InvalidInput, NotFound, Unsupported
+from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.executors.joint import check_joins
 from petl_vit.heads import Head
-from petl_vit.image_input import Preprocess
-from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
-from training.data.dataset import align_classes, split_dataset, subset
+from training.data.dataset import align_classes
 from training.data.loading import Resized
 from training.data.records import Dataset
-from training.data.sources import load_dataset
-from training.measure.calibration import fit_temperature, measure
-from training.run import probe
+from training.data.sources import load_parts
+from training.progress import Reporter, Silent
 from training.run.checkpoint import Checkpoint
+from training.run.heldout import HeldOut
 from training.run.recipe import Recipe
-from training.run.trainer import Trained, Trainer, frozen, train
+from training.run.task import Resize, check_spec, create, new_spec
+from training.run.trainer import Trained, Trainer, check_precision, frozen, train
 
 _SHARED = ("epochs", "batch_size", "augment", "precision")
 """Fields of the recipe that jobs which run together have in common."""
-
-
-class Reporter(Protocol):
-    """Tells people how far a long piece of work is."""
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A stage of `total` units; the callable advances it."""
-
-    def note(self, text: str) -> None:
-        """One line worth knowing."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        return nullcontext(lambda n: None)
-
-    def note(self, text: str) -> None:
-        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +54,7 @@ class Job:
     Attributes:
         backbone: Name or digest in the store.
         task, name: Where the adapter is registered.
-        data: Training images; see `training.data.dataset.load`.
+        data: Training images; see `training.data.sources.load_dataset`.
         heldout: A held-out set of its own, or None to split `holdout` off the training images.
         split_seed: Decides the split; the same for all adapters of a task, so that none is measured on
             images that the base head was fitted to.
@@ -101,7 +77,7 @@ class Job:
     split_seed: int = 0
     limit: int | None = None
     image_size: int | None = None
-    resize: Literal["squash", "crop"] | None = None
+    resize: Resize | None = None
     device: str = "cpu"
     again: bool = False
     measure_precision: Precision = Precision.AUTO
@@ -109,11 +85,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a job came to.
+    """The result of a job.
 
     Attributes:
         manifest: The registered adapter.
-        reused: Whether it was registered before and nothing was trained.
+        reused: Whether it was registered before, so that nothing was trained.
     """
 
     manifest: Manifest
@@ -121,7 +97,7 @@ class Outcome:
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
-    """Trains, measures and registers an adapter.
+    """Train, measure and register an adapter.
 
     Raises:
         NotFound: The backbone or the data do not exist.
@@ -132,7 +108,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
 
 
 def run_together(store: Store, jobs: Sequence[Job], reporter: Reporter | None = None) -> list[Outcome]:
-    """Trains adapters in the same forwards, measures and registers each; the outcomes in order of the jobs.
+    """Train adapters in the same forwards, measure and register each; the outcomes in order of the jobs.
 
     Each ends as it would alone, to rounding, and has the state and the digest that it would have alone.
 
@@ -161,12 +137,18 @@ class _Run:
         for job in jobs:
             _check_names(job)
         self._device = chosen_device(self._job.device)
-        _check_precision(self._job.recipe, self._device)
+        check_precision(self._job.recipe.precision, self._device)
         self._adapters = [_adapter(job) for job in jobs]
         if len(jobs) > 1:
             _check_together(jobs)
         self._backbone = store.backbones.get(self._job.backbone)
-        self._dataset, self._heldout = self._split()
+        self._dataset, self._heldout = load_parts(
+            self._job.data,
+            heldout=self._job.heldout,
+            holdout=self._job.holdout,
+            seed=self._job.split_seed,
+            limit=self._job.limit,
+        )
 
     @cached_property
     def _loader(self) -> Loader:
@@ -175,59 +157,39 @@ class _Run:
 
     def outcomes(self) -> list[Outcome]:
         task = self._existing_task()
-        found = {} if task is None or self._job.again else self._registered(task)
-        left = [adapter for adapter in self._adapters if adapter.name not in found]
-        trained = self._published(task, left) if left else {}
-        outcomes = {name: Outcome(manifest=manifest, reused=True) for name, manifest in found.items()}
-        outcomes |= {name: Outcome(manifest=manifest, reused=False) for name, manifest in trained.items()}
-        return [outcomes[adapter.name] for adapter in self._adapters]
+        registered = {} if task is None or self._job.again else self._registered(task)
+        remaining = [adapter for adapter in self._adapters if adapter.name not in registered]
+        trained = self._trained(task, remaining) if remaining else {}
+        manifests = registered | trained
+        return [
+            Outcome(manifest=manifests[adapter.name], reused=adapter.name in registered)
+            for adapter in self._adapters
+        ]
 
-    def _published(self, task: TaskRecord | None, adapters: Sequence[_Adapter]) -> dict[str, Manifest]:
-        """What is registered now, by name."""
+    def _trained(self, task: TaskRecord | None, adapters: Sequence[_Adapter]) -> dict[str, Manifest]:
+        """Trains, measures and publishes adapters; their manifests by name."""
         spec = task.spec if task is not None else self._new_spec()
         # Refuses settings that do not fit this backbone, before anything is stored.
         for adapter in adapters:
             adapter.method.shapes(describe(self._backbone.config).at(spec.preprocess.image_size))
         vit = self._loader.vit(spec.preprocess.image_size)
         on = frozen(vit, self._job.recipe.precision, self._device)
-        images, heldout = (self._images(d, spec, on, what) for d, what in self._parts())
-        task = task or self._put_task(spec, self._exact(vit, on), images)
+        images = self._images(self._dataset, spec, on, "reading training images")
+        heldout = self._images(self._heldout, spec, on, "reading held-out images")
+        task = task or create(self._store, spec, self._exact(vit, on), images, self._reporter)
         base_head = self._loader.base_head(task)
         trained = self._train(task, vit, on, base_head, images, adapters)
-        measured = self._measured(task, heldout, trained)
-        published = {}
+        drafts = self._drafts(task, heldout, trained)
+        manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
-            published[adapter.name] = self._store.adapters.publish(measured[adapter.name], tensors)
+            manifests[adapter.name] = self._store.adapters.publish(drafts[adapter.name], tensors)
             self._checkpoint(adapter, task).remove()
-        return published
+        return manifests
 
     def _exact(self, vit: FrozenViT, on: FrozenViT) -> FrozenViT:
         """The backbone in float32 on the device: what base heads are fitted with."""
         return on if self._job.recipe.precision == "fp32" else vit.to(device=self._device)
-
-    def _parts(self) -> tuple[tuple[Dataset, str], tuple[Dataset, str]]:
-        return (self._dataset, "reading training images"), (self._heldout, "reading held-out images")
-
-    def _split(self) -> tuple[Dataset, Dataset]:
-        job = self._job
-        dataset = load_dataset(job.data)
-        if job.heldout is not None:
-            train, heldout = (
-                dataset,
-                align_classes(load_dataset(job.heldout, field="heldout"), dataset.classes),
-            )
-        else:
-            train, heldout = split_dataset(dataset, holdout=job.holdout, seed=job.split_seed)
-        if job.limit is None or job.limit >= len(train):
-            return train, heldout
-        if job.limit < len(train.classes):
-            raise InvalidInput(
-                f"{job.limit} images cannot cover the {len(train.classes)} classes of {train.name}",
-                field="limit",
-                remedy=f"use at least {len(train.classes)}",
-            )
-        return subset(train, job.limit, job.split_seed), heldout
 
     def _existing_task(self) -> TaskRecord | None:
         """The task as it stands on this backbone; the data's classes are brought into its order."""
@@ -235,47 +197,15 @@ class _Run:
             task = self._store.tasks.get(self._job.task, self._backbone.digest)
         except NotFound:
             return None
-        self._check_task(task.spec)
+        check_spec(task.spec, self._dataset, image_size=self._job.image_size, resize=self._job.resize)
         self._dataset = align_classes(self._dataset, task.spec.classes)
         self._heldout = align_classes(self._heldout, task.spec.classes)
         return task
 
-    def _check_task(self, spec: TaskSpec) -> None:
-        """Refuses what the task, as it stands, would ignore."""
-        job, preprocess = self._job, spec.preprocess
-        for field, asked, stands in (
-            ("image_size", job.image_size, preprocess.image_size),
-            ("resize", job.resize, preprocess.resize),
-        ):
-            if asked not in (None, stands):
-                raise InvalidInput(
-                    f"task {spec.name!r} has {stands}, not {asked}",
-                    field=field,
-                    remedy="leave it out, or choose another --task name",
-                )
-        differ = sorted(set(spec.classes) ^ set(self._dataset.classes))
-        if differ:
-            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-            raise InvalidInput(
-                f"task {spec.name!r} has other classes than {self._dataset.name}: "
-                f"they differ in {', '.join(differ[:5])}{more}",
-                field="data",
-                remedy="choose another --task name for other classes",
-            )
-
     def _new_spec(self) -> TaskSpec:
-        config = self._backbone.config
-        preprocess = Preprocess(
-            image_size=self._job.image_size or config.image_size,
-            resize=self._job.resize or "squash",
-            mean=config.mean,
-            std=config.std,
-        )
-        return TaskSpec.of(
-            name=self._job.task,
-            classes=self._dataset.classes,
-            preprocess=preprocess,
-            backbone_digest=self._backbone.digest,
+        job = self._job
+        return new_spec(
+            job.task, self._dataset.classes, self._backbone, image_size=job.image_size, resize=job.resize
         )
 
     def _images(self, dataset: Dataset, spec: TaskSpec, vit: FrozenViT, what: str) -> Resized:
@@ -286,19 +216,6 @@ class _Run:
             self._reporter.note(f"{dataset.name} is too large to keep, so it is decoded again every epoch")
         return images
 
-    def _put_task(self, spec: TaskSpec, vit: FrozenViT, train: Resized) -> TaskRecord:
-        """Fits the linear probe that is the task's alpha = 0 end, once, and stores it."""
-        with self._reporter.stage("fitting the base head", len(train)) as advance:
-            found = probe.features(vit, (train.batch(i) for i in train.batches()), advance)
-            head = probe.fit(found, train.labels, len(spec.classes))
-        try:
-            return self._store.tasks.put(spec, head.tensors())
-        except Conflict:  # another run of the same task was faster; its base head stands
-            task = self._store.tasks.get(spec.name, spec.backbone_digest)
-            if task.spec != spec:
-                raise
-            return task
-
     def _recipe_digest(self, adapter: _Adapter, task: TaskRecord) -> str:
         return adapter.recipe.model_copy(update={"config": adapter.method.model_dump(mode="json")}).digest(
             backbone=self._backbone.digest, task=task.digest, data=self._dataset.digest
@@ -306,7 +223,7 @@ class _Run:
 
     def _registered(self, task: TaskRecord) -> dict[str, Manifest]:
         """The newest version of each name that came from this very run, if any."""
-        found = {}
+        manifests = {}
         for adapter in self._adapters:
             try:
                 newest = self._store.adapters.resolve(AdapterRef(name=adapter.name), self._job.task)
@@ -314,16 +231,15 @@ class _Run:
                 continue
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
-            asked = self._job.measure_precision
-            if asked not in (Precision.AUTO, newest.metrics_precision):
+            if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
                 self._reporter.note(
                     f"{newest} was measured in {newest.metrics_precision}; see corolla evaluate"
                 )
             if newest.training.get("heldout_digest") != self._heldout.digest:
                 self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
             self._checkpoint(adapter, task).remove()
-            found[adapter.name] = newest
-        return found
+            manifests[adapter.name] = newest
+        return manifests
 
     def _checkpoint(self, adapter: _Adapter, task: TaskRecord) -> Checkpoint:
         return Checkpoint(path=self._job.runs / f"{self._recipe_digest(adapter, task)}.pt")
@@ -355,68 +271,59 @@ class _Run:
                 which = "" if alone else f"{adapter.name}: "
                 self._reporter.note(f"{which}resuming after epoch {done} of {adapter.recipe.epochs}")
             trainers.append(trainer)
-        left = self._job.recipe.epochs - min(trainer.epoch for trainer in trainers)
-        what = [adapter.recipe.method if len(adapters) == 1 else adapter.name for adapter in adapters]
-        with self._reporter.stage(f"training {', '.join(what)}", left * trainers[0].steps(images)) as advance:
+        epochs = self._job.recipe.epochs - min(trainer.epoch for trainer in trainers)
+        names = [adapter.recipe.method if len(adapters) == 1 else adapter.name for adapter in adapters]
+        with self._reporter.stage(
+            f"training {', '.join(names)}", epochs * trainers[0].steps(images)
+        ) as advance:
             trained = train(trainers, images, progress=lambda loss: advance(1))
         return list(zip(adapters, trained, strict=True))
 
-    def _draft(self, adapter: _Adapter, task: TaskRecord, trained: Trained, beside: Sequence[str]) -> Draft:
-        job = self._job
-        settings = adapter.recipe.model_dump(exclude={"method", "config"})
-        training: dict[str, Any] = settings | {
+    def _drafts(
+        self, task: TaskRecord, images: Resized, trained: Sequence[tuple[_Adapter, Trained]]
+    ) -> dict[str, Draft]:
+        """The drafts by name, with their temperatures and held-out metrics: as a server would answer."""
+        job, loader = self._job, self._measuring(task, trained)
+        vit, models = loader.vit(task.spec.preprocess.image_size), _models(task, trained, loader)
+        heldout = HeldOut(
+            dataset=self._heldout,
+            images=images,
+            holdout=job.holdout if job.heldout is None else None,
+            split_seed=job.split_seed,
+        )
+        with self._reporter.stage("measuring on held-out images", len(images)) as advance:
+            *logits, base = heldout.logits(Batch(vit), models, advance)
+        return {
+            adapter.name: heldout.drafted(
+                task=task,
+                name=adapter.name,
+                method=adapter.method,
+                training=self._training(
+                    adapter, task, result, [other.name for other, _ in trained if other is not adapter]
+                ),
+                logits=answers,
+                base=base,
+                arch=vit.arch,
+                precision=loader.precision,
+            )
+            for (adapter, result), answers in zip(trained, logits, strict=True)
+        }
+
+    def _training(
+        self, adapter: _Adapter, task: TaskRecord, trained: Trained, beside: Sequence[str]
+    ) -> dict[str, Any]:
+        """How an adapter was made, for its manifest; `beside` are those that shared its forwards."""
+        return adapter.recipe.model_dump(exclude={"method", "config"}) | {
             "recipe_digest": self._recipe_digest(adapter, task),
             "data": self._dataset.name,
             "data_digest": self._dataset.digest,
             "images": len(self._dataset),
-            "heldout": self._heldout.name,
-            "heldout_digest": self._heldout.digest,
-            "heldout_images": len(self._heldout),
-            "holdout": job.holdout if job.heldout is None else None,
-            "split_seed": job.split_seed,
-            "limit": job.limit,
+            "limit": self._job.limit,
             "beside": list(beside),
             "losses": [round(loss, 6) for loss in trained.losses],
             "device": str(self._device),
             "versions": _versions(),
         }
-        return Draft.of(
-            task=job.task,
-            name=adapter.name,
-            method=adapter.recipe.method,
-            config=adapter.method.model_dump(mode="json"),
-            backbone_digest=self._backbone.digest,
-            task_digest=task.digest,
-            training=training,
-        )
-
-    def _measured(
-        self, task: TaskRecord, heldout: Resized, trained: Sequence[tuple[_Adapter, Trained]]
-    ) -> dict[str, Draft]:
-        """The drafts by name, with their temperatures and held-out metrics: as a server would answer."""
-        loader = self._measuring(task, trained)
-        vit, models = loader.vit(task.spec.preprocess.image_size), _models(task, trained, loader)
-        indices = heldout.batches(images_at_once(len(models)))
-        with self._reporter.stage("measuring on held-out images", len(heldout)) as advance:
-            found = logits_over(Batch(vit), models, (heldout.batch(i) for i in indices), advance)
-        *found, base = found
-        base_accuracy = measure(base, heldout.labels, temperature=1.0)["accuracy"]
-        drafts = {}
-        for (adapter, result), logits in zip(trained, found, strict=True):
-            beside = [other.name for other, _ in trained if other is not adapter]
-            temperature = fit_temperature(logits, heldout.labels)
-            metrics = measure(logits, heldout.labels, temperature=temperature) | {
-                "base_accuracy": base_accuracy,
-                "parameters": float(adapter.method.parameters(vit.arch)),
-            }
-            drafts[adapter.name] = self._draft(adapter, task, result, beside).model_copy(
-                update={
-                    "temperature": temperature,
-                    "metrics": metrics,
-                    "metrics_precision": loader.precision,
-                }
-            )
-        return drafts
 
     def _measuring(self, task: TaskRecord, trained: Sequence[tuple[_Adapter, Trained]]) -> Loader:
         """A loader of the precision that the adapters are measured in."""
@@ -460,14 +367,6 @@ def _adapter(job: Job) -> _Adapter:
     return _Adapter(name=job.name, recipe=job.recipe, method=method)
 
 
-def _check_precision(recipe: Recipe, device: torch.device) -> None:
-    native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if recipe.precision == "bf16" and not native:
-        raise Unsupported(
-            "this GPU does not compute in bf16", field="precision", remedy="use --precision fp32"
-        )
-
-
 def _check_together(jobs: Sequence[Job]) -> None:
     """Refuses jobs that cannot share their forwards."""
     first, names = jobs[0], [job.name for job in jobs]
@@ -483,10 +382,10 @@ def _check_together(jobs: Sequence[Job]) -> None:
         pairs = [(f.name, getattr(job, f.name), getattr(first, f.name)) for f in fields(Job)]
         pairs = [pair for pair in pairs if pair[0] not in ("name", "recipe")]
         pairs += [(name, getattr(job.recipe, name), getattr(first.recipe, name)) for name in _SHARED]
-        for name, own, common in pairs:
-            if own != common:
+        for name, value, common in pairs:
+            if value != common:
                 raise InvalidInput(
-                    f"{job.name} has {own}, {first.name} has {common}",
+                    f"{job.name} has {value}, {first.name} has {common}",
                     field=name,
                     remedy="give both the same, or train them one by one",
                 )

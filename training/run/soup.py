@@ -1,24 +1,25 @@
 """Model soups: adapters of one task averaged in weight space, chosen on held-out images (arXiv 2203.05482).
 
 Uniform takes all members with equal shares. Greedy goes through them from the best down, and keeps one if
-the average with it classifies strictly more held-out images rightly than the average without it. The
-result is an adapter of its own, with its recipe in its manifest.
+the average with it classifies strictly more held-out images correctly than the average without it. The
+result is an adapter like any other; its manifest holds its recipe.
 
-The accuracy of a greedy soup is that of the choice on the images that chose it, so it flatters a little.
+A greedy soup is measured on the images that it was chosen on, so its accuracy is slightly optimistic.
 
 Shapes: n images, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from model_store.format.records import Draft, Manifest, TaskRecord
+from model_store.format.records import Manifest, TaskRecord
 from model_store.names import check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import checked, subjects
-from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm, resolve
+from model_store.resolution.versions import Member, ResolvedTerm, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import methods
@@ -26,14 +27,14 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput
-from petl_vit.logits import images_at_once, logits_over
+from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_dataset
-from training.measure.calibration import fit_temperature, measure
-from training.run.job import Reporter, Silent
+from training.progress import Reporter, Silent
+from training.run.heldout import HeldOut
 
 Kind = Literal["greedy", "uniform"]
 
@@ -85,7 +86,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
 
     Raises:
         NotFound: The backbone, a member or the data do not exist.
-        InvalidInput: A member is no single adapter, or is there twice; the data has other classes.
+        InvalidInput: A member is not a single adapter, or is there twice; the data has other classes.
         Unsupported: A member belongs to another backbone.
     """
     check_name(job.name, "name")
@@ -93,19 +94,31 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
     task = members[0].task
-    heldout = align_classes(_heldout(job), task.spec.classes)
     loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
-    kitchen = _Kitchen(loader, task, members, heldout, reporter)
-    alone = kitchen.alone(members)
-    ranked = sorted(members, key=lambda term: -alone[term.digest])
-    chosen = ranked if job.kind == "uniform" else _greedy(ranked, alone, kitchen)
+    averages = _Averages(loader, members, _read(job, task, loader, reporter), reporter)
+    accuracies = averages.each(members)
+    ranked = sorted(members, key=lambda term: -accuracies[term.digest])
+    chosen = ranked if job.kind == "uniform" else _greedy(ranked, accuracies, averages)
     ingredients = tuple(
-        Ingredient(manifest=_manifest(t), accuracy=alone[t.digest], weight=(t in chosen) / len(chosen))
-        for t in ranked
+        Ingredient(
+            manifest=_manifest(term), accuracy=accuracies[term.digest], weight=(term in chosen) / len(chosen)
+        )
+        for term in ranked
     )
-    draft, tensors = _draft(store, job, task, heldout, ingredients, kitchen.head(chosen))
-    draft = _measured(draft, kitchen, chosen, loader)
-    return Outcome(manifest=store.adapters.publish(draft, tensors), members=ingredients)
+    parts = [ingredient for ingredient in ingredients if ingredient.weight]
+    logits, base = averages.logits(chosen)
+    draft = averages.heldout.drafted(
+        task=task,
+        name=job.name,
+        method=_soup(parts),
+        training=_training(job, ingredients),
+        logits=logits,
+        base=base,
+        arch=averages.arch,
+        precision=loader.precision,
+    )
+    manifest = store.adapters.publish(draft, _tensors(store, parts) | averages.head(chosen))
+    return Outcome(manifest=manifest, members=ingredients)
 
 
 def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:
@@ -115,50 +128,52 @@ def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Report
     return checked(job.precision, exact, subjects(members), reporter.note)
 
 
-def _greedy(ranked: list[ResolvedTerm], alone: dict[str, float], kitchen: "_Kitchen") -> list[ResolvedTerm]:
-    chosen, best = ranked[:1], alone[ranked[0].digest]
+def _read(job: Job, task: TaskRecord, loader: Loader, reporter: Reporter) -> HeldOut:
+    dataset, preprocess = align_classes(_heldout(job), task.spec.classes), task.spec.preprocess
+    with reporter.stage("reading held-out images", len(dataset)) as advance:
+        images = Resized(dataset, preprocess, loader.vit(preprocess.image_size), advance=advance)
+    return HeldOut(dataset=dataset, images=images, holdout=job.holdout, split_seed=job.split_seed)
+
+
+def _greedy(
+    ranked: list[ResolvedTerm], accuracies: dict[str, float], averages: "_Averages"
+) -> list[ResolvedTerm]:
+    chosen, best = ranked[:1], accuracies[ranked[0].digest]
     for term in ranked[1:]:
-        accuracy = kitchen.accuracy([*chosen, term])
+        accuracy = averages.accuracy([*chosen, term])
         if accuracy > best:
             chosen, best = [*chosen, term], accuracy
     return chosen
 
 
-class _Kitchen:
-    """Tastes averages of the members on the held-out images, which are read once."""
+class _Averages:
+    """Measures averages of the members on held-out images."""
 
     def __init__(
-        self,
-        loader: Loader,
-        task: TaskRecord,
-        members: list[ResolvedTerm],
-        heldout: Dataset,
-        reporter: Reporter,
+        self, loader: Loader, members: list[ResolvedTerm], heldout: HeldOut, reporter: Reporter
     ) -> None:
+        task = members[0].task
         vit = loader.vit(task.spec.preprocess.image_size)
-        with reporter.stage("reading held-out images", len(heldout)) as advance:
-            self._images = Resized(heldout, task.spec.preprocess, vit, advance=advance)
+        self.heldout, self.arch = heldout, vit.arch
         self._adapters: dict[str, Adapter] = {term.digest: loader.adapter(term) for term in members}
         self._base = Adapter.base(base_head=loader.base_head(task), task_digest=task.digest)
         self._batch, self._reporter = Batch(vit, folded_models=1), reporter
-        self.labels = self._images.labels
 
-    def alone(self, terms: list[ResolvedTerm]) -> dict[str, float]:
+    def each(self, terms: list[ResolvedTerm]) -> dict[str, float]:
         """The accuracy of each term by itself, by digest; dense ones run alone."""
         models = {term.digest: self._average([term]) for term in terms}
         together = [digest for digest, model in models.items() if not model.dense]
-        parts = [*([together] if together else []), *([d] for d in models if d not in together)]
-        labels, found = {term.digest: term.label for term in terms}, dict[str, float]()
-        for part in parts:
-            logits = self._run([models[d] for d in part], ", ".join(labels[d] for d in part))
-            found |= {digest: self._rightly(z) for digest, z in zip(part, logits, strict=True)}
-        return found
+        groups = [*([together] if together else []), *([d] for d in models if d not in together)]
+        labels, accuracies = {term.digest: term.label for term in terms}, dict[str, float]()
+        for group in groups:
+            logits = self._run([models[d] for d in group], ", ".join(labels[d] for d in group))
+            accuracies |= {digest: self._accuracy(z) for digest, z in zip(group, logits, strict=True)}
+        return accuracies
 
     def accuracy(self, terms: list[ResolvedTerm]) -> float:
         """Of the average of the terms."""
-        what = " + ".join(term.label for term in terms)
-        (logits,) = self._run([self._average(terms)], what)
-        return self._rightly(logits)
+        (logits,) = self._run([self._average(terms)], " + ".join(term.label for term in terms))
+        return self._accuracy(logits)
 
     def logits(self, terms: list[ResolvedTerm]) -> tuple[Tensor, Tensor]:
         """[n, C] of the average of the terms and of the frozen backbone with the task's base head."""
@@ -176,12 +191,11 @@ class _Kitchen:
 
     def _run(self, models: list[Model], what: str) -> list[Tensor]:
         """[n, C] of each model, on the CPU."""
-        batches = (self._images.batch(i) for i in self._images.batches(images_at_once(len(models))))
-        with self._reporter.stage(f"measuring {what}", len(self._images)) as advance:
-            return logits_over(self._batch, models, batches, advance)
+        with self._reporter.stage(f"measuring {what}", len(self.heldout.images)) as advance:
+            return self.heldout.logits(self._batch, models, advance)
 
-    def _rightly(self, logits: Tensor) -> float:
-        return float((logits.argmax(dim=-1) == self.labels).double().mean())
+    def _accuracy(self, logits: Tensor) -> float:
+        return float((logits.argmax(dim=-1) == self.heldout.labels).double().mean())
 
 
 def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]:
@@ -195,8 +209,8 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
                 field="members",
                 remedy="write names only, such as `lora, ssf:2`; the soup finds the shares",
             )
-    found: ResolvedRoute = resolve(route, task=job.task, store=store, backbone_digest=backbone_digest)
-    members = [member.terms[0] for member in found.members]
+    resolved = resolve(route, task=job.task, store=store, backbone_digest=backbone_digest)
+    members = [member.terms[0] for member in resolved.members]
     labels = [term.digest for term in members]
     for term in members:
         if term.task.digest != members[0].task.digest:
@@ -220,32 +234,35 @@ def _heldout(job: Job) -> Dataset:
 
 
 def _manifest(term: ResolvedTerm) -> Manifest:
-    assert term.manifest is not None  # `base` is no member
+    assert term.manifest is not None  # `base` is not a member
     return term.manifest
 
 
-def _draft(
-    store: Store,
-    job: Job,
-    task: TaskRecord,
-    heldout: Dataset,
-    members: tuple[Ingredient, ...],
-    head: dict[str, Tensor],
-) -> tuple[Draft, dict[str, Tensor]]:
-    """The soup as an adapter: its members' tensors under their places, and its head."""
-    kept = [member for member in members if member.weight]
-    terms: list[dict[str, Any]] = [
-        {"weight": member.weight, "method": member.manifest.method, "config": member.manifest.config}
-        for member in kept
-    ]
-    tensors = {
+def _soup(members: Sequence[Ingredient]) -> Method:
+    """The method of an average: each member's method, config and share."""
+    return methods.get("soup").configure(
+        {
+            "terms": [
+                {"weight": member.weight, "method": member.manifest.method, "config": member.manifest.config}
+                for member in members
+            ]
+        }
+    )
+
+
+def _tensors(store: Store, members: Sequence[Ingredient]) -> dict[str, Tensor]:
+    """The members' tensors but their heads, each under its member's place."""
+    return {
         f"{place}.{name}": tensor
-        for place, member in enumerate(kept)
+        for place, member in enumerate(members)
         for name, tensor in store.adapters.load(member.manifest).items()
         if not name.startswith("head.")
     }
-    soup = methods.get("soup").configure({"terms": terms})
-    training: dict[str, Any] = {
+
+
+def _training(job: Job, members: Sequence[Ingredient]) -> dict[str, Any]:
+    """How a soup was made, for its manifest."""
+    return {
         "soup": job.kind,
         "members": [
             {
@@ -256,34 +273,4 @@ def _draft(
             }
             for member in members
         ],
-        "heldout": heldout.name,
-        "heldout_digest": heldout.digest,
-        "heldout_images": len(heldout),
-        "holdout": job.holdout,
-        "split_seed": job.split_seed,
     }
-    draft = Draft.of(
-        task=task.spec.name,
-        name=job.name,
-        method="soup",
-        config=soup.model_dump(mode="json"),
-        backbone_digest=task.spec.backbone_digest,
-        task_digest=task.digest,
-        training=training,
-    )
-    return draft, tensors | head
-
-
-def _measured(draft: Draft, kitchen: _Kitchen, chosen: list[ResolvedTerm], loader: Loader) -> Draft:
-    """The draft with its temperature and held-out metrics."""
-    logits, base = kitchen.logits(chosen)
-    temperature = fit_temperature(logits, kitchen.labels)
-    arch = loader.vit(chosen[0].task.spec.preprocess.image_size).arch
-    metrics = measure(logits, kitchen.labels, temperature=temperature)
-    metrics |= {
-        "base_accuracy": measure(base, kitchen.labels, temperature=1.0)["accuracy"],
-        "parameters": float(methods.get("soup").configure(draft.config).parameters(arch)),
-    }
-    return draft.model_copy(
-        update={"temperature": temperature, "metrics": metrics, "metrics_precision": loader.precision}
-    )

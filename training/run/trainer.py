@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.joint import Joint, Learner, Noise
 from petl_vit.heads import Head
@@ -47,6 +47,19 @@ class Trained:
     tensors: dict[str, Tensor]
     head: Head
     losses: list[float]
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse bf16 on a GPU that only emulates it.
+
+    Raises:
+        Unsupported: It does.
+    """
+    native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not native:
+        raise Unsupported(
+            "this GPU does not compute in bf16", field="precision", remedy="use --precision fp32"
+        )
 
 
 def frozen(vit: FrozenViT, precision: Precision, device: torch.device | None = None) -> FrozenViT:

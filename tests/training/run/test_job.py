@@ -23,9 +23,10 @@ from tests.training.conftest import NEAR, recipe, write_npz
 from training.data import loading as images
 from training.data.dataset import split_dataset
 from training.data.sources import load_dataset
+from training.progress import Reporter
 from training.run import probe
 from training.run.checkpoint import Checkpoint
-from training.run.job import Job, Reporter, run, run_together
+from training.run.job import Job, run, run_together
 from training.run.recipe import Recipe
 from training.run.trainer import Trainer, frozen
 

@@ -1,0 +1,98 @@
+"""Held-out images: what models say of them, and an adapter's draft with what was measured on them.
+
+Shapes: n images, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from torch import Tensor
+
+from model_store.format.records import Draft, TaskRecord
+from petl_vit.architecture import Architecture
+from petl_vit.batch import Batch, Model
+from petl_vit.logits import images_at_once, logits_over
+from petl_vit.methods.method import Method
+from petl_vit.precision import Precision
+from training.data.loading import Resized
+from training.data.records import Dataset
+from training.measure.calibration import fit_temperature, measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Labelled images that no adapter was trained on.
+
+    Attributes:
+        dataset: What they are.
+        images: The same, as the backbone takes them.
+        holdout: The share of the images that they were split off; None for a set of its own.
+        split_seed: Decides that split.
+    """
+
+    dataset: Dataset
+    images: Resized
+    holdout: float | None
+    split_seed: int
+
+    @property
+    def labels(self) -> Tensor:
+        return self.images.labels
+
+    def logits(
+        self, batch: Batch, models: Sequence[Model], advance: Callable[[int], None] = lambda n: None
+    ) -> list[Tensor]:
+        """The logits [n, C] of each model, on the host; all models share the forwards.
+
+        Args:
+            advance: Called with the number of images that are done.
+        """
+        batches = self.images.batches(images_at_once(len(models)))
+        return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
+
+    def drafted(
+        self,
+        *,
+        task: TaskRecord,
+        name: str,
+        method: Method,
+        training: dict[str, JsonValue],
+        logits: Tensor,
+        base: Tensor,
+        arch: Architecture,
+        precision: Precision,
+    ) -> Draft:
+        """An adapter as it is published: with its temperature, its metrics and where they come from.
+
+        Args:
+            training: How the adapter was made; what is known of these images is added.
+            logits: [n, C] of the adapter.
+            base: [n, C] of the frozen backbone with the task's base head.
+            arch: The backbone, for the number of parameters.
+            precision: What the logits were computed in.
+        """
+        temperature = fit_temperature(logits, self.labels)
+        metrics = measure(logits, self.labels, temperature=temperature) | {
+            "base_accuracy": measure(base, self.labels, temperature=1.0)["accuracy"],
+            "parameters": float(method.parameters(arch)),
+        }
+        return Draft.of(
+            task=task.spec.name,
+            name=name,
+            method=method.name,
+            config=method.model_dump(mode="json"),
+            backbone_digest=task.spec.backbone_digest,
+            task_digest=task.digest,
+            temperature=temperature,
+            metrics=metrics,
+            metrics_precision=precision,
+            training=training
+            | {
+                "heldout": self.dataset.name,
+                "heldout_digest": self.dataset.digest,
+                "heldout_images": len(self.dataset),
+                "holdout": self.holdout,
+                "split_seed": self.split_seed,
+            },
+        )

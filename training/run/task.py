@@ -1,0 +1,88 @@
+"""The task of a run: as it stands in the store, or new with a base head of its own."""
+
+from typing import Literal
+
+from model_store.format.records import BackboneRecord, TaskRecord, TaskSpec
+from model_store.store import Store
+from petl_vit.errors import Conflict, InvalidInput
+from petl_vit.image_input import Preprocess
+from petl_vit.vit import FrozenViT
+from training.data.loading import Resized
+from training.data.records import Dataset
+from training.progress import Reporter
+from training.run import probe
+
+Resize = Literal["squash", "crop"]
+_LISTED = 5
+
+
+def new_spec(
+    name: str,
+    classes: tuple[str, ...],
+    backbone: BackboneRecord,
+    *,
+    image_size: int | None,
+    resize: Resize | None,
+) -> TaskSpec:
+    """A task of these classes on a backbone.
+
+    Args:
+        image_size: Input size, pixels; None means the backbone's native size.
+        resize: How images reach that size; None means squash.
+    """
+    config = backbone.config
+    preprocess = Preprocess(
+        image_size=image_size or config.image_size,
+        resize=resize or "squash",
+        mean=config.mean,
+        std=config.std,
+    )
+    return TaskSpec.of(name=name, classes=classes, preprocess=preprocess, backbone_digest=backbone.digest)
+
+
+def check_spec(spec: TaskSpec, dataset: Dataset, *, image_size: int | None, resize: Resize | None) -> None:
+    """Refuse settings and data that a task, as it stands, would ignore.
+
+    Raises:
+        InvalidInput: Another size, resizing or other classes than the task's.
+    """
+    for field, requested, current in (
+        ("image_size", image_size, spec.preprocess.image_size),
+        ("resize", resize, spec.preprocess.resize),
+    ):
+        if requested not in (None, current):
+            raise InvalidInput(
+                f"task {spec.name!r} has {current}, not {requested}",
+                field=field,
+                remedy="leave it out, or choose another --task name",
+            )
+    differ = sorted(set(spec.classes) ^ set(dataset.classes))
+    if differ:
+        more = f" and {len(differ) - _LISTED} more" if len(differ) > _LISTED else ""
+        raise InvalidInput(
+            f"task {spec.name!r} has other classes than {dataset.name}: "
+            f"they differ in {', '.join(differ[:_LISTED])}{more}",
+            field="data",
+            remedy="choose another --task name for other classes",
+        )
+
+
+def create(store: Store, spec: TaskSpec, vit: FrozenViT, images: Resized, reporter: Reporter) -> TaskRecord:
+    """Fit the linear probe that is the task's alpha = 0 end, once, and store both.
+
+    Args:
+        vit: The backbone in float32, on the device of the images.
+
+    Raises:
+        Conflict: Another run has stored the task differently meanwhile.
+    """
+    with reporter.stage("fitting the base head", len(images)) as advance:
+        features = probe.features(vit, (images.batch(i) for i in images.batches()), advance)
+        head = probe.fit(features, images.labels, len(spec.classes))
+    try:
+        return store.tasks.put(spec, head.tensors())
+    except Conflict:  # another run of the same task was faster; its base head stands
+        task = store.tasks.get(spec.name, spec.backbone_digest)
+        if task.spec != spec:
+            raise
+        return task
