@@ -89,7 +89,7 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
         (["lora", "--epochs", "20000"], "Invalid value for '--epochs'"),
         (["lora", "--seed", "2147483648"], "Invalid value for '--seed'"),
         (["lora", "--holdout", "1.5"], "Invalid value for '--holdout'"),
-        (["lora", "--holdout", "nan"], "holdout: nan is no share of the data"),
+        (["lora", "--holdout", "nan"], "holdout: nan is not a share of the data"),
         (["lora", "--drop-path", "1"], "Invalid value for '--drop-path'"),
         (["lora", "--head-init", "zero"], "Invalid value for '--head-init'"),
         (["lora", "--backbone", "vit_tine"], "backbone: no backbone 'vit_tine'; there is vit_tiny"),
