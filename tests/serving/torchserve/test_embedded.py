@@ -1,12 +1,17 @@
+import asyncio
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from model_store.routes.text import parse_route
 from petl_vit.errors import CorollaError, Draining, NotFound
+from serving.answer.classifier import Classifier
 from serving.request import Request, Response
 from serving.torchserve.embedded import Embedded
-from tests.serving.world import Running, World, encoded
+from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 
 def request_of(route: str = "lora", seed: int = 0) -> Request:
@@ -17,6 +22,10 @@ def best(response: Response) -> list[float]:
     (image,) = response.images
     assert not isinstance(image, CorollaError)
     return [float(p) for p in image.probabilities]
+
+
+def route_of(response: Response) -> str:
+    return str(response.resolved)
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +80,40 @@ def test_it_refuses_after_its_end_and_ends_twice(world: World) -> None:
 
     with pytest.raises(Draining, match="closed"):
         embedded.answer([(request_of(), best)])
+
+
+def test_work_raises_what_it_met(embedded: Embedded) -> None:
+    async def work(classifier: Classifier) -> None:
+        raise NotFound("nothing here")
+
+    with pytest.raises(NotFound, match="nothing here"):
+        embedded.run(work)
+
+
+def test_work_whose_caller_is_interrupted_is_cancelled(embedded: Embedded) -> None:
+    cancelled, main = threading.Event(), threading.main_thread().ident or 0
+
+    async def work(classifier: Classifier) -> None:
+        until(lambda: sys._current_frames()[main].f_code.co_name == "wait")
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded.run(work)
+    assert cancelled.wait(WAIT_S)
+
+
+def test_names_that_moved_are_followed_on_request(own_world: World) -> None:
+    embedded = Embedded(own_world.settings(refresh_s=WAIT_S))
+    try:
+        request = request_of("lora@prod")
+        assert embedded.answer([(request, route_of)]) == ["lora:1"]
+        own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
+        assert embedded.answer([(request, route_of)]) == ["lora:1"]
+        embedded.follow()
+        assert embedded.answer([(request, route_of)]) == ["lora:2"]
+    finally:
+        embedded.close()
