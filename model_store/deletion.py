@@ -1,6 +1,6 @@
-"""Deleting a version of an adapter: only what nothing else names.
+"""Deleting a version of an adapter, which no alias or named route may name.
 
-`latest` alone does not hold a version: it moves to the newest that remains, or goes with the last one.
+`latest` does not prevent it: it moves to the newest version that remains, or goes with the last one.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from petl_vit.errors import Conflict
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """What is gone, and where `latest` points now; None where no version remains."""
+    """The deleted version, and where `latest` points now; None if no version remains."""
 
     adapter: str
     latest: int | None
@@ -23,7 +23,7 @@ class Deleted:
 def delete(store: Store, task: str, name: str, version: int) -> Deleted:
     """Delete a version for good. Its number is not used again.
 
-    An alias or route that is put in the same moment may end without its version; it then says so.
+    An alias or route that is put at the same moment may be left without its version; using it is an error.
 
     Raises:
         NotFound: No such version.
@@ -34,7 +34,7 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
 
 
 def check(store: Store, task: str, name: str, version: int) -> None:
-    """Raises what `delete` would raise, and deletes nothing."""
+    """Raise what `delete` would raise; deletes nothing."""
     holders = names_of(store, task, name, version)
     if holders:
         raise Conflict(
@@ -45,10 +45,10 @@ def check(store: Store, task: str, name: str, version: int) -> None:
 
 
 def names_of(store: Store, task: str, name: str, version: int) -> list[str]:
-    """The aliases but `latest`, and the named routes of any task, that mean this version now."""
+    """The aliases except `latest`, and the named routes of any task, that mean this version now."""
     aliases = store.adapters.aliases(task, name)
-    found = [f"alias {alias!r}" for alias, v in sorted(aliases.items()) if v == version and alias != LATEST]
-    return found + [
+    names = [f"alias {alias!r}" for alias, v in sorted(aliases.items()) if v == version and alias != LATEST]
+    return names + [
         f"route {route.name!r} of task {route.task!r}"
         for route in store.routes.list()
         if any(_means(ref, route, task, name, version, aliases) for ref in route.parsed().adapters)

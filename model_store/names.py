@@ -1,4 +1,4 @@
-"""The names that people give, and what to say when one is not there. Imports no torch."""
+"""The names that people give, and the error for one that does not exist. Imports no torch."""
 
 import re
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ def check_alias(text: str) -> str:
     """
     if check_name(text, "alias") == LATEST:
         raise InvalidInput(
-            "`latest` is moved by registration", field="alias", remedy="use your own, such as prod"
+            "`latest` is moved by registration", field="alias", remedy="use another, such as prod"
         )
     return text
 
@@ -83,9 +83,9 @@ def check_backbone_name(text: str) -> str:
     return text
 
 
-def not_found(problem: str, wanted: str, existing: Iterable[str], *, field: str, when_empty: str) -> NotFound:
+def not_found(problem: str, name: str, existing: Iterable[str], *, field: str, when_empty: str) -> NotFound:
     """Build the error for an unknown name: near matches first, else what exists, else how to start."""
     known = sorted(set(existing))
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     listed = f"there is {', '.join(known[:_LISTED])}{more}" if known else when_empty
-    return NotFound(problem, field=field, remedy=near(wanted, known) or listed)
+    return NotFound(problem, field=field, remedy=near(name, known) or listed)

@@ -1,4 +1,4 @@
-"""Progress of long work as bars on stderr; one plain line for each stage where stderr is no terminal."""
+"""Progress of long work as bars on stderr; one plain line for each stage if stderr is not a terminal."""
 
 import sys
 import time

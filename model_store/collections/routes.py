@@ -23,7 +23,7 @@ class Routes:
         """Keep a route under its name, in the place of any other; with `expected`, only of that one.
 
         Raises:
-            Conflict: Another route than `expected` stands there.
+            Conflict: The route is not `expected`.
         """
         key = keys.route(route.task, route.name)
 

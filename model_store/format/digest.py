@@ -1,6 +1,6 @@
 """Digests: the identity of a backbone, a task and an adapter. docs/store-format.md has them byte by byte.
 
-A digest covers what a thing computes, never what it is called, how well it scored or when it was made.
+A digest covers what is computed, never names, metrics or dates.
 Imports torch only where there are tensors, so that reading records does not wait for it.
 """
 

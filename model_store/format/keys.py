@@ -1,6 +1,6 @@
-"""Where each file of a store lies: keys of whole segments, checked before they are made.
+"""The keys of a store's files, from names that are checked first; and the names in listed keys.
 
-Keys that are not of the format are left alone: other files may lie beside a store's.
+Keys of other forms are ignored: other files may lie beside a store's.
 """
 
 import re

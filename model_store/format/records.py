@@ -1,6 +1,6 @@
 """The records: what each JSON file of a store says. docs/store-format.md shows all of them.
 
-Records are immutable. One made from a user's values refuses them as `InvalidInput` (`Record.of`),
+Records are immutable. A user's values are refused as `InvalidInput` (`Record.of`),
 one read from a file that does not validate is `Corrupt` (`Record.parse`).
 """
 
@@ -59,7 +59,7 @@ class Record(BaseModel):
 
 
 class StoredRecord(Record):
-    """A record that is a file of its own."""
+    """A record that is a file by itself."""
 
     format_version: Literal[1] = FORMAT_VERSION
 
@@ -95,7 +95,7 @@ def _check_known_name(name: str) -> str:
 
 def _check_computed(precision: Precision) -> Precision:
     if precision is Precision.AUTO:
-        raise ValueError("`auto` is no precision to compute in: fp32 or bf16")
+        raise ValueError("`auto` is not a precision to compute in; fp32 and bf16 are")
     return precision
 
 
@@ -176,7 +176,7 @@ class Manifest(StoredRecord):
     task_digest: Digest
     temperature: Temperature
     metrics: dict[str, FiniteFloat]
-    metrics_precision: ComputedIn = Precision.FP32  # where nothing is said, nothing else was there
+    metrics_precision: ComputedIn = Precision.FP32  # manifests without it were measured in fp32
     training: JsonObject
     created_at: AwareDatetime
 
@@ -236,14 +236,14 @@ _RESTORE = "restore the file from a backup, or remove its folder and make it aga
 
 def _check_format(data: bytes, key: str) -> None:
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"not JSON ({error})", field=key, remedy=_RESTORE) from error
-    if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
+    if not isinstance(document, dict) or not isinstance(document.get("format_version"), int):
         raise Corrupt("field 'format_version': missing or not a number", field=key, remedy=_RESTORE)
-    if found["format_version"] != FORMAT_VERSION:
+    if document["format_version"] != FORMAT_VERSION:
         raise Unsupported(
-            f"format version {found['format_version']}, this corolla reads version {FORMAT_VERSION}",
+            f"format version {document['format_version']}, this corolla reads version {FORMAT_VERSION}",
             field=key,
             remedy="install the corolla that wrote it",
         )

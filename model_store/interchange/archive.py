@@ -72,7 +72,7 @@ def read(data: bytes, *, name: str = "archive") -> Archive:
         name: What to call it in errors.
 
     Raises:
-        Corrupt: It is no such zip, holds anything else, or does not match its digests.
+        Corrupt: It is not such a zip, holds anything else, or does not match its digests.
         Unsupported: A newer version of the format.
     """
     parts = _parts(data, name)
@@ -89,7 +89,7 @@ def register(
 ) -> Published:
     """Register an archive's adapter, and its task where the store has none of that name.
 
-    The same again returns the version that stands there.
+    The same again returns the version that exists.
 
     Args:
         task, name: Names to register under; None means those in the archive.
@@ -151,25 +151,25 @@ def _check_digests(archive: Archive, name: str) -> None:
         task=draft.task_digest,
         tensors=archive.adapter,
     )
-    for what, found, expected in (
+    for what, actual, expected in (
         ("backbone", draft.backbone_digest, spec.backbone_digest),
         ("task", task, draft.task_digest),
         ("adapter", adapter, archive.record.adapter_digest),
     ):
-        if found != expected:
+        if actual != expected:
             raise Corrupt(
-                f"the {what}'s digest is {found[:12]} instead of {expected[:12]}", field=name, remedy=_REMEDY
+                f"the {what}'s digest is {actual[:12]} instead of {expected[:12]}", field=name, remedy=_REMEDY
             )
 
 
 def _check_backbone(store: Store, record: Archived) -> None:
-    wanted = record.task.backbone_digest
+    backbone = record.task.backbone_digest
     try:
-        store.backbones.get(wanted)
+        store.backbones.get(backbone)
     except NotFound:
         config = record.backbone
         raise NotFound(
-            f"the adapter belongs to backbone {wanted}, which is not in this store "
+            f"the adapter belongs to backbone {backbone}, which is not in this store "
             f"({config.architecture}, {config.image_size} px)",
             field="backbone",
             remedy="import the same weights first with `corolla backbones import`",
@@ -190,5 +190,5 @@ def _check_shapes(archive: Archive, config: BackboneConfig) -> None:
         ) from error
     base = heads.load(archive.base_head, classes=len(spec.classes), width=arch.width)
     heads.load_like(base, archive.adapter)
-    own = {name: t for name, t in archive.adapter.items() if not name.startswith("head.")}
-    check_tensors(own, method.shapes(arch), what=f"{draft.method} adapter {draft.name}")
+    edits = {name: t for name, t in archive.adapter.items() if not name.startswith("head.")}
+    check_tensors(edits, method.shapes(arch), what=f"{draft.method} adapter {draft.name}")

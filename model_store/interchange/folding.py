@@ -1,4 +1,4 @@
-"""Folding: one model of weight space as a plain timm checkpoint that needs nothing of ours.
+"""Folding: one model in weight space as a plain timm checkpoint that needs no part of Corolla.
 
 Knows which models are plain weights: sums of edits that fold, with a linear head. The file holds the
 backbone's parameters under timm's names at the task's image size, `head.weight`, `head.bias`, and a header
@@ -106,7 +106,7 @@ def _check_methods(member: Member, model: Model) -> None:
     if stuck:
         names = ", ".join(f"{term.label} ({term.method})" for term in stuck)
         raise Unsupported(
-            f"{names} cannot become plain weights: branches and prompts are no weights of a ViT",
+            f"{names} cannot become plain weights: branches and prompts are not weights of a ViT",
             field="route",
             remedy="serve it with corolla, or export it with --format archive; "
             "`corolla methods` lists the methods that fold",

@@ -1,7 +1,7 @@
-"""Adapters that other libraries made: what they need before they can be registered.
+"""Adapters of other libraries: what they need before they can be registered.
 
-Such a file knows neither our task nor the digest of its backbone, so both are taken from the task that it is
-registered under, and its tensors are held to that task's shapes.
+Such a file names neither a task nor the digest of its backbone. Both come from the task that it is registered
+under, and its tensors must have that task's shapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,15 @@ class Foreign:
     source: dict[str, JsonValue]
 
     def register(self, store: Store, task: TaskRecord, *, name: str) -> Published:
-        """Publish it; the same again returns the version that stands there.
+        """Publish it; the same again returns the version that exists.
 
         Raises:
             Corrupt: Its tensors are not those of the method and the task.
         """
         config = store.backbones.get(task.spec.backbone_digest).config
         arch = describe(config).at(task.spec.preprocess.image_size)
-        own = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
-        check_tensors(own, self.method.shapes(arch), what=f"imported {self.method.name} adapter")
+        edits = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
+        check_tensors(edits, self.method.shapes(arch), what=f"imported {self.method.name} adapter")
         base = heads.load(store.tasks.load_base_head(task), classes=len(task.spec.classes), width=arch.width)
         heads.load_like(base, self.tensors)
         draft = Draft.of(
@@ -68,21 +68,21 @@ def ordered_head(
     Raises:
         InvalidInput: The classes are not the task's, or the head has another number of rows.
     """
-    wanted = task.spec.classes
-    given = wanted if classes is None else tuple(classes)
+    expected = task.spec.classes
+    names = expected if classes is None else tuple(classes)
     rows = len(head["head.weight"])
-    if sorted(given) != sorted(wanted):
-        differ = sorted(set(given) ^ set(wanted)) or sorted({name for name in given if given.count(name) > 1})
+    if sorted(names) != sorted(expected):
+        differ = sorted(set(names) ^ set(expected)) or sorted({n for n in names if names.count(n) > 1})
         raise InvalidInput(
             f"its classes are not those of task {task.spec.name!r}: they differ in {', '.join(differ[:5])}",
             field="classes",
             remedy="import it under a task with its classes",
         )
-    if rows != len(wanted):
+    if rows != len(expected):
         raise InvalidInput(
-            f"its head has {rows} rows, task {task.spec.name!r} has {len(wanted)} classes",
+            f"its head has {rows} rows, task {task.spec.name!r} has {len(expected)} classes",
             field="head",
             remedy="import it under the task that it was trained for",
         )
-    places = [given.index(name) for name in wanted]
+    places = [names.index(name) for name in expected]
     return {name: tensor[places].clone() for name, tensor in head.items()}

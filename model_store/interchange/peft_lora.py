@@ -232,7 +232,9 @@ def read(folder: Path) -> Folder:
         Corrupt: It is not what PEFT writes.
     """
     if not folder.is_dir():
-        raise NotFound(f"{folder} is no folder", field="path", remedy=f"give the folder that holds {CONFIG}")
+        raise NotFound(
+            f"{folder} is not a folder", field="path", remedy=f"give the folder that holds {CONFIG}"
+        )
     raw, config = _read_config(_file(folder, CONFIG))
     found = tensors.decode(_file(folder, WEIGHTS), key=WEIGHTS, remedy=_REMEDY)
     lora, head = _sorted(found)
@@ -318,7 +320,7 @@ def _sorted(found: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], 
     if not lora:
         raise Corrupt("it holds no LoRA matrix of a timm ViT", field=WEIGHTS)
     if head and (sorted(head) != sorted(_HEAD) or head["head.weight"].dim() != 2):
-        raise Corrupt("its head is no linear layer with a bias", field=WEIGHTS)
+        raise Corrupt("its head is not a linear layer with a bias", field=WEIGHTS)
     return lora, head
 
 
@@ -344,5 +346,5 @@ def _pattern(patterns: Mapping[str, float] | Mapping[str, int], module: str) -> 
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return pattern
         except re.error as error:
-            raise Corrupt(f"{pattern!r} is no pattern ({error})", field=CONFIG) from error
+            raise Corrupt(f"{pattern!r} is not a pattern ({error})", field=CONFIG) from error
     return module

@@ -47,9 +47,9 @@ class Checkpoint:
                 field=self.name,
                 remedy="give a whole classifier; a backbone alone goes to `corolla backbones import`",
             )
-        own = _classes(self.header)
-        head = ordered_head({n: self.tensors[n] for n in _HEAD}, task, classes or own)
-        notes = [] if classes or own else ["its head's rows were taken in the order of the task's classes"]
+        named = _classes(self.header)
+        head = ordered_head({n: self.tensors[n] for n in _HEAD}, task, classes or named)
+        notes = [] if classes or named else ["its head's rows were taken in the order of the task's classes"]
         foreign = Foreign(
             method=Full(),
             tensors={n: t.float() for n, t in (self.tensors | head).items()},
@@ -64,22 +64,22 @@ def read(data: bytes, name: str) -> Checkpoint:
     Raises:
         Corrupt: It is not whole, or not finite.
     """
-    found = tensors.decode(data, key=name, remedy="save the state dict with safetensors")
-    return Checkpoint(name=name, tensors=found, header=_header(data))
+    state = tensors.decode(data, key=name, remedy="save the state dict with safetensors")
+    return Checkpoint(name=name, tensors=state, header=_header(data))
 
 
 def _header(data: bytes) -> dict[str, str]:
     """The file's own words; the file was read before, so it is whole."""
     (length,) = struct.unpack("<Q", data[:8])
-    found = json.loads(data[8 : 8 + length]).get("__metadata__")
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+    return {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
 
 
 def _classes(header: dict[str, str]) -> tuple[str, ...] | None:
     if folding.NAME not in header:
         return None
     try:
-        found = json.loads(header.get("classes", "null"))
+        classes = json.loads(header.get("classes", "null"))
     except ValueError:
         return None
-    return tuple(map(str, found)) if isinstance(found, list) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else None

@@ -1,7 +1,7 @@
-"""Objects by key, wherever they live: a folder, S3, GCS, Azure or memory.
+"""Objects by key in a folder, S3, GCS, Azure or memory.
 
-Knows three ways to write and nothing of what is written: create if absent, compare and swap, delete.
-Every failure of the place itself becomes an error of our tree that names the key.
+There are three ways to write: create if absent, compare and swap, delete. Every failure of the place itself
+becomes a `CorollaError` that names the key.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _LOCK = ".lock"
 
 
 class Stamp(NamedTuple):
-    """What an object looks like in a listing; another tag means other content."""
+    """How an object is listed. A different tag means different content."""
 
     tag: str
     modified: datetime
@@ -63,7 +63,7 @@ class Objects:
 
         Raises:
             InvalidInput: It is neither.
-            CorollaError: The folder cannot be made.
+            CorollaError: The folder cannot be created.
         """
         scheme = urlsplit(url).scheme if "://" in url else ""
         if scheme in ("", "file"):
@@ -97,11 +97,11 @@ class Objects:
 
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
-        found = self._get(key)
-        return None if found is None else found[0]
+        stored = self._get(key)
+        return None if stored is None else stored[0]
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object whole if none stands there; whether it was written."""
+        """Write an object whole if there is none yet; returns whether it was written."""
         with _place_errors(key):
             try:
                 # One request: a multipart upload could not be conditional.
@@ -120,9 +120,8 @@ class Objects:
         """
         with self.exclusive():
             for _ in range(_ATTEMPTS):
-                found = self._get(key)
-                data = change(None if found is None else found[0])
-                if self._replace(key, data, None if found is None else found[1]):
+                data, version = self._get(key) or (None, None)
+                if self._replace(key, change(data), version):
                     return
         raise Conflict("others keep changing it", field=key, remedy="try again")
 
@@ -136,7 +135,7 @@ class Objects:
         return sorted(self.stamps(prefix))
 
     def stamps(self, prefix: str) -> dict[str, Stamp]:
-        """What the objects below a prefix of whole segments look like, by key; reads none of them."""
+        """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
             return {
                 meta["path"]: Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"])
@@ -146,7 +145,7 @@ class Objects:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other writers of a local folder out; elsewhere conditional writes do that."""
+        """Exclude other writers of a local folder; elsewhere conditional writes do that."""
         if self._folder is None:
             yield
             return
@@ -159,25 +158,27 @@ class Objects:
     def _get(self, key: str) -> "tuple[bytes, UpdateVersion] | None":
         with _place_errors(key):
             try:
-                found = self._backend.get(key)
-                data = bytes(found.bytes())
+                result = self._backend.get(key)
+                data = bytes(result.bytes())
             except FileNotFoundError:
                 return None
         version: UpdateVersion = {}
-        if found.meta["e_tag"] is not None:
-            version["e_tag"] = found.meta["e_tag"]
-        if found.meta["version"] is not None:
-            version["version"] = found.meta["version"]
+        if result.meta["e_tag"] is not None:
+            version["e_tag"] = result.meta["e_tag"]
+        if result.meta["version"] is not None:
+            version["version"] = result.meta["version"]
         return data, version
 
-    def _replace(self, key: str, data: bytes, seen: "UpdateVersion | None") -> bool:
-        if self._folder is None and seen is None:
+    def _replace(self, key: str, data: bytes, expected: "UpdateVersion | None") -> bool:
+        if self._folder is None and expected is None:
             return self.create(key, data)
         with _place_errors(key):
             try:
                 # On a folder the lock is held, and a rename replaces the file whole.
-                held = self._folder is not None or seen is None
-                self._backend.put(key, data, mode="overwrite" if held else seen, use_multipart=False)
+                unconditional = self._folder is not None or expected is None
+                self._backend.put(
+                    key, data, mode="overwrite" if unconditional else expected, use_multipart=False
+                )
             except PreconditionError:
                 return False
         return True

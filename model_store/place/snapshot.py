@@ -1,8 +1,8 @@
-"""What a store's names mean at one moment, kept in memory: a server resolves against it, not the store.
+"""A store's names at one moment, cached in memory. A server resolves against it, not against the store.
 
-Listings say which aliases, routes and tasks there are; a file is read when it is first needed, and kept.
-`later` takes the listings again, reads again what was kept and has changed, and reads nothing else. What
-a snapshot has answered once it always answers.
+Listings say which aliases, routes and tasks exist. A record is read when it is first needed, and cached.
+`later` lists again and reads again only the cached records that have changed. A snapshot never changes its
+answers.
 """
 
 import time
@@ -14,20 +14,20 @@ from datetime import UTC, datetime, timedelta
 from model_store.place.objects import Change, Place, Stamp
 
 NAMES = ("aliases", "routes", "tasks")
-"""What is listed at every look; absent from the listing, it does not exist."""
+"""Listed by every `later`. What is not in the listing does not exist."""
 VERSIONS = "adapters"
 VERSIONS_EVERY_S = 30.0
-"""Versions only come and go; a new one is seen through its alias, so they are listed less often."""
+"""Versions are listed less often: they never change, and a new one is reached through its alias."""
 
-# A file system's clock ticks in milliseconds and inodes are used again: two changes within one tick may
-# leave the same tag, so the tag of what is this young proves nothing.
+# A file system's clock ticks in milliseconds, and inodes are reused. Two changes within one tick may leave
+# the same tag, so the tag of an object that is younger than this proves nothing.
 _YOUNG = timedelta(seconds=2)
 
 _Stamps = dict[str, Stamp | None]  # None: too young to tell
 
 
 class Snapshot:
-    """A place whose names stand still. Threads may share it.
+    """A place whose names do not change. Threads may share it.
 
     Args:
         place: Where everything else is read, and everything is written.
@@ -40,78 +40,78 @@ class Snapshot:
         names: _Stamps,
         versions: _Stamps,
         versions_at: float,
-        kept: dict[str, bytes],
+        records: dict[str, bytes],
         clock: Callable[[], float],
     ) -> None:
         self._place = place
         self._names, self._versions, self._versions_at = names, versions, versions_at
         self._keys = sorted(names)
-        self._kept = kept
+        self._records = records
         self._clock = clock
 
     @classmethod
     def take(cls, place: Place, clock: Callable[[], float] = time.monotonic) -> "Snapshot":
         """The names as they are now; `clock` is monotonic seconds."""
         now, names, versions = clock(), _listed(place, NAMES), _listed(place, (VERSIONS,))
-        return cls(place, names=names, versions=versions, versions_at=now, kept={}, clock=clock)
+        return cls(place, names=names, versions=versions, versions_at=now, records={}, clock=clock)
 
     def later(self) -> "Snapshot | None":
-        """The names as they are now; None where they are what they were."""
+        """The names as they are now; None if nothing has changed."""
         names, versions, versions_at = _listed(self._place, NAMES), self._versions, self._versions_at
         suspects = _differing(self._names, names)
         now = self._clock()
         if now - versions_at >= VERSIONS_EVERY_S:
             versions, versions_at = _listed(self._place, (VERSIONS,)), now
             suspects |= _differing(self._versions, versions)
-        before = dict(self._kept)
+        before = dict(self._records)
         again = {key: self._place.read(key) for key in suspects & before.keys()}
         if all(key in before and again[key] == before[key] for key in suspects):
-            # Young tags that proved to be no change.
+            # The tags were too young to tell, and the records turned out to be the same.
             self._names, self._versions, self._versions_at = names, versions, versions_at
             return None
-        kept = {key: data for key, data in (before | again).items() if data is not None}
+        records = {key: data for key, data in (before | again).items() if data is not None}
         return Snapshot(
             self._place,
             names=names,
             versions=versions,
             versions_at=versions_at,
-            kept=kept,
+            records=records,
             clock=self._clock,
         )
 
     def changed(self, old: "Snapshot") -> list[str]:
         """The keys that are new, gone or different since an older snapshot, sorted.
 
-        What is too young to tell counts where the older snapshot had read it and it reads otherwise now.
+        An object that is too young to tell counts if the older snapshot had read it and it differs now.
         """
-        ours, theirs = self._versions | self._names, old._versions | old._names
-        return sorted(key for key in _differing(theirs, ours) if self._is_other(old, key, ours, theirs))
+        new, before = self._versions | self._names, old._versions | old._names
+        return sorted(key for key in _differing(before, new) if self._is_other(old, key, new, before))
 
-    def _is_other(self, old: "Snapshot", key: str, ours: _Stamps, theirs: _Stamps) -> bool:
-        if key not in ours or key not in theirs:
+    def _is_other(self, old: "Snapshot", key: str, new: _Stamps, before: _Stamps) -> bool:
+        if key not in new or key not in before:
             return True
-        if key in old._kept:
-            return self.read(key) != old._kept[key]
-        return ours[key] is not None and theirs[key] is not None
+        if key in old._records:
+            return self.read(key) != old._records[key]
+        return new[key] is not None and before[key] is not None
 
     # A store's place
 
     def read(self, key: str) -> bytes | None:
         """As `Objects.read`; a record is read once."""
-        if key in self._kept:
-            return self._kept[key]
+        if key in self._records:
+            return self._records[key]
         if not _is_record(key):
             return self._place.read(key)
         if key.partition("/")[0] in NAMES and key not in self._names:
             return None
         data = self._place.read(key)
         if data is not None:
-            self._kept[key] = data
+            self._records[key] = data
         return data
 
     def known(self, key: str) -> bytes | None:
-        """A record that was read before; None where it was not, or is not there."""
-        return self._kept.get(key)
+        """A record that was read before; None if it was not, or does not exist."""
+        return self._records.get(key)
 
     def keys(self, prefix: str) -> list[str]:
         """As `Objects.keys`."""
@@ -136,13 +136,13 @@ class Snapshot:
 
 
 def _listed(place: Place, prefixes: tuple[str, ...]) -> _Stamps:
-    found: _Stamps = {}
+    stamps: _Stamps = {}
     for prefix in prefixes:
         now = datetime.now(UTC)
         for key, stamp in place.stamps(prefix).items():
             if _is_record(key):
-                found[key] = stamp if now - stamp.modified > _YOUNG else None
-    return found
+                stamps[key] = stamp if now - stamp.modified > _YOUNG else None
+    return stamps
 
 
 def _is_record(key: str) -> bool:

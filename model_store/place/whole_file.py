@@ -16,7 +16,7 @@ def write_whole(path: Path, *, mode: int = 0o666, replace: bool = True) -> Itera
     Args:
         path: The file. Its folder exists.
         mode: Permissions of a new file, before the umask.
-        replace: Whether to replace a file that stands there; otherwise it stays, and the draft goes.
+        replace: Whether to replace an existing file; otherwise that stays, and the draft is removed.
 
     Raises:
         OSError: The draft cannot be created, or cannot take its place.

@@ -1,4 +1,4 @@
-"""Naming a route: all that is checked before one is kept under a name, whoever asks for it."""
+"""Naming a route: everything that is checked before it is stored under a name."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from model_store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """A route that may be kept.
+    """A route that may be stored under its name.
 
     Attributes:
         resolved: The route with the versions that it means now.
         why: Where its temperature comes from.
-        shadows: Whether an adapter has the same name, which alone will mean the route from then on.
+        shadows: Whether an adapter has the same name; that name alone then means the route.
     """
 
     route: NamedRoute
@@ -28,15 +28,15 @@ class Naming:
     def lines(self) -> list[str]:
         """What people should know about it: how it is read, and what it changes."""
         home, name = self.route.task, self.route.name
-        said = [f"route {home}/{name} = {self.route.route}"]
-        said += [f"  {line}" for line in explain_route(self.route.parsed(), home)]
-        said.append(f"temperature {self.route.temperature:g}: {self.why}")
+        lines = [f"route {home}/{name} = {self.route.route}"]
+        lines += [f"  {line}" for line in explain_route(self.route.parsed(), home)]
+        lines.append(f"temperature {self.route.temperature:g}: {self.why}")
         if self.shadows:
-            said.append(
+            lines.append(
                 f"note: {name} alone now means this route in task {home}; "
                 f"the adapter of that name is {name}@{LATEST}"
             )
-        return said
+        return lines
 
 
 def check(
@@ -49,7 +49,7 @@ def check(
     extrapolate: bool = False,
     backbone_digest: str | None = None,
 ) -> Naming:
-    """The route that a text means under a name, if it can be answered; keeps nothing.
+    """The route that a text means under a name, if it can be answered; stores nothing.
 
     Args:
         temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.

@@ -1,9 +1,9 @@
 """How precisely the backbone runs: fp32, or bf16 where the hardware has it and the answers stay the same.
 
 bf16 halves the time and the memory of the backbone on CPUs with AVX-512-bf16 or AMX and on GPUs since
-Ampere; without them it works and is slow. Before anything is answered or measured in it, the logits of what
-is to answer are compared with fp32 on a few images: for a server every task's base head and every member of
-a named route, for a measurement what is measured.
+Ampere; elsewhere it works and is slow. Before a backbone answers in bf16, its logits are compared with fp32
+on a few images: a server compares every task's base head and every member of a named route, a measurement
+compares what it measures.
 """
 
 import logging
@@ -35,7 +35,7 @@ _PROBES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is compared: some models, as a loader makes them."""
+    """What is compared: some models, built by a loader."""
 
     name: str
     image_size: int
@@ -49,10 +49,10 @@ def checked_loader(
     record: BackboneRecord,
     routes: Iterable[ResolvedRoute],
 ) -> tuple[Precision, Loader]:
-    """What the backbone runs in, and a loader of that.
+    """The precision that the backbone runs in, and a loader of that precision.
 
     Args:
-        routes: Their members' logits are compared; not gone through where fp32 is taken anyway.
+        routes: Their members' logits are compared; not iterated if fp32 is chosen anyway.
 
     Raises:
         InvalidInput: bf16 is asked for and changes the answers too much; `auto` then is fp32.
@@ -68,11 +68,11 @@ def checked(
     subjects: Iterable[Subject],
     note: Callable[[str], None] = _log.warning,
 ) -> Loader:
-    """A loader of the precision that a setting comes to, as `checked_loader` does for routes.
+    """A loader of the precision that a setting leads to, as `checked_loader` gives for routes.
 
     Args:
-        exact: Of fp32, on the device that will compute; taken as it is where fp32 is chosen.
-        note: Told when `auto` falls back to fp32.
+        exact: A loader of fp32 on the device that will compute; returned if fp32 is chosen.
+        note: Called with a message when `auto` falls back to fp32.
 
     Raises:
         InvalidInput: bf16 is asked for and changes the answers too much.
@@ -81,10 +81,10 @@ def checked(
         return exact
     fast = Loader(exact.store, exact.record, device=exact.device, precision=Precision.BF16)
     compared = ((_difference_if_sound(subject, exact, fast), subject.name) for subject in subjects)
-    found, name = max(compared, default=(0.0, "nothing"))
-    _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", found, name)
+    largest, name = max(compared, default=(0.0, "nothing"))
+    _log.info("bf16 changes logits by at most %.2g of the largest one (of %s)", largest, name)
     try:
-        check(found, name)
+        check(largest, name)
     except InvalidInput as error:
         if setting is Precision.BF16:
             raise
@@ -94,7 +94,7 @@ def checked(
 
 
 def subjects(members: Iterable[Member]) -> Iterator[Subject]:
-    """Members of routes, each of them once."""
+    """Members of routes, each once."""
     seen = set()
     for member in members:
         if member_key(member) not in seen:
@@ -114,25 +114,26 @@ def probes(size: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
 
 
-def check(found: float, route: str) -> None:
-    """Refuses a precision that changes the answers.
+def check(difference: float, route: str) -> None:
+    """Refuse a precision that changes the answers.
 
     Args:
-        found: The largest difference of a logit, relative to the largest one, of a route.
+        difference: The largest difference of a logit, relative to the largest one, of a route.
 
     Raises:
         InvalidInput: The difference is beyond `TOLERANCE`, or not a number.
     """
-    if not found <= TOLERANCE:
+    if not difference <= TOLERANCE:
         raise InvalidInput(
-            f"bf16 changes logits of {route} by {found:.1%} of the largest one; accepted are {TOLERANCE:.0%}",
+            f"bf16 changes logits of {route} by {difference:.1%} of the largest one; "
+            f"accepted are {TOLERANCE:.0%}",
             field="precision",
             remedy="use --precision fp32",
         )
 
 
 def _difference_if_sound(subject: Subject, exact: Loader, fast: Loader) -> float:
-    """The same; 0 of what is damaged: it answers nothing, and must not keep the others from answering."""
+    """As `difference`, but 0 if a file is damaged: that model cannot answer, and must not stop the others."""
     try:
         return difference(subject, exact, fast)
     except CorollaError as error:
@@ -143,15 +144,15 @@ def _difference_if_sound(subject: Subject, exact: Loader, fast: Loader) -> float
 def difference(subject: Subject, exact: Loader, fast: Loader) -> float:
     """The largest difference of the models' logits, relative to the largest logit of each.
 
-    In bf16 every image is answered twice: beside the others and alone, since one row may take other products.
+    In bf16 every image is answered twice, beside the others and alone: a single row may use other products.
 
     Raises:
         CorollaError: What is compared cannot be loaded.
     """
     images = probes(subject.image_size)
-    expected, found = (_logits(subject, loader, [images]) for loader in (exact, fast))
+    expected, beside = (_logits(subject, loader, [images]) for loader in (exact, fast))
     alone = _logits(subject, fast, images.split(1))
-    pairs = [(z, other) for answers in (found, alone) for z, other in zip(expected, answers, strict=True)]
+    pairs = [(z, other) for answers in (beside, alone) for z, other in zip(expected, answers, strict=True)]
     worst = [float((z - other).abs().max() / z.abs().max().clamp_min(1e-12)) for z, other in pairs]
     return max((one if math.isfinite(one) else math.inf for one in worst), default=0.0)
 

@@ -1,6 +1,6 @@
 """From a route's names to the exact versions that answer it, and the checks between its members.
 
-Knows records, not tensors. The names resolve once, here; everything after goes by digest.
+Knows records, not tensors. Names resolve once, here; from then on adapters are identified by digest.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRoute:
-    """What answers: every name replaced by a version and its digest.
+    """A route with every name replaced by a version and its digest.
 
     Attributes:
         members: At least one; all share one set of classes.
@@ -93,11 +93,11 @@ class ResolvedRoute:
         yield from seen.values()
 
     def class_order(self, member: Member) -> tuple[int, ...] | None:
-        """Where the answer's classes stand among the member's; None where the order is the same."""
-        own = member.task.spec.classes
-        if own == self.classes:
+        """The positions of the answer's classes among the member's; None if the order is the same."""
+        classes = member.task.spec.classes
+        if classes == self.classes:
             return None
-        position = {name: i for i, name in enumerate(own)}
+        position = {name: i for i, name in enumerate(classes)}
         return tuple(position[name] for name in self.classes)
 
     def __str__(self) -> str:
@@ -180,11 +180,10 @@ def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_diges
 
 
 def _check_classes(first: Member, other: Member) -> None:
-    ours, theirs = set(first.task.spec.classes), set(other.task.spec.classes)
-    if ours == theirs:
+    differ = sorted(set(first.task.spec.classes) ^ set(other.task.spec.classes))
+    if not differ:
         return
-    only = sorted(ours ^ theirs)
-    shown = ", ".join(only[:5]) + (" ..." if len(only) > 5 else "")
+    shown = ", ".join(differ[:5]) + (" ..." if len(differ) > 5 else "")
     raise InvalidInput(
         f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes ({shown})",
         field="route",

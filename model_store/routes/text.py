@@ -95,8 +95,8 @@ _TOKEN = re.compile(
 def _tokens(text: str) -> Iterator[_Token]:
     for match in _TOKEN.finditer(text):
         kind = str(match.lastgroup)
-        found = match.group(kind)
-        yield _Token(found if kind == "mark" else kind, found, match.start(kind))
+        matched = match.group(kind)
+        yield _Token(matched if kind == "mark" else kind, matched, match.start(kind))
     yield _Token("end", "", len(text))
 
 
@@ -175,7 +175,7 @@ class _Parser:
 
     def _expected(self, what: str) -> InvalidInput:
         token = self._peek()
-        found = "the route ends" if token.kind == "end" else f"found {token.text[:40]!r}"
+        actual = "the route ends" if token.kind == "end" else f"found {token.text[:40]!r}"
         return InvalidInput(
-            f"expected {what} at character {token.at + 1}, {found}", field="route", remedy=_EXAMPLE
+            f"expected {what} at character {token.at + 1}, {actual}", field="route", remedy=_EXAMPLE
         )

@@ -195,13 +195,13 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise NotFound(f"{str(path)!r} is not a file", field="source", remedy="check the path")
     reader: Callable[[Path], Any] = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-    found = reader(path)
+    document = reader(path)
     for nest in ("state_dict", "model", "teacher"):
-        if isinstance(found, dict) and isinstance(found.get(nest), dict):
-            found = found[nest]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        if isinstance(document, dict) and isinstance(document.get(nest), dict):
+            document = document[nest]
+    if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
         raise InvalidInput("it holds no plain table of tensors", field=path.name, remedy="save a state dict")
-    return {str(name): tensor.detach().float() for name, tensor in found.items()}
+    return {str(name): tensor.detach().float() for name, tensor in document.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

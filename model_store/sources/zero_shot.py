@@ -104,7 +104,7 @@ def preprocess(
     """How a task's images reach the backbone; None means the backbone's own value.
 
     Raises:
-        InvalidInput: The size is no multiple of the patch size, or a value is out of range.
+        InvalidInput: The size is not a multiple of the patch size, or a value is out of range.
     """
     size = image_size or config.image_size
     describe(config).at(size)

@@ -1,7 +1,7 @@
-"""Administration, transport-free: what is in memory, what names mean, and changing both.
+"""Administration: what is in memory, what names mean, and changing both, whatever the protocol.
 
-Everything checks before it changes, so a call that fails has changed nothing. Knows neither protobuf nor
-gRPC. Blocking: called in a pool, never on the event loop.
+Every call checks before it changes, so one that fails has changed nothing. Knows neither protobuf nor gRPC.
+Blocking: called in a pool, never on the event loop.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from model_store.format.records import NamedRoute
 from model_store.names import AdapterId, check_alias, check_name, not_found
-from model_store.resolution import named_route as naming
+from model_store.resolution import named_route
 from model_store.resolution.named_route import Naming
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
@@ -72,13 +72,13 @@ class RouteState:
 
 
 class Admin:
-    """Looks into a server and changes it.
+    """Lists and changes what a server has in memory and what names mean.
 
     Args:
         store: Where names are changed; `catalog` reads them.
-        watcher: Brings changes to requests at once.
-        registered_budget, slot_budget: Bytes that adapters may take in memory, and in slots; 0 where
-            slots take none of their own.
+        watcher: Makes requests see changes at once.
+        registered_budget: Bytes that adapters may take in host memory.
+        slot_budget: Bytes that adapters may take in slots; 0 where slots are not copies.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Admin:
         return self._state(term.full_name, term.digest, term.method, self._cache.pin(term))
 
     def unpin(self, adapter: str, task: str = "") -> AdapterState:
-        """Lets an adapter go when its memory is needed.
+        """Lets an adapter be evicted when its memory is needed.
 
         Raises:
             NotFound: It is not in memory.
@@ -175,17 +175,19 @@ class Admin:
         store = self._catalog.store
         with ThreadPoolExecutor(READERS) as readers:
             adapters = store.adapters.list(task or None)
-            found = zip(adapters, readers.map(lambda a: aliases_of(store, a), adapters), strict=True)
+            aliases_by_adapter = zip(
+                adapters, readers.map(lambda a: aliases_of(store, a), adapters), strict=True
+            )
             return [
                 AdapterAlias(adapter=adapter, alias=alias, version=version)
-                for adapter, aliases in found
+                for adapter, aliases in aliases_by_adapter
                 for alias, version in sorted(aliases.items())
             ]
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str = "", expected: int | None = None
     ) -> tuple[AdapterAlias, int | None]:
-        """Points an alias at a version that is loaded and verified first; new requests go by it at once.
+        """Points an alias at a version that is loaded and verified first; new requests follow it at once.
 
         Returns:
             The alias, and the version it pointed at before, if any.
@@ -215,7 +217,7 @@ class Admin:
     # Named routes
 
     def routes(self, task: str = "") -> list[RouteState]:
-        """The named routes of one task or of all, those that cannot be answered too.
+        """The named routes of one task or of all, including those that cannot be answered.
 
         Raises:
             NotFound: No such task.
@@ -234,13 +236,13 @@ class Admin:
         temperature: float | None = None,
         extrapolate: bool = False,
     ) -> Naming:
-        """Keeps a route under a name, in the place of any other; requests go by it at once.
+        """Stores a route under a name, in place of any other; requests follow it at once.
 
         Raises:
             InvalidInput: A bad name, text, alpha or temperature, or members that do not fit together.
             NotFound: An adapter that does not exist.
         """
-        named = naming.check(
+        named = named_route.check(
             self._store,
             task=self._catalog.task(task),
             name=check_name(name, "name"),
@@ -254,7 +256,7 @@ class Admin:
         return named
 
     def delete_route(self, task: str, name: str) -> str:
-        """Forgets a named route; returns its task.
+        """Deletes a named route; returns its task.
 
         Raises:
             NotFound: No such route.
@@ -267,7 +269,7 @@ class Admin:
     # Both
 
     def reload(self) -> list[Change]:
-        """Forgets what names meant and asks the store for all of it; what changed.
+        """Reads all names from the store again; returns what changed.
 
         Raises:
             CorollaError: The store cannot be read; everything stays as it was.

@@ -34,16 +34,16 @@ def load_npz(path: str, part: str, field: str) -> Dataset:
     pairs = [(f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")]
     if part == "train":
         pairs = [("images", "labels"), ("x", "y"), *pairs]
-    found = next(((x, y) for x, y in pairs if x in arrays and y in arrays), None)
-    if found is None:
+    pair = next(((x, y) for x, y in pairs if x in arrays and y in arrays), None)
+    if pair is None:
         raise InvalidInput(
             f"{path} has no images and labels of the part {part!r}; its arrays are {listed(sorted(arrays))}",
             field=field,
             remedy=f"store them as {pairs[0][0]} and {pairs[0][1]}",
         )
-    images, labels = arrays[found[0]], arrays[found[1]]
-    _check_pixels(images, f"{path}[{found[0]}]", field)
-    indices, classes = _read_labels(labels, arrays.get("classes"), len(images), f"{path}[{found[1]}]", field)
+    images, labels = arrays[pair[0]], arrays[pair[1]]
+    _check_pixels(images, f"{path}[{pair[0]}]", field)
+    indices, classes = _read_labels(labels, arrays.get("classes"), len(images), f"{path}[{pair[1]}]", field)
     return from_pixels(path, images, indices, classes, field)
 
 
@@ -53,7 +53,7 @@ def _read_npz(path: str, field: str) -> dict[str, NDArray[Any]]:
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
-                raise ValueError("it is no npz file")
+                raise ValueError("it is not an npz file")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
@@ -104,7 +104,7 @@ def _read_labels(
         return indices.astype(np.int64), tuple(str(value) for value in values)
     if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist()) - {""}) != len(names):
         raise InvalidInput(
-            f"the classes beside {what} are no list of different names",
+            f"the classes beside {what} are not a list of different names",
             field=field,
             remedy="store classes as a one-dimensional array of unique, non-empty strings",
         )

@@ -20,17 +20,16 @@ def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Datas
     """
     if not 0 < holdout < 1:
         raise InvalidInput(
-            f"{holdout} is no share of the data",
+            f"{holdout} is not a share of the data",
             field="holdout",
             remedy="choose it between 0 and 1, e.g. 0.2",
         )
     train: list[int] = []
     heldout: list[int] = []
     for members in _shuffled_by_class(dataset, seed):
-        wanted = max(1, round(holdout * len(members)))
-        kept = max(1, len(members) - wanted)
-        train += members[:kept]
-        heldout += members[kept:]
+        size = max(1, len(members) - max(1, round(holdout * len(members))))
+        train += members[:size]
+        heldout += members[size:]
     if not heldout:
         raise InvalidInput(
             f"{dataset.name} has one image per class, so none can be held out",
@@ -46,7 +45,7 @@ def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
     The subset of a smaller `n` is contained in that of a larger one.
 
     Raises:
-        InvalidInput: Fewer images than classes are asked for.
+        InvalidInput: `n` is less than the number of classes.
     """
     groups = _shuffled_by_class(dataset, seed)
     if n < len(groups):
@@ -85,7 +84,7 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Selection:
-    """Some of another sequence's images, in an order of its own."""
+    """Some images of another sequence, in any order."""
 
     images: Images
     indices: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Which shifts there are, by name and severity; `training.data.shifts` makes them of images. No torch."""
+"""The shifts by name and severity; `training.data.shifts` applies them to images. Imports no torch."""
 
 from petl_vit.errors import InvalidInput, near
 
@@ -22,7 +22,7 @@ def parse(text: str) -> tuple[str, int]:
 
 
 def check(name: str, severity: int) -> None:
-    """Refuses a shift that there is not.
+    """Refuse a shift that does not exist.
 
     Raises:
         InvalidInput: An unknown name or severity.

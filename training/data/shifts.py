@@ -1,4 +1,4 @@
-"""Graded corruptions that turn held-out images into shifted ones: the same classes, seen worse.
+"""Graded corruptions that turn held-out images into shifted ones: the same classes, harder to see.
 
 Simple on purpose: a first check that monitoring sees a shift grow, not a benchmark of robustness.
 Knows pixels only. Each corruption takes float images [b,3,H,W] in 0..255, a strength, and the
@@ -24,7 +24,7 @@ def apply(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
 
     Args:
         name: One of `shift.NAMES`.
-        severity: From 1, hardly visible, to 5, hard for people too.
+        severity: From 1, hardly visible, to 5, hard for people as well.
 
     Raises:
         InvalidInput: An unknown name or severity.
@@ -77,10 +77,10 @@ def _rotation(images: Tensor, degrees: float, generator: torch.Generator) -> Ten
     return F.grid_sample(images - edge, grid, padding_mode="zeros", align_corners=False) + edge
 
 
-def _contrast(images: Tensor, kept: float, _: torch.Generator) -> Tensor:
-    """Contrast around the image's mean; `kept` is the share that stays."""
+def _contrast(images: Tensor, share: float, _: torch.Generator) -> Tensor:
+    """Contrast around the image's mean; `share` of it remains."""
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + kept * (images - mean)
+    return mean + share * (images - mean)
 
 
 def _edge_colour(images: Tensor) -> Tensor:

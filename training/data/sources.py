@@ -26,8 +26,8 @@ def load_dataset(source: str, *, field: str = "data") -> Dataset:
         field: What errors call it.
 
     Raises:
-        NotFound: Nothing stands there.
-        InvalidInput: Something stands there that holds no classification task.
+        NotFound: It does not exist.
+        InvalidInput: It does not hold a classification task.
     """
     embedded = _EMBEDDED.get(source)
     if embedded is not None:

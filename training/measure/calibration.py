@@ -22,8 +22,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return float(F.cross_entropy(z / torch.tensor(log_t).exp(), labels))
 
     bounds = (float(torch.tensor(_LOWEST).log()), float(torch.tensor(_HIGHEST).log()))
-    found = minimize_scalar(nll, bounds=bounds, method="bounded")
-    return float(torch.tensor(found.x).exp())
+    minimum = minimize_scalar(nll, bounds=bounds, method="bounded")
+    return float(torch.tensor(minimum.x).exp())
 
 
 def calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = 15) -> float:

@@ -162,8 +162,8 @@ class _Forward:
         size = images_at_once(len(self._models))
         for start in range(0, len(pixels), size):
             images = normalise(pixels[start : start + size], self._spec)
-            found = logits_of_images(self._batch, list(self._models.values()), images)
-            logits = {key: z.double().numpy() for key, z in zip(self._models, found, strict=True)}
+            of_models = logits_of_images(self._batch, list(self._models.values()), images)
+            logits = {key: z.double().numpy() for key, z in zip(self._models, of_models, strict=True)}
             for number, candidate in self._candidates.items():
                 yield Answered(
                     candidate=number,
@@ -177,11 +177,11 @@ _Logits = dict[MemberKey, NDArray[np.float64]]
 
 
 def _combined(candidate: Candidate, logits: _Logits) -> Answer:
-    """A candidate's answer from its members' logits [b, C], each in its own class order."""
+    """A candidate's answer from its members' logits [b, C], each in the order of that member's classes."""
     route, stacked = candidate.route, []
     for member in route.members:
-        own, order = logits[member_key(member)], route.class_order(member)
-        stacked.append(own if order is None else own[:, list(order)])
+        z, order = logits[member_key(member)], route.class_order(member)
+        stacked.append(z if order is None else z[:, list(order)])
     weights = np.array([member.weight for member in route.members])
     return combine(np.stack(stacked, axis=1), weights, rule=route.combine, temperature=candidate.temperature)
 
@@ -221,7 +221,7 @@ def _terms(routes: Sequence[ResolvedRoute]) -> dict[str, ResolvedTerm]:
 
 
 def _groups(candidates: Sequence[Candidate], places: Sequence[int], arch: Architecture) -> list[list[int]]:
-    """Candidates whose adapters fit in memory together; one whose own do not is alone."""
+    """Candidates grouped so that the adapters of a group fit in memory; one too large for that is alone."""
     groups, nbytes = [list[int]()], dict[MemberKey, int]()
     for place in places:
         more = {member_key(m): _nbytes(m, arch) for m in candidates[place].route.members}
@@ -234,8 +234,8 @@ def _groups(candidates: Sequence[Candidate], places: Sequence[int], arch: Archit
 
 def _nbytes(member: Member, arch: Architecture) -> int:
     """Bytes of a member's adapters, and of the parameters that they may be folded into."""
-    made = [t.manifest for t in member.terms if t.manifest is not None]
-    return sum(2 * 4 * methods.get(m.method).configure(m.config).parameters(arch) for m in made)
+    manifests = [t.manifest for t in member.terms if t.manifest is not None]
+    return sum(2 * 4 * methods.get(m.method).configure(m.config).parameters(arch) for m in manifests)
 
 
 def _names(resolved: ResolvedRoute) -> list[str]:

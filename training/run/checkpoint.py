@@ -19,7 +19,7 @@ from petl_vit.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where the state of one run is kept."""
+    """The file with the state of one run."""
 
     path: Path
 
@@ -51,7 +51,7 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The last state, or None where there is none that can be read."""
         try:
-            with warnings.catch_warnings():  # about files that are none of ours
+            with warnings.catch_warnings():  # about files of other programs
                 warnings.simplefilter("ignore")
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):

@@ -23,11 +23,11 @@ from petl_vit.vit import FrozenViT
 @torch.inference_mode()
 def features(vit: FrozenViT, batches: Iterable[Tensor], progress: Callable[[int], None]) -> Tensor:
     """Frozen features of batches of preprocessed images: [n, D] on the CPU."""
-    run, found = Functional(vit, []), []
+    run, batches_of_features = Functional(vit, []), []
     for images in batches:
-        found.append(vit.forward(images, run).float().cpu())
+        batches_of_features.append(vit.forward(images, run).float().cpu())
         progress(len(images))
-    return torch.cat(found)
+    return torch.cat(batches_of_features)
 
 
 def fit(inputs: Tensor, labels: Tensor, classes: int) -> LinearHead:

@@ -133,8 +133,8 @@ class Trainer:
     def resume(self, state: dict[str, Any]) -> int:
         """Goes on from a saved state; returns the number of epochs that are done."""
         with torch.no_grad():
-            for own, saved in ((self._tensors, state["tensors"]), (self._head, state["head"])):
-                for name, tensor in own.items():
+            for current, saved in ((self._tensors, state["tensors"]), (self._head, state["head"])):
+                for name, tensor in current.items():
                     tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self._losses = state["epoch"], list(state["losses"])
@@ -145,7 +145,7 @@ class Trainer:
         return math.ceil(len(images) / self.recipe.batch_size)
 
     def run(self, images: Images, *, progress: Callable[[float], None] = lambda loss: None) -> Trained:
-        """Trains the epochs that are left.
+        """Train the epochs that remain.
 
         Raises:
             InvalidInput: The loss is no longer finite.
@@ -245,7 +245,7 @@ class Trainer:
 def train(
     trainers: Sequence[Trainer], images: Images, *, progress: Callable[[float], None] = lambda loss: None
 ) -> list[Trained]:
-    """Trains the epochs that are left, of several adapters in one forward.
+    """Train the epochs that remain, of several adapters in one forward.
 
     Args:
         trainers: With one backbone, batch size, augmentation and precision.
@@ -261,8 +261,8 @@ def train(
 
 def _furthest_behind(trainers: Sequence[Trainer]) -> list[Trainer]:
     """Those that go next: all, or after a kill between two saves those that were not saved."""
-    left = [trainer for trainer in trainers if trainer.epoch < trainer.recipe.epochs]
-    return [trainer for trainer in left if trainer.epoch == min(other.epoch for other in left)]
+    unfinished = [trainer for trainer in trainers if trainer.epoch < trainer.recipe.epochs]
+    return [t for t in unfinished if t.epoch == min(other.epoch for other in unfinished)]
 
 
 def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable[[float], None]) -> None:

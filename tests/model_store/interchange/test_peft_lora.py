@@ -211,7 +211,7 @@ def test_a_setting_that_changes_the_meaning_is_refused_by_name(
         ({"r": 0}, "greater than or equal to 1"),
         ({"r": 8}, "has rank 3, the config says 8"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
-        ({"alpha_pattern": {"(": 2.0}}, "is no pattern"),
+        ({"alpha_pattern": {"(": 2.0}}, "is not a pattern"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(
@@ -239,7 +239,7 @@ def test_a_config_that_cannot_be_is_refused(
             r"blocks\.7\.attn\.qkv, and vit_tiny_patch16_224 has 2 blocks",
         ),
         ({"head.weight": None, "head.bias": None}, InvalidInput, 'modules_to_save=."head".'),
-        ({"head.bias": None}, Corrupt, "no linear layer with a bias"),
+        ({"head.bias": None}, Corrupt, "not a linear layer with a bias"),
         (
             {"head.weight": torch.ones(7, 192), "head.bias": torch.ones(7)},
             InvalidInput,
@@ -255,7 +255,7 @@ def test_tensors_that_do_not_fit_are_refused(
 
 
 def test_a_folder_without_its_files_says_what_to_do(real: Real, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no folder"):
+    with pytest.raises(NotFound, match="not a folder"):
         peft_lora.read(tmp_path / "absent")
     exported(real, tmp_path)
     (tmp_path / WEIGHTS).unlink()
