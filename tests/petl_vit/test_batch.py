@@ -33,7 +33,7 @@ def test_mixed_rows_equal_each_row_alone(kind: str) -> None:
     vit, _ = family(kind)
     images = images_of(vit)
     adapters = [adapter_of(name, vit, seed) for name, seed in itertools.product(NAMES, (0, 1))]
-    models = [wise(a, alpha) for a in adapters for alpha in (1.0, 0.3)]
+    models = [wise(a, alpha) for a, alpha in zip(adapters, itertools.cycle((1.0, 0.3)), strict=False)]
     models.append(Model([Term(adapter=a, alpha=0.2) for a in adapters]))
     models.append(Model([Term(adapter=adapters[0], alpha=0.5), Term(adapter=adapters[-1], alpha=0.5)]))
     order = torch.randperm(3 * len(models), generator=torch.Generator().manual_seed(4)).tolist()
