@@ -18,7 +18,7 @@ from serving.client.messages import DEFAULT_ADDRESS
 def on_server(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--server` and the flags that belong to it; it is called with a `client`."""
 
-    @flags.server("HOST:PORT of the server.", default=DEFAULT_ADDRESS)
+    @flags.server("The running server.", default=DEFAULT_ADDRESS)
     @wraps(command)
     def run(connection: Connection, **rest: Any) -> Any:
         with connect(connection) as client:

@@ -49,9 +49,9 @@ class StoreNames:
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None, expected: int | None
     ) -> tuple[str, str, int | None]:
-        home, _, name = adapter.rpartition("/")
-        home = home or chosen_task(self._store, task)
-        return home, name, self._store.adapters.set_alias(home, name, alias, version, expected)
+        task_name, _, name = adapter.rpartition("/")
+        task_name = task_name or chosen_task(self._store, task)
+        return task_name, name, self._store.adapters.set_alias(task_name, name, alias, version, expected)
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
         return [route.model_dump(mode="json") for route in self._store.routes.list(task)]
@@ -71,9 +71,9 @@ class StoreNames:
         return named
 
     def delete_route(self, name: str, *, task: str | None) -> str:
-        home = chosen_task(self._store, task)
-        self._store.routes.delete(home, name)
-        return home
+        task_name = chosen_task(self._store, task)
+        self._store.routes.delete(task_name, name)
+        return task_name
 
 
 def chosen_task(store: Store, task: str | None) -> str:

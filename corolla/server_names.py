@@ -22,8 +22,8 @@ class ServerNames:
         self, adapter: str, alias: str, version: int, *, task: str | None, expected: int | None
     ) -> tuple[str, str, int | None]:
         done = self._admin.set_alias(adapter, alias, version, task=task or "", expected=expected)
-        home, _, name = done.alias.adapter.partition("/")
-        return home, name, done.previous_version or None
+        task_name, _, name = done.alias.adapter.partition("/")
+        return task_name, name, done.previous_version or None
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
         states = self._admin.list_routes(task=task or "").routes

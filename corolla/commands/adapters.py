@@ -63,11 +63,10 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """
     store = Store.open(url)
     adapters = []
-    for home, name in store.adapters.list(task):
-        versions = store.adapters.versions(home, name)
-        adapters.append(
-            (store.adapters.manifest(home, name, versions[-1]), versions, store.adapters.aliases(home, name))
-        )
+    for task_name, name in store.adapters.list(task):
+        versions = store.adapters.versions(task_name, name)
+        newest = store.adapters.manifest(task_name, name, versions[-1])
+        adapters.append((newest, versions, store.adapters.aliases(task_name, name)))
     documents = [
         manifest.model_dump(mode="json") | {"versions": list(versions), "aliases": dict(aliases)}
         for manifest, versions, aliases in adapters
@@ -123,13 +122,13 @@ def set_alias(
     With --server, the server loads and verifies that version first, and answers by it from its next request
     on; servers over a store follow within their --refresh-s.
     """
-    home, adapter, before = names.set_alias(name, alias, version, task=task, expected=expected)
+    task_name, adapter, before = names.set_alias(name, alias, version, task=task, expected=expected)
     if as_json:
         return tables.print_json(
-            {"task": home, "adapter": adapter, "alias": alias, "version": version, "before": before}
+            {"task": task_name, "adapter": adapter, "alias": alias, "version": version, "before": before}
         )
     was = "" if before in (None, version) else f", was {before}"
-    click.echo(f"{home}/{adapter}@{alias} is version {version}{was}")
+    click.echo(f"{task_name}/{adapter}@{alias} is version {version}{was}")
 
 
 def _aliases(aliases: Mapping[str, int]) -> str:

@@ -68,8 +68,8 @@ def onnx(
     for path in (out, beside):
         files.check_free(path, overwrite)
     store = Store.open(url)
-    home = chosen_task(store, task)
-    exported = _banked(store, home, models) if bank else _plain(store, home, models, extrapolate)
+    task_name = chosen_task(store, task)
+    exported = _banked(store, task_name, models) if bank else _plain(store, task_name, models, extrapolate)
     files.write(out, exported.graph, overwrite)
     document = json.dumps(exported.document, ensure_ascii=False, indent=2)
     files.write(beside, f"{document}\n".encode(), overwrite)
@@ -102,13 +102,14 @@ def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
         manifests = [_latest(store, task, name) for _, name in store.adapters.list(task)]
     if not manifests:
         raise NotFound(f"task {task} has no adapter", field="bank", remedy="train one with `corolla train`")
-    home = store.tasks.of(manifests[0])
-    record, terms = store.backbones.get(home.spec.backbone_digest), [_term(m, home) for m in manifests]
+    task_record = store.tasks.of(manifests[0])
+    backbone = store.backbones.get(task_record.spec.backbone_digest)
+    terms = [_term(manifest, task_record) for manifest in manifests]
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export
 
-    exported = onnx_export.banked(Loader(store, record), home, terms)
+    exported = onnx_export.banked(Loader(store, backbone), task_record, terms)
     if names and exported.document["left_out"]:
         raise Unsupported(
             f"{', '.join(exported.document['left_out'])} stacks with nothing, so it has no slot",
@@ -122,14 +123,14 @@ def _latest(store: Store, task: str, name: str) -> Manifest:
     return store.adapters.resolve(parse_adapter(name), task)
 
 
-def _term(manifest: Manifest, home: TaskRecord) -> ResolvedTerm:
-    if manifest.task_digest != home.digest:
+def _term(manifest: Manifest, task: TaskRecord) -> ResolvedTerm:
+    if manifest.task_digest != task.digest:
         raise InvalidInput(
-            f"{manifest} belongs to another task or backbone than {home.spec.name}'s",
+            f"{manifest} belongs to another task or backbone than {task.spec.name}'s",
             field="bank",
             remedy="name adapters of one task",
         )
-    return ResolvedTerm(alpha=1.0, manifest=manifest, task=home)
+    return ResolvedTerm(alpha=1.0, manifest=manifest, task=task)
 
 
 def _subject(exported: "Exported") -> str:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 Format = Literal["archive", "timm", "peft"]
 
-_format = click.option("--format", "kind", type=click.Choice(["archive", "timm", "peft"]), required=True)
+_format = click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["archive", "timm", "peft"]),
+    required=True,
+    help="archive: one file of corolla; timm: a plain checkpoint; peft: a folder of Hugging Face PEFT.",
+)
 
 
 @click.command(
@@ -119,7 +125,7 @@ def export_adapter(
 @_format
 @flags.task("Task to register under.  [default, archive: its own]")
 @click.option("--name", help="Name to register under.  [default, archive: its own]")
-@click.option("--backbone", help="Backbone, where the task is on several; not for archive.")
+@click.option("--backbone", help="Backbone, where the task is on several; not for an archive.")
 @click.option(
     "--classes",
     "classes_file",
@@ -156,11 +162,11 @@ def import_adapter(
     else:
         if name is None:
             raise InvalidInput("the adapter needs a name", field="name", remedy="add --name")
-        home = chosen_task(store, task)
+        task_name = chosen_task(store, task)
         record = (
-            store.tasks.get(home)
+            store.tasks.get(task_name)
             if backbone is None
-            else store.tasks.get(home, store.backbones.get(backbone).digest)
+            else store.tasks.get(task_name, store.backbones.get(backbone).digest)
         )
         classes = None if classes_file is None else _classes(classes_file)
 
@@ -198,10 +204,10 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
     """
     store = Store.open(url)
     ref = parse_adapter(adapter)
-    home = ref.task or chosen_task(store, task)
+    task_name = ref.task or chosen_task(store, task)
     if ref.version is None:
         known = ", ".join(
-            f"{ref.name}:{version}" for version in store.adapters.versions(home, ref.name)[-16:]
+            f"{ref.name}:{version}" for version in store.adapters.versions(task_name, ref.name)[-16:]
         )
         raise InvalidInput(
             f"{adapter!r} names no version",
@@ -209,12 +215,12 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
             remedy=f"write one of {known}" if known else "see `corolla adapters list`",
         )
     if not yes and not as_json:
-        deletion.check(store, home, ref.name, ref.version)
+        deletion.check(store, task_name, ref.name, ref.version)
         if not sys.stdin.isatty():
             problem = "standard input is not a terminal, so nobody can confirm"
             raise InvalidInput(problem, field="yes", remedy="add --yes")
-        click.confirm(f"Delete {home}/{ref.name}:{ref.version} for good?", abort=True, err=True)
-    deleted = deletion.delete(store, home, ref.name, ref.version)
+        click.confirm(f"Delete {task_name}/{ref.name}:{ref.version} for good?", abort=True, err=True)
+    deleted = deletion.delete(store, task_name, ref.name, ref.version)
     if as_json:
         return tables.print_json({"deleted": deleted.adapter, "latest": deleted.latest})
     click.echo(f"{deleted.adapter} is deleted")

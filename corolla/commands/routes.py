@@ -98,10 +98,10 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
 @flags.as_json
 def delete_route(name: str, task: str | None, names: Names, as_json: bool) -> None:
     """Delete a named route; the adapters stay."""
-    home = names.delete_route(name, task=task)
+    task_name = names.delete_route(name, task=task)
     if as_json:
-        return tables.print_json({"task": home, "name": name})
-    click.echo(f"route {home}/{name} is deleted")
+        return tables.print_json({"task": task_name, "name": name})
+    click.echo(f"route {task_name}/{name} is deleted")
 
 
 def _temperature(text: str) -> float | None:

@@ -14,7 +14,7 @@ from petl_vit.precision import Precision
 from training.progress import Bars
 
 if TYPE_CHECKING:
-    from training.run.soup import Kind
+    from training.run.soup import Ingredient, Kind
 
 
 @click.command(
@@ -86,10 +86,14 @@ def soup(
     if as_json:
         return tables.print_json(manifest.model_dump(mode="json"))
     for member in outcome.members:
-        share = f"share {member.weight:.3f}" if member.weight else "left out"
-        click.echo(f"  {member.manifest}  held-out accuracy {member.accuracy:.3f}  {share}")
+        click.echo(f"  {_line(member)}")
     click.echo(
         f"{manifest} is registered: held-out accuracy {manifest.metrics['accuracy']:.3f} on "
         f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f}), "
         f"measured in {manifest.metrics_precision}"
     )
+
+
+def _line(member: "Ingredient") -> str:
+    share = f"share {member.weight:.3f}" if member.weight else "left out"
+    return f"{member.manifest}  held-out accuracy {member.accuracy:.3f}  {share}"
