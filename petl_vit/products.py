@@ -81,10 +81,10 @@ def in_precision(params: Params, precision: Precision) -> dict[str, Tensor]:
     if precision is not Precision.BF16:
         return dict(params)
     on_cpu = all(p.device.type == "cpu" for p in params.values())
-    return _packed(in_bf16(params, biases=False)) if on_cpu and _packs() else in_bf16(params)
+    return _packed(in_bf16(params, biases=False)) if on_cpu and packs() else in_bf16(params)
 
 
-def _packs() -> bool:
+def packs() -> bool:
     """Whether this CPU and this PyTorch can multiply with packed bf16 weights."""
     mkldnn = torch.ops.mkldnn
     known = hasattr(mkldnn, "_linear_pointwise") and hasattr(mkldnn, "_reorder_linear_weight")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
+from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
@@ -31,7 +33,7 @@ def test_mixed_rows_equal_each_row_alone(kind: str) -> None:
     vit, _ = family(kind)
     images = images_of(vit)
     adapters = [adapter_of(name, vit, seed) for name, seed in itertools.product(NAMES, (0, 1))]
-    models = [wise(a, alpha) for a in adapters for alpha in (1.0, 0.3)]
+    models = [wise(a, alpha) for a, alpha in zip(adapters, itertools.cycle((1.0, 0.3)), strict=False)]
     models.append(Model([Term(adapter=a, alpha=0.2) for a in adapters]))
     models.append(Model([Term(adapter=adapters[0], alpha=0.5), Term(adapter=adapters[-1], alpha=0.5)]))
     order = torch.randperm(3 * len(models), generator=torch.Generator().manual_seed(4)).tolist()
@@ -158,11 +160,20 @@ def test_drop_path_keeps_the_expected_share_of_rows_and_the_mean() -> None:
     assert torch.equal(Functional(vit, [], drop_path=0.4).add(f"blocks.{last}.mlp", stream, stream, out), out)
 
 
-def test_interpolated_full_models_are_kept_for_the_next_batch() -> None:
+def test_interpolated_full_models_are_kept_for_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[Params] = []
+
+    def counted(*given: Any) -> Params:
+        folded.append(fold(*given))
+        return folded[-1]
+
+    monkeypatch.setattr("petl_vit.batch.fold", counted)
     vit, _ = family("plain")
     batch, model = Batch(vit, folded_models=1), wise(adapter_of("full", vit), 0.5)
     rows = [Row(image=0, model=model)]
     first = batch.logits(images_of(vit), rows)[0]
-    assert batch._folded_params(model) is batch._folded_params(model)
+    batch.logits(images_of(vit), rows)
+    assert len(folded) == 1
     batch.logits(images_of(vit), [Row(image=0, model=wise(adapter_of("full", vit), 0.6))])
     assert torch.equal(batch.logits(images_of(vit), rows)[0], first)
+    assert len(folded) == 3

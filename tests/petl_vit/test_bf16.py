@@ -39,9 +39,9 @@ COMPANY = LARGEST
 
 @pytest.fixture(autouse=True, params=["plain", "packed"])
 def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "packed" and not products._packs():
+    if request.param == "packed" and not products.packs():
         pytest.skip("this CPU and PyTorch do not multiply by packed bf16 weights")
-    monkeypatch.setattr(products, "_packs", lambda: request.param == "packed")
+    monkeypatch.setattr(products, "packs", lambda: request.param == "packed")
     return str(request.param)
 
 

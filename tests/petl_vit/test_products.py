@@ -17,7 +17,7 @@ BETWEEN = {"norm", "norm1", "norm2", "norm_pre", "fc_norm", "ls1", "ls2"}
 EMBEDDINGS = {"cls_token", "reg_token", "pos_embed", "attn_pool.latent"}
 
 needs_packing = pytest.mark.skipif(
-    not products._packs(), reason="this CPU and PyTorch do not multiply by packed bf16 weights"
+    not products.packs(), reason="this CPU and PyTorch do not multiply by packed bf16 weights"
 )
 
 
@@ -28,7 +28,7 @@ def between_products(name: str) -> bool:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights stay plain tensors, as on a CPU without bf16."""
-    monkeypatch.setattr(products, "_packs", lambda: False)
+    monkeypatch.setattr(products, "packs", lambda: False)
 
 
 def params_of(inner: int = 96, outer: int = 64) -> dict[str, Tensor]:

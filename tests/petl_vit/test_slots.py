@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Row, Term
+from petl_vit.edits import fold
 from petl_vit.errors import Overloaded
+from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of
@@ -268,11 +271,21 @@ def test_aliased_and_stacked_slots_give_the_same_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
-def test_parameters_made_of_an_adapter_go_with_its_slot(vit: FrozenViT, alpha: float) -> None:
+def test_parameters_made_of_an_adapter_go_with_its_slot(
+    vit: FrozenViT, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def remembered(*given: Any) -> Params:
+        found = fold(*given)
+        made.extend(weakref.ref(tensor) for tensor in found.values() if tensor.numel() > 10_000)
+        return found
+
+    monkeypatch.setattr("petl_vit.batch.fold", remembered)
     slots, model = Slots(), Model([Term(adapter=adapter_of("full", vit), alpha=alpha)])
     batch = Batch(vit, slots=slots)
     batch.logits(images_of(vit), [Row(image=0, model=model)])
-    made = [weakref.ref(tensor) for tensor in batch._folded_params(model).values() if tensor.numel() > 10_000]
+    assert made
     frozen = {id(tensor) for tensor in vit.params.values()}
 
     slots.leave(model.digests[0])

@@ -118,12 +118,17 @@ class Trainer:
         self._start = base_head if recipe.head_init == "probe" else random
         self._tensors = {name: _trainable(t, self.vit) for name, t in tensors.items()}
         self._head = {name: _trainable(t, self.vit) for name, t in self._start.tensors().items()}
-        self._optimizer = torch.optim.AdamW(
-            [*self._tensors.values(), *self._head.values()],
+        self.optimizer = torch.optim.AdamW(
+            [*self.parameters.values()],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
         self._losses: list[float] = []
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained: the adapter's tensors and the head's."""
+        return self._tensors | self._head
 
     def resume(self, state: dict[str, Any]) -> int:
         """Goes on from a saved state; returns the number of epochs that are done."""
@@ -131,7 +136,7 @@ class Trainer:
             for current, saved in ((self._tensors, state["tensors"]), (self._head, state["head"])):
                 for name, tensor in current.items():
                     tensor.copy_(saved[name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self._losses = state["epoch"], list(state["losses"])
         return self.epoch
 
@@ -171,8 +176,8 @@ class Trainer:
     def advance(self) -> None:
         """One step along the gradients, which are gone afterwards."""
         self._set_rate(self.epoch * self._now.steps + self._now.done)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self._now.done += 1
 
     def count(self, loss: float, images: int) -> None:
@@ -197,7 +202,7 @@ class Trainer:
         Raises:
             InvalidInput: A tensor is not finite: the last step comes after the last loss.
         """
-        for name, tensor in (self._tensors | self._head).items():
+        for name, tensor in self.parameters.items():
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name}{self._of} is no longer finite after the last step")
         return Trained(
@@ -216,7 +221,7 @@ class Trainer:
         else:
             done = (step - warmup) / max(1, total - warmup)
             factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
 
     @property
@@ -231,7 +236,7 @@ class Trainer:
         return {
             "tensors": {name: t.detach() for name, t in self._tensors.items()},
             "head": {name: t.detach() for name, t in self._head.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "losses": self._losses,
         }
@@ -269,7 +274,7 @@ def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable
     steps = zip(*feeds.values(), strict=True)
     batches = next(steps, None)
     while batches is not None:
-        losses = _losses(trainers, batches, places)
+        losses = losses_of(trainers, batches, places)
         torch.autograd.backward(losses)
         for trainer in trainers:
             trainer.advance()
@@ -283,7 +288,7 @@ def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable
         trainer.end_epoch()
 
 
-def _losses(trainers: Sequence[Trainer], batches: Sequence["_Batch"], places: Sequence[int]) -> list[Tensor]:
+def losses_of(trainers: Sequence[Trainer], batches: Sequence["Batch"], places: Sequence[int]) -> list[Tensor]:
     """Each trainer's loss on the batch at its place, in one forward."""
     vit, recipe = trainers[0].vit, trainers[0].recipe
     inputs = torch.cat([batch.inputs for batch in batches]) if len(batches) > 1 else batches[0].inputs
@@ -303,7 +308,7 @@ def _losses(trainers: Sequence[Trainer], batches: Sequence["_Batch"], places: Se
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Batch:
+class Batch:
     """On the backbone's device: inputs [b, 3, S, S], labels [b]."""
 
     inputs: Tensor
@@ -319,12 +324,12 @@ class _Feed:
         self._generator = torch.Generator().manual_seed(seed)
         self.noise = int(torch.randint(2**31, (), generator=self._generator))
 
-    def __iter__(self) -> Iterator[_Batch]:
+    def __iter__(self) -> Iterator[Batch]:
         images, recipe = self._images, self._recipe
         augment = self._generator if recipe.augment != "none" else None
         for indices in torch.randperm(len(images), generator=self._generator).split(recipe.batch_size):
             inputs = images.batch(indices, augment)
-            yield _Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
+            yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
 
 
 def _trainable(tensor: Tensor, vit: FrozenViT) -> Tensor:

@@ -18,7 +18,7 @@ from tests.training.conftest import NEAR, SPEC, recipe
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.run.recipe import Recipe
-from training.run.trainer import Trained, Trainer, _Batch, _losses, frozen, train
+from training.run.trainer import Batch, Trained, Trainer, frozen, losses_of, train
 
 pytestmark = pytest.mark.numerics
 
@@ -146,7 +146,7 @@ def test_the_rate_rises_for_the_warm_up_and_falls_along_a_cosine_to_a_hundredth(
     chosen = recipe("linear", epochs=10, batch_size=16, warmup_ratio=0.25, learning_rate=0.01)
     subject = trainer(vit, base_head, chosen)
     assert subject.steps(images) == 4
-    subject.run(images, progress=lambda loss: rates.append(subject._optimizer.param_groups[0]["lr"]))
+    subject.run(images, progress=lambda loss: rates.append(subject.optimizer.param_groups[0]["lr"]))
     assert rates[:10] == pytest.approx([0.001 * (step + 1) for step in range(10)])
     assert rates[10] == pytest.approx(0.01)
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
@@ -179,15 +179,11 @@ def one_step(subject: Trainer, images: Resized) -> float:
     """The loss of one step over all images; gradients stay."""
     subject.begin_epoch(0, 1)
     everything = torch.arange(len(images))
-    batch = _Batch(inputs=images.batch(everything), labels=images.labels)
-    (loss,) = _losses([subject], [batch], [0])
+    batch = Batch(inputs=images.batch(everything), labels=images.labels)
+    (loss,) = losses_of([subject], [batch], [0])
     assert loss.dtype == torch.float32
     loss.backward()
     return loss.item()
-
-
-def trained_tensors(subject: Trainer) -> dict[str, Tensor]:
-    return subject._tensors | subject._head
 
 
 ALL_ON_TWO = list(product(methods.names(), ("plain", "siglip")))
@@ -208,10 +204,10 @@ def test_a_step_in_bf16_has_the_loss_of_fp32_and_a_finite_float32_gradient_every
         chosen = recipe(name, config=config, drop_path=0.0, head_init="random", precision=precision)
         subject = trainer(vit, base, chosen)
         subject.begin_epoch(0, 1)
-        (loss,) = _losses([subject], [_Batch(inputs=inputs, labels=labels)], [0])
+        (loss,) = losses_of([subject], [Batch(inputs=inputs, labels=labels)], [0])
         loss.backward()
         losses.append(loss.item())
-        found = {n: t.grad for n, t in trained_tensors(subject).items()}
+        found = {n: t.grad for n, t in subject.parameters.items()}
         for tensor_name, gradient in found.items():
             assert gradient is not None, tensor_name
             assert gradient.dtype == torch.float32, tensor_name
@@ -242,7 +238,7 @@ def test_what_is_frozen_has_neither_gradients_nor_a_state_in_the_optimiser(
     subject = trainer(vit, base_head, recipe(method, precision=precision))
     one_step(subject, images)
     subject.advance()
-    own, kept = trained_tensors(subject), subject._optimizer.state
+    own, kept = subject.parameters, subject.optimizer.state
     assert {id(t) for t in kept} == {id(t) for t in own.values()}
     assert {t.dtype for t in own.values()} == {torch.float32}
     assert {t.dtype for state in kept.values() for t in state.values()} == {torch.float32}
