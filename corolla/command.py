@@ -1,9 +1,9 @@
-"""The `corolla` command: finds the subcommands, loads the one that is used, and says what went wrong.
+"""The `corolla` command: finds the subcommands, loads the one that is used, and reports what went wrong.
 
-It has one table of the commands, with a line about each, and imports the one that runs: `corolla --help`
+One table lists the commands with a line about each, and only the one that runs is imported: `corolla --help`
 imports none of them. Other packages add commands by entry points of the group `corolla.commands`.
 
-Exit codes: 0 done; 1 done but not all of it, or an error of ours; 2 the user's mistake; 130 interrupted.
+Exit codes: 0 done; 1 done but not all of it, or a fault of corolla; 2 the user's mistake; 130 interrupted.
 """
 
 import difflib
@@ -129,7 +129,7 @@ def corolla(debug: bool) -> None:
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    """Refuses a misspelt variable of every command; `corolla serve` knows its own and checks them all."""
+    """Refuse a misspelt variable of every command; `corolla serve` checks the settings' variables too."""
     known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
     for name in sorted(environ):
         word = name.removeprefix("COROLLA_")
@@ -140,14 +140,14 @@ def _check_variables(environ: Mapping[str, str]) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code; whatever goes wrong is said in one line."""
-    # Without this, OpenMP's threads spin between products and starve everybody on a busy machine.
-    # It counts only when it is set before torch is imported.
+    """Run one command line and return its exit code; whatever goes wrong is reported in one line."""
+    # Without this, OpenMP's threads spin between products and starve other processes on a busy machine.
+    # It has an effect only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command: click.Command = corolla
     try:
         _check_variables(os.environ)
-        # What `corolla.main` does, less its handling of errors; a command's return value is no exit code.
+        # As `corolla.main`, without its handling of errors; a command's return value is not an exit code.
         with corolla.make_context("corolla", list(arguments)) as context:
             try:
                 corolla.invoke(context)
@@ -179,12 +179,12 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _with_flag(error: CorollaError, command: click.Command) -> str:
-    """What an error says; where its field is an option of the command, as the flag that people type."""
-    field = error.field or ""
+    """What an error says; the field that it begins with is written as the flag, where the command has one."""
+    field, colon, problem = str(error).partition(": ")
     for option in command.params:
         names = {option.name, *(flag.lstrip("-").replace("-", "_") for flag in option.opts)}
-        if isinstance(option, click.Option) and field in names:
-            return max(option.opts, key=len) + str(error).removeprefix(field)
+        if colon and isinstance(option, click.Option) and field in names:
+            return f"{max(option.opts, key=len)}: {problem}"
     return str(error)
 
 
@@ -195,13 +195,13 @@ def _unexpected(error: Exception) -> int:
         f"{Path(frame.filename).name}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)
     ]
     identity = hashlib.sha256("|".join([name, *path]).encode()).hexdigest()[:8]
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     remedy = "" if _debugging() else "; COROLLA_DEBUG=1 shows the traceback, please report it"
-    return _say(f"unexpected {name}{': ' if said else ''}{said} (error {identity}){remedy}", 1, error)
+    return _say(f"unexpected {name}{': ' if message else ''}{message} (error {identity}){remedy}", 1, error)
 
 
 def _quiet() -> int:
-    """The reader of our output has gone, as `head` does: nothing to say, and nobody to say it to."""
+    """The reader of the output, such as `head`, has exited: there is nobody to report to."""
     # Python flushes stdout once more at exit and would complain there.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

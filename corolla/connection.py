@@ -16,7 +16,7 @@ from serving.client.messages import DEFAULT_ADDRESS
 
 
 def on_server(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command `--server` and the flags that belong to it; it is called with a `client`."""
+    """Give a command `--server` and the flags that belong to it; it is called with a `client`."""
 
     @flags.server("HOST:PORT of the server.", default=DEFAULT_ADDRESS)
     @wraps(command)

@@ -23,7 +23,7 @@ def read(path: Path, field: str = "path") -> bytes:
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Refuses a path that `write` would refuse.
+    """Refuse a path that `write` would refuse.
 
     Raises:
         Conflict: A file exists there, and is not to be replaced.

@@ -31,12 +31,12 @@ def epilog(*examples: str) -> str:
 
 
 def typed(context: click.Context, name: str) -> bool:
-    """Whether a parameter stands on the command line; a default or a variable does not count."""
+    """Whether a parameter was typed on the command line; a default or a variable does not count."""
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def given(context: click.Context) -> dict[str, Any]:
-    """The parameters that stand on the command line."""
+    """The parameters that were typed on the command line, by name."""
     return {name: value for name, value in context.params.items() if typed(context, name)}
 
 
@@ -69,7 +69,7 @@ device = click.option(
 def task(
     text: str = "Task; may be left out where there is only one.", *, required: bool = False
 ) -> Decorator:
-    """`--task`, with what it means to this command."""
+    """`--task`; the text says what it means to the command."""
     return click.option("--task", metavar="TASK", required=required, help=text)
 
 
@@ -161,7 +161,7 @@ def _refuse_without_server() -> None:
     context = click.get_current_context()
     for name in ("tls_ca", "tls_certificate", "tls_key", "timeout"):
         if typed(context, name):
-            raise InvalidInput("it is about a server", field=name, remedy="add --server HOST:PORT")
+            raise InvalidInput("it needs a server", field=name, remedy="add --server HOST:PORT")
 
 
 # Flags generated from pydantic fields

@@ -25,7 +25,7 @@ class Lazy:
         target: "module:attribute" of the click command.
         line: The first sentence of its help.
         extra: The extra of the package that brings what it imports.
-        section: The heading of the group's help that it stands under.
+        section: The heading that lists it in the group's help.
     """
 
     target: str
@@ -46,7 +46,7 @@ class MissingExtra(CorollaError):
 
 
 class CommandGroup(click.Group):
-    """A group of commands: its own, those of a lazy table, and those that other packages add.
+    """A group of commands: those of a lazy table, eager ones, and those that other packages add.
 
     Args:
         lazy: The table, in the order of the help.
@@ -93,7 +93,7 @@ class CommandGroup(click.Group):
             raise self._missing(ctx.invoked_subcommand or "corolla", error) from error
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What could come next, without an import: torch would keep the shell waiting."""
+        """Possible next words, without an import: torch would make the shell wait."""
         names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
         items = [CompletionItem(name, help=self.line_of(name)) for name in names]
         return items + super(click.Group, self).shell_complete(ctx, incomplete)
@@ -107,7 +107,7 @@ class CommandGroup(click.Group):
                 formatter.write_dl(lines)
 
     def section_of(self, name: str) -> str:
-        """The heading of the help that a command stands under."""
+        """The heading that lists a command in the help."""
         if name in self.lazy:
             return self.lazy[name].section
         return "Commands" if name in self.commands else "Added by other packages"
@@ -132,7 +132,7 @@ class CommandGroup(click.Group):
         return {} if self._plugins is None else {p.name: p for p in entry_points(group=self._plugins)}
 
     def _missing(self, command: str, error: ModuleNotFoundError) -> Exception:
-        """A missing library is the user's to install; a missing part of corolla is our own fault."""
+        """A missing library is for the user to install; a missing part of corolla is a fault of corolla."""
         module = (error.name or str(error)).partition(".")[0]
         if module in _PACKAGES or command not in self.lazy:
             return error

@@ -147,7 +147,6 @@ class InProcess:
 
     def _outcomes(self, images: Sequence[ImageLike], ask: _Ask[T], advance: Advance) -> list[_Outcome[T]]:
         """What is computed of every image, in order."""
-        _check_listed(images)
 
         async def work(classifier: Classifier) -> list[_Outcome[T]]:
             found: list[_Outcome[T]] = []
@@ -209,13 +208,6 @@ def _pixels(image: object) -> NDArray[np.uint8]:
             remedy="give a path, bytes, a Pillow image, or pixels as uint8",
         )
     return array
-
-
-def _check_listed(images: Sequence[ImageLike]) -> None:
-    """Refuses one image in the place of several, which would be taken apart."""
-    one = isinstance(images, bytes | str | os.PathLike | Image.Image)
-    if one or (isinstance(images, np.ndarray) and images.ndim < 4):
-        raise InvalidInput("it is a single image", field="images", remedy="put it in a list")
 
 
 def _about(number: int, outcome: T | CorollaError) -> T | CorollaError:

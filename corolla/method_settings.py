@@ -5,7 +5,25 @@ from typing import Any
 
 from petl_vit import summaries
 from petl_vit.errors import InvalidInput, Unsupported, near
+from petl_vit.summaries import Summary
 from training.run.recipe import Recipe
+
+
+def trainable(method: str) -> Summary:
+    """A method that is trained, by its name, with - or _.
+
+    Raises:
+        NotFound: There is no such method; names near ones.
+        Unsupported: It is not trained.
+    """
+    summary = summaries.get(method.replace("-", "_"))
+    if not summary.trained:
+        raise Unsupported(
+            f"{summary.title} is made of trained adapters and not trained itself",
+            field="method",
+            remedy=f"train its members, then type corolla adapters {summary.name}",
+        )
+    return summary
 
 
 def recipe_of(
@@ -23,15 +41,11 @@ def recipe_of(
         Unsupported: The method is not one that is trained.
         InvalidInput: A setting that the method does not have, or a value that cannot work.
     """
-    summary = summaries.get(method.replace("-", "_"))
-    if not summary.trained:
-        raise Unsupported(
-            f"{summary.title} is made of trained adapters and not trained itself", field="method"
-        )
-    own = [setting.name for setting in summary.settings]
-    for name in settings.keys() - set(own):
-        remedy = near(name, [*own, *values])
-        listed = f"settings of {summary.name}: {', '.join(own) or 'none'}"
+    summary = trainable(method)
+    known = [setting.name for setting in summary.settings]
+    for name in settings.keys() - set(known):
+        remedy = near(name, [*known, *values])
+        listed = f"settings of {summary.name}: {', '.join(known) or 'none'}"
         raise InvalidInput(f"{summary.name} has no setting {name!r}", field=name, remedy=remedy or listed)
 
     from petl_vit import methods

@@ -26,18 +26,18 @@ class Names(Protocol):
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None, expected: int | None
     ) -> tuple[str, str, int | None]:
-        """Points an alias of [TASK/]NAME at a version; returns task, name, and where it pointed before."""
+        """Point an alias of [TASK/]NAME at a version; returns task, name, and the version before."""
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
-        """The named routes as documents: what a store keeps of each, and maybe a `problem`."""
+        """The named routes as documents: the fields of each as stored, and of a server its `problem`."""
 
     def put_route(
         self, name: str, text: str, *, task: str | None, temperature: float | None, extrapolate: bool
     ) -> Naming:
-        """Keeps a route under a name."""
+        """Save a route under a name."""
 
     def delete_route(self, name: str, *, task: str | None) -> str:
-        """Forgets a named route; returns its task."""
+        """Delete a named route; returns its task."""
 
 
 class StoreNames:
@@ -96,7 +96,7 @@ def chosen_task(store: Store, task: str | None) -> str:
 
 
 def on_names(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command `--store`, and `--server` with what belongs to it; it is called with `names`."""
+    """Give a command `--store`, and `--server` with what belongs to it; it is called with `names`."""
 
     @flags.store
     @flags.server("Act through this running server, at once, not on a store.")
@@ -104,7 +104,7 @@ def on_names(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(url: str | None, connection: Connection | None, **rest: Any) -> Any:
         if connection is not None and flags.typed(click.get_current_context(), "url"):
             remedy = "give either --store or --server"
-            raise InvalidInput("a server has its own store", field="store", remedy=remedy)
+            raise InvalidInput("a server knows its store", field="store", remedy=remedy)
         with _names(url, connection) as names:
             return command(names=names, **rest)
 

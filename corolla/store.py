@@ -4,7 +4,7 @@ Records and errors are those of the command line. What computes is imported when
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
@@ -21,9 +21,10 @@ from corolla.names import chosen_task
 from model_store.format.records import Manifest
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
+from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from serving.settings import Settings
-from training.progress import Bars
+from training.progress import Bars, Silent
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
@@ -197,7 +198,7 @@ class Store(Contents):
 
     def classify(
         self,
-        images: "Sequence[ImageLike]",
+        images: "Iterable[ImageLike]",
         *,
         route: str,
         task: str = "",
@@ -225,14 +226,15 @@ class Store(Contents):
             Corrupt: Files of the store are damaged.
         """
         parsed, computing = parse_route(route), self._computing()
-        with _bar("classifying", images, progress) as advance:
+        several = _listed(images)
+        with _bar("classifying", len(several), progress) as advance:
             return computing.classify(
-                images, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
+                several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
             )
 
     def embed(
         self,
-        images: "Sequence[ImageLike]",
+        images: "Iterable[ImageLike]",
         *,
         route: str = "",
         task: str = "",
@@ -248,9 +250,15 @@ class Store(Contents):
             normalise: Whether every vector is divided by its length.
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
-        with _bar("embedding", images, progress) as advance:
+        several = _listed(images)
+        with _bar("embedding", len(several), progress) as advance:
             return computing.embed(
-                images, route=parsed, task=task, normalise=normalise, extrapolate=extrapolate, advance=advance
+                several,
+                route=parsed,
+                task=task,
+                normalise=normalise,
+                extrapolate=extrapolate,
+                advance=advance,
             )
 
     def evaluate(
@@ -318,12 +326,16 @@ class Store(Contents):
 
 
 def _reporter(progress: bool) -> "Reporter":
-    from training.progress import Silent
-
     return Bars() if progress else Silent()
 
 
-def _bar(
-    title: str, images: "Sequence[ImageLike]", progress: bool
-) -> AbstractContextManager[Callable[[int], None]]:
-    return Bars().stage(title, len(images)) if progress else nullcontext(lambda n: None)
+def _bar(title: str, total: int, progress: bool) -> AbstractContextManager[Callable[[int], None]]:
+    return Bars().stage(title, total) if progress else nullcontext(lambda n: None)
+
+
+def _listed(images: "Iterable[ImageLike]") -> "list[ImageLike]":
+    """The images of a call; refuses one image, which would be taken apart."""
+    one = isinstance(images, bytes | str | os.PathLike) or getattr(images, "ndim", None) in (2, 3)
+    if one or not isinstance(images, Iterable):
+        raise InvalidInput("it is a single image", field="images", remedy="put it in a list")
+    return [*images]

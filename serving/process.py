@@ -1,6 +1,6 @@
-"""What `corolla serve` sets for its own process: how much memory the libraries below it keep for later.
+"""The process of `corolla serve`: how much memory the libraries that it uses keep for later.
 
-A program that runs a `Server` or a `Service` of its own keeps its limits: only the command sets these.
+Only the command sets these limits; a program that runs a `Server` or a `Service` keeps its own.
 """
 
 import ctypes
@@ -10,26 +10,26 @@ from contextlib import suppress
 from pathlib import Path
 
 PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
-"""For every shape of a bf16 product oneDNN keeps code, 0.36 MiB, and PyTorch a description, 0.32 MiB; both
-of 1,024 shapes by default, and every number of rows is a shape. Both caches have to hold the shapes of one
-forward. Holding those of most batches does not pay: a server answers as many images with 32 as with 256."""
+"""Entries of two caches. For every shape of a bf16 product oneDNN keeps code (0.36 MiB) and PyTorch a
+description (0.32 MiB), by default of 1,024 shapes, and every number of rows is a shape. Both caches must hold
+the shapes of one forward. More entries do not pay: a server answers as many images with 32 as with 256."""
 
-_LARGEST_KEPT = 32 * 2**20  # the most that glibc takes
+_LARGEST_BLOCK = 32 * 2**20  # the largest threshold that glibc accepts
 _MALLOC = {
-    # Activations in an arena of the engine's thread are given back and mapped anew with most forwards.
+    # In an arena of the engine's thread, activations would be unmapped and mapped again with most forwards.
     "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_THRESHOLD_": (-3, _LARGEST_KEPT),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 4 * _LARGEST_KEPT),
+    "MALLOC_MMAP_THRESHOLD_": (-3, _LARGEST_BLOCK),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 4 * _LARGEST_BLOCK),
 }
-"""glibc's variables, and the number and value of `mallopt` that says the same."""
+"""glibc's variables, and the option and value of `mallopt` that mean the same."""
 
 
 def bound_memory(
     environ: MutableMapping[str, str], mallopt: Callable[[int, int], object] | None = None
 ) -> None:
-    """Bounds what oneDNN and PyTorch keep of products, and keeps activations in one heap that is used again.
+    """Bounds the caches of oneDNN and PyTorch, and keeps activations in one heap that is reused.
 
-    To be called before torch multiplies and before threads start. Variables that are set stay as they are.
+    Call it before torch multiplies and before threads start. Variables that are set are left alone.
 
     Args:
         environ: The process's environment.
@@ -45,9 +45,9 @@ def bound_memory(
 
 
 def settle() -> None:
-    """Freezes what the start made, which lives until the end, and gives back what it left behind.
+    """Freezes start-up objects, and returns the memory that the start freed.
 
-    Full collections need not scan it: Python would wait 200 ms for what torch and a backbone bring along.
+    They live until exit, so full collections need not scan them, which takes 200 ms for torch and a backbone.
     """
     gc.collect()
     gc.freeze()
@@ -55,13 +55,13 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Returns memory that the C library holds and nobody uses to the system, where the library can."""
+    """Returns memory that the C library holds unused to the system, where the library can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not tell."""
+    """Resident memory of this process; None where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

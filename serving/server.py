@@ -1,7 +1,7 @@
-"""The server's life: build everything, listen, warm up, serve, drain, stop.
+"""The server: builds a service, listens, warms up, serves, drains, stops.
 
-NOT_SERVING until every image size has been through the engine; SERVING; NOT_SERVING as soon as it is
-asked to stop, or while the oldest queued row is too old.
+Its health is NOT_SERVING until every image size has been through the engine, while the oldest queued row is
+too old, and from the moment it is asked to stop; else SERVING.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _HEALTH_PERIOD_S = 1.0
 
 
 class Server:
-    """A service behind ports; two fit side by side in a process.
+    """A service behind ports. A process can have several.
 
     Args:
         settings: Everything that can be chosen.
@@ -85,7 +85,7 @@ class Server:
             await self._shut(server)
 
     def stop(self) -> None:
-        """Asks the server to drain and stop; may be called from a signal handler."""
+        """Asks the server to drain and stop. Signal handlers may call it."""
         self._stopping.set()
 
     def stop_on_signals(self) -> None:
@@ -107,7 +107,7 @@ class Server:
         self._exporter = self.service.metrics.serve(settings.metrics_port, settings.host)
         try:
             self.metrics_port = self._exporter[0].server_port
-            # Last, as gRPC does not give a port back before it serves.
+            # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
             await server.start()
         except BaseException:
@@ -145,14 +145,14 @@ class Server:
         reflection.enable_server_reflection(reflected, server)
 
     async def _watch(self) -> None:
-        """Turns health off while the oldest queued row is too old, and on again after."""
+        """Sets health to NOT_SERVING while the oldest queued row is too old."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
-            well = self.service.batcher.oldest_age_s < self.settings.stall_s
-            if well != serving and self.service.engine.warmed:
-                serving = well
-                await self._set_health(well)
+            healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
+            if healthy != serving and self.service.engine.warmed:
+                serving = healthy
+                await self._set_health(healthy)
 
     async def _shut(self, server: grpc.aio.Server) -> None:
         await self._set_health(False)

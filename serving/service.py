@@ -1,6 +1,6 @@
-"""From names to answers over one resident backbone: all of a server but its ports.
+"""The service: from names to answers over one resident backbone, without ports.
 
-A server listens for it; bulk classification and other runtimes use it as it is.
+A server puts ports in front of it; bulk classification and other runtimes use it directly.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """One backbone, its adapters, and what answers with them; two fit side by side in a process.
+    """One backbone, its adapters, and what answers with them. A process can have several.
 
     Args:
-        settings: What is about ports plays no part.
+        settings: Of a server; those of its ports are ignored.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -105,7 +105,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Classifier]:
-        """The warm classifier, for as long as the block lasts; its end drains."""
+        """The warm classifier, for as long as the block lasts; queued work is finished at its end."""
         self.start()
         try:
             await self.warm()
@@ -115,7 +115,7 @@ class Service:
             self.close()
 
     def start(self) -> None:
-        """Takes work, and follows the store's names."""
+        """Begins to take work and to follow the store's names."""
         self.batcher.start()
         if self.check is not None:
             self.check.start(self.adapter_cache)
@@ -129,12 +129,12 @@ class Service:
             self.classifier.announce(plan)
 
     async def drain(self) -> bool:
-        """Takes no more work and finishes what is queued, if it can in time; whether all of it was done."""
+        """Takes no more work and finishes what is queued. Returns whether all of it was done in time."""
         self._watch.cancel()
         return await self.batcher.drain(self.settings.drain_s)
 
     def close(self) -> None:
-        """Lets the threads go."""
+        """Ends the threads."""
         self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
@@ -143,7 +143,7 @@ class Service:
 
     @property
     def slots_have_bytes(self) -> bool:
-        """Whether slots take memory of their own; PyTorch on a CPU uses what is registered."""
+        """Whether slots are copies; PyTorch on a CPU uses the registered adapters themselves."""
         return self.device.type != "cpu" or self.settings.backend != "torch"
 
     def _warm_sizes(self) -> None:
@@ -160,7 +160,7 @@ class Service:
             yield "bf16_fallback", f"the backbone computes in {self.precision}"
 
     def _check(self) -> PrecisionCheck | None:
-        """What compares adapters with fp32, where they are not in fp32 anyway."""
+        """Compares adapters with fp32; None where the backbone computes in fp32."""
         if self.precision is not Precision.BF16:
             return None
         return PrecisionCheck(
@@ -229,12 +229,12 @@ def _backend(settings: Settings, vit_of: VitOf, slots: Slots) -> Backend:
 
 
 def _precision(settings: Settings) -> Precision:
-    asked = Precision(settings.precision)
+    precision = Precision(settings.precision)
     if settings.backend != "onnx":
-        return asked
-    if asked is Precision.BF16:
+        return precision
+    if precision is Precision.BF16:
         raise InvalidInput(
-            "ONNX Runtime computes in fp32 here",
+            "the ONNX Runtime back end computes in fp32",
             field="precision",
             remedy="leave --precision out, or start with --backend torch",
         )

@@ -1,7 +1,7 @@
 """The server's settings: flags of `corolla serve`, else COROLLA_* variables, else these defaults.
 
-The outside world is read here, once. A variable that no part of corolla knows stops the start, with
-the nearest known one named.
+The environment is read here, once. An unknown COROLLA_* variable stops the start; the error names the
+nearest known one.
 """
 
 import os
@@ -19,7 +19,7 @@ _ELSEWHERE = frozenset({"COROLLA_DEBUG", "COROLLA_RUNS"})
 
 
 class Settings(BaseSettings):
-    """What can be set. Names double as flags: `max_batch_rows` is `--max-batch-rows`."""
+    """Settings of a server. Each is a flag: `max_batch_rows` is `--max-batch-rows`."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
@@ -51,18 +51,18 @@ class Settings(BaseSettings):
         default="auto", description=f"what the backbone computes in; {MEANING}"
     )
     bf16_fallback: Literal["fp32", "refuse"] = Field(
-        default="fp32", description="what becomes of an adapter whose answers bf16 changes too much"
+        default="fp32", description="how to serve an adapter whose answers bf16 changes too much"
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a forward; default: all cores"
     )
     decode_threads: int = Field(default=4, ge=1, le=256, description="threads that decode and combine")
-    domains: str = Field(default="", description="comma-separated domains that metrics know")
+    domains: str = Field(default="", description="comma-separated domains that metrics distinguish")
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
     max_images: int = Field(default=64, ge=1, description="images of one request")
     max_stream_requests: int = Field(
-        default=64, ge=1, description="requests of one stream under way; more are not read yet"
+        default=64, ge=1, description="requests of one stream in progress; more are read later"
     )
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
 
     @property
     def takes_admin(self) -> bool:
-        """Whether administration is served: nobody unknown may unload adapters or move aliases."""
+        """Whether administration is served: only known callers may unload adapters or move aliases."""
         return self.loopback or self.tls_client_ca is not None if self.admin is None else self.admin
 
     @property

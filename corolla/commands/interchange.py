@@ -204,14 +204,15 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
             f"{ref.name}:{version}" for version in store.adapters.versions(home, ref.name)[-16:]
         )
         raise InvalidInput(
-            f"{adapter!r} does not say which version",
+            f"{adapter!r} names no version",
             field="adapter",
             remedy=f"write one of {known}" if known else "see `corolla adapters list`",
         )
     if not yes and not as_json:
         deletion.check(store, home, ref.name, ref.version)
         if not sys.stdin.isatty():
-            raise InvalidInput("nobody can be asked here", field="yes", remedy="add --yes")
+            problem = "standard input is not a terminal, so nobody can confirm"
+            raise InvalidInput(problem, field="yes", remedy="add --yes")
         click.confirm(f"Delete {home}/{ref.name}:{ref.version} for good?", abort=True, err=True)
     deleted = deletion.delete(store, home, ref.name, ref.version)
     if as_json:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def _settings(command: Any) -> Any:
-    """Gives a command a flag for every setting."""
+    """Give a command a flag for every setting."""
     for name, field in reversed(Settings.model_fields.items()):
         command = flags.store(command) if name == "store" else option_of(name, field)(command)
     return command

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @flags.task("The members' task.", required=True)
 @click.option("--members", required=True, help="Adapters, with commas: NAME[:VERSION|@ALIAS].")
-@click.option("--data", "source", required=True, help="Labelled images; those held out are used.")
+@click.option("--data", "source", required=True, help="Labelled images; the held-out share of them is used.")
 @click.option("--name", required=True, help="Name to register under.")
 @click.option(
     "--kind",
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     help="greedy: from the best down, keep what raises held-out accuracy; uniform: all.",
 )
 @flags.holdout("Share of the images that training held out.")
-@click.option("--all-images", is_flag=True, help="Use all of --data: a held-out set of its own.")
+@click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
 @flags.split_seed("The --split-seed of that training.")
 @flags.precision("What the choice is computed in, as a server's")
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")

@@ -53,7 +53,7 @@ def list_tasks(url: str | None, as_json: bool) -> None:
     ),
 )
 @click.argument("name")
-@click.option("--backbone", required=True, help="The image half of the model that made the embeddings.")
+@click.option("--backbone", required=True, help="Image encoder of the model that computed the embeddings.")
 @click.option("--classes", type=flags.PATH, help="Text file, one class name a line.")
 @click.option(
     "--embeddings",
@@ -82,7 +82,7 @@ def list_tasks(url: str | None, as_json: bool) -> None:
 @flags.store
 @flags.as_json
 def import_task(name: str, backbone: str, url: str | None, as_json: bool, **settings: Any) -> None:
-    """Store a zero-shot task: CLIP's projection and a classifier made of text embeddings.
+    """Store a zero-shot task: CLIP's projection and a classifier of text embeddings.
 
     It answers as the route `base` at once, and adapters that are trained for it start from it.
     """

@@ -16,9 +16,10 @@ from platformdirs import user_cache_dir
 from corolla import flags, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
+from corolla.method_settings import recipe_of, trainable
 from model_store.store import Store
 from petl_vit import summaries
-from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.summaries import Summary
 from training.progress import Bars
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _RATE = "--lr"
 _EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
-"""What each adapter of a run may have of its own, besides its method's settings."""
+"""Options that each adapter of a run may set for itself, besides its method's settings."""
 
 
 def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
@@ -99,24 +100,13 @@ class _Methods(CommandGroup):
         name = cmd_name.replace("-", "_")
         if ctx.resilient_parsing and name not in summaries.names():
             return None  # the shell asks what could come next
-        return _train_command(_trainable(name))
+        return _train_command(trainable(name))
 
     def section_of(self, name: str) -> str:
         return "Methods"
 
     def line_of(self, name: str) -> str:
         return _help(summaries.get(name))
-
-
-def _trainable(name: str) -> Summary:
-    method = summaries.get(name)
-    if not method.trained:
-        raise Unsupported(
-            f"{method.title} is made of trained adapters and not trained itself",
-            field="method",
-            remedy=f"train its members, then type corolla adapters {name}",
-        )
-    return method
 
 
 @click.group(
@@ -143,7 +133,7 @@ def _train_command(method: Summary) -> click.Command:
     for option in [*reversed(_COMMON), _of_recipe("learning_rate", method.learning_rate)]:
         command = option(command)
     for setting in reversed(method.settings):
-        # Its limits are the method's own to check.
+        # The method checks their limits.
         kind = {"bool": bool, "int": int, "float": float, "str": str}[setting.kind]
         flag = flags.dashed(setting.name)
         command = flags.option(flag, f"config_{setting.name}", kind, setting.default, setting.description)(
@@ -167,10 +157,7 @@ class _Adapter:
     config: dict[str, Any]
 
     def recipe(self) -> Recipe:
-        from petl_vit import methods
-
-        config = methods.get(self.method.name).configure(self.config).model_dump(mode="json")
-        return Recipe.of(method=self.method.name, config=config, **self.values)
+        return recipe_of(self.method.name, self.config, **self.values)
 
     def with_others(self, texts: Sequence[str]) -> list["_Adapter"]:
         return [self, *(self._other(text) for text in texts)]
@@ -181,9 +168,9 @@ class _Adapter:
             name, *arguments = shlex.split(text)
         except ValueError:  # nothing, or a quotation mark that stays open
             raise InvalidInput(
-                f"{text!r} names no method", field="method", remedy="write for example 'ssf --lr 0.01'"
+                f"{text!r} does not name a method", field="method", remedy="write for example 'ssf --lr 0.01'"
             ) from None
-        method = _trainable(name.replace("-", "_"))
+        method = trainable(name)
         given = _given(method, arguments)
         config = {n.removeprefix("config_"): given.pop(n) for n in [*given] if n.startswith("config_")}
         values = self.values

@@ -1,4 +1,4 @@
-"""A classification request from names and bytes to answers: the transport-free core of the server.
+"""The classifier: a request from names and bytes to answers, whatever the protocol.
 
     plan (catalog) -> models (adapter cache) -> decode (pool) -> rows (batcher, engine) -> combine -> count
 
@@ -68,7 +68,7 @@ class Classifier:
         """Answers every image, or says of each what is wrong with it.
 
         Args:
-            finish: Makes of the answer what its protocol sends; runs in the pool.
+            finish: Turns the answer into what its protocol sends; runs in the pool.
 
         Raises:
             InvalidInput: No image, too many, or a route that cannot be answered.
@@ -79,7 +79,7 @@ class Classifier:
         return await self.answer(request, await self.plan(request), finish)
 
     async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
-        """As `classify`, by a plan that is made and announced already."""
+        """As `classify`, by a plan that is made and announced before."""
         computed = await self.compute(request, plan)
         return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
 
@@ -250,5 +250,5 @@ def _check_shape(image: Image, spec: Preprocess) -> None:
 
 def _preprocessed(image: NDArray[Any], field: str) -> torch.Tensor:
     if not np.isfinite(image).all():
-        raise InvalidInput("it has NaN or infinite values", field=field, remedy="send finite numbers")
-    return torch.from_numpy(image.copy())  # a copy of its own: the request's bytes cannot be written
+        raise InvalidInput("the image has NaN or infinite values", field=field, remedy="send finite numbers")
+    return torch.from_numpy(image.copy())  # the request's bytes are read-only

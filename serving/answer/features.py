@@ -1,6 +1,6 @@
-"""Embedding: the features that the backbone pools of images, through the same queue as classification.
+"""Features: what the backbone pools of images, through the same queue as classification.
 
-Rows of both share forwards: what differs is what a row answers. Knows neither protobuf nor gRPC.
+Rows of both share forwards; they differ in what is read out. Knows neither protobuf nor gRPC.
 
 Shapes: D width of the backbone.
 """
@@ -32,7 +32,7 @@ async def embed(
     """Embeds every image under the request's one model, or says of each what is wrong with it.
 
     Args:
-        finish: Makes of the answer what its protocol sends; runs in the pool.
+        finish: Turns the answer into what its protocol sends; runs in the pool.
         unit: Whether vectors are divided by their length.
 
     Raises:
@@ -59,7 +59,7 @@ def _check_single(resolved: ResolvedRoute) -> None:
 
 
 def _answer(classifier: Classifier, resolved: ResolvedRoute, computed: Computed, unit: bool) -> Embeddings:
-    images = [_vector(one, resolved, unit) for one in computed.logits]
+    images = [_vector(features, resolved, unit) for features in computed.logits]
     classifier.count(images)
     return Embeddings(images=images, resolved=resolved, timings=computed.timings)
 

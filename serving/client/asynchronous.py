@@ -70,7 +70,7 @@ class AsyncClient:
 
     async def classify(
         self,
-        images: Sequence[bytes] = (),
+        images: Iterable[bytes] = (),
         *,
         route: str | pb.Route,
         task: str = "",
@@ -128,7 +128,7 @@ class AsyncClient:
 
     async def embed(
         self,
-        images: Sequence[bytes] = (),
+        images: Iterable[bytes] = (),
         *,
         route: str | pb.Route = "",
         task: str = "",

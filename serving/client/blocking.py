@@ -80,7 +80,7 @@ class Client:
 
     def classify(
         self,
-        images: Sequence[bytes] = (),
+        images: Iterable[bytes] = (),
         *,
         route: str | pb.Route,
         task: str = "",
@@ -177,7 +177,7 @@ class Client:
 
     def embed(
         self,
-        images: Sequence[bytes] = (),
+        images: Iterable[bytes] = (),
         *,
         route: str | pb.Route = "",
         task: str = "",

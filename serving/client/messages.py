@@ -52,7 +52,7 @@ class RequestFailed(CorollaError):
 
 
 def request_of(
-    images: Sequence[bytes] = (),
+    images: Iterable[bytes] = (),
     *,
     route: str | pb.Route,
     task: str = "",
@@ -88,7 +88,7 @@ def request_of(
 
 
 def embed_request_of(
-    images: Sequence[bytes] = (),
+    images: Iterable[bytes] = (),
     *,
     route: str | pb.Route = "",
     task: str = "",
@@ -125,19 +125,20 @@ def _set_route(request: pb.ClassifyRequest | pb.EmbedRequest, route: str | pb.Ro
         request.typed_route.CopyFrom(route)
 
 
-def _images(images: Sequence[bytes], ids: Sequence[str]) -> list[pb.Image]:
-    if isinstance(images, bytes | str) or not all(isinstance(data, bytes) for data in images):
+def _images(images: Iterable[bytes], ids: Sequence[str]) -> list[pb.Image]:
+    several = [] if isinstance(images, bytes | str) else [*images]
+    if isinstance(images, bytes | str) or not all(isinstance(data, bytes) for data in several):
         raise InvalidInput(
             "images are not a list of bytes",
             field="images",
             remedy='write for example [open("cat.jpg", "rb").read()]',
         )
-    if ids and len(ids) != len(images):
+    if ids and len(ids) != len(several):
         raise InvalidInput(
-            f"{len(ids)} ids for {len(images)} images", field="ids", remedy="give one for each, or none"
+            f"{len(ids)} ids for {len(several)} images", field="ids", remedy="give one for each, or none"
         )
     return [
-        pb.Image(data=data, id=name) for data, name in zip(images, ids or [""] * len(images), strict=True)
+        pb.Image(data=data, id=name) for data, name in zip(several, ids or [""] * len(several), strict=True)
     ]
 
 

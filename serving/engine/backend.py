@@ -1,4 +1,4 @@
-"""What computes: the backbone and its adapters' edits behind one small interface.
+"""The back end: computes the backbone and its adapters' edits, behind one small interface.
 
 `TorchBackend` is eager PyTorch on a CPU or a GPU, in fp32 or bf16. Another back end is another class with
 these two methods.
@@ -57,13 +57,12 @@ class TorchBackend:
         exact = [i for i, row in enumerate(rows) if row.model.exact_on is not None]
         if not exact:
             return batch.logits(stacked, rows)
-        others = [i for i, row in enumerate(rows) if row.model.exact_on is None]
-        answers = dict(
-            zip(exact, self._on_exact(rows[exact[0]]).logits(stacked, [rows[i] for i in exact]), strict=True)
-        )
-        if others:
-            answers |= zip(others, batch.logits(stacked, [rows[i] for i in others]), strict=True)
-        return [answers[i] for i in range(len(rows))]
+        fast = [i for i, row in enumerate(rows) if row.model.exact_on is None]
+        logits: dict[int, Tensor] = {}
+        for runner, indices in ((self._on_exact(rows[exact[0]]), exact), (batch, fast)):
+            if indices:
+                logits |= zip(indices, runner.logits(stacked, [rows[i] for i in indices]), strict=True)
+        return [logits[i] for i in range(len(rows))]
 
     def _batch(self, size: int) -> Batch:
         if size not in self._batches:
@@ -73,7 +72,7 @@ class TorchBackend:
     def _on_exact(self, row: Row) -> Batch:
         """Runs rows on the float32 backbone that a row names; kept for the next ones."""
         vit = row.model.exact_on
-        assert vit is not None, "the row needs no other backbone"
+        assert vit is not None, "the row runs on the common backbone"
         batch = self._exact.get(vit.arch.image_size)
         if batch is None or batch.vit is not vit:
             batch = self._exact[vit.arch.image_size] = Batch(vit, slots=self._slots)

@@ -164,22 +164,7 @@ class Batcher(Generic[Job, Result]):
             return []
         path, now = (priority, client, flow), self._clock()
         self._admit(jobs, path, now, deadline)
-        loop = asyncio.get_running_loop()
-        items = [
-            _Item[Job, Result](
-                job=job,
-                rows=job.rows,
-                nbytes=job.nbytes,
-                path=path,
-                deadline=deadline,
-                arrived=now,
-                future=loop.create_future(),
-            )
-            for job in jobs
-        ]
-        for item in items:
-            self._queue.add(path, item)
-            self._items[item] = None
+        items = [self._add(job, path, now, deadline) for job in jobs]
         self._report()
         self._idle.clear()
         self._arrived.set()
@@ -225,6 +210,20 @@ class Batcher(Generic[Job, Result]):
             raise refusal.error
 
     # The queue
+
+    def _add(self, job: Job, path: Path, now: float, deadline: float | None) -> _Item[Job, Result]:
+        item = _Item[Job, Result](
+            job=job,
+            rows=job.rows,
+            nbytes=job.nbytes,
+            path=path,
+            deadline=deadline,
+            arrived=now,
+            future=asyncio.get_running_loop().create_future(),
+        )
+        self._queue.add(path, item)
+        self._items[item] = None
+        return item
 
     def _take(self) -> list[_Item[Job, Result]]:
         """The next batch, in order of turns; what nobody waits for any more is dropped on the way."""

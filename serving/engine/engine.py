@@ -1,13 +1,14 @@
-"""The engine: images under their models, through one resident backbone.
+"""The engine: runs images under their models through one resident backbone.
 
-Runs in one thread. Knows tensors and models; does not know names, requests or metrics' labels. What does
-not fit into memory or into the slots at once runs in parts.
+Runs in one thread. Knows tensors and models; knows neither names nor requests nor labels of metrics. A batch
+that does not fit into memory or into the slots runs in parts.
 """
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +23,8 @@ from serving.engine.backend import Backend
 
 _log = logging.getLogger(__name__)
 
-_NO_MEMORY_ON_CPU = ("CPUAllocator", "bad_alloc", "could not create a primitive")
-"""What the plain RuntimeErrors of PyTorch, C++ and oneDNN say."""
+_OUT_OF_MEMORY_ON_CPU = ("CPUAllocator", "bad_alloc", "could not create a primitive")
+"""In the texts of plain RuntimeErrors of PyTorch, C++ and oneDNN."""
 
 
 class EngineMetrics(Protocol):
@@ -38,11 +39,11 @@ class EngineMetrics(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One image under every model that is asked about it.
+    """One image under all models of a request.
 
     Attributes:
         image: [3, S, S] float32, preprocessed.
-        models: One row of the batch each.
+        models: One row of the forward each.
     """
 
     image: Tensor
@@ -54,7 +55,7 @@ class Job:
 
     @property
     def nbytes(self) -> int:
-        """Of the image, which waits with it."""
+        """Of the image, which is in memory while the job waits."""
         return self.image.nbytes
 
 
@@ -84,47 +85,42 @@ class Engine:
         """The logits of every job, in order; the error of one that cannot be run at all."""
         answers: list[Logits | Exception] = [[] for _ in jobs]
         for size in sorted({job.image.shape[-1] for job in jobs}):
-            members = [i for i, job in enumerate(jobs) if job.image.shape[-1] == size]
-            found = self._run_size([jobs[i] for i in members])
-            for i, logits in zip(members, found, strict=True):
-                answers[i] = logits
+            indices = [i for i, job in enumerate(jobs) if job.image.shape[-1] == size]
+            logits = self._run_size([jobs[i] for i in indices])
+            for i, of_job in zip(indices, logits, strict=True):
+                answers[i] = of_job
         return answers
 
     def _run_size(self, jobs: list[Job]) -> list[Logits | Exception]:
         images = [job.image for job in jobs]
         rows = [Row(image=i, model=model) for i, job in enumerate(jobs) for model in job.models]
-        found: list[Tensor | Exception] = []
-        for part in self._parts(rows):
-            found.extend(self._forward(images, part))
+        outputs = iter([output for part in self._parts(rows) for output in self._forward(images, part)])
         answers: list[Logits | Exception] = []
-        start = 0
         for job in jobs:
-            own = found[start : start + job.rows]
-            start += job.rows
-            failed = next((one for one in own if isinstance(one, Exception)), None)
-            answers.append(failed or [z.double().numpy() for z in own if isinstance(z, Tensor)])
+            of_job = list(islice(outputs, job.rows))
+            error = next((output for output in of_job if isinstance(output, Exception)), None)
+            answers.append(error or [z.double().numpy() for z in of_job if isinstance(z, Tensor)])
         return answers
 
     def _parts(self, rows: list[Row]) -> list[list[Row]]:
-        """Rows in runs whose adapters fit into the slots together."""
-        most, digests = self._slots.count, set[str]()
+        """Consecutive rows whose adapters fit into the slots together."""
+        slots, digests = self._slots.count, set[str]()
         parts: list[list[Row]] = [[]]
         for row in rows:
-            more = digests.union(row.model.digests)
-            if parts[-1] and most is not None and len(more) > most:
+            digests = digests.union(row.model.digests)
+            if parts[-1] and slots is not None and len(digests) > slots:
                 parts.append([])
-                more = set(row.model.digests)
+                digests = set(row.model.digests)
             parts[-1].append(row)
-            digests = more
         return parts
 
     def _forward(self, images: list[Tensor], rows: list[Row]) -> list[Tensor | Exception]:
-        """One forward; where memory runs out, or slots do, two of half the rows."""
+        """One forward; where memory or slots run out, two of half the rows."""
         started, out_of_memory = time.monotonic(), ""
         try:
-            found = self._backend.logits(*_compact(images, rows))
+            logits = self._backend.logits(*_compact(images, rows))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _no_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             out_of_memory = str(error) or type(error).__name__
         except Overloaded as error:
@@ -133,32 +129,32 @@ class Engine:
             adapters = {digest for row in rows for digest in row.model.digests}
             self._metrics.batch(len(rows), len(adapters), time.monotonic() - started)
             self._metrics.set_row_buffers(self._slots.buffer_bytes)
-            return list(found)
-        if out_of_memory:  # only now has the error let go of the forward's tensors
-            problem = self._relieved(out_of_memory, len(rows))
+            return list(logits)
+        if out_of_memory:  # the error, which is gone only here, refers to the forward's tensors
+            problem = self._free(out_of_memory, len(rows))
         if len(rows) == 1:
             return [self._never_fits(rows[0].model) or problem]
         half = len(rows) // 2
         return self._forward(images, rows[:half]) + self._forward(images, rows[half:])
 
     def _never_fits(self, model: Model) -> Exception | None:
-        """What to say of a model that no pause makes room for."""
-        most, needed = self._slots.count, len(set(model.digests))
-        if most is None or needed <= most:
+        """The error of a model that has more adapters than there are slots; None where it has not."""
+        slots, needed = self._slots.count, len(set(model.digests))
+        if slots is None or needed <= slots:
             return None
         return InvalidInput(
-            f"a sum of {needed} adapters does not fit into {most} slots",
+            f"a sum of {needed} adapters does not fit into {slots} slots",
             field="slots",
             remedy="sum fewer adapters, or start the server with more --slots",
         )
 
-    def _relieved(self, said: str, rows: int) -> Exception:
-        """Gives back what nobody needs, so that the next and smaller try has more room."""
+    def _free(self, message: str, rows: int) -> Exception:
+        """Frees idle slots for the next, smaller try; returns the error for when there is none."""
         freed = self._slots.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._metrics.out_of_memory()
-        _log.warning("out of memory at %d rows, %d idle slots were freed: %s", rows, freed, said)
+        _log.warning("out of memory at %d rows, %d idle slots were freed: %s", rows, freed, message)
         return Overloaded(
             "no memory is left for even one row",
             field="memory",
@@ -167,7 +163,7 @@ class Engine:
 
 
 def _compact(images: list[Tensor], rows: list[Row]) -> tuple[list[Tensor], list[Row]]:
-    """The images that rows have, and the rows with their new numbers."""
+    """The images that rows refer to, and the rows with the new numbers of their images."""
     used = list(dict.fromkeys(row.image for row in rows))
     if len(used) == len(images):
         return images, rows
@@ -175,7 +171,7 @@ def _compact(images: list[Tensor], rows: list[Row]) -> tuple[list[Tensor], list[
     return [images[image] for image in used], [Row(image=number[r.image], model=r.model) for r in rows]
 
 
-def _no_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(said in str(error) for said in _NO_MEMORY_ON_CPU)
+    return any(text in str(error) for text in _OUT_OF_MEMORY_ON_CPU)

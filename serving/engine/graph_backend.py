@@ -1,10 +1,10 @@
-"""What computes on a GPU: CUDA graphs of one forward, each for a number of rows, whatever the rows are.
+"""The back end of CUDA graphs: one forward, recorded for several numbers of rows, whatever the rows are.
 
 A batch is padded to the next number of rows and replayed; its images, slots and alphas are copied into the
 graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). All
 numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
 their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
-VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and bank.
+VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and arena.
 
 On a CPU the same forward runs without graphs, in Triton's interpreter: for tests.
 
@@ -86,16 +86,15 @@ class GraphBackend:
         return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
 
     def _parts(self, members: list[int]) -> list[list[int]]:
-        most = self._buckets[-1]
-        return [members[start : start + most] for start in range(0, len(members), most)]
+        size = self._buckets[-1]
+        return [members[start : start + size] for start in range(0, len(members), size)]
 
     def _run(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
         terms = [_terms(row.model) for row in rows]
         bucket = next(size for size in self._buckets if size >= len(rows))
-        most = size_class(max(map(len, terms)))
-        graph = self._graph(images[0].shape[-1], bucket, most)
-        numbers = [[self._slots.number(term.adapter) for term in own] for own in terms]
-        alphas = [[term.alpha for term in own] for own in terms]
+        graph = self._graph(images[0].shape[-1], bucket, size_class(max(map(len, terms))))
+        numbers = [[self._slots.number(term.adapter) for term in of_row] for of_row in terms]
+        alphas = [[term.alpha for term in of_row] for of_row in terms]
         used = list(dict.fromkeys(row.image for row in rows))
         place = {image: i for i, image in enumerate(used)}
         features = graph.run([images[i] for i in used], [place[row.image] for row in rows], numbers, alphas)
@@ -106,13 +105,15 @@ class GraphBackend:
         if key not in self._graphs:
             started = time.monotonic()
             self._graphs[key] = _Graph(self._vit_of(size), self._arena, rows, terms, self._pool)
-            _log.info("prepared %d rows of %d px in %.1f s", rows, size, time.monotonic() - started)
+            _log.info(
+                "captured a graph for %d rows of %d px in %.1f s", rows, size, time.monotonic() - started
+            )
         return self._graphs[key]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Inputs:
-    """What a forward reads besides parameters and bank.
+    """What a forward reads besides parameters and arena.
 
     Attributes:
         images: [B, 3, S, S], in the dtype of the backbone's products; sources: [B], each row's image.
@@ -128,26 +129,23 @@ class _Inputs:
     def empty(cls, vit: FrozenViT, rows: int, terms: int, *, pinned: bool = False) -> "_Inputs":
         size, on = vit.arch.image_size, torch.device("cpu") if pinned else vit.device
 
-        def made(*shape: int, dtype: torch.dtype = torch.float32, value: int = 0) -> Tensor:
+        def tensor(*shape: int, dtype: torch.dtype = torch.float32, value: int = 0) -> Tensor:
             pin = pinned and vit.device.type == "cuda"
             return torch.full(shape, value, dtype=dtype, device=on, pin_memory=pin)
 
         return cls(
-            images=made(rows, 3, size, size, dtype=vit.product_dtype),
-            sources=made(rows, dtype=torch.int64),
-            slots=made(terms, rows, dtype=torch.int32, value=-1),
-            alphas=made(terms, rows),
+            images=tensor(rows, 3, size, size, dtype=vit.product_dtype),
+            sources=tensor(rows, dtype=torch.int64),
+            slots=tensor(terms, rows, dtype=torch.int32, value=-1),
+            alphas=tensor(terms, rows),
         )
 
     def copy_(self, other: "_Inputs", images: int) -> None:
-        """Takes over another's values, and so many of its images."""
+        """Copies another's values, and so many of its images."""
         self.images[:images].copy_(other.images[:images], non_blocking=True)
-        for mine, theirs in zip(self._rest, other._rest, strict=True):
-            mine.copy_(theirs, non_blocking=True)
-
-    @property
-    def _rest(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.sources, self.slots, self.alphas
+        self.sources.copy_(other.sources, non_blocking=True)
+        self.slots.copy_(other.slots, non_blocking=True)
+        self.alphas.copy_(other.alphas, non_blocking=True)
 
 
 class _Graph:
@@ -187,8 +185,8 @@ class _Graph:
         host.sources.numpy()[:count] = sources
         host.slots.fill_(-1)
         numbers, weights = host.slots.numpy(), host.alphas.numpy()
-        for row, (own, factors) in enumerate(zip(slots, alphas, strict=True)):
-            numbers[: len(own), row], weights[: len(own), row] = own, factors
+        for row, (of_row, factors) in enumerate(zip(slots, alphas, strict=True)):
+            numbers[: len(of_row), row], weights[: len(of_row), row] = of_row, factors
         self._inputs.copy_(host, len(images))
         return self._replay()[:count].cpu()  # waits, so that the host's side may be written again
 

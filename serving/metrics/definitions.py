@@ -1,4 +1,4 @@
-"""Every metric of the server, defined once: the scrape and docs/metrics.md are both made from here.
+"""Every metric of the server, defined once: the scrape and docs/metrics.md both come from here.
 
 Every per-image signal is a counter or a histogram, so that PromQL picks the window and sums replicas.
 Edges of buckets never change within a series' life: a new set of edges is a new metric.
@@ -10,7 +10,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _ADAPTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
-# Fine towards 1, where confidence piles up.
+# Finer towards 1, where most confidences are.
 _CONFIDENCE = (*_TENTHS[:7], 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1)
 _DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
 _INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
@@ -40,12 +40,12 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
     ),
     "Batches": (
         _gauge("corolla_queue_rows", "", "Rows waiting for the engine. A row is one image for one member."),
-        _gauge("corolla_queue_bytes", "", "Host memory that their images take."),
+        _gauge("corolla_queue_bytes", "", "Host memory of the images of those rows."),
         _counter(
             "corolla_queue_dropped_total",
             "reason",
-            "Images never computed: expired or cancelled in the queue; refused at once as their deadline was "
-            "unmeetable, or as the queue was full (full_rows, full_bytes).",
+            "Images never computed: expired or cancelled in the queue; refused at once because their "
+            "deadline was unmeetable or the queue was full (full_rows, full_bytes).",
         ),
         _histogram("corolla_queue_duration_seconds", "", "Time a row waited for the engine.", _SECONDS),
         _histogram("corolla_batch_rows", "", "Rows in one forward pass.", _ROWS),
@@ -75,7 +75,7 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _counter(
             "corolla_invalid_scores_total",
             "route member",
-            "NaN or infinite scores, which are never observed; the member `ensemble` is the answer itself.",
+            "NaN or infinite scores, which no histogram counts; the member `ensemble` is the answer itself.",
         ),
     ),
     "Ensembles": (
@@ -94,7 +94,7 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _histogram(
             "corolla_ensemble_mutual_information_nats",
             "route domain",
-            "Mutual information of class and member, how far members disagree; two or more members.",
+            "Mutual information of class and member: how far members disagree; two or more members.",
             _INFORMATION,
         ),
         _counter(
@@ -142,13 +142,13 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _gauge(
             "corolla_row_buffer_bytes",
             "",
-            "Memory for what rows have of their own, kept from one forward pass to the next. All that the "
-            "process takes is `process_resident_memory_bytes`.",
+            "Memory of the buffers for rows, which stay from one forward pass to the next. The whole process "
+            "takes `process_resident_memory_bytes`.",
         ),
         _gauge("corolla_registered_adapters", "", "Adapters in host memory, ready for a slot."),
-        _gauge("corolla_registered_bytes", "", "Host memory that their tensors take."),
+        _gauge("corolla_registered_bytes", "", "Host memory of their tensors."),
         _gauge("corolla_slot_adapters", "", "Adapters in a slot, ready for a forward pass."),
-        _gauge("corolla_slot_bytes", "", "Memory of their tensors; on a CPU the registered ones' own."),
+        _gauge("corolla_slot_bytes", "", "Memory of their tensors; on a CPU these are the registered ones."),
         _histogram("corolla_adapter_load_duration_seconds", "", "From the store into host memory.", _SECONDS),
         _counter("corolla_adapter_evictions_total", "", "Adapters that left host memory to make room."),
         _counter(
@@ -159,16 +159,20 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _histogram(
             "corolla_precision_difference_ratio",
             "",
-            "How far bf16 moved an adapter's logits, relative to the largest; the bound is 0.05.",
+            "Largest change of an adapter's logits in bf16, relative to the largest; the bound is 0.05.",
             _DIFFERENCES,
         ),
         _gauge(
             "corolla_adapter_info",
             "route member version method digest",
-            "1 for what a member of a named route is now; join it on (route, member).",
+            "1 for the adapter that a member of a named route resolves to; join it on (route, member).",
         ),
-        _gauge("corolla_backbone_info", "digest architecture", "1 for the backbone that is resident."),
-        _gauge("corolla_build_info", "version python torch device precision", "1 for what is running."),
+        _gauge("corolla_backbone_info", "digest architecture", "1 for the resident backbone."),
+        _gauge(
+            "corolla_build_info",
+            "version python torch device precision",
+            "1 for the running version and where it computes.",
+        ),
     ),
 }
 DEFINITIONS = tuple(definition for section in SECTIONS.values() for definition in section)

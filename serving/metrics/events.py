@@ -70,7 +70,7 @@ class Metrics:
             self._histograms["corolla_request_duration_seconds"].observe(seconds, (method,))
 
     def images(self, *, ok: int = 0, invalid: int = 0) -> None:
-        """Images of one request that could be classified, and that could not."""
+        """Images of one request that were answered, and that could not be."""
         with self._lock:
             self._numbers["corolla_images_total"].add(("ok",), ok)
             self._numbers["corolla_images_total"].add(("invalid",), invalid)
@@ -94,7 +94,7 @@ class Metrics:
             self._numbers["corolla_queue_rows"].set(rows)
 
     def queued(self, seconds: float) -> None:
-        """One row waited so long."""
+        """One row left the queue after this time."""
         with self._lock:
             self._histograms["corolla_queue_duration_seconds"].observe(seconds)
 
@@ -220,24 +220,24 @@ class Metrics:
             self._numbers["corolla_ready"].set(int(ready))
 
     def set_registered(self, adapters: int, size: int) -> None:
-        """So many adapters are in host memory, and take `size` bytes."""
+        """This number of adapters is in host memory, and takes `size` bytes."""
         with self._lock:
             self._numbers["corolla_registered_adapters"].set(adapters)
             self._numbers["corolla_registered_bytes"].set(size)
 
     def set_slots(self, adapters: int, size: int) -> None:
-        """So many adapters are in a slot, and take `size` bytes."""
+        """This number of adapters is in a slot, and takes `size` bytes."""
         with self._lock:
             self._numbers["corolla_slot_adapters"].set(adapters)
             self._numbers["corolla_slot_bytes"].set(size)
 
     def adapter_loaded(self, seconds: float) -> None:
-        """One adapter came from the store."""
+        """One adapter was loaded from the store."""
         with self._lock:
             self._histograms["corolla_adapter_load_duration_seconds"].observe(seconds)
 
     def adapter_evicted(self) -> None:
-        """One adapter made room for another."""
+        """One adapter left host memory to make room for another."""
         with self._lock:
             self._numbers["corolla_adapter_evictions_total"].add()
 
@@ -249,7 +249,7 @@ class Metrics:
                 self._histograms["corolla_precision_difference_ratio"].observe(difference)
 
     def set_adapter(self, *, route: str, member: str, version: str, method: str, digest: str) -> None:
-        """A member of a named route is this now; what it was before is no longer shown."""
+        """A member of a named route resolves to this adapter, which replaces the one shown before."""
         with self._lock:
             self._forget_adapters(lambda *shown: shown == (route, member))
             if member in self.known_routes.get(route, ()):
@@ -261,12 +261,12 @@ class Metrics:
             del values[labels]
 
     def set_row_buffers(self, size: int) -> None:
-        """What rows have of their own takes `size` bytes between forwards."""
+        """The buffers for rows take `size` bytes between forward passes."""
         with self._lock:
             self._numbers["corolla_row_buffer_bytes"].set(size)
 
     def set_backbone(self, *, digest: str, architecture: str, size: int) -> None:
-        """This backbone is resident, and its parameters take `size` bytes."""
+        """This backbone is resident; its parameters take `size` bytes."""
         with self._lock:
             self._numbers["corolla_backbone_bytes"].set(size)
             self._numbers["corolla_backbone_info"].set(1, (digest, architecture))
@@ -276,10 +276,10 @@ class Metrics:
         with self._lock:
             self._numbers["corolla_build_info"].set(1, labels)
 
-    # Out
+    # Exposition
 
     def serve(self, port: int, host: str = "127.0.0.1") -> tuple[WSGIServer, Thread]:
-        """Answers scrapes from a thread of its own, on `server.server_port` (port 0 picks a free one).
+        """Answers scrapes from a separate thread, on `server.server_port` (port 0 picks a free one).
 
         To stop it: `server.shutdown()`, `server.server_close()`, `thread.join()`.
 

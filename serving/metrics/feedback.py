@@ -81,7 +81,9 @@ class Feedback:
             return truth
         shown = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
         raise InvalidInput(
-            "no class is named" if truth is None else f"{truth!r} is no class of task {prediction.task!r}",
+            "the label names no class"
+            if truth is None
+            else f"{truth!r} is not a class of task {prediction.task!r}",
             field="truth",
             remedy=f"send one of {shown}",
         )

@@ -27,8 +27,9 @@ from serving.oip.requests import (
     version_of,
 )
 from serving.oip.tensors import COLUMNS, INPUT, Input, RequestedOutput
-from serving.registry.admin import AdapterState, Admin, RouteState
+from serving.registry.admin import Admin, RouteState
 from serving.registry.catalog import Catalog
+from serving.registry.listing import AdapterState
 from serving.request import Request
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 

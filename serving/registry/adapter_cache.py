@@ -139,7 +139,7 @@ class AdapterCache:
         """
         self._preload(term)
         with self._loaded(term) as entry:
-            with suppress(Overloaded):  # all slots are in use right now; its first request finds one
+            with suppress(Overloaded):  # all slots are in use right now; its first request finds a free one
                 self._slots.enter(entry.adapter)
             return self._resident(term.digest, entry)
 

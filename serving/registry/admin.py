@@ -1,29 +1,26 @@
-"""Administration, transport-free: what is in memory, what names mean, and changing both.
+"""Administration: what is in memory, what names mean, and changing both, whatever the protocol.
 
-Everything checks before it changes, so a call that fails has changed nothing. Knows neither protobuf nor
-gRPC. Blocking: called in a pool, never on the event loop.
+Every call checks before it changes, so one that fails has changed nothing. Knows neither protobuf nor gRPC.
+Blocking: called in a pool, never on the event loop.
 """
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.format.records import NamedRoute
 from model_store.names import AdapterId, check_alias, check_name, not_found
-from model_store.resolution import named_route as naming
+from model_store.resolution import named_route
 from model_store.resolution.named_route import Naming
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
 from model_store.store import Store
-from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, InvalidInput
 from serving.registry.catalog import Catalog, Change, Plan
+from serving.registry.listing import READERS, AdapterState, Listing, Memory, aliases_of, listed, state_of
 from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
-
-_READERS = 16  # files that are read at the same time for a listing; most have been read before
 
 
 class Residency(Protocol):
@@ -38,45 +35,6 @@ class Residency(Protocol):
     def unpin(self, digest: str) -> Resident: ...
 
     def residents(self) -> list[Resident]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterState:
-    """One version of an adapter, or the base of a task.
-
-    Attributes:
-        name: `task/name:version` or `task/base`.
-        aliases: Those that point at it.
-        stored: Whether the store has it.
-        resident: What it takes, where it is in memory.
-        problem: Why its record cannot be used; then nothing is known but its name.
-    """
-
-    name: str
-    digest: str = ""
-    method: str = ""
-    aliases: tuple[str, ...] = ()
-    stored: bool = True
-    resident: Resident | None = None
-    problem: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What adapters take of a budget; bytes."""
-
-    adapters: int
-    size: int
-    budget: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """Adapters, and what all that are in memory take."""
-
-    adapters: list[AdapterState]
-    registered: Memory
-    slots: Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +72,13 @@ class RouteState:
 
 
 class Admin:
-    """Looks into a server and changes it.
+    """Lists and changes what a server has in memory and what names mean.
 
     Args:
         store: Where names are changed; `catalog` reads them.
-        watcher: Brings changes to requests at once.
-        registered_budget, slot_budget: Bytes that adapters may take in memory, and in slots; 0 where
-            slots take none of their own.
+        watcher: Makes requests see changes at once.
+        registered_budget: Bytes that adapters may take in host memory.
+        slot_budget: Bytes that adapters may take in slots; 0 where slots are not copies.
     """
 
     def __init__(
@@ -148,23 +106,15 @@ class Admin:
         """
         self._check_task(task)
         residents = self._cache.residents()
-        found = {
-            (name, resident.digest): AdapterState(
-                name=name, digest=resident.digest, method=resident.method, stored=False, resident=resident
-            )
-            for resident in residents
-            for name in resident.names
-            if not task or name.startswith(f"{task}/")
-        }
-        by_digest = {resident.digest: resident for resident in residents}
-        wanted = _adapters_of(name for name, _ in found)
-        if not resident_only:
-            wanted |= self._catalog.store.adapters.published(task or None)
-        for state in self._stored(task, wanted, by_digest):
-            if not resident_only or state.resident is not None:
-                found[state.name, state.digest] = state
+        adapters = listed(
+            self._catalog.store,
+            self._catalog.backbone_digest,
+            task,
+            residents,
+            resident_only=resident_only,
+        )
         return Listing(
-            adapters=list(found.values()),
+            adapters=adapters,
             registered=Memory(
                 adapters=len(residents),
                 size=sum(resident.registered_bytes for resident in residents),
@@ -204,7 +154,7 @@ class Admin:
         return self._state(term.full_name, term.digest, term.method, self._cache.pin(term))
 
     def unpin(self, adapter: str, task: str = "") -> AdapterState:
-        """Lets an adapter go when its memory is needed.
+        """Lets an adapter be evicted when its memory is needed.
 
         Raises:
             NotFound: It is not in memory.
@@ -223,19 +173,21 @@ class Admin:
         """
         self._check_task(task)
         store = self._catalog.store
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers:
             adapters = store.adapters.list(task or None)
-            found = zip(adapters, readers.map(lambda a: _aliases(store, a), adapters), strict=True)
+            aliases_by_adapter = zip(
+                adapters, readers.map(lambda a: aliases_of(store, a), adapters), strict=True
+            )
             return [
                 AdapterAlias(adapter=adapter, alias=alias, version=version)
-                for adapter, aliases in found
+                for adapter, aliases in aliases_by_adapter
                 for alias, version in sorted(aliases.items())
             ]
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str = "", expected: int | None = None
     ) -> tuple[AdapterAlias, int | None]:
-        """Points an alias at a version that is loaded and verified first; new requests go by it at once.
+        """Points an alias at a version that is loaded and verified first; new requests follow it at once.
 
         Returns:
             The alias, and the version it pointed at before, if any.
@@ -265,14 +217,14 @@ class Admin:
     # Named routes
 
     def routes(self, task: str = "") -> list[RouteState]:
-        """The named routes of one task or of all, those that cannot be answered too.
+        """The named routes of one task or of all, including those that cannot be answered.
 
         Raises:
             NotFound: No such task.
         """
         self._check_task(task)
         names = self._catalog.store.routes.names(task or None)
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers:
             return list(readers.map(lambda name: self._route(*name), names))
 
     def put_route(
@@ -284,13 +236,13 @@ class Admin:
         temperature: float | None = None,
         extrapolate: bool = False,
     ) -> Naming:
-        """Keeps a route under a name, in the place of any other; requests go by it at once.
+        """Stores a route under a name, in place of any other; requests follow it at once.
 
         Raises:
             InvalidInput: A bad name, text, alpha or temperature, or members that do not fit together.
             NotFound: An adapter that does not exist.
         """
-        named = naming.check(
+        named = named_route.check(
             self._store,
             task=self._catalog.task(task),
             name=check_name(name, "name"),
@@ -304,7 +256,7 @@ class Admin:
         return named
 
     def delete_route(self, task: str, name: str) -> str:
-        """Forgets a named route; returns its task.
+        """Deletes a named route; returns its task.
 
         Raises:
             NotFound: No such route.
@@ -317,7 +269,7 @@ class Admin:
     # Both
 
     def reload(self) -> list[Change]:
-        """Forgets what names meant and asks the store for all of it; what changed.
+        """Reads all names from the store again; returns what changed.
 
         Raises:
             CorollaError: The store cannot be read; everything stays as it was.
@@ -349,13 +301,8 @@ class Admin:
             )
         return term.full_name, term.digest
 
-    def _state(self, name: str, digest: str, method: str, resident: Resident | None) -> AdapterState:
-        ref = parse_adapter(name)
-        aliases: tuple[str, ...] = ()
-        if ref.version is not None:
-            home = AdapterId(str(ref.task), ref.name)
-            aliases = _pointing(_aliases(self._catalog.store, home), ref.version)
-        return AdapterState(name=name, digest=digest, method=method, aliases=aliases, resident=resident)
+    def _state(self, name: str, digest: str, method: str, resident: Resident) -> AdapterState:
+        return state_of(self._catalog.store, name, digest, method, resident)
 
     def _route(self, task: str, name: str) -> RouteState:
         try:
@@ -371,72 +318,6 @@ class Admin:
     def _check_task(self, task: str) -> None:
         if task:
             self._catalog.store.tasks.get(task, self._catalog.backbone_digest)
-
-    # Listings
-
-    def _stored(
-        self, task: str, adapters: dict[AdapterId, list[int]], by_digest: dict[str, Resident]
-    ) -> list[AdapterState]:
-        """What the store says of the bases and of these adapters, by name."""
-        store = self._catalog.store
-        bases = [
-            ResolvedTerm(alpha=1.0, manifest=None, task=record)
-            for record in store.tasks.list()
-            if record.spec.backbone_digest == self._catalog.backbone_digest
-            and (not task or record.spec.name == task)
-        ]
-        ordered = sorted(adapters.items())
-        with ThreadPoolExecutor(_READERS) as readers:
-            found = readers.map(lambda item: self._versions(item[0], item[1], by_digest), ordered)
-            return [state for states in found for state in states] + [
-                self._state(base.full_name, base.digest, base.method, by_digest.get(base.digest))
-                for base in bases
-            ]
-
-    def _versions(
-        self, adapter: AdapterId, versions: list[int], by_digest: dict[str, Resident]
-    ) -> list[AdapterState]:
-        store = self._catalog.store
-        aliases, found = _aliases(store, adapter), []
-        for version in versions:
-            try:
-                manifest = store.adapters.manifest(adapter.task, adapter.name, version)
-            except NotFound:
-                continue
-            except CorollaError as error:
-                found.append(AdapterState(name=f"{adapter}:{version}", problem=str(error)))
-                continue
-            if manifest.backbone_digest == self._catalog.backbone_digest:
-                state = AdapterState(
-                    name=str(manifest),
-                    digest=manifest.digest,
-                    method=manifest.method,
-                    aliases=_pointing(aliases, version),
-                    resident=by_digest.get(manifest.digest),
-                )
-                found.append(state)
-        return found
-
-
-def _adapters_of(names: Iterable[str]) -> dict[AdapterId, list[int]]:
-    """The adapters and versions of full names; bases have none."""
-    found: dict[AdapterId, list[int]] = {}
-    for name in names:
-        ref = parse_adapter(name)
-        if ref.version is not None:
-            found.setdefault(AdapterId(str(ref.task), ref.name), []).append(ref.version)
-    return found
-
-
-def _aliases(store: Store, adapter: AdapterId) -> dict[str, int]:
-    """The aliases of an adapter; none where one is damaged, as whoever asks for that one is told."""
-    with suppress(Corrupt):
-        return store.adapters.aliases(adapter.task, adapter.name)
-    return {}
-
-
-def _pointing(aliases: dict[str, int], version: int) -> tuple[str, ...]:
-    return tuple(sorted(alias for alias, at in aliases.items() if at == version))
 
 
 def _check_version(version: int, field: str) -> None:

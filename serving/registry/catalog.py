@@ -1,9 +1,8 @@
-"""What a request's names mean right now: named routes, aliases and versions, as the store says.
+"""The catalog: what names mean now, named routes, aliases and versions, as the store says.
 
-Everything is resolved against a view, the store's names at one moment; what a request resolved to stays
-fixed while it runs. `refresh` takes the next view: `watcher` does so all the time, so requests
-wait for the store only where a name was never asked for. Blocking: called in the pool, never on the
-event loop.
+Names are resolved against a view, the store's names at one moment; what a request resolved to stays fixed
+while it runs. `refresh` takes the next view. The watcher does so all the time, so that requests wait for the
+store only where a name was never asked for. Blocking: called in the pool, never on the event loop.
 """
 
 import json
@@ -25,7 +24,7 @@ from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 1024
+_MAX_PLANS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Plan:
     """How a request is to be answered.
 
     Attributes:
-        named: `task/name` of the named route it came by, or None for an ad-hoc route.
+        named: `task/name` of the named route that the request gave; None for an ad-hoc route.
         temperature: Divides the combined logits; 1 for an ad-hoc route.
     """
 
@@ -47,7 +46,7 @@ Warm = Callable[[Plan], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One name that means something else than before; empty is no such name, or one never asked for."""
+    """One name whose meaning changed; `before` and `after` are empty where the name was not known."""
 
     name: str  # `task/adapter@alias`, `task/route`, `task/adapter:version` or `task`
     before: str
@@ -68,7 +67,7 @@ class _View:
     def keep(self, key: tuple[str, str, bool], plan: Plan) -> None:
         with self._lock:
             self._plans[key] = plan
-            while len(self._plans) > _KEPT:
+            while len(self._plans) > _MAX_PLANS:
                 self._plans.popitem(last=False)
 
 
@@ -92,13 +91,13 @@ class Catalog:
 
     @property
     def store(self) -> Store:
-        """The names as they are known; nothing is asked for twice."""
+        """The store at the moment of the view; it reads nothing twice."""
         return self._view.store
 
     # What names mean
 
     def plan(self, task: str, route: Route, *, extrapolate: bool) -> Plan:
-        """What answers a route asked for by a request.
+        """How a request for a route is to be answered.
 
         Args:
             task: The request's task; may be empty where the route names one, or the store has only one.
@@ -108,13 +107,12 @@ class Catalog:
             InvalidInput: No task; alpha out of range; members that do not fit together.
         """
         view, key = self._view, (task, str(route), extrapolate)
-        kept = view.plan(key)
-        if kept is not None:
-            return kept
+        if (plan := view.plan(key)) is not None:
+            return plan
         try:
             plan = self._plan(view.store, task, route, extrapolate)
         except NotFound:
-            return self._plan(self._store, task, route, extrapolate)  # which may be ahead
+            return self._plan(self._store, task, route, extrapolate)  # the view may be behind
         view.keep(key, plan)
         return plan
 
@@ -147,7 +145,7 @@ class Catalog:
         return self._named_routes(self.store)
 
     def served(self) -> Iterator[ResolvedRoute]:
-        """What can be answered by name alone now: the base of every task, and every named route."""
+        """All that has a name now: the base of every task, and every named route."""
         with suppress(CorollaError):
             for record in self.store.tasks.list():
                 if record.spec.backbone_digest == self.backbone_digest:
@@ -159,7 +157,7 @@ class Catalog:
     def image_sizes(self) -> list[int]:
         """The input sizes of the backbone's tasks, pixels; none while a task's file is damaged.
 
-        Sizes that are missing here are added when they are asked for.
+        Other sizes are served too, after a slower first request.
         """
         try:
             tasks = [record.spec for record in self.store.tasks.list()]
@@ -171,7 +169,7 @@ class Catalog:
     # Following the store
 
     def refresh(self, warm: Warm = lambda plan: None) -> list[Plan]:
-        """Takes the names as they are now, if they have changed. Requests go on by the old ones meanwhile.
+        """Takes the names as they are now, if they have changed. Requests use the old ones meanwhile.
 
         Args:
             warm: Called with what each changed named route means, before any request sees it.
@@ -184,19 +182,19 @@ class Catalog:
         """
         with self._refreshing:
             snapshot = self._view.snapshot.later()
-            return [] if snapshot is None else self._turn(_View(snapshot), warm)
+            return [] if snapshot is None else self._change_to(_View(snapshot), warm)
 
     def reload(self, warm: Warm = lambda plan: None) -> tuple[list[Plan], list[Change]]:
-        """As `refresh`, but forgets everything and asks the store for all of it again."""
+        """As `refresh`, but reads all names from the store again."""
         with self._refreshing:
             old, view = self._view, _View(self._store.snapshot())
-            plans = self._turn(view, warm)
+            plans = self._change_to(view, warm)
             changes = (
                 _change(key, old.snapshot, view.snapshot) for key in view.snapshot.changed(old.snapshot)
             )
             return plans, [change for change in changes if change is not None]
 
-    def _turn(self, view: _View, warm: Warm) -> list[Plan]:
+    def _change_to(self, view: _View, warm: Warm) -> list[Plan]:
         """Makes a view the current one."""
         named = self._plans_by_name(view)
         changed = [plan for name, plan in named.items() if plan != self._named.get(name)]
@@ -219,14 +217,14 @@ class Catalog:
         return Plan(resolved=resolved, named=None, temperature=1.0)
 
     def _named_routes(self, store: Store) -> list[tuple[NamedRoute, Plan]]:
-        found = []
-        # What is damaged or unknown answers with its own error when it is asked for.
+        routes = []
+        # A request for a damaged or unknown route is answered with its error.
         with suppress(CorollaError):
             for task, name in store.routes.names():
                 with suppress(CorollaError):
                     named = store.routes.get(task, name)
-                    found.append((named, self._named_plan(store, named)))
-        return found
+                    routes.append((named, self._named_plan(store, named)))
+        return routes
 
     def _named_plan(self, store: Store, named: NamedRoute) -> Plan:
         return Plan(
@@ -241,7 +239,7 @@ class Catalog:
         )
 
     def _home(self, store: Store, task: str, route: Route) -> str:
-        """The task of a request, which may name none."""
+        """The task of a request; the only one where it names none."""
         if task or all(ref.task for ref in route.adapters):
             return task
         return self._only_task(store)
@@ -255,12 +253,12 @@ class Catalog:
         raise InvalidInput("the request names no task", field="task", remedy=remedy)
 
 
-_SAYS = {"aliases": "version", "routes": "route", "tasks": "digest", "adapters": "digest"}
-"""The field of each kind of record that says what its name means."""
+_MEANING = {"aliases": "version", "routes": "route", "tasks": "digest", "adapters": "digest"}
+"""The field of each kind of record that has the meaning of its name."""
 
 
 def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
-    """A changed key in words; None for what is no name."""
+    """A changed key in words; None where it is not the key of a name."""
     kind, *parts = key.split("/")
     match kind, parts:
         case "aliases", [task, adapter, alias]:
@@ -273,11 +271,11 @@ def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
             name = f"{task}/{adapter}:{version}"
         case _:
             return None
-    before, after = (_said(data, _SAYS[kind]) for data in (old.known(key), new.read(key)))
+    before, after = (_field_of(data, _MEANING[kind]) for data in (old.known(key), new.read(key)))
     return Change(name=name, before=before, after=after)
 
 
-def _said(data: bytes | None, field: str) -> str:
+def _field_of(data: bytes | None, field: str) -> str:
     try:
         return "" if data is None else str(json.loads(data)[field])
     except (ValueError, KeyError, TypeError):

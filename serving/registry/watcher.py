@@ -1,7 +1,7 @@
 """The watcher: follows the store's names, so that requests need not ask for them.
 
-What a changed named route means is loaded before any request sees the change, so the first one is not
-slow. A store that cannot be reached keeps what is known in use.
+The adapters of a changed named route are loaded before any request sees the change, so that the first one is
+not slow. While the store cannot be reached, names keep their last known meaning.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ class Watcher:
     """Keeps a catalog as fresh as its store.
 
     Args:
-        load: Brings what a plan needs into memory.
+        load: Loads the adapters of a plan.
         announce: Makes a named route known to the metrics.
-        every_s: Pause between two looks, seconds.
-        pool: Where looks run; they block.
+        every_s: Pause between two refreshes, seconds.
+        pool: Where refreshes run; they block.
     """
 
     def __init__(
@@ -39,21 +39,21 @@ class Watcher:
         self._reachable = True
 
     async def run(self) -> None:
-        """Looks until it is cancelled."""
+        """Refreshes until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._every_s)
             await loop.run_in_executor(self._pool, self.follow)
 
     def follow(self) -> None:
-        """Follows what has changed; blocks. While the store cannot be read, everything stays as it was."""
+        """Refreshes once; blocks. While the store cannot be read, everything stays as it was."""
         try:
             self._announce_all(self._catalog.refresh(self._warm))
         except Exception as error:
-            # A fault of ours must not end the watch either; its traceback is said once.
+            # Unexpected errors must not end the watch either; their traceback is logged once.
             if self._reachable:
-                fault = None if isinstance(error, CorollaError) else error
-                _log.warning("names stay as they were: %s", error, exc_info=fault)
+                unexpected = None if isinstance(error, CorollaError) else error
+                _log.warning("names stay as they were: %s", error, exc_info=unexpected)
             self._reachable = False
         else:
             if not self._reachable:
@@ -61,7 +61,7 @@ class Watcher:
             self._reachable = True
 
     def reload(self) -> list[Change]:
-        """Forgets what is known of names, and asks the store for all of it; blocks.
+        """Reads all names from the store again; blocks.
 
         Raises:
             CorollaError: The store cannot be read; everything stays as it was.

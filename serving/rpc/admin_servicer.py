@@ -9,7 +9,8 @@ from model_store.format.records import NamedRoute
 from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
 from serving.metrics.events import Metrics
-from serving.registry.admin import AdapterAlias, AdapterState, Admin, Memory, RouteState
+from serving.registry.admin import AdapterAlias, Admin, RouteState
+from serving.registry.listing import AdapterState, Memory
 from serving.rpc.call import in_pool, show_calls, unary
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Admin"]

@@ -1,5 +1,6 @@
 """The command line's own manners; what the commands do is tested with them."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -126,6 +127,20 @@ def test_a_field_that_is_a_flag_is_said_as_people_type_it(run: Run, field: str, 
         raise NotFound("not here", field=field)
 
     assert run("probe", does=fail)[2] == f"corolla: {said}: not here\n"
+
+
+def test_no_part_of_corolla_names_a_field_as_a_flag() -> None:
+    literals = {}
+    for package in ("petl_vit", "model_store", "training", "serving", "corolla"):
+        for path in (ROOT / package).rglob("*.py"):
+            calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+            for keyword in (keyword for call in calls for keyword in call.keywords if keyword.arg == "field"):
+                for part in ast.walk(keyword.value):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        literals[part.value] = f"{path.relative_to(ROOT)}:{part.lineno}"
+
+    assert "task" in literals
+    assert [place for field, place in literals.items() if "-" in field or " " in field] == []
 
 
 def test_an_error_of_ours_is_one_line_with_an_id_and_one(run: Run) -> None:

@@ -102,11 +102,21 @@ def test_only_bad_images_are_only_errors(store: corolla.Store) -> None:
     assert all(isinstance(answer.error, InvalidInput) for answer in answers)
 
 
+def test_images_may_come_from_any_iterable(store: corolla.Store) -> None:
+    answers = store.classify((encoded(seed) for seed in range(2)), route="lora", task="shapes")
+    stacked = store.classify(np.stack([pixels(0), pixels(1)]), route="lora", task="shapes")
+
+    assert [one.label for one in answers] == [one.label for one in stacked]
+
+
 def test_no_images_are_no_answers(store: corolla.Store) -> None:
     assert store.classify([], route="lora", task="shapes") == []
 
 
-@pytest.mark.parametrize("image", [b"x", "cat.jpg", Path("cat.jpg"), np.zeros((8, 8, 3), np.uint8)])
+ONE = [b"x", "cat.jpg", Path("cat.jpg"), np.zeros((8, 8, 3), np.uint8), Image.new("RGB", (8, 8))]
+
+
+@pytest.mark.parametrize("image", ONE, ids=lambda image: type(image).__name__)
 def test_one_image_in_the_place_of_a_list_is_refused(store: corolla.Store, image: object) -> None:
     with pytest.raises(InvalidInput, match="put it in a list"):
         store.classify(image, route="lora", task="shapes")  # type: ignore[arg-type]

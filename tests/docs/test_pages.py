@@ -52,8 +52,3 @@ def test_the_readme_shows_commands() -> None:
 def test_relative_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-def test_the_readmes_python_is_valid() -> None:
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-        compile(code, "README.md", "exec")

@@ -1,11 +1,13 @@
-"""Stores of two tiny adapters, for the commands that list, show and change names."""
+"""Stores for the commands: of two tiny adapters, for names; empty or of one backbone, for training."""
 
 from pathlib import Path
 
 import pytest
 
 from model_store.store import Store
+from tests.corolla.shell import Shell
 from tests.model_store.world import World
+from tests.training.conftest import imported
 
 
 @pytest.fixture
@@ -20,3 +22,16 @@ def published(stored: World) -> World:
     stored.store.adapters.publish(stored.draft(temperature=1.7), stored.adapter(1.0))
     stored.store.adapters.publish(stored.draft("ssf"), stored.adapter(2.0))
     return stored
+
+
+@pytest.fixture
+def empty(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("COROLLA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("COROLLA_RUNS", str(tmp_path / "runs"))
+    return Shell(tmp_path, capsys)
+
+
+@pytest.fixture
+def shell(empty: Shell) -> Shell:
+    imported(Store.open(str(empty.folder / "store")))
+    return empty

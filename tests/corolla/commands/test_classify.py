@@ -15,7 +15,7 @@ from tests.serving.world import Running, encoded
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three images: two that are fine, and one that is none."""
-    for name, data in (("a.png", encoded(1)), ("b.jpg", encoded(2, "JPEG")), ("bad.png", b"no image")):
+    for name, data in (("a.png", encoded(1)), ("b.jpg", encoded(2, "JPEG")), ("bad.png", b"not an image")):
         (tmp_path / name).write_bytes(data)
     return tmp_path
 
@@ -58,7 +58,7 @@ def test_one_bad_image_leaves_the_others_answered_and_exits_1(running: Running, 
     assert fine["id"] == str(folder / "a.png")
     assert len(fine["top"]) == 1
     assert bad["error"]["code"] == 3
-    assert "no image" in bad["error"]["message"]
+    assert "not an image" in bad["error"]["message"]
 
 
 def test_a_bad_image_is_shown_in_the_table(running: Running, folder: Path) -> None:

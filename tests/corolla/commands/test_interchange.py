@@ -114,7 +114,7 @@ def test_an_adapter_goes_to_peft_and_timm_and_back(shell: Shell) -> None:
 
 
 def test_a_version_is_deleted_and_says_what_latest_is(shell: Shell) -> None:
-    assert "does not say which version; write one of lora:1" in shell.refused("delete", "lora")
+    assert "names no version; write one of lora:1" in shell.refused("delete", "lora")
     assert shell("delete", "lora:1", "--task", "zoo", "--yes") == (
         "zoo/lora:1 is deleted\nno version remains; the number 1 is not used again\n"
     )

@@ -1,68 +1,14 @@
-"""The commands as people type them, in this process: exit code, stdout, stderr."""
-
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from corolla import command
 from corolla.commands.train import _train_command
 from model_store.store import Store
 from petl_vit import summaries
+from tests.corolla.shell import QUICK, Shell
 from tests.training.conftest import imported, write_npz
-
-_COLUMNS = ["route", "data", "images", "precision", "accuracy", "confidence"]
-QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--measure-precision", "fp32"]
-MEASURE = ["evaluate", "--task", "digits", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
-
-
-class Shell:
-    """Types commands into one store and reads what they say."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self._capsys = folder, capsys
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        self._capsys.readouterr()
-        code = command.run(arguments)
-        said = self._capsys.readouterr()
-        return code, said.out, said.err
-
-    def train(self, method: str = "lora", *more: str, data: str = "digits") -> tuple[int, str, str]:
-        limit = ["--limit", "60"] if data == "digits" else []
-        return self("train", method, "--data", data, "--task", "digits", *limit, *QUICK, *more)
-
-    def document(self, *arguments: str) -> Any:
-        code, out, err = self(*arguments)
-        assert code == 0, err
-        return json.loads(out)
-
-    def refused(self, *arguments: str) -> str:
-        """The one sentence that a refused command says."""
-        code, out, err = self(*arguments)
-        assert (code, out) == (2, ""), (code, out, err)
-        lines = [line for line in err.splitlines() if line.startswith("corolla: ")]
-        assert len(lines) == 1
-        assert err.splitlines()[-1] == lines[0]
-        assert "Traceback" not in err
-        assert not lines[0].startswith("corolla: unexpected")
-        return lines[0]
-
-
-@pytest.fixture
-def empty(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setenv("COROLLA_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("COROLLA_RUNS", str(tmp_path / "runs"))
-    return Shell(tmp_path, capsys)
-
-
-@pytest.fixture
-def shell(empty: Shell) -> Shell:
-    imported(Store.open(str(empty.folder / "store")))
-    return empty
 
 
 def folder(root: Path, **counts: int) -> str:
@@ -73,9 +19,6 @@ def folder(root: Path, **counts: int) -> str:
             pixels = np.full((9, 9, 3), 20 * i, np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return str(root)
-
-
-# train
 
 
 def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell: Shell) -> None:
@@ -287,8 +230,8 @@ def test_several_adapters_are_one_json_document_of_a_list(shell: Shell) -> None:
         ("ssf twice", "Got unexpected extra argument (twice)"),
         ("sfs", "method: there is no method 'sfs'"),
         ("soup", "method: model soup is made of trained adapters"),
-        ("", "method: '' names no method; write for example 'ssf --lr 0.01'"),
-        ("ssf --name 'x", "names no method"),
+        ("", "method: '' does not name a method; write for example 'ssf --lr 0.01'"),
+        ("ssf --name 'x", "does not name a method"),
         ("lora --seed 1", "name: two adapters would be named 'lora'; give each a --name of its own"),
         ("ssf --name base", "name: `base` means the frozen backbone"),
         ("houlsby --rank 0", "houlsby.rank: input should be greater than or equal to 1"),
@@ -306,129 +249,3 @@ def test_a_wrong_adapter_among_several_is_refused_in_one_sentence(
     said = shell.refused("train", "lora", "--data", "digits", "--task", "digits", "--method", text)
     assert message in said
     assert not (shell.folder / "runs").exists()
-
-
-# evaluate
-
-
-def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) -> None:
-    assert shell.train()[0] == 0
-    assert shell.train("ssf")[0] == 0
-    other = write_npz(shell.folder / "other.npz", names=list("0123456789"))
-    command = [*MEASURE, "--data", other, "--limit", "20"]
-    command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
-    rows = shell.document(*command, "--json")
-    assert [(row["route"], row["data"], row["images"]) for row in rows] == [
-        (route, data, 20)
-        for route in ("lora:1", "0.5*lora:1, ssf:1")
-        for data in ("digits", "digits noise:3", other, f"{other} noise:3")
-    ]
-    assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
-    assert all(0 <= row[name] <= 1 for row in rows for name in ("accuracy", "confidence", "agreement"))
-    assert {row["precision"] for row in rows} == {"fp32"}
-    code, out, err = shell(*command)
-    assert code == 0
-    header, *lines = out.splitlines()
-    assert header.split() == [*_COLUMNS, "agreement", "best", "member"]
-    assert len(lines) == 8  # nothing wraps in a log
-    assert lines[5].split()[:5] == ["0.5*lora:1,", "ssf:1", "digits", "noise:3", "20"]
-    stages = [line.rpartition(" in ")[0] for line in err.splitlines()]
-    assert stages == ["2 routes on digits: 80", f"2 routes on {other}: 80"]
-
-
-def test_the_held_out_images_of_training_are_measured_again_with_the_same_result(shell: Shell) -> None:
-    command = ["train", "bitfit", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
-    metrics = shell.document(*command, "--holdout", "0.1", "--split-seed", "3")["metrics"]
-    command = [*MEASURE, "--holdout", "0.1", "--split-seed", "3"]
-    adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")
-    assert adapter["accuracy"] == metrics["accuracy"]
-    assert base["accuracy"] == metrics["base_accuracy"]
-
-
-def test_a_single_route_has_no_columns_for_members(shell: Shell) -> None:
-    assert shell.train()[0] == 0
-    command = [*MEASURE, "--limit", "10", "--route", "base"]
-    assert shell(*command)[1].splitlines()[0].split() == _COLUMNS
-
-
-def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
-    assert shell.train()[0] == 0
-    assert shell("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
-    command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
-    plain, hot = shell.document(*command, "--route", "hot")
-    assert hot["accuracy"] == plain["accuracy"]
-    assert hot["confidence"] < plain["confidence"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--route", "loar"], "did you mean lora?"),
-        (["--route", "lora:9"], "version"),
-        (["--route", "lora,"], "route"),
-        (["--route", "1.5*lora"], "alpha"),
-        (["--route", "lora", "--shift", "noise"], "shift: 'noise' is not a shift; write NAME:SEVERITY"),
-        (["--route", "lora", "--shift", "nosie:3"], "did you mean noise?"),
-        (["--route", "lora", "--shift", "noise:9"], "severity"),
-        (["--route", "lora", "--limit", "0"], "--limit"),
-        (["--route", "lora", "--data", "nowhere"], "data: "),
-        (["--route", "lora", "--task", "digit"], "task"),
-    ],
-)
-def test_a_wrong_evaluation_is_refused_in_one_sentence(
-    shell: Shell, arguments: list[str], message: str
-) -> None:
-    assert shell.train()[0] == 0
-    assert message in shell.refused(*MEASURE, *arguments)
-
-
-# methods
-
-
-def test_the_methods_cost_on_vit_b_16_what_the_study_counted(empty: Shell) -> None:
-    rows = empty.document("methods", "--backbone", "vit_base_patch16_224", "--json")
-    counts = {row["name"]: row["parameters"] for row in rows}
-    assert counts == {
-        "linear": 0,
-        "full": 85_798_656,
-        "bitfit": 102_912,
-        "layernorm": 38_400,
-        "difffit": 140_544,
-        "ssf": 205_824,
-        "vpt_shallow": 38_400,  # 50 prompts
-        "vpt_deep": 460_800,  # 50 prompts
-        "houlsby": 313_536,  # rank 8
-        "pfeiffer": 599_424,  # rank 32
-        "adaptformer": 599_424,  # rank 32
-        "repadapter": 239_808,  # rank 8
-        "convpass": 327_552,  # rank 8
-        "lora": 294_912,  # rank 8
-        "fact_tt": 21_504,  # rank 8
-        "fact_tk": 30_976,  # rank 16
-        "vqt": 92_281,  # 10 queries
-        "selective": 7_087_872,  # the last block
-    }
-    assert all(row.keys() >= {"name", "parameters", "edits", "foldable", "paper"} for row in rows)
-
-
-def test_the_methods_of_a_stored_backbone_are_counted_on_it(shell: Shell) -> None:
-    rows = shell.document("methods", "--backbone", "vit_tiny_patch16_224.random", "--json")
-    assert {row["name"]: row["parameters"] for row in rows}["lora"] == 2 * 4 * 192 * 8
-
-
-def test_the_methods_are_a_table_with_one_line_each(empty: Shell) -> None:
-    code, out, err = empty("methods")
-    assert (code, err) == (0, "")
-    assert out.splitlines()[0].split()[:4] == ["method", "parameters", "on", "vit_base_patch16_224"]
-    assert len(out.splitlines()) == 1 + len(empty.document("methods", "--json"))
-
-
-def test_a_native_size_of_a_hub_name_is_the_hubs(empty: Shell) -> None:
-    name = "vit_base_patch16_clip_384.openai_ft_in12k_in1k"
-    (full,) = (r for r in empty.document("methods", "--backbone", name, "--json") if r["name"] == "full")
-    assert full["parameters"] == 85_799_424 + (24**2 - 14**2) * 768
-
-
-@pytest.mark.parametrize("name", ["vit_bas_patch16_224", "resnet50"])
-def test_a_backbone_that_is_no_plain_vit_is_refused(empty: Shell, name: str) -> None:
-    assert name in empty.refused("methods", "--backbone", name)

@@ -21,3 +21,9 @@ def test_what_is_not_a_list_of_bytes_is_refused_before_it_is_sent(images: Any) -
 def test_ids_are_as_many_as_images() -> None:
     with pytest.raises(InvalidInput, match="1 ids for 2 images"):
         request_of([b"a", b"b"], route="lora", ids=["a"])
+
+
+def test_images_may_come_from_any_iterable() -> None:
+    request = request_of((data for data in (b"a", b"b")), route="lora", ids=["1", "2"])
+
+    assert [(image.data, image.id) for image in request.images] == [(b"a", "1"), (b"b", "2")]

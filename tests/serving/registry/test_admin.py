@@ -11,8 +11,9 @@ from model_store.format.records import Draft
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_route
 from petl_vit.errors import Conflict, CorollaError, Corrupt, InvalidInput, NotFound, Unsupported
-from serving.registry.admin import AdapterState, Admin
+from serving.registry.admin import Admin
 from serving.registry.catalog import Catalog, Plan
+from serving.registry.listing import AdapterState
 from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
 from tests.serving.world import CONFIG, METHODS, SHAPES, World, backbone_tensors

@@ -1,0 +1,78 @@
+import pytest
+
+from tests.corolla.shell import QUICK, Shell
+from tests.training.conftest import write_npz
+
+_COLUMNS = ["route", "data", "images", "precision", "accuracy", "confidence"]
+MEASURE = ["evaluate", "--task", "digits", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
+
+
+def test_evaluation_measures_every_route_on_every_set_and_shift(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    assert shell.train("ssf")[0] == 0
+    other = write_npz(shell.folder / "other.npz", names=list("0123456789"))
+    command = [*MEASURE, "--data", other, "--limit", "20"]
+    command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
+    rows = shell.document(*command, "--json")
+    assert [(row["route"], row["data"], row["images"]) for row in rows] == [
+        (route, data, 20)
+        for route in ("lora:1", "0.5*lora:1, ssf:1")
+        for data in ("digits", "digits noise:3", other, f"{other} noise:3")
+    ]
+    assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("accuracy", "confidence", "agreement"))
+    assert {row["precision"] for row in rows} == {"fp32"}
+    code, out, err = shell(*command)
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split() == [*_COLUMNS, "agreement", "best", "member"]
+    assert len(lines) == 8  # nothing wraps in a log
+    assert lines[5].split()[:5] == ["0.5*lora:1,", "ssf:1", "digits", "noise:3", "20"]
+    stages = [line.rpartition(" in ")[0] for line in err.splitlines()]
+    assert stages == ["2 routes on digits: 80", f"2 routes on {other}: 80"]
+
+
+def test_the_held_out_images_of_training_are_measured_again_with_the_same_result(shell: Shell) -> None:
+    command = ["train", "bitfit", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
+    metrics = shell.document(*command, "--holdout", "0.1", "--split-seed", "3")["metrics"]
+    command = [*MEASURE, "--holdout", "0.1", "--split-seed", "3"]
+    adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")
+    assert adapter["accuracy"] == metrics["accuracy"]
+    assert base["accuracy"] == metrics["base_accuracy"]
+
+
+def test_a_single_route_has_no_columns_for_members(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    command = [*MEASURE, "--limit", "10", "--route", "base"]
+    assert shell(*command)[1].splitlines()[0].split() == _COLUMNS
+
+
+def test_a_named_route_brings_its_temperature(shell: Shell) -> None:
+    assert shell.train()[0] == 0
+    assert shell("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
+    command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
+    plain, hot = shell.document(*command, "--route", "hot")
+    assert hot["accuracy"] == plain["accuracy"]
+    assert hot["confidence"] < plain["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--route", "loar"], "did you mean lora?"),
+        (["--route", "lora:9"], "version"),
+        (["--route", "lora,"], "route"),
+        (["--route", "1.5*lora"], "alpha"),
+        (["--route", "lora", "--shift", "noise"], "shift: 'noise' is not a shift; write NAME:SEVERITY"),
+        (["--route", "lora", "--shift", "nosie:3"], "did you mean noise?"),
+        (["--route", "lora", "--shift", "noise:9"], "severity"),
+        (["--route", "lora", "--limit", "0"], "--limit"),
+        (["--route", "lora", "--data", "nowhere"], "data: "),
+        (["--route", "lora", "--task", "digit"], "task"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_in_one_sentence(
+    shell: Shell, arguments: list[str], message: str
+) -> None:
+    assert shell.train()[0] == 0
+    assert message in shell.refused(*MEASURE, *arguments)
