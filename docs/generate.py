@@ -1,10 +1,9 @@
-"""Writes the pages that are made from code: `python -m docs.generate`, or `--check` to compare only.
+"""Writes the pages that are generated from code: `python -m docs.generate`, or `--check` to compare only.
 
-docs/protocol.md comes from the comments of the `.proto` files, docs/metrics.md from the definitions of the
-metrics, docs/methods.md from the methods' own files, the table of folders in docs/structure.md from the
-folders, so none can say what is not so. petl_vit/summaries.json is the same methods for the command line's
-help, which does not wait for their imports, and petl_vit/plain_vits.json the ViTs of timm, for a server that
-does not wait for timm's.
+docs/protocol.md is generated from the comments of the `.proto` files, docs/metrics.md from the definitions of
+the metrics, docs/methods.md from the methods' files, and the table of folders in docs/structure.md from the
+folders. petl_vit/summaries.json has the methods' settings for help texts, which then import no method, and
+petl_vit/plain_vits.json the ViTs of timm, for servers, which then import no timm.
 """
 
 import argparse
@@ -61,25 +60,25 @@ def all_methods() -> str:
     """docs/methods.md."""
     half = (0.5, 0.5, 0.5)
     vit_b = describe(BackboneConfig(architecture="vit_base_patch16_224", image_size=224, mean=half, std=half))
-    found = [methods.get(name) for name in methods.names()]
+    registered = [methods.get(name) for name in methods.names()]
     lines = [
         "# Methods",
         "",
         NOTICE,
         "",
-        "Every method of the study (arXiv 2409.16434) is one file of edits in `petl_vit/methods/`; what the",
-        "edits are stands in [structure.md](structure.md), and how to add a method in",
-        "[CONTRIBUTING.md](../CONTRIBUTING.md). Notation: X tokens, D width, M blocks, LN LayerNorm, LS",
+        "Every method of the study (arXiv 2409.16434) is one file of edits in `petl_vit/methods/`.",
+        "[structure.md](structure.md) explains edits, and [CONTRIBUTING.md](../CONTRIBUTING.md) how to add a",
+        "method. Notation: X tokens, D width, M blocks, LN LayerNorm, LS",
         "LayerScale, DP drop path, s scale, r rank or bottleneck; row vectors, x W + b. A method that folds",
         "can be written into plain timm weights. Parameters are those of ViT-B/16 at the default settings,",
         "the head not counted.",
         "",
         *_table(
             ("method", "edits", "parameters", "folds", "starts as the identity", "settings"),
-            ((f"[`{m.name}`](#{m.name})", *_method_row(m(), vit_b)) for m in found),
+            ((f"[`{m.name}`](#{m.name})", *_method_row(m(), vit_b)) for m in registered),
         ),
     ]
-    for method in found:
+    for method in registered:
         module = sys.modules[method.__module__]
         lines += ["", f"## {method.name}", "", *(module.__doc__ or "").strip().splitlines()]
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
@@ -104,9 +103,9 @@ def metrics() -> str:
         "",
         NOTICE,
         "",
-        "`corolla serve` answers scrapes on a port of its own. Every per-image signal is a counter or a",
-        "histogram: PromQL picks the window and sums replicas. `route` is a named route, `adhoc` for any",
-        "other, or `other` beyond 64 of them; `domain` is one of the server's `--domains`, `other` for",
+        "`corolla serve` answers scrapes on a separate port. Every per-image signal is a counter or a",
+        "histogram: PromQL chooses the window and sums over replicas. `route` is a named route, `adhoc` for",
+        "any other, or `other` beyond 64 of them; `domain` is one of the server's `--domains`, `other` for",
         "anything else, or `unset`; `member` and `pair` (two members as `a:b`) exist for named routes only.",
         "Beside these the process's own `process_*` metrics (memory, CPU, files) are shown.",
     ]

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sums-by-rows", action="store_true", help="sum products in orders that rows decide")
 
 
+@pytest.fixture(scope="session")
+def _data_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet: few tests write into theirs."""
+    parent = tmp_path_factory.mktemp("data")
+    return (parent / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _data_folders: Iterator[Path]) -> None:
     """Takes the settings of whoever runs the tests away, and gives each test a data folder of its own."""
     for name in os.environ:
         if name.startswith("COROLLA_"):
             monkeypatch.delenv(name)
-    data: Path = tmp_path_factory.mktemp("data")
-    monkeypatch.setenv("XDG_DATA_HOME", str(data))
+    monkeypatch.setenv("XDG_DATA_HOME", str(next(_data_folders)))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Classification for clients that are there already, such as tritonclient and perf_analyzer. A model is a
+    """Classification for existing clients, such as tritonclient and perf_analyzer. A model is a
     route: `lora`, `0.6*lora, ssf`, `digits/lora`, or the name of one; docs/oip.md says what each part means.
-    Unknown parameters are ignored. Errors are the other services': the code, and a detail that names the field.
+    Unknown parameters are ignored. Errors have a code, and a detail that names the field, as in other services.
     """
 
     def __init__(self, channel):
@@ -95,9 +95,9 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Classification for clients that are there already, such as tritonclient and perf_analyzer. A model is a
+    """Classification for existing clients, such as tritonclient and perf_analyzer. A model is a
     route: `lora`, `0.6*lora, ssf`, `digits/lora`, or the name of one; docs/oip.md says what each part means.
-    Unknown parameters are ignored. Errors are the other services': the code, and a detail that names the field.
+    Unknown parameters are ignored. Errors have a code, and a detail that names the field, as in other services.
     """
 
     def ServerLive(self, request, context):
@@ -108,7 +108,7 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Whether the server takes requests: it is warm and does not stop.
+        """Whether the server takes requests: it is warm and not stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,15 +143,15 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """The same for a stream of requests, answered in their order. A request that fails has an error message in its
-        place, and the stream goes on.
+        """The same for a stream of requests, answered in their order. The answer to a request that fails is its error
+        message, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """What a route takes and answers, as Triton says it.
+        """What a route takes and answers, in Triton's form.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,9 +245,9 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Classification for clients that are there already, such as tritonclient and perf_analyzer. A model is a
+    """Classification for existing clients, such as tritonclient and perf_analyzer. A model is a
     route: `lora`, `0.6*lora, ssf`, `digits/lora`, or the name of one; docs/oip.md says what each part means.
-    Unknown parameters are ignored. Errors are the other services': the code, and a detail that names the field.
+    Unknown parameters are ignored. Errors have a code, and a detail that names the field, as in other services.
     """
 
     @staticmethod

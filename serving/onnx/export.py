@@ -1,7 +1,7 @@
 """ONNX files for others: one model from images to logits, or all adapters of a task behind one backbone.
 
-A file holds all of its weights, and the document beside it says what a caller needs: classes, preprocessing,
-inputs, and for many adapters which slot has which.
+A file holds all of its weights; the document beside it has the classes, the preprocessing, the inputs, and
+which slot has which adapter.
 
 Shapes: U images, B rows, C classes, D width, P numbers of a head.
 """
@@ -31,12 +31,12 @@ from petl_vit.vit import FrozenViT
 from serving.onnx.graph import IMAGES, ROWS, Banked, Mixture, record
 
 VERSION = 1
-_MOST_BYTES = 2**31 - 2**24  # of one protobuf message, less what is no weight
+_MOST_BYTES = 2**31 - 2**24  # of one protobuf message, less what is not a weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file and what stands beside it."""
+    """A file and the document beside it."""
 
     graph: bytes
     document: dict[str, Any]
@@ -46,7 +46,7 @@ class Exported:
 
 
 def plain(loader: Loader, member: Member) -> Exported:
-    """One model as a graph from images to logits: what folds is folded, the rest is part of the graph.
+    """One model as a graph from images to logits: foldable edits are folded, the others part of the graph.
 
     Args:
         loader: Of the member's backbone, on the CPU in float32.
@@ -101,24 +101,24 @@ class _Plain(nn.Module):
 def banked(loader: Loader, task: TaskRecord, terms: Sequence[ResolvedTerm]) -> Exported:
     """Adapters of a task in one graph: each row of a run names its image, its slots and its alphas.
 
-    Slot 0 of every lane is no adapter: the frozen backbone and the task's base head. What stacks with nothing
-    is left out, and the document says so.
+    Slot 0 of every lane stands for no adapter: the frozen backbone and the task's base head. Adapters that
+    cannot be stacked are left out, and the document names them.
 
     Raises:
         Corrupt: A stored file is not what its digest says.
-        Unsupported: None of them stacks, or they are too large for one ONNX file.
+        Unsupported: None of them can be stacked, or they are too large for one ONNX file.
     """
     vit = loader.vit(task.spec.preprocess.image_size)
     loaded = [(term, loader.adapter(term)) for term in terms]
-    stacking = [(term, adapter) for term, adapter in loaded if adapter.edits.form != NO_FORM]
-    if not stacking:
+    stacked = [(term, adapter) for term, adapter in loaded if adapter.edits.form != NO_FORM]
+    if not stacked:
         raise Unsupported(
-            "no adapter stacks with others",
+            "no adapter can be stacked with others",
             field="bank",
             remedy="export each by itself; full, selective, VPT-Shallow and VQT have no slots",
         )
     lanes: dict[int, list[tuple[ResolvedTerm, Adapter]]] = {}
-    for term, adapter in sorted(stacking, key=lambda pair: (not pair[1].edits.edits, pair[1].edits.form)):
+    for term, adapter in sorted(stacked, key=lambda pair: (not pair[1].edits.edits, pair[1].edits.form)):
         lanes.setdefault(adapter.edits.form, []).append((term, adapter))
     module = _Whole(
         vit, loader.base_head(task), [[adapter for _, adapter in lane] for lane in lanes.values()]
@@ -132,13 +132,7 @@ def banked(loader: Loader, task: TaskRecord, terms: Sequence[ResolvedTerm]) -> E
         module, arguments, ["images", "rows", "slots", "alphas"], ["logits"], sizes | {"logits": {0: "rows"}}
     )
     document = _about(loader, task) | {
-        "lanes": [
-            [
-                {"slot": slot, "adapter": term.full_name, "method": term.method, "digest": term.digest}
-                for slot, (term, _) in enumerate(lane, start=1)
-            ]
-            for lane in lanes.values()
-        ],
+        "lanes": [_lane([term for term, _ in lane]) for lane in lanes.values()],
         "left_out": [term.full_name for term, adapter in loaded if adapter.edits.form == NO_FORM],
         "inputs": {
             "images": _images("images", vit),
@@ -149,6 +143,14 @@ def banked(loader: Loader, task: TaskRecord, terms: Sequence[ResolvedTerm]) -> E
         "outputs": {"logits": _tensor("float32", "rows", len(task.spec.classes))},
     }
     return Exported(graph=graph, document=document)
+
+
+def _lane(terms: Sequence[ResolvedTerm]) -> list[dict[str, Any]]:
+    """A lane's slots, in the document."""
+    return [
+        {"slot": slot, "adapter": term.full_name, "method": term.method, "digest": term.digest}
+        for slot, term in enumerate(terms, start=1)
+    ]
 
 
 class _Whole(nn.Module):
@@ -177,7 +179,7 @@ class _Whole(nn.Module):
 
 
 def _with_none(vectors: Sequence[Tensor]) -> Tensor:
-    """Slots of vectors, slot 0 being zero."""
+    """Slots of vectors; slot 0 is zero."""
     return torch.stack([torch.zeros_like(vectors[0]), *vectors])
 
 
@@ -187,17 +189,19 @@ def _flat(head: Head) -> Tensor:
 
 
 def _logits(like: Head, heads: Tensor, features: Tensor) -> Tensor:
-    """[B, C] of rows with a head each, [B, P], and features [B, D]."""
+    """Logits [B, C] of features [B, D], each row by its own head of `heads` [B, P]."""
     shapes = {name: tuple(tensor.shape) for name, tensor in like.tensors().items()}
     parts = heads.split([prod(shape) for shape in shapes.values()], dim=1)
-    own = {name: part.view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    tensors = {name: part.view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     x = features.unsqueeze(1)
     if isinstance(like, ClipHead):
-        x = F.normalize(x @ own["head.projection"], dim=-1)
-    return torch.baddbmm(own["head.bias"].unsqueeze(1), x, own["head.weight"].transpose(1, 2)).squeeze(1)
+        x = F.normalize(x @ tensors["head.projection"], dim=-1)
+    return torch.baddbmm(
+        tensors["head.bias"].unsqueeze(1), x, tensors["head.weight"].transpose(1, 2)
+    ).squeeze(1)
 
 
-# What both have in common
+# Shared by both
 
 
 def _frozen(tensors: Any) -> nn.ParameterList:
@@ -225,8 +229,10 @@ def _about(loader: Loader, task: TaskRecord) -> dict[str, Any]:
 
 
 def _images(count: str, vit: FrozenViT) -> Mapping[str, Any]:
-    found = _tensor("float32", count, 3, vit.arch.image_size, vit.arch.image_size)
-    return found | {"meaning": "preprocessed: resized, cropped and normalised"}
+    size = vit.arch.image_size
+    return _tensor("float32", count, 3, size, size) | {
+        "meaning": "preprocessed: resized, cropped and normalised"
+    }
 
 
 def _tensor(dtype: str, *shape: int | str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The forward as an ONNX graph: the backbone's parameters, the banks and the rows' slots are its inputs.
 
-A graph holds a *mixture*: how many edit sets of each form a row may have. Rows whose edits are among them
-run in it, whatever their adapters and methods. It holds no weights, so it is small, quick to make, and
-shares the backbone with all others.
+A graph is recorded for a *mixture*: the number of edit sets of each form that a row may have. It runs all
+rows whose edits are among them, whatever their adapters and methods. It holds no weights, so it is small,
+quick to record, and shares the backbone with all others.
 
-Inputs: `images` [U, 3, S, S]; `rows` [B], each row's image; `slots` and `alphas` [lanes, B], each row's
-place in the lane's bank and how much of that counts, 0 for none; `bank.0` ... [slots, L], one for each
-form; and the backbone's parameters by timm's names. Output: `features` [B, D]. Without lanes it has no
-slots and alphas.
+Inputs: `images` [U, 3, S, S]; `rows` [B], each row's image; `slots` and `alphas` [lanes, B], each row's slot
+in the lane's bank and its alpha, 0 for none; `bank.0` ... [slots, L], one for each form; and the backbone's
+parameters by timm's names. Output: `features` [B, D]. Without lanes there are no slots and alphas.
 """
 
 import io
@@ -28,16 +27,16 @@ from petl_vit.vit import FrozenViT
 OPSET = 18
 BANK = "bank."
 IMAGES, ROWS, _SLOTS = 2, 3, 4
-"""Sizes of what a forward is recorded on; different, so that none stands for another."""
+"""Sizes of the examples that a forward is recorded with; they differ, so that none is taken for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What a graph has lanes for.
+    """The lanes of a graph.
 
     Attributes:
-        forms: One packed edit set of each form, on the device `meta`: no adapter is kept in memory.
-        lanes: For each lane the number of its form, in order.
+        forms: One packed edit set of each form, on the device `meta`, so that no adapter stays in memory.
+        lanes: For each lane the position of its form in `forms`, in order.
     """
 
     forms: tuple[EditSet, ...]
@@ -45,11 +44,11 @@ class Mixture:
 
     @classmethod
     def of(cls, counts: Mapping[int, int], forms: Mapping[int, EditSet]) -> "Mixture":
-        """The mixture of so many lanes of each form; both are by the forms' numbers."""
+        """The mixture with a number of lanes for each form; both arguments are by the forms' numbers."""
         numbers = sorted(counts)
         lanes = [place for place, number in enumerate(numbers) for _ in range(counts[number])]
-        found = (forms[number] for number in numbers)
-        return cls(forms=tuple(form.at(form.flat.to("meta")) for form in found), lanes=tuple(lanes))
+        ordered = (forms[number] for number in numbers)
+        return cls(forms=tuple(form.at(form.flat.to("meta")) for form in ordered), lanes=tuple(lanes))
 
     @property
     def counts(self) -> Counter[int]:
@@ -61,12 +60,12 @@ class Mixture:
         return tuple(f"{BANK}{place}" for place in range(len(self.forms)))
 
     def lane(self, form: int, nth: int) -> int:
-        """Which lane a row's nth edit set of a form goes to."""
+        """The lane of a row's nth edit set of a form."""
         return [self.forms[place].form for place in self.lanes].index(form) + nth
 
 
 class Banked(nn.Module):
-    """The forward of a mixture with everything it reads as arguments, to be recorded."""
+    """The forward of a mixture as a function of everything it reads, to be recorded."""
 
     def __init__(self, vit: FrozenViT, mixture: Mixture) -> None:
         super().__init__()
@@ -76,22 +75,22 @@ class Banked(nn.Module):
         self,
         images: Tensor,
         rows: Tensor,
-        chosen: Sequence[Tensor],
+        lanes: Sequence[Tensor],
         banks: Sequence[Tensor],
         weights: Sequence[Tensor],
     ) -> Tensor:
         """[B, D].
 
         Args:
-            chosen: Slots and alphas; nothing without lanes.
+            lanes: Slots and alphas; empty without lanes.
         """
         params = dict(zip(self._vit.params, weights, strict=True))
         lookups = [
             Lookup(
                 form=self._mixture.forms[place],
                 bank=banks[place],
-                slots=chosen[0][lane],
-                alphas=chosen[1][lane],
+                slots=lanes[0][lane],
+                alphas=lanes[1][lane],
             )
             for lane, place in enumerate(self._mixture.lanes)
         ]
@@ -101,17 +100,17 @@ class Banked(nn.Module):
 
 def recorded(vit: FrozenViT, mixture: Mixture) -> bytes:
     """The graph of a mixture over a backbone at its image size, in its dtype, as an ONNX file."""
-    size, lanes = vit.arch.image_size, len(mixture.lanes)
+    size, count = vit.arch.image_size, len(mixture.lanes)
     like = vit.params["pos_embed"]
     images = like.new_zeros(IMAGES, 3, size, size)
     rows = torch.zeros(ROWS, dtype=torch.int64, device=vit.device)
-    chosen = [rows.expand(lanes, -1), like.new_ones(lanes, ROWS)] if lanes else []
+    lanes = [rows.expand(count, -1), like.new_ones(count, ROWS)] if count else []
     banks = [like.new_zeros(_SLOTS, len(form.flat)) for form in mixture.forms]
     sizes = {"images": {0: "images"}, "rows": {0: "rows"}, "features": {0: "rows"}}
-    sizes |= {name: {1: "rows"} for name in ("slots", "alphas") if lanes}
+    sizes |= {name: {1: "rows"} for name in ("slots", "alphas") if count}
     sizes |= {name: {0: f"{name}.slots"} for name in mixture.banks}
-    names = ["images", "rows", *(["slots", "alphas"] if lanes else []), *mixture.banks, *vit.params]
-    arguments = (images, rows, chosen, banks, list(vit.params.values()))
+    names = ["images", "rows", *(["slots", "alphas"] if count else []), *mixture.banks, *vit.params]
+    arguments = (images, rows, lanes, banks, list(vit.params.values()))
     return record(Banked(vit, mixture), arguments, names, ["features"], sizes)
 
 
@@ -137,8 +136,8 @@ def record(
         )
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # Of its age, of the number of tokens, which is fixed, and of what it does not fold. The newer
-        # exporter takes 10 to 60 s for a ViT where this one takes 1 or 2, and a server waits for it.
+        # This exporter warns that it is old, of the fixed number of tokens, and of what it does not fold. The
+        # newer one takes 10 to 60 s for a ViT where this one takes 1 or 2, and a server waits for it.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),

@@ -2,10 +2,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import backends
 from benchmarks.adapters import backbone
 from petl_vit.device import has_bf16
+from petl_vit.heads import LinearHead
+from petl_vit.vit import FrozenViT
 
 pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
@@ -24,8 +27,25 @@ def test_agreement_is_counted_even_where_bf16_is_emulated() -> None:
 
     agreed, accuracy = backends.agreement(vit, 40, emulated=True)
 
-    assert 0 <= agreed <= 1
+    assert agreed > 0.8
     assert accuracy > 0.2  # one in ten by chance
+
+
+def test_agreement_is_the_share_of_images_that_all_answer_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two(vit: FrozenViT, head: LinearHead, *, emulated: bool) -> dict[str, backends.Run]:
+        exact = backends.torch_back_end(vit, head)
+
+        def contrary(images: Tensor) -> Tensor:
+            logits = exact(images)
+            logits[::4] *= -1
+            return logits
+
+        return {backends.FP32: exact, "another": contrary}
+
+    monkeypatch.setattr(backends, "back_ends", two)
+    vit, _ = backbone("vit_tiny_patch16_224", 32)
+
+    assert backends.agreement(vit, 40)[0] == 0.75
 
 
 def test_textures_of_a_class_are_alike_and_of_others_are_not() -> None:

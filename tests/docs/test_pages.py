@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -13,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
 
-def commands() -> list[str]:
+def commands(pages: Iterable[Path] = PAGES) -> list[str]:
     """Every `corolla ...` line of a console block, continued lines joined."""
     found = []
-    for page in PAGES:
+    for page in pages:
         for block in re.findall(r"```(?:console|sh|bash)\n(.*?)```", page.read_text(), re.DOTALL):
             text = block.replace("\\\n", " ")
             found += re.findall(r"^\$ (corolla .*?)(?: &)?$", text, re.MULTILINE)
@@ -45,7 +46,8 @@ def test_a_command_that_a_page_shows_can_be_typed(line: str) -> None:
 
 
 def test_the_readme_shows_commands() -> None:
-    assert len([line for line in commands() if line.startswith("corolla ")]) > 10
+    shown = {line.split()[1] for line in commands([ROOT / "README.md"])}
+    assert shown >= {"train", "serve", "classify"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -95,7 +95,7 @@ def corolla(tmp_path_factory: pytest.TempPathFactory) -> Corolla:
     trained = json.loads(command.alone("train", first, *settings, "--json"))
     assert (trained["name"], trained["version"], trained["method"]) == (first, 1, first)
     for method in others:
-        command.here("train", method, *settings)
+        command.here("train", method, *settings, "--measure-precision", "fp32")
     for name, route in NAMED.items():
         command.here("routes", "put", name, route, "--task", "digits")
     return command

@@ -26,7 +26,7 @@ from training.run.job import Job, run
 from training.run.recipe import Recipe
 
 CLASSES = 10
-SHARED = 16
+WIDTH, SHARED = 192, 16
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     """A tiny random CLIP, its zero-shot task of the ten digits, and two adapters trained for it."""
     folder = tmp_path_factory.mktemp("zero-shot")
     store = Store.open(str(folder / "store"))
-    request = backbones.Request(image_size=32, options={"depth": 2})
+    request = backbones.Request(image_size=32, options={"depth": 2, "embed_dim": WIDTH, "num_heads": 3})
     found = backbones.read("random:vit_base_patch16_clip_224", request)
     backbone = store.backbones.put("clip", found.config, found.tensors, found.source)
     _import(folder, store)
@@ -62,7 +62,7 @@ def _import(folder: Path, store: Store) -> None:
     save_file(
         {
             "class_embeddings": torch.randn(CLASSES, SHARED, generator=generator),
-            "projection": torch.randn(768, SHARED, generator=generator),
+            "projection": torch.randn(WIDTH, SHARED, generator=generator),
         },
         file,
     )

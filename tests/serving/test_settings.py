@@ -41,9 +41,10 @@ def test_a_misspelt_variable_stops_the_start_and_names_what_was_meant(
 
 
 def test_the_variables_of_other_parts_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = Settings.read({})
     monkeypatch.setenv("COROLLA_DEBUG", "1")
 
-    Settings.read({})
+    assert Settings.read({}) == without
 
 
 @pytest.mark.parametrize(

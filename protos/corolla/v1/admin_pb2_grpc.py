@@ -28,8 +28,8 @@ if _version_not_supported:
 class AdminStub:
     """Adapters in memory, aliases and named routes. Adapters are named as in the text of a route: `lora`,
     `lora:3`, `lora@prod`, `digits/lora`, `base`. Unknown names are NOT_FOUND with near matches, values that
-    cannot work INVALID_ARGUMENT with the field, what stands in the way ABORTED, damaged files DATA_LOSS; a
-    call that fails has changed nothing.
+    cannot work INVALID_ARGUMENT with the field, conflicts ABORTED, damaged files DATA_LOSS. A call that fails
+    changes nothing.
     """
 
     def __init__(self, channel):
@@ -98,8 +98,8 @@ class AdminStub:
 class AdminServicer:
     """Adapters in memory, aliases and named routes. Adapters are named as in the text of a route: `lora`,
     `lora:3`, `lora@prod`, `digits/lora`, `base`. Unknown names are NOT_FOUND with near matches, values that
-    cannot work INVALID_ARGUMENT with the field, what stands in the way ABORTED, damaged files DATA_LOSS; a
-    call that fails has changed nothing.
+    cannot work INVALID_ARGUMENT with the field, conflicts ABORTED, damaged files DATA_LOSS. A call that fails
+    changes nothing.
     """
 
     def ListAdapters(self, request, context):
@@ -124,14 +124,14 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PinAdapter(self, request, context):
-        """Loads an adapter and keeps it in memory whatever else is asked for.
+        """Loads an adapter and keeps it in memory, whatever other requests need.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnpinAdapter(self, request, context):
-        """Lets a pinned adapter go when its memory is needed; it stays until then.
+        """Lets a pinned adapter be evicted when its memory is needed; it stays until then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,9 +146,9 @@ class AdminServicer:
 
     def SetAlias(self, request, context):
         """Points an alias at a version in the store, once that version is loaded and verified here. When this
-        returns, this server's new requests go by it; each request is answered entirely by the old version or
-        entirely by the new one. Other servers over the store follow within their --refresh-s. ABORTED where
-        the alias does not point at expected_version.
+        returns, this server's new requests use it; each request is answered entirely by the old version or
+        entirely by the new one. Other servers over the store follow within their --refresh-s. ABORTED if the
+        alias does not point at expected_version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,21 +162,21 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutRoute(self, request, context):
-        """Keeps a route under a name, in the place of any other, if this server can answer it.
+        """Stores a route under a name, replacing any other, if this server can answer it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRoute(self, request, context):
-        """Forgets a named route; its adapters stay.
+        """Deletes a named route; its adapters stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reload(self, request, context):
-        """Forgets what names meant, and asks the store for all of it again.
+        """Reads again from the store what names mean.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,8 +251,8 @@ def add_AdminServicer_to_server(servicer, server):
 class Admin:
     """Adapters in memory, aliases and named routes. Adapters are named as in the text of a route: `lora`,
     `lora:3`, `lora@prod`, `digits/lora`, `base`. Unknown names are NOT_FOUND with near matches, values that
-    cannot work INVALID_ARGUMENT with the field, what stands in the way ABORTED, damaged files DATA_LOSS; a
-    call that fails has changed nothing.
+    cannot work INVALID_ARGUMENT with the field, conflicts ABORTED, damaged files DATA_LOSS. A call that fails
+    changes nothing.
     """
 
     @staticmethod

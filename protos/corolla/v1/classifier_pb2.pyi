@@ -63,7 +63,7 @@ class _PriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Priority.Valu
     """The largest share."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """How large a request's share is of an engine that is too busy to run all at once."""
+    """A request's share of an engine that is too busy to run all at once."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """The same as PRIORITY_NORMAL."""
@@ -90,7 +90,7 @@ class _FeedbackStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Feedbac
     """The class is not one of the task's, or none was named."""
 
 class FeedbackStatus(_FeedbackStatus, metaclass=_FeedbackStatusEnumTypeWrapper):
-    """What became of one label."""
+    """What the server did with one label."""
 
 FEEDBACK_STATUS_UNSPECIFIED: FeedbackStatus.ValueType  # 0
 FEEDBACK_STATUS_COUNTED: FeedbackStatus.ValueType  # 1
@@ -212,7 +212,7 @@ class Entry(message.Message):
 
 @typing.final
 class Route(message.Message):
-    """What answers a request: one model, or an ensemble of several."""
+    """Which models answer a request: one, or an ensemble of several."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -259,7 +259,7 @@ class Image(message.Message):
 @typing.final
 class Tensor(message.Message):
     """Images as one tensor. uint8 [n, H, W, 3] is resized and normalised as the task says; float32
-    [n, 3, S, S] is taken as preprocessed, S being the task's image size.
+    [n, 3, S, S] is used as it is, preprocessed by the client, with S the task's image size.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -317,13 +317,13 @@ class ClassifyRequest(message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     CLIENT_FIELD_NUMBER: builtins.int
     task: builtins.str
-    """The task whose classes are asked for; the default task of the route's adapters."""
+    """The task whose classes are answered; the default task of the route's adapters."""
     route: builtins.str
     """The route as text, such as `lora`, `0.6*lora, ssf` or the name of a named route. A single
     bare name is looked up among the named routes first.
     """
     domain: builtins.str
-    """Where the images come from, for the metrics; one of the server's known domains, else counted
+    """Where the images come from, for the metrics: one of the server's domains; any other is counted
     as `other`.
     """
     top_k: builtins.int
@@ -331,13 +331,13 @@ class ClassifyRequest(message.Message):
     want_probabilities: builtins.bool
     """Also return the probability of every class, in the task's class order."""
     want_members: builtins.bool
-    """Also return what each member of the route said."""
+    """Also return each member's vote."""
     allow_extrapolation: builtins.bool
     """Allow alpha outside [0, 1]."""
     priority: Priority.ValueType
     """Its share of a busy engine."""
     client: builtins.str
-    """Who asks: clients share a busy engine fairly. At most 128 characters; empty means the connection."""
+    """The client's name: clients share a busy engine fairly. At most 128 characters; empty means the connection."""
     @builtins.property
     def typed_route(self) -> Route:
         """The same, typed."""
@@ -399,7 +399,7 @@ class Score(message.Message):
 
 @typing.final
 class MemberVote(message.Message):
-    """What one member of the route said about one image."""
+    """The vote of one member of the route on one image."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -456,11 +456,11 @@ class ImageResult(message.Message):
 
     @builtins.property
     def probabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
-        """The probability of every class, if asked for."""
+        """The probability of every class, if requested."""
 
     @builtins.property
     def members(self) -> containers.RepeatedCompositeFieldContainer[MemberVote]:
-        """The members' votes, if asked for, in the route's order."""
+        """The members' votes, if requested, in the route's order."""
 
     def __init__(
         self,
@@ -586,7 +586,7 @@ class StreamRequest(message.Message):
     ID_FIELD_NUMBER: builtins.int
     REQUEST_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """Echoed in the answer; the client's own to choose, at most 128 characters."""
+    """Echoed in the answer; chosen by the client, at most 128 characters."""
     @builtins.property
     def request(self) -> ClassifyRequest: ...
     def __init__(
@@ -616,7 +616,7 @@ class StreamResponse(message.Message):
     def response(self) -> ClassifyResponse: ...
     @builtins.property
     def error(self) -> status_pb2.Status:
-        """What Classify would have failed with."""
+        """The status that Classify would have failed with."""
 
     def __init__(
         self,
@@ -657,7 +657,7 @@ class EmbedRequest(message.Message):
     priority: Priority.ValueType
     """Its share of a busy engine."""
     client: builtins.str
-    """Who asks, as in ClassifyRequest."""
+    """The client's name, as in ClassifyRequest."""
     @builtins.property
     def typed_route(self) -> Route:
         """The same, typed."""
@@ -738,7 +738,7 @@ class EmbedResponse(message.Message):
     def results(self) -> containers.RepeatedCompositeFieldContainer[Embedding]: ...
     @builtins.property
     def adapters(self) -> containers.RepeatedCompositeFieldContainer[ResolvedAdapter]:
-        """The adapters whose edits the features are under, or the task's base."""
+        """The adapters whose edits apply, or the task's base."""
 
     @builtins.property
     def timings(self) -> Timings: ...

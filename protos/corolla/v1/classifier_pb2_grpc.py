@@ -72,19 +72,19 @@ class ClassifierServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classifies requests as they come and answers each as soon as it is done, so in any order: the ids
-        say which is which. A bad request fails alone. The server reads no further while as many requests
-        as it takes from one stream (`--max-stream-requests`) wait for their answers to be read. The
-        stream's deadline is that of each of its requests. What is no request ends the stream with
-        INVALID_ARGUMENT, after the answers to what came before it.
+        """Classifies requests as they arrive and answers each as soon as it is done, in any order: answers
+        have the requests' ids. A bad request fails alone. The server stops reading while
+        `--max-stream-requests` requests of the stream are under way or have answers that the client has not
+        read. The stream's deadline holds for each of its requests. A message that is not a request ends
+        the stream with INVALID_ARGUMENT, after the answers to the requests before it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Gives the features that the frozen backbone pools of one or many images, or that it pools with
-        one model's edits: what search, deduplication and clustering stand on. Fails as Classify does.
+        """Returns the features of one or many images, from the frozen backbone or under one model's edits,
+        for search, deduplication and clustering. Fails as Classify does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,15 +40,15 @@ class ClassifierStub:
     the queue is full; UNAVAILABLE that the server is starting or stopping.
     """
     ClassifyStream: grpc.StreamStreamMultiCallable[classifier_pb2.StreamRequest, classifier_pb2.StreamResponse]
-    """Classifies requests as they come and answers each as soon as it is done, so in any order: the ids
-    say which is which. A bad request fails alone. The server reads no further while as many requests
-    as it takes from one stream (`--max-stream-requests`) wait for their answers to be read. The
-    stream's deadline is that of each of its requests. What is no request ends the stream with
-    INVALID_ARGUMENT, after the answers to what came before it.
+    """Classifies requests as they arrive and answers each as soon as it is done, in any order: answers
+    have the requests' ids. A bad request fails alone. The server stops reading while
+    `--max-stream-requests` requests of the stream are under way or have answers that the client has not
+    read. The stream's deadline holds for each of its requests. A message that is not a request ends
+    the stream with INVALID_ARGUMENT, after the answers to the requests before it.
     """
     Embed: grpc.UnaryUnaryMultiCallable[classifier_pb2.EmbedRequest, classifier_pb2.EmbedResponse]
-    """Gives the features that the frozen backbone pools of one or many images, or that it pools with
-    one model's edits: what search, deduplication and clustering stand on. Fails as Classify does.
+    """Returns the features of one or many images, from the frozen backbone or under one model's edits,
+    for search, deduplication and clustering. Fails as Classify does.
     """
     Feedback: grpc.UnaryUnaryMultiCallable[classifier_pb2.FeedbackRequest, classifier_pb2.FeedbackResponse]
     """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts."""
@@ -65,15 +65,15 @@ class ClassifierAsyncStub(ClassifierStub):
     the queue is full; UNAVAILABLE that the server is starting or stopping.
     """
     ClassifyStream: aio.StreamStreamMultiCallable[classifier_pb2.StreamRequest, classifier_pb2.StreamResponse]  # type: ignore[assignment]
-    """Classifies requests as they come and answers each as soon as it is done, so in any order: the ids
-    say which is which. A bad request fails alone. The server reads no further while as many requests
-    as it takes from one stream (`--max-stream-requests`) wait for their answers to be read. The
-    stream's deadline is that of each of its requests. What is no request ends the stream with
-    INVALID_ARGUMENT, after the answers to what came before it.
+    """Classifies requests as they arrive and answers each as soon as it is done, in any order: answers
+    have the requests' ids. A bad request fails alone. The server stops reading while
+    `--max-stream-requests` requests of the stream are under way or have answers that the client has not
+    read. The stream's deadline holds for each of its requests. A message that is not a request ends
+    the stream with INVALID_ARGUMENT, after the answers to the requests before it.
     """
     Embed: aio.UnaryUnaryMultiCallable[classifier_pb2.EmbedRequest, classifier_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Gives the features that the frozen backbone pools of one or many images, or that it pools with
-    one model's edits: what search, deduplication and clustering stand on. Fails as Classify does.
+    """Returns the features of one or many images, from the frozen backbone or under one model's edits,
+    for search, deduplication and clustering. Fails as Classify does.
     """
     Feedback: aio.UnaryUnaryMultiCallable[classifier_pb2.FeedbackRequest, classifier_pb2.FeedbackResponse]  # type: ignore[assignment]
     """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts."""
@@ -99,11 +99,11 @@ class ClassifierServicer(metaclass=abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[classifier_pb2.StreamRequest],
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[classifier_pb2.StreamResponse], abc.AsyncIterator[classifier_pb2.StreamResponse]]:
-        """Classifies requests as they come and answers each as soon as it is done, so in any order: the ids
-        say which is which. A bad request fails alone. The server reads no further while as many requests
-        as it takes from one stream (`--max-stream-requests`) wait for their answers to be read. The
-        stream's deadline is that of each of its requests. What is no request ends the stream with
-        INVALID_ARGUMENT, after the answers to what came before it.
+        """Classifies requests as they arrive and answers each as soon as it is done, in any order: answers
+        have the requests' ids. A bad request fails alone. The server stops reading while
+        `--max-stream-requests` requests of the stream are under way or have answers that the client has not
+        read. The stream's deadline holds for each of its requests. A message that is not a request ends
+        the stream with INVALID_ARGUMENT, after the answers to the requests before it.
         """
 
     @abc_1.abstractmethod
@@ -112,8 +112,8 @@ class ClassifierServicer(metaclass=abc_1.ABCMeta):
         request: classifier_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> typing.Union[classifier_pb2.EmbedResponse, abc.Awaitable[classifier_pb2.EmbedResponse]]:
-        """Gives the features that the frozen backbone pools of one or many images, or that it pools with
-        one model's edits: what search, deduplication and clustering stand on. Fails as Classify does.
+        """Returns the features of one or many images, from the frozen backbone or under one model's edits,
+        for search, deduplication and clustering. Fails as Classify does.
         """
 
     @abc_1.abstractmethod

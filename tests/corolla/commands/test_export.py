@@ -160,7 +160,7 @@ def test_without_names_it_is_all_that_stack_and_the_rest_is_named(own_world: Wor
         (["1.5*lora"], "outside"),
         (["nobody"], "nobody"),
         (["--bank", "lora", "full"], "shapes/full:1 stacks with nothing"),
-        (["--bank", "full"], "no adapter stacks"),
+        (["--bank", "full"], "no adapter can be stacked"),
         (["--bank", "lora", "colours/lora"], "another task"),
     ],
 )

@@ -53,6 +53,7 @@ def job(backbone: BackboneRecord, tmp_path: Path) -> Job:
         task="digits",
         name="lora",
         data="digits",
+        heldout=write_npz(tmp_path / "heldout.npz", names=list("0123456789")),
         limit=60,
         recipe=recipe(),
         runs=tmp_path / "runs",
@@ -67,7 +68,7 @@ def stages(store: Store, job: Job) -> list[str]:
 
 
 def test_a_job_registers_one_adapter_with_everything_that_made_it(store: Store, job: Job) -> None:
-    outcome = run(store, job)
+    outcome = run(store, replace(job, heldout=None))
     manifest, training = outcome.manifest, outcome.manifest.training
     assert not outcome.reused
     assert str(manifest) == "digits/lora:1"
@@ -160,7 +161,9 @@ def test_two_first_runs_of_a_task_at_once_share_the_faster_ones_base_head(
 def test_other_classes_under_the_same_task_name_are_refused(store: Store, job: Job, tmp_path: Path) -> None:
     run(store, job)
     for classes in (3, 10):
-        other = replace(job, data=write_npz(tmp_path / "other.npz", classes=classes), limit=None)
+        other = replace(
+            job, data=write_npz(tmp_path / "other.npz", classes=classes), heldout=None, limit=None
+        )
         with pytest.raises(
             InvalidInput, match=r"task 'digits' has other classes.*choose another --task"
         ) as error:
@@ -261,7 +264,7 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
     store: Store, backbone: BackboneRecord, job: Job, tmp_path: Path
 ) -> None:
     chosen = recipe(epochs=16, drop_path=0.2, augment="flip")
-    job = replace(job, recipe=chosen)
+    job = replace(job, recipe=chosen, heldout=None)
     arguments = ["train", "lora", "--data", "digits", "--task", "digits", "--limit", "60", "--device", "cpu"]
     arguments += ["--epochs", "16", "--batch-size", "16", "--drop-path", "0.2", "--augment", "flip"]
     arguments += ["--store", str(tmp_path / "store"), "--runs", str(job.runs)]
