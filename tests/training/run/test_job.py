@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,55 +15,16 @@ import torch
 from model_store.collections.backbones import Backbones
 from model_store.format.records import BackboneRecord
 from model_store.store import Store
-from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from petl_vit.precision import Precision
-from petl_vit.vit import FrozenViT
-from tests.training.conftest import NEAR, recipe, write_npz
+from tests.training.conftest import recipe, write_npz
+from tests.training.run.notes import Notes, stages
 from training.data import loading as images
 from training.data.dataset import split_dataset
 from training.data.sources import load_dataset
-from training.progress import Reporter
-from training.run import probe
-from training.run.checkpoint import Checkpoint
-from training.run.job import Job, run, run_together
+from training.run.job import Job, run
 from training.run.recipe import Recipe
-from training.run.trainer import Trainer, frozen
-
-
-class Notes:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.notes: list[str] = []
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        self.stages.append(name)
-        return nullcontext(lambda n: None)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@pytest.fixture
-def job(backbone: BackboneRecord, tmp_path: Path) -> Job:
-    return Job(
-        backbone=backbone.name,
-        task="digits",
-        name="lora",
-        data="digits",
-        heldout=write_npz(tmp_path / "heldout.npz", names=list("0123456789")),
-        limit=60,
-        recipe=recipe(),
-        runs=tmp_path / "runs",
-        measure_precision=Precision.FP32,
-    )
-
-
-def stages(store: Store, job: Job) -> list[str]:
-    notes: Reporter = Notes()
-    run(store, job, notes)
-    return notes.stages  # type: ignore[attr-defined, no-any-return]
+from training.run.trainer import Trainer
 
 
 def test_a_job_registers_one_adapter_with_everything_that_made_it(store: Store, job: Job) -> None:
@@ -126,66 +86,11 @@ def test_another_recipe_under_the_same_name_is_a_new_version(store: Store, job: 
     assert first.digest != second.digest
 
 
-def test_the_base_head_is_fitted_once_and_shared_by_all_adapters(store: Store, job: Job) -> None:
-    assert "fitting the base head" in stages(store, job)
-    ssf = replace(job, name="ssf", recipe=recipe("ssf"), limit=40)
-    assert "fitting the base head" not in stages(store, ssf)
-    lora, other = (store.adapters.manifest("digits", name, 1) for name in ("lora", "ssf"))
-    assert lora.task_digest == other.task_digest
-    assert lora.metrics["base_accuracy"] == other.metrics["base_accuracy"]
-    assert len(store.tasks.list()) == 1
-
-
 def test_linear_with_the_probes_head_starts_at_the_base_accuracy(store: Store, job: Job) -> None:
     still = recipe("linear", learning_rate=1e-9, weight_decay=0.0)
     metrics = run(store, replace(job, name="linear", recipe=still)).manifest.metrics
     assert metrics["accuracy"] == metrics["base_accuracy"]
     assert metrics["parameters"] == 0
-
-
-def test_two_first_runs_of_a_task_at_once_share_the_faster_ones_base_head(
-    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fit = probe.fit
-
-    def slow(*arguments: Any) -> Any:
-        monkeypatch.setattr(probe, "fit", fit)
-        run(store, replace(job, name="faster", limit=50))
-        return fit(*arguments)
-
-    monkeypatch.setattr(probe, "fit", slow)
-    manifest = run(store, job).manifest
-    assert manifest.task_digest == store.adapters.manifest("digits", "faster", 1).task_digest
-
-
-def test_other_classes_under_the_same_task_name_are_refused(store: Store, job: Job, tmp_path: Path) -> None:
-    run(store, job)
-    for classes in (3, 10):
-        other = replace(
-            job, data=write_npz(tmp_path / "other.npz", classes=classes), heldout=None, limit=None
-        )
-        with pytest.raises(
-            InvalidInput, match=r"task 'digits' has other classes.*choose another --task"
-        ) as error:
-            run(store, other)
-        assert error.value.field == "data"
-
-
-def test_another_input_than_the_tasks_is_refused_instead_of_ignored(store: Store, job: Job) -> None:
-    run(store, job)
-    with pytest.raises(InvalidInput, match="image_size: task 'digits' has 32, not 48; leave it out"):
-        run(store, replace(job, image_size=48))
-    with pytest.raises(InvalidInput, match="resize: task 'digits' has squash, not crop"):
-        run(store, replace(job, resize="crop"))
-    assert run(store, replace(job, image_size=32, resize="squash")).reused
-
-
-def test_a_second_task_on_the_same_data_has_its_own_input_and_base_head(store: Store, job: Job) -> None:
-    run(store, job)
-    second = run(store, replace(job, task="large", image_size=48, resize="crop")).manifest
-    task = store.tasks.get("large", second.backbone_digest)
-    assert (task.spec.preprocess.image_size, task.spec.preprocess.resize) == (48, "crop")
-    assert {found.spec.name for found in store.tasks.list()} == {"digits", "large"}
 
 
 def test_a_held_out_set_of_its_own_leaves_all_images_for_training(
@@ -231,21 +136,6 @@ def test_what_cannot_work_is_refused_before_anything_is_read_or_stored(
         run(store, replace(job, **change))
     assert store.tasks.list() == []
     assert store.adapters.list() == []
-
-
-def test_a_conflict_that_is_no_race_is_not_hidden(
-    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fit = probe.fit
-
-    def slow(*arguments: Any) -> Any:
-        monkeypatch.setattr(probe, "fit", fit)
-        run(store, replace(job, image_size=48))
-        return fit(*arguments)
-
-    monkeypatch.setattr(probe, "fit", slow)
-    with pytest.raises(Conflict, match="different preprocess"):
-        run(store, job)
 
 
 @pytest.mark.numerics
@@ -296,14 +186,6 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
     whole = run(store, replace(job, name="whole"))
     assert whole.manifest.digest == resumed.manifest.digest
     assert whole.manifest.training["losses"] == resumed.manifest.training["losses"]
-
-
-def test_settings_that_do_not_fit_the_backbone_leave_no_task_behind(store: Store, job: Job) -> None:
-    method = {"method": "selective", "config": {"blocks": [99]}}
-    wrong = replace(job, task="fresh", recipe=job.recipe.model_copy(update=method))
-    with pytest.raises(InvalidInput, match="no block 99"):
-        run(store, wrong)
-    assert "fresh" not in {record.spec.name for record in store.tasks.list()}
 
 
 # bf16
@@ -374,120 +256,3 @@ def _dumped_without_precision(dump: Callable[..., dict[str, Any]]) -> Callable[.
         return {name: value for name, value in dump(chosen, **options).items() if name != "precision"}
 
     return without
-
-
-# Several adapters in one forward
-
-
-def several(job: Job, **values: Any) -> list[Job]:
-    return [
-        replace(job, name="lora", recipe=recipe("lora", **values)),
-        replace(job, name="lora-1", recipe=recipe("lora", seed=1, learning_rate=1e-2, **values)),
-        replace(job, name="ssf", recipe=recipe("ssf", **values)),
-    ]
-
-
-@pytest.fixture
-def _in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs compare there; in fp32 sums in another order differ, and AdamW enlarges what differs."""
-
-    def exact(vit: FrozenViT, *given: Any) -> FrozenViT:
-        return frozen(vit.to(dtype=torch.float64), *given)
-
-    monkeypatch.setattr("training.run.job.frozen", exact)
-
-
-@pytest.mark.numerics
-@pytest.mark.usefixtures("_in_float64")
-def test_jobs_that_run_together_register_what_each_would_alone(store: Store, job: Job) -> None:
-    notes, jobs = Notes(), several(job)
-    outcomes = run_together(store, jobs, notes)
-    assert [str(o.manifest) for o in outcomes] == ["digits/lora:1", "digits/lora-1:1", "digits/ssf:1"]
-    assert not any(o.reused for o in outcomes)
-    assert [stage for stage in notes.stages if stage.startswith("training")] == ["training lora, lora-1, ssf"]
-    assert notes.stages.count("measuring on held-out images") == 1
-    assert list(job.runs.iterdir()) == []
-    for one, outcome in zip(jobs, outcomes, strict=True):
-        manifest = outcome.manifest
-        assert manifest.training["beside"] == [other.name for other in jobs if other is not one]
-        alone = run(store, replace(one, name=f"{one.name}-alone")).manifest
-        assert alone.training["beside"] == []
-        assert alone.training["recipe_digest"] == manifest.training["recipe_digest"]
-        assert alone.training["losses"] == pytest.approx(manifest.training["losses"], rel=1e-9)
-        assert alone.metrics == pytest.approx(manifest.metrics, rel=1e-6)  # measured on scores in float32
-        tensors = store.adapters.load(manifest)
-        for name, tensor in store.adapters.load(alone).items():
-            assert tensor.dtype == torch.float64, name
-            assert float((tensor - tensors[name]).abs().max()) <= NEAR * float(tensor.abs().max()), name
-
-
-def test_of_jobs_that_run_together_those_that_are_registered_are_not_trained_again(
-    store: Store, job: Job
-) -> None:
-    jobs = several(job)
-    first = run(store, jobs[1])
-    notes = Notes()
-    outcomes = run_together(store, jobs, notes)
-    assert [o.reused for o in outcomes] == [False, True, False]
-    assert outcomes[1].manifest == first.manifest
-    assert "training lora, ssf" in notes.stages
-    assert all(o.reused for o in run_together(store, jobs))
-    assert not any(o.reused for o in run_together(store, [replace(one, again=True) for one in jobs]))
-
-
-@pytest.mark.numerics
-@pytest.mark.usefixtures("_in_float64")
-def test_jobs_that_were_killed_together_go_on_together_and_alone(
-    store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs, epochs = several(job, epochs=3), []
-
-    def killed(self: Checkpoint, state: dict[str, Any]) -> None:
-        save(self, state)
-        epochs.append(state["epoch"])
-        if len(epochs) == 5:  # in the second epoch, before the third adapter is saved
-            raise KeyboardInterrupt
-
-    save = Checkpoint.save
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_together(store, jobs)
-    assert epochs == [1, 1, 1, 2, 2]
-    assert store.adapters.list() == []
-    alone = Notes()
-    run(store, jobs[1], alone)
-    assert alone.notes == ["resuming after epoch 2 of 3"]
-    notes = Notes()
-    resumed = run_together(store, jobs, notes)
-    assert notes.notes == ["lora: resuming after epoch 2 of 3", "ssf: resuming after epoch 1 of 3"]
-    whole = run_together(store, [replace(one, name=f"{one.name}-whole") for one in jobs])
-    for found, expected in zip(resumed, whole, strict=True):
-        losses = expected.manifest.training["losses"]
-        assert found.manifest.training["losses"] == pytest.approx(losses, rel=1e-9)
-    assert list(job.runs.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"recipe": recipe("vpt_shallow")}, "method: VPT-Shallow cannot share a forward: it carries tokens"),
-        ({"recipe": recipe("full")}, "method: full fine-tuning cannot share .* replaces .*; train it alone"),
-        ({"recipe": recipe("selective")}, "method: selective tuning cannot share a forward"),
-        ({"recipe": recipe("vqt")}, "method: VQT cannot share a forward: it joins queries"),
-        ({"name": "lora"}, "name: two adapters would be named 'lora'; give each a --name of its own"),
-        ({"recipe": recipe(epochs=3)}, "epochs: other has 3, lora has 2; give both the same"),
-        ({"recipe": recipe(batch_size=8)}, "batch_size: other has 8, lora has 16"),
-        ({"recipe": recipe(augment="flip")}, "augment: other has flip, lora has none"),
-        ({"recipe": recipe(precision="bf16")}, "precision: other has bf16, lora has fp32"),
-        ({"data": "mnist"}, "data: other has mnist, lora has digits"),
-        ({"limit": 50}, "limit: other has 50, lora has 60"),
-    ],
-)
-def test_jobs_that_cannot_run_together_are_refused_before_anything_is_read_or_stored(
-    store: Store, job: Job, change: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InvalidInput, match=message):
-        run_together(store, [job, replace(job, **{"name": "other"} | change)])
-    assert store.tasks.list() == []
-    assert store.adapters.list() == []

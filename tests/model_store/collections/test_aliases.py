@@ -1,0 +1,50 @@
+import threading
+
+import pytest
+
+from model_store.routes.algebra import AdapterRef
+from petl_vit.errors import Conflict, InvalidInput, NotFound
+from tests.model_store.world import World
+
+
+def test_an_alias_moves_only_from_where_it_is_expected(world: World) -> None:
+    for value in (1.0, 2.0, 3.0):
+        world.store.adapters.publish(world.draft(), world.adapter(value))
+    with pytest.raises(Conflict, match="does not exist, not at 1"):
+        world.store.adapters.set_alias("digits", "lora", "prod", 2, expected=1)
+    world.store.adapters.set_alias("digits", "lora", "prod", 1)
+    world.store.adapters.set_alias("digits", "lora", "prod", 2, expected=1)
+    with pytest.raises(Conflict, match="points at version 2, not at 1"):
+        world.store.adapters.set_alias("digits", "lora", "prod", 3, expected=1)
+    assert world.store.adapters.aliases("digits", "lora") == {"latest": 3, "prod": 2}
+    assert world.store.adapters.resolve(AdapterRef(name="lora", alias="prod"), "digits").version == 2
+
+
+def test_an_alias_needs_a_version_that_exists_and_is_not_latest(world: World) -> None:
+    world.store.adapters.publish(world.draft(), world.adapter(1.0))
+    with pytest.raises(NotFound, match="there is 1"):
+        world.store.adapters.set_alias("digits", "lora", "prod", 9)
+    with pytest.raises(InvalidInput, match="moved by registration"):
+        world.store.adapters.set_alias("digits", "lora", "latest", 1)
+
+
+def test_of_two_movers_of_one_alias_one_wins(world: World) -> None:
+    for value in (1.0, 2.0, 3.0):
+        world.store.adapters.publish(world.draft(), world.adapter(value))
+    world.store.adapters.set_alias("digits", "lora", "prod", 1)
+    start, outcomes = threading.Barrier(2), []
+
+    def move(version: int) -> None:
+        start.wait()
+        try:
+            world.store.adapters.set_alias("digits", "lora", "prod", version, expected=1)
+            outcomes.append("moved")
+        except Conflict:
+            outcomes.append("conflict")
+
+    threads = [threading.Thread(target=move, args=(version,)) for version in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["conflict", "moved"]
