@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from training.measure.evaluation import Measured
     from training.progress import Reporter
 
-_RUNS = Path(user_cache_dir("corolla", appauthor=False)) / "runs"
-
 
 class Store(Contents):
     """A model store, and what this process computes with it; safe to share between threads.
@@ -180,7 +178,7 @@ class Store(Contents):
                 name=name or recipe.method.replace("_", "-"),
                 data=os.fspath(data),
                 recipe=recipe,
-                runs=_RUNS if runs is None else Path(runs),
+                runs=Path(runs or Path(user_cache_dir("corolla", appauthor=False), "runs")),
                 heldout=None if heldout is None else os.fspath(heldout),
                 holdout=holdout,
                 split_seed=split_seed,

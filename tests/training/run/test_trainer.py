@@ -20,8 +20,6 @@ from training.data.records import Dataset
 from training.run.recipe import Recipe
 from training.run.trainer import Batch, Trained, Trainer, frozen, losses_of, train
 
-pytestmark = pytest.mark.numerics
-
 
 def trainer(vit: FrozenViT, base_head: LinearHead, chosen: Recipe, **values: Any) -> Trainer:
     method = methods.get(chosen.method).configure(chosen.config)
@@ -64,6 +62,7 @@ def test_training_changes_every_tensor_of_the_adapter_and_its_head_but_not_the_b
     assert not any(tensor.requires_grad for tensor in tensors(trained).values())
 
 
+@pytest.mark.numerics
 def test_the_same_seed_gives_the_same_tensors_and_another_seed_others(
     vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
@@ -76,6 +75,7 @@ def test_the_same_seed_gives_the_same_tensors_and_another_seed_others(
 
 
 @pytest.mark.parametrize("method", ["lora", "adaptformer", "vpt_deep", "full"])
+@pytest.mark.numerics
 def test_a_run_that_stopped_after_an_epoch_ends_as_if_it_never_had(
     method: str, vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
@@ -191,6 +191,7 @@ ONE_ON_THE_OTHERS = [("lora", kind) for kind in FAMILIES if ("lora", kind) not i
 
 
 @pytest.mark.parametrize(("name", "kind"), ALL_ON_TWO + ONE_ON_THE_OTHERS)
+@pytest.mark.numerics
 def test_a_step_in_bf16_has_the_loss_of_fp32_and_a_finite_float32_gradient_everywhere(
     name: str, kind: str
 ) -> None:
@@ -250,6 +251,7 @@ def test_what_is_frozen_has_neither_gradients_nor_a_state_in_the_optimiser(
 
 
 @pytest.mark.parametrize("method", ["lora", "vpt_deep", "layernorm", "full"])
+@pytest.mark.numerics
 def test_a_run_in_bf16_learns_and_ends_in_float32_near_that_of_fp32(
     method: str, vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
@@ -299,6 +301,7 @@ def without_dropout(vit: FrozenViT, base_head: LinearHead) -> list[Trainer]:
     return [trainer(vit, base_head, one) for one in chosen]
 
 
+@pytest.mark.numerics
 def test_adapters_that_learn_together_without_dropout_end_as_each_does_alone(
     exact: FrozenViT, base_head: LinearHead, exact_images: Resized
 ) -> None:
@@ -307,6 +310,7 @@ def test_adapters_that_learn_together_without_dropout_end_as_each_does_alone(
         assert_near(found, alone.run(exact_images))
 
 
+@pytest.mark.numerics
 def test_dropout_and_drop_path_are_those_that_each_has_alone(
     exact: FrozenViT, base_head: LinearHead, exact_images: Resized
 ) -> None:
@@ -334,6 +338,7 @@ def test_adapters_of_one_seed_share_the_reading_of_their_images(
     assert sum(read) == 2 * 60
 
 
+@pytest.mark.numerics
 def test_a_joint_run_that_stopped_between_two_saves_ends_as_if_it_never_had(
     exact: FrozenViT, base_head: LinearHead, exact_images: Resized
 ) -> None:
