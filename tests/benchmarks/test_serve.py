@@ -9,13 +9,14 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    found = figures(serve.main, "--image-size", "32", "--requests", "8", "--rounds", "2", "--images", "40")
+    small = ("--image-size", "32", "--requests", "8", "--rounds", "2", "--images", "40")
+    found = figures(serve.main, *small, "--precision", "fp32")  # bf16 takes as long again, by the same way
 
     assert isinstance(found["served_over_inprocess"], float)
     assert found["rows_of_a_batch"] >= 1
     assert found["top1_agreement"] == 1.0
-    assert isinstance(found["served_over_inprocess_bf16"], float) or found["bf16_reason"]
-    assert found["top1_agreement_bf16"] is None or found["top1_agreement_bf16"] > 0.9
+    assert found["served_over_inprocess_bf16"] is None
+    assert found["bf16_reason"]
     assert isinstance(found["spread"]["served_over_inprocess"], float)
 
 
