@@ -77,6 +77,7 @@ def test_the_python_of_a_page_is_valid(page: Path) -> None:
         compile(code, page.name, "exec")
 
 
+@pytest.mark.machine  # programs leave the choice to it
 @pytest.mark.parametrize(
     "page",
     [
