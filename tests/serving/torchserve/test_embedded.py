@@ -1,8 +1,8 @@
 import asyncio
-import signal
-import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from petl_vit.errors import CorollaError, Draining, NotFound
 from serving.answer.classifier import Classifier
 from serving.request import Request, Response
 from serving.torchserve.embedded import Embedded
-from tests.serving.world import WAIT_S, Running, World, encoded, until
+from tests.serving.world import WAIT_S, Running, World, encoded
 
 
 def request_of(route: str = "lora", seed: int = 0) -> Request:
@@ -90,19 +90,30 @@ def test_work_raises_what_it_met(embedded: Embedded) -> None:
         embedded.run(work)
 
 
-def test_work_whose_caller_is_interrupted_is_cancelled(embedded: Embedded) -> None:
-    cancelled, main = threading.Event(), threading.main_thread().ident or 0
+def test_work_whose_caller_is_interrupted_is_cancelled(
+    embedded: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+    result = Future.result
 
     async def work(classifier: Classifier) -> None:
-        until(lambda: sys._current_frames()[main].f_code.co_name == "wait")
+        started.set()
         try:
-            signal.pthread_kill(main, signal.SIGINT)
             await asyncio.Event().wait()
         finally:
             cancelled.set()
 
-    with pytest.raises(KeyboardInterrupt):
-        embedded.run(work)
+    def interrupted(future: Future[Any], timeout: float | None = None) -> Any:
+        """Ctrl-C while the caller waits; a real signal could come just before it does, and be lost."""
+        if threading.current_thread() is not threading.main_thread():
+            return result(future, timeout)
+        assert started.wait(WAIT_S)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embedded.run(work)
     assert cancelled.wait(WAIT_S)
 
 
