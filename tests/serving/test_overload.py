@@ -173,6 +173,7 @@ def test_an_expired_deadline_is_never_computed(ours: Ours, client: Client) -> No
     with pytest.raises(grpc.RpcError) as caught:
         hurried.result(WAIT_S)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: ours.value(QUEUED) == 0)  # the server hears of it a moment later
 
     release.set()
     probabilities(first)
