@@ -62,5 +62,5 @@ def route(task: str, name: str, known: Iterable[str]) -> NotFound:
         name,
         known,
         field="route",
-        when_empty="keep one with `corolla routes put`",
+        when_empty="save one with `corolla routes put`",
     )

@@ -1,9 +1,9 @@
 """Serves corolla.v1.Classifier: protobuf to a validated request, answers and errors to protobuf."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -24,6 +24,8 @@ from serving.metrics.feedback import Feedback, LabelOutcome
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
 from serving.rpc.status import status_of
+
+T = TypeVar("T")
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"]
 SERVICE = _SERVICE.full_name
@@ -247,15 +249,25 @@ def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyRes
         adapters=_adapters(resolved),
         timings=_timings(response),
     )
-    for position, answer in enumerate(response.images):
+    for result, answer in _results(message, request, response.images):
+        _fill(result, request, resolved, answer)
+    return message
+
+
+def _results(
+    message: pb.ClassifyResponse | pb.EmbedResponse,
+    request: pb.ClassifyRequest | pb.EmbedRequest,
+    answers: Iterable[T | CorollaError],
+) -> Iterator[tuple[Any, T]]:
+    """Adds a result for each image, under its id, with its error; those without one are to be filled."""
+    for position, answer in enumerate(answers):
         result = message.results.add()
         if request.images:
             result.id = request.images[position].id
         if isinstance(answer, CorollaError):
             result.error.CopyFrom(status_of(answer))
         else:
-            _fill(result, request, resolved, answer)
-    return message
+            yield result, answer
 
 
 def _adapters(resolved: ResolvedRoute) -> list[pb.ResolvedAdapter]:
@@ -303,14 +315,8 @@ def _embeddings(request: pb.EmbedRequest, embeddings: Embeddings) -> pb.EmbedRes
         adapters=_adapters(resolved),
         timings=_timings(embeddings),
     )
-    for position, features in enumerate(embeddings.images):
-        result = message.results.add()
-        if request.images:
-            result.id = request.images[position].id
-        if isinstance(features, CorollaError):
-            result.error.CopyFrom(status_of(features))
-        else:
-            result.values.extend(features.tolist())
+    for result, features in _results(message, request, embeddings.images):
+        result.values.extend(features.tolist())
     return message
 
 
