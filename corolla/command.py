@@ -20,11 +20,21 @@ import click
 
 from corolla.group import CommandGroup, Lazy, running_command
 from petl_vit.errors import CorollaError
+from serving import environment
 
 PLUGINS = "corolla.commands"
 """Entry-point group of the commands that other packages add."""
 
-VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
+VARIABLES = frozenset(
+    {
+        "COROLLA_DEBUG",
+        "COROLLA_RUNS",
+        "COROLLA_SERVER",
+        "COROLLA_STORE",
+        "COROLLA_TLS_CA",
+        "COROLLA_TLS_SERVER_NAME",
+    }
+)
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
 COMMANDS: dict[str, Lazy] = {
     "train": Lazy(
@@ -131,10 +141,10 @@ def corolla(debug: bool) -> None:
 def _check_variables(environ: Mapping[str, str]) -> None:
     """Refuse a misspelt variable of every command; `corolla serve` checks the settings' variables too."""
     known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
-    for name in sorted(environ):
+    for name in environment.meant(environ):
         word = name.removeprefix("COROLLA_")
         close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
-        if name.startswith("COROLLA_") and name not in VARIABLES and close:
+        if name not in VARIABLES and close:
             remedy = f"did you mean {known[close[0]]}?"
             raise UnknownVariable("the environment variable is not known", field=name, remedy=remedy)
 
