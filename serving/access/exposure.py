@@ -90,13 +90,13 @@ def _cannot_listen(host: str, port: int, field: str, error: OSError | UnicodeErr
             remedy=f"choose another --{field.replace('_', '-')}, or 0 for a free one",
         )
     # Whatever else is wrong with an address is wrong with its host, whichever port was tried first.
+    remedy = "use 127.0.0.1, or another address of this machine"
+    if "://" in host or host.count(":") == 1:
+        remedy = "give the host alone, and its port by --port"
+    problem = f"cannot listen on {host}: {reason}"
     if isinstance(error, socket.gaierror | UnicodeError):
         problem = f"{host!r} is not known as a name or an address ({reason})"
-    else:
-        problem = f"cannot listen on {host}: {reason}"
-    return InvalidInput(
-        problem, field="host", remedy="use 127.0.0.1, or another address of this machine; the port is --port"
-    )
+    return InvalidInput(problem, field="host", remedy=remedy)
 
 
 def listen(server: grpc.aio.Server, settings: Settings) -> int:
