@@ -154,6 +154,8 @@ def run(arguments: Sequence[str]) -> int:
     # Without this, OpenMP's threads spin between products and starve other processes on a busy machine.
     # It has an effect only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What gRPC would write about a connection that failed, our errors say in plain words. Read at its import.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if arguments[:1] == ["serve"] else "NONE")
     command: click.Command = corolla
     try:
         _check_variables(os.environ)

@@ -1,6 +1,5 @@
 """A connection to a running server, for the commands that act through one. No torch."""
 
-import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -36,8 +35,6 @@ def connect(connection: Connection) -> Client:
         InvalidInput: The address is not HOST:PORT, a file of TLS cannot be read, or a certificate and a key
             do not belong together.
     """
-    # What gRPC writes to stderr about a connection that failed, the error says in plain words.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     chosen = _credentials(connection)
     try:
         return Client(

@@ -44,7 +44,6 @@ class _Asked:
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 serving, 1 not, 2 a mistake."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         asked = _Asked(**vars(_parser().parse_args(arguments)))
     except SystemExit as finished:
