@@ -12,6 +12,7 @@ _LOOK_S = 2.0
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """Variables that gRPC reads, the first that is set."""
 _NOT_CONNECTED = ("failed to connect to all addresses", "errors resolving", "dns resolution failed")
+_ENDED = ("socket closed", "connection reset", "broken pipe", "goaway", "too many pings", "max_age")
 
 
 def reason(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> str:
@@ -21,10 +22,16 @@ def reason(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> str:
             f"{endpoint.target} does not know this call; is it a corolla server, of this version? ({details})"
         )
     text = details.lower()
-    if code is not grpc.StatusCode.UNAVAILABLE or not any(words in text for words in _NOT_CONNECTED):
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{endpoint.target} did not answer in time; wait longer, or look whether it is reachable"
+    if code is not grpc.StatusCode.UNAVAILABLE:
         return details
-    why = _why(text, endpoint)
-    return f"no connection to {endpoint.target}: {why}" if why else details
+    if any(words in text for words in _NOT_CONNECTED):
+        why = _why(text, endpoint)
+        return f"no connection to {endpoint.target}: {why}" if why else details
+    if any(words in text for words in _ENDED):
+        return f"the connection to {endpoint.target} ended before the answer ({details}); ask again"
+    return details
 
 
 def _why(text: str, endpoint: Endpoint) -> str | None:

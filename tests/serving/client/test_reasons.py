@@ -1,5 +1,7 @@
 """What a client says when nobody answers."""
 
+import re
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -107,6 +109,37 @@ def test_a_server_that_is_not_ours_does_not_know_the_call() -> None:
     ):
         client.classify([b""], route="lora")
     assert caught.value.code == "UNIMPLEMENTED"
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """Takes a connection and a request, then hangs up, as a server that is killed."""
+
+    def handle(self) -> None:
+        self.request.sendall(bytes.fromhex("000000040000000000"))  # HTTP/2's settings, empty
+        received = b""
+        while b"Classify" not in received and (more := self.request.recv(65536)):
+            received += more
+
+
+def test_a_connection_that_ends_before_the_answer() -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        said = refusal(f"127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+        thread.join(WAIT_S)
+    assert re.search(r"the connection to 127\.0\.0\.1:\d+ ended before the answer \(.*\); ask again", said)
+
+
+def test_no_answer_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            Client(address) as client,
+            pytest.raises(RequestFailed, match="did not answer in time") as caught,
+        ):
+            client.classify([b""], route="lora", timeout_s=0.1)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
 def test_what_the_server_says_stays_as_it_is(running: Running) -> None:
