@@ -141,7 +141,7 @@ def corolla(debug: bool) -> None:
 def _check_variables(environ: Mapping[str, str]) -> None:
     """Refuse a misspelt variable of every command; `corolla serve` checks the settings' variables too."""
     known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
-    for name in environment.meant(environ):
+    for name in environment.ours(environ):
         word = name.removeprefix("COROLLA_")
         close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
         if name not in VARIABLES and close:

@@ -55,7 +55,7 @@ def split(target: str) -> tuple[str, int]:
     return (host_of(host), int(port)) if host and port.isdigit() else (target, 0)
 
 
-def stays_here(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether a host is reached from this machine alone: 127.0.0.0/8, ::1, localhost, a Unix socket."""
     if host.startswith(UNIX) or host.lower() == "localhost":
         return True
@@ -63,7 +63,7 @@ def stays_here(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def is_here(target: str) -> bool:
+def is_local(target: str) -> bool:
     """Whether a client's target is this machine, as far as its text tells."""
     if target.startswith((UNIX, "unix-abstract:")):
         return True

@@ -31,7 +31,7 @@ def links(environ: Mapping[str, str]) -> list[str]:
     return sorted(n for n, value in environ.items() if n.startswith(PREFIX) and is_link(n, value))
 
 
-def meant(environ: Mapping[str, str]) -> Iterator[str]:
+def ours(environ: Mapping[str, str]) -> Iterator[str]:
     """The names that somebody set for us: not service links, and not what is empty, so as good as unset."""
     for name, value in sorted(environ.items()):
         if name.startswith(PREFIX) and value and not is_link(name, value):

@@ -26,6 +26,22 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
     return pem
 
 
+def authorities(path: Path, field: str) -> bytes:
+    """The bytes of a file of certificates that sign others.
+
+    Raises:
+        InvalidInput: It cannot be read, or has no certificate.
+    """
+    certificates = read(path, field)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidInput(
+            f"{path} has no certificate", field=field, remedy="name a PEM file of the authority's certificate"
+        ) from error
+    return certificates
+
+
 def read(path: Path, field: str) -> bytes:
     """The bytes of a file.
 

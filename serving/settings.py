@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return address.stays_here(self.host)
+        return address.is_loopback(self.host)
 
     @property
     def socket(self) -> Path | None:
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
 
 def _check_variables(environ: Mapping[str, str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
-    for name in environment.meant(environ):
+    for name in environment.ours(environ):
         if name not in known:
             remedy = near(name, known, most=1) or "unset it"
             raise InvalidInput("the environment variable is not known", field=name, remedy=remedy)

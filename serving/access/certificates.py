@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 
 from petl_vit.errors import InvalidInput
-from serving.pem import pair, read
+from serving.pem import authorities, pair
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class _Pem:
     client_ca: bytes | None
 
 
-class Renewed:
+class ServerCertificates:
     """The certificates of a server, read again when their files have changed.
 
     Files that are no pair, as in the middle of a renewal, change nothing: the last good ones go on serving.
@@ -67,7 +67,7 @@ class Renewed:
 
     def _read(self) -> _Pem:
         certificate, key = pair(self._certificate, self._key)
-        ca = None if self._client_ca is None else read(self._client_ca, "tls_client_ca")
+        ca = None if self._client_ca is None else authorities(self._client_ca, "tls_client_ca")
         return _Pem(certificate=certificate, key=key, client_ca=ca)
 
     def _state(self) -> tuple[tuple[int, ...] | None, ...]:

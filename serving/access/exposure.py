@@ -9,7 +9,7 @@ import grpc
 from petl_vit.errors import InvalidInput
 from serving import address
 from serving.access import unix_socket
-from serving.access.certificates import Renewed
+from serving.access.certificates import ServerCertificates
 from serving.pem import check_both
 from serving.settings import Settings
 
@@ -32,6 +32,7 @@ def check(settings: Settings) -> None:
             field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
+    _check_name(settings.metrics_host, settings.metrics_port)
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
         raise InvalidInput(
             f"listening on {settings.host} without TLS would show images and labels to the network",
@@ -41,6 +42,14 @@ def check(settings: Settings) -> None:
     if settings.tls_certificate is not None:
         _certificates(settings)
     check_addresses(settings)
+
+
+def _check_name(host: str, port: int) -> None:
+    """Refuses a host that is mistyped, before it is called one of the network."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, "host", error) from error
 
 
 def check_addresses(settings: Settings) -> None:
@@ -106,7 +115,7 @@ def listen(server: grpc.aio.Server, settings: Settings) -> int:
         InvalidInput: The address is in use, or the certificates cannot be used.
     """
     if settings.socket is not None:
-        with unix_socket.taken(settings.socket, mode=int(settings.socket_mode, 8)):
+        with unix_socket.claim(settings.socket, mode=int(settings.socket_mode, 8)):
             _listen(server, settings, f"{address.UNIX}{settings.socket}")
         return 0
     return _listen(server, settings, address.joined(settings.host, settings.port))
@@ -125,9 +134,9 @@ def _listen(server: grpc.aio.Server, settings: Settings, place: str) -> int:
         ) from error
 
 
-def _certificates(settings: Settings) -> Renewed:
+def _certificates(settings: Settings) -> ServerCertificates:
     assert settings.tls_certificate is not None
     assert settings.tls_key is not None
-    return Renewed(
+    return ServerCertificates(
         certificate=settings.tls_certificate, key=settings.tls_key, client_ca=settings.tls_client_ca
     )

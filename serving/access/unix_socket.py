@@ -35,7 +35,7 @@ def check(path: Path) -> None:
 
 
 @contextmanager
-def taken(path: Path, *, mode: int) -> Iterator[None]:
+def claim(path: Path, *, mode: int) -> Iterator[None]:
     """The time of binding a socket: the file of a server that was killed is removed, and others are kept out.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from serving.address import is_here, target_of
+from serving.address import is_local, target_of
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
@@ -66,7 +66,7 @@ class Endpoint:
     def arguments(self) -> ChannelOptions:
         """gRPC's channel arguments."""
         chosen = dict(_OPTIONS)
-        if is_here(self.target):
+        if is_local(self.target):
             # Proxies of the environment cannot reach this machine, and gRPC asks them unless no_proxy is set.
             chosen["grpc.enable_http_proxy"] = 0
         if self.server_name is not None:

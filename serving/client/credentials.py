@@ -16,7 +16,7 @@ def credentials(
         InvalidInput: A file cannot be read, or the certificate and the key do not belong together.
     """
     pem.check_both(certificate, key)
-    trusted = None if ca is None else pem.read(ca, "tls_ca")
+    trusted = None if ca is None else pem.authorities(ca, "tls_ca")
     if certificate is None or key is None:
         return grpc.ssl_channel_credentials(trusted)
     shown, private = pem.pair(certificate, key)

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from petl_vit.errors import InvalidInput
 from serving import pem
-from serving.address import UNIX, host_of, is_here, joined, target_of
+from serving.address import UNIX, host_of, is_local, joined, target_of
 from serving.client.blocking import Client
 from serving.client.certificate import names_in, shown_at
 from serving.client.credentials import credentials
@@ -84,8 +84,8 @@ def _problem(client: Client) -> str | None:
 
 def _client(asked: _Asked, environ: Mapping[str, str]) -> Client:
     target = target_of(asked.address or _own_address(environ))
-    if asked.address is None or is_here(target):
-        return _client_here(asked, target, environ)
+    if asked.address is None or is_local(target):
+        return _local_client(asked, target, environ)
     files = {"ca": asked.tls_ca, "certificate": asked.tls_certificate, "key": asked.tls_key}
     return Client(
         target,
@@ -95,7 +95,7 @@ def _client(asked: _Asked, environ: Mapping[str, str]) -> Client:
     )
 
 
-def _client_here(asked: _Asked, target: str, environ: Mapping[str, str]) -> Client:
+def _local_client(asked: _Asked, target: str, environ: Mapping[str, str]) -> Client:
     """A client of a server of this machine: without proxies, and its certificate needs no authority."""
     chosen: grpc.ChannelCredentials | None = None
     name = asked.tls_server_name

@@ -4,7 +4,7 @@ import os
 
 import grpc
 
-from serving.address import is_here, split
+from serving.address import is_local, split
 from serving.client.certificate import names_in, shown_at
 from serving.client.channel import Endpoint
 
@@ -76,7 +76,7 @@ def _other_name(endpoint: Endpoint) -> str:
 
 def _proxy(endpoint: Endpoint) -> str:
     name = next((name for name in _PROXIES if os.environ.get(name)), None)
-    if name is None or is_here(endpoint.target):
+    if name is None or is_local(endpoint.target):
         return ""
     host, _ = split(endpoint.target)
     return f" (or the proxy of {name} does not let us through: set no_proxy={host} to leave it out)"

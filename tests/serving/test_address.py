@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from petl_vit.errors import InvalidInput
-from serving.address import host_of, is_here, joined, socket_path, stays_here, target_of
+from serving.address import host_of, is_local, is_loopback, joined, socket_path, target_of
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_what_is_not_an_address_is_refused_and_the_right_form_named(text: str, s
     "host", ["127.0.0.1", "127.0.0.2", "::1", "localhost", "::ffff:127.0.0.1", "unix:/x"]
 )
 def test_what_stays_on_this_machine(host: str) -> None:
-    assert stays_here(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.example.com", "box"])
 def test_what_does_not(host: str) -> None:
-    assert not stays_here(host)
+    assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_does_not(host: str) -> None:
     ],
 )
 def test_a_client_knows_which_targets_are_this_machine(target: str, here: bool) -> None:
-    assert is_here(target) is here
+    assert is_local(target) is here
 
 
 def test_ipv6_addresses_lose_and_get_their_brackets() -> None:

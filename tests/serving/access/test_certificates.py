@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from petl_vit.errors import InvalidInput
-from serving.access.certificates import Renewed
+from serving.access.certificates import ServerCertificates
 from serving.client.blocking import Client
 from serving.client.credentials import credentials
 from tests.serving.access.listening import Listening
@@ -90,7 +90,9 @@ def test_a_folder_whose_link_is_replaced_is_seen_as_kubernetes_does_it(
 ) -> None:
     live = tmp_path / "live"
     live.symlink_to(certificates.folder)
-    watched = Renewed(certificate=str(live / "server.pem"), key=str(live / "server.key"), client_ca=None)
+    watched = ServerCertificates(
+        certificate=str(live / "server.pem"), key=str(live / "server.key"), client_ca=None
+    )
     assert watched.changed() is None
     (tmp_path / "next").symlink_to(renewed.folder)
     os.replace(tmp_path / "next", live)
@@ -101,9 +103,9 @@ def test_a_folder_whose_link_is_replaced_is_seen_as_kubernetes_does_it(
 
 def test_files_that_are_gone_change_nothing(certificates: Certificates) -> None:
     paths = certificates.path("server.pem"), certificates.path("server.key")
-    watched = Renewed(certificate=paths[0], key=paths[1], client_ca=None)
+    watched = ServerCertificates(certificate=paths[0], key=paths[1], client_ca=None)
     os.remove(paths[1])
 
     assert watched.changed() is None
     with pytest.raises(InvalidInput, match="No such file"):
-        Renewed(certificate=paths[0], key=paths[1], client_ca=None)
+        ServerCertificates(certificate=paths[0], key=paths[1], client_ca=None)

@@ -99,6 +99,11 @@ def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
             "tls_client_ca",
             "No such file",
         ),
+        (
+            {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.key"},
+            "tls_client_ca",
+            "has no certificate",
+        ),
     ],
 )
 def test_certificates_that_cannot_work_stop_the_start(
@@ -141,6 +146,7 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
         ({"certificate": "client.pem"}, "tls_certificate", "needs its key"),
         ({"key": "client.key"}, "tls_certificate", "needs its key"),
         ({"ca": "gone.pem"}, "tls_ca", "No such file"),
+        ({"ca": "ca.key"}, "tls_ca", "has no certificate"),
         ({"certificate": "client.pem", "key": "server.key"}, "tls_certificate", "MISMATCH"),
         ({"certificate": "client.pem", "key": "gone.key"}, "tls_key", "No such file"),
     ],
