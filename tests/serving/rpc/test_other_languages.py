@@ -93,8 +93,8 @@ def test_an_older_grpcio_tools_compiles_protos_and_its_code_calls_a_server(
     shutil.copytree(
         ROOT / "protos", tmp_path / "protos", ignore=shutil.ignore_patterns("*.py*", "__pycache__")
     )
-    # Without the packages of this environment, whose protobuf is newer.
-    old = [sys.executable, "-S", "-W", "ignore", "-c"]
+    # Without what this environment has: its protobuf is newer, and its corolla is another one.
+    old = [sys.executable, "-I", "-S", "-W", "ignore", "-c"]
     path = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(folder)!r}]\n"
     compiling = f"{path}import runpy; sys.argv[1:] = {documented.split()!r}\n"
     for code in (
