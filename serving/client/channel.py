@@ -21,6 +21,11 @@ _OPTIONS: ChannelOptions = (
     ("grpc.min_reconnect_backoff_ms", 5000),
     # A server that comes back under another address is looked up again after this, by default after 30 s.
     ("grpc.dns_min_time_between_resolutions_ms", 2000),
+    # While a call waits, the server is asked whether it is there: one whose machine is gone says nothing, and
+    # what stands between may end connections on which nothing is said.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 

@@ -14,6 +14,7 @@ from serving.client.channel import Endpoint
 from serving.client.credentials import credentials
 from serving.client.health import main as health
 from serving.client.messages import RequestFailed
+from serving.settings import Settings
 from tests.serving.access.listening import Listening
 from tests.serving.certificates import Certificates
 from tests.serving.world import WAIT_S, Running, until
@@ -75,6 +76,14 @@ def test_a_client_tries_again_every_two_seconds_at_least() -> None:
     assert chosen["grpc.max_reconnect_backoff_ms"] <= 2000
     assert chosen["grpc.initial_reconnect_backoff_ms"] <= 1000
     assert chosen["grpc.dns_min_time_between_resolutions_ms"] <= 2000
+
+
+def test_a_server_whose_machine_is_gone_is_given_up() -> None:
+    chosen = endpoint("corolla:50051")
+
+    assert chosen["grpc.keepalive_time_ms"] + chosen["grpc.keepalive_timeout_ms"] <= 60_000
+    assert chosen["grpc.keepalive_time_ms"] > 1000 * Settings().min_ping_interval_s
+    assert chosen["grpc.http2.max_pings_without_data"] == 0
 
 
 @pytest.mark.parametrize(("of", "where"), [(Client, grpc), (AsyncClient, grpc.aio)])
