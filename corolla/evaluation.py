@@ -59,11 +59,12 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
-    from petl_vit.device import chosen_device
+    from petl_vit.device import chosen_device, use_threads
     from training.measure.evaluation import Candidate, measure_all
 
     candidates = [Candidate(route=route, temperature=temperature) for route, temperature in named]
     datasets = [_dataset(source, what) for source in what.data]
+    use_threads()
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
     loader = checked(Precision(what.precision), exact, subjects(members), reporter.note)

@@ -44,7 +44,7 @@ class Store(Contents):
         device: Where it runs; `auto` is a GPU where there is one.
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
-        threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
+        threads: CPU threads of a forward of `classify` and `embed`; None is one for each usable CPU.
 
     Raises:
         InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.

@@ -20,7 +20,7 @@ from model_store.resolution.precision import checked_loader
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.arena import Arena
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
@@ -56,8 +56,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        self.threads = use_threads(settings.threads)
         self.store = Store.open(settings.store)
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
@@ -66,7 +65,7 @@ class Service:
             _precision(settings), self.device, self.store, record, self.catalog.served()
         )
         self.metrics = self._metrics()
-        self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
+        self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
         self.engine = Engine(
@@ -140,6 +139,11 @@ class Service:
             self.check.close()
         for threads in (self._watch_thread, self.pool, self._engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def threads_text(self) -> str:
+        """How many threads compute and decode, and why."""
+        return f"{self.threads} compute, {self.settings.decoders()} decode"
 
     @property
     def slots_have_bytes(self) -> bool:

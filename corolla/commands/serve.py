@@ -71,7 +71,7 @@ async def _serve(settings: Settings) -> None:
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}) "
             f"from {service.store}: gRPC {settings.host}:{server.port}, "
-            f"metrics {settings.host}:{server.metrics_port}"
+            f"metrics {settings.host}:{server.metrics_port}; {service.threads_text}"
         )
     await running
 
