@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.access import exposure
 from serving.metrics.feedback import Feedback
+from serving.metrics.port import MetricsPort
 from serving.metrics.prediction_ids import RecentNonces
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
@@ -65,7 +66,7 @@ class Server:
             slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
-        self._serving = False
+        self._serving = self._has_served = False
         self._stopping = asyncio.Event()
         self.port = 0
         self.metrics_port = 0
@@ -104,14 +105,19 @@ class Server:
         server = grpc.aio.server(options=limits)
         self._add_services(server)
         await self._set_health(False)
-        self._exporter = self.service.metrics.serve(settings.metrics_port, settings.host)
+        self._exporter = MetricsPort(
+            self.service.metrics.registry,
+            port=settings.metrics_port,
+            host=settings.host,
+            unready=self._unready,
+        )
         try:
-            self.metrics_port = self._exporter[0].server_port
+            self.metrics_port = self._exporter.port
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
             await server.start()
         except BaseException:
-            await asyncio.to_thread(self._stop_exporter)
+            await asyncio.to_thread(self._exporter.close)
             raise
         self.service.start()
         return server
@@ -159,18 +165,23 @@ class Server:
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
-        await asyncio.to_thread(self._stop_exporter)
+        await asyncio.to_thread(self._exporter.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
         self.service.close()
 
-    def _stop_exporter(self) -> None:
-        exporter, thread = self._exporter
-        exporter.shutdown()
-        exporter.server_close()
-        thread.join()
+    def _unready(self) -> str | None:
+        """Why requests are not served now; None while they are. Called from other threads."""
+        if self._stopping.is_set():
+            return "draining: it finishes its work and stops"
+        if self._serving:
+            return None
+        if not self._has_served:
+            return "starting"
+        return f"stalled: the oldest queued or running row is older than {self.settings.stall_s:g} s"
 
     async def _set_health(self, serving: bool) -> None:
         self._serving = serving
+        self._has_served |= serving
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )

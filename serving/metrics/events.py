@@ -5,12 +5,9 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
-from petl_vit.errors import InvalidInput
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.label_values import (
     ADHOC,
@@ -275,23 +272,6 @@ class Metrics:
         labels = (version, python, torch, device, precision)
         with self._lock:
             self._numbers["corolla_build_info"].set(1, labels)
-
-    # Exposition
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> tuple[WSGIServer, Thread]:
-        """Answers scrapes from a separate thread, on `server.server_port` (port 0 picks a free one).
-
-        To stop it: `server.shutdown()`, `server.server_close()`, `thread.join()`.
-
-        Raises:
-            InvalidInput: The address cannot be listened on.
-        """
-        try:
-            return start_http_server(port, host, self.registry)
-        except OSError as error:
-            problem = f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
-            remedy = "choose another port, or 0 for a free one"
-            raise InvalidInput(problem, field="metrics_port", remedy=remedy) from error
 
     # Labels
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,17 @@ def ask(client: Client, route: str = "lora") -> Any:
     return client.classify([encoded(0)], route=route, task="shapes")
 
 
+def probe(server: Server, page: str = "readyz") -> tuple[int, str]:
+    """The status and the text of a page of the metrics port."""
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{server.metrics_port}/{page}", timeout=WAIT_S
+        ) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 # Readiness
 
 
@@ -58,6 +70,8 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
         assert not await asyncio.to_thread(client.serving)
         assert server.service.metrics.registry.get_sample_value("corolla_ready") == 0
         assert not server.service.engine.warmed
+        assert await asyncio.to_thread(probe, server) == (503, "starting\n")
+        assert await asyncio.to_thread(probe, server, "healthz") == (200, "ok\n")
 
         go.set()
         await asyncio.wait_for(ready.wait(), WAIT_S)
@@ -65,6 +79,7 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
             assert await asyncio.to_thread(health, client, service) == SERVING
         assert server.service.metrics.registry.get_sample_value("corolla_ready") == 1
         assert server.service.engine.warmed
+        assert await asyncio.to_thread(probe, server) == (200, "ok\n")
     server.stop()
     await asyncio.wait_for(running, WAIT_S)
 
@@ -104,6 +119,8 @@ def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
             until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
             asked.append(pool.submit(ask, client))
             until(lambda: health(client) == NOT_SERVING)
+            status, text = probe(running.server)
+            assert (status, text.startswith("stalled: the oldest")) == (503, True)
             release.set()
             assert [future.result(WAIT_S).route for future in asked] == ["lora:2"] * 2
         until(lambda: health(client) == SERVING)
@@ -153,6 +170,9 @@ def test_a_stop_finishes_queued_work_and_takes_no_more(world: World) -> None:
             with pytest.raises(RequestFailed, match="the server is stopping") as caught:
                 ask(client)
             assert caught.value.code == "UNAVAILABLE"
+            status, text = probe(running.server)
+            assert (status, text.startswith("draining")) == (503, True)
+            assert probe(running.server, "healthz") == (200, "ok\n")
             release.set()
             assert [future.result(WAIT_S).route for future in asked] == ["lora:2, ssf:1"] * 3
         running.join()
