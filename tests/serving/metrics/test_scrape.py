@@ -1,6 +1,5 @@
 """What Prometheus reads."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -8,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
+from tests.prometheus import tool
 
 
 @pytest.fixture
@@ -37,9 +37,7 @@ def test_a_scrape_shows_every_definition_once_and_no_creation_times(metrics: Met
 
 
 def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    promtool = tool("promtool")
     metrics.set_backbone(digest="abc", architecture="vit", size=1)
     text = generate_latest(metrics.registry)
 
