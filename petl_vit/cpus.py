@@ -39,10 +39,15 @@ def usable_cpus(root: Path = Path("/")) -> Cpus:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     quota = min(_quotas(root), default=math.inf)
     if quota < allowed:
-        return Cpus(count=math.ceil(quota), reason=f"the cgroup's quota is {quota:.3g} CPUs", by_quota=True)
+        reason = f"the cgroup's quota is {_counted(quota)}"
+        return Cpus(count=math.ceil(quota), reason=reason, by_quota=True)
     if allowed < total:
-        return Cpus(count=allowed, reason=f"the affinity is {allowed} of {total} CPUs")
-    return Cpus(count=total, reason=f"the machine has {total} CPUs")
+        return Cpus(count=allowed, reason=f"the affinity is {allowed} of {_counted(total)}")
+    return Cpus(count=total, reason=f"the machine has {_counted(total)}")
+
+
+def _counted(cpus: float) -> str:
+    return "1 CPU" if cpus == 1 else f"{cpus:.3g} CPUs"
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -46,9 +46,6 @@ class Threads:
     count: int
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.count} CPU thread{'s' if self.count > 1 else ''} ({self.reason})"
-
 
 def use_threads(count: int | None = None) -> Threads:
     """Sets how many threads an operation on the CPU uses, in all threads of this process.

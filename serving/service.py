@@ -143,7 +143,9 @@ class Service:
     @property
     def threads_text(self) -> str:
         """How many threads compute and decode, and why."""
-        return f"{self.threads} compute, {self.settings.decoders()} decode"
+        computing = self.threads.count
+        noun = "thread computes" if computing == 1 else "threads compute"
+        return f"{computing} {noun}, {self.settings.decoders()} decode: {self.threads.reason}"
 
     @property
     def slots_have_bytes(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from petl_vit import device
 from petl_vit.cpus import Cpus
-from petl_vit.device import long_lived_zeros, one_thread, use_threads
+from petl_vit.device import Threads, long_lived_zeros, one_thread, use_threads
 
 
 @pytest.mark.parametrize("elements", [0, 5, 1000, 300_000])
@@ -64,10 +64,10 @@ def default_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("chosen", "usable", "threads", "text"),
     [
-        (None, 1, 1, "1 CPU thread (the quota)"),
-        (None, 2, 2, "2 CPU threads (the quota)"),
-        (None, 4, 2, "2 CPU threads (PyTorch's default; the quota)"),
-        (3, 1, 3, "3 CPU threads (as set)"),
+        (None, 1, 1, "the quota"),
+        (None, 2, 2, "the quota"),
+        (None, 4, 2, "PyTorch's default; the quota"),
+        (3, 1, 3, "as set"),
     ],
 )
 @pytest.mark.usefixtures("default_threads")
@@ -75,7 +75,7 @@ def test_operations_use_no_more_threads_than_there_are_usable_cpus_unless_the_us
     monkeypatch: pytest.MonkeyPatch, chosen: int | None, usable: int, threads: int, text: str
 ) -> None:
     monkeypatch.setattr(device, "usable_cpus", lambda: Cpus(count=usable, reason="the quota"))
-    assert str(use_threads(chosen)) == text
+    assert use_threads(chosen) == Threads(count=threads, reason=text)
     assert torch.get_num_threads() == threads
 
 
@@ -84,5 +84,5 @@ def test_the_variables_of_openmp_are_the_users_choice(
 ) -> None:
     monkeypatch.setattr(device, "usable_cpus", lambda: Cpus(count=1, reason="the quota"))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert str(use_threads()) == "2 CPU threads (OMP_NUM_THREADS)"
+    assert use_threads() == Threads(count=default_threads, reason="OMP_NUM_THREADS")
     assert torch.get_num_threads() == default_threads
