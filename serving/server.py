@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from serving.access import exposure
 from serving.metrics.feedback import Feedback
@@ -49,7 +50,20 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         exposure.check(settings)
         self.settings = settings
-        self.service = service = Service(settings)
+        self._serving = self._has_served = False
+        self._stopping = asyncio.Event()
+        registry = CollectorRegistry()
+        # Opened before anything is loaded: to a probe, the process lives and is not ready.
+        self._exporter = MetricsPort(
+            registry, port=settings.metrics_port, host=settings.host, unready=self._unready
+        )
+        self.metrics_port = self._exporter.port
+        self.port = 0
+        try:
+            self.service = service = Service(settings, registry)
+        except BaseException:
+            self._exporter.close()
+            raise
         self._feedback = Feedback(
             store=service.store,
             prediction_ids=service.prediction_ids,
@@ -66,10 +80,6 @@ class Server:
             slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
-        self._serving = self._has_served = False
-        self._stopping = asyncio.Event()
-        self.port = 0
-        self.metrics_port = 0
 
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
@@ -105,14 +115,7 @@ class Server:
         server = grpc.aio.server(options=limits)
         self._add_services(server)
         await self._set_health(False)
-        self._exporter = MetricsPort(
-            self.service.metrics.registry,
-            port=settings.metrics_port,
-            host=settings.host,
-            unready=self._unready,
-        )
         try:
-            self.metrics_port = self._exporter.port
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
             await server.start()

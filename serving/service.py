@@ -47,6 +47,7 @@ class Service:
 
     Args:
         settings: Of a server; those of its ports are ignored.
+        registry: Where its metrics are registered; None makes one.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -54,7 +55,7 @@ class Service:
         Corrupt: The backbone's files are damaged.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self.settings = settings
         self.threads = use_threads(settings.threads)
         self.store = Store.open(settings.store)
@@ -64,7 +65,7 @@ class Service:
         self.precision, self.loader = checked_loader(
             _precision(settings), self.device, self.store, record, self.catalog.served()
         )
-        self.metrics = self._metrics()
+        self.metrics = self._metrics(CollectorRegistry() if registry is None else registry)
         self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
@@ -188,8 +189,8 @@ class Service:
             difference=lambda digest: None if check is None else check.difference(digest),
         )
 
-    def _metrics(self) -> Metrics:
-        metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))
+    def _metrics(self, registry: CollectorRegistry) -> Metrics:
+        metrics = Metrics(registry, Domains(self.settings.domain_names))
         record = self.loader.record
         metrics.set_backbone(
             digest=record.digest,

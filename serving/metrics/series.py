@@ -121,9 +121,9 @@ class Series(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self.lock:
-            numbers = [number.copy() for number in self.numbers.values()]
-            histograms = [histogram.copy() for histogram in self.histograms.values()]
+            copies: list[Number | Histogram] = [number.copy() for number in self.numbers.values()]
+            copies += [histogram.copy() for histogram in self.histograms.values()]
         # Writing thousands of samples takes milliseconds, so it happens after the lock is released, and one
         # metric at a time, so that a reader may pause between them.
-        for copy in (*numbers, *histograms):
+        for copy in copies:
             yield copy.family()
