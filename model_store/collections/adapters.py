@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
+from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
@@ -32,12 +33,12 @@ class Published:
 
 
 class Adapters:
-    """The adapters in a place, of the tasks in it."""
+    """The adapters in a place, of the tasks in it; moves of aliases are recorded in the history."""
 
-    def __init__(self, place: Place, tasks: Tasks) -> None:
+    def __init__(self, place: Place, tasks: Tasks, history: History) -> None:
         self._place = place
         self._tasks = tasks
-        self._aliases = Aliases(place)
+        self._aliases = Aliases(place, history)
 
     # Versions
 
@@ -156,9 +157,18 @@ class Adapters:
         return self._aliases.get(task, name, alias)
 
     def set_alias(
-        self, task: str, name: str, alias: str, version: int, expected: int | None = None
+        self,
+        task: str,
+        name: str,
+        alias: str,
+        version: int,
+        expected: int | None = None,
+        by: str | None = None,
     ) -> int | None:
         """Point an alias at a version; with `expected`, only if it points there now.
+
+        Args:
+            by: Who moves it, for the history; None is the user of this process.
 
         Returns:
             The version it pointed at before, if any.
@@ -170,7 +180,7 @@ class Adapters:
         """
         check_alias(alias)
         self.manifest(task, name, version)
-        return self._aliases.set(task, name, alias, version, expected)
+        return self._aliases.set(task, name, alias, version, expected, by)
 
     def resolve(self, ref: AdapterRef, task: str) -> Manifest:
         """Find the version that a reference means; `task` is the one it belongs to unless it says.
