@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from corolla import files, flags, tables
+from corolla import files, flags, standings, tables
 from corolla.flags import epilog
 from corolla.names import chosen_task
 from model_store import deletion
@@ -175,13 +175,16 @@ def import_adapter(
         source = peft_lora.read(path) if kind == "peft" else timm_checkpoint.read(files.read(path), path.name)
         imported, notes = source.register(store, record, name=name, classes=classes)
     manifest = imported.manifest
+    new = [] if imported.known else [manifest]
     if as_json:
-        document = {"known": imported.known, "notes": notes} | manifest.model_dump(mode="json")
-        return tables.print_json(document)
+        names = standings.documents(store, new)
+        document = {"known": imported.known, "notes": notes, "names": names}
+        return tables.print_json(document | manifest.model_dump(mode="json"))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     outcome = "is registered already" if imported.known else "is registered"
     click.echo(f"{manifest} {outcome}, digest {manifest.digest[:12]}")
+    standings.say(store, new)
 
 
 @click.command(

@@ -1,0 +1,107 @@
+"""What names have come to mean since the last look: one line of the log for each change, and who made it.
+
+Whoever changes a name records it in the store's history. A change without a record, of a file that was edited
+by hand or by another program, is recorded here as noticed, once for all servers over the store.
+"""
+
+import hashlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from model_store.collections.history import record_name
+from model_store.format.records import Audit
+from model_store.store import Store
+from petl_vit.errors import CorollaError
+from serving.registry.catalog import Catalog, Change, Move, Refreshed
+
+_log = logging.getLogger(__name__)
+
+GRACE_S = 10.0
+"""How long after a change its record may appear."""
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Changes:
+    """Says and records what has changed. Used by one thread at a time; blocks.
+
+    Args:
+        store: Where histories are; not a snapshot.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._unrecorded: dict[str, tuple[float, Change]] = {}
+
+    def say(self, refreshed: Refreshed) -> None:
+        """One line for each name that changed, with the named routes that it moved."""
+        unsaid = {move.name: move for move in refreshed.moves}
+        for change in refreshed.changes:
+            record = self._last(change.key)
+            if record is None or record.after != change.after:
+                self._unrecorded[change.key] = (self._clock(), change)
+                by, before = "", change.before or ("" if record is None else record.after)
+            else:
+                by, before = f", by {record.by}", change.before or record.before
+            if (move := unsaid.pop(change.name, None)) is not None:
+                line = f"{_moved(move)}{by}"
+            else:
+                line = f"{change.name}: {before or 'nothing'} -> {change.after or 'nothing'}{by}"
+            followers = [move for move in unsaid.values() if change.name in move.aliases]
+            for move in followers:
+                del unsaid[move.name]
+            _log.info("%s", "; moves ".join([line, *map(_moved, followers)]))
+        for move in unsaid.values():
+            _log.info("%s", _moved(move))
+        if refreshed.left_out:
+            _log.info("%d further names have changed", refreshed.left_out)
+
+    def record(self) -> None:
+        """Records the changes that nobody else has recorded by now."""
+        due = self._clock() - GRACE_S
+        for key, (seen, change) in list(self._unrecorded.items()):
+            if seen <= due:
+                del self._unrecorded[key]
+                self._record(key, change)
+
+    def _record(self, key: str, change: Change) -> None:
+        last = self._last(key)
+        if last is not None and last.after == change.after:
+            return
+        before = change.before if last is None else last.after
+        if before == change.after:
+            return
+        record = Audit(
+            name=change.name,
+            before=before,
+            after=change.after,
+            at=datetime.now(UTC),
+            by="unknown",
+            note=f"noticed by a server on {socket.gethostname()}",
+        )
+        # Of servers that notice the same, all name the record alike, and the first writes it.
+        after = hashlib.sha256(change.after.encode()).hexdigest()[:8]
+        at = (_NEVER if last is None else last.at) + timedelta(microseconds=1)
+        self._store.history.add(key, record, file=record_name(at, after))
+
+    def _last(self, key: str) -> Audit | None:
+        try:
+            return next(iter(self._store.history.of(key, 1)), None)
+        except CorollaError:
+            return None
+
+
+def say_notes(catalog: Catalog) -> None:
+    """One line for each named route whose temperature is not the stored one; of a server that starts."""
+    for _, plan in catalog.named_routes():
+        if plan.note:
+            _log.warning("route %s: %s", plan.named, plan.note)
+
+
+def _moved(move: Move) -> str:
+    after = "cannot be answered" if move.after is None else str(move.after)
+    note = "" if move.after is None or not move.after.note else f" ({move.after.note})"
+    return f"route {move.name}: {move.before or 'nothing'} -> {after}{note}"
