@@ -61,8 +61,9 @@ def fold(
 ) -> None:
     """Write a model as a plain timm checkpoint.
 
-    MODEL is an adapter, an interpolation such as 0.6*lora, or a sum in weight space; every method in it has
-    to fold into weights. timm.create_model with strict loading gives the same logits from the file alone.
+    MODEL is an adapter, an interpolation such as 0.6*lora, a sum in weight space, or a named route of one of
+    these; every method in it has to fold into weights. timm.create_model with strict loading gives the same
+    logits from the file alone.
     """
     store = Store.open(url)
     if not extrapolate and not 0 <= alpha <= 1:

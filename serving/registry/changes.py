@@ -47,7 +47,7 @@ class Changes:
             else:
                 by, before = f", by {record.by}", change.before or record.before
             if (move := unsaid.pop(change.name, None)) is not None:
-                line = f"{_moved(move)}{by}"
+                line = f"{_moved(move, deleted=not change.after)}{by}"
             else:
                 line = f"{change.name}: {before or 'nothing'} -> {change.after or 'nothing'}{by}"
             followers = [move for move in unsaid.values() if change.name in move.aliases]
@@ -101,7 +101,8 @@ def say_notes(catalog: Catalog) -> None:
             _log.warning("route %s: %s", plan.named, plan.note)
 
 
-def _moved(move: Move) -> str:
-    after = "cannot be answered" if move.after is None else str(move.after)
+def _moved(move: Move, *, deleted: bool = False) -> str:
+    lost = "nothing" if deleted else "cannot be answered"
+    after = lost if move.after is None else str(move.after)
     note = "" if move.after is None or not move.after.note else f" ({move.after.note})"
     return f"route {move.name}: {move.before or 'nothing'} -> {after}{note}"

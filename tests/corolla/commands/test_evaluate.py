@@ -1,5 +1,9 @@
+import json
+
 import pytest
 
+from model_store.format.records import Draft
+from model_store.store import Store
 from tests.corolla.shell import QUICK, Shell
 from tests.training.conftest import write_npz
 
@@ -51,6 +55,27 @@ def test_a_named_route_brings_its_temperature(trained: Shell) -> None:
     plain, hot = trained.document(*command, "--route", "hot")
     assert hot["accuracy"] == plain["accuracy"]
     assert hot["confidence"] < plain["confidence"]
+
+
+def test_a_temperature_of_other_versions_is_not_measured_with_and_said(trained: Shell) -> None:
+    adapters = Store.open(str(trained.folder / "store")).adapters
+    manifest = adapters.manifest("digits", "lora", 1)
+    tensors = adapters.load(manifest)
+    draft = Draft.of(**{name: getattr(manifest, name) for name in Draft.model_fields})
+    adapters.publish(draft, tensors | {"head.bias": tensors["head.bias"] + 0.01})
+    adapters.set_alias("digits", "lora", "prod", 1)
+    assert (
+        trained("routes", "put", "hot", "lora@prod, lora@prod", "--task", "digits", "--temperature", "9")[0]
+        == 0
+    )
+    adapters.set_alias("digits", "lora", "prod", 2)
+
+    command = [*MEASURE, "--limit", "20", "--json", "--route", "hot", "--route", "lora:2, lora:2"]
+    code, out, err = trained(*command)
+    assert code == 0
+    hot, plain = json.loads(out)
+    assert hot == plain
+    assert "route hot: temperature 9 is for digits/lora:1 and is not applied to digits/lora:2" in err
 
 
 @pytest.mark.parametrize(
