@@ -4,9 +4,10 @@ Imports no gRPC; the server's side is imported where a server is named.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Protocol
 
 import click
@@ -23,6 +24,9 @@ from model_store.resolution.named_route import Naming
 from model_store.resolution.promotion import after_move
 from model_store.store import Store
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
+
+_READERS = 16
+"""Routes that are resolved at the same time for a list."""
 
 
 class Names(Protocol):
@@ -91,7 +95,8 @@ class StoreNames:
         return Moved(task=task_name, adapter=name, before=before, notes=notes)
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
-        return [route_document(self._store, route) for route in self._store.routes.list(task)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(readers.map(partial(route_document, self._store), self._store.routes.list(task)))
 
     def put_route(
         self,

@@ -232,7 +232,7 @@ class Adapters:
 
     def _drop_latest(self, task: str, name: str, version: int) -> None:
         """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
-        self._aliases.drop_latest(task, name, version)
+        self._aliases.drop(task, name, LATEST, version)
         newest = self._newest(task, name)
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)

@@ -72,11 +72,11 @@ class Aliases:
 
         self._swap(task, name, LATEST, change)
 
-    def drop_latest(self, task: str, name: str, version: int) -> None:
-        """Forget `latest` where it still stands for a version."""
-        key = keys.alias(task, name, LATEST)
+    def drop(self, task: str, name: str, alias: str, version: int) -> None:
+        """Forget an alias where it still stands for a version."""
+        key = keys.alias(task, name, alias)
         with self._place.exclusive():
-            gone = self.get(task, name, LATEST) == version
+            gone = self.get(task, name, alias) == version
             if gone:
                 self._place.delete(key)
         if gone:

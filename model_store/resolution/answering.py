@@ -56,6 +56,9 @@ def default_temperature(resolved: ResolvedRoute) -> tuple[float, str]:
         return 1.0, "the default of a route that is not one adapter"
     if term.manifest is None:
         return 1.0, f"the default of a route that is not one adapter but {BASE}"
+    unfitted = term.manifest.training.get("temperature_unfitted")
+    if unfitted is not None:
+        return term.manifest.temperature, f"not fitted for {term.label}, as {unfitted}"
     return term.manifest.temperature, f"fitted for {term.label} on held-out data"
 
 
@@ -77,12 +80,12 @@ def _temperature(named: NamedRoute, resolved: ResolvedRoute) -> tuple[float, str
         return named.temperature, ""
     if named.temperature == default:
         return default, ""
-    remedy = (
-        "fit it again and put the route again with it" if default == 1 else "put the route again to keep that"
-    )
+    stored = f"temperature {named.temperature:.4g} is for {_listed(named.versions)} and is not applied"
+    if default != 1:
+        return default, f"{stored}: {_listed(now)} answers at {default:.4g}, {why}"
     return default, (
-        f"temperature {named.temperature:g} is for {_listed(named.versions)} and is not applied to "
-        f"{_listed(now)}: {default:g} is, {why}; {remedy}"
+        f"{stored}: {_listed(now)} answer at 1; fit it for these with `corolla routes fit {named.name} "
+        f"--task {named.task} --data IMAGES`, or put the route again with a --temperature"
     )
 
 
@@ -91,8 +94,8 @@ def _unrecorded(named: NamedRoute, default: float) -> str:
     if not named.parsed().moving or named.temperature in (1.0, default):
         return ""
     return (
-        f"temperature {named.temperature:g} was stored without the versions that it is for, so it is applied "
-        "to whatever answers; put the route again"
+        f"temperature {named.temperature:.4g} was stored without the versions that it is for, so it is "
+        "applied to whatever answers; put the route again"
     )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from model_store.collections.history import KEPT
 from model_store.format.records import Audit, NamedRoute
 from model_store.names import AdapterId, check_alias, check_name, not_found
 from model_store.resolution import named_route
@@ -315,13 +316,13 @@ class Admin:
         Args:
             name: Empty is all.
             task: Of a name without one; without a name, only changes of that task.
-            limit: 0 is 100.
+            limit: 0 is 100; at most 1,000.
 
         Raises:
             NotFound: There is no such route, and never was.
         """
         home = self._catalog.task(task) if name and "/" not in name else task
-        return history_of(self._store, name or None, task=home or None, limit=limit or _CHANGES)
+        return history_of(self._store, name or None, task=home or None, limit=min(limit or _CHANGES, KEPT))
 
     def reload(self) -> list[Change]:
         """Reads all names from the store again; returns what changed.

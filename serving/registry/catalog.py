@@ -46,7 +46,7 @@ class Plan:
     note: str = ""
 
     def __str__(self) -> str:
-        temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:g}"
+        temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"
         return f"{self.resolved}{temperature}"
 
 

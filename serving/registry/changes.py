@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 GRACE_S = 10.0
 """How long after a change its record may appear."""
+_LISTED = 8
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -95,8 +96,20 @@ class Changes:
 
 
 def say_notes(catalog: Catalog) -> None:
-    """One line for each named route whose temperature is not the stored one; of a server that starts."""
-    for _, plan in catalog.named_routes():
+    """What to know of the named routes when a server starts.
+
+    One line for all that training moves, and one for each whose temperature is not the stored one.
+    """
+    named_routes = catalog.named_routes()
+    following = [f"{route.task}/{route.name}" for route, _ in named_routes if route.follows]
+    if following:
+        more = f" and {len(following) - _LISTED} more" if len(following) > _LISTED else ""
+        _log.info(
+            "training moves the routes %s%s, which follow `latest`; `corolla routes put` pins a route",
+            ", ".join(following[:_LISTED]),
+            more,
+        )
+    for _, plan in named_routes:
         if plan.note:
             _log.warning("route %s: %s", plan.named, plan.note)
 

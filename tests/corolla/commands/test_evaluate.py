@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -75,7 +76,27 @@ def test_a_temperature_of_other_versions_is_not_measured_with_and_said(trained: 
     assert code == 0
     hot, plain = json.loads(out)
     assert hot == plain
-    assert "route hot: temperature 9 is for digits/lora:1 and is not applied to digits/lora:2" in err
+    assert "route hot: temperature 9 is for digits/lora:1 and is not applied: digits/lora:2" in err
+
+
+def test_a_temperature_is_fitted_for_the_versions_that_answer(trained: Shell) -> None:
+    assert trained("routes", "put", "live", "lora, base", "--task", "digits")[0] == 0
+    command = ["routes", "fit", "live", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
+    code, out, _ = trained(*command)
+    assert code == 0
+    said = re.fullmatch(
+        r"route digits/live answers by lora:1, base at temperature (\S+), was 1; fitted on 359 images\n", out
+    )
+    assert said is not None
+    document = trained.document("routes", "show", "live", "--json")
+    assert f"{document['temperature']:.4g}" == said[1] != "1"
+    assert [version["adapter"] for version in document["versions"]] == ["digits/lora:1", "digits/base"]
+    assert document["note"] == ""
+
+    few = write_npz(trained.folder / "few.npz", names=list("0123456789"))
+    assert "images are fewer than 50" in trained.refused(*command[:3], *command[5:], "--data", few)
+    assert trained("routes", "put", "votes", "vote(lora, base)", "--task", "digits")[0] == 0
+    assert "does not combine logits" in trained.refused("routes", "fit", "votes", *command[3:])
 
 
 @pytest.mark.parametrize(

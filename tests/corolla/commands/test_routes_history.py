@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+import corolla
 from corolla.commands.adapters import set_alias
 from corolla.commands.routes import routes
 from petl_vit.errors import NotFound
@@ -68,3 +69,17 @@ def test_an_empty_history_and_an_unknown_name(stored: World) -> None:
     assert printed(routes, "history", store=stored.folder) == "Nothing has been changed yet.\n"
     with pytest.raises(NotFound, match="no route 'live'"):
         printed(routes, "history", "live", store=stored.folder)
+
+
+def test_a_program_puts_and_follows_and_reads_the_history_alike(published: World) -> None:
+    with corolla.Store(published.folder) as store:
+        assert store.put_route("live", "lora, ssf").route == "lora:1, ssf:1"
+        edge = store.put_route("edge", "lora", follow=True)
+        assert (edge.route, edge.follows) == ("lora", ("lora",))
+        store.set_alias("lora", "prod", 1)
+        assert [(r.name, r.after, r.by) for r in store.history(limit=3)] == [
+            ("digits/live", "lora:1, ssf:1", ME),
+            ("digits/edge", "lora", ME),
+            ("digits/lora@prod", "1", ME),
+        ]
+        assert [r.after for r in store.history("live")] == ["lora:1, ssf:1"]

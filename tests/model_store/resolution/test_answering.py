@@ -52,8 +52,8 @@ def test_the_fitted_temperature_of_one_adapter_is_that_of_the_version_that_answe
     answer = now(world)
     assert (str(answer.resolved), answer.temperature) == ("lora:2", 2.5)
     assert answer.note == (
-        "temperature 1.7 is for digits/lora:1 and is not applied to digits/lora:2: 2.5 is, fitted for lora:2 "
-        "on held-out data; put the route again to keep that"
+        "temperature 1.7 is for digits/lora:1 and is not applied: digits/lora:2 answers at 2.5, "
+        "fitted for lora:2 on held-out data"
     )
     world.store.adapters.set_alias("digits", "lora", "prod", 1)
     if not follow:  # rolled back, it is the one that was put again
@@ -69,7 +69,7 @@ def test_a_given_temperature_of_an_ensemble_is_dropped_with_the_remedy(world: Wo
     answer = now(world)
     assert (str(answer.resolved), answer.temperature) == ("lora:2, ssf:1", 1.0)
     assert "temperature 1.3 is for digits/lora:1, digits/ssf:1 and is not applied" in answer.note
-    assert "fit it again" in answer.note
+    assert "`corolla routes fit live --task digits --data IMAGES`" in answer.note
 
 
 def test_other_places_of_the_same_versions_are_other_models(world: World) -> None:

@@ -62,7 +62,7 @@ def test_a_moved_alias_is_one_line_with_the_routes_that_it_moves(watched: Watche
     (line,) = watched.lines()
     assert line.startswith(
         "shapes/lora@prod: 1 -> 2, by ann@laptop; moves route shapes/live: lora:1 at temperature 3 -> "
-        "lora:2 at temperature 1.5 (temperature 3 is for shapes/lora:1 and is not applied to shapes/lora:2"
+        "lora:2 at temperature 1.5 (temperature 3 is for shapes/lora:1 and is not applied: shapes/lora:2"
     )
 
 
@@ -136,7 +136,7 @@ def test_a_deleted_file_is_noticed_too(watched: Watched) -> None:
     assert (last.before, last.after, last.by) == ("lora:2", "", "unknown")
 
 
-def test_a_server_that_starts_says_which_temperatures_it_does_not_apply(
+def test_a_server_that_starts_says_which_routes_follow_and_which_temperatures_it_does_not_apply(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.put("live", "lora@prod", temperature=3.0)
@@ -144,6 +144,7 @@ def test_a_server_that_starts_says_which_temperatures_it_does_not_apply(
     watched.catalog.refresh()
     caplog.clear()
     say_notes(watched.catalog)
-    older, live = (record.getMessage() for record in caplog.records)
+    following, older, live = (record.getMessage() for record in caplog.records)
+    assert following.startswith("training moves the routes shapes/best, which follow `latest`;")
     assert older.startswith("route shapes/best: temperature 2 was stored without the versions")
     assert live.startswith("route shapes/live: temperature 3 is for shapes/lora:1")
