@@ -55,12 +55,24 @@ Warm = Callable[[Plan], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One name whose meaning changed; `before` and `after` are empty where the name was not known."""
+    """One name whose meaning changed; `before` and `after` are empty where the name was not known.
 
-    name: str  # `task/adapter@alias`, `task/route`, `task/adapter:version` or `task`
+    Attributes:
+        name: `task/adapter@alias`, `task/route`, `task/adapter:version` or `task`.
+        key: Where its record is.
+        temperature: That a route is stored with now.
+    """
+
+    name: str
     before: str
     after: str
     key: str = field(default="", compare=False)
+    temperature: float | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """`aliases`, `routes`, `tasks` or `adapters`."""
+        return self.key.partition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,8 +350,13 @@ def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
             name = f"{task}/{adapter}:{version}"
         case _:
             return None
-    before, after = (_field_of(data, _MEANING[kind]) for data in (old.known(key), new.read(key)))
-    return Change(name=name, before=before, after=after, key=key)
+    data = new.read(key)
+    before, after = (_field_of(record, _MEANING[kind]) for record in (old.known(key), data))
+    temperature = None
+    if kind == "routes" and data is not None:
+        with suppress(CorollaError):
+            temperature = NamedRoute.parse(data, key).temperature
+    return Change(name=name, before=before, after=after, key=key, temperature=temperature)
 
 
 def _field_of(data: bytes | None, field: str) -> str:

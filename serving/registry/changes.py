@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from model_store.collections.history import record_name
+from model_store.format import keys
 from model_store.format.records import Audit
 from model_store.store import Store
 from petl_vit.errors import CorollaError
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 GRACE_S = 10.0
 """How long after a change its record may appear."""
 _LISTED = 8
+_SHORT = 12  # digits of a digest
+_WITH_HISTORY = (keys.ALIASES, keys.ROUTES)
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -41,16 +44,11 @@ class Changes:
         """One line for each name that changed, with the named routes that it moved."""
         unsaid = {move.name: move for move in refreshed.moves}
         for change in refreshed.changes:
-            record = self._last(change.key)
-            if record is None or record.after != change.after:
-                self._unrecorded[change.key] = (self._clock(), change)
-                by, before = "", change.before or ("" if record is None else record.after)
-            else:
-                by, before = f", by {record.by}", change.before or record.before
+            before, by = self._recorded(change)
             if (move := unsaid.pop(change.name, None)) is not None:
                 line = f"{_moved(move, deleted=not change.after)}{by}"
             else:
-                line = f"{change.name}: {before or 'nothing'} -> {change.after or 'nothing'}{by}"
+                line = f"{_titled(change)}: {before or 'nothing'} -> {_short(change)}{by}"
             followers = [move for move in unsaid.values() if change.name in move.aliases]
             for move in followers:
                 del unsaid[move.name]
@@ -59,6 +57,16 @@ class Changes:
             _log.info("%s", _moved(move))
         if refreshed.left_out:
             _log.info("%d further names have changed", refreshed.left_out)
+
+    def _recorded(self, change: Change) -> tuple[str, str]:
+        """What a name meant before a change, and who made it, as far as its history says."""
+        if change.kind not in _WITH_HISTORY:
+            return change.before[:_SHORT], ""
+        record = self._last(change.key)
+        if record is not None and _tells(record, change):
+            return change.before or record.before, f", by {record.by}"
+        self._unrecorded[change.key] = (self._clock(), change)
+        return change.before or ("" if record is None else record.after), ""
 
     def record(self) -> None:
         """Records the changes that nobody else has recorded by now."""
@@ -70,21 +78,24 @@ class Changes:
 
     def _record(self, key: str, change: Change) -> None:
         last = self._last(key)
-        if last is not None and last.after == change.after:
+        if last is not None and _tells(last, change):
             return
         before = change.before if last is None else last.after
-        if before == change.after:
+        if last is None and before == change.after:
             return
         record = Audit(
             name=change.name,
             before=before,
             after=change.after,
+            before_versions=() if last is None else last.after_versions,
+            before_temperature=None if last is None else last.after_temperature,
+            after_temperature=change.temperature,
             at=datetime.now(UTC),
             by="unknown",
             note=f"noticed by a server on {socket.gethostname()}",
         )
         # Of servers that notice the same, all name the record alike, and the first writes it.
-        after = hashlib.sha256(change.after.encode()).hexdigest()[:8]
+        after = hashlib.sha256(f"{change.after} {change.temperature}".encode()).hexdigest()[:8]
         at = (_NEVER if last is None else last.at) + timedelta(microseconds=1)
         self._store.history.add(key, record, file=record_name(at, after))
 
@@ -112,6 +123,19 @@ def say_notes(catalog: Catalog) -> None:
     for _, plan in named_routes:
         if plan.note:
             _log.warning("route %s: %s", plan.named, plan.note)
+
+
+def _tells(record: Audit, change: Change) -> bool:
+    """Whether a record is of what a change led to."""
+    return (record.after, record.after_temperature) == (change.after, change.temperature)
+
+
+def _titled(change: Change) -> str:
+    return f"task {change.name}" if change.kind == "tasks" else change.name
+
+
+def _short(change: Change) -> str:
+    return (change.after if change.kind in _WITH_HISTORY else change.after[:_SHORT]) or "nothing"
 
 
 def _moved(move: Move, *, deleted: bool = False) -> str:

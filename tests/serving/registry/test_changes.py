@@ -113,6 +113,28 @@ def test_a_change_by_hand_is_recorded_once_by_all_servers_that_notice_it(
     assert records[1].note.startswith("noticed by a server on ")
 
 
+def test_a_temperature_changed_by_hand_is_nobodys_who_is_recorded(watched: Watched) -> None:
+    watched.put("live", "lora:1, ssf:1", temperature=3.0)
+    watched.lines()
+    file = watched.world.folder / "routes" / "shapes" / "live"
+    file.write_text(file.read_text().replace('"temperature": 3.0', '"temperature": 4.0'))
+    assert watched.lines() == [
+        "route shapes/live: lora:1, ssf:1 at temperature 3 -> lora:1, ssf:1 at temperature 4"
+    ]
+    watched.now += 2 * GRACE_S
+    watched.lines()
+    last = watched.world.store.history.of(keys.route("shapes", "live"))[-1]
+    assert (last.before_temperature, last.after_temperature, last.by) == (3.0, 4.0, "unknown")
+
+
+def test_a_new_task_is_said_and_has_no_history(watched: Watched) -> None:
+    task = watched.world.put_task("animals", ("cat", "dog"), watched.world.backbone)
+    assert watched.lines() == [f"task animals: nothing -> {task.digest[:12]}"]
+    watched.now += 2 * GRACE_S
+    watched.lines()
+    assert not (watched.world.folder / "history" / "tasks").exists()
+
+
 def test_a_record_that_comes_late_is_the_only_one(watched: Watched) -> None:
     store = watched.world.store
     (watched.world.folder / PROD).write_text(json.dumps({"format_version": 1, "version": 2}))
