@@ -351,7 +351,7 @@ def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
         case _:
             return None
     data = new.read(key)
-    before, after = (_field_of(record, _MEANING[kind]) for record in (old.known(key), data))
+    before, after = meaning(key, old.known(key)), meaning(key, data)
     temperature = None
     if kind == "routes" and data is not None:
         with suppress(CorollaError):
@@ -359,8 +359,9 @@ def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
     return Change(name=name, before=before, after=after, key=key, temperature=temperature)
 
 
-def _field_of(data: bytes | None, field: str) -> str:
+def meaning(key: str, data: bytes | None) -> str:
+    """What the record of a name says that it means; empty where there is none."""
     try:
-        return "" if data is None else str(json.loads(data)[field])
+        return "" if data is None else str(json.loads(data)[_MEANING[key.partition("/")[0]]])
     except (ValueError, KeyError, TypeError):
         return "damaged"

@@ -16,11 +16,11 @@ from model_store.format import keys
 from model_store.format.records import Audit
 from model_store.store import Store
 from petl_vit.errors import CorollaError
-from serving.registry.catalog import Catalog, Change, Move, Refreshed
+from serving.registry.catalog import Catalog, Change, Move, Refreshed, meaning
 
 _log = logging.getLogger(__name__)
 
-GRACE_S = 10.0
+GRACE_S = 60.0
 """How long after a change its record may appear."""
 _LISTED = 8
 _SHORT = 12  # digits of a digest
@@ -64,6 +64,7 @@ class Changes:
             return change.before[:_SHORT], ""
         record = self._last(change.key)
         if record is not None and _tells(record, change):
+            self._unrecorded.pop(change.key, None)
             return change.before or record.before, f", by {record.by}"
         self._unrecorded[change.key] = (self._clock(), change)
         return change.before or ("" if record is None else record.after), ""
@@ -78,7 +79,7 @@ class Changes:
 
     def _record(self, key: str, change: Change) -> None:
         last = self._last(key)
-        if last is not None and _tells(last, change):
+        if (last is not None and _tells(last, change)) or not self._lasts(key, change):
             return
         before = change.before if last is None else last.after
         if last is None and before == change.after:
@@ -98,6 +99,13 @@ class Changes:
         after = hashlib.sha256(f"{change.after} {change.temperature}".encode()).hexdigest()[:8]
         at = (_NEVER if last is None else last.at) + timedelta(microseconds=1)
         self._store.history.add(key, record, file=record_name(at, after))
+
+    def _lasts(self, key: str, change: Change) -> bool:
+        """Whether a name still means what a change led to."""
+        try:
+            return meaning(key, self._store.place.read(key)) == change.after
+        except CorollaError:
+            return False
 
     def _last(self, key: str) -> Audit | None:
         try:

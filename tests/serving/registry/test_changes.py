@@ -145,6 +145,19 @@ def test_a_record_that_comes_late_is_the_only_one(watched: Watched) -> None:
     assert [record.by for record in store.history.of(PROD)][1:] == ["ann@laptop"]
 
 
+def test_a_change_by_hand_that_was_overtaken_is_not_recorded_as_the_last(watched: Watched) -> None:
+    store, file = watched.world.store, watched.world.folder / PROD
+    for said in (True, False):  # the server has seen the second change when it records, or has not
+        file.write_text(json.dumps({"format_version": 1, "version": 2}))
+        watched.lines()
+        store.adapters.set_alias("shapes", "lora", "prod", 1, by="ann@laptop")
+        if said:
+            watched.lines()
+        watched.now += 2 * GRACE_S
+        watched.changes.record()
+    assert {record.by for record in store.history.of(PROD)[1:]} == {"ann@laptop"}
+
+
 def test_a_deleted_file_is_noticed_too(watched: Watched) -> None:
     watched.put("live", "lora")
     watched.lines()
