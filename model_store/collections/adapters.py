@@ -137,6 +137,7 @@ class Adapters:
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
         if remaining:
             self._aliases.retreat_latest(task, name, version, remaining[-1])
+            self._retreat_further(task, name, remaining[-1])
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
             key = keys.adapter(task, name, version, file)
@@ -229,6 +230,18 @@ class Adapters:
             return True
         self._place.delete(key)  # published and deleted by others since the numbers were listed
         return False
+
+    def _retreat_further(self, task: str, name: str, target: int) -> None:
+        """Move `latest` on from a version that has just been its target, as long as that is deleted too.
+
+        Who deletes that version may have looked at `latest` before it was moved there.
+        """
+        while self._is_buried(task, name, target):
+            remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+            if not remaining:
+                return self._drop_latest(task, name, target)
+            self._aliases.retreat_latest(task, name, target, remaining[-1])
+            target = remaining[-1]
 
     def _drop_latest(self, task: str, name: str, version: int) -> None:
         """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""

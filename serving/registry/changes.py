@@ -48,7 +48,7 @@ class Changes:
             if (move := unsaid.pop(change.name, None)) is not None:
                 line = f"{_moved(move, deleted=not change.after)}{by}"
             else:
-                line = f"{_titled(change)}: {before or 'nothing'} -> {_short(change)}{by}"
+                line = f"{_titled(change)}: {before} -> {_short(change)}{by}"
             followers = [move for move in unsaid.values() if change.name in move.aliases]
             for move in followers:
                 del unsaid[move.name]
@@ -61,13 +61,13 @@ class Changes:
     def _recorded(self, change: Change) -> tuple[str, str]:
         """What a name meant before a change, and who made it, as far as its history says."""
         if change.kind not in _WITH_HISTORY:
-            return change.before[:_SHORT], ""
+            return change.before[:_SHORT] or "nothing", ""
         record = self._last(change.key)
         if record is not None and _tells(record, change):
             self._unrecorded.pop(change.key, None)
-            return change.before or record.before, f", by {record.by}"
+            return change.before or record.before or "nothing", f", by {record.by}"
         self._unrecorded[change.key] = (self._clock(), change)
-        return change.before or ("" if record is None else record.after), ""
+        return change.before or (record.after if record is not None else "") or "unknown", ""
 
     def record(self) -> None:
         """Records the changes that nobody else has recorded by now."""

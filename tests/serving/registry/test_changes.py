@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from model_store.format import keys
+from model_store.format.records import Draft
 from model_store.resolution import named_route
 from serving.registry.catalog import Catalog
 from serving.registry.changes import GRACE_S, Changes, say_notes
@@ -69,6 +70,15 @@ def test_a_moved_alias_is_one_line_with_the_routes_that_it_moves(watched: Watche
 def test_an_alias_that_no_request_used_is_one_line_too(watched: Watched) -> None:
     watched.world.store.adapters.set_alias("shapes", "lora", "prod", 2, by="ann@laptop")
     assert watched.lines() == ["shapes/lora@prod: 1 -> 2, by ann@laptop"]
+
+
+def test_what_is_written_without_a_change_is_not_said(watched: Watched) -> None:
+    adapters = watched.world.store.adapters
+    adapters.set_alias("shapes", "lora", "prod", 1)
+    manifest = adapters.manifest("shapes", "lora", 2)
+    draft = Draft.of(**{name: getattr(manifest, name) for name in Draft.model_fields})
+    assert adapters.publish(draft, adapters.load(manifest)).version == 2
+    assert watched.lines() == []
 
 
 def test_retraining_moves_what_follows_and_nothing_that_is_pinned(watched: Watched) -> None:
