@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from corolla.group import CommandGroup, Lazy, running_command
+from petl_vit.cpus import usable_cpus
 from petl_vit.errors import CorollaError
 from serving import environment
 
@@ -156,6 +157,9 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # What gRPC would write about a connection that failed, our errors say in plain words. Read at its import.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if arguments[:1] == ["serve"] else "NONE")
+    cpus = usable_cpus()
+    if cpus.by_quota:  # which numpy and scipy do not read; PyTorch is told by `petl_vit.device.use_threads`
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cpus.count))
     command: click.Command = corolla
     try:
         _check_variables(os.environ)
