@@ -21,6 +21,7 @@ from serving.metrics.prediction_ids import RecentNonces
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
+from serving.registry.changes import say_notes
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
@@ -87,6 +88,7 @@ class Server:
         watch = asyncio.create_task(self._watch())
         try:
             await self.service.warm()
+            await asyncio.to_thread(say_notes, self.service.catalog)
             await self._set_health(True)
             if ready is not None:
                 ready.set()

@@ -36,6 +36,7 @@ from serving.metrics.recorder import Recorder
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
+from serving.registry.changes import Changes
 from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
@@ -97,6 +98,7 @@ class Service:
             self.catalog,
             load=lambda plan: self.adapter_cache.models(plan.resolved),
             announce=self.classifier.announce,
+            changes=Changes(self.store),
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
