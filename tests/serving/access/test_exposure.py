@@ -1,5 +1,6 @@
 """Who may see what a server says: the network, TLS, certificates on both sides."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,11 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
     assert result.exception is None
     assert "in memory: 1 adapters" in said(adapters, guarded, "resident", *known).stdout
     assert "best" in said(routes, guarded, "list", *known).stdout
+    mine = ("mine", "--task", "shapes", *known)
+    assert said(routes, guarded, "put", mine[0], "lora", *mine[1:]).exception is None
+    (change,) = json.loads(said(routes, guarded, "history", *mine, "--json").stdout)
+    assert change["by"].startswith("client ipv4:127.0.0.1:")
+    said(routes, guarded, "delete", *mine)
 
     unknown = said(adapters, guarded, "resident", "--timeout", str(WAIT_S), known[0]).exception
     assert isinstance(unknown, RequestFailed)
