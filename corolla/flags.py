@@ -133,7 +133,7 @@ def server(text: str, default: str | None = None) -> Decorator:
             envvar="COROLLA_SERVER",
             default=default,
             show_default=True,
-            help=f"{text} (env: COROLLA_SERVER)",
+            help=f"{text.rstrip('.')} (env: COROLLA_SERVER).",
         )
         @click.option(
             "--tls-ca",
