@@ -33,6 +33,7 @@ from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
+from training.data.learnt import Learnt, Overlap, by_base_head
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_parts
@@ -42,6 +43,7 @@ from training.run.heldout import HeldOut
 from training.run.recipe import Recipe
 from training.run.task import Resize, check_spec, create, new_spec
 from training.run.trainer import Trained, Trainer, check_precision, frozen, train
+from training.run.training_data import TrainingData, unlearnt
 
 _SHARED = ("epochs", "batch_size", "augment", "precision")
 """Fields of the recipe that jobs which run together have in common."""
@@ -176,10 +178,11 @@ class _Run:
         on = frozen(vit, self._job.recipe.precision, self._device)
         images = self._images(self._dataset, spec, on, "reading training images")
         heldout = self._images(self._heldout, spec, on, "reading held-out images")
-        task = task or create(self._store, spec, self._exact(vit, on), images, self._reporter)
+        task = task or create(self._store, spec, self._exact(vit, on), images, self._data, self._reporter)
         base_head = self._loader.base_head(task)
         trained = self._train(task, vit, on, base_head, images, adapters)
         drafts = self._drafts(task, heldout, trained)
+        self._data.remember(self._store)
         manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
@@ -196,11 +199,35 @@ class _Run:
         try:
             task = self._store.tasks.get(self._job.task, self._backbone.digest)
         except NotFound:
+            self._leave_out_learnt([])
             return None
         check_spec(task.spec, self._dataset, image_size=self._job.image_size, resize=self._job.resize)
         self._dataset = align_classes(self._dataset, task.spec.classes)
         self._heldout = align_classes(self._heldout, task.spec.classes)
+        self._leave_out_learnt([by_base_head(self._store, task)])
         return task
+
+    def _leave_out_learnt(self, learnt: Sequence[Learnt]) -> None:
+        """Measures on no image that this run or the base head is fitted to."""
+        job, task = self._job, self._job.task
+        self._heldout = unlearnt(
+            self._heldout,
+            [self._data.learnt(), *learnt],
+            self._reporter.note,
+            field="holdout" if job.heldout is None else "heldout",
+            remedy="hold out images that nothing was trained on, or choose another --task"
+            if learnt
+            else "hold out other images than those of --data",
+        )
+        if Overlap(self._heldout, learnt).unknown:
+            self._reporter.note(
+                f"it is not recorded which images the base head of task {task} was fitted to, so held-out "
+                f"images may be among them; `corolla tasks refit-head {task}` fits it to known ones"
+            )
+
+    @property
+    def _data(self) -> TrainingData:
+        return TrainingData(dataset=self._dataset, limit=self._job.limit)
 
     def _new_spec(self) -> TaskSpec:
         job = self._job
@@ -315,10 +342,7 @@ class _Run:
         """How an adapter was made, for its manifest; `beside` are those that shared its forwards."""
         return adapter.recipe.model_dump(exclude={"method", "config"}) | {
             "recipe_digest": self._recipe_digest(adapter, task),
-            "data": self._dataset.name,
-            "data_digest": self._dataset.digest,
-            "images": len(self._dataset),
-            "limit": self._job.limit,
+            **self._data.record(),
             "beside": list(beside),
             "losses": [round(loss, 6) for loss in trained.losses],
             "device": str(self._device),
