@@ -122,7 +122,6 @@ class Contents:
         Raises:
             NotFound: There is no such version.
             Conflict: The alias does not point at `expected`.
-            InvalidInput: The alias is `latest`, which training moves.
         """
         _, _, before = self._names.set_alias(adapter, alias, version, task=task, expected=expected)
         self._changed()

@@ -117,6 +117,7 @@ class Store(Contents):
         precision: Literal["fp32", "bf16"] = "fp32",
         runs: PathLike | None = None,
         again: bool = False,
+        promote: bool = False,
         progress: bool = False,
         **settings: Setting,
     ) -> Manifest:
@@ -145,6 +146,7 @@ class Store(Contents):
             precision: Of the frozen backbone and the forward; bf16 is for GPUs.
             runs: Folder for the state of unfinished runs; None is the user's cache.
             again: Train even if this very run is registered already.
+            promote: Move `latest` even to an adapter that is far below its base head.
             progress: Show bars on stderr.
             settings: The method's own, such as `rank=8`.
 
@@ -187,6 +189,7 @@ class Store(Contents):
                 resize=resize,
                 device=self._settings.device,
                 again=again,
+                promote=promote,
                 measure_precision=Precision(self._settings.precision),
             ),
             _reporter(progress),

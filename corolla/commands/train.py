@@ -85,6 +85,9 @@ _COMMON: list[flags.Decorator] = [
         help="Folder for the state of unfinished runs (env: COROLLA_RUNS).  [default: the user's cache]",
     ),
     click.option("--again", is_flag=True, help="Train even if this very run is registered already."),
+    click.option(
+        "--promote", is_flag=True, help="Move `latest` even to an adapter that is far below its base head."
+    ),
     flags.store,
     flags.as_json,
 ]
@@ -216,10 +219,14 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in adapters]
     outcomes = job.run_together(store, jobs, Bars())
     if as_json:
-        documents = [{"reused": o.reused} | o.manifest.model_dump(mode="json") for o in outcomes]
+        documents = [
+            {"reused": o.reused, "latest": o.latest} | o.manifest.model_dump(mode="json") for o in outcomes
+        ]
         return tables.print_json(documents if others else documents[0])
     for outcome in outcomes:
         _print_outcome(outcome)
+    if any(outcome.promotion for outcome in outcomes):
+        return
     task, route = jobs[0].task, ", ".join(name for name, _ in adapters)
     route = f"'{route}'" if others else route
     click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
@@ -235,3 +242,7 @@ def _print_outcome(outcome: "Outcome") -> None:
         f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}, "
         f"measured in {manifest.metrics_precision}"
     )
+    if "temperature_unfitted" in training:
+        click.echo(f"The temperature is not fitted: {training['temperature_unfitted']}.")
+    if outcome.promotion:
+        click.echo(outcome.promotion)

@@ -11,7 +11,7 @@ from model_store.collections.aliases import Aliases
 from model_store.collections.tasks import Tasks
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
-from model_store.names import LATEST, AdapterId, check_alias, check_name
+from model_store.names import LATEST, AdapterId, check_name
 from model_store.place.objects import Place
 from model_store.routes.algebra import AdapterRef
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -41,11 +41,14 @@ class Adapters:
 
     # Versions
 
-    def publish(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Manifest:
+    def publish(self, draft: Draft, weights: "Mapping[str, Tensor]", *, latest: bool = True) -> Manifest:
         """Publish an adapter as the next version of its name and move `latest` to it.
 
         Whole or not at all: the manifest is written last. Publishing what is already the newest version
         returns that one. Two publishers at once get two versions.
+
+        Args:
+            latest: Whether `latest` moves.
 
         Raises:
             InvalidInput: Tensors that are not finite.
@@ -56,7 +59,8 @@ class Adapters:
         manifest = self._newest(draft.task, draft.name)
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
-        self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
+        if latest:
+            self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
         return manifest
 
     def publish_once(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Published:
@@ -134,7 +138,7 @@ class Adapters:
         # The tombstone is written before the versions are listed: two deletions at once cannot move
         # `latest` to each other's version.
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
-        if remaining:
+        if remaining and self._aliases.get(task, name, LATEST) is not None:
             self._aliases.retreat_latest(task, name, version, remaining[-1])
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
@@ -166,9 +170,9 @@ class Adapters:
         Raises:
             NotFound: No such version.
             Conflict: The alias does not point at `expected`.
-            InvalidInput: The alias is `latest`, which registration moves.
+            InvalidInput: A bad name.
         """
-        check_alias(alias)
+        check_name(alias, "alias")
         self.manifest(task, name, version)
         return self._aliases.set(task, name, alias, version, expected)
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
-from model_store.names import BASE, check_name
+from model_store.names import BASE, LATEST, check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
-from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
@@ -39,7 +38,7 @@ from training.data.records import Dataset
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
 from training.run.checkpoint import Checkpoint
-from training.run.heldout import HeldOut
+from training.run.heldout import HeldOut, promotion
 from training.run.recipe import Recipe
 from training.run.task import Resize, check_spec, create, new_spec
 from training.run.trainer import Trained, Trainer, check_precision, frozen, train
@@ -66,6 +65,7 @@ class Job:
         runs: Folder for the state of unfinished runs.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
+        promote: Move `latest` even to an adapter that is far below its base head.
     """
 
     backbone: str
@@ -83,6 +83,7 @@ class Job:
     device: str = "cpu"
     again: bool = False
     measure_precision: Precision = Precision.AUTO
+    promote: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,17 @@ class Outcome:
     Attributes:
         manifest: The registered adapter.
         reused: Whether it was registered before, so that nothing was trained.
+        latest: The version that `latest` points at; None where the adapter has no `latest`.
     """
 
     manifest: Manifest
     reused: bool
+    latest: int | None
+
+    @property
+    def promotion(self) -> str:
+        """What to do where `latest` was not moved to the adapter; empty where it was."""
+        return promotion(self.manifest, self.latest)
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
@@ -164,7 +172,11 @@ class _Run:
         trained = self._trained(task, remaining) if remaining else {}
         manifests = registered | trained
         return [
-            Outcome(manifest=manifests[adapter.name], reused=adapter.name in registered)
+            Outcome(
+                manifest=manifests[adapter.name],
+                reused=adapter.name in registered,
+                latest=self._store.adapters.version_of(self._job.task, adapter.name, LATEST),
+            )
             for adapter in self._adapters
         ]
 
@@ -186,7 +198,9 @@ class _Run:
         manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
-            manifests[adapter.name] = self._store.adapters.publish(drafts[adapter.name], tensors)
+            draft = drafts[adapter.name]
+            good = self._job.promote or not draft.training.get("far_below_base")
+            manifests[adapter.name] = self._store.adapters.publish(draft, tensors, latest=good)
             self._checkpoint(adapter, task).remove()
         return manifests
 
@@ -252,10 +266,10 @@ class _Run:
         """The newest version of each name that came from this very run, if any."""
         manifests = {}
         for adapter in self._adapters:
-            try:
-                newest = self._store.adapters.resolve(AdapterRef(name=adapter.name), self._job.task)
-            except NotFound:
+            versions = self._store.adapters.versions(self._job.task, adapter.name)
+            if not versions:
                 continue
+            newest = self._store.adapters.manifest(self._job.task, adapter.name, versions[-1])
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
             if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
@@ -265,6 +279,8 @@ class _Run:
             if newest.training.get("heldout_digest") != self._heldout.digest:
                 self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
             self._checkpoint(adapter, task).remove()
+            if self._job.promote:
+                self._store.adapters.set_alias(self._job.task, adapter.name, LATEST, newest.version)
             manifests[adapter.name] = newest
         return manifests
 

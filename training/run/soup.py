@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model_store.collections.images import digests_in
 from model_store.format.records import Manifest, TaskRecord
-from model_store.names import check_name
+from model_store.names import LATEST, check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import checked, subjects
 from model_store.resolution.versions import Member, ResolvedTerm, resolve
@@ -36,7 +36,7 @@ from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
-from training.run.heldout import HeldOut
+from training.run.heldout import HeldOut, promotion
 from training.run.training_data import unlearnt
 
 Kind = Literal["greedy", "uniform"]
@@ -78,10 +78,20 @@ class Ingredient:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The registered soup and its members, best first."""
+    """The registered soup and its members, best first.
+
+    Attributes:
+        latest: The version that `latest` points at; None where the soup has no `latest`.
+    """
 
     manifest: Manifest
     members: tuple[Ingredient, ...]
+    latest: int | None
+
+    @property
+    def promotion(self) -> str:
+        """What to do where `latest` was not moved to the soup; empty where it was."""
+        return promotion(self.manifest, self.latest)
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
@@ -121,8 +131,13 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         arch=averages.arch,
         precision=loader.precision,
     )
-    manifest = store.adapters.publish(draft, _tensors(store, parts) | averages.head(chosen))
-    return Outcome(manifest=manifest, members=ingredients)
+    manifest = store.adapters.publish(
+        draft,
+        _tensors(store, parts) | averages.head(chosen),
+        latest=not draft.training.get("far_below_base"),
+    )
+    latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)
+    return Outcome(manifest=manifest, members=ingredients, latest=latest)
 
 
 def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:

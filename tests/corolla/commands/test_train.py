@@ -33,6 +33,8 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
     assert stages == [
         "reading training images",
         "reading held-out images",
+        "all adapters of task digits will start from a base head that is fitted to the 60 images of this "
+        "--limit; `corolla tasks refit-head digits` fits it to more",
         "fitting the base head",
         "training lora",
         "measuring on held-out images",
@@ -57,6 +59,7 @@ def test_training_from_a_folder_of_images(shell: Shell) -> None:
     code, out, err = shell.train("bitfit", "--name", "mine", "--drop-path", "0", data=source)
     assert code == 0, err
     assert out.startswith("digits/mine:1 is registered")
+    assert "The temperature is not fitted: " in out
 
 
 def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> None:
