@@ -18,7 +18,7 @@ from corolla.contents import Contents, PathLike, Setting
 from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
-from model_store.format.records import Manifest
+from model_store.format.records import Manifest, TaskRecord
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
 from petl_vit.errors import InvalidInput
@@ -196,6 +196,46 @@ class Store(Contents):
         )
         self._changed()
         return outcome.manifest
+
+    def refit_head(
+        self,
+        task: str,
+        *,
+        data: PathLike,
+        heldout: PathLike | None = None,
+        holdout: float = 0.2,
+        split_seed: int = 0,
+        limit: int | None = None,
+        progress: bool = False,
+    ) -> TaskRecord:
+        """Fits the base head of a task again; the result is the task's next version.
+
+        Adapters that are trained from now on start from it, and the route `base` means it. Adapters that
+        exist stay with the version that they were trained for. What it does not say is as in `train`.
+
+        Raises:
+            NotFound: The task, the backbone or the data do not exist.
+            InvalidInput: The data has other classes than the task.
+            Conflict: A version of the task has this base head already.
+        """
+        from training.run import refit
+
+        refitted = refit.refit(
+            self._store,
+            refit.Job(
+                backbone=self._store.backbones.get(self._settings.backbone).digest,
+                task=task,
+                data=os.fspath(data),
+                heldout=None if heldout is None else os.fspath(heldout),
+                holdout=holdout,
+                split_seed=split_seed,
+                limit=limit,
+                device=self._settings.device,
+            ),
+            _reporter(progress),
+        )
+        self._changed()
+        return refitted.task
 
     def classify(
         self,

@@ -176,6 +176,12 @@ class Adapters:
         self.manifest(task, name, version)
         return self._aliases.set(task, name, alias, version, expected)
 
+    def drop_aliases(self, task: str, name: str, version: int) -> None:
+        """Forget the aliases that stand for a version, but for `latest`, which `remove` moves."""
+        for alias, pointed in self.aliases(task, name).items():
+            if pointed == version and alias != LATEST:
+                self._aliases.drop(task, name, alias, version)
+
     def resolve(self, ref: AdapterRef, task: str) -> Manifest:
         """Find the version that a reference means; `task` is the one it belongs to unless it says.
 
@@ -226,7 +232,7 @@ class Adapters:
 
     def _drop_latest(self, task: str, name: str, version: int) -> None:
         """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
-        self._aliases.drop_latest(task, name, version)
+        self._aliases.drop(task, name, LATEST, version)
         newest = self._newest(task, name)
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)

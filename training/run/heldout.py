@@ -3,6 +3,7 @@
 Shapes: n images, C classes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class HeldOut:
         """
         right, base_right = (z.argmax(dim=-1) == self.labels for z in (logits, base))
         lost, won = int((base_right & ~right).sum()), int((right & ~base_right).sum())
-        return lost - won >= max(1, _FAR * len(self.labels), _DEVIATIONS * (lost + won) ** 0.5)
+        return lost - won >= max(1, _FAR * len(self.labels), _DEVIATIONS * math.sqrt(lost + won))
 
     def drafted(
         self,
