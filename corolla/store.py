@@ -110,11 +110,12 @@ class Store(Contents):
         learning_rate: float | None = None,
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
-        drop_path: float = 0.1,
+        drop_path: float | None = None,
         augment: Literal["none", "flip", "crop-flip"] = "none",
         head_init: Literal["probe", "random"] = "probe",
         seed: int = 0,
         precision: Literal["fp32", "bf16"] = "fp32",
+        keep: Literal["last", "best"] = "last",
         runs: PathLike | None = None,
         again: bool = False,
         promote: bool = False,
@@ -139,11 +140,12 @@ class Store(Contents):
             learning_rate: Highest learning rate; None is the method's own.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
-            drop_path: Stochastic depth of the last block.
+            drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
             augment: Random changes to training images.
             head_init: Start the head from the task's base head, or at random (members differ more).
             seed: Decides all randomness of training.
             precision: Of the frozen backbone and the forward; bf16 is for GPUs.
+            keep: The epoch that is registered: the last, or the one with the best held-out accuracy.
             runs: Folder for the state of unfinished runs; None is the user's cache.
             again: Train even if this very run is registered already.
             promote: Move `latest` even to an adapter that is far below its base head.
@@ -168,6 +170,7 @@ class Store(Contents):
             head_init=head_init,
             seed=seed,
             precision=precision,
+            keep=keep,
         )
 
         from training.run import job

@@ -48,7 +48,7 @@ class Adapters:
         returns that one. Two publishers at once get two versions.
 
         Args:
-            latest: Whether `latest` moves.
+            latest: Whether `latest` moves; where there is none yet, it points at this version anyway.
 
         Raises:
             InvalidInput: Tensors that are not finite.
@@ -59,7 +59,7 @@ class Adapters:
         manifest = self._newest(draft.task, draft.name)
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
-        if latest:
+        if latest or self._aliases.get(draft.task, draft.name, LATEST) is None:
             self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
         return manifest
 
@@ -138,7 +138,7 @@ class Adapters:
         # The tombstone is written before the versions are listed: two deletions at once cannot move
         # `latest` to each other's version.
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
-        if remaining and self._aliases.get(task, name, LATEST) is not None:
+        if remaining:
             self._aliases.retreat_latest(task, name, version, remaining[-1])
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):

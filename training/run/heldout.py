@@ -12,14 +12,18 @@ from torch import Tensor
 
 from model_store.format.records import Draft, Manifest, TaskRecord
 from model_store.names import LATEST
+from model_store.resolution.loading import Loader
+from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
-from petl_vit.batch import Batch, Model
+from petl_vit.batch import Batch, Model, Term
 from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.measure.calibration import calibrate, measure
+from training.run.planned import Planned
+from training.run.trainer import Trained
 
 _FAR = 0.05
 _DEVIATIONS = 2.0
@@ -116,18 +120,37 @@ class HeldOut:
         )
 
 
-def promotion(manifest: Manifest, latest: int | None) -> str:
-    """What to do where `latest` was not moved to an adapter that is far below its base head; else empty.
+def below_base(manifest: Manifest, latest: int | None) -> str:
+    """That an adapter is far below its base head, and how to promote it if `latest` did not move; else empty.
 
     Args:
-        latest: The version that it points at.
+        latest: The version that `latest` points at.
     """
-    if not manifest.training.get("far_below_base") or latest == manifest.version:
+    if not manifest.training.get("far_below_base"):
         return ""
     accuracy, base = manifest.metrics["accuracy"], manifest.metrics["base_accuracy"]
-    where = "is not set" if latest is None else f"stays at version {latest}"
+    problem = f"{manifest} is far below its base head ({accuracy:.3f}, {base:.3f})"
+    if latest == manifest.version:
+        return f"{problem}, and `latest` points at it"
     return (
-        f"{manifest} is far below its base head ({accuracy:.3f}, {base:.3f}), so `latest` {where}; "
-        f"to move it nevertheless: "
+        f"{problem}, so `latest` stays at version {latest}; to move it nevertheless: "
         f"corolla adapters alias {manifest.task}/{manifest.name} {LATEST} {manifest.version}"
     )
+
+
+def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], loader: Loader) -> list[Model]:
+    """What was trained, and last the base, as a server runs them."""
+    vit, base_head = loader.vit(task.spec.preprocess.image_size), loader.base_head(task)
+    adapters = [
+        Adapter.load(
+            digest=adapter.name,
+            method=adapter.method,
+            tensors=result.tensors | result.head.tensors(),
+            vit=vit,
+            base_head=base_head,
+            task_digest=task.digest,
+        )
+        for adapter, result in trained
+    ]
+    adapters.append(Adapter.base(base_head=base_head, task_digest=task.digest))
+    return [Model([Term(adapter=adapter)]) for adapter in adapters]

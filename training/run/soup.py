@@ -36,7 +36,7 @@ from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
-from training.run.heldout import HeldOut, promotion
+from training.run.heldout import HeldOut, below_base
 from training.run.training_data import unlearnt
 
 Kind = Literal["greedy", "uniform"]
@@ -89,9 +89,9 @@ class Outcome:
     latest: int | None
 
     @property
-    def promotion(self) -> str:
-        """What to do where `latest` was not moved to the soup; empty where it was."""
-        return promotion(self.manifest, self.latest)
+    def warning(self) -> str:
+        """That the soup is far below its base head, and how to promote it nevertheless; else empty."""
+        return below_base(self.manifest, self.latest)
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:

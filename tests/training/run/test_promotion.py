@@ -33,16 +33,16 @@ def test_far_below_is_more_than_five_points_and_more_than_chance(
 def test_a_collapsed_run_leaves_latest_where_it_is_and_says_how_to_promote_it(store: Store, job: Job) -> None:
     job = replace(job, name="one", recipe=recipe("linear", epochs=1, learning_rate=1e-4))
     good = run(store, job)
-    assert (good.latest, good.promotion) == (1, "")
+    assert (good.latest, good.warning) == (1, "")
     collapsing = replace(job, recipe=recipe("linear", epochs=1, learning_rate=1.0, head_init="random"))
     bad = run(store, collapsing)
     assert (bad.manifest.version, bad.latest) == (2, 1)
-    assert bad.promotion.startswith("digits/one:2 is far below its base head (0.")
-    assert bad.promotion.endswith("corolla adapters alias digits/one latest 2")
+    assert bad.warning.startswith("digits/one:2 is far below its base head (0.")
+    assert bad.warning.endswith("corolla adapters alias digits/one latest 2")
     again = run(store, collapsing)
     assert (again.reused, again.latest) == (True, 1)
     promoted = run(store, replace(collapsing, promote=True))
-    assert (promoted.reused, promoted.latest, promoted.promotion) == (True, 2, "")
+    assert (promoted.reused, promoted.latest) == (True, 2)
     first = run(store, replace(collapsing, name="two"))
-    assert first.latest is None
-    assert "so `latest` is not set" in first.promotion
+    assert first.latest == 1  # there is no other
+    assert first.warning.endswith(", and `latest` points at it")
