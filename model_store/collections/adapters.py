@@ -139,7 +139,7 @@ class Adapters:
         # `latest` to each other's version.
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
         if remaining:
-            self._aliases.retreat_latest(task, name, version, remaining[-1])
+            self._aliases.retreat_latest(task, name, version, self._successor(task, name, remaining))
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
             key = keys.adapter(task, name, version, file)
@@ -236,6 +236,16 @@ class Adapters:
         newest = self._newest(task, name)
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)
+
+    def _successor(self, task: str, name: str, remaining: Sequence[int]) -> int:
+        """The version that `latest` moves to: the newest that is not far below its base head, if any."""
+        good = (v for v in reversed(remaining) if not self._far_below(task, name, v))
+        return next(good, remaining[-1])
+
+    def _far_below(self, task: str, name: str, version: int) -> bool:
+        with suppress(NotFound):  # deleted by others since the versions were listed
+            return bool(self.manifest(task, name, version).training.get("far_below_base"))
+        return True
 
     def _check_task(self, draft: Draft) -> None:
         task = self._tasks.with_digest(draft.task, draft.task_digest)

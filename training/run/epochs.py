@@ -88,10 +88,12 @@ def _as_features(
 ) -> tuple[Features, Features]:
     """The features of training and held-out images."""
     images, heldout = several
-    plain = recipe.model_copy(update={"augment": "none"})
-    total = stages(recipe, len(images)) + len(heldout)
-    with reporter.stage("computing frozen features", total) as advance:
-        return Features(images, recipe, vit, advance), Features(heldout, plain, vit, advance)
+    plain, places = recipe.model_copy(update={"augment": "none"}), measured(len(heldout), len(images))
+    with reporter.stage("computing frozen features", stages(recipe, len(images)) + len(places)) as advance:
+        return (
+            Features(images, recipe, vit, advance),
+            Features(heldout, plain, vit, advance, places=places),
+        )
 
 
 class Epochs:
@@ -100,7 +102,7 @@ class Epochs:
     Args:
         trainers: All that are in training.
         heldout: What they are measured on: features where the trainer is given features.
-        training: How many images an epoch has: so many held-out ones are measured at most, but for a few.
+        training: How many images an epoch has: see `measured`.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Epochs:
         self._epochs = trainers[0].recipe.epochs
         best = any(trainer.recipe.keep == "best" for trainer in trainers)
         self._every = 1 if best else math.ceil(self._epochs / _TIMES)
-        self._indices = spread(len(heldout), max(_FEWEST, training))
+        self._indices = measured(len(heldout), training)
         self._remaining = sum(self._epochs - trainer.epoch for trainer in trainers)
         self._done, self._clock, self._started = 0, clock, clock()
 
@@ -147,6 +149,11 @@ class Epochs:
         return right / len(self._indices)
 
 
-def spread(n: int, most: int) -> Tensor:
-    """At most so many of n places, evenly: classes keep their proportions where images are in their order."""
-    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+def measured(heldout: int, training: int) -> Tensor:
+    """The places of the held-out images that are measured on the way.
+
+    No more than there are training images, and evenly: classes keep their proportions where images are in
+    their order.
+    """
+    most = max(_FEWEST, training)
+    return torch.arange(heldout) if heldout <= most else torch.linspace(0, heldout - 1, most).round().long()
