@@ -161,6 +161,8 @@ class _Run:
         registered = {} if task is None or self._job.again else self._registered(task)
         remaining = [adapter for adapter in self._adapters if adapter.name not in registered]
         trained = self._trained(task, remaining) if remaining else {}
+        if registered:
+            self._data.remember(self._store)
         manifests = registered | trained
         return [
             Outcome(
@@ -195,7 +197,7 @@ class _Run:
         )
         trained = list(zip(adapters, results, strict=True))
         drafts = self._drafts(task, heldout, trained)
-        self._data.remember(self._store)
+        self._data.remember(self._store)  # before a manifest names them
         manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
