@@ -108,27 +108,24 @@ def _dataset(
     from training.data.dataset import split_dataset, subset
     from training.data.learnt import Overlap, by_adapters
     from training.data.sources import load_dataset
-    from training.run.training_data import unlearnt
+    from training.run.training_data import unlearnt_by
 
     dataset = load_dataset(source)
-    learnt = by_adapters(store, (term for one in candidates for term in one.route.terms()))
+    terms = [term for one in candidates for term in one.route.terms()]
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
-        unknown = Overlap(dataset, learnt).unknown
-        if unknown:
-            reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
-        dataset = unlearnt(
+        dataset = unlearnt_by(
+            store,
+            terms,
             dataset,
-            learnt,
             reporter.note,
             field="holdout",
             remedy="give the --data, --holdout and --split-seed of their training, which `corolla adapters "
             "show` prints",
-            least=0.5,
         )
     if what.limit is not None:
         dataset = subset(dataset, min(what.limit, len(dataset)), _LIMIT_SEED)
-    overlap = Overlap(dataset, learnt)
+    overlap = Overlap(dataset, by_adapters(store, terms))
     if len(overlap):
         reporter.note(
             f"{len(overlap)} of the {len(dataset)} images of {dataset.name} are training images of "

@@ -31,13 +31,12 @@ from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
-from training.data.learnt import Overlap, by_adapters
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
 from training.run.heldout import HeldOut, below_base
-from training.run.training_data import unlearnt
+from training.run.training_data import unlearnt_by
 
 Kind = Literal["greedy", "uniform"]
 
@@ -161,18 +160,14 @@ def _unlearnt(store: Store, job: Job, members: Sequence[ResolvedTerm], reporter:
     Raises:
         InvalidInput: That is most of them; names the members.
     """
-    dataset, learnt = align_classes(_heldout(job), members[0].task.spec.classes), by_adapters(store, members)
-    unknown = Overlap(dataset, learnt).unknown
-    if unknown:
-        reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
-    return unlearnt(
-        dataset,
-        learnt,
+    return unlearnt_by(
+        store,
+        members,
+        align_classes(_heldout(job), members[0].task.spec.classes),
         reporter.note,
         field="data",
         remedy="leave those members out, choose the --holdout and --split-seed that all were trained with, "
         "or give images that nothing was trained on, with --all-images",
-        least=0.5,
     )
 
 
