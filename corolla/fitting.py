@@ -54,7 +54,7 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
 
     Raises:
         NotFound: There is no such route, or no such data.
-        InvalidInput: The images do not tell a temperature.
+        InvalidInput: The images do not tell a temperature, or the route was trained on most of them.
         Unsupported: The members' answers are not combined by their logits.
         Conflict: The route was put again meanwhile.
     """
@@ -67,10 +67,19 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     from training.data.dataset import split_dataset
     from training.data.sources import load_dataset
     from training.measure.route_temperature import fit_route
+    from training.run.training_data import unlearnt_by
 
     dataset = load_dataset(what.data)
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
+    dataset = unlearnt_by(
+        store,
+        now.resolved.terms(),
+        dataset,
+        reporter.note,
+        field="data",
+        remedy="give images that none of them was trained on",
+    )
     record = store.backbones.get(now.resolved.task.spec.backbone_digest)
     exact = Loader(store, record, device=chosen_device(what.device))
     loader = checked(Precision(what.precision), exact, subjects(now.resolved.members), reporter.note)

@@ -93,6 +93,10 @@ def soup(
         f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f}), "
         f"measured in {manifest.metrics_precision}"
     )
+    if "temperature_unfitted" in manifest.training:
+        click.echo(f"The temperature is not fitted: {manifest.training['temperature_unfitted']}.")
+    if outcome.warning:
+        click.echo(outcome.warning)
     standings.say(store, [manifest])
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from model_store.collections.history import KEPT
 from model_store.format.records import Audit, NamedRoute
-from model_store.names import AdapterId, check_alias, check_name, not_found
+from model_store.names import AdapterId, check_name, not_found
 from model_store.resolution import named_route
 from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
@@ -220,12 +220,12 @@ class Admin:
             by: Who asks, for the history; None is the user of this process.
 
         Raises:
-            InvalidInput: A bad name or version, `latest`, or an adapter of another backbone.
+            InvalidInput: A bad name or version, or an adapter of another backbone.
             NotFound: No such adapter or version.
             Corrupt: The version's files are damaged; the alias stays where it is.
             Conflict: It does not point at `expected`.
         """
-        check_alias(alias)
+        check_name(alias, "alias")
         _check_version(version, "version")
         if expected is not None:
             _check_version(expected, "expected_version")

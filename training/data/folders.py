@@ -15,7 +15,7 @@ from torch import Tensor
 
 from petl_vit.errors import InvalidInput, NotFound, near
 from petl_vit.preprocess import decode
-from training.data.records import INSIDE, Dataset, check_classes, content_digest, listed
+from training.data.records import FINGERPRINT, INSIDE, Dataset, check_classes, content_digest, listed
 
 _EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -145,13 +145,15 @@ def _image_folder(origin: str, paths: Iterable[str], read: Callable[[str], bytes
     _check_folder(origin, by_class, field)
     check_classes(origin, classes, [len(by_class[name]) for name in classes], field)
     files = [(path, label) for label, name in enumerate(classes) for path in sorted(by_class[name])]
-    digests = [[path, classes[label], hashlib.sha256(read(path)).hexdigest()] for path, label in files]
+    contents = [hashlib.sha256(read(path)).hexdigest() for path, _ in files]
+    digests = [[path, classes[label], sha] for (path, label), sha in zip(files, contents, strict=True)]
     return Dataset(
         name=origin,
         classes=classes,
         images=_Files(paths=tuple(path for path, _ in files), read=read, origin=origin),
         labels=torch.tensor([label for _, label in files], dtype=torch.int64),
         digest=content_digest(sorted(digests)),
+        fingerprints=tuple(sha[:FINGERPRINT] for sha in contents),
     )
 
 

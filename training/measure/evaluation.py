@@ -52,6 +52,8 @@ class Measured:
 
     Attributes:
         precision: What it was computed in, fp32 or bf16.
+        trained_on: How many of the images the route's adapters and base heads were trained on, as far as that
+            is recorded.
     """
 
     route: str
@@ -62,6 +64,7 @@ class Measured:
     agreement: float
     member_accuracies: dict[str, float]
     precision: str
+    trained_on: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

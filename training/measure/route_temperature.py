@@ -14,11 +14,8 @@ from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
 from training.data.dataset import align_classes
 from training.data.records import Dataset
-from training.measure.calibration import fit_temperature
+from training.measure.calibration import FEWEST, fit_temperature
 from training.measure.evaluation import Candidate, answers
-
-FEWEST = 50
-"""Images that a temperature is fitted to at least."""
 
 
 def fit_route(
