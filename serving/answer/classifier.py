@@ -117,7 +117,7 @@ class Classifier:
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every image ready for the backbone, or what is wrong with it."""
-        spec = plan.resolved.task.spec.preprocess
+        spec = plan.resolved.preprocess
         decoding = (self.in_pool(self._decode, image, spec, i) for i, image in enumerate(request.images))
         return await asyncio.gather(*decoding, return_exceptions=True)
 
@@ -135,7 +135,7 @@ class Classifier:
 
     def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
-        spec = plan.resolved.task.spec.preprocess
+        spec = plan.resolved.preprocess
         _check_shape(next(iter(request.images)), spec)
         self.announce(plan)
         return plan

@@ -259,6 +259,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
         version=version_of(resolved),
         parameters={
             "route": str(resolved),
+            "task": resolved.task.spec.name,
             "adapters": ",".join(term.full_name for term in terms),
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
