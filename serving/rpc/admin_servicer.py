@@ -92,7 +92,10 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     def _unload(self, request: pb.UnloadAdapterRequest) -> pb.UnloadAdapterResponse:
         unloaded = self._admin.unload(request.adapter, request.task)
         return pb.UnloadAdapterResponse(
-            name=unloaded.name, digest=unloaded.digest, freed_bytes=unloaded.freed
+            name=unloaded.name,
+            digest=unloaded.digest,
+            freed_bytes=unloaded.freed or 0,
+            was_loaded=unloaded.freed is not None,
         )
 
     def _pin(self, request: pb.PinAdapterRequest) -> pb.AdapterState:

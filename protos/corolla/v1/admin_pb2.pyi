@@ -227,20 +227,25 @@ class UnloadAdapterResponse(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     FREED_BYTES_FIELD_NUMBER: builtins.int
+    WAS_LOADED_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The version that was unloaded."""
+    """The version that is not in memory now."""
     digest: builtins.str
     freed_bytes: builtins.int
+    """0 where it was not in memory before."""
+    was_loaded: builtins.bool
+    """Whether it was in memory before."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         digest: builtins.str = ...,
         freed_bytes: builtins.int = ...,
+        was_loaded: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["digest", b"digest", "freed_bytes", b"freed_bytes", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["digest", b"digest", "freed_bytes", b"freed_bytes", "name", b"name", "was_loaded", b"was_loaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

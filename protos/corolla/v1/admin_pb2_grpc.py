@@ -117,7 +117,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned.
+        """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+        it loads it again. ABORTED while pinned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +132,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnpinAdapter(self, request, context):
-        """Lets a pinned adapter be evicted when its memory is needed; it stays until then.
+        """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+        where it is not in memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,11 +42,15 @@ class AdminStub:
     LoadAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.LoadAdapterRequest, admin_pb2.AdapterState]
     """Loads an adapter, verified, so that its first request is not slow."""
     UnloadAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.UnloadAdapterRequest, admin_pb2.UnloadAdapterResponse]
-    """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+    """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+    it loads it again. ABORTED while pinned.
+    """
     PinAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.PinAdapterRequest, admin_pb2.AdapterState]
     """Loads an adapter and keeps it in memory, whatever other requests need."""
     UnpinAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.UnpinAdapterRequest, admin_pb2.AdapterState]
-    """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+    """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+    where it is not in memory.
+    """
     ListAliases: grpc.UnaryUnaryMultiCallable[admin_pb2.ListAliasesRequest, admin_pb2.ListAliasesResponse]
     """The aliases of adapters, `latest` too."""
     SetAlias: grpc.UnaryUnaryMultiCallable[admin_pb2.SetAliasRequest, admin_pb2.SetAliasResponse]
@@ -78,11 +82,15 @@ class AdminAsyncStub(AdminStub):
     LoadAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.LoadAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
     """Loads an adapter, verified, so that its first request is not slow."""
     UnloadAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.UnloadAdapterRequest, admin_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
-    """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+    """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+    it loads it again. ABORTED while pinned.
+    """
     PinAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.PinAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
     """Loads an adapter and keeps it in memory, whatever other requests need."""
     UnpinAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.UnpinAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
-    """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+    """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+    where it is not in memory.
+    """
     ListAliases: aio.UnaryUnaryMultiCallable[admin_pb2.ListAliasesRequest, admin_pb2.ListAliasesResponse]  # type: ignore[assignment]
     """The aliases of adapters, `latest` too."""
     SetAlias: aio.UnaryUnaryMultiCallable[admin_pb2.SetAliasRequest, admin_pb2.SetAliasResponse]  # type: ignore[assignment]
@@ -129,7 +137,9 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.UnloadAdapterRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.UnloadAdapterResponse, abc.Awaitable[admin_pb2.UnloadAdapterResponse]]:
-        """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+        """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+        it loads it again. ABORTED while pinned.
+        """
 
     @abc_1.abstractmethod
     def PinAdapter(
@@ -145,7 +155,9 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.UnpinAdapterRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.AdapterState, abc.Awaitable[admin_pb2.AdapterState]]:
-        """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+        """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+        where it is not in memory.
+        """
 
     @abc_1.abstractmethod
     def ListAliases(
