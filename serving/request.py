@@ -96,11 +96,18 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """Answers in the order of the request's images; an image that failed has its error instead."""
+    """Answers in the order of the request's images; an image that failed has its error instead.
+
+    Attributes:
+        domain: What the images are counted as in the metrics.
+        domain_note: Why that is not the request's domain, with near matches; else empty.
+    """
 
     images: list[ImageAnswer | CorollaError]
     resolved: ResolvedRoute
     timings: Timings
+    domain: str
+    domain_note: str
 
 
 @dataclass(frozen=True, kw_only=True)

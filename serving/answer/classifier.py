@@ -168,7 +168,14 @@ class Classifier:
             for logits in computed.logits
         ]
         self.count(images)
-        return Response(images=images, resolved=plan.resolved, timings=computed.timings)
+        domains = self._recorder.domains
+        return Response(
+            images=images,
+            resolved=plan.resolved,
+            timings=computed.timings,
+            domain=domains.label(request.domain),
+            domain_note=domains.note(request.domain),
+        )
 
     def count(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""

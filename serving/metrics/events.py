@@ -126,6 +126,20 @@ class Metrics:
             self._forget_adapters(lambda route, member: route == name and member not in labels)
             return name
 
+    def add_domain(self, name: str) -> bool:
+        """Makes a domain known, and shows its series at zero; returns whether it is new.
+
+        Raises:
+            InvalidInput: It is not a valid name, or there are as many as there may be.
+        """
+        with self._lock:
+            if not self.domains.is_new(name):
+                return False
+            for route in {route for route, _ in self._route_labels}:
+                self._create_domain(route, name, self.known_routes.get(route, ()))
+            self.domains.add(name)  # last: whoever counts by it finds its series
+            return True
+
     def prediction(
         self,
         *,
@@ -303,7 +317,7 @@ class Metrics:
         pair = (self._label(route), self.domains.label(domain))
         if pair not in self._route_labels:
             with self._lock:
-                self._create_route(pair[0], ())
+                self._create_route(pair[0], self.known_routes.get(pair[0], ()))
         return self._route_labels[pair]
 
     def _create_unlabelled(self) -> None:
@@ -323,8 +337,7 @@ class Metrics:
 
     def _create_route(self, route: str, members: tuple[str, ...]) -> None:
         for domain in self.domains.names:
-            self._route_labels[route, domain] = RouteLabels.of(route, domain, members)
-            self._create_domain(self._route_labels[route, domain])
+            self._create_domain(route, domain, members)
         self._histograms["corolla_feedback_delay_seconds"].create((route,))
         self._numbers["corolla_invalid_scores_total"].create((route, ENSEMBLE))
         for status in ("counted", *REFUSALS):
@@ -334,7 +347,8 @@ class Metrics:
             for correct in (True, False):
                 self._numbers["corolla_member_feedback_total"].create((route, member, outcome(correct)))
 
-    def _create_domain(self, labels: RouteLabels) -> None:
+    def _create_domain(self, route: str, domain: str, members: tuple[str, ...]) -> None:
+        labels = self._route_labels[route, domain] = RouteLabels.of(route, domain, members)
         pairs = [pair for *_, pair in labels.pairs]
         counters = {
             "corolla_predictions_total": [labels.base],

@@ -10,7 +10,7 @@ from model_store.resolution.versions import ResolvedRoute
 from petl_vit.combine import Answer
 from petl_vit.errors import CorollaError
 from serving.metrics.events import Metrics
-from serving.metrics.label_values import ADHOC
+from serving.metrics.label_values import ADHOC, Domains
 from serving.metrics.prediction_ids import Prediction, PredictionIds
 
 
@@ -37,6 +37,11 @@ class Recorder:
                 digest="+".join(term.digest[:12] for term in member.terms),
             )
         self._announced[named] = str(resolved)
+
+    @property
+    def domains(self) -> Domains:
+        """The domains that answers are counted by."""
+        return self._metrics.domains
 
     def images(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""

@@ -255,6 +255,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
+    note = {"domain_note": response.domain_note} if response.domain_note else {}
     return InferenceAnswer(
         version=version_of(resolved),
         parameters={
@@ -263,6 +264,8 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
             "adapters": ",".join(term.full_name for term in terms),
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
+            "domain": response.domain,
+            **note,
         },
         outputs=list(
             outputs_of(answers, resolved.classes, inference.outputs, top_k=_top_k(inference.parameters))

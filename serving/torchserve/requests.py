@@ -77,6 +77,8 @@ class PredictionRequest:
                 for image in response.images
             ],
             "timings": asdict(response.timings),
+            "domain": response.domain,
+            "domain_note": response.domain_note,
         }
 
 

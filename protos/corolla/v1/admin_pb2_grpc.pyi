@@ -67,6 +67,12 @@ class AdminStub:
     """Deletes a named route; its adapters stay."""
     Reload: grpc.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]
     """Reads again from the store what names mean."""
+    ListDomains: grpc.UnaryUnaryMultiCallable[admin_pb2.ListDomainsRequest, admin_pb2.ListDomainsResponse]
+    """The domains that the metrics tell apart."""
+    AddDomain: grpc.UnaryUnaryMultiCallable[admin_pb2.AddDomainRequest, admin_pb2.AddDomainResponse]
+    """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+    where the server has it. INVALID_ARGUMENT where it has as many as it may.
+    """
 
 @typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -107,6 +113,12 @@ class AdminAsyncStub(AdminStub):
     """Deletes a named route; its adapters stay."""
     Reload: aio.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]  # type: ignore[assignment]
     """Reads again from the store what names mean."""
+    ListDomains: aio.UnaryUnaryMultiCallable[admin_pb2.ListDomainsRequest, admin_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """The domains that the metrics tell apart."""
+    AddDomain: aio.UnaryUnaryMultiCallable[admin_pb2.AddDomainRequest, admin_pb2.AddDomainResponse]  # type: ignore[assignment]
+    """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+    where the server has it. INVALID_ARGUMENT where it has as many as it may.
+    """
 
 class AdminServicer(metaclass=abc_1.ABCMeta):
     """Adapters in memory, aliases and named routes. Adapters are named as in the text of a route: `lora`,
@@ -210,5 +222,23 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.ReloadResponse, abc.Awaitable[admin_pb2.ReloadResponse]]:
         """Reads again from the store what names mean."""
+
+    @abc_1.abstractmethod
+    def ListDomains(
+        self,
+        request: admin_pb2.ListDomainsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.ListDomainsResponse, abc.Awaitable[admin_pb2.ListDomainsResponse]]:
+        """The domains that the metrics tell apart."""
+
+    @abc_1.abstractmethod
+    def AddDomain(
+        self,
+        request: admin_pb2.AddDomainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.AddDomainResponse, abc.Awaitable[admin_pb2.AddDomainResponse]]:
+        """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+        where the server has it. INVALID_ARGUMENT where it has as many as it may.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -327,7 +327,7 @@ class ClassifyRequest(message.Message):
     """
     domain: builtins.str
     """Where the images come from, for the metrics: one of the server's domains; any other is counted
-    as `other`.
+    as `other`, and the answer says so.
     """
     top_k: builtins.int
     """How many of the most probable classes to return; 0 means 5."""
@@ -554,12 +554,20 @@ class ClassifyResponse(message.Message):
     BACKBONE_DIGEST_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     TASK_FIELD_NUMBER: builtins.int
+    DOMAIN_FIELD_NUMBER: builtins.int
+    DOMAIN_NOTE_FIELD_NUMBER: builtins.int
     route: builtins.str
     """The route as resolved, with versions, in text form."""
     backbone_digest: builtins.str
     """The digest of the backbone."""
     task: builtins.str
     """The task whose classes, in its order, class indices and probabilities refer to."""
+    domain: builtins.str
+    """How the images are counted in the metrics: the request's domain, `other` where the server does not know
+    it, `unset` where the request names none.
+    """
+    domain_note: builtins.str
+    """Why the domain is counted as `other`, with near matches; else empty."""
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[ImageResult]: ...
     @builtins.property
@@ -577,10 +585,12 @@ class ClassifyResponse(message.Message):
         backbone_digest: builtins.str = ...,
         timings: Timings | None = ...,
         task: builtins.str = ...,
+        domain: builtins.str = ...,
+        domain_note: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "results", b"results", "route", b"route", "task", b"task", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "domain", b"domain", "domain_note", b"domain_note", "results", b"results", "route", b"route", "task", b"task", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,6 @@ from serving.client.admin import AdminClient
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
 from serving.registry.catalog import Catalog
-from serving.torchserve.requests import request_of as torchserve_request_of
 from tests.serving.world import REORDERED, SHAPES, Running, World, encoded
 
 ROUTES = (
@@ -99,11 +98,6 @@ def test_a_named_route_answers_in_the_classes_of_its_own_task(own_world: World) 
     assert (plan.named, plan.resolved.classes) == ("reordered/mixed", REORDERED)
     with pytest.raises(InvalidInput, match="task 'colours' has other classes than shapes/lora:2"):
         catalog.plan("colours", parse_route("foreign"), extrapolate=False)
-
-
-def test_other_runtimes_pass_the_task_on() -> None:
-    row = {"image": encoded(0), "route": "shapes/lora", "task": "reordered"}
-    assert torchserve_request_of(row).request.task == "reordered"
 
 
 def test_a_store_in_this_process_answers_and_measures_by_the_task(world: World, tmp_path: Path) -> None:
