@@ -27,6 +27,7 @@ from serving.metrics.label_values import (
     outcome,
 )
 from serving.metrics.series import Series
+from serving.metrics.top_classes import TopClasses
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 REFUSALS = ("duplicate", "invalid_token", "invalid_class")
@@ -47,6 +48,7 @@ class Metrics:
         self._numbers = self._series.numbers
         self._histograms = self._series.histograms
         self._route_labels: dict[tuple[str, str], RouteLabels] = {}
+        self._top_classes: dict[str, TopClasses] = {}
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -107,8 +109,11 @@ class Metrics:
 
     # Predictions
 
-    def add_route(self, name: str, members: Sequence[str]) -> str:
+    def add_route(self, name: str, members: Sequence[str], classes: Sequence[str] = ()) -> str:
         """Makes a named route known, or gives a known one its new members, and shows its series at zero.
+
+        Args:
+            classes: Those of its task.
 
         Returns:
             The route's label: its name, or `other` when there are too many routes or the name is taken.
@@ -123,6 +128,7 @@ class Metrics:
                 return OTHER
             self.known_routes[name] = labels
             self._create_route(name, labels)
+            self._create_classes(name, classes)
             self._forget_adapters(lambda route, member: route == name and member not in labels)
             return name
 
@@ -146,6 +152,7 @@ class Metrics:
         route: str,
         domain: str,
         predicted: int,
+        class_name: str = "",
         votes: Sequence[int],
         confidence: float,
         entropy: float,
@@ -156,13 +163,15 @@ class Metrics:
 
         Args:
             domain: A label from `Domains.label`.
-            predicted: The answered class.
+            predicted: The answered class, by its index.
+            class_name: Its name.
             votes: Each member's class, in the order of the route's members.
             agreement: Share of the votes that are `predicted`.
         """
         labels = self._route_labels.get((route, domain)) or self._known(route, domain)
         with self._lock:
             self._numbers["corolla_predictions_total"].add(labels.base)
+            self._class(labels.base[0], class_name)
             self._score("corolla_prediction_entropy_nats", labels, entropy)
             if self._score("corolla_prediction_confidence_ratio", labels, confidence):
                 bin_ = min(max(int(confidence * BINS), 0), BINS - 1)
@@ -174,6 +183,16 @@ class Metrics:
                 self._score("corolla_ensemble_agreement_ratio", labels, round(agreement, 6))
             if len(votes) == len(labels.members):
                 self._votes(labels, predicted, votes)
+
+    def _class(self, route: str, name: str) -> None:
+        top = self._top_classes.get(route)
+        if top is None:
+            return
+        values = self._numbers["corolla_class_predictions_total"].values
+        if (gone := top.add(name)) is not None:
+            del values[route, gone]
+        if name in top.shown:
+            values[route, name] = top.count(name)
 
     def _votes(self, labels: RouteLabels, predicted: int, votes: Sequence[int]) -> None:
         scored = self._numbers["corolla_member_predictions_total"].values
@@ -215,7 +234,7 @@ class Metrics:
             self._numbers["corolla_feedback_total"].add((*labels.base, outcome(correct)))
             for member in members.keys() & set(self.known_routes.get(label, ())):
                 result = outcome(members[member])
-                self._numbers["corolla_member_feedback_total"].add((label, member, result))
+                self._numbers["corolla_member_feedback_total"].add((*labels.base, member, result))
             if math.isfinite(delay_seconds):
                 # Clocks of two replicas may differ: a label is never older than its prediction.
                 self._histograms["corolla_feedback_delay_seconds"].observe(max(delay_seconds, 0.0), (label,))
@@ -344,8 +363,12 @@ class Metrics:
             self._numbers["corolla_feedback_submissions_total"].create((route, status))
         for member in members:
             self._numbers["corolla_invalid_scores_total"].create((route, member))
-            for correct in (True, False):
-                self._numbers["corolla_member_feedback_total"].create((route, member, outcome(correct)))
+
+    def _create_classes(self, route: str, classes: Sequence[str]) -> None:
+        if classes and route not in self._top_classes:
+            self._top_classes[route] = TopClasses(classes)
+            for name in self._top_classes[route].shown:
+                self._numbers["corolla_class_predictions_total"].create((route, name))
 
     def _create_domain(self, route: str, domain: str, members: tuple[str, ...]) -> None:
         labels = self._route_labels[route, domain] = RouteLabels.of(route, domain, members)
@@ -359,6 +382,9 @@ class Metrics:
             "corolla_ensemble_pair_agreements_total": pairs,
             "corolla_ensemble_pair_comparisons_total": pairs,
             "corolla_feedback_total": [(*labels.base, outcome(correct)) for correct in (True, False)],
+            "corolla_member_feedback_total": [
+                (*member, outcome(correct)) for member in labels.members for correct in (True, False)
+            ],
         }
         for name, all_values in counters.items():
             for values in all_values:

@@ -26,7 +26,8 @@ class Recorder:
         """Makes a named route known to the metrics, with the versions of its members; ignores any other."""
         if named is None or self._announced.get(named) == str(resolved):
             return
-        self._labels[named] = self._metrics.add_route(named, [member.name for member in resolved.members])
+        members = [member.name for member in resolved.members]
+        self._labels[named] = self._metrics.add_route(named, members, resolved.classes)
         labels = self._metrics.known_routes.get(named, ())
         for label, member in zip(labels, resolved.members, strict=False):
             self._metrics.set_adapter(
@@ -71,6 +72,7 @@ class Recorder:
             route=route,
             domain=domain,
             predicted=predicted,
+            class_name=resolved.classes[predicted],
             votes=votes,
             confidence=confidence,
             entropy=float(answer.entropy[0]),
