@@ -151,7 +151,8 @@ def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route
     field, route = _named(model, parameters)
     task = parameters.text("task")
     adapter = route.single
-    if adapter is not None and not task and str(adapter) == f"{adapter.task}/{adapter.name}":
+    bare = adapter is not None and str(adapter) == f"{adapter.task}/{adapter.name}"
+    if adapter is not None and bare and task in ("", adapter.task):
         # `digits/best` may be a named route of the task.
         task, route = str(adapter.task), _route_of(Term(adapter=replace(adapter, task=None)))
     if version:
