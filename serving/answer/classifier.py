@@ -163,18 +163,18 @@ class Classifier:
         return _preprocessed(image, field)
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
+        domain, note = self._recorder.domain(request.domain)
         images = [
-            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, request.domain)
+            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, domain)
             for logits in computed.logits
         ]
         self.count(images)
-        domains = self._recorder.domains
         return Response(
             images=images,
             resolved=plan.resolved,
             timings=computed.timings,
-            domain=domains.label(request.domain),
-            domain_note=domains.note(request.domain),
+            domain=domain,
+            domain_note=note,
         )
 
     def count(self, images: Sequence[object]) -> None:

@@ -10,7 +10,7 @@ from model_store.resolution.versions import ResolvedRoute
 from petl_vit.combine import Answer
 from petl_vit.errors import CorollaError
 from serving.metrics.events import Metrics
-from serving.metrics.label_values import ADHOC, Domains
+from serving.metrics.label_values import ADHOC
 from serving.metrics.prediction_ids import Prediction, PredictionIds
 
 
@@ -39,10 +39,10 @@ class Recorder:
             )
         self._announced[named] = str(resolved)
 
-    @property
-    def domains(self) -> Domains:
-        """The domains that answers are counted by."""
-        return self._metrics.domains
+    def domain(self, text: str) -> tuple[str, str]:
+        """What a domain that a client sent is counted as; and, where that is `other`, what to know of it."""
+        domains = self._metrics.domains
+        return domains.label(text), domains.note(text)
 
     def images(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""
@@ -58,7 +58,7 @@ class Recorder:
 
         Args:
             named: The route's name, announced before; None where it has none.
-            domain: As the client sent it.
+            domain: As the client sent it, or as `domain` has it.
             answer: Of one image.
 
         Returns:
