@@ -127,8 +127,8 @@ class Metrics:
                 self._create_route(OTHER, ())
                 return OTHER
             self.known_routes[name] = labels
+            self._top_classes.setdefault(name, TopClasses(classes))
             self._create_route(name, labels)
-            self._create_classes(name, classes)
             self._forget_adapters(lambda route, member: route == name and member not in labels)
             return name
 
@@ -186,7 +186,7 @@ class Metrics:
 
     def _class(self, route: str, name: str) -> None:
         top = self._top_classes.get(route)
-        if top is None:
+        if top is None or not name:
             return
         values = self._numbers["corolla_class_predictions_total"].values
         if (gone := top.add(name)) is not None:
@@ -363,12 +363,8 @@ class Metrics:
             self._numbers["corolla_feedback_submissions_total"].create((route, status))
         for member in members:
             self._numbers["corolla_invalid_scores_total"].create((route, member))
-
-    def _create_classes(self, route: str, classes: Sequence[str]) -> None:
-        if classes and route not in self._top_classes:
-            self._top_classes[route] = TopClasses(classes)
-            for name in self._top_classes[route].shown:
-                self._numbers["corolla_class_predictions_total"].create((route, name))
+        for name in self._top_classes[route].shown if route in self._top_classes else ():
+            self._numbers["corolla_class_predictions_total"].create((route, name))
 
     def _create_domain(self, route: str, domain: str, members: tuple[str, ...]) -> None:
         labels = self._route_labels[route, domain] = RouteLabels.of(route, domain, members)

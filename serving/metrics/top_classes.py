@@ -30,6 +30,9 @@ class TopClasses:
         self._counts[name] += 1
         if name in self.shown:
             return None
+        if len(self.shown) < MAX_CLASSES:
+            self.shown.append(name)
+            return None
         least = min(self.shown, key=self._counts.__getitem__)
         if self._counts[name] <= _LEAD * self._counts[least]:
             return None
