@@ -27,7 +27,7 @@ from serving.metrics.label_values import (
     outcome,
 )
 from serving.metrics.series import Series
-from serving.metrics.top_classes import TopClasses
+from serving.metrics.top_classes import TopClasses, class_label
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 REFUSALS = ("duplicate", "invalid_token", "invalid_class")
@@ -127,7 +127,7 @@ class Metrics:
                 self._create_route(OTHER, ())
                 return OTHER
             self.known_routes[name] = labels
-            self._top_classes.setdefault(name, TopClasses(classes))
+            self._top_classes.setdefault(name, TopClasses([*map(class_label, classes)]))
             self._create_route(name, labels)
             self._forget_adapters(lambda route, member: route == name and member not in labels)
             return name
@@ -188,7 +188,7 @@ class Metrics:
         top = self._top_classes.get(route)
         if top is None or not name:
             return
-        values = self._numbers["corolla_class_predictions_total"].values
+        name, values = class_label(name), self._numbers["corolla_class_predictions_total"].values
         if (gone := top.add(name)) is not None:
             del values[route, gone]
         if name in top.shown:

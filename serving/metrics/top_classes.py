@@ -8,18 +8,26 @@ _LEAD = 1.1
 """A class takes the place of another that it is answered so much more often than: two do not take turns."""
 
 
+_LONGEST = 128
+
+
+def class_label(name: str) -> str:
+    """The label of a class: its name, cut, and without what is not text and would spoil the scrape."""
+    return name[:_LONGEST].encode(errors="replace").decode()
+
+
 class TopClasses:
     """Counts all classes of a route exactly, and shows `MAX_CLASSES` of them.
 
     Where the task has no more classes, all are shown from the start.
 
     Args:
-        classes: The task's.
+        classes: The labels of the task's.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._counts: Counter[str] = Counter()
-        self.shown = list(classes[:MAX_CLASSES])
+        self.shown = list(dict.fromkeys(classes))[:MAX_CLASSES]
 
     def add(self, name: str) -> str | None:
         """Counts one answer.

@@ -4,7 +4,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.metrics.events import Metrics
 from serving.metrics.top_classes import MAX_CLASSES, TopClasses
@@ -45,6 +45,16 @@ def test_of_a_large_task_those_answered_most_often_are_shown_with_their_whole_co
     assert len(shown(metrics)) == MAX_CLASSES
     assert set(shown(metrics)) == set(MANY[-MAX_CLASSES:])
     assert shown(metrics)[MANY[-1]] == 1 + 2 * (len(MANY) - 1)
+
+
+def test_names_that_a_scrape_cannot_hold_are_shown_as_far_as_it_can() -> None:
+    metrics = Metrics(CollectorRegistry())
+    names = ['a "quoted"\nname', "caf\udce9", "x" * 1000, "x" * 1001]
+    metrics.add_route("birds", ["lora"], names)
+    predicted(metrics, MANY[0])
+
+    assert 'class="caf?"' in generate_latest(metrics.registry).decode()
+    assert list(shown(metrics)) == ['a "quoted"\nname', "caf?", "x" * 128, MANY[0]]
 
 
 def test_two_classes_that_are_equally_frequent_do_not_take_turns() -> None:
