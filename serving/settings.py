@@ -57,9 +57,7 @@ class Settings(BaseSettings):
         default=None, ge=1, description="CPU threads of a forward; default: all cores"
     )
     decode_threads: int = Field(default=4, ge=1, le=256, description="threads that decode and combine")
-    domains: str = Field(
-        default="", description="comma-separated domains that metrics distinguish, at most 16"
-    )
+    domains: str = Field(default="", description="comma-separated domains that metrics distinguish")
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
     max_images: int = Field(default=64, ge=1, description="images of one request")
