@@ -10,7 +10,7 @@ for servers, which then import no timm.
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from prometheus_client import CollectorRegistry
 
-from docs import folders, front_door
+from docs import folders, front_door, queries
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
@@ -32,7 +32,15 @@ from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
 from serving.metrics.definitions import SECTIONS
 from serving.metrics.events import Metrics
-from serving.metrics.label_values import MAX_DOMAINS, MAX_MEMBERS, MAX_PAIRED_MEMBERS, MAX_ROUTES, UNSET
+from serving.metrics.label_values import (
+    MAX_DOMAINS,
+    MAX_MEMBERS,
+    MAX_PAIRED_MEMBERS,
+    MAX_PLACES,
+    MAX_ROUTES,
+    UNSET,
+    ZERO_PLACES,
+)
 from serving.metrics.series import Definition
 from serving.metrics.top_classes import MAX_CLASSES
 
@@ -112,9 +120,9 @@ def metrics() -> str:
         "",
         "`corolla serve` answers scrapes on a separate port. Every per-image signal is a counter or a",
         "histogram: PromQL chooses the window and sums over replicas. `route` is a named route, `adhoc` for",
-        "any other, or `other` beyond 64 of them; `domain` is one of the server's (`--domains`, `corolla",
-        "domains add`), `other` for anything else, or `unset`; `class`, `member` and `pair` (two members as",
-        "`a:b`) exist for named routes only.",
+        f"any other, or `other` beyond {MAX_ROUTES:,} of them; `domain` is one of the server's (`--domains`,",
+        "`corolla domains add`), `other` for anything else, or `unset`; `class`, `member` and `pair` (two",
+        "members as `a:b`) exist for named routes only.",
         "Beside these the process's own `process_*` metrics (memory, CPU, files) are shown.",
         "",
         "## How many series",
@@ -126,6 +134,23 @@ def metrics() -> str:
         f"In each domain a route has {_series_by_domain(1)} series where it has one member and "
         f"{_series_by_domain(MAX_PAIRED_MEMBERS)}",
         f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone.",
+        "",
+        "## Queries",
+        "",
+        "Each is right for one replica and for many.",
+        *_queries(queries.QUERIES),
+        "",
+        "## Absent or zero",
+        "",
+        "The series of a route in a domain appear together, when it is first counted. The first",
+        f"{ZERO_PLACES} pairs of a route and a domain, enough for ten routes in six domains, are shown at",
+        "zero from the start; so are the series without these labels. Beyond them `rate()` and `increase()`",
+        "do not see the images between the last scrape without a series and the first with it, and a query",
+        "returns nothing where nothing was counted. A ratio, as above, is right all the same. The first",
+        f"{MAX_PLACES:,} pairs that are counted have series; any other counts for the route `other`.",
+        "Prometheus has the time and the size of every scrape in `scrape_duration_seconds` and",
+        "`scrape_samples_scraped`; `python -m benchmarks.scrape` measures what one costs the server.",
+        *_queries(queries.ABSENT),
     ]
     for title, definitions in SECTIONS.items():
         lines += [
@@ -145,7 +170,8 @@ def metrics() -> str:
 def _bounds() -> Iterator[tuple[str, ...]]:
     """What a label may be at most, and how the rest is counted."""
     pairs = MAX_PAIRED_MEMBERS * (MAX_PAIRED_MEMBERS - 1) // 2
-    yield "named routes", str(MAX_ROUTES), "`other`"
+    yield "named routes", f"{MAX_ROUTES:,}", "`other`"
+    yield "pairs of a route and a domain", f"{MAX_PLACES:,}", "the route `other`"
     yield "domains, those of `corolla domains add` included", str(MAX_DOMAINS), "`other`"
     yield "members of a route", str(MAX_MEMBERS), "no series by member"
     yield "pairs of members of a route", str(pairs), "no series by pair"
@@ -158,6 +184,11 @@ def _series_by_domain(members: int) -> int:
     metrics.add_route("route", [f"member-{number}" for number in range(members)])
     samples = (sample for family in metrics.registry.collect() for sample in family.samples)
     return sum(s.labels.get("route") == "route" and s.labels.get("domain") == UNSET for s in samples)
+
+
+def _queries(queries: Mapping[str, str]) -> Iterator[str]:
+    for title, promql in queries.items():
+        yield from ("", f"{title}:", "", "```promql", promql.strip(), "```")
 
 
 def _metric(definition: Definition) -> tuple[str, ...]:

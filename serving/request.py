@@ -101,6 +101,7 @@ class Response:
     Attributes:
         domain: What the images are counted as in the metrics.
         domain_note: Why that is not the request's domain, with near matches; else empty.
+        route_note: Why the temperature is not the one stored for the route, or may not fit; else empty.
     """
 
     images: list[ImageAnswer | CorollaError]
@@ -108,6 +109,7 @@ class Response:
     timings: Timings
     domain: str
     domain_note: str
+    route_note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,6 +175,7 @@ class Classifier:
             timings=computed.timings,
             domain=domain,
             domain_note=note,
+            route_note=plan.note,
         )
 
     def count(self, images: Sequence[object]) -> None:

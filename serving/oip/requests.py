@@ -256,7 +256,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
-    note = {"domain_note": response.domain_note} if response.domain_note else {}
+    notes = {"domain_note": response.domain_note, "route_note": response.route_note}
     return InferenceAnswer(
         version=version_of(resolved),
         parameters={
@@ -266,7 +266,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
             "domain": response.domain,
-            **note,
+            **{name: text for name, text in notes.items() if text},
         },
         outputs=list(
             outputs_of(answers, resolved.classes, inference.outputs, top_k=_top_k(inference.parameters))

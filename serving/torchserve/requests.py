@@ -65,6 +65,7 @@ class PredictionRequest:
         return {
             "route": str(resolved),
             "task": resolved.task.spec.name,
+            "route_note": response.route_note,
             "backbone_digest": resolved.task.spec.backbone_digest,
             "adapters": [
                 {"name": term.full_name, "digest": term.digest, "method": term.method}

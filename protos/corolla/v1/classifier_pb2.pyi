@@ -556,6 +556,7 @@ class ClassifyResponse(message.Message):
     TASK_FIELD_NUMBER: builtins.int
     DOMAIN_FIELD_NUMBER: builtins.int
     DOMAIN_NOTE_FIELD_NUMBER: builtins.int
+    ROUTE_NOTE_FIELD_NUMBER: builtins.int
     route: builtins.str
     """The route as resolved, with versions, in text form."""
     backbone_digest: builtins.str
@@ -568,6 +569,10 @@ class ClassifyResponse(message.Message):
     """
     domain_note: builtins.str
     """Why the domain is counted as `other`, with near matches; else empty."""
+    route_note: builtins.str
+    """What the owner of a named route should know, such as that its temperature belongs to other versions than
+    those that answer and is not applied; else empty.
+    """
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[ImageResult]: ...
     @builtins.property
@@ -587,10 +592,11 @@ class ClassifyResponse(message.Message):
         task: builtins.str = ...,
         domain: builtins.str = ...,
         domain_note: builtins.str = ...,
+        route_note: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "domain", b"domain", "domain_note", b"domain_note", "results", b"results", "route", b"route", "task", b"task", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "domain", b"domain", "domain_note", b"domain_note", "results", b"results", "route", b"route", "route_note", b"route_note", "task", b"task", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
