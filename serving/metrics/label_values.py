@@ -1,8 +1,8 @@
 """Label values of the metrics, bounded whatever clients send.
 
-Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES` or `MAX_PLACES`; domains come
-from an allow-list; members, pairs and classes exist for named routes only, which are configuration, classes as
-`top_classes` bounds them. No image, path or prediction id is ever a label.
+Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES` or `MAX_PLACES`; domains
+come from an allow-list; members, pairs and classes exist for named routes only, which are configuration,
+classes as `top_classes` bounds them. No image, path or prediction id is ever a label.
 """
 
 from collections.abc import Mapping, Sequence
