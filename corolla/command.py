@@ -86,6 +86,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="client",
         target="corolla.commands.feedback:feedback",
     ),
+    "domains": Lazy(
+        section="Serve",
+        line="List and add the domains of a server's metrics.",
+        extra="client",
+        target="corolla.commands.domains:domains",
+    ),
     "backbones": Lazy(
         section="Store",
         line="Import and list frozen backbones.",

@@ -109,8 +109,9 @@ class Client:
         Args:
             images: Encoded JPEG, PNG or WebP.
             route: What answers, as text (`lora`, `0.6*lora, ssf`, the name of a route) or typed.
-            task: Whose classes are asked for; empty is the only task of the server's store.
-            domain: Where the images come from, for the metrics.
+            task: Whose classes, in their order, are answered; empty is the only task of the server's store,
+                or that of the first member of a route that names tasks.
+            domain: Where the images come from, for the metrics; the answer's `domain` is how it was counted.
             top_k: How many of the most probable classes each result has; 0 is 5.
             tensor: A uint8 [n, H, W, 3] or float32 [n, 3, S, S] array instead of images (anything with
                 `dtype`, `shape` and `tobytes`); float32 is taken as preprocessed.

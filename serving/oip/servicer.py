@@ -9,7 +9,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
-from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, InvalidInput
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
 from serving.answer.classifier import Classifier
@@ -185,7 +185,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._resolved(request.name, request.version)
-        except (NotFound, Corrupt):
+        except CorollaError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._ready())
 
@@ -245,12 +245,10 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                     field=f"parameters[{name[:80]}]",
                     remedy="publish the adapter to the store",
                 )
-        for term in self._resolved(request.model_name, "").terms():
-            self._admin.load(term.full_name)
+        self._admin.load_route(self._resolved(request.model_name, ""))
 
     def _unload(self, request: pb.RepositoryModelUnloadRequest) -> None:
-        for term in self._resolved(request.model_name, "").terms():
-            self._admin.unload(term.full_name)
+        self._admin.unload_route(self._resolved(request.model_name, ""))
 
     def _versions(self, resolved: ResolvedRoute) -> list[str]:
         """All versions of the adapter, where the route is one."""
