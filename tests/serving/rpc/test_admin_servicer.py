@@ -178,7 +178,6 @@ def test_a_set_alias_is_followed_by_the_next_request_and_by_other_servers(
         ("lora:1", "prod", 1, "INVALID_ARGUMENT", "adapter"),
         ("lora", "", 1, "INVALID_ARGUMENT", "alias"),
         ("lora", LONG, 1, "INVALID_ARGUMENT", "alias"),
-        ("lora", "latest", 1, "INVALID_ARGUMENT", "alias"),
         ("lora", "prod", 0, "INVALID_ARGUMENT", "version"),
         ("lora", "prod", 9, "NOT_FOUND", "version"),
         ("lorra", "prod", 1, "NOT_FOUND", "adapter"),
