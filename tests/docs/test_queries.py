@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PROMQL = re.compile(r"\b(?:sum|avg|min|max|count|rate|increase|histogram_quantile|group_left)\b[\w\s,()]*\(")
 MEMBERS = ("lora", "ssf")
+CLASSES = ("zero", "one", "two")
 IMAGES = 8
 
 
@@ -56,7 +57,7 @@ def replica(version: int) -> Metrics:
     metrics = Metrics(CollectorRegistry(), Domains(["photo"]), zero_places=9)
     metrics.add_methods(["Classify"], ["OK"])
     for route in ("digits/best", "digits/idle", "digits/late"):
-        metrics.add_route(route, MEMBERS)
+        metrics.add_route(route, MEMBERS, CLASSES)
         for member in MEMBERS:
             name = f"{member}:{version if member == 'lora' else 1}"
             metrics.set_adapter(route=route, member=member, version=name, method=member, digest="d")
@@ -74,6 +75,7 @@ def serve(metrics: Metrics, correct: int) -> None:
                 route=route,
                 domain="photo",
                 predicted=1,
+                class_name="one",
                 votes=[1, number % 2],
                 confidence=0.5 if correct == IMAGES else 0.7,
                 entropy=0.5,
@@ -149,6 +151,7 @@ HERE = ROUTE | {"domain": "photo"}
         ("Accuracy of each member", ROUTE | {"member": "ssf"}, 1),
         ("Mean confidence", HERE, 0.6),
         ("How often two members", HERE, 0.5),
+        ("The five classes", ROUTE | {"class": "zero"}, 0),
         ("Members whose version", ROUTE | {"member": "lora"}, 2),
         ("Members whose version", ROUTE | {"member": "ssf"}, None),
         ("Replicas that do not", {}, 0),

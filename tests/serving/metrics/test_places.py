@@ -109,3 +109,26 @@ def test_one_member_has_no_series_of_ensembles() -> None:
     assert len(series(metrics, "corolla_member_predictions_total", route="route-0", domain="domain-0")) == 1
     for name in ("corolla_ensemble_predictions_total", "corolla_ensemble_agreement_ratio_count"):
         assert series(metrics, name, route="route-0") == []
+
+
+def test_a_domain_that_is_added_is_counted_whether_or_not_it_is_shown_at_zero() -> None:
+    for routes, at_zero in ((3, 0), (ZERO_PLACES, None)):
+        metrics = metrics_of(routes, 1, *MEMBERS)
+        assert metrics.add_domain("street")
+        here = {"route": f"route-{routes - 1}", "domain": "street"}
+        assert value(metrics, "corolla_predictions_total", **here) == at_zero
+        predict(metrics, **here)
+        assert value(metrics, "corolla_predictions_total", **here) == 1
+
+
+def test_the_classes_of_a_route_appear_with_its_first_image() -> None:
+    metrics = metrics_of(ZERO_PLACES, 1, *MEMBERS)
+    metrics.add_route("birds", MEMBERS, ["finch", "owl"])
+    assert series(metrics, "corolla_class_predictions_total", route="birds") == []
+    predict(metrics, route="birds", domain="domain-0", predicted=1, class_name="owl")
+
+    counted = {
+        labels["class"]: value(metrics, "corolla_class_predictions_total", **labels)
+        for labels in series(metrics, "corolla_class_predictions_total", route="birds")
+    }
+    assert counted == {"finch": 0, "owl": 1}
