@@ -67,8 +67,7 @@ def refit(store: Store, job: Job, reporter: Reporter | None = None) -> Refitted:
     Raises:
         NotFound: The task, the backbone or the data do not exist.
         InvalidInput: The data has other classes than the task, or nothing remains to measure on.
-        Conflict: A version of the task has this base head already, or named routes answer by `base` and may not
-            move.
+        Conflict: A version of the task has this base head already, or named routes answer by `base`.
     """
     reporter = reporter or Silent()
     backbone = store.backbones.get(job.backbone)
