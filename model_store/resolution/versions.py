@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_store.format.records import Manifest, TaskRecord
+from model_store.names import class_name, differences
 from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
 from model_store.store import Store
 from petl_vit.combine import Combine
@@ -97,8 +98,9 @@ class ResolvedRoute:
         classes = member.task.spec.classes
         if classes == self.classes:
             return None
-        position = {name: i for i, name in enumerate(classes)}
-        return tuple(position[name] for name in self.classes)
+        spelt = str if set(classes) == set(self.classes) else class_name  # which takes its time
+        position = {spelt(name): i for i, name in enumerate(classes)}
+        return tuple(position[spelt(name)] for name in self.classes)
 
     def __str__(self) -> str:
         """The route's text with versions; with tasks where the members come from several."""
@@ -180,12 +182,13 @@ def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_diges
 
 
 def _check_classes(first: Member, other: Member) -> None:
-    differ = sorted(set(first.task.spec.classes) ^ set(other.task.spec.classes))
-    if not differ:
+    ours, theirs = (set(map(class_name, member.task.spec.classes)) for member in (first, other))
+    if ours == theirs:
         return
-    shown = ", ".join(differ[:5]) + (" ..." if len(differ) > 5 else "")
+    whose = first.terms[0].full_name
+    shown = differences(theirs, ours, whose=whose)
     raise InvalidInput(
-        f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes ({shown})",
+        f"members {whose} and {other.terms[0].full_name} have different classes ({shown})",
         field="route",
         remedy="an ensemble's members must share their classes",
     )
