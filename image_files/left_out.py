@@ -1,6 +1,6 @@
 """What is left out of a set of images: how many files for which reason, and some of their names."""
 
-_NAMED = 3
+_NAMED = 5
 
 CLUTTER = "clutter"
 NOT_AN_IMAGE = "not an image"

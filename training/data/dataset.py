@@ -1,13 +1,13 @@
 """Parts of a dataset: held out, smaller, or with labels that index other classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from petl_vit.errors import InvalidInput, near
-from training.data.records import Dataset, Images, content_digest, listed
+from model_store.names import class_name, differences
+from petl_vit.errors import InvalidInput
+from training.data.records import Dataset, Selection, content_digest, listed
 
 
 def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -71,29 +71,18 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     Raises:
         InvalidInput: The dataset has a class that `classes` lacks.
     """
-    unknown = [name for name in dataset.classes if name not in classes]
+    places = {class_name(name): place for place, name in enumerate(classes)}
+    names = [class_name(name) for name in dataset.classes]
+    unknown = [name for name in names if name not in places]
     if unknown:
         raise InvalidInput(
-            f"{dataset.name} has the class {unknown[0]!r}, which the task does not have",
+            f"{dataset.name} has classes that the task does not have: "
+            f"{differences(unknown, set(places) - set(names), whose='task')}",
             field="classes",
-            remedy=near(unknown[0], classes) or f"the task's classes are {listed(classes)}",
+            remedy=f"the task's classes are {listed(classes)}",
         )
-    places = torch.tensor([list(classes).index(name) for name in dataset.classes])
-    return replace(dataset, classes=tuple(classes), labels=places[dataset.labels])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Selection:
-    """Some images of another sequence, in any order."""
-
-    images: Images
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return self.images[self.indices[index]]
+    labels = torch.tensor([places[name] for name in names])[dataset.labels]
+    return replace(dataset, classes=tuple(classes), labels=labels)
 
 
 def _shuffled_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
@@ -110,7 +99,7 @@ def _shuffled_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
 def _select(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     return replace(
         dataset,
-        images=_Selection(images=dataset.images, indices=tuple(indices)),
+        images=Selection(images=dataset.images, indices=tuple(indices)),
         labels=dataset.labels[torch.tensor(indices, dtype=torch.int64)],
         digest=content_digest([dataset.digest, list(indices)]),
     )
