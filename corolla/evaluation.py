@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 from training.data import shift
 
@@ -29,6 +30,7 @@ class Evaluation:
         shifts: Also under these, as NAME:SEVERITY.
         holdout: Only the images that training with this share holds out; None is all.
         limit: At most so many images of each set.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         backbone: Name or digest; None is the only one.
         device, precision: What the backbone runs on, and computes in.
     """
@@ -40,6 +42,8 @@ class Evaluation:
     holdout: float | None = None
     split_seed: int = 0
     limit: int | None = None
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     extrapolate: bool = False
     backbone: str | None = None
     device: str = "auto"
@@ -63,7 +67,7 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     from training.measure.evaluation import Candidate, measure_all
 
     candidates = [Candidate(route=route, temperature=temperature) for route, temperature in named]
-    datasets = [_dataset(source, what) for source in what.data]
+    datasets = [_dataset(source, what, reporter) for source in what.data]
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
     loader = checked(Precision(what.precision), exact, subjects(members), reporter.note)
@@ -86,11 +90,13 @@ def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple
     return resolved, temperature
 
 
-def _dataset(source: str, what: Evaluation) -> "Dataset":
+def _dataset(source: str, what: Evaluation, reporter: "Reporter") -> "Dataset":
     from training.data.dataset import split_dataset, subset
+    from training.data.reading import Reading
     from training.data.sources import load_dataset
 
-    dataset = load_dataset(source)
+    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
+    dataset = load_dataset(source, reading=reading)
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
     return dataset if what.limit is None else subset(dataset, min(what.limit, len(dataset)), 0)

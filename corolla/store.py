@@ -45,6 +45,8 @@ class Store(Contents):
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
         threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
+        max_pixels: Most pixels of a decoded image; None is 50 million. A larger JPEG is decoded at a reduced
+            scale, any other is refused.
 
     Raises:
         InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.
@@ -58,6 +60,7 @@ class Store(Contents):
         device: Literal["auto", "cpu", "cuda"] = "auto",
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         threads: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         given = {
             "store": None if url is None else os.fspath(url),
@@ -65,6 +68,7 @@ class Store(Contents):
             "device": device,
             "precision": precision,
             "threads": threads,
+            "max_pixels": max_pixels,
         }
         self._settings = Settings.read(given)
         self._given = {name: getattr(self._settings, name) for name in given}
@@ -103,6 +107,7 @@ class Store(Contents):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        skip_bad: bool = False,
         image_size: int | None = None,
         resize: Literal["squash", "crop"] | None = None,
         epochs: int = 30,
@@ -133,6 +138,8 @@ class Store(Contents):
             holdout: Share of the images that is held out.
             split_seed: Decides the split and `limit`.
             limit: Train on at most so many images.
+            skip_bad: Leave out images that cannot be used, instead of refusing the set; the manifest's
+                `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
             resize: How images of a new task reach it; None is squash.
             learning_rate: Highest learning rate; None is the method's own.
@@ -183,6 +190,8 @@ class Store(Contents):
                 holdout=holdout,
                 split_seed=split_seed,
                 limit=limit,
+                max_pixels=self._settings.max_pixels,
+                skip_bad=skip_bad,
                 image_size=image_size,
                 resize=resize,
                 device=self._settings.device,
@@ -207,7 +216,7 @@ class Store(Contents):
         """Classifies images, as a server would.
 
         Args:
-            images: Any mixture of encoded JPEG, PNG or WebP, paths of such files, Pillow images, and pixels
+            images: Any mixture of encoded images, paths of such files, Pillow images, and pixels
                 as uint8 arrays [H, W] or [H, W, 1, 3 or 4].
             route: What answers: `lora`, `0.6*lora, ssf`, or a named route.
             task: Whose classes are asked for; empty is the only task.
@@ -269,6 +278,7 @@ class Store(Contents):
         holdout: float | None = None,
         split_seed: int = 0,
         limit: int | None = None,
+        skip_bad: bool = False,
         extrapolate: bool = False,
         progress: bool = False,
     ) -> "list[Measured]":
@@ -282,6 +292,7 @@ class Store(Contents):
             holdout: Only the images that training with this `holdout` holds out; None is all.
             split_seed: The split seed of that training.
             limit: At most so many images of each set.
+            skip_bad: Leave out images that cannot be used, instead of refusing the set.
             extrapolate: Whether an alpha may be outside [0, 1].
             progress: Show bars on stderr.
 
@@ -300,6 +311,8 @@ class Store(Contents):
             holdout=holdout,
             split_seed=split_seed,
             limit=limit,
+            max_pixels=self._settings.max_pixels,
+            skip_bad=skip_bad,
             extrapolate=extrapolate,
             backbone=self._settings.backbone,
             device=self._settings.device,

@@ -19,12 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
-from petl_vit.image_input import Preprocess
+from petl_vit.image_input import MAX_PIXELS, Preprocess
 from petl_vit.orientation import upright
 from petl_vit.readers import in_less_time, loaded, opened, undecodable
-
-MAX_PIXELS = 50_000_000
-"""The default limit of `decode`: more pixels than a camera's, fewer than a decompression bomb's."""
 
 _MAX_ASPECT = 16
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from petl_vit.preprocess import MAX_PIXELS
+from petl_vit.image_input import MAX_PIXELS
 from training.progress import Reporter, Silent
 
 

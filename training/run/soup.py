@@ -27,10 +27,12 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
 from training.data.loading import Resized
+from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
@@ -49,6 +51,7 @@ class Job:
         data: Labelled images; see `training.data.dataset.load`.
         holdout: Share of them that is held out, as in training; None takes all of them.
         split_seed: The one that the members were trained with, so that none is chosen on images it saw.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         precision: What the choice is made in, as a server's.
     """
 
@@ -60,6 +63,8 @@ class Job:
     kind: Kind = "greedy"
     holdout: float | None = 0.2
     split_seed: int = 0
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     device: str = "cpu"
     precision: Precision = Precision.AUTO
 
@@ -129,7 +134,7 @@ def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Report
 
 
 def _read(job: Job, task: TaskRecord, loader: Loader, reporter: Reporter) -> HeldOut:
-    dataset, preprocess = align_classes(_heldout(job), task.spec.classes), task.spec.preprocess
+    dataset, preprocess = align_classes(_heldout(job, reporter), task.spec.classes), task.spec.preprocess
     with reporter.stage("reading held-out images", len(dataset)) as advance:
         images = Resized(dataset, preprocess, loader.vit(preprocess.image_size), advance=advance)
     return HeldOut(dataset=dataset, images=images, holdout=job.holdout, split_seed=job.split_seed)
@@ -226,8 +231,9 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
     return members
 
 
-def _heldout(job: Job) -> Dataset:
-    dataset = load_dataset(job.data)
+def _heldout(job: Job, reporter: Reporter) -> Dataset:
+    reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
+    dataset = load_dataset(job.data, reading=reading)
     if job.holdout is None:
         return dataset
     return split_dataset(dataset, holdout=job.holdout, seed=job.split_seed)[1]
