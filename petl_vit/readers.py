@@ -6,6 +6,7 @@ pixel limit of its own, which warns before ours is asked.
 
 import importlib
 import io
+import struct
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +95,8 @@ def in_less_time(image: Image.Image) -> Image.Image:
 def undecodable(error: Exception, field: str) -> InvalidInput:
     """What is said of a file that Pillow could not decode."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
+    if isinstance(error, struct.error | EOFError | IndexError):  # these say where in Pillow
+        reason = "it ends too early"
     return InvalidInput(
         f"the image cannot be decoded ({reason})",
         field=field,
