@@ -133,7 +133,10 @@ def _told_apart(name: str, whose: str, other: str) -> tuple[str, str, str]:
 
 def printable(name: str) -> str:
     """A file's name with the bytes that are not UTF-8 escaped, as in `caf\\xe9`."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # half of a letter, which stands for no byte
+        return name.encode(errors="backslashreplace").decode()
 
 
 def check_printable(name: str, field: str) -> str:
