@@ -17,8 +17,9 @@ from benchmarks.adapters import CLASSES, base_head
 from benchmarks.gpu_forward import Stage
 from benchmarks.gpu_setting import Found
 from petl_vit import methods
+from training.run.precision import frozen
 from training.run.recipe import Recipe
-from training.run.trainer import Trainer, frozen
+from training.run.trainer import Trainer
 
 RANK = 8
 RATE = 1e-3

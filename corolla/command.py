@@ -83,7 +83,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "tasks": Lazy(
         section="Store",
-        line="List and show tasks: classes and preprocessing.",
+        line="List, show, refit and delete tasks.",
         extra="serve",
         target="corolla.commands.tasks:tasks",
     ),

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from corolla.names import StoreNames, chosen_task
+from corolla.task_versions import records_of
+from model_store import deletion
 from model_store.format.records import BackboneRecord, Manifest, NamedRoute, TaskRecord
 from model_store.routes.text import parse_adapter
 from model_store.store import Store as ModelStore
@@ -29,8 +31,18 @@ class Contents:
         return self._store.backbones.list()
 
     def tasks(self) -> list[TaskRecord]:
-        """All tasks, one record for each backbone, by name."""
+        """All tasks, the newest version on each backbone, by name."""
         return self._store.tasks.list()
+
+    def task_versions(self, task: str) -> list[TaskRecord]:
+        """The versions of a task on all backbones, from the oldest: one for each base head.
+
+        An adapter belongs to the one whose digest is its `task_digest`.
+
+        Raises:
+            NotFound: There is no such task.
+        """
+        return self._store.tasks.versions(task) or [self._store.tasks.get(task)]
 
     def adapters(self, task: str | None = None) -> list[Manifest]:
         """The newest version of every adapter of a task, or of all, by task and name."""
@@ -122,11 +134,35 @@ class Contents:
         Raises:
             NotFound: There is no such version.
             Conflict: The alias does not point at `expected`.
-            InvalidInput: The alias is `latest`, which training moves.
         """
         _, _, before = self._names.set_alias(adapter, alias, version, task=task, expected=expected)
         self._changed()
         return before
+
+    def delete_task(
+        self, task: str, *, version: int | None = None, with_adapters: bool = False
+    ) -> list[TaskRecord]:
+        """Deletes a task for good, on all backbones.
+
+        Args:
+            version: Only this version of it, on its only backbone; None is all.
+            with_adapters: Whether its adapters, their aliases and its named routes go too.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            NotFound: There is no such task or version.
+            Conflict: Adapters or named routes belong to it, or a named route of another task needs it.
+        """
+        records = (
+            self.task_versions(task) if version is None else records_of(self._store, task, None, version)
+        )
+        deletion.delete_task(
+            self._store, deletion.task_deletion(self._store, records, with_adapters=with_adapters)
+        )
+        self._changed()
+        return list(records)
 
     def put_route(
         self,

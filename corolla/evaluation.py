@@ -4,7 +4,7 @@ What computes is imported once the names are known to exist.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from model_store.resolution.versions import ResolvedRoute, resolve
@@ -16,8 +16,11 @@ from training.data import shift
 
 if TYPE_CHECKING:
     from training.data.records import Dataset
-    from training.measure.evaluation import Measured
+    from training.measure.evaluation import Candidate, Measured
     from training.progress import Reporter
+
+_LIMIT_SEED = 2**31
+"""No seed of a split, as what such a seed ranks first is what `train --limit` trains on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,8 @@ class Evaluation:
         routes: Routes, or names of routes.
         data: Sets of labelled images, as `training.data.sources.load_dataset` opens them.
         shifts: Also under these, as NAME:SEVERITY.
-        holdout: Only the images that training with this share holds out; None is all.
+        holdout: Only the images that training with this share holds out, but for those that the routes were
+            trained on; None is all.
         limit: At most so many images of each set.
         max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         backbone: Name or digest; None is the only one.
@@ -55,7 +59,8 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
 
     Raises:
         NotFound: A route, the task, the backbone or the data do not exist.
-        InvalidInput: A route, a shift or the data cannot work; names it.
+        InvalidInput: A route, a shift or the data cannot work; names it. Or routes were trained on most of
+            the images that would be held out.
     """
     record = store.backbones.get(what.backbone)
     under = [None, *map(shift.parse, what.shifts)]
@@ -67,7 +72,7 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     from training.measure.evaluation import Candidate, measure_all
 
     candidates = [Candidate(route=route, temperature=temperature) for route, temperature in named]
-    datasets = [_dataset(source, what, reporter) for source in what.data]
+    datasets = [_dataset(store, source, what, candidates, reporter) for source in what.data]
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
     loader = checked(Precision(what.precision), exact, subjects(members), reporter.note)
@@ -76,7 +81,8 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
         title = str(candidates[0].route) if len(candidates) == 1 else f"{len(candidates)} routes"
         total = len(candidates) * len(under) * len(dataset)
         with reporter.stage(f"{title} on {dataset.name}", total) as advance:
-            on_each.append(measure_all(loader, candidates, dataset, under=under, advance=advance))
+            rows = measure_all(loader, candidates, dataset, under=under, advance=advance)
+        on_each.append(_with_learnt(store, candidates, dataset, rows))
     return [row for of_route in zip(*on_each, strict=True) for rows in of_route for row in rows]
 
 
@@ -90,13 +96,51 @@ def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple
     return resolved, temperature
 
 
-def _dataset(source: str, what: Evaluation, reporter: "Reporter") -> "Dataset":
+def _dataset(
+    store: Store, source: str, what: Evaluation, candidates: "Sequence[Candidate]", reporter: "Reporter"
+) -> "Dataset":
+    """The images to measure on: with a holdout, none that any of the routes was trained on."""
     from training.data.dataset import split_dataset, subset
+    from training.data.learnt import Overlap, by_adapters
     from training.data.reading import Reading
     from training.data.sources import load_dataset
+    from training.run.training_data import unlearnt
 
     reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
     dataset = load_dataset(source, reading=reading)
+    learnt = by_adapters(store, (term for one in candidates for term in one.route.terms()))
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
-    return dataset if what.limit is None else subset(dataset, min(what.limit, len(dataset)), 0)
+        unknown = Overlap(dataset, learnt).unknown
+        if unknown:
+            reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
+        dataset = unlearnt(
+            dataset,
+            learnt,
+            reporter.note,
+            field="holdout",
+            remedy="give the --data, --holdout and --split-seed of their training, which `corolla adapters "
+            "show` prints",
+            least=0.5,
+        )
+    if what.limit is not None:
+        dataset = subset(dataset, min(what.limit, len(dataset)), _LIMIT_SEED)
+    overlap = Overlap(dataset, learnt)
+    if len(overlap):
+        reporter.note(
+            f"{len(overlap)} of the {len(dataset)} images of {dataset.name} are training images of "
+            f"{overlap.names}: accuracy on them says nothing of new images; --holdout leaves them out"
+        )
+    return dataset
+
+
+def _with_learnt(
+    store: Store, candidates: "Sequence[Candidate]", dataset: "Dataset", rows: "list[list[Measured]]"
+) -> "list[list[Measured]]":
+    """The rows of each candidate, with how many of the images it was trained on."""
+    from training.data.learnt import Overlap, by_adapters
+
+    counts = [len(Overlap(dataset, by_adapters(store, one.route.terms()))) for one in candidates]
+    return [
+        [replace(row, trained_on=count) for row in of_one] for of_one, count in zip(rows, counts, strict=True)
+    ]

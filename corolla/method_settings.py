@@ -27,13 +27,18 @@ def trainable(method: str) -> Summary:
 
 
 def recipe_of(
-    method: str, settings: Mapping[str, object], *, learning_rate: float | None, **values: Any
+    method: str,
+    settings: Mapping[str, object],
+    *,
+    learning_rate: float | None,
+    drop_path: float | None = None,
+    **values: Any,
 ) -> Recipe:
     """The recipe of a method.
 
     Args:
         settings: The method's own.
-        learning_rate: None is the method's own.
+        learning_rate, drop_path: None is the method's own.
         values: Other fields of a `Recipe`.
 
     Raises:
@@ -54,5 +59,6 @@ def recipe_of(
         method=summary.name,
         config=methods.get(summary.name).configure(settings).model_dump(mode="json"),
         learning_rate=summary.learning_rate if learning_rate is None else learning_rate,
+        drop_path=summary.drop_path if drop_path is None else drop_path,
         **values,
     )

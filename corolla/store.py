@@ -18,7 +18,7 @@ from corolla.contents import Contents, PathLike, Setting
 from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
-from model_store.format.records import Manifest
+from model_store.format.records import Manifest, TaskRecord
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
 from petl_vit.errors import InvalidInput
@@ -115,13 +115,15 @@ class Store(Contents):
         learning_rate: float | None = None,
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
-        drop_path: float = 0.1,
+        drop_path: float | None = None,
         augment: Literal["none", "flip", "crop-flip"] = "none",
         head_init: Literal["probe", "random"] = "probe",
         seed: int = 0,
         precision: Literal["fp32", "bf16"] = "fp32",
+        keep: Literal["last", "best"] = "last",
         runs: PathLike | None = None,
         again: bool = False,
+        promote: bool = False,
         progress: bool = False,
         **settings: Setting,
     ) -> Manifest:
@@ -145,13 +147,15 @@ class Store(Contents):
             learning_rate: Highest learning rate; None is the method's own.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
-            drop_path: Stochastic depth of the last block.
+            drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
             augment: Random changes to training images.
             head_init: Start the head from the task's base head, or at random (members differ more).
             seed: Decides all randomness of training.
             precision: Of the frozen backbone and the forward; bf16 is for GPUs.
+            keep: The epoch that is registered: the last, or the one with the best held-out accuracy.
             runs: Folder for the state of unfinished runs; None is the user's cache.
             again: Train even if this very run is registered already.
+            promote: Move `latest` even to an adapter that is far below its base head.
             progress: Show bars on stderr.
             settings: The method's own, such as `rank=8`.
 
@@ -173,6 +177,7 @@ class Store(Contents):
             head_init=head_init,
             seed=seed,
             precision=precision,
+            keep=keep,
         )
 
         from training.run import job
@@ -196,12 +201,56 @@ class Store(Contents):
                 resize=resize,
                 device=self._settings.device,
                 again=again,
+                promote=promote,
                 measure_precision=Precision(self._settings.precision),
             ),
             _reporter(progress),
         )
         self._changed()
         return outcome.manifest
+
+    def refit_head(
+        self,
+        task: str,
+        *,
+        data: PathLike,
+        heldout: PathLike | None = None,
+        holdout: float = 0.2,
+        split_seed: int = 0,
+        limit: int | None = None,
+        skip_bad: bool = False,
+        progress: bool = False,
+    ) -> TaskRecord:
+        """Fits the base head of a task again; the result is the task's next version.
+
+        Adapters that are trained from now on start from it, and the route `base` means it. Adapters that
+        exist stay with the version that they were trained for. What it does not say is as in `train`.
+
+        Raises:
+            NotFound: The task, the backbone or the data do not exist.
+            InvalidInput: The data has other classes than the task.
+            Conflict: A version of the task has this base head already.
+        """
+        from training.run import refit
+
+        refitted = refit.refit(
+            self._store,
+            refit.Job(
+                backbone=self._store.backbones.get(self._settings.backbone).digest,
+                task=task,
+                data=os.fspath(data),
+                heldout=None if heldout is None else os.fspath(heldout),
+                holdout=holdout,
+                split_seed=split_seed,
+                limit=limit,
+                max_pixels=self._settings.max_pixels,
+                skip_bad=skip_bad,
+                device=self._settings.device,
+            ),
+            _reporter(progress),
+        )
+        self._changed()
+        return refitted.task
 
     def classify(
         self,

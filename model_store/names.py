@@ -47,19 +47,6 @@ def check_name(text: str, field: str) -> str:
     return text
 
 
-def check_alias(text: str) -> str:
-    """Return `text`, or refuse what people may not point at a version themselves.
-
-    Raises:
-        InvalidInput: It is not a name, or is `latest`.
-    """
-    if check_name(text, "alias") == LATEST:
-        raise InvalidInput(
-            "`latest` is moved by registration", field="alias", remedy="use another, such as prod"
-        )
-    return text
-
-
 def check_digest(text: str, field: str) -> str:
     """Return `text`, or refuse what is not 64 lower-case hexadecimal digits.
 

@@ -11,6 +11,7 @@ import platformdirs
 
 from model_store.collections.adapters import Adapters
 from model_store.collections.backbones import Backbones
+from model_store.collections.images import ImageLists
 from model_store.collections.routes import Routes
 from model_store.collections.tasks import Tasks
 from model_store.place.objects import Objects, Place
@@ -26,7 +27,7 @@ class Store:
     """A model store. Holds no state but the place, so any number may be open on it at once.
 
     Attributes:
-        backbones, tasks, adapters, routes: What is in it, and what can be done with that.
+        backbones, tasks, adapters, routes, images: What is in it, and what can be done with that.
     """
 
     def __init__(self, place: Place) -> None:
@@ -35,6 +36,7 @@ class Store:
         self.tasks = Tasks(place, self.backbones)
         self.adapters = Adapters(place, self.tasks)
         self.routes = Routes(place, self.adapters)
+        self.images = ImageLists(place)
 
     @classmethod
     def open(cls, url: str | None = None) -> "Store":

@@ -40,6 +40,7 @@ class Summary(_Record):
     title: str
     paper: str
     learning_rate: float
+    drop_path: float
     trained: bool
     settings: tuple[Setting, ...]
 
@@ -96,6 +97,7 @@ def _summary(method: Any) -> Summary:
         title=method.title,
         paper=method.paper,
         learning_rate=method.learning_rate,
+        drop_path=method.drop_path,
         trained=method.trained,
         settings=tuple(_setting(name, field) for name, field in fields.items()),
     )

@@ -63,19 +63,36 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """
     store = Store.open(url)
     adapters = []
+    of_task = {record.digest: record.version for record in store.tasks.versions(task)}
     for task_name, name in store.adapters.list(task):
         versions = store.adapters.versions(task_name, name)
         newest = store.adapters.manifest(task_name, name, versions[-1])
         adapters.append((newest, versions, store.adapters.aliases(task_name, name)))
     documents = [
-        manifest.model_dump(mode="json") | {"versions": list(versions), "aliases": dict(aliases)}
+        manifest.model_dump(mode="json")
+        | {
+            "versions": list(versions),
+            "aliases": dict(aliases),
+            "task_version": of_task.get(manifest.task_digest),
+        }
         for manifest, versions, aliases in adapters
     ]
     tables.listing(
         documents,
         as_json,
-        columns=("task", "adapter", "method", "newest", "aliases", *_METRICS),
-        rows=[(m.task, m.name, m.method, str(m.version), _aliases(a), *_metrics(m)) for m, _, a in adapters],
+        columns=("task", "task version", "adapter", "method", "newest", "aliases", *_METRICS),
+        rows=[
+            (
+                m.task,
+                str(of_task.get(m.task_digest, "")),
+                m.name,
+                m.method,
+                str(m.version),
+                _aliases(a),
+                *_metrics(m),
+            )
+            for m, _, a in adapters
+        ],
         when_empty="No adapter yet. Type: corolla train --help",
     )
 
@@ -95,7 +112,11 @@ def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool)
     manifest = store.adapters.resolve(ref, ref.task or chosen_task(store, task))
     aliases = store.adapters.aliases(manifest.task, manifest.name)
     pointing = sorted(alias for alias, version in aliases.items() if version == manifest.version)
-    tables.show(manifest.model_dump(mode="json") | {"aliases": list(pointing)}, as_json)
+    of_task = {record.digest: record.version for record in store.tasks.versions(manifest.task)}
+    task_version = of_task.get(manifest.task_digest)
+    tables.show(
+        manifest.model_dump(mode="json") | {"aliases": list(pointing), "task_version": task_version}, as_json
+    )
 
 
 @click.command(

@@ -50,13 +50,18 @@ def evaluate(url: str | None, as_json: bool, **settings: Any) -> None:
 
 def _print(rows: "list[Measured]") -> None:
     ensembles = any(len(row.member_accuracies) > 1 for row in rows)
+    learnt = any(row.trained_on for row in rows)
     columns = ["route", "data", "images", "precision", "accuracy", "confidence"]
-    table = tables.table_of(*columns, *(["agreement", "best member"] if ensembles else []))
+    columns += ["agreement", "best member"] if ensembles else []
+    table = tables.table_of(*columns, *(["trained on"] if learnt else []))
     for row in rows:
         cells = [row.route, row.data, str(row.images), row.precision]
         cells += [f"{row.accuracy:.3f}", f"{row.confidence:.3f}"]
         if len(row.member_accuracies) > 1:
             best, accuracy = max(row.member_accuracies.items(), key=lambda item: item[1])
             cells += [f"{row.agreement:.3f}", f"{best} {accuracy:.3f}"]
+        elif ensembles:
+            cells += ["", ""]
+        cells += [str(row.trained_on)] if learnt else []
         table.add_row(*cells)
     tables.print_table(table)

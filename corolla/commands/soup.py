@@ -98,6 +98,8 @@ def soup(
         f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f}), "
         f"measured in {manifest.metrics_precision}"
     )
+    if outcome.warning:
+        click.echo(outcome.warning)
 
 
 def _line(member: "Ingredient") -> str:

@@ -1,5 +1,9 @@
-"""`corolla tasks`: import, list and show what the adapters of a store classify."""
+"""`corolla tasks`: the group, and what imports, lists, shows and deletes what adapters classify.
 
+Its other command is in `refit`.
+"""
+
+import sys
 from typing import Any
 
 import click
@@ -7,30 +11,46 @@ from rich.console import Console
 
 from corolla import flags, tables
 from corolla.flags import epilog
-from corolla.group import CommandGroup
+from corolla.group import CommandGroup, Lazy
+from corolla.task_versions import fitted_to, records_of
+from model_store import deletion
 from model_store.format.records import TaskSpec
+from model_store.routes.algebra import MAX_VERSION
 from model_store.store import Store
+from petl_vit.errors import InvalidInput
+
+COMMANDS = {
+    "refit-head": Lazy(
+        target="corolla.commands.refit:refit_head", line="Fit the base head of a task again.", extra="train"
+    )
+}
+_VERSION = click.option(
+    "--version", type=click.IntRange(1, MAX_VERSION), help="This version of the task.  [default: the newest]"
+)
+_ON = click.option("--backbone", help="Backbone, where the task is on several.")
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=CommandGroup, lazy=COMMANDS)
 def tasks() -> None:
-    """List and show tasks: classes and preprocessing."""
+    """List, show, refit and delete tasks: classes, preprocessing and base heads."""
 
 
 @tasks.command("list", epilog=epilog("corolla tasks list", "corolla tasks list --json"))
 @flags.store
 @flags.as_json
 def list_tasks(url: str | None, as_json: bool) -> None:
-    """List the tasks of a store, one line for each backbone."""
+    """List the tasks of a store, one line for each backbone: the newest version."""
     store = Store.open(url)
     records = store.tasks.list()
     names = {record.digest: record.name for record in store.backbones.list()}
     rows = [
         (
             record.spec.name,
+            str(record.version),
             str(len(record.spec.classes)),
             f"{record.spec.preprocess.image_size} px",
             names.get(record.spec.backbone_digest, record.spec.backbone_digest[:12]),
+            fitted_to(record),
             record.digest[:12],
         )
         for record in records
@@ -38,7 +58,7 @@ def list_tasks(url: str | None, as_json: bool) -> None:
     tables.listing(
         [record.model_dump(mode="json") for record in records],
         as_json,
-        columns=("task", "classes", "size", "backbone", "digest"),
+        columns=("task", "version", "classes", "size", "backbone", "base head", "digest"),
         rows=rows,
         when_empty="No task yet. Type: corolla train --help",
     )
@@ -100,7 +120,7 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
     spec = TaskSpec.of(
         name=name, classes=source.classes, preprocess=preprocess, backbone_digest=record.digest
     )
-    task = store.tasks.put(spec, source.head.tensors())
+    task = store.tasks.put(spec, source.head.tensors(), {"data_digests": [], "zero_shot": True})
     if as_json:
         return tables.print_json(task.model_dump(mode="json"))
     click.echo(f"task   {name}: {len(source.classes)} classes, zero-shot")
@@ -112,15 +132,65 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
     "show", epilog=epilog("corolla tasks show digits", "corolla tasks show digits --backbone vit-b")
 )
 @click.argument("task")
-@click.option("--backbone", help="Backbone, where the task is on several.")
+@_ON
+@_VERSION
 @flags.store
 @flags.as_json
-def show_task(task: str, backbone: str | None, url: str | None, as_json: bool) -> None:
-    """Show a task: its classes in order, its preprocessing, its backbone."""
+def show_task(task: str, backbone: str | None, version: int | None, url: str | None, as_json: bool) -> None:
+    """Show a task: its classes in order, its preprocessing, its backbone, its base head's images."""
     store = Store.open(url)
-    record = (
-        store.tasks.get(task)
-        if backbone is None
-        else store.tasks.get(task, store.backbones.get(backbone).digest)
-    )
+    record = records_of(store, task, backbone, version)[-1]
     tables.show(record.model_dump(mode="json"), as_json)
+
+
+@tasks.command(
+    "delete",
+    epilog=epilog(
+        "corolla tasks delete digits",
+        "corolla tasks delete digits --version 2 --yes",
+        "corolla tasks delete digits --with-adapters",
+    ),
+)
+@click.argument("task")
+@_ON
+@click.option(
+    "--version", type=click.IntRange(1, MAX_VERSION), help="Only this version of it.  [default: all]"
+)
+@click.option("--with-adapters", is_flag=True, help="Also its adapters, their aliases and its named routes.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@flags.store
+@flags.as_json
+def delete_task(
+    task: str,
+    backbone: str | None,
+    version: int | None,
+    with_adapters: bool,
+    yes: bool,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Delete a task for good, or one version of it.
+
+    It is refused while adapters or named routes belong to it, which --with-adapters deletes too, and while a
+    named route of another task needs it. Without its newest version, a task is what it was before that.
+    """
+    store = Store.open(url)
+    records = records_of(store, task, backbone, version)
+    if version is None and backbone is None:
+        records = store.tasks.versions(task)
+    planned = deletion.task_deletion(store, records, with_adapters=with_adapters)
+    gone = [
+        *(f"{record.spec.name} version {record.version}" for record in planned.records),
+        *map(str, planned.adapters),
+        *(f"route {route.task}/{route.name}" for route in planned.routes),
+    ]
+    if not yes and not as_json:
+        if not sys.stdin.isatty():
+            problem = "standard input is not a terminal, so nobody can confirm"
+            raise InvalidInput(problem, field="yes", remedy="add --yes")
+        click.confirm(f"Delete {', '.join(gone)} for good?", abort=True, err=True)
+    deletion.delete_task(store, planned)
+    if as_json:
+        return tables.print_json({"deleted": gone})
+    for name in gone:
+        click.echo(f"{name} is deleted")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _RATE = "--lr"
 _EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
 """Options that each adapter of a run may set for itself, besides its method's settings."""
+_OF_METHOD = ("drop_path", "learning_rate")
+"""Options whose default is the method's."""
 
 
 def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
@@ -64,8 +66,8 @@ _COMMON: list[flags.Decorator] = [
         type=click.Choice(["squash", "crop"]),
         help="How images of a new task reach it.  [default: squash]",
     ),
-    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "drop_path", "augment")),
-    *map(_of_recipe, ("head_init", "seed")),
+    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment")),
+    *map(_of_recipe, ("head_init", "seed", "keep")),
     click.option(
         "--method",
         "others",
@@ -87,6 +89,9 @@ _COMMON: list[flags.Decorator] = [
         help="Folder for the state of unfinished runs (env: COROLLA_RUNS).  [default: the user's cache]",
     ),
     click.option("--again", is_flag=True, help="Train even if this very run is registered already."),
+    click.option(
+        "--promote", is_flag=True, help="Move `latest` even to an adapter that is far below its base head."
+    ),
     flags.store,
     flags.as_json,
 ]
@@ -132,7 +137,8 @@ def _train_command(method: Summary) -> click.Command:
         config = {setting.name: options.pop(f"config_{setting.name}") for setting in method.settings}
         _train(method, config, **options)
 
-    for option in [*reversed(_COMMON), _of_recipe("learning_rate", method.learning_rate)]:
+    own = [_of_recipe(name, getattr(method, name)) for name in _OF_METHOD]
+    for option in [*reversed(_COMMON), *own]:
         command = option(command)
     for setting in reversed(method.settings):
         # The method checks their limits.
@@ -178,8 +184,10 @@ class _Adapter:
         values = self.values
         if method.name == self.method.name:
             config = self.config | config
-        elif not typed(click.get_current_context(), "learning_rate"):
-            values = values | {"learning_rate": method.learning_rate}
+        else:
+            context = click.get_current_context()
+            defaults = [name for name in _OF_METHOD if not typed(context, name)]
+            values = values | {name: getattr(method, name) for name in defaults}
         return _Adapter(method=method, name=given.pop("name", None), values=values | given, config=config)
 
 
@@ -218,10 +226,14 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in adapters]
     outcomes = job.run_together(store, jobs, Bars())
     if as_json:
-        documents = [{"reused": o.reused} | o.manifest.model_dump(mode="json") for o in outcomes]
+        documents = [
+            {"reused": o.reused, "latest": o.latest} | o.manifest.model_dump(mode="json") for o in outcomes
+        ]
         return tables.print_json(documents if others else documents[0])
     for outcome in outcomes:
         _print_outcome(outcome)
+    if any(outcome.latest != outcome.manifest.version for outcome in outcomes):
+        return
     task, route = jobs[0].task, ", ".join(name for name, _ in adapters)
     route = f"'{route}'" if others else route
     click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
@@ -237,3 +249,7 @@ def _print_outcome(outcome: "Outcome") -> None:
         f"{int(metrics['parameters']):,} parameters, temperature {manifest.temperature:.2f}, "
         f"measured in {manifest.metrics_precision}"
     )
+    if "temperature_unfitted" in training:
+        click.echo(f"The temperature is not fitted: {training['temperature_unfitted']}.")
+    if outcome.warning:
+        click.echo(outcome.warning)

@@ -11,7 +11,7 @@ from model_store.collections.aliases import Aliases
 from model_store.collections.tasks import Tasks
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
-from model_store.names import LATEST, AdapterId, check_alias, check_name
+from model_store.names import LATEST, AdapterId, check_name
 from model_store.place.objects import Place
 from model_store.routes.algebra import AdapterRef
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -41,11 +41,14 @@ class Adapters:
 
     # Versions
 
-    def publish(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Manifest:
+    def publish(self, draft: Draft, weights: "Mapping[str, Tensor]", *, latest: bool = True) -> Manifest:
         """Publish an adapter as the next version of its name and move `latest` to it.
 
         Whole or not at all: the manifest is written last. Publishing what is already the newest version
         returns that one. Two publishers at once get two versions.
+
+        Args:
+            latest: Whether `latest` moves; where there is none yet, it points at this version anyway.
 
         Raises:
             InvalidInput: Tensors that are not finite.
@@ -56,7 +59,8 @@ class Adapters:
         manifest = self._newest(draft.task, draft.name)
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
-        self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
+        if latest or self._aliases.get(draft.task, draft.name, LATEST) is None:
+            self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
         return manifest
 
     def publish_once(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Published:
@@ -135,7 +139,7 @@ class Adapters:
         # `latest` to each other's version.
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
         if remaining:
-            self._aliases.retreat_latest(task, name, version, remaining[-1])
+            self._aliases.retreat_latest(task, name, version, self._successor(task, name, remaining))
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
             key = keys.adapter(task, name, version, file)
@@ -166,11 +170,17 @@ class Adapters:
         Raises:
             NotFound: No such version.
             Conflict: The alias does not point at `expected`.
-            InvalidInput: The alias is `latest`, which registration moves.
+            InvalidInput: A bad name.
         """
-        check_alias(alias)
+        check_name(alias, "alias")
         self.manifest(task, name, version)
         return self._aliases.set(task, name, alias, version, expected)
+
+    def drop_aliases(self, task: str, name: str, version: int) -> None:
+        """Forget the aliases that stand for a version, but for `latest`, which `remove` moves."""
+        for alias, pointed in self.aliases(task, name).items():
+            if pointed == version and alias != LATEST:
+                self._aliases.drop(task, name, alias, version)
 
     def resolve(self, ref: AdapterRef, task: str) -> Manifest:
         """Find the version that a reference means; `task` is the one it belongs to unless it says.
@@ -222,10 +232,20 @@ class Adapters:
 
     def _drop_latest(self, task: str, name: str, version: int) -> None:
         """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
-        self._aliases.drop_latest(task, name, version)
+        self._aliases.drop(task, name, LATEST, version)
         newest = self._newest(task, name)
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)
+
+    def _successor(self, task: str, name: str, remaining: Sequence[int]) -> int:
+        """The version that `latest` moves to: the newest that is not far below its base head, if any."""
+        good = (v for v in reversed(remaining) if not self._far_below(task, name, v))
+        return next(good, remaining[-1])
+
+    def _far_below(self, task: str, name: str, version: int) -> bool:
+        with suppress(NotFound):  # deleted by others since the versions were listed
+            return bool(self.manifest(task, name, version).training.get("far_below_base"))
+        return True
 
     def _check_task(self, draft: Draft) -> None:
         task = self._tasks.with_digest(draft.task, draft.task_digest)

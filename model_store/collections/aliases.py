@@ -66,11 +66,11 @@ class Aliases:
 
         self._swap(task, name, LATEST, change)
 
-    def drop_latest(self, task: str, name: str, version: int) -> None:
-        """Forget `latest` where it still stands for a version."""
+    def drop(self, task: str, name: str, alias: str, version: int) -> None:
+        """Forget an alias where it still stands for a version."""
         with self._place.exclusive():
-            if self.get(task, name, LATEST) == version:
-                self._place.delete(keys.alias(task, name, LATEST))
+            if self.get(task, name, alias) == version:
+                self._place.delete(keys.alias(task, name, alias))
 
     def _swap(self, task: str, name: str, alias: str, change: Callable[[int | None], int]) -> None:
         key = keys.alias(task, name, alias)

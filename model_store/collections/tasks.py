@@ -1,8 +1,14 @@
-"""The tasks of a store: classes, preprocessing and a base head, one record for each backbone."""
+"""The tasks of a store: classes, preprocessing and a base head, for each backbone.
+
+A task whose base head is fitted again has a record for each version. The newest is what its name means;
+adapters belong, by digest, to the version that they were trained for.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
@@ -26,29 +32,83 @@ class Tasks:
         self._place = place
         self._backbones = backbones
 
-    def put(self, spec: TaskSpec, base_head: "Mapping[str, Tensor]") -> TaskRecord:
+    def put(
+        self,
+        spec: TaskSpec,
+        base_head: "Mapping[str, Tensor]",
+        training: Mapping[str, JsonValue] | None = None,
+    ) -> TaskRecord:
         """Store a task and its base head once. The same again returns the record that exists.
+
+        Args:
+            training: What the base head was fitted to; None where that is not known.
 
         Raises:
             Conflict: The name is taken on this backbone by a different task or head.
             NotFound: The backbone is not in the store.
         """
         self._backbones.with_digest(spec.backbone_digest)
-        identity = digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, base_head)
-        data = tensors.encode(base_head)
-        record = TaskRecord(digest=identity, spec=spec, created_at=datetime.now(UTC))
         with self._place.exclusive():
-            for other in self.list(spec.name):
+            others = self.versions(spec.name, spec.backbone_digest)
+            identity = _identity(spec, base_head)
+            for other in others:
                 if other.digest == identity:
                     return other
-                if other.spec.backbone_digest == spec.backbone_digest:
-                    raise _taken(other, spec)
-            self._place.create(keys.task(spec.name, identity, _BASE_HEAD), data)
-            self._place.create(keys.task(spec.name, identity, _RECORD), record.encode())
+            if others:
+                raise _taken(others[-1], spec)
+            return self._create(spec, base_head, training or {}, version=1)
+
+    def refit(
+        self, task: TaskRecord, base_head: "Mapping[str, Tensor]", training: Mapping[str, JsonValue]
+    ) -> TaskRecord:
+        """Store another base head of a task as its next version, which its name means from now on.
+
+        Raises:
+            Conflict: A version has this base head already.
+        """
+        with self._place.exclusive():
+            others = self.versions(task.spec.name, task.spec.backbone_digest)
+            identity = _identity(task.spec, base_head)
+            for other in others:
+                if other.digest == identity:
+                    raise Conflict(
+                        f"version {other.version} of task {task.spec.name!r} has this base head already",
+                        field="task",
+                        remedy="fit it to other images"
+                        if other is others[-1]
+                        else "delete the newer versions with `corolla tasks delete` to return to it",
+                    )
+            return self._create(task.spec, base_head, training, version=others[-1].version + 1)
+
+    def _create(
+        self,
+        spec: TaskSpec,
+        base_head: "Mapping[str, Tensor]",
+        training: Mapping[str, JsonValue],
+        *,
+        version: int,
+    ) -> TaskRecord:
+        record = TaskRecord(
+            digest=_identity(spec, base_head),
+            spec=spec,
+            version=version,
+            training=dict(training),
+            created_at=datetime.now(UTC),
+        )
+        self._place.create(keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head))
+        self._place.create(keys.task(spec.name, record.digest, _RECORD), record.encode())
         return record
 
+    def remove(self, record: TaskRecord) -> None:
+        """Remove one version. See `model_store.deletion` for who may."""
+        # The record first: without it the version does not exist.
+        for file in (_RECORD, _BASE_HEAD):
+            key = keys.task(record.spec.name, record.digest, file)
+            if self._place.read(key) is not None:
+                self._place.delete(key)
+
     def get(self, name: str, backbone_digest: str | None = None) -> TaskRecord:
-        """Find a task as it is on one backbone; by None on the only one that it is on.
+        """Find the newest version of a task on one backbone; by None on the only one that it is on.
 
         Raises:
             NotFound: No such task, or not on this backbone.
@@ -106,8 +166,8 @@ class Tasks:
         return self.with_digest(manifest.task, manifest.task_digest)
 
     def find(self, name: str, digest_prefix: str) -> TaskRecord | None:
-        """The task of that name whose digest begins so, if it is there; other tasks are not read."""
-        matches = (record for record in self.list(name) if record.digest.startswith(digest_prefix))
+        """The version of that task whose digest begins so, if it is there; other tasks are not read."""
+        matches = (record for record in self.versions(name) if record.digest.startswith(digest_prefix))
         return next(matches, None)
 
     def load_base_head(self, record: TaskRecord) -> "dict[str, Tensor]":
@@ -127,10 +187,24 @@ class Tasks:
         """The error that says there is no task of that name."""
         return missing.task(name, {record.spec.name for record in self.list()})
 
-    def list(self, name: str | None = None) -> list[TaskRecord]:
-        """All tasks or those of a name, one record for each backbone, by name."""
+    def versions(self, name: str | None = None, backbone_digest: str | None = None) -> "list[TaskRecord]":
+        """The versions of all tasks or of one, on all backbones or on one; each task's from the oldest."""
         stored = keys.tasks_in(self._place.keys(keys.below(keys.TASKS, name)))
-        return [self.with_digest(task, identity) for task, identity in stored]
+        records = [self.with_digest(task, identity) for task, identity in stored]
+        return sorted(
+            (r for r in records if backbone_digest in (None, r.spec.backbone_digest)),
+            key=lambda record: (record.spec.name, record.version),
+        )
+
+    def list(self, name: str | None = None) -> "list[TaskRecord]":
+        """All tasks or those of a name, the newest version on each backbone, by name."""
+        records = self.versions(name)
+        newest = {(record.spec.name, record.spec.backbone_digest): record.version for record in records}
+        return [r for r in records if newest[r.spec.name, r.spec.backbone_digest] == r.version]
+
+
+def _identity(spec: TaskSpec, base_head: "Mapping[str, Tensor]") -> str:
+    return digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, base_head)
 
 
 def _only(name: str, records: list[TaskRecord]) -> TaskRecord:

@@ -10,6 +10,7 @@ from model_store.names import BASE, DIGEST, check_digest, check_name, is_name
 from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
+IMAGES = "images"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -30,6 +31,10 @@ def alias(task: str, name: str, alias: str) -> str:
 
 def route(task: str, name: str) -> str:
     return f"{ROUTES}/{check_name(task, 'task')}/{check_name(name, 'route')}"
+
+
+def images(digest: str) -> str:
+    return f"{IMAGES}/{check_digest(digest, 'images')}"
 
 
 def below(kind: str, *names: str | None) -> str:

@@ -149,10 +149,17 @@ class TaskSpec(Record):
 
 
 class TaskRecord(StoredRecord):
-    """A task on one backbone: tasks/<task>/<digest>/task.json."""
+    """One version of a task on one backbone: tasks/<task>/<digest>/task.json.
+
+    Attributes:
+        version: Counts the base heads of the task on this backbone.
+        training: What the base head was fitted to; empty where that is not recorded.
+    """
 
     digest: Digest
     spec: TaskSpec
+    version: Version = 1
+    training: JsonObject = {}
     created_at: AwareDatetime
 
 

@@ -27,6 +27,7 @@ class Method(BaseModel):
     paper: ClassVar[str]
     foldable: ClassVar[bool]
     learning_rate: ClassVar[float] = 1e-3  # the study's safe default
+    drop_path: ClassVar[float] = 0.1
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
 
     @classmethod

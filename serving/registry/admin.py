@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.format.records import NamedRoute
-from model_store.names import AdapterId, check_alias, check_name, not_found
+from model_store.names import AdapterId, check_name, not_found
 from model_store.resolution import named_route
 from model_store.resolution.named_route import Naming
 from model_store.resolution.versions import ResolvedTerm
@@ -193,12 +193,12 @@ class Admin:
             The alias, and the version it pointed at before, if any.
 
         Raises:
-            InvalidInput: A bad name or version, `latest`, or an adapter of another backbone.
+            InvalidInput: A bad name or version, or an adapter of another backbone.
             NotFound: No such adapter or version.
             Corrupt: The version's files are damaged; the alias stays where it is.
             Conflict: It does not point at `expected`.
         """
-        check_alias(alias)
+        check_name(alias, "alias")
         _check_version(version, "version")
         if expected is not None:
             _check_version(expected, "expected_version")

@@ -14,7 +14,7 @@ from model_store.names import class_name
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, resize
-from training.data.records import Dataset, check_classes, content_digest, listed
+from training.data.records import Dataset, check_classes, content_digest, fingerprint, listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,11 +128,14 @@ def from_pixels(
 ) -> Dataset:
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     check_classes(name, classes, counts, field)
-    pixels = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+    images = np.ascontiguousarray(images)
+    pixels = hashlib.sha256(images.data).hexdigest()
+    shape = f"{list(images.shape[1:])}".encode()
     return Dataset(
         name=name,
         classes=classes,
         images=_Pixels(array=images, origin=name),
         labels=torch.from_numpy(labels),
         digest=content_digest([list(images.shape), pixels, [classes[label] for label in labels]]),
+        fingerprints=tuple(fingerprint(shape + image.tobytes()) for image in images),
     )

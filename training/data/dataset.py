@@ -1,6 +1,11 @@
-"""Parts of a dataset: held out, smaller, or with labels that index other classes."""
+"""Parts of a dataset: held out, smaller, without some images, or with labels that index other classes.
 
-from collections.abc import Sequence
+Which part an image falls in is decided by its content and a seed: neither its name nor the images beside it
+move it, but for those at the border.
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +18,8 @@ from training.data.records import Dataset, Selection, content_digest, listed
 def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
     """The training and the held-out part: disjoint, stratified, the same for the same seed.
 
-    Every class keeps at least one training image and, where it has two, one held-out image.
+    Every class keeps at least one training image and, where it has two different ones, one held-out image.
+    Copies of an image are in one part.
 
     Raises:
         InvalidInput: `holdout` is outside (0, 1), or every class has a single image.
@@ -26,17 +32,26 @@ def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Datas
         )
     train: list[int] = []
     heldout: list[int] = []
-    for members in _shuffled_by_class(dataset, seed):
-        size = max(1, len(members) - max(1, round(holdout * len(members))))
+    for members in _ranked_by_class(dataset, seed):
+        size = _border(dataset, members, max(1, len(members) - max(1, round(holdout * len(members)))))
         train += members[:size]
         heldout += members[size:]
+    learnt = {dataset.fingerprints[index] for index in train}
+    train += [index for index in heldout if dataset.fingerprints[index] in learnt]
+    heldout = [index for index in heldout if dataset.fingerprints[index] not in learnt]
     if not heldout:
         raise InvalidInput(
-            f"{dataset.name} has one image per class, so none can be held out",
+            f"{dataset.name} has one image per class, not counting copies, so none can be held out",
             field="holdout",
             remedy="add images, or name a second set to evaluate on",
         )
     return _select(dataset, sorted(train)), _select(dataset, sorted(heldout))
+
+
+def without(dataset: Dataset, fingerprints: Collection[str]) -> Dataset:
+    """The images whose fingerprints are not among these; the dataset itself if that is all."""
+    remaining = [index for index, one in enumerate(dataset.fingerprints) if one not in fingerprints]
+    return dataset if len(remaining) == len(dataset) else _select(dataset, remaining)
 
 
 def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
@@ -47,7 +62,7 @@ def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
     Raises:
         InvalidInput: `n` is less than the number of classes.
     """
-    groups = _shuffled_by_class(dataset, seed)
+    groups = _ranked_by_class(dataset, seed)
     if n < len(groups):
         raise InvalidInput(
             f"{n} images cannot cover the {len(groups)} classes of {dataset.name}",
@@ -85,21 +100,30 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     return replace(dataset, classes=tuple(classes), labels=labels)
 
 
-def _shuffled_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
-    """The indices of each class that has images, in an order that the seed decides."""
-    generator = torch.Generator().manual_seed(seed)
-    groups = []
-    for label in range(len(dataset.classes)):
-        members = torch.nonzero(dataset.labels == label).flatten()
-        if len(members):
-            groups.append(members[torch.randperm(len(members), generator=generator)].tolist())
-    return groups
+def _ranked_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
+    """The indices of each class that has images, in an order that the seed and the images' content decide."""
+    groups: list[list[int]] = [[] for _ in dataset.classes]
+    for index, label in enumerate(dataset.labels.tolist()):
+        groups[label].append(index)
+    ranks = [hashlib.sha256(f"{seed}/{one}".encode()).digest() for one in dataset.fingerprints]
+    return [sorted(members, key=ranks.__getitem__) for members in groups if members]
+
+
+def _border(dataset: Dataset, members: Sequence[int], size: int) -> int:
+    """The place at or before `size` that parts no copies, else the first one after it."""
+    contents = [dataset.fingerprints[index] for index in members]
+    places = [i for i in range(1, len(members)) if contents[i - 1] != contents[i]]
+    return max((place for place in places if place <= size), default=min(places, default=len(members)))
 
 
 def _select(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    labels = dataset.labels[torch.tensor(indices, dtype=torch.int64)]
+    fingerprints = tuple(dataset.fingerprints[index] for index in indices)
+    content = zip(fingerprints, labels.tolist(), strict=True)
     return replace(
         dataset,
         images=Selection(images=dataset.images, indices=tuple(indices)),
-        labels=dataset.labels[torch.tensor(indices, dtype=torch.int64)],
-        digest=content_digest([dataset.digest, list(indices)]),
+        labels=labels,
+        digest=content_digest(sorted([one, dataset.classes[label]] for one, label in content)),
+        fingerprints=fingerprints,
     )

@@ -19,7 +19,7 @@ from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import decode, sized
 from training.data.parts import are_parts, class_root, part_names, repeated_folders
 from training.data.reading import Reading
-from training.data.records import INSIDE, Dataset, check_classes, content_digest, listed
+from training.data.records import FINGERPRINT, INSIDE, Dataset, check_classes, content_digest, listed
 from training.data.usable import usable
 from training.data.zips import Zip, origin_of
 
@@ -139,6 +139,7 @@ class _ImageFolder:
             ),
             labels=torch.tensor([label for label, _ in files], dtype=torch.int64),
             digest=content_digest(sorted(content)),
+            fingerprints=tuple(digests[path][:FINGERPRINT] for _, path in files),
             left_out=self._left_out.counts,
         )
 

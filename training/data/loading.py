@@ -71,9 +71,13 @@ class Resized:
         with torch.inference_mode(False):  # the pool's threads could not write to an inference tensor
             return load_pixels(chosen, self._spec)
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def batch(
+        self, indices: Tensor, generator: torch.Generator | None = None, *, mirrored: bool = False
+    ) -> Tensor:
         """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
         pixels = self.pixels(indices)
+        if mirrored:
+            pixels = pixels.flip(-1)
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
         return normalise(sent(pixels, self._device), self._spec).to(self._dtype)

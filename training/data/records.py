@@ -17,6 +17,9 @@ from petl_vit.image_input import Preprocess
 INSIDE = "::"
 """Between a file and the part of it that is meant."""
 
+FINGERPRINT = 16
+"""Hexadecimal digits of an image's fingerprint."""
+
 
 class Images(Protocol):
     """A sequence of images that are decoded when they are asked for."""
@@ -58,6 +61,7 @@ class Dataset:
         labels: int64 [n].
         digest: sha256 of the content: the same images under the same class names have the same
             digest, in a folder or in a zip, in whatever order they are listed.
+        fingerprints: One for each image, equal for equal images: see `fingerprint`.
         left_out: How many files of its source are not among the images, by reason.
     """
 
@@ -66,6 +70,7 @@ class Dataset:
     images: Images
     labels: Tensor
     digest: str
+    fingerprints: tuple[str, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -89,6 +94,15 @@ def check_classes(
             field=field,
             remedy="a task needs images of two classes or more",
         )
+
+
+def fingerprint(data: bytes | memoryview) -> str:
+    """The first digits of the sha256 of an image as it is stored.
+
+    Args:
+        data: A file's bytes, or an array's shape and pixels.
+    """
+    return hashlib.sha256(data).hexdigest()[:FINGERPRINT]
 
 
 def content_digest(content: Sequence[Any]) -> str:

@@ -3,23 +3,53 @@
 Shapes: n images, C classes. Temperature: Guo et al., arXiv 1706.04599.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 _LOWEST, _HIGHEST = 0.05, 20.0
+FEWEST = 50
+"""Images that a temperature is fitted to at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A temperature, and why it is 1 where the images do not tell.
+
+    Attributes:
+        unfitted: Why it was not fitted; empty where it was.
+    """
+
+    temperature: float
+    unfitted: str = ""
+
+
+def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
+    """The temperature of a set of images, 1 where a fit would say more than they do.
+
+    Few images fit chance, and images without an error fit certainty: the likelihood rises as T falls to 0.
+    """
+    n = len(labels)
+    if n < FEWEST:
+        return Calibration(temperature=1.0, unfitted=f"{n} held-out images are fewer than {FEWEST}")
+    if bool((logits.argmax(dim=-1) == labels).all()):
+        return Calibration(temperature=1.0, unfitted=f"there is no error among the {n} held-out images")
+    return Calibration(temperature=fit_temperature(logits, labels))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """argmin_T of the negative log-likelihood of softmax(logits / T), T in [0.05, 20].
 
-    A set without an error has its optimum at T -> 0; the bound keeps the answer finite.
+    Labels are smoothed by 1 / (n + 2), as if one more image had any label: n images never tell that an answer
+    is surer than that.
     """
-    z = logits.double()
+    z, smoothing = logits.double(), 1 / (len(labels) + 2)
 
     def nll(log_t: float) -> float:
-        return float(F.cross_entropy(z / torch.tensor(log_t).exp(), labels))
+        return float(F.cross_entropy(z / torch.tensor(log_t).exp(), labels, label_smoothing=smoothing))
 
     bounds = (float(torch.tensor(_LOWEST).log()), float(torch.tensor(_HIGHEST).log()))
     minimum = minimize_scalar(nll, bounds=bounds, method="bounded")

@@ -53,6 +53,8 @@ class Measured:
     Attributes:
         precision: What it was computed in, fp32 or bf16.
         left_out: How many files of the set are not among the images, by reason.
+        trained_on: How many of the images the route's adapters and base heads were trained on, as far as that
+            is recorded.
     """
 
     route: str
@@ -64,6 +66,7 @@ class Measured:
     member_accuracies: dict[str, float]
     precision: str
     left_out: dict[str, int]
+    trained_on: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

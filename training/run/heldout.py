@@ -3,21 +3,30 @@
 Shapes: n images, C classes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 from torch import Tensor
 
-from model_store.format.records import Draft, TaskRecord
+from model_store.format.records import Draft, Manifest, TaskRecord
+from model_store.names import LATEST
+from model_store.resolution.loading import Loader
+from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
-from petl_vit.batch import Batch, Model
+from petl_vit.batch import Batch, Model, Term
 from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.loading import Resized
 from training.data.records import Dataset
-from training.measure.calibration import fit_temperature, measure
+from training.measure.calibration import calibrate, measure
+from training.run.planned import Planned
+from training.run.trainer import Trained
+
+_FAR = 0.05
+_DEVIATIONS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,15 @@ class HeldOut:
         batches = self.images.batches(images_at_once(len(models)))
         return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
 
+    def far_below(self, logits: Tensor, base: Tensor) -> bool:
+        """Whether an adapter's accuracy is five points or more below the base head's, and not by chance.
+
+        Of the images that only one of the two answers rightly, chance gives each about half.
+        """
+        right, base_right = (z.argmax(dim=-1) == self.labels for z in (logits, base))
+        lost, won = int((base_right & ~right).sum()), int((right & ~base_right).sum())
+        return lost - won >= max(1, _FAR * len(self.labels), _DEVIATIONS * math.sqrt(lost + won))
+
     def drafted(
         self,
         *,
@@ -65,6 +83,8 @@ class HeldOut:
     ) -> Draft:
         """An adapter as it is published: with its temperature, its metrics and where they come from.
 
+        Where it is `far_below` its base head, `training` says so.
+
         Args:
             training: How the adapter was made; what is known of these images is added.
             logits: [n, C] of the adapter.
@@ -72,8 +92,8 @@ class HeldOut:
             arch: The backbone, for the number of parameters.
             precision: What the logits were computed in.
         """
-        temperature = fit_temperature(logits, self.labels)
-        metrics = measure(logits, self.labels, temperature=temperature) | {
+        calibration = calibrate(logits, self.labels)
+        metrics = measure(logits, self.labels, temperature=calibration.temperature) | {
             "base_accuracy": measure(base, self.labels, temperature=1.0)["accuracy"],
             "parameters": float(method.parameters(arch)),
         }
@@ -84,7 +104,7 @@ class HeldOut:
             config=method.model_dump(mode="json"),
             backbone_digest=task.spec.backbone_digest,
             task_digest=task.digest,
-            temperature=temperature,
+            temperature=calibration.temperature,
             metrics=metrics,
             metrics_precision=precision,
             training=training
@@ -94,5 +114,43 @@ class HeldOut:
                 "heldout_images": len(self.dataset),
                 "holdout": self.holdout,
                 "split_seed": self.split_seed,
-            },
+            }
+            | ({"temperature_unfitted": calibration.unfitted} if calibration.unfitted else {})
+            | ({"far_below_base": True} if self.far_below(logits, base) else {}),
         )
+
+
+def below_base(manifest: Manifest, latest: int | None) -> str:
+    """That an adapter is far below its base head, and how to promote it if `latest` did not move; else empty.
+
+    Args:
+        latest: The version that `latest` points at.
+    """
+    if not manifest.training.get("far_below_base"):
+        return ""
+    accuracy, base = manifest.metrics["accuracy"], manifest.metrics["base_accuracy"]
+    problem = f"{manifest} is far below its base head ({accuracy:.3f}, {base:.3f})"
+    if latest == manifest.version:
+        return f"{problem}, and `latest` points at it"
+    return (
+        f"{problem}, so `latest` stays at version {latest}; to move it nevertheless: "
+        f"corolla adapters alias {manifest.task}/{manifest.name} {LATEST} {manifest.version}"
+    )
+
+
+def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], loader: Loader) -> list[Model]:
+    """What was trained, and last the base, as a server runs them."""
+    vit, base_head = loader.vit(task.spec.preprocess.image_size), loader.base_head(task)
+    adapters = [
+        Adapter.load(
+            digest=adapter.name,
+            method=adapter.method,
+            tensors=result.tensors | result.head.tensors(),
+            vit=vit,
+            base_head=base_head,
+            task_digest=task.digest,
+        )
+        for adapter, result in trained
+    ]
+    adapters.append(Adapter.base(base_head=base_head, task_digest=task.digest))
+    return [Model([Term(adapter=adapter)]) for adapter in adapters]

@@ -16,36 +16,37 @@ from pathlib import Path
 from typing import Any
 
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
-from model_store.names import BASE, check_name
+from model_store.names import BASE, LATEST, check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
-from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
 from petl_vit import methods
-from petl_vit.adapter import Adapter
 from petl_vit.architecture import describe
-from petl_vit.batch import Batch, Model, Term
+from petl_vit.batch import Batch
 from petl_vit.device import chosen_device
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.executors.joint import check_joins
-from petl_vit.heads import Head
 from petl_vit.image_input import MAX_PIXELS
-from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
+from training.data.learnt import Learnt, Overlap, by_base_head
 from training.data.loading import Resized
 from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
 from training.run.checkpoint import Checkpoint
-from training.run.heldout import HeldOut
+from training.run.epochs import run_epochs
+from training.run.heldout import HeldOut, below_base, models_of
+from training.run.planned import Planned
+from training.run.precision import check_precision, frozen
 from training.run.recipe import Recipe
 from training.run.task import Resize, check_spec, create, new_spec
-from training.run.trainer import Trained, Trainer, check_precision, frozen, train
+from training.run.trainer import Trained
+from training.run.training_data import TrainingData, unlearnt
 
-_SHARED = ("epochs", "batch_size", "augment", "precision")
+_SHARED = ("epochs", "batch_size", "augment", "precision", "keep")
 """Fields of the recipe that jobs which run together have in common."""
 
 
@@ -67,6 +68,7 @@ class Job:
         runs: Folder for the state of unfinished runs.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
+        promote: Move `latest` even to an adapter that is far below its base head.
     """
 
     backbone: str
@@ -86,6 +88,7 @@ class Job:
     device: str = "cpu"
     again: bool = False
     measure_precision: Precision = Precision.AUTO
+    promote: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +98,17 @@ class Outcome:
     Attributes:
         manifest: The registered adapter.
         reused: Whether it was registered before, so that nothing was trained.
+        latest: The version that `latest` points at; None where the adapter has no `latest`.
     """
 
     manifest: Manifest
     reused: bool
+    latest: int | None
+
+    @property
+    def warning(self) -> str:
+        """That the adapter is far below its base head, and how to promote it nevertheless; else empty."""
+        return below_base(self.manifest, self.latest)
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
@@ -123,15 +133,6 @@ def run_together(store: Store, jobs: Sequence[Job], reporter: Reporter | None = 
         Unsupported: A method cannot share a forward.
     """
     return _Run(store, jobs, reporter or Silent()).outcomes()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Adapter:
-    """One of the adapters of a run."""
-
-    name: str
-    recipe: Recipe
-    method: Method
 
 
 class _Run:
@@ -169,11 +170,15 @@ class _Run:
         trained = self._trained(task, remaining) if remaining else {}
         manifests = registered | trained
         return [
-            Outcome(manifest=manifests[adapter.name], reused=adapter.name in registered)
+            Outcome(
+                manifest=manifests[adapter.name],
+                reused=adapter.name in registered,
+                latest=self._store.adapters.version_of(self._job.task, adapter.name, LATEST),
+            )
             for adapter in self._adapters
         ]
 
-    def _trained(self, task: TaskRecord | None, adapters: Sequence[_Adapter]) -> dict[str, Manifest]:
+    def _trained(self, task: TaskRecord | None, adapters: Sequence[Planned]) -> dict[str, Manifest]:
         """Trains, measures and publishes adapters; their manifests by name."""
         spec = task.spec if task is not None else self._new_spec()
         # Refuses settings that do not fit this backbone, before anything is stored.
@@ -183,14 +188,27 @@ class _Run:
         on = frozen(vit, self._job.recipe.precision, self._device)
         images = self._images(self._dataset, spec, on, "reading training images")
         heldout = self._images(self._heldout, spec, on, "reading held-out images")
-        task = task or create(self._store, spec, self._exact(vit, on), images, self._reporter)
-        base_head = self._loader.base_head(task)
-        trained = self._train(task, vit, on, base_head, images, adapters)
+        task = task or create(self._store, spec, self._exact(vit, on), images, self._data, self._reporter)
+        checkpoints = [self._checkpoint(adapter, task) for adapter in adapters]
+        results = run_epochs(
+            adapters,
+            checkpoints,
+            vit=vit,
+            on=on,
+            base_head=self._loader.base_head(task),
+            images=images,
+            heldout=heldout,
+            reporter=self._reporter,
+        )
+        trained = list(zip(adapters, results, strict=True))
         drafts = self._drafts(task, heldout, trained)
+        self._data.remember(self._store)
         manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()
-            manifests[adapter.name] = self._store.adapters.publish(drafts[adapter.name], tensors)
+            draft = drafts[adapter.name]
+            good = self._job.promote or not draft.training.get("far_below_base")
+            manifests[adapter.name] = self._store.adapters.publish(draft, tensors, latest=good)
             self._checkpoint(adapter, task).remove()
         return manifests
 
@@ -203,11 +221,35 @@ class _Run:
         try:
             task = self._store.tasks.get(self._job.task, self._backbone.digest)
         except NotFound:
+            self._leave_out_learnt([])
             return None
         check_spec(task.spec, self._dataset, image_size=self._job.image_size, resize=self._job.resize)
         self._dataset = align_classes(self._dataset, task.spec.classes)
         self._heldout = align_classes(self._heldout, task.spec.classes)
+        self._leave_out_learnt([by_base_head(self._store, task)])
         return task
+
+    def _leave_out_learnt(self, learnt: Sequence[Learnt]) -> None:
+        """Measures on no image that this run or the base head is fitted to."""
+        job, task = self._job, self._job.task
+        self._heldout = unlearnt(
+            self._heldout,
+            [self._data.learnt(), *learnt],
+            self._reporter.note,
+            field="holdout" if job.heldout is None else "heldout",
+            remedy="hold out images that nothing was trained on, or choose another --task"
+            if learnt
+            else "hold out other images than those of --data",
+        )
+        if Overlap(self._heldout, learnt).unknown:
+            self._reporter.note(
+                f"it is not recorded which images the base head of task {task} was fitted to, so held-out "
+                f"images may be among them; `corolla tasks refit-head {task}` fits it to known ones"
+            )
+
+    @property
+    def _data(self) -> TrainingData:
+        return TrainingData(dataset=self._dataset, limit=self._job.limit)
 
     def _new_spec(self) -> TaskSpec:
         job = self._job
@@ -223,19 +265,22 @@ class _Run:
             self._reporter.note(f"{dataset.name} is too large to keep, so it is decoded again every epoch")
         return images
 
-    def _recipe_digest(self, adapter: _Adapter, task: TaskRecord) -> str:
+    def _recipe_digest(self, adapter: Planned, task: TaskRecord) -> str:
         return adapter.recipe.model_copy(update={"config": adapter.method.model_dump(mode="json")}).digest(
-            backbone=self._backbone.digest, task=task.digest, data=self._dataset.digest
+            backbone=self._backbone.digest,
+            task=task.digest,
+            data=self._dataset.digest,
+            heldout=self._heldout.digest,
         )
 
     def _registered(self, task: TaskRecord) -> dict[str, Manifest]:
         """The newest version of each name that came from this very run, if any."""
         manifests = {}
         for adapter in self._adapters:
-            try:
-                newest = self._store.adapters.resolve(AdapterRef(name=adapter.name), self._job.task)
-            except NotFound:
+            versions = self._store.adapters.versions(self._job.task, adapter.name)
+            if not versions:
                 continue
+            newest = self._store.adapters.manifest(self._job.task, adapter.name, versions[-1])
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
             if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
@@ -245,53 +290,20 @@ class _Run:
             if newest.training.get("heldout_digest") != self._heldout.digest:
                 self._reporter.note(f"{newest} was measured on other held-out images; see corolla evaluate")
             self._checkpoint(adapter, task).remove()
+            if self._job.promote:
+                self._store.adapters.set_alias(self._job.task, adapter.name, LATEST, newest.version)
             manifests[adapter.name] = newest
         return manifests
 
-    def _checkpoint(self, adapter: _Adapter, task: TaskRecord) -> Checkpoint:
+    def _checkpoint(self, adapter: Planned, task: TaskRecord) -> Checkpoint:
         return Checkpoint(path=self._job.runs / f"{self._recipe_digest(adapter, task)}.pt")
 
-    def _train(
-        self,
-        task: TaskRecord,
-        vit: FrozenViT,
-        on: FrozenViT,
-        base_head: Head,
-        images: Resized,
-        adapters: Sequence[_Adapter],
-    ) -> list[tuple[_Adapter, Trained]]:
-        trainers = []
-        for adapter in adapters:
-            checkpoint, alone = self._checkpoint(adapter, task), len(adapters) == 1
-            checkpoint.prepare()
-            trainer = Trainer(
-                vit,
-                adapter.method,
-                base_head,
-                adapter.recipe,
-                on=on,
-                name="" if alone else adapter.name,
-                save=checkpoint.save,
-            )
-            state = checkpoint.load()
-            if state is not None and (done := trainer.resume(state)):
-                which = "" if alone else f"{adapter.name}: "
-                self._reporter.note(f"{which}resuming after epoch {done} of {adapter.recipe.epochs}")
-            trainers.append(trainer)
-        epochs = self._job.recipe.epochs - min(trainer.epoch for trainer in trainers)
-        names = [adapter.recipe.method if len(adapters) == 1 else adapter.name for adapter in adapters]
-        with self._reporter.stage(
-            f"training {', '.join(names)}", epochs * trainers[0].steps(images)
-        ) as advance:
-            trained = train(trainers, images, progress=lambda loss: advance(1))
-        return list(zip(adapters, trained, strict=True))
-
     def _drafts(
-        self, task: TaskRecord, images: Resized, trained: Sequence[tuple[_Adapter, Trained]]
+        self, task: TaskRecord, images: Resized, trained: Sequence[tuple[Planned, Trained]]
     ) -> dict[str, Draft]:
         """The drafts by name, with their temperatures and held-out metrics: as a server would answer."""
         job, loader = self._job, self._measuring(task, trained)
-        vit, models = loader.vit(task.spec.preprocess.image_size), _models(task, trained, loader)
+        vit, models = loader.vit(task.spec.preprocess.image_size), models_of(task, trained, loader)
         heldout = HeldOut(
             dataset=self._heldout,
             images=images,
@@ -317,50 +329,30 @@ class _Run:
         }
 
     def _training(
-        self, adapter: _Adapter, task: TaskRecord, trained: Trained, beside: Sequence[str]
+        self, adapter: Planned, task: TaskRecord, trained: Trained, beside: Sequence[str]
     ) -> dict[str, Any]:
         """How an adapter was made, for its manifest; `beside` are those that shared its forwards."""
         return adapter.recipe.model_dump(exclude={"method", "config"}) | {
             "recipe_digest": self._recipe_digest(adapter, task),
-            "data": self._dataset.name,
-            "data_digest": self._dataset.digest,
-            "images": len(self._dataset),
-            "limit": self._job.limit,
-            "left_out": dict(self._dataset.left_out),
+            **self._data.record(),
             "beside": list(beside),
             "losses": [round(loss, 6) for loss in trained.losses],
+            "epoch": trained.epoch,
+            "accuracies": {str(epoch): accuracy for epoch, accuracy in trained.accuracies.items()},
             "device": str(self._device),
             "versions": _versions(),
         }
 
-    def _measuring(self, task: TaskRecord, trained: Sequence[tuple[_Adapter, Trained]]) -> Loader:
+    def _measuring(self, task: TaskRecord, trained: Sequence[tuple[Planned, Trained]]) -> Loader:
         """A loader of the precision that the adapters are measured in."""
         on_host = self._device.type == "cpu"
         exact = self._loader if on_host else Loader(self._store, self._backbone, device=self._device)
         subject = Subject(
             name=", ".join(adapter.name for adapter, _ in trained),
             image_size=task.spec.preprocess.image_size,
-            models=partial(_models, task, trained),
+            models=partial(models_of, task, trained),
         )
         return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
-
-
-def _models(task: TaskRecord, trained: Sequence[tuple[_Adapter, Trained]], loader: Loader) -> list[Model]:
-    """What was trained, and last the base, as a server runs them."""
-    vit, base_head = loader.vit(task.spec.preprocess.image_size), loader.base_head(task)
-    adapters = [
-        Adapter.load(
-            digest=adapter.name,
-            method=adapter.method,
-            tensors=result.tensors | result.head.tensors(),
-            vit=vit,
-            base_head=base_head,
-            task_digest=task.digest,
-        )
-        for adapter, result in trained
-    ]
-    adapters.append(Adapter.base(base_head=base_head, task_digest=task.digest))
-    return [Model([Term(adapter=adapter)]) for adapter in adapters]
 
 
 def _check_names(job: Job) -> None:
@@ -370,9 +362,9 @@ def _check_names(job: Job) -> None:
         raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
 
 
-def _adapter(job: Job) -> _Adapter:
+def _adapter(job: Job) -> Planned:
     method = methods.get(job.recipe.method).configure(job.recipe.config)
-    return _Adapter(name=job.name, recipe=job.recipe, method=method)
+    return Planned(name=job.name, recipe=job.recipe, method=method)
 
 
 def _check_together(jobs: Sequence[Job]) -> None:

@@ -10,7 +10,7 @@ from petl_vit.errors import InvalidInput
 
 Precision = Literal["fp32", "bf16"]
 
-_ADDED = {"precision": "fp32"}
+_ADDED = {"precision": "fp32", "keep": "last"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
 
 
@@ -41,6 +41,10 @@ class Recipe(BaseModel):
         default="fp32",
         description="of the frozen backbone and the forward (bf16: on GPUs); what is trained is always fp32",
     )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="the epoch that is registered: the last, or the one with the best held-out accuracy",
+    )
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -58,8 +62,14 @@ class Recipe(BaseModel):
                 field=str(first["loc"][0]),
             ) from None
 
-    def digest(self, *, backbone: str, task: str, data: str) -> str:
-        """Names a run: equal digests train equal adapters on the same machine and versions."""
+    def digest(self, *, backbone: str, task: str, data: str, heldout: str) -> str:
+        """Names a run: equal digests train equal adapters on the same machine and versions.
+
+        Args:
+            data, heldout: Digests of the training and the held-out images; these choose the best epoch.
+        """
         identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
         identity |= {"backbone": backbone, "task": task, "data": data}
+        if self.keep == "best":
+            identity |= {"heldout": heldout}
         return hashlib.sha256(canonical_json(identity)).hexdigest()

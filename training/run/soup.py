@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from model_store.collections.images import digests_in
 from model_store.format.records import Manifest, TaskRecord
-from model_store.names import check_name
+from model_store.names import LATEST, check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import checked, subjects
 from model_store.resolution.versions import Member, ResolvedTerm, resolve
@@ -31,12 +32,14 @@ from petl_vit.image_input import MAX_PIXELS
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
+from training.data.learnt import Overlap, by_adapters
 from training.data.loading import Resized
 from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
-from training.run.heldout import HeldOut
+from training.run.heldout import HeldOut, below_base
+from training.run.training_data import unlearnt
 
 Kind = Literal["greedy", "uniform"]
 
@@ -80,10 +83,20 @@ class Ingredient:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The registered soup and its members, best first."""
+    """The registered soup and its members, best first.
+
+    Attributes:
+        latest: The version that `latest` points at; None where the soup has no `latest`.
+    """
 
     manifest: Manifest
     members: tuple[Ingredient, ...]
+    latest: int | None
+
+    @property
+    def warning(self) -> str:
+        """That the soup is far below its base head, and how to promote it nevertheless; else empty."""
+        return below_base(self.manifest, self.latest)
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
@@ -91,16 +104,17 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
 
     Raises:
         NotFound: The backbone, a member or the data do not exist.
-        InvalidInput: A member is not a single adapter, or is there twice; the data has other classes.
+        InvalidInput: A member is not a single adapter, or is there twice; the data has other classes, or is
+            mostly what members were trained on.
         Unsupported: A member belongs to another backbone.
     """
     check_name(job.name, "name")
     backbone = store.backbones.get(job.backbone)
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
-    task = members[0].task
+    task, dataset = members[0].task, _unlearnt(store, job, members, reporter)
     loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
-    averages = _Averages(loader, members, _read(job, task, loader, reporter), reporter)
+    averages = _Averages(loader, members, _read(job, dataset, task, loader, reporter), reporter)
     accuracies = averages.each(members)
     ranked = sorted(members, key=lambda term: -accuracies[term.digest])
     chosen = ranked if job.kind == "uniform" else _greedy(ranked, accuracies, averages)
@@ -122,8 +136,13 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         arch=averages.arch,
         precision=loader.precision,
     )
-    manifest = store.adapters.publish(draft, _tensors(store, parts) | averages.head(chosen))
-    return Outcome(manifest=manifest, members=ingredients)
+    manifest = store.adapters.publish(
+        draft,
+        _tensors(store, parts) | averages.head(chosen),
+        latest=not draft.training.get("far_below_base"),
+    )
+    latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)
+    return Outcome(manifest=manifest, members=ingredients, latest=latest)
 
 
 def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:
@@ -133,11 +152,33 @@ def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Report
     return checked(job.precision, exact, subjects(members), reporter.note)
 
 
-def _read(job: Job, task: TaskRecord, loader: Loader, reporter: Reporter) -> HeldOut:
-    dataset, preprocess = align_classes(_heldout(job, reporter), task.spec.classes), task.spec.preprocess
+def _read(job: Job, dataset: Dataset, task: TaskRecord, loader: Loader, reporter: Reporter) -> HeldOut:
+    preprocess = task.spec.preprocess
     with reporter.stage("reading held-out images", len(dataset)) as advance:
         images = Resized(dataset, preprocess, loader.vit(preprocess.image_size), advance=advance)
     return HeldOut(dataset=dataset, images=images, holdout=job.holdout, split_seed=job.split_seed)
+
+
+def _unlearnt(store: Store, job: Job, members: Sequence[ResolvedTerm], reporter: Reporter) -> Dataset:
+    """The images that choose: none that a member or the base head was trained on.
+
+    Raises:
+        InvalidInput: That is most of them; names the members.
+    """
+    dataset, learnt = _heldout(job, reporter), by_adapters(store, members)
+    dataset = align_classes(dataset, members[0].task.spec.classes)
+    unknown = Overlap(dataset, learnt).unknown
+    if unknown:
+        reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
+    return unlearnt(
+        dataset,
+        learnt,
+        reporter.note,
+        field="data",
+        remedy="leave those members out, choose the --holdout and --split-seed that all were trained with, "
+        "or give images that nothing was trained on, with --all-images",
+        least=0.5,
+    )
 
 
 def _greedy(
@@ -268,8 +309,12 @@ def _tensors(store: Store, members: Sequence[Ingredient]) -> dict[str, Tensor]:
 
 def _training(job: Job, members: Sequence[Ingredient]) -> dict[str, Any]:
     """How a soup was made, for its manifest."""
+    trained = [member.manifest.training for member in members if member.weight]
+    recorded = all(digests_in(training) for training in trained)
+    digests = {digest for training in trained for digest in digests_in(training)}
     return {
         "soup": job.kind,
+        **({"data_digests": sorted(digests)} if recorded else {}),
         "members": [
             {
                 "adapter": str(member.manifest),

@@ -6,12 +6,14 @@ from model_store.format.records import BackboneRecord, TaskRecord, TaskSpec
 from model_store.names import class_name, differences
 from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput
+from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.progress import Reporter
 from training.run import probe
+from training.run.training_data import TrainingData
 
 Resize = Literal["squash", "crop"]
 
@@ -66,22 +68,36 @@ def check_spec(spec: TaskSpec, dataset: Dataset, *, image_size: int | None, resi
         )
 
 
-def create(store: Store, spec: TaskSpec, vit: FrozenViT, images: Resized, reporter: Reporter) -> TaskRecord:
+def create(
+    store: Store, spec: TaskSpec, vit: FrozenViT, images: Resized, data: TrainingData, reporter: Reporter
+) -> TaskRecord:
     """Fit the linear probe that is the task's alpha = 0 end, once, and store both.
 
     Args:
         vit: The backbone in float32, on the device of the images.
+        data: What the images are.
 
     Raises:
         Conflict: Another run has stored the task differently meanwhile.
     """
-    with reporter.stage("fitting the base head", len(images)) as advance:
-        features = probe.features(vit, (images.batch(i) for i in images.batches()), advance)
-        head = probe.fit(features, images.labels, len(spec.classes))
+    if data.limit is not None:
+        reporter.note(
+            f"all adapters of task {spec.name} will start from a base head that is fitted to the "
+            f"{len(images)} images of this --limit; `corolla tasks refit-head {spec.name}` fits it to more"
+        )
+    head = fit_base_head(spec, vit, images, reporter)
+    data.remember(store)
     try:
-        return store.tasks.put(spec, head.tensors())
+        return store.tasks.put(spec, head.tensors(), data.record())
     except Conflict:  # another run of the same task was faster; its base head stands
         task = store.tasks.get(spec.name, spec.backbone_digest)
         if task.spec != spec:
             raise
         return task
+
+
+def fit_base_head(spec: TaskSpec, vit: FrozenViT, images: Resized, reporter: Reporter) -> LinearHead:
+    """The linear probe of a task on the frozen features of images."""
+    with reporter.stage("fitting the base head", len(images)) as advance:
+        features = probe.features(vit, (images.batch(i) for i in images.batches()), advance)
+        return probe.fit(features, images.labels, len(spec.classes))

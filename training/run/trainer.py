@@ -7,7 +7,6 @@ learn together end as each would alone.
 Shapes: n images, b of a step, S image size, D width, C classes.
 """
 
-import copy
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.joint import Joint, Learner, Noise
 from petl_vit.heads import Head
 from petl_vit.methods.method import Method
-from petl_vit.products import in_bf16
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
 from training.data.loading import sent
-from training.run.recipe import Precision, Recipe
+from training.run.precision import autocast, frozen
+from training.run.recipe import Recipe
 
 
 class Images(Protocol):
@@ -42,36 +41,19 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run produced, on the CPU, in the dtype of the backbone that it was given."""
+    """What a run produced, on the CPU, in the dtype of the backbone that it was given.
+
+    Attributes:
+        epoch: The one that it is from.
+        losses: Of every epoch.
+        accuracies: On held-out images, by the epoch after which they were measured.
+    """
 
     tensors: dict[str, Tensor]
     head: Head
+    epoch: int
     losses: list[float]
-
-
-def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse bf16 on a GPU that only emulates it.
-
-    Raises:
-        Unsupported: It does.
-    """
-    native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bf16" and not native:
-        raise Unsupported(
-            "this GPU does not compute in bf16", field="precision", remedy="use --precision fp32"
-        )
-
-
-def frozen(vit: FrozenViT, precision: Precision, device: torch.device | None = None) -> FrozenViT:
-    """The backbone as training runs it, on its own device if none is named.
-
-    With bf16 its linears and its patch convolution are bfloat16, nearly all of its bytes. Norms, LayerScale
-    and embeddings stay float32, as the residual stream does.
-    """
-    params = in_bf16(vit.params) if precision == "bf16" else vit.params
-    placed = copy.copy(vit)
-    placed.params = {name: p.to(device=device) for name, p in params.items()}
-    return placed
+    accuracies: dict[int, float]
 
 
 @dataclass(kw_only=True)
@@ -96,6 +78,7 @@ class Trainer:
         on: The backbone as `frozen` made it, which adapters that learn together share; None makes it.
         name: What errors call the adapter where it is one of several.
         save: Called with the state after every epoch.
+        given_features: Whether inputs are the features of images, which nothing that is trained changes.
     """
 
     def __init__(
@@ -108,10 +91,12 @@ class Trainer:
         on: FrozenViT | None = None,
         name: str = "",
         save: Callable[[dict[str, Any]], None] = lambda state: None,
+        given_features: bool = False,
     ) -> None:
         self.recipe, self.vit = recipe, frozen(vit, recipe.precision) if on is None else on
         self.epoch = 0
-        self._method, self._name, self._save = method, name, save
+        self._method, self.name, self._save = method, name, save
+        self._given_features = given_features
         generator = torch.Generator().manual_seed(recipe.seed)
         tensors = method.init(vit.to(device=torch.device("cpu")), generator)
         random = base_head.redrawn(generator)
@@ -123,7 +108,9 @@ class Trainer:
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
-        self._losses: list[float] = []
+        self.losses: list[float] = []
+        self.accuracies: dict[int, float] = {}
+        self._best: dict[str, Any] | None = None
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -137,7 +124,8 @@ class Trainer:
                 for name, tensor in current.items():
                     tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self._losses = state["epoch"], list(state["losses"])
+        self.epoch, self.losses = state["epoch"], list(state["losses"])
+        self.accuracies, self._best = dict(state.get("accuracies", {})), state.get("best")
         return self.epoch
 
     def steps(self, images: Images) -> int:
@@ -160,6 +148,8 @@ class Trainer:
 
     def features(self, inputs: Tensor) -> Tensor:
         """[b, D] of images, alone."""
+        if self._given_features:
+            return inputs
         edits = self._method.edits(self.vit, self._tensors)
         run = Functional(self.vit, edits, training=True, drop_path=self.recipe.drop_path)
         with self._now.noise:
@@ -192,12 +182,32 @@ class Trainer:
         self._now.seen += images
 
     def end_epoch(self) -> None:
-        self._losses.append(self._now.total / self._now.seen)
+        self.losses.append(self._now.total / self._now.seen)
         self.epoch += 1
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """[b, C] of images as the adapter is now, without dropout and drop path."""
+        features = inputs
+        with autocast(self.vit, self.recipe.precision):
+            if not self._given_features:
+                edits = self._method.edits(self.vit, self._tensors)
+                features = self.vit.forward(inputs, Functional(self.vit, edits))
+            return self._start.replaced(self._head).logits(features)
+
+    def note_accuracy(self, accuracy: float) -> None:
+        """Takes note of the held-out accuracy after an epoch; keeps the best one's tensors where asked to."""
+        best = max(self.accuracies.values(), default=-1.0)
+        self.accuracies[self.epoch] = accuracy
+        if self.recipe.keep == "best" and accuracy > best:
+            self._best = {"epoch": self.epoch, "tensors": _copied(self._tensors), "head": _copied(self._head)}
+
+    def save(self) -> None:
+        """Saves the state after an epoch."""
         self._save(self._state())
 
     def trained(self) -> Trained:
-        """What came of it.
+        """What came of it: the last epoch or the best.
 
         Raises:
             InvalidInput: A tensor is not finite: the last step comes after the last loss.
@@ -205,10 +215,13 @@ class Trainer:
         for name, tensor in self.parameters.items():
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name}{self._of} is no longer finite after the last step")
+        kept = self._best or {"epoch": self.epoch, "tensors": self._tensors, "head": self._head}
         return Trained(
-            tensors={name: t.detach().cpu() for name, t in self._tensors.items()},
-            head=self._start.replaced({name: t.detach().cpu() for name, t in self._head.items()}),
-            losses=self._losses,
+            tensors={name: t.detach().cpu() for name, t in kept["tensors"].items()},
+            head=self._start.replaced({name: t.detach().cpu() for name, t in kept["head"].items()}),
+            epoch=kept["epoch"],
+            losses=self.losses,
+            accuracies=self.accuracies,
         )
 
     def _set_rate(self, step: int) -> None:
@@ -225,8 +238,13 @@ class Trainer:
             group["lr"] = recipe.learning_rate * factor
 
     @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
     def _of(self) -> str:
-        return f" of {self._name}" if self._name else ""
+        return f" of {self.name}" if self.name else ""
 
     def _diverged(self, problem: str) -> InvalidInput:
         rate = self.recipe.learning_rate
@@ -238,24 +256,34 @@ class Trainer:
             "head": {name: t.detach() for name, t in self._head.items()},
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
-            "losses": self._losses,
+            "losses": self.losses,
+            "accuracies": self.accuracies,
+            "best": self._best,
         }
 
 
 def train(
-    trainers: Sequence[Trainer], images: Images, *, progress: Callable[[float], None] = lambda loss: None
+    trainers: Sequence[Trainer],
+    images: Images,
+    *,
+    progress: Callable[[float], None] = lambda loss: None,
+    after_epoch: Callable[[Sequence[Trainer]], None] = lambda trainers: None,
 ) -> list[Trained]:
     """Train the epochs that remain, of several adapters in one forward.
 
     Args:
         trainers: With one backbone, batch size, augmentation and precision.
         progress: Called after each step with the mean of the losses.
+        after_epoch: Called with those that ended one, before their states are saved.
 
     Raises:
         InvalidInput: A loss is no longer finite.
     """
     while learning := _furthest_behind(trainers):
         _train_epoch(learning, images, progress)
+        after_epoch(learning)
+        for trainer in learning:
+            trainer.save()
     return [trainer.trained() for trainer in trainers]
 
 
@@ -292,7 +320,7 @@ def losses_of(trainers: Sequence[Trainer], batches: Sequence["Batch"], places: S
     """Each trainer's loss on the batch at its place, in one forward."""
     vit, recipe = trainers[0].vit, trainers[0].recipe
     inputs = torch.cat([batch.inputs for batch in batches]) if len(batches) > 1 else batches[0].inputs
-    with torch.autocast(vit.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with autocast(vit, recipe.precision):
         if len(trainers) == 1:
             features = trainers[0].features(inputs)
         else:
@@ -330,6 +358,10 @@ class _Feed:
         for indices in torch.randperm(len(images), generator=self._generator).split(recipe.batch_size):
             inputs = images.batch(indices, augment)
             yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _trainable(tensor: Tensor, vit: FrozenViT) -> Tensor:

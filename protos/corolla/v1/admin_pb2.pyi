@@ -362,7 +362,7 @@ class SetAliasRequest(message.Message):
     task: builtins.str
     """The task of an adapter that names none; may be empty where the store has only one."""
     alias: builtins.str
-    """Any name but `latest`, which registration moves."""
+    """Any name; training moves `latest` too."""
     version: builtins.int
     expected_version: builtins.int
     """Move it only if it points at this version now."""

@@ -332,7 +332,6 @@ def test_an_alias_does_not_move_to_what_cannot_be_loaded(
         ("lorra", "prod", 1, NotFound, "adapter"),
         ("lora", "", 1, InvalidInput, "alias"),
         ("lora", LONG, 1, InvalidInput, "alias"),
-        ("lora", "latest", 1, InvalidInput, "alias"),
         ("lora", "prod", 0, InvalidInput, "version"),
         ("lora", "prod", 2**32 - 1, InvalidInput, "version"),
         ("lora", "prod", 9, NotFound, "version"),

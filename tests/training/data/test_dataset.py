@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from petl_vit.errors import InvalidInput
 from tests.training.data.files import npz, pixels, values
-from training.data.dataset import align_classes, split_dataset, subset
+from training.data.dataset import align_classes, split_dataset, subset, without
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 
@@ -29,6 +30,41 @@ def test_a_split_is_decided_by_the_seed(uneven: Dataset) -> None:
     first, again, other = (split_dataset(uneven, holdout=0.2, seed=seed)[1] for seed in (0, 0, 1))
     assert values(first) == values(again) != values(other)
     assert first.digest == again.digest != other.digest != uneven.digest
+
+
+def test_a_split_goes_by_content_so_that_a_new_image_moves_no_other_into_the_held_out_part(
+    tmp_path: Path,
+) -> None:
+    images, labels = pixels(42), [0, 1] * 20
+    train, heldout = split_dataset(
+        load_dataset(npz(tmp_path / "a.npz", images=images[:40], labels=labels)), holdout=0.2, seed=0
+    )
+    grown = load_dataset(npz(tmp_path / "b.npz", images=images[::-1], labels=[1, 0, *labels[::-1]]))
+    after = split_dataset(grown, holdout=0.2, seed=0)[1]
+    assert not set(train.fingerprints) & set(after.fingerprints)
+    assert len(set(heldout.fingerprints) - set(after.fingerprints)) <= 2  # one of each class made room
+
+
+def test_copies_of_an_image_are_in_one_part(tmp_path: Path) -> None:
+    images = np.concatenate([pixels(10)] * 4)
+    source = npz(tmp_path / "x.npz", images=images, labels=[0, 1] * 20)
+    for holdout in (0.1, 0.25, 0.5):
+        train, heldout = split_dataset(load_dataset(source), holdout=holdout, seed=0)
+        assert len(train) + len(heldout) == 40
+        assert not set(train.fingerprints) & set(heldout.fingerprints)
+
+
+def test_images_are_left_out_by_content(uneven: Dataset) -> None:
+    rest = without(uneven, set(uneven.fingerprints[:50]))
+    assert values(rest) == [50, 51, 52]
+    assert without(uneven, {"0" * 16}) is uneven
+
+
+def test_equal_images_make_equal_parts_whatever_else_is_in_the_set(uneven: Dataset) -> None:
+    most = without(uneven, {uneven.fingerprints[-1]})
+    rest = set(uneven.fingerprints[:50])
+    parts = [without(without(uneven, rest), {uneven.fingerprints[-1]}), without(most, rest)]
+    assert parts[0].digest == parts[1].digest != most.digest
 
 
 def test_labels_stay_with_their_images_in_a_split(uneven: Dataset) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.measure.calibration import calibration_error, fit_temperature, measure
+from training.measure.calibration import calibrate, calibration_error, fit_temperature, measure
 
 
 def drawn(temperature: float, n: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,11 +26,34 @@ def test_the_temperature_is_where_no_neighbour_has_a_lower_likelihood_loss() -> 
     assert min(losses, key=lambda t: losses[t]) == best
 
 
-def test_a_set_without_an_error_and_one_without_a_hit_stay_within_bounds() -> None:
-    labels = torch.arange(30) % 3
-    right = 10 * torch.nn.functional.one_hot(labels).float()
-    assert 0.05 <= fit_temperature(right, labels) < 1
-    assert 19 < fit_temperature(-right, labels) <= 20.001
+def answered(n: int, wrong: int, margin: float = 10.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of three classes, `wrong` of which name another class by a hair."""
+    labels = torch.arange(n) % 3
+    logits = margin * torch.nn.functional.one_hot(labels, 3).float()
+    logits[:wrong] = 0.001 * torch.nn.functional.one_hot((labels[:wrong] + 1) % 3, 3).float()
+    return logits, labels
+
+
+def test_a_set_without_a_hit_stays_within_bounds() -> None:
+    logits, labels = answered(60, 0)
+    assert 19 < fit_temperature(-logits, labels) <= 20.001
+
+
+def test_a_temperature_is_not_fitted_to_few_images_or_to_images_without_an_error() -> None:
+    few, faultless = (calibrate(*answered(n, wrong)) for n, wrong in ((49, 5), (60, 0)))
+    assert (few.temperature, few.unfitted) == (1.0, "49 held-out images are fewer than 50")
+    assert (faultless.temperature, faultless.unfitted) == (
+        1.0,
+        "there is no error among the 60 held-out images",
+    )
+    assert calibrate(*answered(60, 1)).unfitted == ""
+
+
+@pytest.mark.parametrize("margin", [0.5, 3.0, 10.0])
+def test_one_error_by_a_hair_makes_no_answer_surer_than_the_images_tell(margin: float) -> None:
+    logits, labels = answered(60, 1, margin)
+    temperature = calibrate(logits, labels).temperature
+    assert measure(logits, labels, temperature=temperature)["confidence"] < 1 - 1 / 62
 
 
 def test_the_calibration_error_is_that_of_a_plain_loop_over_bins() -> None:

@@ -14,6 +14,7 @@ class Notes:
     def __init__(self) -> None:
         self.stages: list[str] = []
         self.notes: list[str] = []
+        self.statuses: list[str] = []
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         self.stages.append(name)
@@ -21,6 +22,9 @@ class Notes:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def status(self, text: str) -> None:
+        self.statuses.append(text)
 
 
 def stages(store: Store, job: Job) -> list[str]:

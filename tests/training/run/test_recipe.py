@@ -28,6 +28,7 @@ def test_the_defaults_are_the_studys() -> None:
         ("head_init", "zero"),
         ("seed", 2**31),
         ("precision", "fp16"),
+        ("keep", "first"),
         ("momentum", 0.9),
     ],
 )
@@ -38,7 +39,7 @@ def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> N
 
 
 def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
-    names = {"backbone": "b", "task": "t", "data": "d"}
+    names = {"backbone": "b", "task": "t", "data": "d", "heldout": "h"}
     chosen = Recipe.of(method="lora", learning_rate=1e-3)
     changes: list[dict[str, Any]] = [
         {"method": "ssf"},
@@ -53,9 +54,10 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"head_init": "random"},
         {"seed": 1},
         {"precision": "bf16"},
+        {"keep": "best"},
     ]
     digests = [chosen.model_copy(update=change).digest(**names) for change in changes]
-    digests += [chosen.digest(**names | {name: "x"}) for name in names]
+    digests += [chosen.digest(**names | {name: "x"}) for name in names if name != "heldout"]
     assert len({chosen.digest(**names), *digests}) == 1 + len(digests)
     assert {next(iter(change)) for change in changes} == set(Recipe.model_fields)
     assert chosen.digest(**names) == Recipe.of(method="lora", learning_rate=1e-3).digest(**names)
@@ -63,8 +65,8 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
 
 def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() -> None:
     chosen = Recipe.of(method="ssf", learning_rate=0.01, seed=4)
-    assert chosen.digest(backbone="b", task="t", data="d") == (
+    assert chosen.digest(backbone="b", task="t", data="d", heldout="h") == (
         "92cfad75a101027819eca8a476b1cd7406b5e5e47fac25fdcf6db2da4255e13c"
     )
-    before = {name: value for name, value in chosen.model_dump().items() if name != "precision"}
+    before = {name: v for name, v in chosen.model_dump().items() if name not in ("precision", "keep")}
     assert Recipe.of(**before) == chosen

@@ -13,7 +13,7 @@ from tests.training.conftest import NEAR, recipe
 from tests.training.run.notes import Notes
 from training.run.checkpoint import Checkpoint
 from training.run.job import Job, run, run_together
-from training.run.trainer import frozen
+from training.run.precision import frozen
 
 
 def several(job: Job, **values: Any) -> list[Job]:

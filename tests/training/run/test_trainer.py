@@ -17,8 +17,9 @@ from tests.petl_vit.backbones import FAMILIES, family
 from tests.training.conftest import NEAR, SPEC, recipe
 from training.data.loading import Resized
 from training.data.records import Dataset
+from training.run.precision import frozen
 from training.run.recipe import Recipe
-from training.run.trainer import Batch, Trained, Trainer, frozen, losses_of, train
+from training.run.trainer import Batch, Trained, Trainer, losses_of, train
 
 
 def trainer(vit: FrozenViT, base_head: LinearHead, chosen: Recipe, **values: Any) -> Trainer:

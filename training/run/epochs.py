@@ -1,0 +1,159 @@
+"""The epochs of a run: resumed where they stopped, measured on the way, and told line by line.
+
+Shapes: n images, b of a batch, C classes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from petl_vit.heads import Head
+from petl_vit.vit import FrozenViT
+from training.data.loading import Resized, sent
+from training.progress import Reporter, duration
+from training.run.checkpoint import Checkpoint
+from training.run.features import Features, stages, why_not_once
+from training.run.planned import Planned
+from training.run.recipe import Recipe
+from training.run.trainer import Images, Trained, Trainer, train
+
+_TIMES = 10
+"""A run is measured so often on its way; after every epoch where the best one is kept."""
+_FEWEST = 256
+_BATCH = 64
+
+
+def run_epochs(
+    adapters: Sequence[Planned],
+    checkpoints: Sequence[Checkpoint],
+    *,
+    vit: FrozenViT,
+    on: FrozenViT,
+    base_head: Head,
+    images: Resized,
+    heldout: Resized,
+    reporter: Reporter,
+) -> list[Trained]:
+    """Trains adapters, each from the state that its checkpoint has, and saves it there after every epoch.
+
+    Args:
+        vit: The backbone in float32, on the host.
+        on: The backbone as training runs it.
+
+    Raises:
+        InvalidInput: A loss is no longer finite, or a checkpoint cannot be written.
+    """
+    alone = len(adapters) == 1
+    once = [_features_once(adapter, on, len(images), reporter, alone=alone) for adapter in adapters]
+    trainers = []
+    for adapter, checkpoint in zip(adapters, checkpoints, strict=True):
+        checkpoint.prepare()
+        trainer = Trainer(
+            vit,
+            adapter.method,
+            base_head,
+            adapter.recipe,
+            on=on,
+            name="" if alone else adapter.name,
+            save=checkpoint.save,
+            given_features=all(once),
+        )
+        state = checkpoint.load()
+        if state is not None and (done := trainer.resume(state)):
+            which = "" if alone else f"{adapter.name}: "
+            reporter.note(f"{which}resuming after epoch {done} of {adapter.recipe.epochs}")
+        trainers.append(trainer)
+    recipe, on_which = adapters[0].recipe, (images, heldout)
+    trained_on, measured_on = _as_features(on_which, recipe, on, reporter) if all(once) else on_which
+    epochs = recipe.epochs - min(trainer.epoch for trainer in trainers)
+    names = [adapter.recipe.method if alone else adapter.name for adapter in adapters]
+    told = Epochs(trainers, measured_on, len(images), reporter)
+    with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
+        return train(trainers, trained_on, progress=lambda loss: advance(1), after_epoch=told)
+
+
+def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Reporter, *, alone: bool) -> bool:
+    """Whether the features of an adapter's images are computed once; says so where edits would allow it."""
+    why = why_not_once(adapter.method, adapter.recipe, vit, images, alone=alone)
+    if why:
+        reporter.note(f"{adapter.name}: frozen features are computed again in every epoch, as {why}")
+    return why == ""
+
+
+def _as_features(
+    several: tuple[Resized, Resized], recipe: Recipe, vit: FrozenViT, reporter: Reporter
+) -> tuple[Features, Features]:
+    """The features of training and held-out images."""
+    images, heldout = several
+    plain, places = recipe.model_copy(update={"augment": "none"}), measured(len(heldout), len(images))
+    with reporter.stage("computing frozen features", stages(recipe, len(images)) + len(places)) as advance:
+        return (
+            Features(images, recipe, vit, advance),
+            Features(heldout, plain, vit, advance, places=places),
+        )
+
+
+class Epochs:
+    """Called after every epoch: measures the held-out accuracy every so often, and says how far training is.
+
+    Args:
+        trainers: All that are in training.
+        heldout: What they are measured on: features where the trainer is given features.
+        training: How many images an epoch has: see `measured`.
+    """
+
+    def __init__(
+        self,
+        trainers: Sequence[Trainer],
+        heldout: Images,
+        training: int,
+        reporter: Reporter,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._several, self._heldout, self._reporter = len(trainers) > 1, heldout, reporter
+        self._epochs = trainers[0].recipe.epochs
+        best = any(trainer.recipe.keep == "best" for trainer in trainers)
+        self._every = 1 if best else math.ceil(self._epochs / _TIMES)
+        self._indices = measured(len(heldout), training)
+        self._remaining = sum(self._epochs - trainer.epoch for trainer in trainers)
+        self._done, self._clock, self._started = 0, clock, clock()
+
+    def __call__(self, trainers: Sequence[Trainer]) -> None:
+        """Takes note of an epoch that these have ended."""
+        epoch = trainers[0].epoch
+        if epoch % self._every == 0 or epoch == self._epochs:
+            for trainer in trainers:
+                trainer.note_accuracy(self._accuracy(trainer))
+        self._done += len(trainers)
+        elapsed = self._clock() - self._started
+        left = elapsed / self._done * (self._remaining - self._done)
+        told = "; ".join(self._told(trainer) for trainer in trainers)
+        self._reporter.status(f"epoch {epoch}/{self._epochs}: {told}, {duration(left)} left")
+
+    def _told(self, trainer: Trainer) -> str:
+        name = f"{trainer.name} " if self._several else ""
+        accuracy = trainer.accuracies.get(trainer.epoch)
+        measured = "" if accuracy is None else f", held-out accuracy {accuracy:.3f}"
+        return f"{name}loss {trainer.losses[-1]:.4f}, learning rate {trainer.rate:.2g}{measured}"
+
+    def _accuracy(self, trainer: Trainer) -> float:
+        right = 0
+        for indices in self._indices.split(_BATCH):
+            logits = trainer.logits(self._heldout.batch(indices))
+            labels = sent(self._heldout.labels[indices], logits.device)
+            right += int((logits.argmax(dim=-1) == labels).sum())
+        return right / len(self._indices)
+
+
+def measured(heldout: int, training: int) -> Tensor:
+    """The places of the held-out images that are measured on the way.
+
+    No more than there are training images, and evenly: classes keep their proportions where images are in
+    their order.
+    """
+    most = max(_FEWEST, training)
+    return torch.arange(heldout) if heldout <= most else torch.linspace(0, heldout - 1, most).round().long()

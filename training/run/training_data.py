@@ -1,0 +1,70 @@
+"""The training images of a run: what is recorded of them, and which held-out images are among them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from model_store.store import Store
+from petl_vit.errors import InvalidInput
+from training.data.dataset import without
+from training.data.learnt import Learnt, Overlap
+from training.data.records import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Images that something is fitted to.
+
+    Attributes:
+        limit: How many they were limited to; None for all.
+    """
+
+    dataset: Dataset
+    limit: int | None
+
+    def record(self) -> dict[str, JsonValue]:
+        """What an adapter or a base head says of them in its `training`."""
+        return {
+            "data": self.dataset.name,
+            "data_digest": self.dataset.digest,
+            "images": len(self.dataset),
+            "limit": self.limit,
+            "left_out": dict(self.dataset.left_out),
+        }
+
+    def remember(self, store: Store) -> None:
+        """Keeps their fingerprints, so that they are recognised where something is measured."""
+        store.images.put(self.dataset.digest, self.dataset.fingerprints)
+
+    def learnt(self) -> Learnt:
+        return Learnt(name="this run", images=frozenset(self.dataset.fingerprints))
+
+
+def unlearnt(
+    heldout: Dataset,
+    learnt: Sequence[Learnt],
+    note: Callable[[str], None],
+    *,
+    field: str,
+    remedy: str,
+    least: float = 0.0,
+) -> Dataset:
+    """Held-out images without those that some models were trained on, which a note counts.
+
+    Args:
+        field, remedy: For the error.
+        least: The share of the images that has to remain.
+
+    Raises:
+        InvalidInput: None remains, or less than that share; names the models.
+    """
+    overlap = Overlap(heldout, learnt)
+    if not len(overlap):
+        return heldout
+    counted = f"{len(overlap)} of the {len(heldout)} held-out images are training images of {overlap.names}"
+    remaining = without(heldout, overlap.images)
+    if not len(remaining) or len(remaining) < least * len(heldout):
+        raise InvalidInput(counted, field=field, remedy=remedy)
+    note(f"{counted}: they are left out, {len(remaining)} remain")
+    return remaining
