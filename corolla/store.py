@@ -45,8 +45,7 @@ class Store(Contents):
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
         threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
-        max_pixels: Most pixels of a decoded image; None is 50 million. A larger JPEG is decoded at a reduced
-            scale, any other is refused.
+        max_pixels: Most pixels of a decoded image; None is 50 million. Larger JPEGs are decoded smaller.
 
     Raises:
         InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.

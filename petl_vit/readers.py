@@ -35,7 +35,7 @@ _PREVIEW = 1
 """A bit of TIFF's tag NewSubfileType: the image is a smaller copy of another one in the file."""
 
 # A damaged animation falls back to the still image, and damaged tags to the pixels, which are what counts.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Png|Tiff)ImagePlugin")
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):

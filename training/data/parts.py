@@ -10,7 +10,7 @@ _TRAIN = r"(?:train(?:ing)?|trn)"
 _OTHER = (
     r"(?:val(?:id(?:ation)?)?|test(?:ing)?|tst|dev|eval(?:uation)?|hold[ _-]?out|held[ _-]?out|pred|fold)"
 )
-_FILLER = r"(?:sets?|data(?:set)?|images?|imgs?|split|samples?|seg|[0-9]+|[ ._-]+|[ab]$)"
+_FILLER = r"(?:sets?|data(?:set)?|images?|imgs?|split|samples?|seg|[0-9]|[ ._-]|[ab]$)"
 _PART = re.compile(f"{_FILLER}*(?:{_TRAIN}|{_OTHER})(?:{_TRAIN}|{_OTHER}|{_FILLER})*")
 _IMAGES = re.compile(r"images?|imgs?|jpe?gimages|jpe?gs?|pngs?|photos?|pictures?")
 _LABELS = re.compile(r"labels?(?:txt)?|annotations?|annos?|masks?|bboxes|xmls?|jsons?|imagesets")
