@@ -4,8 +4,7 @@ Records and errors are those of the command line. What computes is imported when
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,6 +18,7 @@ from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
+from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
 from petl_vit.errors import InvalidInput
@@ -44,7 +44,7 @@ class Store(Contents):
         device: Where it runs; `auto` is a GPU where there is one.
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
-        threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
+        threads: CPU threads of a forward of `classify` and `embed`; None is one for each usable CPU.
         max_pixels: Most pixels of a decoded image; None is 50 million. Larger JPEGs are decoded smaller.
 
     Raises:
@@ -139,8 +139,7 @@ class Store(Contents):
             holdout: Share of the images that is held out.
             split_seed: Decides the split and `limit`.
             limit: Train on at most so many images.
-            skip_bad: Leave out images that cannot be used, instead of refusing the set; the manifest's
-                `training["left_out"]` counts them.
+            skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
             resize: How images of a new task reach it; None is squash.
             learning_rate: Highest learning rate; None is the method's own.
@@ -181,6 +180,7 @@ class Store(Contents):
 
         from training.run import job
 
+        reporter = _reporter(progress)
         outcome = job.run(
             self._store,
             job.Job(
@@ -203,8 +203,11 @@ class Store(Contents):
                 promote=promote,
                 measure_precision=Precision(self._settings.precision),
             ),
-            _reporter(progress),
+            reporter,
         )
+        if not outcome.reused:
+            for standing in after_registration(self._store, [outcome.manifest]):
+                reporter.note(standing.line)
         self._changed()
         return outcome.manifest
 
@@ -282,7 +285,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route), self._computing()
         several = _listed(images)
-        with _bar("classifying", len(several), progress) as advance:
+        with _reporter(progress).stage("classifying", len(several)) as advance:
             return computing.classify(
                 several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
             )
@@ -306,7 +309,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
         several = _listed(images)
-        with _bar("embedding", len(several), progress) as advance:
+        with _reporter(progress).stage("embedding", len(several)) as advance:
             return computing.embed(
                 several,
                 route=parsed,
@@ -386,10 +389,6 @@ class Store(Contents):
 
 def _reporter(progress: bool) -> "Reporter":
     return Bars() if progress else Silent()
-
-
-def _bar(title: str, total: int, progress: bool) -> AbstractContextManager[Callable[[int], None]]:
-    return Bars().stage(title, total) if progress else nullcontext(lambda n: None)
 
 
 def _listed(images: "Iterable[ImageLike]") -> "list[ImageLike]":

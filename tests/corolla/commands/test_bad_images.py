@@ -46,6 +46,8 @@ def test_every_command_names_all_bad_images_or_goes_on_without_them(shell: Shell
         code, _, err = shell(*command, "--skip-bad")
         assert code == 0, err
         assert f"left out of {photos}: not an image: 1 (notes.txt); the bytes are not" in err
+    assert shell("routes", "put", "best", "lora", *TASK)[0] == 0
+    assert "2 of 12 images" in shell.refused("routes", "fit", "best", *limit, *TASK, *fp32)
     manifest = shell.document("adapters", "show", "lora", *TASK, "--json")
     assert manifest["training"]["images"] + manifest["training"]["heldout_images"] == 10
     counts = {

@@ -60,10 +60,11 @@ def test_adapters_that_train_together_are_told_by_name_in_one_line(
 ) -> None:
     several = [trainer(vit, base_head, recipe(m, epochs=1), name=m) for m in ("bitfit", "lora")]
     notes = Notes()
-    train(several, plain, after_epoch=Epochs(several, plain, 60, notes))
+    train(several, plain, after_epoch=Epochs(several, plain, 60, notes, of=1000))
     (line,) = notes.statuses
     assert line.startswith("epoch 1/1: bitfit loss ")
     assert "; lora loss " in line
+    assert " on 60, 0 s left" in line
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,12 @@ def test_a_run_is_measured_ten_times_at_most_or_after_every_epoch_where_the_best
 
 
 def test_a_large_held_out_set_is_measured_on_an_even_part_of_it() -> None:
-    assert measured(5, 10).tolist() == [0, 1, 2, 3, 4]
-    part = measured(5000, 300)
+    assert measured(5, 10, "last").tolist() == [0, 1, 2, 3, 4]
+    part = measured(5000, 300, "best")
     assert len(part) == len(set(part.tolist())) == 300
     assert part.diff().max() <= 18
-    assert len(measured(5000, 10)) == 256
+    assert [len(measured(5000, n, "last")) for n in (10, 300)] == [64, 150]
+    assert len(measured(5000, 10, "best")) == 256
 
 
 def test_the_best_epoch_is_kept_also_where_the_run_was_stopped_after_it(
