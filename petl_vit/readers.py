@@ -15,6 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from image_files.formats import HEAD_BYTES, format_of
 from petl_vit.errors import InvalidInput
+from petl_vit.not_images import explained
 
 READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and HEIC"
 """The formats; HEIC needs a library of its own."""
@@ -111,7 +112,8 @@ def _reader(data: bytes, field: str) -> Callable[[io.BytesIO], Image.Image]:
     if kind == "JPEG":
         return _Jpeg
     if kind is None:
-        raise InvalidInput("the bytes are not an image of a known format", field=field, remedy=_CONVERT)
+        problem, remedy = explained(data)
+        raise InvalidInput(problem, field=field, remedy=remedy)
     if kind not in _READERS:
         raise InvalidInput(f"the image is {_article(kind)} {kind} file", field=field, remedy=_CONVERT)
     module, _, name = _READERS[kind].partition(":")
