@@ -11,6 +11,7 @@ from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 from training.data import shift
 
@@ -34,6 +35,7 @@ class Evaluation:
         holdout: Only the images that training with this share holds out, but for those that the routes were
             trained on; None is all.
         limit: At most so many images of each set.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         backbone: Name or digest; None is the only one.
         device, precision: What the backbone runs on, and computes in.
     """
@@ -45,6 +47,8 @@ class Evaluation:
     holdout: float | None = None
     split_seed: int = 0
     limit: int | None = None
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     extrapolate: bool = False
     backbone: str | None = None
     device: str = "auto"
@@ -107,10 +111,12 @@ def _dataset(
     """The images to measure on: with a holdout, none that any of the routes was trained on."""
     from training.data.dataset import split_dataset, subset
     from training.data.learnt import Overlap, by_adapters
+    from training.data.reading import Reading
     from training.data.sources import load_dataset
     from training.run.training_data import unlearnt_by
 
-    dataset = load_dataset(source)
+    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
+    dataset = load_dataset(source, reading=reading)
     terms = [term for one in candidates for term in one.route.terms()]
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]

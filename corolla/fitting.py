@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from model_store.format.records import NamedRoute
 from model_store.resolution.answering import Answering, answering, exact_versions
 from model_store.store import Store
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Fitting:
     Attributes:
         data: Labelled images, as `training.data.sources.load_dataset` opens them.
         holdout: Only the images that training with this share holds out; None is all.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         device, precision: What the backbone runs on, and computes in.
     """
 
@@ -30,6 +32,8 @@ class Fitting:
     data: str
     holdout: float | None = 0.2
     split_seed: int = 0
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     device: str = "auto"
     precision: str = "auto"
 
@@ -65,11 +69,13 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     from model_store.resolution.precision import checked, subjects
     from petl_vit.device import chosen_device
     from training.data.dataset import split_dataset
+    from training.data.reading import Reading
     from training.data.sources import load_dataset
     from training.measure.route_temperature import fit_route
     from training.run.training_data import unlearnt_by
 
-    dataset = load_dataset(what.data)
+    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
+    dataset = load_dataset(what.data, reading=reading)
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
     dataset = unlearnt_by(

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import CHOICES, MEANING, Precision
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,6 +64,19 @@ device = click.option(
     default="auto",
     show_default=True,
     help="Where the backbone runs.",
+)
+
+
+max_pixels = click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=MAX_PIXELS,
+    show_default=True,
+    envvar="COROLLA_MAX_PIXELS",
+    help="Pixels of one decoded image; larger JPEGs are decoded at a reduced scale.",
+)
+skip_bad = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that cannot be used, instead of refusing the set."
 )
 
 

@@ -32,7 +32,7 @@ from serving.torchserve.embedded import Embedded
 _log = logging.getLogger(__name__)
 
 ImageLike = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-"""An encoded JPEG, PNG or WebP, its path, a Pillow image, or pixels uint8 [H, W] or [H, W, 1, 3 or 4]."""
+"""An encoded image, its path, a Pillow image, or pixels uint8 [H, W] or [H, W, 1, 3 or 4]."""
 Advance = Callable[[int], None]
 
 _GROUP = 32

@@ -4,8 +4,7 @@ Records and errors are those of the command line. What computes is imported when
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -46,6 +45,7 @@ class Store(Contents):
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
         threads: CPU threads of a forward of `classify` and `embed`; None is one for each usable CPU.
+        max_pixels: Most pixels of a decoded image; None is 50 million. Larger JPEGs are decoded smaller.
 
     Raises:
         InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.
@@ -59,6 +59,7 @@ class Store(Contents):
         device: Literal["auto", "cpu", "cuda"] = "auto",
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         threads: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         given = {
             "store": None if url is None else os.fspath(url),
@@ -66,6 +67,7 @@ class Store(Contents):
             "device": device,
             "precision": precision,
             "threads": threads,
+            "max_pixels": max_pixels,
         }
         self._settings = Settings.read(given)
         self._given = {name: getattr(self._settings, name) for name in given}
@@ -104,6 +106,7 @@ class Store(Contents):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        skip_bad: bool = False,
         image_size: int | None = None,
         resize: Literal["squash", "crop"] | None = None,
         epochs: int = 30,
@@ -136,6 +139,7 @@ class Store(Contents):
             holdout: Share of the images that is held out.
             split_seed: Decides the split and `limit`.
             limit: Train on at most so many images.
+            skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
             resize: How images of a new task reach it; None is squash.
             learning_rate: Highest learning rate; None is the method's own.
@@ -190,6 +194,8 @@ class Store(Contents):
                 holdout=holdout,
                 split_seed=split_seed,
                 limit=limit,
+                max_pixels=self._settings.max_pixels,
+                skip_bad=skip_bad,
                 image_size=image_size,
                 resize=resize,
                 device=self._settings.device,
@@ -215,6 +221,7 @@ class Store(Contents):
         split_seed: int = 0,
         limit: int | None = None,
         move_base: bool = False,
+        skip_bad: bool = False,
         progress: bool = False,
     ) -> TaskRecord:
         """Fits the base head of a task again; the result is the task's next version.
@@ -242,6 +249,8 @@ class Store(Contents):
                 holdout=holdout,
                 split_seed=split_seed,
                 limit=limit,
+                max_pixels=self._settings.max_pixels,
+                skip_bad=skip_bad,
                 device=self._settings.device,
                 move_base=move_base,
             ),
@@ -263,7 +272,7 @@ class Store(Contents):
         """Classifies images, as a server would.
 
         Args:
-            images: Any mixture of encoded JPEG, PNG or WebP, paths of such files, Pillow images, and pixels
+            images: Any mixture of encoded images, paths of such files, Pillow images, and pixels
                 as uint8 arrays [H, W] or [H, W, 1, 3 or 4].
             route: What answers: `lora`, `0.6*lora, ssf`, or a named route.
             task: Whose classes, in their order, are answered; empty is the only task, or that of the first
@@ -282,7 +291,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route), self._computing()
         several = _listed(images)
-        with _bar("classifying", len(several), progress) as advance:
+        with _reporter(progress).stage("classifying", len(several)) as advance:
             return computing.classify(
                 several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
             )
@@ -306,7 +315,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
         several = _listed(images)
-        with _bar("embedding", len(several), progress) as advance:
+        with _reporter(progress).stage("embedding", len(several)) as advance:
             return computing.embed(
                 several,
                 route=parsed,
@@ -326,6 +335,7 @@ class Store(Contents):
         holdout: float | None = None,
         split_seed: int = 0,
         limit: int | None = None,
+        skip_bad: bool = False,
         extrapolate: bool = False,
         progress: bool = False,
     ) -> "list[Measured]":
@@ -339,6 +349,7 @@ class Store(Contents):
             holdout: Only the images that training with this `holdout` holds out; None is all.
             split_seed: The split seed of that training.
             limit: At most so many images of each set.
+            skip_bad: Leave out images that cannot be used, instead of refusing the set.
             extrapolate: Whether an alpha may be outside [0, 1].
             progress: Show bars on stderr.
 
@@ -357,6 +368,8 @@ class Store(Contents):
             holdout=holdout,
             split_seed=split_seed,
             limit=limit,
+            max_pixels=self._settings.max_pixels,
+            skip_bad=skip_bad,
             extrapolate=extrapolate,
             backbone=self._settings.backbone,
             device=self._settings.device,
@@ -382,10 +395,6 @@ class Store(Contents):
 
 def _reporter(progress: bool) -> "Reporter":
     return Bars() if progress else Silent()
-
-
-def _bar(title: str, total: int, progress: bool) -> AbstractContextManager[Callable[[int], None]]:
-    return Bars().stage(title, total) if progress else nullcontext(lambda n: None)
 
 
 def _listed(images: "Iterable[ImageLike]") -> "list[ImageLike]":

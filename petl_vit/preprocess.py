@@ -9,75 +9,69 @@ Shapes: H, W the image's size, S the model's input size. Images are RGB, uint8, 
 ICC profiles are ignored, as in the training data of the backbones.
 """
 
-import io
-import struct
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
-from petl_vit.image_input import Preprocess
-from petl_vit.not_images import explained
+from petl_vit.image_input import MAX_PIXELS, Preprocess
+from petl_vit.orientation import upright
+from petl_vit.readers import in_less_time, loaded, opened, undecodable
 
-MAX_PIXELS = 50_000_000
-"""The default limit of `decode`: more pixels than a camera's, fewer than a decompression bomb's."""
-
-_FORMATS = "JPEG, PNG or WebP"
 _MAX_ASPECT = 16
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_OTHER_FORMATS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF"}
-
-# A malformed animation falls back to the PNG's still image, which is the frame that counts.
-warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning, module=r"PIL\.")
 
 
 def preprocess(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:
-    """A JPEG, PNG or WebP file as the model's input, float32 [3,S,S].
+    """An image file as the model's input, float32 [3,S,S].
 
     Raises:
         InvalidInput: As `decode` does.
     """
-    return normalise(resize(decode(data, max_pixels=max_pixels, field=field), p), p)
+    return normalise(sized(data, p, max_pixels=max_pixels, field=field), p)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:
-    """The pixels of a JPEG, PNG or WebP file, uint8 [3,H,W], upright and RGB.
-
-    EXIF orientation is applied; grey, palette and CMYK become RGB; transparency is composited over
-    white; 16-bit samples are scaled to 8 bits; of an animation the first frame counts.
+def sized(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:
+    """An image file at the model's size, uint8 [3,S,S].
 
     Raises:
-        InvalidInput: Empty, another format, truncated or undecodable, or more than `max_pixels`.
+        InvalidInput: As `decode` does.
     """
-    # Pillow raises many classes on hostile bytes: OSError, SyntaxError, ValueError, struct.error,
-    # zlib.error, EOFError, OverflowError, MemoryError, and more with each format and version.
-    # Only its parser runs in the try blocks, so every error is about these bytes.
-    reader = _reader(data, field)
-    try:
-        image = reader(io.BytesIO(data))
-        width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise _too_large(None, max_pixels, field) from error
-    except Exception as error:
-        raise _undecodable(error, field) from error
-    if width * height > max_pixels:
-        raise _too_large((width, height), max_pixels, field)
+    shorter = p.image_size if p.resize == "squash" else round(p.image_size / p.crop_ratio)
+    return resize(decode(data, max_pixels=max_pixels, at_least=shorter, field=field), p)
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 1, field: str = "image") -> Tensor:
+    """The pixels of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file, uint8 [3,H,W], upright and RGB.
+
+    Orientation by EXIF or XMP is applied; grey, palette and CMYK become RGB; transparency is composited
+    over white; 16-bit samples are scaled to 8 bits; of an animation or of pages the first one counts. A
+    baseline JPEG of more than `max_pixels` is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        max_pixels: Most pixels of the decoded image.
+        at_least: Pixels that the shorter side of a JPEG must keep when it is decoded at a reduced scale.
+
+    Raises:
+        InvalidInput: Empty, another format, truncated or undecodable, or more than `max_pixels`; HEIC and
+            AVIF where what reads them is not installed.
+    """
+    image = opened(data, max_pixels=max_pixels, at_least=at_least, field=field)
     return _to_tensor(from_pillow(image, field=field))
+
+
+def check(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 1, field: str = "image") -> None:
+    """Refuse what `decode` would refuse, in less time.
+
+    Raises:
+        InvalidInput: As `decode` does.
+    """
+    image = opened(data, max_pixels=max_pixels, at_least=at_least, field=field)
+    from_pillow(in_less_time(image), field=field)
 
 
 def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8]:
@@ -86,11 +80,11 @@ def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8
     Raises:
         InvalidInput: Its file is truncated or undecodable.
     """
+    pixels = loaded(image, field=field)
     try:
-        image.load()
-        return np.array(_upright(_rgb(image), image))
+        return np.array(upright(_rgb(pixels), image))
     except Exception as error:
-        raise _undecodable(error, field) from error
+        raise undecodable(error, field) from error
 
 
 def from_array(array: NDArray[Any], *, field: str = "image") -> Tensor:
@@ -143,46 +137,6 @@ def normalise(images: Tensor, p: Preprocess) -> Tensor:
     return (images.to(torch.float32) / 255 - mean) / std
 
 
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """Pillow's JPEG reader without its EXIF parser, which warns about damaged tags while opening."""
-
-    def getexif(self) -> Image.Exif:
-        return Image.Exif()
-
-
-def _reader(data: bytes, field: str) -> type[ImageFile.ImageFile]:
-    # The readers are called directly: `Image.open` tries its own pixel limit first, and warns.
-    if data[:3] == b"\xff\xd8\xff":
-        return _Jpeg
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return PngImagePlugin.PngImageFile
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile
-    if not data:
-        raise InvalidInput("the image is empty (0 bytes)", field=field, remedy=f"send a {_FORMATS} file")
-    other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-    if other is None:
-        problem, remedy = explained(data)
-        raise InvalidInput(problem, field=field, remedy=remedy)
-    raise InvalidInput(f"the image is a {other} file", field=field, remedy=f"convert it to {_FORMATS}")
-
-
-def _undecodable(error: Exception, field: str) -> InvalidInput:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return InvalidInput(
-        f"the image cannot be decoded ({reason})",
-        field=field,
-        remedy="the file is damaged or truncated: write it again",
-    )
-
-
-def _too_large(size: tuple[int, int] | None, max_pixels: int, field: str) -> InvalidInput:
-    extent = f"{size[0]} x {size[1]} = {size[0] * size[1]:,} pixels" if size else "too many pixels"
-    return InvalidInput(
-        f"the image has {extent}, more than the limit of {max_pixels:,}", field=field, remedy="scale it down"
-    )
-
-
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bit(image)
@@ -204,43 +158,6 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 def _over_white(rgba: Image.Image) -> Image.Image:
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
-
-
-def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    transpose = _TRANSPOSES.get(_orientation(_exif(source)))
-    return pixels if transpose is None else pixels.transpose(transpose)
-
-
-def _exif(image: Image.Image) -> bytes:
-    exif = image.info.get("exif")
-    if isinstance(exif, bytes):
-        return exif
-    profile = image.info.get("Raw profile type exif")  # how ImageMagick stores it in a PNG
-    if not isinstance(profile, str):
-        return b""
-    try:
-        return bytes.fromhex("".join(profile.split("\n")[3:]))
-    except ValueError:
-        return b""
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation tag of the first directory, 1 where there is none or the tags are damaged."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == _ORIENTATION_TAG:
-                code = {1: "B", 4: "I"}.get(kind, "H")
-                return int(struct.unpack_from(f"{order}{code}", tiff, entry + 8)[0])
-    except struct.error:
-        pass
-    return 1
 
 
 def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

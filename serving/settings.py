@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import MEANING
 from serving import address, environment
 from serving.environment import PREFIX
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     max_stream_requests: int = Field(
         default=64, ge=1, description="requests of one stream in progress; more are read later"
     )
-    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one encoded image")
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="pixels of one decoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(
         default=2**30, ge=1, description="bytes of images that may wait; more are refused"

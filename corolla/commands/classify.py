@@ -10,6 +10,8 @@ from rich.text import Text
 from corolla import files, flags, tables
 from corolla.connection import document, on_server
 from corolla.flags import epilog
+from corolla.sending import classified
+from model_store.names import printable
 from model_store.routes.text import parse_route
 from serving.client.blocking import Client
 from serving.client.messages import Priority
@@ -56,20 +58,20 @@ def classify(
 ) -> None:
     """Classify images by a route.
 
-    Exits 1 when an image could not be classified.
+    Many images are sent in several requests. Exits 1 when an image could not be classified.
     """
     parsed = parse_route(route)
     if not as_json:
         click.echo(f"route read as: {parsed}", err=True)
-    response = client.classify(
-        [files.read(path, "image") for path in images],
+    response = classified(
+        client,
+        [(printable(str(path)), files.read(path, "image")) for path in images],
         route=str(parsed),
         task=task or "",
         domain=domain,
         top_k=top,
         members=members,
         extrapolate=extrapolate,
-        ids=[str(path) for path in images],
         priority=priority,
     )
     if response.domain_note:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @flags.holdout("Only the images that training with this --holdout holds out.  [default: all]", default=None)
 @flags.split_seed("The --split-seed of that training.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
+@flags.max_pixels
+@flags.skip_bad
 @flags.backbone
 @flags.extrapolate
 @flags.precision("What the backbone computes in, as a server's")

@@ -14,6 +14,7 @@ from corolla.flags import epilog
 from corolla.names import chosen_task
 from model_store import deletion
 from model_store.format.records import Manifest
+from model_store.names import text_of
 from model_store.resolution import one_model
 from model_store.resolution.versions import Member, ResolvedTerm
 from model_store.routes.text import parse_adapter
@@ -263,7 +264,7 @@ def _refuse(value: object, field: str, why: str) -> None:
 
 def _classes(path: Path) -> tuple[str, ...]:
     try:
-        text = files.read(path, "classes").decode()
+        text = text_of(files.read(path, "classes"))
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path.name} is not UTF-8 text", field="classes") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())

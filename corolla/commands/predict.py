@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @flags.backbone
 @option_of("device", Settings.model_fields["device"])
 @option_of("precision", Settings.model_fields["precision"])
+@option_of("max_pixels", Settings.model_fields["max_pixels"])
 @option_of("max_batch_rows", Settings.model_fields["max_batch_rows"], flag="--batch-rows")
 @flags.as_json
 def predict(
@@ -68,12 +69,15 @@ def predict(
     """Classify many images without a server.
 
     SOURCES are folders, searched with all that is in them, .csv files with a column of paths relative to
-    the file, and images. An image that cannot be used gets a row with its error; then the exit code is 1. A
-    run that was stopped goes on where it was when the same command is given again; --overwrite starts anew.
+    the file, and images. Images are known by their content; a line on stderr counts all other files. An
+    image that cannot be used gets a row with its error; then the exit code is 1. A run that was stopped goes
+    on where it was when the same command is given again; --overwrite starts anew.
     """
-    images, parsed = listed(sources, column=column), parse_route(route)
+    (images, left_out), parsed = listed(sources, column=column), parse_route(route)
     if not as_json:
         click.echo(f"route read as: {parsed}", err=True)
+        if left_out:
+            click.echo(f"left out: {left_out}", err=True)
     given = flags.given(click.get_current_context())
     settings = {"store": url} | {name: given[name] for name in settings if name in given}
     Settings.read(settings)  # refuses a variable or a value before anything is imported
@@ -82,6 +86,7 @@ def predict(
 
     bulk = run.Bulk(
         sources=images,
+        left_out=left_out.counts,
         task=task or "",
         route=parsed,
         top=top,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @flags.split_seed("Decides which images are held out, as in training.")
 @click.option("--limit", type=click.IntRange(2), help="Fit to at most so many images.")
 @click.option("--move-base", is_flag=True, help="Go on where named routes answer by `base`, which moves.")
+@flags.max_pixels
+@flags.skip_bad
 @click.option("--backbone", help="Backbone, where the task is on several.")
 @flags.device
 @flags.store

@@ -125,6 +125,8 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
 @flags.holdout("Share of the images that training held out.")
 @click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
 @flags.split_seed("The --split-seed of that training.")
+@flags.max_pixels
+@flags.skip_bad
 @flags.precision("What the backbone computes in, as a server's")
 @flags.device
 @flags.store

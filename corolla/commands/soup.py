@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 @flags.holdout("Share of the images that training held out.")
 @click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
 @flags.split_seed("The --split-seed of that training.")
+@flags.max_pixels
+@flags.skip_bad
 @flags.precision("What the choice is computed in, as a server's")
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")
 @flags.device
@@ -51,6 +53,8 @@ def soup(
     holdout: float,
     all_images: bool,
     split_seed: int,
+    max_pixels: int,
+    skip_bad: bool,
     precision: str,
     backbone: str | None,
     device: str,
@@ -77,6 +81,8 @@ def soup(
             kind=kind,
             holdout=None if all_images else holdout,
             split_seed=split_seed,
+            max_pixels=max_pixels,
+            skip_bad=skip_bad,
             device=device,
             precision=Precision(precision),
         ),

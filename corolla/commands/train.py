@@ -54,6 +54,8 @@ _COMMON: list[flags.Decorator] = [
     flags.holdout("Share of the images that is held out."),
     flags.split_seed("Decides which images are held out, and what --limit keeps."),
     click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    flags.max_pixels,
+    flags.skip_bad,
     click.option(
         "--image-size",
         type=click.IntRange(14, 1024),

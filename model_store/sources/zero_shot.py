@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from model_store.names import text_of
 from petl_vit.architecture import describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound, Unsupported
@@ -126,10 +127,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     _check_file(path, "classes")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = text_of(path.read_bytes()).splitlines()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"{path.name} is not UTF-8 text", field="classes", remedy="write one name a line"
+            f"{path.name} is not UTF-8 text", field="classes", remedy="save it as UTF-8, one name a line"
         ) from error
     return tuple(line.strip() for line in lines if line.strip())
 

@@ -212,7 +212,8 @@ def _write_parquet(path: Path, rows: Iterable[Row], classes: Sequence[str]) -> N
     if classes:
         kinds[PROBABILITIES] = arrow.struct([(name, number) for name in classes])
     schema, remaining = arrow.schema(list(kinds.items())), iter(rows)
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    # An open file, because the name may not be UTF-8.
+    with path.open("wb") as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while group := list(islice(remaining, _GROUP)):
             writer.write_table(arrow.Table.from_pylist(group, schema=schema))
 

@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from model_store.names import printable
 from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, Overloaded
 from petl_vit.image_input import Preprocess
@@ -36,6 +37,7 @@ class Bulk:
 
     Attributes:
         sources: The images.
+        left_out: How many other files lie beside them, by reason; said in the summary.
         task: The task; may be empty where the store has only one.
         top: How many of the most probable classes a row has.
         probabilities: Whether a row has the probability of every class.
@@ -49,6 +51,7 @@ class Bulk:
     probabilities: bool = False
     extrapolate: bool = False
     overwrite: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Summary:
 
     Attributes:
         images: Rows of the output; `failed` of them have an error, `resumed` come from an earlier run.
+        left_out: How many other files lie beside the images, by reason.
         adapters: Digest by `task/name:version`.
         seconds: Of this run.
         precision: Of the forward: fp32 or bf16.
@@ -67,6 +71,7 @@ class Summary:
     images: int
     failed: int
     resumed: int
+    left_out: Mapping[str, int]
     seconds: float
     precision: str
     route: str
@@ -111,10 +116,11 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
             part.remove()
     resolved = plan.resolved
     return Summary(
-        out=str(out),
+        out=printable(str(out)),
         images=len(bulk.sources),
         failed=failed,
         resumed=resumed,
+        left_out=dict(bulk.left_out),
         seconds=round(time.monotonic() - started, 3),
         precision=str(service.precision),
         route=str(resolved),

@@ -1,26 +1,28 @@
 """Images to classify as a user names them: folders, CSV files with a column of paths, single files.
 
-Knows paths and what can be read; knows nothing of formats or models.
+Knows paths and what can be read; knows nothing of models.
 """
 
 import csv
+import io
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from image_files.folder import images_below
+from image_files.left_out import LeftOut
+from model_store.names import printable, text_of
 from petl_vit.errors import InvalidInput, NotFound
-
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-_CLUTTER = "__MACOSX"
 
 
 class Source(NamedTuple):
     """One image.
 
     Attributes:
-        path: As the user wrote it; the output shows it.
+        path: As the user wrote it, with bytes that are not UTF-8 escaped; the output shows it.
         file: Where it is; empty where a CSV's row has no path.
     """
 
@@ -53,7 +55,14 @@ class Source(NamedTuple):
             raise InvalidInput("it is not a path") from error  # it has a zero byte
 
 
-def listed(paths: Sequence[Path], *, column: str) -> list[Source]:
+class Listing(NamedTuple):
+    """Images to classify, and what of the folders is not among them."""
+
+    images: list[Source]
+    left_out: LeftOut
+
+
+def listed(paths: Sequence[Path], *, column: str) -> Listing:
     """All images in the order of `paths`, and within a folder in the order of their paths.
 
     Args:
@@ -64,64 +73,73 @@ def listed(paths: Sequence[Path], *, column: str) -> list[Source]:
         NotFound: One of them does not exist.
         InvalidInput: A CSV file or a folder cannot be read, has no such column, or there is no image.
     """
-    sources = [source for path in paths for source in _sources(path, column)]
-    if not sources:
+    left_out = LeftOut()
+    images = [source for path in paths for source in _sources(path, column, left_out)]
+    if not images:
+        reasons = f" (left out: {left_out})" if left_out else ""
         raise InvalidInput(
-            f"no image in {', '.join(map(str, paths))}",
+            f"no image in {', '.join(printable(str(path)) for path in paths)}{reasons}",
             field="sources",
-            remedy=f"name a folder with {', '.join(_EXTENSIONS)} files, a .csv file with paths, or images",
+            remedy="name a folder with images, a .csv file with paths, or images",
         )
-    return sources
+    return Listing(images, left_out)
 
 
-def _sources(path: Path, column: str) -> Iterator[Source]:
+def _sources(path: Path, column: str, left_out: LeftOut) -> Iterator[Source]:
     if path.is_dir():
-        return _in_folder(path)
+        below = images_below(str(path), left_out, _refuse)
+        return (_source(os.path.join(path, image)) for image in below.images)
     if not path.exists():
-        raise NotFound(f"{path} does not exist", field="sources", remedy="name folders, .csv files or images")
+        raise NotFound(
+            f"{printable(str(path))} does not exist",
+            field="sources",
+            remedy="name folders, .csv files or images",
+        )
     if path.suffix.lower() == ".csv":
         return _in_csv(path, column)
-    return iter([Source(path=str(path), file=str(path))])
+    return iter([_source(str(path))])
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
-    for path, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        for name in sorted(files):
-            if name.lower().endswith(_EXTENSIONS) and not _hidden(name):
-                file = os.path.join(path, name)
-                yield Source(path=file, file=file)
+def _source(file: str) -> Source:
+    return Source(path=printable(file), file=file)
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == _CLUTTER
-
-
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise InvalidInput(
-        f"{error.filename}: {error.strerror}", field="sources", remedy="make the folder readable"
+        f"{printable(str(error.filename))}: {error.strerror}",
+        field="sources",
+        remedy="make the folder readable",
     ) from error
 
 
 def _in_csv(path: Path, column: str) -> Iterator[Source]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if column not in columns:
-                raise InvalidInput(
-                    f"{path} has no column {column!r}",
-                    field="column",
-                    remedy=f"name one of {', '.join(columns)}" if columns else "write a header line",
-                )
-            for row in reader:
-                name = row[column] or ""
-                yield Source(path=name, file=str(path.parent / name) if name else "")
+        reader = csv.DictReader(io.StringIO(text_of(path.read_bytes()), newline=""))
+        columns = reader.fieldnames or []
+        if column not in columns:
+            raise InvalidInput(
+                f"{printable(str(path))} has no column {column!r}",
+                field="column",
+                remedy=f"name one of {', '.join(columns)}" if columns else "write a header line",
+            )
+        for row in reader:
+            name = row[column] or ""
+            yield Source(path=name, file=_file_of(path.parent, name) if name else "")
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(
-            f"{path} is not a CSV file in UTF-8: {error}", field="sources", remedy="save it as one"
+            f"{printable(str(path))} is not a CSV file in UTF-8: {error}",
+            field="sources",
+            remedy="save it as one",
         ) from error
     except OSError as error:
         raise InvalidInput(
-            f"{path}: {error.strerror}", field="sources", remedy="name a readable file"
+            f"{printable(str(path))}: {error.strerror}", field="sources", remedy="name a readable file"
         ) from error
+
+
+def _file_of(folder: Path, name: str) -> str:
+    """The file that a list names: as it is written, else with the slashes and letters of this system."""
+    slashes = name.replace("\\", "/")
+    spelt = (unicodedata.normalize("NFC", slashes), unicodedata.normalize("NFD", slashes))
+    files = [str(folder / one) for one in (name, slashes, *spelt)]
+    return next((file for file in files if os.path.exists(file)), files[0])

@@ -107,7 +107,7 @@ class Client:
         """Classifies images.
 
         Args:
-            images: Encoded JPEG, PNG or WebP.
+            images: Encoded images: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, or HEIC.
             route: What answers, as text (`lora`, `0.6*lora, ssf`, the name of a route) or typed.
             task: Whose classes, in their order, are answered; empty is the only task of the server's store,
                 or that of the first member of a route that names tasks.

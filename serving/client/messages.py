@@ -3,6 +3,7 @@
 `Client.classify` and `Client.embed` say what the arguments of requests mean.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -40,8 +41,27 @@ class RequestFailed(CorollaError):
     """
 
     def __init__(self, code: str, problem: str, *, field: str | None = None) -> None:
-        super().__init__(problem, field=None)
+        super().__init__(_plain(problem), field=None)
         self.code, self.named_field = code, field
+
+    @property
+    def too_much(self) -> bool:
+        """Whether fewer images in one request may work."""
+        return _TOO_LARGE in self.problem or (self.named_field == "images" and _TOO_MANY in self.problem)
+
+
+_TOO_LARGE, _TOO_MANY = "bytes in one message", "images in one request"
+
+
+def _plain(problem: str) -> str:
+    """What gRPC says of a message that is too large, in plain words."""
+    sizes = re.search(r"larger than max \((\d+) vs\.? (\d+)\)", problem)
+    if sizes is None:
+        return problem
+    return (
+        f"{int(sizes[1]):,} {_TOO_LARGE}, at most {int(sizes[2]):,} are taken; "
+        "send fewer or smaller images in one request"
+    )
 
 
 # Requests

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from model_store.names import class_name
 from model_store.store import Store
 from petl_vit.errors import Corrupt, InvalidInput
 from serving.metrics.events import Metrics
@@ -75,8 +76,10 @@ class Feedback:
 
     def _class_index(self, prediction: Prediction, truth: str | int | None) -> int:
         classes = self._task_classes(prediction)
-        if isinstance(truth, str) and truth in classes:
-            return classes.index(truth)
+        if isinstance(truth, str):
+            names = [*map(class_name, classes)]
+            if class_name(truth) in names:
+                return names.index(class_name(truth))
         if isinstance(truth, int) and 0 <= truth < len(classes):
             return truth
         shown = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")

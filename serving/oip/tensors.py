@@ -191,7 +191,7 @@ def _split(data: bytes, count: int) -> list[bytes]:
         images.append(data[end - length : end])
     if len(images) == count and end == len(data):
         return images
-    # The first bytes of a JPEG, PNG or WebP are a length that no message can have.
+    # No image begins with its own length: read as one, the first bytes of most are more than any message.
     if count == 1:
         return [data]
     raise InvalidInput(

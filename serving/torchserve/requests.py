@@ -161,7 +161,7 @@ def _base64(value: Any, field: str) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise InvalidInput("it is not base64", field=field, remedy="encode the JPEG, PNG or WebP") from error
+        raise InvalidInput("it is not base64", field=field, remedy="encode the bytes of the file") from error
 
 
 def _bytes(value: Any, field: str) -> bytes:

@@ -78,7 +78,10 @@ def predicted(world: World, folder: Path, precision: Precision, scratch: Path) -
     found = {}
     for number, text in enumerate(ROUTES):
         bulk = Bulk(
-            sources=listed([folder], column="path"), task=TASK, route=parse_route(text), probabilities=True
+            sources=listed([folder], column="path").images,
+            task=TASK,
+            route=parse_route(text),
+            probabilities=True,
         )
         out = scratch / f"{number}.jsonl"
         settings = {"store": str(world.folder), "precision": str(precision), "device": "cpu", "threads": 1}

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -211,12 +209,6 @@ def test_empty_bytes_are_refused() -> None:
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
-def test_other_formats_are_refused_by_name(kind: str) -> None:
-    with pytest.raises(InvalidInput, match=f"a {kind} file; convert it to JPEG, PNG or WebP"):
-        decode(encode(corners(), kind))
-
-
 @pytest.mark.parametrize("data", [b"hello", b"<svg/>", b"\0" * 1000, b"RIFF1234WAVE"])
 def test_what_is_no_image_is_refused_with_the_known_formats(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="JPEG, PNG or WebP"):
@@ -257,36 +249,6 @@ def test_the_pixel_limit_is_inclusive_and_named() -> None:
     assert decode(data, max_pixels=6).shape == (3, 2, 3)
     with pytest.raises(InvalidInput, match="3 x 2 = 6 pixels, more than the limit of 5"):
         decode(data, max_pixels=5)
-
-
-@settings(max_examples=300)
-@given(
-    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "P", "EXIF", "APNG"]),
-    edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=12),
-    cut=st.integers(0, 200),
-)
-def test_mutated_files_decode_or_are_refused(kind: str, edits: list[tuple[int, int]], cut: int) -> None:
-    data = bytearray(SEEDS[kind])
-    for place, value in edits:
-        data[place % len(data)] = value
-    try:
-        decoded = decode(bytes(data[: len(data) - cut]), max_pixels=1_000_000)
-    except InvalidInput:
-        return
-    assert decoded.dtype == torch.uint8
-    assert decoded.shape[0] == 3
-
-
-@settings(max_examples=100)
-@given(
-    magic=st.sampled_from(
-        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WEBPVP8X"]
-    ),
-    tail=st.binary(max_size=200),
-)
-def test_random_bytes_behind_a_known_signature_are_refused(magic: bytes, tail: bytes) -> None:
-    with pytest.raises(InvalidInput):
-        decode(magic + tail)
 
 
 def test_decoding_is_the_same_from_many_threads() -> None:
@@ -405,17 +367,3 @@ def test_preprocess_is_decode_then_resize_then_normalise() -> None:
 def test_settings_out_of_range_or_unknown_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Preprocess.model_validate({"image_size": 224, **HALF, **wrong})
-
-
-def _seeds() -> dict[str, bytes]:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif[0x010E] = "a description"
-    files = {kind: encode(noise(), kind) for kind in ("JPEG", "PNG", "WEBP")}
-    files["P"] = encode(noise().quantize(16), transparency=bytes(range(16)))
-    files["EXIF"] = encode(noise(), "JPEG", exif=exif.tobytes(), progressive=True)
-    files["APNG"] = encode(noise(), "PNG", save_all=True, append_images=[noise(), corners().resize((24, 20))])
-    return files
-
-
-SEEDS = _seeds()

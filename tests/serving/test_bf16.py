@@ -181,7 +181,7 @@ def test_a_bulk_run_answers_as_fp32_does(
     settings = {"store": str(world.folder), "precision": "bf16", "device": "cpu", "threads": 1}
     for route in ("lora", "0.5*full", "vpt-deep", "0.5*lora + 0.5*ssf"):
         bulk = Bulk(
-            sources=listed([tmp_path], column="path"),
+            sources=listed([tmp_path], column="path").images,
             task=TASK,
             route=parse_route(route),
             probabilities=True,

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model_store.names import class_name
 from petl_vit.errors import InvalidInput
-from petl_vit.preprocess import from_array
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import from_array, resize
 from training.data.records import Dataset, check_classes, content_digest, fingerprint, listed
 
 
@@ -27,6 +29,9 @@ class _Pixels:
 
     def __getitem__(self, index: int, /) -> Tensor:
         return from_array(self.array[index], field=f"{self.origin}[{index}]")
+
+    def sized(self, index: int, spec: Preprocess) -> Tensor:
+        return resize(self[index], spec)
 
 
 def load_npz(path: str, part: str, field: str) -> Dataset:
@@ -102,7 +107,8 @@ def _read_labels(
     if names is None:
         values, indices = np.unique(labels, return_inverse=True)
         return indices.astype(np.int64), tuple(str(value) for value in values)
-    if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist()) - {""}) != len(names):
+    spelt = [*map(class_name, names.tolist())] if names.dtype.kind == "U" and names.ndim == 1 else []
+    if len(set(spelt) - {""}) != len(names):
         raise InvalidInput(
             f"the classes beside {what} are not a list of different names",
             field=field,
@@ -114,7 +120,7 @@ def _read_labels(
             field=field,
             remedy=f"labels go from 0 to {len(names) - 1}",
         )
-    return labels.astype(np.int64), tuple(names.tolist())
+    return labels.astype(np.int64), tuple(spelt)
 
 
 def from_pixels(

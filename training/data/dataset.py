@@ -6,13 +6,13 @@ move it, but for those at the border.
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from petl_vit.errors import InvalidInput, near
-from training.data.records import Dataset, Images, content_digest, listed
+from model_store.names import class_name, differences
+from petl_vit.errors import InvalidInput
+from training.data.records import Dataset, Selection, content_digest, listed
 
 
 def split_dataset(dataset: Dataset, *, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -86,29 +86,18 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     Raises:
         InvalidInput: The dataset has a class that `classes` lacks.
     """
-    unknown = [name for name in dataset.classes if name not in classes]
+    places = {class_name(name): place for place, name in enumerate(classes)}
+    names = [class_name(name) for name in dataset.classes]
+    unknown = [name for name in names if name not in places]
     if unknown:
         raise InvalidInput(
-            f"{dataset.name} has the class {unknown[0]!r}, which the task does not have",
+            f"{dataset.name} has classes that the task does not have: "
+            f"{differences(unknown, set(places) - set(names), whose='task')}",
             field="classes",
-            remedy=near(unknown[0], classes) or f"the task's classes are {listed(classes)}",
+            remedy=f"the task's classes are {listed(classes)}",
         )
-    places = torch.tensor([list(classes).index(name) for name in dataset.classes])
-    return replace(dataset, classes=tuple(classes), labels=places[dataset.labels])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Selection:
-    """Some images of another sequence, in any order."""
-
-    images: Images
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return self.images[self.indices[index]]
+    labels = torch.tensor([places[name] for name in names])[dataset.labels]
+    return replace(dataset, classes=tuple(classes), labels=labels)
 
 
 def _ranked_by_class(dataset: Dataset, seed: int) -> list[list[int]]:
@@ -133,7 +122,7 @@ def _select(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     content = zip(fingerprints, labels.tolist(), strict=True)
     return replace(
         dataset,
-        images=_Selection(images=dataset.images, indices=tuple(indices)),
+        images=Selection(images=dataset.images, indices=tuple(indices)),
         labels=labels,
         digest=content_digest(sorted([one, dataset.classes[label]] for one, label in content)),
         fingerprints=fingerprints,

@@ -1,27 +1,31 @@
 """Datasets in a folder with one sub-folder per class, or in a zip of one."""
 
-import hashlib
 import os
-import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import stat
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from petl_vit.errors import InvalidInput, NotFound, near
-from petl_vit.preprocess import decode
+from image_files.folder import Below, images_below
+from image_files.left_out import LeftOut
+from model_store.names import check_printable, class_name, printable
+from petl_vit.errors import InvalidInput
+from petl_vit.image_input import Preprocess
+from petl_vit.preprocess import decode, sized
+from training.data.parts import are_parts, class_root, part_names, repeated_folders
+from training.data.reading import Reading
 from training.data.records import FINGERPRINT, INSIDE, Dataset, check_classes, content_digest, listed
+from training.data.usable import usable
+from training.data.zips import Zip, origin_of
 
-_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_BESIDE = "beside the class folders"
 
-_CLUTTER = "__MACOSX"
-
-_PARTS = frozenset({"train", "val", "valid", "validation", "test"})
+Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,154 +33,202 @@ class _Files:
     """Encoded images, read by path from a folder or a zip."""
 
     paths: tuple[str, ...]
-    read: Callable[[str], bytes]
+    read: Read
     origin: str
+    max_pixels: int
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int, /) -> Tensor:
-        path = self.paths[index]
-        return decode(self.read(path), field=f"{self.origin}/{path}")
+        return decode(self._data(index), max_pixels=self.max_pixels, field=self._name(index))
 
+    def sized(self, index: int, spec: Preprocess) -> Tensor:
+        return sized(self._data(index), spec, max_pixels=self.max_pixels, field=self._name(index))
 
-class _Zip:
-    """An open zip file whose members can be read from several threads."""
-
-    def __init__(self, path: str, field: str) -> None:
-        self._path = path
-        self._field = field
-        self._lock = threading.Lock()  # ZipFile counts its open members without one
+    def _data(self, index: int) -> bytes:
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise self._unreadable(path, error) from error
+            return self.read(self.paths[index])
+        except InvalidInput as error:
+            raise error.about(self._name(index)) from error
 
-    def names(self) -> list[str]:
-        """The paths of its files and, ending in a slash, folders; a path that leads outside is refused."""
-        names = sorted(set(self._zip.namelist()))
-        for name in names:
-            if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in _steps(name):
-                raise InvalidInput(
-                    f"{self._path} holds a file with the unsafe path {name!r}",
-                    field=self._field,
-                    remedy="make the zip again from inside the folder",
-                )
-        return names
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one file."""
-        try:
-            with self._lock:
-                return self._zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-            # RuntimeError: encrypted; NotImplementedError, one of its kind: an unknown compression.
-            raise self._unreadable(f"{self._path}{INSIDE}{name}", error) from error
-
-    def _unreadable(self, what: str, error: Exception) -> InvalidInput:
-        return InvalidInput(
-            f"{what} cannot be read ({error})", field=self._field, remedy="check the zip or make it again"
-        )
+    def _name(self, index: int) -> str:
+        return f"{self.origin}/{printable(self.paths[index])}"
 
 
-def load_folder(root: Path, field: str) -> Dataset:
+def load_folder(root: Path, field: str, reading: Reading) -> Dataset:
     def read(path: str) -> bytes:
+        file = root / path
         try:
-            return (root / path).read_bytes()
+            if not stat.S_ISREG(os.stat(file).st_mode):  # reading a pipe or a device might never end
+                raise InvalidInput("it is not a file", field=field, remedy="remove it")
+            return file.read_bytes()
         except OSError as error:
             raise InvalidInput(
-                f"{root.as_posix()}/{path} cannot be read ({error.strerror})",
+                f"the file cannot be read ({error.strerror})",
                 field=field,
                 remedy="check the file and its permissions",
             ) from error
 
-    return _image_folder(root.as_posix().rstrip("/"), _walk(root, field), read, field)
-
-
-def _walk(root: Path, field: str) -> list[str]:
-    """The class folders, ending in a slash, and all files below them; links are followed to classes only."""
-
     def refuse(error: OSError) -> NoReturn:
         raise InvalidInput(
-            f"{error.filename} cannot be listed ({error.strerror})",
+            f"{printable(str(error.filename))} cannot be listed ({error.strerror})",
             field=field,
             remedy="check its permissions",
         ) from error
 
-    try:
-        classes = [entry for entry in root.iterdir() if entry.is_dir()]
-    except OSError as error:
-        refuse(error)
-    paths = [f"{folder.name}/" for folder in classes]
-    for top in classes:
-        for folder, _, files in os.walk(top, onerror=refuse):
-            paths += [(Path(folder) / name).relative_to(root).as_posix() for name in files]
-    return paths
+    left_out = LeftOut()
+    below = images_below(str(root), left_out, refuse)
+    origin = root.as_posix().rstrip("/")
+    return _ImageFolder(origin, below, read, left_out, field, reading).dataset()
 
 
-def load_zip(path: str, folder: str, field: str) -> Dataset:
-    archive = _Zip(path, field)
-    root = "".join(f"{step}/" for step in _steps(folder))
-    names = archive.names()
-    inside = [name.removeprefix(root) for name in names if name.startswith(root) and name != root]
-    if not inside and root:
-        folders = {f"{parent}" for name in names for parent in PurePosixPath(name).parents} - {"."}
-        raise NotFound(
-            f"{path} has no folder {folder!r}",
-            field=field,
-            remedy=near(root.rstrip("/"), folders) or f"it has {listed(sorted(folders))}",
-        )
-    origin = f"{path}{INSIDE}{root.rstrip('/')}" if root else path
-    return _image_folder(origin, inside, lambda name: archive.read(root + name), field)
-
-
-def _image_folder(origin: str, paths: Iterable[str], read: Callable[[str], bytes], field: str) -> Dataset:
-    """A dataset of `class/.../image` paths, relative to `origin`; folders end in a slash."""
-    by_class: dict[str, list[str]] = {}
-    for path in paths:
-        steps = _steps(path)
-        if any(step.startswith(".") or step == _CLUTTER for step in steps):
-            continue
-        if len(steps) > 1 or path.endswith("/"):
-            members = by_class.setdefault(steps[0], [])
-            if not path.endswith("/") and PurePosixPath(path).suffix.lower() in _EXTENSIONS:
-                members.append(path)
-    classes = tuple(sorted(by_class))
-    _check_folder(origin, by_class, field)
-    check_classes(origin, classes, [len(by_class[name]) for name in classes], field)
-    files = [(path, label) for label, name in enumerate(classes) for path in sorted(by_class[name])]
-    contents = [hashlib.sha256(read(path)).hexdigest() for path, _ in files]
-    digests = [[path, classes[label], sha] for (path, label), sha in zip(files, contents, strict=True)]
-    return Dataset(
-        name=origin,
-        classes=classes,
-        images=_Files(paths=tuple(path for path, _ in files), read=read, origin=origin),
-        labels=torch.tensor([label for _, label in files], dtype=torch.int64),
-        digest=content_digest(sorted(digests)),
-        fingerprints=tuple(sha[:FINGERPRINT] for sha in contents),
-    )
-
-
-def _check_folder(origin: str, by_class: Mapping[str, Sequence[str]], field: str) -> None:
-    formats = ", ".join(sorted(extension[1:] for extension in _EXTENSIONS))
-    if not by_class:
-        raise InvalidInput(
-            f"{origin} has no class sub-folders",
-            field=field,
-            remedy="put the images of each class in a folder of its own, named after the class",
-        )
-    if not any(by_class.values()):
-        raise InvalidInput(f"{origin} has no images", field=field, remedy=f"images end in {formats}")
-    nested = {folder for folder, paths in by_class.items() if any(len(_steps(path)) > 2 for path in paths)}
-    if nested == set(by_class) and (len(nested) == 1 or nested <= _PARTS):
-        folder = "train" if "train" in nested else min(nested)
-        separator = INSIDE if origin.lower().endswith(".zip") else "/"
-        raise InvalidInput(
-            f"{origin} has no class sub-folders but {listed(sorted(nested))}, with sub-folders of its own",
-            field=field,
-            remedy=f"if those are the classes, write {origin}{separator}{folder}",
+def load_zip(path: str, folder: str, field: str, reading: Reading) -> Dataset:
+    archive, left_out = Zip(path, field), LeftOut()
+    root, below = archive.below(folder, left_out)
+    if archive.legacy is not None:
+        reading.reporter.note(
+            f"{path} does not say how its names are written; {archive.legacy!r} may be wrong"
         )
 
+    def read(name: str) -> bytes:
+        return archive.read(root + name)
 
-def _steps(path: str) -> list[str]:
-    return [step for step in path.replace("\\", "/").split("/") if step not in ("", ".")]
+    return _ImageFolder(origin_of(path, root), below, read, left_out, field, reading).dataset()
+
+
+class _ImageFolder:
+    """A dataset of `class/.../image` paths, relative to `origin`."""
+
+    def __init__(
+        self, origin: str, below: Below, read: Read, left_out: LeftOut, field: str, reading: Reading
+    ) -> None:
+        self._origin, self._read, self._left_out = origin, read, left_out
+        self._field, self._reading = field, reading
+        self._folders = [folder for folder in below.folders if "/" not in folder]
+        self._paths = [path for path in below.images if "/" in path]
+        for path in below.images:
+            if "/" not in path:
+                left_out.add(_BESIDE, printable(path))
+
+    def dataset(self) -> Dataset:
+        self._check_layout()
+        class_of = self._class_of()
+        classes = tuple(sorted(set(class_of.values())))
+        self._check_classes(classes, class_of, self._paths)
+        digests = usable(
+            self._paths,
+            self._read,
+            origin=self._origin,
+            left_out=self._left_out,
+            field=self._field,
+            reading=self._reading,
+        )
+        self._check_classes(classes, class_of, [*digests])
+        self._notes(classes)
+        files = sorted((classes.index(class_of[_top(path)]), path) for path in digests)
+        content = [[_spelt(path), classes[label], digests[path]] for label, path in files]
+        return Dataset(
+            name=self._origin,
+            classes=classes,
+            images=_Files(
+                paths=tuple(path for _, path in files),
+                read=self._read,
+                origin=self._origin,
+                max_pixels=self._reading.max_pixels,
+            ),
+            labels=torch.tensor([label for label, _ in files], dtype=torch.int64),
+            digest=content_digest(sorted(content)),
+            fingerprints=tuple(digests[path][:FINGERPRINT] for _, path in files),
+            left_out=self._left_out.counts,
+        )
+
+    def _check_layout(self) -> None:
+        """Refuses folders that are not classes."""
+        if not self._folders:
+            raise InvalidInput(
+                f"{self._origin} has no class sub-folders",
+                field=self._field,
+                remedy="put the images of each class in a folder of its own, named after the class",
+            )
+        if not self._paths:
+            left_out = f" (left out: {self._left_out})" if self._left_out else ""
+            raise InvalidInput(
+                f"{self._origin} has no images in its sub-folders{left_out}",
+                field=self._field,
+                remedy="put the images of each class in a folder of its own, named after the class",
+            )
+        steps = [path.split("/") for path in self._paths]
+        around = len(self._folders) == 1 and all(len(one) > 2 for one in steps)
+        if around or are_parts(self._folders):
+            what = "the folder" if around else "the parts"
+            raise InvalidInput(
+                f"{self._origin} has {what} {listed(sorted(self._folders))} where its classes should be",
+                field=self._field,
+                remedy=self._instead(class_root(steps)),
+            )
+
+    def _instead(self, root: Sequence[str] | None) -> str:
+        if not root:
+            return "put the images of each class in a folder of its own, named after the class"
+        separator = INSIDE if self._origin.lower().endswith(".zip") else "/"
+        return f"if its sub-folders are the classes, write {self._origin}{separator}{'/'.join(root)}"
+
+    def _class_of(self) -> dict[str, str]:
+        """The class of each folder; refuses folders whose names are one name."""
+        class_of, folder_of = dict[str, str](), dict[str, str]()
+        for folder in self._folders:
+            name = class_name(check_printable(folder, self._field))
+            if not name:
+                raise InvalidInput(
+                    f"a folder of {self._origin} has the invisible name {folder!a}",
+                    field=self._field,
+                    remedy="rename it",
+                )
+            if name in folder_of:
+                twins = f"{folder_of[name]!a} and {folder!a}"
+                raise InvalidInput(
+                    f"the folders {twins} of {self._origin} are both named {name!r}",
+                    field=self._field,
+                    remedy="put their images into one of them, or rename one",
+                )
+            class_of[folder], folder_of[name] = name, folder
+        return class_of
+
+    def _check_classes(
+        self, classes: Sequence[str], class_of: Mapping[str, str], paths: Sequence[str]
+    ) -> None:
+        counts = dict.fromkeys(classes, 0)
+        for path in paths:
+            counts[class_of[_top(path)]] += 1
+        check_classes(self._origin, classes, [*counts.values()], self._field, str(self._left_out))
+
+    def _notes(self, classes: Sequence[str]) -> None:
+        """Tells what may not be as it was meant."""
+        note = self._reading.reporter.note
+        if self._left_out:
+            note(f"left out of {self._origin}: {self._left_out}")
+        alike: dict[str, list[str]] = {}
+        for name in classes:
+            alike.setdefault(name.casefold(), []).append(name)
+        for names in alike.values():
+            if len(names) > 1:
+                note(f"the classes {listed(names)} of {self._origin} differ in capitals only")
+        parts = part_names(classes)
+        if parts:
+            note(f"{listed(parts)} of {self._origin}: taken for classes, named like parts of a data set")
+        repeated = repeated_folders([path.split("/") for path in self._paths])
+        if repeated:
+            note(
+                f"all classes of {self._origin} have the sub-folders {listed(repeated)}; "
+                f"if those are the classes, name one folder, such as {self._origin}/{self._folders[0]}"
+            )
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _spelt(path: str) -> str:
+    """A path as every system spells it."""
+    return unicodedata.normalize("NFC", path)

@@ -6,8 +6,8 @@ batch, so that its size is bounded by the disk alone. Both give the same batches
 Shapes: n images, b of a batch, S image size.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
 from training.data.pixels import Augmentation, augment, load_pixels
-from training.data.records import Dataset, Images
+from training.data.records import Dataset, Selection
 
 KEPT_BYTES = 2 * 2**30
 """Sets of more pixels than this are not kept."""
@@ -66,7 +66,7 @@ class Resized:
         """uint8 [b, 3, S, S]."""
         if self._kept is not None:
             return self._kept[indices]
-        some = _Some(images=self._dataset.images, indices=indices.tolist())
+        some = Selection(images=self._dataset.images, indices=indices.tolist())
         chosen = replace(self._dataset, images=some, labels=self.labels[indices])
         with torch.inference_mode(False):  # the pool's threads could not write to an inference tensor
             return load_pixels(chosen, self._spec)
@@ -92,15 +92,3 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Some:
-    images: Images
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return self.images[self.indices[index]]

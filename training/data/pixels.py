@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
-from petl_vit.preprocess import resize
 from training.data.records import Dataset
 
 Augmentation = Literal["none", "flip", "crop-flip"]
@@ -41,7 +40,7 @@ def load_pixels(
     result = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
 
     def fill(index: int) -> None:
-        result[index] = resize(dataset.images[index], preprocess)
+        result[index] = dataset.images.sized(index, preprocess)
 
     with ThreadPoolExecutor(min(_MAX_WORKERS, usable_cpus().count)) as pool:
         jobs = [pool.submit(fill, index) for index in range(len(dataset))]

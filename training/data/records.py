@@ -5,13 +5,14 @@ Images stay encoded where they are until they are asked for.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import Preprocess
 
 INSIDE = "::"
 """Between a file and the part of it that is meant."""
@@ -28,6 +29,26 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> Tensor:
         """Image `index`, uint8 [3,H,W]."""
 
+    def sized(self, index: int, spec: Preprocess) -> Tensor:
+        """Image `index` at the model's size, uint8 [3,S,S]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Selection:
+    """Some images of another sequence, in any order."""
+
+    images: Images
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return self.images[self.indices[index]]
+
+    def sized(self, index: int, spec: Preprocess) -> Tensor:
+        return self.images.sized(self.indices[index], spec)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
@@ -41,6 +62,7 @@ class Dataset:
         digest: sha256 of the content: the same images under the same class names have the same
             digest, in a folder or in a zip, in whatever order they are listed.
         fingerprints: One for each image, equal for equal images: see `fingerprint`.
+        left_out: How many files of its source are not among the images, by reason.
     """
 
     name: str
@@ -49,16 +71,20 @@ class Dataset:
     labels: Tensor
     digest: str
     fingerprints: tuple[str, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def check_classes(origin: str, classes: Sequence[str], counts: Sequence[int], field: str) -> None:
+def check_classes(
+    origin: str, classes: Sequence[str], counts: Sequence[int], field: str, left_out: str = ""
+) -> None:
     for name, count in zip(classes, counts, strict=True):
         if count == 0:
+            reasons = f" (left out: {left_out})" if left_out else ""
             raise InvalidInput(
-                f"the class {name!r} of {origin} has no images",
+                f"the class {name!r} of {origin} has no images{reasons}",
                 field=field,
                 remedy="add images of it, or take the class away",
             )

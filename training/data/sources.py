@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from model_store.names import check_printable, printable
 from petl_vit.errors import InvalidInput, NotFound, near
 from training.data.arrays import from_pixels, load_npz
 from training.data.dataset import align_classes, split_dataset, subset
 from training.data.folders import load_folder, load_zip
+from training.data.reading import Reading
 from training.data.records import INSIDE, Dataset
 
+_READING = Reading()
 
-def load_dataset(source: str, *, field: str = "data") -> Dataset:
+
+def load_dataset(source: str, *, field: str = "data", reading: Reading = _READING) -> Dataset:
     """Open a source of labelled images.
 
     Args:
@@ -24,10 +28,12 @@ def load_dataset(source: str, *, field: str = "data") -> Dataset:
             `y_train`; `x.npz::test` the part `x_test` and `y_test`); or an embedded set, `digits` or
             `mnist` (`./digits` is a folder of that name).
         field: What errors call it.
+        reading: How the files of a folder or a zip are read.
 
     Raises:
         NotFound: It does not exist.
-        InvalidInput: It does not hold a classification task.
+        InvalidInput: It does not hold a classification task, or images that cannot be used; its name is not
+            UTF-8.
     """
     embedded = _EMBEDDED.get(source)
     if embedded is not None:
@@ -35,14 +41,15 @@ def load_dataset(source: str, *, field: str = "data") -> Dataset:
     path, _, part = source.partition(INSIDE)
     if not os.path.exists(path):
         raise _missing(path, field)
+    check_printable(source, field)
     if os.path.isdir(path):
         if part:
             raise InvalidInput(
                 f"{path} is a folder, not a zip", field=field, remedy=f"write {Path(path, part).as_posix()}"
             )
-        return load_folder(Path(path), field)
+        return load_folder(Path(path), field, reading)
     if path.lower().endswith(".zip"):
-        return load_zip(path, part, field)
+        return load_zip(path, part, field, reading)
     if path.lower().endswith(".npz"):
         return load_npz(path, part or "train", field)
     raise InvalidInput(
@@ -53,7 +60,13 @@ def load_dataset(source: str, *, field: str = "data") -> Dataset:
 
 
 def load_parts(
-    source: str, *, heldout: str | None = None, holdout: float, seed: int, limit: int | None = None
+    source: str,
+    *,
+    heldout: str | None = None,
+    holdout: float,
+    seed: int,
+    limit: int | None = None,
+    reading: Reading = _READING,
 ) -> tuple[Dataset, Dataset]:
     """The training and the held-out part of a source.
 
@@ -62,16 +75,17 @@ def load_parts(
         heldout: A held-out set of its own, or None to split `holdout` off the source.
         seed: Decides the split and the limit.
         limit: At most so many training images, or None.
+        reading: How the files of a folder or a zip are read.
 
     Raises:
         NotFound, InvalidInput: As `load_dataset`, `split_dataset`, `subset` and `align_classes` do.
     """
-    dataset = load_dataset(source)
+    dataset = load_dataset(source, reading=reading)
     if heldout is None:
         train, other = split_dataset(dataset, holdout=holdout, seed=seed)
     else:
         train = dataset
-        other = align_classes(load_dataset(heldout, field="heldout"), dataset.classes)
+        other = align_classes(load_dataset(heldout, field="heldout", reading=reading), dataset.classes)
     return (train if limit is None else subset(train, limit, seed)), other
 
 
@@ -111,7 +125,7 @@ def _missing(path: str, field: str) -> NotFound:
         known = []
     known += [] if parent else _EMBEDDED
     return NotFound(
-        f"there is no folder or file {path!r}",
+        f"there is no folder or file {printable(path)!r}",
         field=field,
         remedy=near(path, known)
         or f"name a folder, a .zip or .npz file, or an embedded set: {', '.join(_EMBEDDED)}",

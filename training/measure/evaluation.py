@@ -6,7 +6,7 @@ in several routes is computed once.
 Shapes: n images, b of a batch, K members, C classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ class Measured:
 
     Attributes:
         precision: What it was computed in, fp32 or bf16.
+        left_out: How many files of the set are not among the images, by reason.
         trained_on: How many of the images the route's adapters and base heads were trained on, as far as that
             is recorded.
     """
@@ -64,6 +65,7 @@ class Measured:
     agreement: float
     member_accuracies: dict[str, float]
     precision: str
+    left_out: dict[str, int]
     trained_on: int = 0
 
 
@@ -121,7 +123,10 @@ def measure_all(
         advance(len(part.images))
     names = [dataset.name if shift is None else f"{dataset.name} {shift[0]}:{shift[1]}" for shift in under]
     return [
-        [tally.measured(candidate.route, name, loader) for tally, name in zip(of_one, names, strict=True)]
+        [
+            tally.measured(candidate.route, name, loader, dataset.left_out)
+            for tally, name in zip(of_one, names, strict=True)
+        ]
         for candidate, of_one in zip(candidates, tallies, strict=True)
     ]
 
@@ -204,7 +209,9 @@ class _Tally:
         self._confidence.append(answer.probabilities.max(axis=-1))
         self._agreement.append(answer.agreement)
 
-    def measured(self, route: ResolvedRoute, name: str, loader: Loader) -> Measured:
+    def measured(
+        self, route: ResolvedRoute, name: str, loader: Loader, left_out: Mapping[str, int]
+    ) -> Measured:
         members = np.concatenate(self._members).mean(axis=0)
         return Measured(
             route=str(route),
@@ -215,6 +222,7 @@ class _Tally:
             agreement=float(np.concatenate(self._agreement).mean()),
             member_accuracies=dict(zip(_names(route), map(float, members), strict=True)),
             precision=str(loader.precision),
+            left_out=dict(left_out),
         )
 
 

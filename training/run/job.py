@@ -26,11 +26,13 @@ from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.executors.joint import check_joins
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
 from training.data.learnt import Learnt, Overlap, by_base_head
 from training.data.loading import Resized
+from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
@@ -60,6 +62,7 @@ class Job:
         split_seed: Decides the split; the same for all adapters of a task, so that none is measured on
             images that the base head was fitted to.
         limit: At most so many training images, or None.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         image_size: Input size of a new task, pixels; None means the backbone's native size.
         resize: How images of a new task reach that size; None means squash.
         runs: Folder for the state of unfinished runs.
@@ -78,6 +81,8 @@ class Job:
     holdout: float = 0.2
     split_seed: int = 0
     limit: int | None = None
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     image_size: int | None = None
     resize: Resize | None = None
     device: str = "cpu"
@@ -134,22 +139,24 @@ class _Run:
     """The steps of a run, each a method, in order of `outcomes`."""
 
     def __init__(self, store: Store, jobs: Sequence[Job], reporter: Reporter) -> None:
-        self._store, self._job, self._reporter = store, jobs[0], reporter
-        for job in jobs:
-            _check_names(job)
+        self._store, self._job, self._reporter = store, (job := jobs[0]), reporter
+        for one in jobs:
+            _check_names(one)
         use_threads()
-        self._device = chosen_device(self._job.device)
-        check_precision(self._job.recipe.precision, self._device)
-        self._adapters = [_adapter(job) for job in jobs]
+        self._device = chosen_device(job.device)
+        check_precision(job.recipe.precision, self._device)
+        self._adapters = [_adapter(one) for one in jobs]
         if len(jobs) > 1:
             _check_together(jobs)
-        self._backbone = store.backbones.get(self._job.backbone)
+        self._backbone = store.backbones.get(job.backbone)
+        reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
         self._dataset, self._heldout = load_parts(
-            self._job.data,
-            heldout=self._job.heldout,
-            holdout=self._job.holdout,
-            seed=self._job.split_seed,
-            limit=self._job.limit,
+            job.data,
+            heldout=job.heldout,
+            holdout=job.holdout,
+            seed=job.split_seed,
+            limit=job.limit,
+            reading=reading,
         )
 
     @cached_property

@@ -14,10 +14,12 @@ from model_store.store import Store
 from petl_vit.device import chosen_device
 from petl_vit.errors import Conflict
 from petl_vit.heads import Head
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
 from training.data.learnt import Overlap, by_base_head
 from training.data.loading import Resized
+from training.data.reading import Reading
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
 from training.run import probe
@@ -41,6 +43,8 @@ class Job:
     holdout: float = 0.2
     split_seed: int = 0
     limit: int | None = None
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     device: str = "cpu"
     move_base: bool = False
 
@@ -80,7 +84,12 @@ def refit(store: Store, job: Job, reporter: Reporter | None = None) -> Refitted:
             remedy="put these routes without it, or let them move with --move-base",
         )
     train, heldout = load_parts(
-        job.data, heldout=job.heldout, holdout=job.holdout, seed=job.split_seed, limit=job.limit
+        job.data,
+        heldout=job.heldout,
+        holdout=job.holdout,
+        seed=job.split_seed,
+        limit=job.limit,
+        reading=Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter),
     )
     check_spec(before.spec, train, image_size=None, resize=None)
     data = TrainingData(dataset=align_classes(train, before.spec.classes), limit=job.limit)

@@ -28,10 +28,12 @@ from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Term
 from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import MAX_PIXELS
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
 from training.data.loading import Resized
+from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
@@ -51,6 +53,7 @@ class Job:
         data: Labelled images; see `training.data.dataset.load`.
         holdout: Share of them that is held out, as in training; None takes all of them.
         split_seed: The one that the members were trained with, so that none is chosen on images it saw.
+        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
         precision: What the choice is made in, as a server's.
     """
 
@@ -62,6 +65,8 @@ class Job:
     kind: Kind = "greedy"
     holdout: float | None = 0.2
     split_seed: int = 0
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     device: str = "cpu"
     precision: Precision = Precision.AUTO
 
@@ -163,7 +168,7 @@ def _unlearnt(store: Store, job: Job, members: Sequence[ResolvedTerm], reporter:
     return unlearnt_by(
         store,
         members,
-        align_classes(_heldout(job), members[0].task.spec.classes),
+        align_classes(_heldout(job, reporter), members[0].task.spec.classes),
         reporter.note,
         field="data",
         remedy="leave those members out, choose the --holdout and --split-seed that all were trained with, "
@@ -268,8 +273,9 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
     return members
 
 
-def _heldout(job: Job) -> Dataset:
-    dataset = load_dataset(job.data)
+def _heldout(job: Job, reporter: Reporter) -> Dataset:
+    reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
+    dataset = load_dataset(job.data, reading=reading)
     if job.holdout is None:
         return dataset
     return split_dataset(dataset, holdout=job.holdout, seed=job.split_seed)[1]

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from model_store.format.records import BackboneRecord, TaskRecord, TaskSpec
+from model_store.names import class_name, differences
 from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput
 from petl_vit.heads import LinearHead
@@ -15,7 +16,6 @@ from training.run import probe
 from training.run.training_data import TrainingData
 
 Resize = Literal["squash", "crop"]
-_LISTED = 5
 
 
 def new_spec(
@@ -58,12 +58,11 @@ def check_spec(spec: TaskSpec, dataset: Dataset, *, image_size: int | None, resi
                 field=field,
                 remedy="leave it out, or choose another --task name",
             )
-    differ = sorted(set(spec.classes) ^ set(dataset.classes))
-    if differ:
-        more = f" and {len(differ) - _LISTED} more" if len(differ) > _LISTED else ""
+    expected, found = (set(map(class_name, classes)) for classes in (spec.classes, dataset.classes))
+    if found != expected:
         raise InvalidInput(
             f"task {spec.name!r} has other classes than {dataset.name}: "
-            f"they differ in {', '.join(differ[:_LISTED])}{more}",
+            f"they differ in {differences(found, expected, whose='task')}",
             field="data",
             remedy="choose another --task name for other classes",
         )

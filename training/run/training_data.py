@@ -31,6 +31,7 @@ class TrainingData:
             "data_digest": self.dataset.digest,
             "images": len(self.dataset),
             "limit": self.limit,
+            "left_out": dict(self.dataset.left_out),
         }
 
     def remember(self, store: Store) -> None:

@@ -235,7 +235,7 @@ class Route(message.Message):
 
 @typing.final
 class Image(message.Message):
-    """One encoded image: JPEG, PNG or WebP."""
+    """One encoded image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF; HEIC where the server has the extra for it."""
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -83,6 +83,15 @@ def test_brackets_in_a_file_name_are_no_markup(
     assert "[red]a[/b].png" in result.stdout
 
 
+def test_a_name_that_is_not_utf_8_is_escaped(running: Running, folder: Path) -> None:
+    (folder / "caf\udce9.png").write_bytes(encoded(1))
+    result = classified(running, folder / "a.png", folder / "caf\udce9.png", "--route", "lora", "--json")
+
+    assert result.exit_code == 0, result.exception
+    names = [one["id"] for one in json.loads(result.stdout)["results"]]
+    assert names == [str(folder / "a.png"), rf"{folder}/caf\xe9.png"]
+
+
 def test_json_is_one_document_with_everything(running: Running, folder: Path) -> None:
     result = classified(
         running,

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from corolla import command
 from corolla.commands.predict import predict
 from petl_vit.errors import InvalidInput, NotFound
-from tests.serving.world import World, encoded
+from tests.serving.world import World, encoded, pixels
 
 
 @pytest.fixture
@@ -45,6 +46,38 @@ def test_an_image_that_failed_exits_1(world: World, folder: Path, tmp_path: Path
     assert result.stdout.endswith(", 1 failed\n")
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_name_that_is_not_utf_8_is_escaped_in_its_row(
+    world: World, folder: Path, tmp_path: Path, ending: str
+) -> None:
+    (folder / "caf\udce9.png").write_bytes(encoded(3))
+    out = tmp_path / f"\udce9.{ending}"
+    result = run(world, folder, "--route", "lora", "--out", out)
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(rf"{tmp_path}/\xe9.{ending}: 4 images")
+    assert rb"caf\xe9.png" in out.read_bytes().replace(rb"\\", b"\\")
+
+
+def test_what_is_left_out_is_told(world: World, folder: Path, tmp_path: Path) -> None:
+    (folder / "notes.txt").write_text("text")
+    result = run(world, folder, "--route", "lora", "--out", tmp_path / "out.csv")
+
+    assert result.exit_code == 0
+    assert "left out: not an image: 1 (notes.txt)" in result.stderr.splitlines()
+
+
+def test_the_limit_of_pixels_can_be_set(world: World, folder: Path, tmp_path: Path) -> None:
+    large = Image.fromarray(pixels(0, (80, 72)))  # half of that is what the other images have
+    large.save(folder / "large.jpg")
+    large.save(folder / "large.png")
+    limit = ("--max-pixels", 40 * 36)
+    result = run(world, folder, "--route", "lora", "--out", tmp_path / "out.csv", *limit)
+
+    assert result.stdout.endswith("computed in fp32, 1 failed\n")
+    assert "large.png,,,,,,,lora:2" in (tmp_path / "out.csv").read_text()
+
+
 def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     result = run(world, folder / "0.png", folder / "1.png", "--route", "lora", "--out", out, "--json")
@@ -56,6 +89,7 @@ def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Pa
         "images": 2,
         "failed": 0,
         "resumed": 0,
+        "left_out": {},
         "precision": "fp32",
         "route": "lora:2",
         "adapters": {"shapes/lora:2": world.store.adapters.manifest("shapes", "lora", 2).digest},

@@ -1,8 +1,10 @@
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from model_store.format.canonical import canonical_json
 from model_store.format.records import Alias, Draft, Manifest, NamedRoute, TaskSpec
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
 from petl_vit.precision import Precision
@@ -120,3 +122,18 @@ def test_a_stored_route_that_does_not_parse_is_corrupt() -> None:
     data = b'{"format_version": 1, "task": "digits", "name": "both", "route": "lora,"}'
     with pytest.raises(Corrupt, match="field 'route': route: expected the name of an adapter"):
         NamedRoute.parse(data, "x")
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InvalidInput, match=r"a name is not UTF-8: .*m\\xe9\.pth.*; rename the file or"):
+        canonical_json({"file": "m\udce9.pth"})
+
+
+def test_a_tasks_classes_get_one_spelling() -> None:
+    values: dict[str, Any] = {"name": "t", "preprocess": PREPROCESS, "backbone_digest": "0" * 64}
+    spec = TaskSpec.of(classes=("Mu\u0308ll", "Papier "), **values)
+    assert spec.classes == ("M\u00fcll", "Papier")
+    with pytest.raises(InvalidInput, match="class names appear twice"):
+        TaskSpec.of(classes=("Mu\u0308ll", "M\u00fcll"), **values)
+    older = TaskSpec(classes=("Mu\u0308ll", "Papier"), **values)  # as a store may have it
+    assert older.classes[0] == "Mu\u0308ll"

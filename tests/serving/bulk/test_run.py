@@ -38,7 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 def bulk(*given: Path, route: str = "lora", column: str = "path", **changes: Any) -> Bulk:
     options: dict[str, Any] = {"task": "shapes", "route": parse_route(route)} | changes
-    return Bulk(sources=listed(given, column=column), **options)
+    images, left_out = listed(given, column=column)
+    return Bulk(sources=images, left_out=left_out.counts, **options)
 
 
 def run(world: World, asked: Bulk, out: Path, batch_rows: int = 4, **options: Any) -> Summary:
@@ -67,6 +68,7 @@ def test_every_image_has_a_row_as_a_server_would_answer_it(
     ]
     good = [row for row in found if row["error"] is None]
     assert (summary.images, summary.failed, len(good)) == (11, 2, 9)
+    assert summary.left_out == {"clutter": 1, "not an image": 1}
     with running.client() as client:
         for row in good:
             image = Path(row["path"]).read_bytes()
@@ -130,7 +132,7 @@ def test_what_cannot_be_read_fails_its_row(world: World, tmp_path: Path) -> None
 def test_sources_of_all_kinds_come_in_the_order_given(world: World, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\nphotos/3.png\n")
     given = [folder / "4.jpeg", tmp_path / "list.csv", folder / "more", folder / "4.jpeg"]
-    found = listed(given, column="path")
+    found = listed(given, column="path").images
 
     names = ["4.jpeg", "3.png", "5.webp", "6.png", "7.jpeg", "8.webp", "empty.PNG", "4.jpeg"]
     assert [Path(source.path).name for source in found] == names

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from petl_vit.errors import InvalidInput
-from tests.training.data.files import FLOWERS, SMALL, folder, image, refusal, values, zipped
-from training.data.pixels import load_pixels
+from tests.training.data.files import FLOWERS, folder, image, refusal, values, zipped
+from tests.training.run.notes import Notes
+from training.data.reading import Reading
 from training.data.sources import load_dataset
 
 
@@ -19,23 +19,41 @@ def test_a_folder_has_a_class_for_each_sub_folder(tmp_path: Path) -> None:
     assert len(dataset) == len(dataset.images) == 4
 
 
-def test_a_folder_reads_all_formats_and_skips_other_files(tmp_path: Path) -> None:
+def test_a_folder_reads_all_formats_whatever_their_names_end_in(tmp_path: Path) -> None:
     files: dict[str, int | bytes] = {
         "a/1.JPG": image(1, "JPEG"),
-        "a/2.jpeg": image(2, "JPEG"),
-        "b/3.png": image(3),
-        "b/4.webp": image(4, "WEBP"),
+        "a/2.jfif": image(2, "JPEG"),
+        "a/3": image(3, "GIF"),
+        "a/4.tif": image(4, "TIFF"),
+        "b/3.png": image(5),
+        "b/4.webp": image(6, "WEBP"),
+        "b/5.dat": image(7, "BMP"),
+        "b/6.avif": image(8, "AVIF"),
     }
+    assert values(load_dataset(folder(tmp_path, files))) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path) -> None:
     clutter: dict[str, int | bytes] = {
         "a/notes.txt": b"x",
         "b/.hidden.png": b"x",
         ".git/x.png": b"x",
         "__MACOSX/b/3.png": b"x",
+        "b/@eaDir/1.png/THUMB.jpg": 1,
         "top.png": 1,
     }
-    dataset = load_dataset(folder(tmp_path, files | clutter))
-    assert dataset.classes == ("a", "b")
-    assert len(dataset) == 4
+    notes = Notes()
+    for source in (
+        folder(tmp_path / "set", {"a/1.png": 1, "b/1.png": 2} | clutter),
+        zipped(tmp_path / "set.zip", {"a/1.png": 1, "b/1.png": 2} | clutter),
+    ):
+        dataset = load_dataset(source, reading=Reading(reporter=notes))
+        assert (dataset.classes, len(dataset)) == (("a", "b"), 2)
+        assert dataset.left_out == {"clutter": 4, "not an image": 1, "beside the class folders": 1}
+        (said,), notes.notes = notes.notes, []
+        assert said.startswith(f"left out of {source}: ")
+        for name in ("@eaDir", "a/notes.txt", "top.png"):
+            assert name in said
 
 
 def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
@@ -45,11 +63,32 @@ def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
     assert values(load_dataset(source)) == [2, 1]
 
 
-def test_images_are_decoded_only_when_asked_for(tmp_path: Path) -> None:
-    dataset = load_dataset(folder(tmp_path, FLOWERS | {"rose/3.png": b"no image"}))
-    assert int(dataset.images[0][0, 0, 0]) == 10
-    with pytest.raises(InvalidInput, match=r"rose/3\.png"):
-        dataset.images[2]
+def test_a_linked_folder_inside_a_class_is_part_of_it(tmp_path: Path) -> None:
+    folder(tmp_path / "pool", {"2.png": 2, "deep/3.png": 3})
+    source = folder(tmp_path / "set", {"a/1.png": 1, "b/1.png": 9})
+    os.symlink(tmp_path / "pool", tmp_path / "set" / "a" / "more")
+    os.symlink(tmp_path / "set" / "b", tmp_path / "set" / "b" / "loop")
+    dataset = load_dataset(source)
+    assert values(dataset) == [1, 2, 3, 9]
+    assert dataset.left_out == {"linked twice or in a circle": 1}
+
+
+def test_a_folder_that_is_linked_into_two_classes_is_not_in_both(tmp_path: Path) -> None:
+    source = folder(tmp_path / "set", {"a/1.png": 1})
+    os.symlink(tmp_path / "set" / "a", tmp_path / "set" / "b")
+    assert "the class 'b'" in str(refusal(source))
+    assert "linked twice or in a circle: 1 (b)" in str(refusal(source))
+
+
+def test_a_pipe_or_a_broken_link_does_not_stop_the_reading(tmp_path: Path) -> None:
+    source = folder(tmp_path / "set", {"a/1.png": 1, "b/1.png": 9})
+    os.mkfifo(tmp_path / "set" / "a" / "pipe.png")
+    os.symlink(tmp_path / "gone.png", tmp_path / "set" / "b" / "2.png")
+    said = str(refusal(source))
+    assert "2 of 4 images" in said
+    assert (
+        "a/pipe.png: it is not a file; b/2.png: the file cannot be read (No such file or directory)" in said
+    )
 
 
 def test_the_digest_ignores_the_order_of_files_and_where_they_lie(tmp_path: Path) -> None:
@@ -83,9 +122,8 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    assert "has no images; images end in jpeg" in str(
-        refusal(folder(tmp_path, {"a/1.txt": b"", "b/1.gif": b""}))
-    )
+    said = str(refusal(folder(tmp_path, {"a/1.txt": b"", "b/2.csv": b""})))
+    assert "has no images in its sub-folders (left out: not an image: 2 (a/1.txt, b/2.csv))" in said
 
 
 def test_an_empty_class_is_named(tmp_path: Path) -> None:
@@ -101,62 +139,3 @@ def test_a_task_of_one_class_is_refused(tmp_path: Path) -> None:
 def test_a_folder_around_the_class_folders_is_named(tmp_path: Path) -> None:
     source = folder(tmp_path / "top", {f"flowers/{name}": value for name, value in FLOWERS.items()})
     assert str(refusal(source)).endswith(f"write {source}/flowers")
-
-
-def test_a_folder_of_splits_is_not_taken_for_classes(tmp_path: Path) -> None:
-    files = {f"{part}/{name}": value for name, value in FLOWERS.items() for part in ("train", "val")}
-    source = folder(tmp_path / "top", files)
-    assert str(refusal(source)).endswith(f"write {source}/train")
-
-
-# Zips
-
-
-def test_a_zip_is_read_without_unpacking(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "flowers.zip", FLOWERS)
-    dataset = load_dataset(source)
-    assert dataset.classes == ("rose", "tulip")
-    assert values(dataset) == [10, 20, 30, 40]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["flowers.zip"]
-
-
-def test_a_folder_inside_a_zip_is_named_after_two_colons(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "x.zip", FLOWERS, "sets/flowers/")
-    for part in ("sets/flowers", "sets/flowers/", "/sets/flowers"):
-        assert values(load_dataset(f"{source}::{part}")) == [10, 20, 30, 40]
-
-
-def test_a_missing_folder_inside_a_zip_names_its_near_matches(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "x.zip", FLOWERS, "sets/flowers/")
-    assert "did you mean sets/flowers" in str(refusal(f"{source}::sets/flower"))
-
-
-def test_a_zip_with_a_folder_around_the_classes_says_what_to_write(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "x.zip", FLOWERS, "flowers/")
-    assert str(refusal(source)).endswith(f"write {source}::flowers")
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\3\4 but no more"])
-def test_an_unreadable_zip_is_refused(tmp_path: Path, content: bytes) -> None:
-    assert "cannot be read" in str(refusal(folder(tmp_path, {"x.zip": content}) + "/x.zip"))
-
-
-def test_a_damaged_file_in_a_zip_is_named(tmp_path: Path) -> None:
-    source = zipped(tmp_path / "x.zip", FLOWERS)
-    data = bytearray(Path(source).read_bytes())
-    data[data.index(b"IDAT") + 5] ^= 0xFF
-    Path(source).write_bytes(data)
-    assert "rose/1.png cannot be read (Bad CRC-32" in str(refusal(source))
-
-
-@pytest.mark.parametrize(
-    "name", ["../a/1.png", "/a/1.png", "a/../../1.png", "a\\..\\..\\1.png", "C:\\a\\1.png"]
-)
-def test_a_zip_with_an_unsafe_path_is_refused(tmp_path: Path, name: str) -> None:
-    assert "unsafe path" in str(refusal(zipped(tmp_path / "x.zip", {**FLOWERS, name: 1})))
-
-
-def test_a_zip_is_read_from_many_threads(tmp_path: Path) -> None:
-    files = {f"{'ab'[index % 2]}/{index:03}.png": index % 256 for index in range(200)}
-    dataset = load_dataset(zipped(tmp_path / "x.zip", files))
-    assert load_pixels(dataset, SMALL)[:, 0, 0, 0].tolist() == [*range(0, 200, 2), *range(1, 200, 2)]

@@ -17,6 +17,7 @@ from petl_vit.batch import Batch, Row
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
 from petl_vit.heads import LinearHead
+from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from tests.training.conftest import SPEC, imported, recipe
@@ -193,8 +194,11 @@ class Counted:
         return len(self._images)
 
     def __getitem__(self, index: int, /) -> torch.Tensor:
-        self.reads[index] += 1
         return self._images[index]
+
+    def sized(self, index: int, spec: Preprocess) -> torch.Tensor:
+        self.reads[index] += 1
+        return self._images.sized(index, spec)
 
 
 def candidates(loader: Loader, *texts: str) -> list[Candidate]:
