@@ -91,8 +91,8 @@ def branches(
     Args:
         sublayers: The sublayer of each named bottleneck.
         conv: The convolution of a named bottleneck.
-        layer_scale: The backbone whose LayerScale multiplies the branches' outputs, if any does. It is a factor
-            for each channel behind a linear, so W_u and b_u take it: exact in every executor.
+        layer_scale: The backbone whose LayerScale multiplies the branches' outputs, if any does. It is a
+            factor for each channel behind a linear, so W_u and b_u take it: exact in every executor.
     """
     gammas = {} if layer_scale is None else _layer_scale(layer_scale)
     return [

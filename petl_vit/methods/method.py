@@ -69,9 +69,10 @@ class Method(BaseModel):
     def init_published(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         """Starting tensors of the study's published runs, which its configs do not name.
 
-        There timm's `init_weights` ran after the methods had filled their tensors, and set every linear layer
-        in the model, theirs included, to weights N(0, 0.02) and biases 0. Whatever was not a linear layer kept
-        its start: prompts, scales, convolutions, FacT-TK's Tucker tensor. So it may not start as the identity.
+        There timm's `init_weights` ran after the methods had filled their tensors, and set every linear
+        layer in the model, theirs included, to weights N(0, 0.02) and biases 0. Whatever was not a linear
+        layer kept its start: prompts, scales, convolutions, FacT-TK's Tucker tensor. So methods that start
+        as the identity no longer do.
         """
         start = self.init(vit, generator)
         for name, tensor in start.items():

@@ -31,7 +31,7 @@ class VPTShallow(Method):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
     mask: Literal["row", "batch"] = Field(
         default="row",
-        description="dropout's mask: one for each image, or, as the study's code, for the batch",
+        description="dropout's mask: one for each image, or one for the batch, as the study had",
     )
 
     @property

@@ -403,7 +403,7 @@ class BranchedBlock(nn.Module):
 
 
 class ScaledBlock(BranchedBlock):
-    """A block whose branches beside a sublayer go through that sublayer's LayerScale, if the config says so."""
+    """A block whose branches beside a sublayer go through its LayerScale, where the config says so."""
 
     def __init__(self, block: nn.Module, config: Config) -> None:
         super().__init__(block)
