@@ -1,0 +1,119 @@
+"""Pickled checkpoints, read without running any of their code.
+
+PyTorch's own restricted reader (`weights_only`) builds tensors and plain values. Everything else that a file
+names, such as argparse's Namespace or a whole model, becomes an inert `Placeholder`: the class or function is
+neither imported nor called.
+"""
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from petl_vit.errors import InvalidInput
+
+_MOST = 256
+"""Names of classes and functions that a file may use."""
+_LISTED = 4
+_SAID = "WeightsUnpickler error: "
+_UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+)")
+
+
+class Placeholder:
+    """What stands for an object of a class that is not read."""
+
+    def __init__(self, *args: object, **keywords: object) -> None:
+        """Takes whatever the object was made from, and keeps none of it."""
+
+    def __setstate__(self, state: object) -> None:
+        """Takes whatever the object held."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Takes the items of a class that was a dict."""
+
+
+def read(path: Path) -> tuple[object, tuple[str, ...]]:
+    """What a file of `torch.save` holds, on the CPU, and the names of the classes that became placeholders.
+
+    Raises:
+        InvalidInput: It is not such a file, or not one that can be read without running code.
+    """
+    names: list[str] = []
+    while True:
+        try:
+            return _load(path, names), tuple(names)
+        except pickle.UnpicklingError as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None or unknown[1] in names or len(names) == _MOST:
+                raise _refusal(path, error) from error
+            names = list(dict.fromkeys([*names, unknown[1], *_unread(path)]))
+        except Exception as error:  # a foreign file fails in the reader's own ways
+            raise _refusal(path, error) from error
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Some of the names of a file's classes."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def whole_model(path: Path, names: tuple[str, ...]) -> InvalidInput:
+    """The error for a file that holds a model and not its state dict."""
+    return InvalidInput(
+        f"it holds a whole pickled object ({listed(names[-1:])}) and no table of tensors",
+        field=path.name,
+        remedy="where you trust it, save its state dict: "
+        f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth')",
+    )
+
+
+def _load(path: Path, names: list[str]) -> object:
+    placeholders: list[Any] = [(Placeholder, name) for name in names]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
+        warnings.simplefilter("ignore")  # a TorchScript archive warns, and is refused below
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unread(path: Path) -> list[str]:
+    """All names that `weights_only` does not know; none of a file in the format before PyTorch 1.6."""
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except ValueError:
+        return []
+
+
+def _refusal(path: Path, error: Exception) -> InvalidInput:
+    text = str(error)
+    if "TorchScript" in text:
+        problem = "it is a TorchScript archive, whose code would have to run"
+        load = f"torch.jit.load({path.name!r}).state_dict()"
+    elif (blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", text)) is not None:
+        return InvalidInput(
+            f"it would call {blocked[1]}, which no checkpoint needs",
+            field=path.name,
+            remedy="do not load it anywhere; code in a pickle is never run here",
+        )
+    elif isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in text:
+        problem = f"it is not a checkpoint of tensors and plain values ({_reason(text)})"
+        load = f"torch.load({path.name!r}, weights_only=False)['state_dict']"
+    else:
+        return InvalidInput(
+            f"not a whole file of torch.save ({_reason(text) or type(error).__name__})",
+            field=path.name,
+            remedy="copy it again; a safetensors file needs the ending .safetensors",
+        )
+    return InvalidInput(
+        problem,
+        field=path.name,
+        remedy=f"code in a pickle is never run; where you trust it, torch.save({load}, 'weights.pth')",
+    )
+
+
+def _reason(text: str) -> str:
+    """The one line of PyTorch's message that says what is wrong, without escape codes."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
+    said = [line for line in lines if line.startswith(_SAID)] or lines or [""]
+    return said[0].removeprefix(_SAID)[:120]
