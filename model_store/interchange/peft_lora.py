@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,25 +23,26 @@ from model_store.collections.adapters import Published
 from model_store.format import tensors
 from model_store.format.records import Manifest, TaskRecord
 from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
-from model_store.sources import hub_folder, pickled, transformers_vit
+from model_store.interchange.peft_names import (
+    HEAD,
+    HEADS,
+    OF_TRANSFORMERS,
+    PREFIX,
+    SITES,
+    WEIGHTS,
+    fused,
+    site_of,
+    sorted_out,
+)
+from model_store.sources import hub_folder, pickled
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.architecture import Architecture, describe
 from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from petl_vit.methods.lora import LoRA
 
-CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-Target = Literal["qkv", "proj", "fc1", "fc2"]
+CONFIG, PICKLED = "adapter_config.json", "adapter_model.bin"
 
-_PREFIX = "base_model.model."
-_SITES: dict[Target, str] = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-_SITE = re.compile(r"(?:(.*)\.)?blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)")
-_HEAD = ("head.weight", "head.bias")
-_HEADS = ("head", "classifier", "fc")
-"""What timm, transformers and others call a linear head."""
-_OF_TRANSFORMERS = ("vit", "deit", "dinov2", "dinov2_with_registers")
-"""What transformers calls the ViT in a classifier."""
 _REMEDY = "save it again with PEFT"
 # Starts that leave the frozen weights as they are; others (PiSSA, OLoRA, CorDA, LoftQ) move part of them.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -160,7 +161,7 @@ class Folder:
     def _ours(self, arch: Architecture) -> tuple[LoRA, dict[str, Tensor], list[str]]:
         """The method, its tensors, and what was filled with zeros."""
         used = {module.split(".", 2)[2] for module in self.pairs}
-        targets = [target for target, site in _SITES.items() if site in used]
+        targets = [target for target, site in SITES.items() if site in used]
         rank = max(a.shape[0] for a, _ in self.pairs.values())
         method = LoRA.configure({"rank": rank, "dropout": self.dropout, "targets": targets})
         shapes, found, absent = method.shapes(arch), dict[str, Tensor](), []
@@ -200,16 +201,16 @@ def write(store: Store, manifest: Manifest) -> dict[str, bytes]:
         )
     loaded = store.adapters.load(manifest)
     head = {name: t for name, t in loaded.items() if name.startswith("head.")}
-    if sorted(head) != sorted(_HEAD):
+    if sorted(head) != sorted(HEAD):
         raise Unsupported(
             f"{manifest} has no linear head, and a timm model in PEFT has one",
             field="format",
             remedy="use --format archive",
         )
-    found = {f"{_PREFIX}{name}": tensor for name, tensor in head.items()}
+    found = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
     for name in loaded.keys() - head.keys():
         site, _, kind = name.rpartition(".")
-        found[f"{_PREFIX}{site}.lora_{kind[-1].upper()}.weight"] = loaded[name].T.contiguous()
+        found[f"{PREFIX}{site}.lora_{kind[-1].upper()}.weight"] = loaded[name].T.contiguous()
     config = _config_of(method)
     return {
         CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
@@ -232,7 +233,7 @@ def _config_of(method: LoRA) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         # With the parent's name: `proj` alone would also be timm's patch_embed.proj.
-        "target_modules": [_SITES[target] for target in _SITES if target in method.targets],
+        "target_modules": [SITES[target] for target in SITES if target in method.targets],
         "modules_to_save": ["head"],
     }
 
@@ -249,8 +250,8 @@ def read(folder: Path) -> Folder:
         raise _not_a_folder(folder)
     raw, config = _read_config(_file(folder, CONFIG))
     found, notes = _weights(folder)
-    lora, head, prefix = _sorted(found)
-    if prefix and prefix not in _OF_TRANSFORMERS:
+    lora, head, prefix = sorted_out(found)
+    if prefix and prefix not in OF_TRANSFORMERS:
         notes.append(f"the prefix {f'{prefix}.'!r} was taken off all names")
     thirds: dict[str, dict[int | None, tuple[Tensor, Tensor]]] = {}
     for path, kinds in lora.items():
@@ -259,9 +260,9 @@ def read(folder: Path) -> Folder:
         a, b = kinds["A"].float(), kinds["B"].float()
         if a.shape[0] != b.shape[1]:
             raise Corrupt(f"{path}: ranks {a.shape[0]} and {b.shape[1]} differ", field=WEIGHTS)
-        site = _site(path)
-        assert site is not None  # sorted out before
-        thirds.setdefault(site.module, {})[site.part] = (a, config.scaling(path, a.shape[0]) * b)
+        adapted = site_of(path)
+        assert adapted is not None  # sorted out before
+        thirds.setdefault(adapted.module, {})[adapted.part] = (a, config.scaling(path, a.shape[0]) * b)
     if any(None not in parts for parts in thirds.values()):
         notes.append("it is of a ViT of transformers: LoRAs of q, k and v became one of qkv, as exact")
     if raw.get("base_model_name_or_path"):
@@ -271,41 +272,10 @@ def read(folder: Path) -> Folder:
         name=folder.name,
         config=raw,
         dropout=config.lora_dropout,
-        pairs={module: parts[None] if None in parts else _fused(parts) for module, parts in thirds.items()},
+        pairs={module: parts[None] if None in parts else fused(parts) for module, parts in thirds.items()},
         head=head,
         notes=tuple(notes),
     )
-
-
-def _fused(thirds: Mapping[int | None, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """LoRAs of queries (0), keys (1) and values (2) as one of qkv, of their ranks' sum."""
-    width = next(iter(thirds.values()))[1].shape[0]
-    a = torch.cat([a for a, _ in thirds.values()])
-    b = a.new_zeros(3 * width, len(a))
-    column = 0
-    for part, (_, own) in thirds.items():
-        assert part is not None
-        b[part * width : (part + 1) * width, column : column + own.shape[1]] = own
-        column += own.shape[1]
-    return a, b
-
-
-class _Site(NamedTuple):
-    """A linear that is adapted: what stands before its name, timm's name, and which third of qkv it is."""
-
-    prefix: str
-    module: str
-    part: int | None
-
-
-def _site(path: str) -> _Site | None:
-    match = _SITE.fullmatch(path)
-    if match is not None:
-        return _Site(match[1] or "", f"blocks.{int(match[2])}.{match[3]}", None)
-    meant = transformers_vit.module(path)
-    if meant is None or meant.name.split(".", 2)[2] not in _SITES.values():
-        return None
-    return _Site(transformers_vit.before(path), meant.name, meant.part)
 
 
 def _not_a_folder(path: Path) -> NotFound:
@@ -377,7 +347,7 @@ def _check_meaning(raw: Mapping[str, Any], config: _Config) -> None:
         raise _refusal(
             f"init_lora_weights {config.init_lora_weights!r}", "it may start from changed frozen weights"
         )
-    others = [m for m in config.modules_to_save or [] if m.rpartition(".")[2] not in _HEADS]
+    others = [m for m in config.modules_to_save or [] if m.rpartition(".")[2] not in HEADS]
     if others:
         raise _refusal(f"modules_to_save {others[0]!r}", "only a head can travel")
     for name in sorted(raw.keys() - _INERT):
@@ -390,65 +360,6 @@ def _refusal(what: str, why: str) -> Unsupported:
         f"{what} cannot be represented exactly: {why}",
         field=CONFIG,
         remedy="train a plain LoRA, or merge it in PEFT and import the merged model with --format timm",
-    )
-
-
-def _sorted(found: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], str]:
-    """LoRA matrices by module and kind, the head, and what stands before all names; else refused by name."""
-    lora: dict[str, dict[str, Tensor]] = {}
-    others: dict[str, Tensor] = {}
-    for full_name, tensor in sorted(found.items()):
-        name = full_name.removeprefix(_PREFIX)
-        match = _LORA.fullmatch(name)
-        if match is not None and _site(match[1]) is not None:
-            lora.setdefault(match[1], {})[match[2]] = tensor
-        else:
-            others[name] = tensor
-    if not lora:
-        if others:
-            raise _foreign(min(others))
-        raise Corrupt("it holds no LoRA matrix of a timm ViT", field=WEIGHTS)
-    prefixes = sorted({site.prefix for path in lora if (site := _site(path)) is not None})
-    if len(prefixes) > 1:
-        raise Unsupported(
-            f"it adapts several models, whose names begin with {', '.join(map(repr, prefixes[:4]))}",
-            field=WEIGHTS,
-            remedy="save an adapter of one ViT",
-        )
-    head, foreign = _head(others, prefixes[0])
-    if foreign:
-        raise _foreign(foreign[0])
-    if head and (sorted(head) != sorted(_HEAD) or head["head.weight"].dim() != 2):
-        raise Corrupt("its head is not a linear layer with a bias", field=WEIGHTS)
-    return lora, head, prefixes[0]
-
-
-def _head(others: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The head's tensors, inside the wrapped ViT or beside it, and the names that are not its."""
-    parts = prefix.split(".") if prefix else []
-    places = {".".join([*parts[:depth], head]) for depth in range(len(parts) + 1) for head in _HEADS}
-    head, foreign = {}, []
-    for name, tensor in others.items():
-        place, _, kind = name.rpartition(".")
-        if place in places:
-            head[f"head.{kind}"] = tensor.float()
-        else:
-            foreign.append(name)
-    return head, foreign
-
-
-def _foreign(name: str) -> Unsupported:
-    where = f"({', '.join(get_args(Target))} of a timm ViT's blocks can be adapted)"
-    if name.startswith("patch_embed."):
-        return Unsupported(
-            f"it adapts {name.partition('.lora')[0]}, a convolution {where}",
-            field=WEIGHTS,
-            remedy='`proj` also matches it: train with target_modules=["attn.proj"] instead',
-        )
-    return Unsupported(
-        f"it holds {name[:80]} {where}",
-        field=WEIGHTS,
-        remedy="train a plain LoRA of these linears, with modules_to_save=['head']",
     )
 
 

