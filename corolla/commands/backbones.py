@@ -70,10 +70,10 @@ def import_backbone(
         imported = sources.read(source, request)
         name = name or imported.name
         record = store.backbones.put(name, imported.config, imported.tensors, imported.source)
-    if as_json:
-        return tables.print_json(record.model_dump(mode="json"))
     for note in imported.notes:
         click.echo(f"note: {note}", err=True)
+    if as_json:
+        return tables.print_json(record.model_dump(mode="json"))
     known = "" if record.name == name else " (these weights were already here)"
     click.echo(f"backbone {record.name}{known}")
     click.echo(f"digest   {record.digest}")

@@ -78,7 +78,7 @@ def read(
     except CorollaError as error:
         raise (error.about(field) if error.field == "source" else error) from error
     unwrapped = wrapping.unwrap(table.tensors, what=path.name, prefix=prefix, ema=ema)
-    tensors = unwrapped.tensors | wrapping.head_outside(unwrapped)
+    tensors = unwrapped.tensors | unwrapped.head
     notes = [*table.notes, *unwrapped.notes]
     if transformers_vit.is_one(tensors):
         tensors = transformers_vit.renamed(tensors)

@@ -19,7 +19,12 @@ INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTER = "adapter_config.json"
 _CONVERTED = ("vit", "deit", "vit_mae", "dinov2", "dinov2_with_registers")
 _DINOV2 = ("dinov2", "dinov2_with_registers")
+_OF_IMAGENET = ("vit_mae", *_DINOV2)
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""The mean and std of ImageNet."""
+
 _NAMES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+_SIZES_OF_DINOV2 = ("small", "base", "large")
 _ACTIVATIONS = ("gelu", "gelu_python")
 
 
@@ -126,14 +131,18 @@ def _of_transformers(config: dict[str, Any], processor: dict[str, Any]) -> Said:
     width, patch = config.get("hidden_size", 0), config.get("patch_size")
     registers = "reg4_" if kind == "dinov2_with_registers" else ""
     family = f"{registers}dinov2" if kind in _DINOV2 else "224"
+    size = _NAMES.get(width, "base")
+    if kind in _DINOV2 and size not in _SIZES_OF_DINOV2:
+        size = _SIZES_OF_DINOV2[0]  # its width is among the options
     depth, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     options: dict[str, Option] = {"depth": depth, "embed_dim": width, "num_heads": heads}
+    usual = IMAGENET if kind in _OF_IMAGENET else (None, None)
     return Said(
-        architecture=f"vit_{_NAMES.get(width, 'base')}_patch{patch}_{family}",
+        architecture=f"vit_{size}_patch{patch}_{family}",
         options={n: v for n, v in options.items() if isinstance(v, int)},
         image_size=config["image_size"] if isinstance(config.get("image_size"), int) else None,
-        mean=triple(processor.get("image_mean")),
-        std=triple(processor.get("image_std")),
+        mean=triple(processor.get("image_mean")) or usual[0],
+        std=triple(processor.get("image_std")) or usual[1],
         classes=_labels(config.get("id2label")),
     )
 

@@ -39,13 +39,13 @@ class Unwrapped:
     Attributes:
         prefix: What was taken off their names.
         tensors: Without it.
-        others: The tensors that are not under it, by their names in the file.
+        head: A linear head beside the ViT and not in it, as `head.weight` and `head.bias`; else empty.
         notes: What was chosen or left out, for the user.
     """
 
     prefix: str
     tensors: dict[str, Tensor]
-    others: dict[str, Tensor]
+    head: dict[str, Tensor]
     notes: tuple[str, ...]
 
 
@@ -67,22 +67,25 @@ def unwrap(
     chosen, notes = _given(tensors, prefix, known) if prefix is not None else _chosen(known, what, ema)
     inside = {n.removeprefix(chosen): t for n, t in tensors.items() if n.startswith(chosen)}
     others = {n: t for n, t in tensors.items() if not n.startswith(chosen)}
+    head = {} if any(n.startswith("head.") for n in inside) else _head_beside(chosen, others)
+    left_out = [n for n in others if n not in head.values()]
     return Unwrapped(
-        prefix=chosen, tensors=inside, others=others, notes=(*notes, *_told(chosen, inside, others))
+        prefix=chosen,
+        tensors=inside,
+        head={name: others[full] for name, full in head.items()},
+        notes=(*notes, *_told(chosen, len(inside), left_out)),
     )
 
 
-def head_outside(unwrapped: Unwrapped) -> dict[str, Tensor]:
-    """A linear head beside the ViT and not in it, as `head.weight` and `head.bias`; else nothing."""
-    if any(name.startswith("head.") for name in unwrapped.tensors):
-        return {}
-    parts = unwrapped.prefix.split(".")
+def _head_beside(prefix: str, others: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of a linear head in the file, by our names; none where there is no such head."""
+    parts = prefix.split(".")
     for depth in reversed(range(len(parts))):
         for head in _HEADS:
             beside = ".".join([*parts[:depth], head])
-            found = {f"head.{k}": unwrapped.others.get(f"{beside}.{k}") for k in ("weight", "bias")}
-            if all(tensor is not None for tensor in found.values()):
-                return {name: tensor for name, tensor in found.items() if tensor is not None}
+            found = {f"head.{kind}": f"{beside}.{kind}" for kind in ("weight", "bias")}
+            if all(name in others for name in found.values()):
+                return found
     return {}
 
 
@@ -136,7 +139,7 @@ def _chosen(known: Sequence[str], what: str, ema: bool | None) -> tuple[str, lis
     return (known[0] if known else ""), []
 
 
-def _told(prefix: str, inside: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
+def _told(prefix: str, inside: int, others: Iterable[str]) -> list[str]:
     """What was taken off or left out; not that the one container of a file was opened."""
     container = next((f"{name}." for name in _CONTAINERS if prefix.startswith(f"{name}.")), "")
     shown = prefix.removeprefix(container)
@@ -146,4 +149,4 @@ def _told(prefix: str, inside: Mapping[str, Tensor], others: Mapping[str, Tensor
     if not beside:
         return [f"the prefix {shown!r} was taken off all names"]
     count = f"{len(beside)} other{'s'[: len(beside) != 1]}"
-    return [f"took the {len(inside)} tensors under {shown!r}; left out {count}: {listed(beside)}"]
+    return [f"took the {inside} tensors under {shown!r}; left out {count}: {listed(beside)}"]

@@ -26,7 +26,7 @@ class Method(BaseModel):
     title: ClassVar[str]
     paper: ClassVar[str]
     foldable: ClassVar[bool]
-    learning_rate: ClassVar[float] = 1e-3  # the study's safe default
+    learning_rate: ClassVar[float] = 1e-3  # safe for every method in the study's results
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
     published_linears: ClassVar[tuple[str, ...]] = ()  # names or their ends; see `init_published`
 
