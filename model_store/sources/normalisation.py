@@ -14,6 +14,7 @@ from timm.models import PretrainedCfg
 from model_store.names import not_found
 from model_store.sources.checkpoint import Checkpoint
 from model_store.sources.hub_folder import Triple
+from petl_vit.errors import InvalidInput
 
 Both = tuple[Triple, Triple]
 
@@ -26,7 +27,12 @@ def of(
     Args:
         mean, std: The user's, which come first.
         file: The file of the weights.
+
+    Raises:
+        InvalidInput: A mean or std that cannot be of pixels in [0, 1].
+        NotFound: timm has no weights of that tag.
     """
+    _check(mean, std)
     (known_mean, known_std), whose = _known(architecture, file)
     if mean is not None and std is not None:
         whose = "as given"
@@ -34,6 +40,15 @@ def of(
         given, other = ("mean", "std") if mean is not None else ("std", "mean")
         whose = f"{given} as given, {other} {whose}"
     return mean or known_mean, std or known_std, whose
+
+
+def _check(mean: Triple | None, std: Triple | None) -> None:
+    if not all(0 <= value <= 1 for value in mean or ()):
+        problem = f"a mean of {mean} is not one of pixels in [0, 1]"
+        raise InvalidInput(problem, field="mean", remedy="divide one of pixels in [0, 255] by 255")
+    if not all(0 < value <= 1 for value in std or ()):
+        problem = f"a std of {std} is not one of pixels in [0, 1]"
+        raise InvalidInput(problem, field="std", remedy="divide one of pixels in [0, 255] by 255")
 
 
 def _known(architecture: str, file: Checkpoint | None) -> tuple[Both, str]:

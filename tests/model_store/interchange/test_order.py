@@ -82,11 +82,3 @@ def test_a_checkpoint_of_timm_is_registered_once_its_order_is_said(
     assert torch.equal(loaded["tasks"], weights["head.weight"])
     places = [NATURAL.index(name) for name in NUMBERED]
     assert torch.equal(loaded["timms"], weights["head.weight"][places])
-
-
-def test_what_is_plainly_of_another_format_says_which(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(InvalidInput, match=r"a folder of PEFT; write --format peft"):
-        printed(adapters, "import", str(tmp_path), "--format", "timm", "--name", "x", store=folder)
-    with pytest.raises(InvalidInput, match="--format peft has no use for it"):
-        printed(adapters, "import", str(tmp_path), "--format", "peft", "--scale", "1", store=folder)

@@ -197,11 +197,22 @@ def test_a_folder_of_timms_hub_says_what_it_is(tmp_path: Path, weights: Table) -
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = read(str(tmp_path), Request())
+    beside = read(str(tmp_path / "model.safetensors"), Request())
     assert same(found.tensors, weights)
+    assert beside.config == found.config
     assert (found.config.architecture, found.config.image_size) == (TINY, 32)  # timm has no such tag
     assert (found.config.mean, found.config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert found.config.options == SMALL
     assert found.normalisation == "as the folder says"
+
+
+def test_a_file_of_our_own_says_what_it_is(tmp_path: Path, weights: Table) -> None:
+    header = {"corolla": "1", "architecture": TINY, "image_size": "32", "options": json.dumps(SMALL)}
+    header |= {"mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"}
+    safetensors.torch.save_file(weights | HEAD, tmp_path / "x.safetensors", header)
+    found = read(str(tmp_path / "x.safetensors"), Request())
+    assert same(found.tensors, weights)
+    assert (found.config.image_size, found.config.mean) == (32, (0.1, 0.2, 0.3))
 
 
 def test_a_folder_of_transformers_says_what_it_is_and_may_be_in_parts(tmp_path: Path) -> None:
