@@ -15,6 +15,9 @@ BENCHMARKS := mixed scale memory peers serve backends hotload
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
 
+# Packages are installed without bytecode: where it may not be kept, each of the tests' processes compiles PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 

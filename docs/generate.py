@@ -1,9 +1,10 @@
 """Writes the pages that are generated from code: `python -m docs.generate`, or `--check` to compare only.
 
 docs/protocol.md is generated from the comments of the `.proto` files, docs/metrics.md from the definitions of
-the metrics, docs/methods.md from the methods' files, and the table of folders in docs/structure.md from the
-folders. petl_vit/summaries.json has the methods' settings for help texts, which then import no method, and
-petl_vit/plain_vits.json the ViTs of timm, for servers, which then import no timm.
+the metrics, docs/methods.md from the methods' files, the table of folders in docs/structure.md from the
+folders, and the tables of methods in docs/python.md from the classes. petl_vit/summaries.json has the
+methods' settings for help texts, which then import no method, and petl_vit/plain_vits.json the ViTs of timm,
+for servers, which then import no timm.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from docs import folders
+from docs import folders, front_door
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
@@ -33,6 +34,7 @@ from serving.metrics.series import Definition
 
 ROOT = Path(__file__).resolve().parent.parent
 STRUCTURE = ROOT / "docs" / "structure.md"
+PYTHON = ROOT / "docs" / "python.md"
 NOTICE = "<!-- Made by `make docs`; do not edit. -->"
 COMMAND = "make docs"
 
@@ -48,6 +50,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "metrics.md": metrics(),
         ROOT / "docs" / "methods.md": all_methods(),
         STRUCTURE: folders.with_rows(STRUCTURE.read_text(), ROOT),
+        PYTHON: front_door.with_tables(PYTHON.read_text()),
         summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
         plain_vits.LIST: timm_vit.listed().text(),
     }

@@ -67,14 +67,14 @@ class Service:
         )
         self.metrics = self._metrics()
         self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
         self.engine = Engine(
             _backend(settings, self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
         )
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
-            executor=self._engine_thread,
+            executor=self.engine_thread,
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
@@ -124,7 +124,7 @@ class Service:
     async def warm(self) -> None:
         """Runs every image size once, and makes the named routes known to the metrics."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._engine_thread, self._warm_sizes)
+        await loop.run_in_executor(self.engine_thread, self._warm_sizes)
         for _, plan in await loop.run_in_executor(self.pool, self.catalog.named_routes):
             self.classifier.announce(plan)
 
@@ -138,7 +138,7 @@ class Service:
         self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
-        for threads in (self._watch_thread, self.pool, self._engine_thread):
+        for threads in (self._watch_thread, self.pool, self.engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property

@@ -50,8 +50,8 @@ class Session:
     def __init__(self, vit: FrozenViT, mixture: Mixture, *, threads: int | None = None) -> None:
         self.mixture = mixture
         self._vit = vit
-        self._session = opened(recorded(vit, mixture), vit.device, threads)
-        self._binding = self._session.io_binding()
+        self.runtime = opened(recorded(vit, mixture), vit.device, threads)
+        self._binding = self.runtime.io_binding()
         for name, tensor in vit.params.items():
             self._bind(name, tensor)
 
@@ -104,7 +104,7 @@ class Session:
         if self._vit.device.type == "cuda":  # ONNX Runtime has its own stream, which it waits for at the end
             torch.cuda.current_stream(self._vit.device).synchronize()
         try:
-            self._session.run_with_iobinding(self._binding)
+            self.runtime.run_with_iobinding(self._binding)
         except Exception as error:
             if any(text in str(error) for text in _NO_MEMORY):
                 raise MemoryError(str(error)) from error
