@@ -264,7 +264,7 @@ def read(folder: Path) -> Folder:
         assert adapted is not None  # sorted out before
         thirds.setdefault(adapted.module, {})[adapted.part] = (a, config.scaling(path, a.shape[0]) * b)
     if any(None not in parts for parts in thirds.values()):
-        notes.append("it is of a ViT of transformers: LoRAs of q, k and v became one of qkv, as exact")
+        notes.append("it is of a ViT of transformers: LoRAs of q, k and v became one of qkv, exactly")
     if raw.get("base_model_name_or_path"):
         base = str(raw["base_model_name_or_path"])[:80]
         notes.append(f"it was trained over {base!r}, and is right only over a backbone of those weights")

@@ -39,7 +39,7 @@ class Unwrapped:
     Attributes:
         prefix: What was taken off their names.
         tensors: Without it.
-        head: A linear head beside the ViT and not in it, as `head.weight` and `head.bias`; else empty.
+        head: A linear head of another name, or beside the ViT, as `head.weight` and `head.bias`; else empty.
         notes: What was chosen or left out, for the user.
     """
 
@@ -67,24 +67,25 @@ def unwrap(
     chosen, notes = _given(tensors, prefix, known) if prefix is not None else _chosen(known, what, ema)
     inside = {n.removeprefix(chosen): t for n, t in tensors.items() if n.startswith(chosen)}
     others = {n: t for n, t in tensors.items() if not n.startswith(chosen)}
-    head = {} if any(n.startswith("head.") for n in inside) else _head_beside(chosen, others)
+    head = {} if any(n.startswith("head.") for n in inside) else _head_of(chosen, tensors)
+    inside = {n: t for n, t in inside.items() if chosen + n not in head.values()}
     left_out = [n for n in others if n not in head.values()]
     return Unwrapped(
         prefix=chosen,
         tensors=inside,
-        head={name: others[full] for name, full in head.items()},
+        head={name: tensors[full] for name, full in head.items()},
         notes=(*notes, *_told(chosen, len(inside), left_out)),
     )
 
 
-def _head_beside(prefix: str, others: Mapping[str, Tensor]) -> dict[str, str]:
-    """The names of a linear head in the file, by our names; none where there is no such head."""
+def _head_of(prefix: str, names: Mapping[str, Tensor]) -> dict[str, str]:
+    """A linear head of another name or beside the ViT: its names in the file by ours; else nothing."""
     parts = prefix.split(".")
     for depth in reversed(range(len(parts))):
         for head in _HEADS:
             beside = ".".join([*parts[:depth], head])
             found = {f"head.{kind}": f"{beside}.{kind}" for kind in ("weight", "bias")}
-            if all(name in others for name in found.values()):
+            if all(name in names for name in found.values()):
                 return found
     return {}
 

@@ -67,6 +67,14 @@ WRAPPED: dict[str, tuple[Callable[[Table], object], str | None]] = {
         "left out what is not the encoder's: decoder_pred.weight, mask_token",
     ),
     "a classifier": (lambda w: under("module.", w | HEAD), "its head of 2 classes was left out"),
+    "a head beside": (
+        lambda w: under("backbone.", w) | {n.replace("head", "fc"): t for n, t in HEAD.items()},
+        "its head of 2 classes was left out",
+    ),
+    "another name": (
+        lambda w: w | {n.replace("head", "classifier"): t for n, t in HEAD.items()},
+        "its head of 2 classes was left out",
+    ),
 }
 
 
@@ -78,6 +86,11 @@ def test_a_wrapped_checkpoint_is_the_same_backbone(label: str, tmp_path: Path, w
     assert same(found.tensors, weights)
     assert said is None or said in " ".join(found.notes)
     assert said is not None or found.notes == ()
+
+
+def test_a_checkpoint_of_timms_train_says_its_architecture(tmp_path: Path, weights: Table) -> None:
+    torch.save({"arch": TINY, "epoch": 3, "state_dict": weights}, tmp_path / "last.pth.tar")
+    assert same(imported(tmp_path / "last.pth.tar", architecture=None).tensors, weights)
 
 
 def test_prefixes_are_taken_off_in_safetensors_too(tmp_path: Path, weights: Table) -> None:
