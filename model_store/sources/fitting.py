@@ -93,13 +93,25 @@ def _remedy(
         return "it ends in fc_norm: add --option global_pool=avg"
     if any(name.startswith("fc_norm.") for name in missing) and "norm.weight" in unexpected:
         return "it ends in norm: leave out --option global_pool=avg"
-    size = _size_of(tensors.get("pos_embed"), arch)
-    if size not in (None, arch.image_size) and not missing and not unexpected:
-        return f"its position embedding is of {size} px: add --image-size {size}"
+    flags = _flags(tensors, arch)
+    if flags:
+        return f"use {' '.join(flags)}, as its tensors say"
     return (
         "check --architecture, --image-size and --option; the names of timm, and of transformers' ViT and "
         "DINOv2, are read"
     )
+
+
+def _flags(tensors: Mapping[str, Tensor], arch: Architecture) -> list[str]:
+    """The flags that bring an architecture's depth and image size to those of the tensors."""
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    size = _size_of(tensors.get("pos_embed"), arch)
+    depth = f"--option depth={len(blocks)}" if blocks and len(blocks) != arch.depth else ""
+    return [
+        flag
+        for flag in (depth, f"--image-size {size}" if size not in (None, arch.image_size) else "")
+        if flag
+    ]
 
 
 def _size_of(position: Tensor | None, arch: Architecture) -> int | None:

@@ -73,7 +73,7 @@ def test_names_that_do_not_fit_are_listed(tmp_path: Path, weights: dict[str, Ten
 def test_a_wrong_image_size_shows_both_shapes(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     file = tmp_path / "size.safetensors"
     safetensors.torch.save_file(weights, file)
-    with pytest.raises(InvalidInput, match=r"pos_embed \(1, 5, 12\) instead of .* add --image-size 32"):
+    with pytest.raises(InvalidInput, match=r"pos_embed \(1, 5, 12\) instead of .* use --image-size 32"):
         read(str(file), _request(image_size=64))
 
 

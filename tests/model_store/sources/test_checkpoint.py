@@ -150,6 +150,12 @@ def test_names_that_say_whose_they_are_lead_to_what_reads_them(
         imported(tmp_path / "x.pth")
 
 
+def test_another_depth_and_size_are_read_off_the_tensors(tmp_path: Path, weights: Table) -> None:
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(InvalidInput, match="use --option depth=1 --image-size 32"):
+        imported(tmp_path / "x.pth", image_size=None, options={"embed_dim": 12})
+
+
 def test_images_of_another_number_of_channels_are_refused_by_name(tmp_path: Path, weights: Table) -> None:
     torch.save(weights | {"patch_embed.proj.weight": torch.ones(12, 1, 16, 16)}, tmp_path / "grey.pth")
     with pytest.raises(Unsupported, match=r"of 1 channel, and images have three.*repeat\(1, 3, 1, 1\)"):
