@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
@@ -55,15 +56,16 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     """
     record = store.backbones.get(what.backbone)
     under = [None, *map(shift.parse, what.shifts)]
-    named = [_resolved(store, what, text, record.digest) for text in what.routes]
+    named = [_resolved(store, what, text, record.digest, reporter) for text in what.routes]
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
-    from petl_vit.device import chosen_device
+    from petl_vit.device import chosen_device, use_threads
     from training.measure.evaluation import Candidate, measure_all
 
     candidates = [Candidate(route=route, temperature=temperature) for route, temperature in named]
     datasets = [_dataset(source, what) for source in what.data]
+    use_threads()
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
     loader = checked(Precision(what.precision), exact, subjects(members), reporter.note)
@@ -76,14 +78,21 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     return [row for of_route in zip(*on_each, strict=True) for rows in of_route for row in rows]
 
 
-def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple[ResolvedRoute, float]:
+def _resolved(
+    store: Store, what: Evaluation, text: str, backbone: str, reporter: "Reporter"
+) -> tuple[ResolvedRoute, float]:
     """The versions that a named route of that name, else the text as a route, means; and its temperature."""
-    route, temperature, extrapolate = parse_route(text), 1.0, what.extrapolate
+    route = parse_route(text)
     named = store.routes.meant_by(what.task, route)
     if named is not None:
-        route, temperature, extrapolate = named.parsed(), named.temperature, named.extrapolate
-    resolved = resolve(route, task=what.task, store=store, backbone_digest=backbone, extrapolate=extrapolate)
-    return resolved, temperature
+        now = answering(store, named, backbone)
+        if now.note:
+            reporter.note(f"route {named.name}: {now.note}")
+        return now.resolved, now.temperature
+    resolved = resolve(
+        route, task=what.task, store=store, backbone_digest=backbone, extrapolate=what.extrapolate
+    )
+    return resolved, 1.0
 
 
 def _dataset(source: str, what: Evaluation) -> "Dataset":

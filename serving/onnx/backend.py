@@ -34,7 +34,7 @@ class OnnxBackend:
     Args:
         vit_of: The backbone at an image size.
         slots: Not aliased, so that adapters of one form share one bank.
-        threads: Threads of a run on a CPU; None means all cores.
+        threads: Threads of a run on a CPU; None is as many as PyTorch uses.
 
     Raises:
         CorollaError: ONNX Runtime is not installed.

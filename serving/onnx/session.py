@@ -40,7 +40,7 @@ class Session:
     Args:
         vit: The backbone, in float32; its tensors are bound where they are, not copied.
         mixture: The edit sets that its rows may have.
-        threads: Threads of a run on a CPU; None means all cores.
+        threads: Threads of a run on a CPU; None is as many as PyTorch uses.
 
     Raises:
         Unsupported: The device is a GPU, and ONNX Runtime cannot use it.
@@ -122,7 +122,10 @@ def opened(graph: bytes, device: torch.device, threads: int | None = None) -> An
     _share_memory()
     options = ort.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = threads or 0
+    # Never ONNX Runtime's default: that is a thread for each core of the machine, tied to a core that the
+    # affinity may exclude.
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; the providers are checked below
     for pool in (
         "intra_op",

@@ -25,7 +25,7 @@ from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch, Model, Term
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.executors.joint import check_joins
 from petl_vit.heads import Head
@@ -136,6 +136,7 @@ class _Run:
         self._store, self._job, self._reporter = store, jobs[0], reporter
         for job in jobs:
             _check_names(job)
+        use_threads()
         self._device = chosen_device(self._job.device)
         check_precision(self._job.recipe.precision, self._device)
         self._adapters = [_adapter(job) for job in jobs]

@@ -25,7 +25,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Term
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
@@ -94,6 +94,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
     task = members[0].task
+    use_threads()
     loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
     averages = _Averages(loader, members, _read(job, task, loader, reporter), reporter)
     accuracies = averages.each(members)
