@@ -42,7 +42,7 @@ class AdaptFormer(Method):
         names, width = _sublayers(vit.arch), vit.arch.width
         return bottleneck.init(names, width, self.rank, bottleneck.Init.LORA_KAIMING, generator)
 
-    def notes(self, arch: Architecture) -> list[str]:
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
         return bottleneck.notes(arch, layer_scale=self.layer_scale)
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:

@@ -56,7 +56,7 @@ class Convpass(Method):
             tensors[f"{name}.conv.bias"] = torch.zeros(rank)
         return tensors
 
-    def notes(self, arch: Architecture) -> list[str]:
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
         return bottleneck.notes(arch, layer_scale=self.layer_scale)
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:

@@ -86,8 +86,14 @@ class Method(BaseModel):
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         """The edits that the tensors define. Gradients flow from the edits to the tensors."""
 
-    def notes(self, arch: Architecture) -> list[str]:
-        """What a user should know of these settings on an architecture, such as one that has no effect."""
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
+        """What a user should know of these settings on an architecture, such as one that has no effect.
+
+        Args:
+            published: Whether it starts as the published runs did.
+        """
+        if published and not self.published_linears:
+            return [f"init published changes nothing: {self.title} started so in the study's runs, too"]
         return []
 
     def parameters(self, arch: Architecture) -> int:

@@ -39,6 +39,9 @@ def test_the_published_start_is_normal_in_every_linear_layer_and_ours_elsewhere(
     assert ours.keys() == published.keys()
     drawn = {n for n in published if end_of(n) in OVERWRITTEN.get(name, set())}
     assert bool(drawn) == (name in OVERWRITTEN)
+    said = method.notes(vit.arch, published=True)
+    assert bool(said) != bool(drawn)
+    assert method.notes(vit.arch) == []
     for tensor in published:
         if tensor in drawn:
             assert not torch.equal(published[tensor], ours[tensor])

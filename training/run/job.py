@@ -174,7 +174,7 @@ class _Run:
         arch = describe(self._backbone.config).at(spec.preprocess.image_size)
         for adapter in adapters:
             adapter.method.shapes(arch)
-            for note in adapter.method.notes(arch):
+            for note in adapter.method.notes(arch, published=adapter.recipe.init == "published"):
                 self._reporter.note(f"{adapter.name}: {note}")
         vit = self._loader.vit(spec.preprocess.image_size)
         on = frozen(vit, self._job.recipe.precision, self._device)
