@@ -8,6 +8,7 @@ neither imported nor called.
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _MOST = 256
 """Names of classes and functions that a file may use."""
 _LISTED = 4
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+)")
+_MODULE = "placeholder"
+_FILLED = re.compile(rf"Can only (SETITEM|append|extend).* but got <class '{_MODULE}\.(.+?)'>")
+"""What the reader says of a placeholder that is to be filled as a dict or as a list."""
 
 
 class Placeholder:
@@ -30,8 +34,19 @@ class Placeholder:
     def __setstate__(self, state: object) -> None:
         """Takes whatever the object held."""
 
-    def __setitem__(self, key: object, value: object) -> None:
-        """Takes the items of a class that was a dict."""
+
+class _Table:
+    """What stands for a class that was derived from dict: a plain table, which the reader can fill."""
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
+
+
+class _Sequence:
+    """The same for list."""
+
+    def __new__(cls, *args: object) -> Any:
+        return []
 
 
 def read(path: Path) -> tuple[object, tuple[str, ...]]:
@@ -40,17 +55,20 @@ def read(path: Path) -> tuple[object, tuple[str, ...]]:
     Raises:
         InvalidInput: It is not such a file, or not one that can be read without running code.
     """
-    names: list[str] = []
+    kinds: dict[str, type] = {}
     while True:
         try:
-            return _load(path, names), tuple(names)
+            return _load(path, kinds), tuple(kinds)
         except pickle.UnpicklingError as error:
-            unknown = _UNKNOWN.search(str(error))
-            if unknown is None or unknown[1] in names or len(names) == _MOST:
-                raise _refusal(path, error, tuple(names)) from error
-            names = list(dict.fromkeys([*names, unknown[1], *_unread(path)]))
+            unknown, filled = _UNKNOWN.search(str(error)), _FILLED.search(str(error))
+            if filled is not None and kinds.get(filled[2]) is Placeholder:
+                kinds[filled[2]] = _Table if filled[1] == "SETITEM" else _Sequence
+            elif unknown is not None and unknown[1] not in kinds and len(kinds) < _MOST:
+                kinds = dict.fromkeys([unknown[1], *_unread(path)], Placeholder) | kinds
+            else:
+                raise _refusal(path, error, tuple(kinds)) from error
         except Exception as error:  # a foreign file fails in the reader's own ways
-            raise _refusal(path, error, tuple(names)) from error
+            raise _refusal(path, error, tuple(kinds)) from error
 
 
 def listed(names: tuple[str, ...]) -> str:
@@ -62,15 +80,15 @@ def listed(names: tuple[str, ...]) -> str:
 def whole_model(path: Path, names: tuple[str, ...]) -> InvalidInput:
     """The error for a file that holds a model and not its state dict."""
     return InvalidInput(
-        f"it holds a whole pickled object ({listed(names[-1:])}) and no table of tensors",
+        f"it holds a whole pickled object ({listed(names)}) and no table of tensors",
         field=path.name,
         remedy="where you trust it, save its state dict: "
         f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth')",
     )
 
 
-def _load(path: Path, names: list[str]) -> object:
-    placeholders: list[Any] = [(Placeholder, name) for name in names]
+def _load(path: Path, kinds: dict[str, type]) -> object:
+    placeholders: list[Any] = [(type(n, (kind,), {"__module__": _MODULE}), n) for n, kind in kinds.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
         warnings.simplefilter("ignore")  # a TorchScript archive warns, and is refused below
         return torch.load(path, map_location="cpu", weights_only=True)

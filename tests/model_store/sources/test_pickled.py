@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,34 @@ def test_objects_beside_tensors_become_placeholders_and_are_named(tmp_path: Path
     assert isinstance(document["args"], pickled.Placeholder)
     assert {"argparse.Namespace", "pathlib.PosixPath"} <= set(names)
     assert len(set(names)) == len(names)
+
+
+class Settings(dict[str, object]):
+    """As Lightning keeps its hyper-parameters."""
+
+
+class Steps(list[int]):
+    """A list of its own class."""
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Settings(lr=0.1),
+        Steps([1, 2]),
+        defaultdict(list, {1: [2]}),
+        deque([1]),
+        {"deep": [Settings(a=Steps([1]))]},
+        np.random.RandomState(0),
+        nn.Linear(1, 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_tensors_are_read_whatever_lies_beside_them(tmp_path: Path, beside: object) -> None:
+    torch.save({"beside": beside, "state_dict": {"a": torch.ones(2)}}, tmp_path / "x.ckpt")
+    document, _ = pickled.read(tmp_path / "x.ckpt")
+    assert isinstance(document, dict)
+    assert torch.equal(document["state_dict"]["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize(
