@@ -161,7 +161,8 @@ def _metric(definition: Definition) -> tuple[str, ...]:
 
 def protocol() -> str:
     """docs/protocol.md."""
-    lines = ["# Protocol", "", NOTICE]
+    lines = ["# Protocol", "", NOTICE, ""]
+    lines += ["Compiling it for other languages: [protos/README.md](../protos/README.md)."]
     for file in _described():
         lines += _File(file).lines()
     return _page(lines)

@@ -137,7 +137,7 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _histogram("corolla_feedback_delay_seconds", "route", "Time from prediction to label.", _DELAY),
     ),
     "State": (
-        _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts or stops."),
+        _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
         _gauge(
             "corolla_row_buffer_bytes",
