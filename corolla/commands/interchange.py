@@ -4,6 +4,7 @@ What reads tensors is imported once the names are known.
 """
 
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,17 +23,18 @@ from model_store.store import Store
 from petl_vit.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from model_store.interchange import peft_lora, petl_vision, timm_checkpoint
     from model_store.interchange.folding import Folded
+    from model_store.interchange.foreign import Order
 
 Format = Literal["archive", "timm", "peft"]
+_FORMATS = "archive: one file of corolla; timm: a plain checkpoint; peft: a folder of Hugging Face PEFT"
 
-_format = click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["archive", "timm", "peft"]),
-    required=True,
-    help="archive: one file of corolla; timm: a plain checkpoint; peft: a folder of Hugging Face PEFT.",
-)
+
+def _format(text: str, *further: str) -> flags.Decorator:
+    return click.option(
+        "--format", "kind", type=click.Choice(["archive", "timm", "peft", *further]), required=True, help=text
+    )
 
 
 @click.command(
@@ -88,7 +90,7 @@ def fold(
 )
 @click.argument("adapter")
 @flags.task()
-@_format
+@_format(f"{_FORMATS}.")
 @click.option("--out", required=True, type=flags.PATH, help="File to write; for peft a folder.")
 @flags.overwrite
 @flags.store
@@ -121,10 +123,11 @@ def export_adapter(
         "corolla adapters import lora.corolla --format archive --task digits --name theirs",
         "corolla adapters import lora-peft/ --format peft --task digits --name theirs",
         "corolla adapters import full.safetensors --format timm --task digits --name full",
+        "corolla adapters import model.pt --format petl-vision --scale 0.1 --task digits --name fact",
     ),
 )
 @click.argument("path", type=flags.PATH)
-@_format
+@_format(f"{_FORMATS}; petl-vision: FacT of the study's code.", "petl-vision")
 @flags.task("Task to register under.  [default, archive: its own]")
 @click.option("--name", help="Name to register under.  [default, archive: its own]")
 @click.option("--backbone", help="Backbone, where the task is on several; not for an archive.")
@@ -134,27 +137,44 @@ def export_adapter(
     type=flags.PATH,
     help="Text file with the head's classes, one a line, where their order is not the task's.",
 )
+@click.option(
+    "--order",
+    type=click.Choice(["task", "timm"]),
+    help="Order of the head's rows, where the file does not name its classes: the task's, or timm's.",
+)
+@click.option("--prefix", help="For timm: what the names of the tensors begin with.  [default: looked for]")
+@click.option(
+    "--ema/--no-ema", default=None, help="For timm: averaged or plain weights.  [default: averaged]"
+)
+@click.option("--scale", type=float, help="For petl-vision: fact_scaler of the run's config.")
 @flags.store
 @flags.as_json
 def import_adapter(
     path: Path,
-    kind: Format,
+    kind: str,
     task: str | None,
     name: str | None,
     backbone: str | None,
     classes_file: Path | None,
+    order: "Order | None",
     url: str | None,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Register an adapter from another store or library.
 
-    archive brings its task along. peft (a LoRA folder) and timm (a whole checkpoint, registered with the
-    method full) need a task that is in the store.
+    archive brings its task along. peft (a LoRA folder), timm (a whole checkpoint, registered with the method
+    full) and petl-vision (registered with fact_tt) need a task that is in the store.
     """
     store = Store.open(url)
+    _check_kind(path, kind)
+    for setting, value in settings.items():
+        if setting not in _SETTINGS[kind]:
+            _refuse(value, setting, f"--format {kind} has no use for it")
     if kind == "archive":
         _refuse(backbone, "backbone", "an archive says its backbone itself")
         _refuse(classes_file, "classes", "an archive says its classes itself")
+        _refuse(order, "order", "an archive says its classes itself")
         data = files.read(path)
 
         from model_store.interchange import archive
@@ -172,10 +192,8 @@ def import_adapter(
         )
         classes = None if classes_file is None else _classes(classes_file)
 
-        from model_store.interchange import peft_lora, timm_checkpoint
-
-        source = peft_lora.read(path) if kind == "peft" else timm_checkpoint.read(files.read(path), path.name)
-        imported, notes = source.register(store, record, name=name, classes=classes)
+        source = _foreign(path, kind, settings)
+        imported, notes = source.register(store, record, name=name, classes=classes, order=order)
     manifest = imported.manifest
     new = [] if imported.known else [manifest]
     if as_json:
@@ -255,6 +273,49 @@ def _folded(store: Store, member: Member, alpha: float) -> "Folded":
 
     loader = Loader(store, store.backbones.get(member.task.spec.backbone_digest))
     return folding.folded(loader, member, alpha=alpha)
+
+
+_SETTINGS = {"archive": (), "peft": (), "timm": ("prefix", "ema"), "petl-vision": ("scale",)}
+"""What only some formats have a use for."""
+
+
+def _foreign(
+    path: Path, kind: str, settings: dict[str, Any]
+) -> "peft_lora.Folder | timm_checkpoint.Whole | petl_vision.FacT":
+    """An adapter of another library, read."""
+    from model_store.interchange import peft_lora, petl_vision, timm_checkpoint
+
+    if kind == "peft":
+        return peft_lora.read(path)
+    if kind == "timm":
+        return timm_checkpoint.read(path, prefix=settings["prefix"], ema=settings["ema"])
+    return petl_vision.read(path, scale=settings["scale"])
+
+
+def _check_kind(path: Path, kind: str) -> None:
+    """Refuse what is plainly of another format, by what it is rather than by its name.
+
+    Raises:
+        InvalidInput: It is; names the format.
+    """
+    if (path / "adapter_config.json").is_file():
+        what, kinds = "a folder of PEFT", ["peft"]
+    elif _zip_with(path, "corolla.json"):
+        what, kinds = "an archive of corolla", ["archive"]
+    elif _zip_with(path, "data.pkl") or (path.is_file() and path.suffix == ".safetensors"):
+        what, kinds = "a checkpoint", ["timm", "petl-vision", "peft"]  # peft says which folder is meant
+    else:
+        return
+    if kind not in kinds:
+        raise InvalidInput(f"{path} is {what}", field="format", remedy=f"write --format {kinds[0]}")
+
+
+def _zip_with(path: Path, name: str) -> bool:
+    """Whether a file is a zip with a file of that name, in any of its folders."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(Path(member).name == name for member in file.namelist())
 
 
 def _refuse(value: object, field: str, why: str) -> None:

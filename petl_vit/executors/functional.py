@@ -71,7 +71,7 @@ class Functional(Executor):
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
         for queries, outputs in zip(self._edits.queries, self._outputs, strict=True):
-            outputs.append(queries.outputs(block, k, v))
+            outputs.append(queries.outputs(block, k, v, self._training))
         prefixes = [
             (*prefix.keys_values(q.shape[0], self._training), weighted(self._alpha, prefix.weight, q))
             for prefix in self._edits.prefixes.get(block, ())

@@ -1,7 +1,8 @@
 """AdaptFormer: a trained bottleneck beside every MLP, reading the residual stream (arXiv 2205.13535).
 
 X += DP(MLP(LN2 X)) + DP'(s (drop(ReLU(X W_d + b_d)) W_u + b_u)): before LN2, no inner skip, a
-separate drop path mask. W_d is kaiming-uniform (a = sqrt 5), the rest zero.
+separate drop path mask. With layer_scale the branch is multiplied by the MLP's LayerScale, as in the study's
+code: DP'(LS(s (...))). W_d is kaiming-uniform (a = sqrt 5), the rest zero.
 Parameters: M (2 D r + r + D); ViT-B/16 r=32 599,424.
 """
 
@@ -27,10 +28,12 @@ class AdaptFormer(Method):
     title: ClassVar[str] = "AdaptFormer"
     paper: ClassVar[str] = "arXiv 2205.13535"
     foldable: ClassVar[bool] = False
+    published_linears: ClassVar[tuple[str, ...]] = bottleneck.LINEARS
 
     rank: int = Field(default=32, ge=1, le=1024, description="width of the bottleneck")
     scale: float = Field(default=0.1, gt=0, le=100, description="factor on the branch's output")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the bottleneck, in training")
+    layer_scale: bool = Field(default=False, description=bottleneck.LAYER_SCALE)
 
     def shapes(self, arch: Architecture) -> Shapes:
         return bottleneck.shapes(_sublayers(arch), arch.width, self.rank)
@@ -38,6 +41,9 @@ class AdaptFormer(Method):
     def init(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
         names, width = _sublayers(vit.arch), vit.arch.width
         return bottleneck.init(names, width, self.rank, bottleneck.Init.LORA_KAIMING, generator)
+
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
+        return bottleneck.notes(arch, layer_scale=self.layer_scale)
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         return bottleneck.branches(
@@ -47,6 +53,7 @@ class AdaptFormer(Method):
             scale=self.scale,
             dropout=self.dropout,
             activation=F.relu,
+            layer_scale=vit if self.layer_scale else None,
         )
 
 

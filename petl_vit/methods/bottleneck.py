@@ -1,6 +1,7 @@
 """The bottleneck of several methods: its tensors' names and shapes, its inits, its edit.
 
-A(u) = s (drop(act(u W_d + b_d)) W_u + b_u). Inits as the study names them.
+A(u) = s (drop(act(u W_d + b_d)) W_u + b_u). Inits as the study's configs name them; its published runs had
+others (`Method.init_published`).
 """
 
 import math
@@ -14,6 +15,13 @@ from petl_vit.architecture import Architecture, Shapes
 from petl_vit.branch import Branch, Conv, Source
 from petl_vit.edits import Edit
 from petl_vit.methods.method import uniform
+from petl_vit.vit import FrozenViT
+
+LINEARS = ("down.weight", "down.bias", "up.weight", "up.bias")
+"""How the names of a bottleneck's linear layers end."""
+
+LAYER_SCALE = "scale the branch by the backbone's LayerScale, where it has one, as the study's code does"
+"""The description of a parallel branch's `layer_scale`."""
 
 
 class Init(StrEnum):
@@ -76,21 +84,25 @@ def branches(
     dropout: float,
     activation: Callable[[Tensor], Tensor],
     conv: Callable[[str], Conv | None] = lambda name: None,
+    layer_scale: FrozenViT | None = None,
 ) -> list[Edit]:
     """The edits of named bottlenecks.
 
     Args:
         sublayers: The sublayer of each named bottleneck.
         conv: The convolution of a named bottleneck.
+        layer_scale: The backbone whose LayerScale multiplies the branches' outputs, if any does. It is a
+            factor for each channel behind a linear, so W_u and b_u take it: exact in every executor.
     """
+    gammas = {} if layer_scale is None else _layer_scale(layer_scale)
     return [
         Branch(
             sublayer=sublayer,
             source=source,
             down=tensors[f"{name}.down.weight"],
             down_bias=tensors[f"{name}.down.bias"],
-            up=tensors[f"{name}.up.weight"],
-            up_bias=tensors[f"{name}.up.bias"],
+            up=_times(tensors[f"{name}.up.weight"], gammas.get(sublayer)),
+            up_bias=_times(tensors[f"{name}.up.bias"], gammas.get(sublayer)),
             scale=scale,
             activation=activation,
             conv=conv(name),
@@ -98,3 +110,27 @@ def branches(
         )
         for name, sublayer in sublayers.items()
     ]
+
+
+def notes(arch: Architecture, *, layer_scale: bool) -> list[str]:
+    """Whether `layer_scale` is asked for and has no effect."""
+    if layer_scale and not arch.layer_scale:
+        return [f"layer_scale changes nothing: {arch.name} has no LayerScale"]
+    return []
+
+
+def _layer_scale(vit: FrozenViT) -> dict[str, Tensor]:
+    """The LayerScale [D] of each sublayer; empty where the backbone has none."""
+    if not vit.arch.layer_scale:
+        return {}
+    parts = {"attn": "ls1", "mlp": "ls2"}
+    return {
+        f"blocks.{i}.{part}": vit.params[f"blocks.{i}.{name}.gamma"]
+        for i in range(vit.arch.depth)
+        for part, name in parts.items()
+    }
+
+
+def _times(tensor: Tensor, gamma: Tensor | None) -> Tensor:
+    """[..., D] times LayerScale [D]."""
+    return tensor if gamma is None else tensor * gamma

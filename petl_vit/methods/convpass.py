@@ -2,7 +2,8 @@
 
 X += DP(Attn(Z)) + DP'(s K(Z)), Z = LN1 X, and the same for the MLP; K(z) = drop(q(C3x3(q(z W_d + b_d)))) W_u
 + b_u with q(t) = t sigmoid(1.702 t). Patch tokens form a map; class and register tokens are images of one
-pixel. W_d xavier-uniform, W_u zero; the convolution starts as the identity, or xavier-uniform.
+pixel. With layer_scale the branch is multiplied by its sublayer's LayerScale, as in the study's code. W_d
+xavier-uniform, W_u zero; the convolution starts as the identity, or xavier-uniform.
 Parameters: 2 M (2 D r + 2 r + 9 r^2 + D); ViT-B/16 r=8 327,552.
 """
 
@@ -28,11 +29,13 @@ class Convpass(Method):
     title: ClassVar[str] = "Convpass"
     paper: ClassVar[str] = "arXiv 2207.07039"
     foldable: ClassVar[bool] = False
+    published_linears: ClassVar[tuple[str, ...]] = bottleneck.LINEARS  # the convolution is not one
 
     rank: int = Field(default=8, ge=1, le=1024, description="width of the bottleneck")
     scale: float = Field(default=1.0, gt=0, le=100, description="factor on the branch's output")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the bottleneck, in training")
     xavier_conv: bool = Field(default=False, description="start the convolution at random")
+    layer_scale: bool = Field(default=False, description=bottleneck.LAYER_SCALE)
 
     def shapes(self, arch: Architecture) -> Shapes:
         names = bottleneck.sublayers(arch, "conv")
@@ -53,6 +56,9 @@ class Convpass(Method):
             tensors[f"{name}.conv.bias"] = torch.zeros(rank)
         return tensors
 
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
+        return bottleneck.notes(arch, layer_scale=self.layer_scale)
+
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         def conv(name: str) -> Conv:
             weight, bias = tensors[f"{name}.conv.weight"], tensors[f"{name}.conv.bias"]
@@ -66,4 +72,5 @@ class Convpass(Method):
             dropout=self.dropout,
             activation=quick_gelu,
             conv=conv,
+            layer_scale=vit if self.layer_scale else None,
         )

@@ -26,6 +26,7 @@ class FacTTT(Method):
     title: ClassVar[str] = "FacT-TT"
     paper: ClassVar[str] = "arXiv 2212.03145"
     foldable: ClassVar[bool] = True
+    published_linears: ClassVar[tuple[str, ...]] = ("u", "v", "s")
 
     rank: int = Field(default=8, ge=1, le=512, description="rank of the factors")
     scale: float = Field(default=0.1, gt=0, le=1000, description="factor on the change")

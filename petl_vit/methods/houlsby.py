@@ -27,6 +27,7 @@ class Houlsby(Method):
     title: ClassVar[str] = "Houlsby adapter"
     paper: ClassVar[str] = "arXiv 1902.00751"
     foldable: ClassVar[bool] = False
+    published_linears: ClassVar[tuple[str, ...]] = bottleneck.LINEARS
 
     rank: int = Field(default=8, ge=1, le=1024, description="width of the bottleneck")
     scale: float = Field(default=0.1, gt=0, le=100, description="factor on the branch's output")

@@ -1,7 +1,8 @@
 """LoRA: a trained low-rank product beside the fused qkv linear, [Q K V] += drop(Z) A B (arXiv 2106.09685).
 
 As in the study: q, k and v share A, no biases, no alpha/r factor. A is kaiming-uniform (a = sqrt 5), B
-zero. Other linears of the blocks can be targets too. Parameters: M r (D + 3D) for qkv; ViT-B/16 r=8 294,912.
+zero; the study's code says so too, but its runs started both from N(0, 0.02), which is --init published.
+Other linears of the blocks can be targets too. Parameters: M r (D + 3D) for qkv; ViT-B/16 r=8 294,912.
 """
 
 from typing import ClassVar, Literal
@@ -23,6 +24,7 @@ class LoRA(Method):
     title: ClassVar[str] = "LoRA"
     paper: ClassVar[str] = "arXiv 2106.09685"
     foldable: ClassVar[bool] = True
+    published_linears: ClassVar[tuple[str, ...]] = ("lora_a", "lora_b")
 
     rank: int = Field(default=8, ge=1, le=512, description="rank of the update")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the input, in training")

@@ -26,9 +26,10 @@ class Method(BaseModel):
     title: ClassVar[str]
     paper: ClassVar[str]
     foldable: ClassVar[bool]
-    learning_rate: ClassVar[float] = 1e-3  # the study's safe default
+    learning_rate: ClassVar[float] = 1e-3  # safe for every method in the study's results
     drop_path: ClassVar[float] = 0.1
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
+    published_linears: ClassVar[tuple[str, ...]] = ()  # names or their ends; see `init_published`
 
     @classmethod
     def configure(cls, config: Mapping[str, Any]) -> Self:
@@ -66,9 +67,35 @@ class Method(BaseModel):
             generator: The only source of randomness.
         """
 
+    def init_published(self, vit: FrozenViT, generator: torch.Generator) -> dict[str, Tensor]:
+        """Starting tensors of the study's published runs, which its configs do not name.
+
+        There timm's `init_weights` ran after the methods had filled their tensors, and set every linear
+        layer in the model, theirs included, to weights N(0, 0.02) and biases 0. Whatever was not a linear
+        layer kept its start: prompts, scales, convolutions, FacT-TK's Tucker tensor. So methods that start
+        as the identity no longer do.
+        """
+        start = self.init(vit, generator)
+        for name, tensor in start.items():
+            if any(name == end or name.endswith(f".{end}") for end in self.published_linears):
+                start[name] = torch.zeros_like(tensor)
+                if not name.endswith(".bias"):
+                    start[name].normal_(0, 0.02, generator=generator)
+        return start
+
     @abstractmethod
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         """The edits that the tensors define. Gradients flow from the edits to the tensors."""
+
+    def notes(self, arch: Architecture, *, published: bool = False) -> list[str]:
+        """What a user should know of these settings on an architecture, such as one that has no effect.
+
+        Args:
+            published: Whether it starts as the published runs did.
+        """
+        if published and not self.published_linears:
+            return [f"init published changes nothing: {self.title} started so in the study's runs, too"]
+        return []
 
     def parameters(self, arch: Architecture) -> int:
         """Number of trained parameters, the head not counted."""

@@ -1,7 +1,8 @@
 """Pfeiffer: a trained bottleneck with an inner skip behind every MLP (arXiv 2007.07779).
 
-u = MLP(LN2 X); X += DP(u + s (drop(ReLU(u W_d + b_d)) W_u + b_u)). Three inits: lora_xavier (W_u zero, the
-one the study reports), xavier (both random, so it does not start as the identity) and zero.
+u = MLP(LN2 X); X += DP(u + s (drop(ReLU(u W_d + b_d)) W_u + b_u)). Three starts: lora_xavier (W_u zero),
+xavier (both random, so it does not start as the identity) and zero. The study's configs name lora_xavier, but
+its runs started all three from N(0, 0.02), which is --init published.
 Parameters: M (2 D r + r + D); ViT-B/16 r=32 599,424.
 """
 
@@ -27,6 +28,7 @@ class Pfeiffer(Method):
     title: ClassVar[str] = "Pfeiffer adapter"
     paper: ClassVar[str] = "arXiv 2007.07779"
     foldable: ClassVar[bool] = False
+    published_linears: ClassVar[tuple[str, ...]] = bottleneck.LINEARS
 
     rank: int = Field(default=32, ge=1, le=1024, description="width of the bottleneck")
     scale: float = Field(default=1.0, gt=0, le=100, description="factor on the branch's output")

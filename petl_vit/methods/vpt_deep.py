@@ -7,7 +7,7 @@ Parameters: M n D; ViT-B/16 n=50 460,800.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,10 @@ class VPTDeep(Method):
 
     prompts: int = Field(default=50, ge=1, le=1024, description="prompts in each block")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
+    mask: Literal["row", "batch"] = Field(
+        default="row",
+        description="dropout's mask: one for each image, or one for the batch, as the study had",
+    )
 
     @property
     def starts_as_identity(self) -> bool:
@@ -51,6 +55,7 @@ class VPTDeep(Method):
                 prompts=tensors[f"blocks.{block}.prompts"],
                 project=_Projection(vit, block),
                 dropout=self.dropout,
+                one_mask=self.mask == "batch",
             )
             for block in range(vit.arch.depth)
         ]

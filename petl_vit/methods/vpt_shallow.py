@@ -6,7 +6,7 @@ Parameters: n D; ViT-B/16 n=50 38,400.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,6 +29,10 @@ class VPTShallow(Method):
 
     prompts: int = Field(default=50, ge=1, le=1024, description="number of prompts")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")
+    mask: Literal["row", "batch"] = Field(
+        default="row",
+        description="dropout's mask: one for each image, or one for the batch, as the study had",
+    )
 
     @property
     def starts_as_identity(self) -> bool:
@@ -42,4 +46,5 @@ class VPTShallow(Method):
         return {"prompts": uniform((self.prompts, vit.arch.width), bound, generator)}
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        return [Tokens(prompts=tensors["prompts"], dropout=self.dropout)]
+        one_mask = self.mask == "batch"
+        return [Tokens(prompts=tensors["prompts"], dropout=self.dropout, one_mask=one_mask)]

@@ -4,6 +4,7 @@ The n queries P_l of block l attend to the block's tokens and go through residua
 any token, but nothing attends to them and they are cut off after the block, so the frozen stream is
 untouched. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the M n L2-normalised query
 outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path does not act on queries.
+Dropout does in training, with one mask for the batch; the study used 0.1.
 Parameters: M n D + M n + 1; ViT-B/16 n=10 92,281.
 """
 
@@ -31,8 +32,10 @@ class VQT(Method):
     title: ClassVar[str] = "VQT"
     paper: ClassVar[str] = "arXiv 2212.03220"
     foldable: ClassVar[bool] = False
+    published_linears: ClassVar[tuple[str, ...]] = ("mix",)
 
     prompts: int = Field(default=10, ge=1, le=1024, description="queries beside each block")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the queries, in training")
 
     @property
     def starts_as_identity(self) -> bool:
@@ -50,7 +53,8 @@ class VQT(Method):
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         prompts = tuple(tensors[f"blocks.{i}.prompts"] for i in range(vit.arch.depth))
-        return [Queries(mix=tensors["mix"], prompts=prompts, through_block=partial(_through_block, vit))]
+        through = partial(_through_block, vit)
+        return [Queries(mix=tensors["mix"], prompts=prompts, through_block=through, dropout=self.dropout)]
 
 
 def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -402,16 +402,27 @@ class BranchedBlock(nn.Module):
         return torch.zeros_like(u)
 
 
-class AdaptFormerBlock(BranchedBlock):
-    """X <- X + LS(MLP(LN2 X)) + alpha A(X)."""
+class ScaledBlock(BranchedBlock):
+    """A block whose branches beside a sublayer go through its LayerScale, where the config says so."""
+
+    def __init__(self, block: nn.Module, config: Config) -> None:
+        super().__init__(block)
+        self.layer_scale = bool(config.get("layer_scale", False))
+
+    def scaled(self, scale: str, out: Tensor) -> Tensor:
+        through: Tensor = self.block.get_submodule(scale)(out) if self.layer_scale else out
+        return through
+
+
+class AdaptFormerBlock(ScaledBlock):
+    """X <- X + LS(MLP(LN2 X)) + alpha A(X); with layer_scale alpha LS(A(X))."""
 
     def __init__(self, block: nn.Module, draft: Draft, name: str) -> None:
-        super().__init__(block)
+        super().__init__(block, draft.config)
         self.adapter = Adapter(draft, f"{name}.adapter")
 
     def mlp_branch(self, x: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        out: Tensor = self.adapter(x)
-        return out
+        return self.scaled("ls2", self.adapter(x))
 
 
 class PfeifferBlock(BranchedBlock):
@@ -443,21 +454,22 @@ class HoulsbyBlock(BranchedBlock):
         return out
 
 
-class ConvpassBlock(BranchedBlock):
-    """X <- X + LS(Attn(Z)) + alpha s K1(Z), Z = LN1 X; X <- X + LS(MLP(Z)) + alpha s K2(Z), Z = LN2 X."""
+class ConvpassBlock(ScaledBlock):
+    """X <- X + LS(Attn(Z)) + alpha s K1(Z), Z = LN1 X; X <- X + LS(MLP(Z)) + alpha s K2(Z), Z = LN2 X.
+
+    With layer_scale the branches are LS(alpha s K(Z)).
+    """
 
     def __init__(self, block: nn.Module, draft: Draft, name: str) -> None:
-        super().__init__(block)
+        super().__init__(block, draft.config)
         self.attn_conv = Conv(draft, f"{name}.attn_conv")
         self.mlp_conv = Conv(draft, f"{name}.mlp_conv")
 
     def attn_branch(self, x: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        out: Tensor = self.attn_conv(z)
-        return out
+        return self.scaled("ls1", self.attn_conv(z))
 
     def mlp_branch(self, x: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        out: Tensor = self.mlp_conv(z)
-        return out
+        return self.scaled("ls2", self.mlp_conv(z))
 
 
 def _branch(draft: Draft, kind: Callable[[nn.Module, Draft, str], BranchedBlock]) -> None:

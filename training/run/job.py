@@ -185,8 +185,11 @@ class _Run:
         """Trains, measures and publishes adapters; their manifests by name."""
         spec = task.spec if task is not None else self._new_spec()
         # Refuses settings that do not fit this backbone, before anything is stored.
+        arch = describe(self._backbone.config).at(spec.preprocess.image_size)
         for adapter in adapters:
-            adapter.method.shapes(describe(self._backbone.config).at(spec.preprocess.image_size))
+            adapter.method.shapes(arch)
+            for note in adapter.method.notes(arch, published=adapter.recipe.init == "published"):
+                self._reporter.note(f"{adapter.name}: {note}")
         vit = self._loader.vit(spec.preprocess.image_size)
         on = frozen(vit, self._job.recipe.precision, self._device)
         images = self._images(self._dataset, spec, on, "reading training images")

@@ -11,8 +11,16 @@ from petl_vit.errors import InvalidInput
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 
-_ADDED = {"precision": "fp32", "keep": "last"}
+_ADDED = {"precision": "fp32", "keep": "last", "init": "method"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
+_ADDED_SETTINGS: dict[str, dict[str, object]] = {
+    "adaptformer": {"layer_scale": False},
+    "convpass": {"layer_scale": False},
+    "vpt_deep": {"mask": "row"},
+    "vpt_shallow": {"mask": "row"},
+    "vqt": {"dropout": 0.0},
+}
+"""The same for later settings of methods."""
 
 
 class Recipe(BaseModel):
@@ -36,6 +44,11 @@ class Recipe(BaseModel):
     head_init: Literal["probe", "random"] = Field(
         default="probe",
         description="start the head from the task's base head, or at random (members differ more)",
+    )
+    init: Literal["method", "published"] = Field(
+        default="method",
+        description="start the adapter as its method says, or as the study's published runs did: "
+        "every linear layer of the method N(0, 0.02)",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides all randomness of training")
     precision: Precision = Field(
@@ -70,6 +83,8 @@ class Recipe(BaseModel):
             data, heldout: Digests of the training and the held-out images; these choose the best epoch.
         """
         identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
+        later = _ADDED_SETTINGS.get(self.method, {}).items()
+        identity["config"] = {name: v for name, v in self.config.items() if (name, v) not in later}
         identity |= {"backbone": backbone, "task": task, "data": data}
         if self.keep == "best":
             identity |= {"heldout": heldout}

@@ -98,7 +98,8 @@ class Trainer:
         self._method, self.name, self._save = method, name, save
         self._given_features = given_features
         generator = torch.Generator().manual_seed(recipe.seed)
-        tensors = method.init(vit.to(device=torch.device("cpu")), generator)
+        init = method.init_published if recipe.init == "published" else method.init
+        tensors = init(vit.to(device=torch.device("cpu")), generator)
         random = base_head.redrawn(generator)
         self._start = base_head if recipe.head_init == "probe" else random
         self._tensors = {name: _trainable(t, self.vit) for name, t in tensors.items()}

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from corolla.commands.backbones import backbones
 from petl_vit.errors import InvalidInput
@@ -26,6 +28,19 @@ def test_a_random_backbone_is_imported_once(tmp_path_factory: pytest.TempPathFac
     assert "already here" in printed(backbones, *words, "--name", "other", store=store)
     assert [record["name"] for record in document(backbones, "list", store=store)] == [first["name"]]
     assert document(backbones, "show", first["digest"][:8], store=store) == first
+
+
+def test_an_import_says_what_the_pixels_have_to_be(tmp_path: Path) -> None:
+    model = timm.create_model("vit_base_patch16_224", num_classes=2, img_size=32, depth=1, embed_dim=12)
+    torch.save({"model": model.state_dict()}, tmp_path / "mae_pretrain_vit_base.pth")
+    words = ["import", str(tmp_path / "mae_pretrain_vit_base.pth"), "--architecture", "vit_base_patch16_224"]
+    words += ["--image-size", "32", "--option", "depth=1", "--option", "embed_dim=12"]
+    said = printed(backbones, *words, store=tmp_path / "store")
+    assert "pixels   32 px, mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (timm's for" in said
+    given = document(
+        backbones, *words, "--mean", *["0.1"] * 3, "--std", *["0.2"] * 3, store=tmp_path / "store"
+    )
+    assert (given["config"]["mean"], given["config"]["std"]) == ([0.1] * 3, [0.2] * 3)
 
 
 def test_a_malformed_option_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

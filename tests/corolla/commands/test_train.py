@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,15 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
 
 def test_training_prints_the_manifest_as_one_json_document(shell: Shell) -> None:
     command = ["train", "vpt-deep", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
-    manifest = shell.document(*command, "--prompts", "3", "--head-init", "random", "--lr", "0.01")
+    starts = ["--init", "published", "--head-init", "random"]
+    code, out, err = shell(*command, "--prompts", "3", "--mask", "batch", *starts, "--lr", "0.01")
+    assert code == 0, err
+    assert "vpt-deep: init published changes nothing" in err
+    manifest = json.loads(out)
     assert (manifest["name"], manifest["version"], manifest["reused"]) == ("vpt-deep", 1, False)
-    assert manifest["config"] == {"prompts": 3, "dropout": 0.1}
-    assert (manifest["training"]["head_init"], manifest["training"]["learning_rate"]) == ("random", 0.01)
+    assert manifest["config"] == {"prompts": 3, "dropout": 0.1, "mask": "batch"}
+    assert (manifest["training"]["init"], manifest["training"]["head_init"]) == ("published", "random")
+    assert manifest["training"]["learning_rate"] == 0.01
     assert not list((shell.folder / "runs").iterdir())
 
 

@@ -259,7 +259,7 @@ def test_a_folder_without_its_files_says_what_to_do(real: Real, tmp_path: Path) 
         peft_lora.read(tmp_path / "absent")
     exported(real, tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(NotFound, match=r"save_pretrained.*never read"):
+    with pytest.raises(NotFound, match="save_pretrained"):
         peft_lora.read(tmp_path)
     (tmp_path / CONFIG).write_text("[")
     with pytest.raises(Corrupt, match="not a JSON object"):

@@ -1,6 +1,7 @@
 """A timm checkpoint becomes an adapter of the method full, with its head matched by class names."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,15 @@ def plain(real: Real) -> dict[str, torch.Tensor]:
 def register(
     real: Real, data: bytes, name: str = "mine", classes: tuple[str, ...] | None = None
 ) -> list[str]:
-    return timm_checkpoint.read(data, "mine.safetensors").register(
-        real.store, real.task, name=name, classes=classes
-    )[1]
+    return saved(real, data).register(real.store, real.task, name=name, classes=classes)[1]
+
+
+def saved(real: Real, data: bytes) -> timm_checkpoint.Whole:
+    """What is read from a file of these bytes."""
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        file.write(data)
+        file.flush()
+        return timm_checkpoint.read(Path(file.name))
 
 
 def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
@@ -99,6 +106,6 @@ def test_a_task_of_the_same_classes_in_another_order_takes_a_folded_file(real: R
     other = real.store.tasks.put(spec, real.head(4).tensors())
     member = one_model.resolve(real.store, "lora", "zoo")
     data = folding.folded(real.loader, member).encode()
-    timm_checkpoint.read(data, "x").register(real.store, other, name="mine", classes=None)
+    saved(real, data).register(real.store, other, name="mine", classes=None)
     order = [CLASSES.index(name) for name in PERMUTED]
     assert relative(real.logits("other/mine"), real.logits("lora")[:, order]) <= 1e-4

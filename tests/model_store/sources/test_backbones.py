@@ -64,23 +64,23 @@ def test_half_precision_checkpoints_become_fp32(tmp_path: Path, weights: dict[st
 def test_names_that_do_not_fit_are_listed(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     file = tmp_path / "odd.safetensors"
     tensors = {name: tensor for name, tensor in weights.items() if name != "norm.bias"}
-    safetensors.torch.save_file(tensors | {"mask_token": torch.zeros(1)}, file)
+    safetensors.torch.save_file(tensors | {"more_tokens": torch.zeros(1)}, file)
     with pytest.raises(InvalidInput) as error:
         read(str(file), _request())
-    assert "missing norm.bias; unexpected mask_token" in str(error.value)
+    assert "missing norm.bias; unexpected more_tokens" in str(error.value)
 
 
 def test_a_wrong_image_size_shows_both_shapes(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     file = tmp_path / "size.safetensors"
     safetensors.torch.save_file(weights, file)
-    with pytest.raises(InvalidInput, match=r"pos_embed \(1, 5, 12\) instead of \(1, 17, 12\).*--image-size"):
+    with pytest.raises(InvalidInput, match=r"pos_embed \(1, 5, 12\) instead of .* use --image-size 32"):
         read(str(file), _request(image_size=64))
 
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     file = tmp_path / "evil.pth"
     torch.save({"x": Path("harmless, but an object")}, file)
-    with pytest.raises(InvalidInput, match="code in a pickle is never run"):
+    with pytest.raises(InvalidInput, match=r"a whole pickled object \(pathlib\.PosixPath\)"):
         read(str(file), _request())
 
 
@@ -91,9 +91,12 @@ def test_a_foreign_file_is_refused(tmp_path: Path, name: str) -> None:
         read(str(tmp_path / name), _request())
 
 
-def test_a_checkpoint_needs_its_architecture_and_must_exist(tmp_path: Path) -> None:
+def test_a_checkpoint_needs_its_architecture_and_must_exist(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    safetensors.torch.save_file(weights, tmp_path / "there.safetensors")
     with pytest.raises(InvalidInput, match="add --architecture"):
-        read("x.safetensors", Request())
+        read(str(tmp_path / "there.safetensors"), Request())
     with pytest.raises(NotFound, match="not a file"):
         read(str(tmp_path / "x.safetensors"), _request())
 

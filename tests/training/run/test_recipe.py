@@ -25,6 +25,7 @@ def test_the_defaults_are_the_studys() -> None:
         ("warmup_ratio", 1),
         ("drop_path", 1),
         ("augment", "mixup"),
+        ("init", "xavier"),
         ("head_init", "zero"),
         ("seed", 2**31),
         ("precision", "fp16"),
@@ -51,6 +52,7 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"warmup_ratio": 0.2},
         {"drop_path": 0.0},
         {"augment": "flip"},
+        {"init": "published"},
         {"head_init": "random"},
         {"seed": 1},
         {"precision": "bf16"},
@@ -68,5 +70,26 @@ def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() ->
     assert chosen.digest(backbone="b", task="t", data="d", heldout="h") == (
         "92cfad75a101027819eca8a476b1cd7406b5e5e47fac25fdcf6db2da4255e13c"
     )
-    before = {name: v for name, v in chosen.model_dump().items() if name not in ("precision", "keep")}
+    later = ("precision", "keep", "init")
+    before = {name: value for name, value in chosen.model_dump().items() if name not in later}
     assert Recipe.of(**before) == chosen
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "before", "other"),
+    [
+        ("adaptformer", "layer_scale", False, True),
+        ("convpass", "layer_scale", False, True),
+        ("vpt_deep", "mask", "row", "batch"),
+        ("vpt_shallow", "mask", "row", "batch"),
+        ("vqt", "dropout", 0.0, 0.1),
+    ],
+)
+def test_a_later_setting_of_a_method_leaves_the_digests_of_earlier_runs(
+    method: str, setting: str, before: object, other: object
+) -> None:
+    digests = [
+        Recipe.of(method=method, learning_rate=0.01, config=config).digest(backbone="b", task="t", data="d")
+        for config in ({"prompts": 3}, {"prompts": 3, setting: before}, {"prompts": 3, setting: other})
+    ]
+    assert digests[0] == digests[1] != digests[2]
