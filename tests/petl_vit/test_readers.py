@@ -110,6 +110,11 @@ def test_heic_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatc
     assert "pip install 'corolla[heic]'" in str(caught.value.remedy)
 
 
+def test_a_file_that_is_hardly_a_header_ends_too_early() -> None:
+    with pytest.raises(InvalidInput, match=r"the image cannot be decoded \(it ends too early\)"):
+        decode(b"\x89PNG\r\n\x1a\n")
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_truncated_files_of_the_other_formats_are_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
