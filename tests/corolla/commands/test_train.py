@@ -214,7 +214,7 @@ def test_several_methods_train_together_and_each_has_its_own_name_and_options(sh
     assert prompts.config["prompts"] == 3
     trained = [one.training for one in (first, prompts, second)]
     assert [t["seed"] for t in trained] == [7, 7, 1]
-    assert [t["learning_rate"] for t in trained] == [0.001, 0.01, 0.001]
+    assert [t["learning_rate"] for t in trained] == [0.005, 0.01, 0.005]
     assert [t["epochs"] for t in trained] == [1, 1, 1]
 
 
