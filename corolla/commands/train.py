@@ -35,8 +35,8 @@ _OF_METHOD = ("drop_path",)
 """Options whose default is the method's."""
 
 
-def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
-    return option_of(name, Recipe.model_fields[name], flag=_FLAGS.get(name), default=default)
+def _of_recipe(name: str, default: float | None = None, text: str = "") -> flags.Decorator:
+    return option_of(name, Recipe.model_fields[name], flag=_FLAGS.get(name), default=default, text=text)
 
 
 _COMMON: list[flags.Decorator] = [
@@ -135,7 +135,9 @@ def _train_command(method: Summary) -> click.Command:
         _train(method, config, **options)
 
     own = [_of_recipe(name, getattr(method, name)) for name in _OF_METHOD]
-    own += map(_of_recipe, reversed(_FLAGS))
+    more = ", and more in a short run" if method.faster_if_short else ""
+    rate = _of_recipe("learning_rate", text=f"; by default {method.learning_rate:g}{more}")
+    own += [_of_recipe("head_rate"), rate]
     for option in [*reversed(_COMMON), *own]:
         command = option(command)
     for setting in reversed(method.settings):

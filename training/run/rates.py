@@ -2,9 +2,9 @@
 
 The study's best rate, 1e-3, is of runs of about 1,500 steps. A shorter run moves its tensors less far, and
 those that start at zero hardly at all, so it takes a higher rate: as much higher as the square root of how
-much shorter it is, up to five times. A head that starts from the probe suits the features already; at the
-adapter's rate its own noise costs more than the adapter gains, so it follows at a tenth. docs/training.md has
-the measurements.
+much shorter it is. Under about 70 steps the rate falls again, as there are too few to recover from the first
+large ones. A head that starts from the probe suits the features already; at the adapter's rate its own noise
+costs more than the adapter gains, so it follows at a tenth. docs/training.md has the measurements.
 """
 
 import math
@@ -14,7 +14,7 @@ from training.progress import Reporter
 from training.run.planned import Planned
 
 _STUDY_STEPS = 1500
-_MOST = 5.0
+_FEW_STEPS = 15
 _HEAD_SHARE = 0.1
 _STARTS = {"probe": "the base head", "random": "random numbers"}
 
@@ -31,7 +31,7 @@ def settled(adapter: Planned, images: int) -> Planned:
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
     rate = head = method.learning_rate
     if method.faster_if_short:
-        rate = head = _rounded(rate * min(_MOST, max(1.0, math.sqrt(_STUDY_STEPS / steps))))
+        rate = head = _rounded(rate * max(1.0, min(math.sqrt(_STUDY_STEPS / steps), steps / _FEW_STEPS)))
         if recipe.head_init == "probe":
             head = _rounded(rate * _HEAD_SHARE)
     update = {"learning_rate": rate, "head_rate": head if recipe.head_rate is None else recipe.head_rate}

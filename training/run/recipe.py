@@ -23,15 +23,13 @@ class Recipe(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     epochs: int = Field(default=30, ge=1, le=10_000, description="times that every image is trained on")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="images of one step")
-    learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description="highest learning rate (default: by method and number of steps)"
-    )
+    learning_rate: float | None = Field(default=None, gt=0, le=1, description="highest learning rate")
     head_rate: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="highest learning rate of the head (default: --lr's; without --lr a tenth if it starts "
-        "from the probe)",
+        description="highest learning rate of the head; by default as --lr, or without it chosen by where "
+        "the head starts",
     )
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's, on all trained tensors")
     warmup_ratio: float = Field(

@@ -36,6 +36,7 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
         "all adapters of task digits will start from a base head that is fitted to the 60 images of this "
         "--limit; `corolla tasks refit-head digits` fits it to more",
         "fitting the base head",
+        "lora",  # its learning rates
         "epoch 1/1",
         "training lora",
         "measuring on held-out images",
@@ -75,8 +76,8 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
         "Train LoRA (arXiv 2106.09685)",
     ):
         assert text in out
-    assert "default: 0.001" in " ".join(out.split())
-    assert "default: 5e-05" in " ".join(empty("train", "full", "--help")[1].split())
+    assert "by default 0.001, and more in a short run." in " ".join(out.split())
+    assert "by default 5e-05." in " ".join(empty("train", "full", "--help")[1].split())
     assert "Train full fine-tuning, " in " ".join(empty("train", "full", "--help")[1].split())
 
 
@@ -214,7 +215,7 @@ def test_several_methods_train_together_and_each_has_its_own_name_and_options(sh
     assert prompts.config["prompts"] == 3
     trained = [one.training for one in (first, prompts, second)]
     assert [t["seed"] for t in trained] == [7, 7, 1]
-    assert [t["learning_rate"] for t in trained] == [0.005, 0.01, 0.005]
+    assert [t["learning_rate"] for t in trained] == [0.001, 0.01, 0.001]
     assert [t["epochs"] for t in trained] == [1, 1, 1]
 
 

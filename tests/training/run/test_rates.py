@@ -27,7 +27,7 @@ def planned(method: str = "lora", **values: Any) -> Planned:
     [
         ("lora", 4, 4.4e-3),  # 76 steps
         ("ssf", 4, 4.4e-3),
-        ("lora", 1, 5e-3),  # 19: at most five times
+        ("lora", 1, 1.3e-3),  # 19: too few to recover from large ones
         ("lora", 22, 1.9e-3),  # 418
         ("lora", 100, 1e-3),  # 1,900: the study's
         ("lora", 1000, 1e-3),  # and not under it
@@ -80,13 +80,13 @@ def test_a_job_says_and_records_its_rates_and_is_the_same_run_again(store: Store
     notes = Notes()
     training = run(store, without, notes).manifest.training
     assert (
-        "lora: learning rate 0.005, the head's 0.0005, chosen for lora, 4 steps, "
+        "lora: learning rate 0.001, the head's 0.0001, chosen for lora, 4 steps, "
         "the head from the base head; --lr and --head-lr choose others"
     ) in notes.notes
-    assert (training["learning_rate"], training["head_rate"]) == (5e-3, 5e-4)
+    assert (training["learning_rate"], training["head_rate"]) == (1e-3, 1e-4)
     assert training["rates_for"] == "lora, 4 steps, the head from the base head"
     assert run(store, without).reused
-    typed = without.recipe.model_copy(update={"learning_rate": 5e-3, "head_rate": 5e-4})
+    typed = without.recipe.model_copy(update={"learning_rate": 1e-3, "head_rate": 1e-4})
     assert run(store, replace(job, recipe=typed)).reused
 
 
