@@ -9,11 +9,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 TOOLS := .venv/.tools
 PEERS := .venv/.peers
+PROMETHEUS := .venv/prometheus
 
 BENCHMARKS := mixed scale memory peers serve backends hotload
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
+
+# Packages are installed without bytecode: where it may not be kept, each of the tests' processes compiles PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,13 +42,17 @@ $(PEERS): $(READY)
 	$(PIP) -e '.[serve,train,bench]'
 	@touch $(PEERS)
 
+# Without it, the tests of queries are skipped by name; `make test` tries again.
+$(PROMETHEUS): | $(READY)
+	-@.ci/prometheus $@
+
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
 
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: lint  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
+test: lint | $(PROMETHEUS)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
 	$(MAKE) --no-print-directory numerics
 
@@ -64,7 +72,7 @@ lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Docke
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/hadolint Dockerfile
 
-check: lint  ## lint and the quick tests only
+check: lint | $(PROMETHEUS)  ## lint and the quick tests only
 	$(PYTEST) -m 'not slow'
 
 proto: $(TOOLS)  ## write the code of protos/**/*.proto

@@ -1,6 +1,5 @@
 """What a server on a GPU adds to its forwards: gRPC with JPEGs, first answers of adapters, decoding."""
 
-import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from benchmarks.pictures import jpeg
 from benchmarks.processes import Corolla, corolla
 from benchmarks.stores import TASK, Shelf, shelf
 from model_store.routes.text import parse_route
+from petl_vit.cpus import usable_cpus
 from petl_vit.preprocess import decode as decoded
 from serving.client.admin import AdminClient
 from serving.client.blocking import Client
@@ -35,7 +35,7 @@ SERVED, BARE = "gRPC, JPEG", "engine alone"
 @contextmanager
 def _server(found: Shelf, setting: Setting) -> Iterator[Corolla]:
     flags = ["--device", setting.device.type, "--precision", setting.precision, "--backend", setting.backend]
-    threads = min(32, os.cpu_count() or 1)
+    threads = min(32, usable_cpus().count)
     flags += ["--max-batch-rows", str(IN_FLIGHT), "--decode-threads", str(threads)]
     with corolla(found, *flags) as server:
         yield server
@@ -123,7 +123,7 @@ def decode(stage: Stage) -> Found:
     files = [jpeg(seed % 16) for seed in range(setting.jpegs)]
     variants: dict[str, Callable[[], object]] = {}
     errors = {}
-    threads = os.cpu_count() or 1
+    threads = usable_cpus().count
     with ThreadPoolExecutor(threads) as pool:
         variants["cpu"] = lambda: list(pool.map(decoded, files))
         try:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
 from rich.table import Table
 from torch import Tensor
 
@@ -74,6 +73,8 @@ def _ours(stage: Stage, images: Resident, runs: int) -> Callable[[], object]:
 
 def _peft(stage: Stage, images: Resident) -> Callable[[], object]:
     """As many steps of PEFT's model, without ever looking at the loss."""
+    from peft import LoraConfig, get_peft_model  # seconds, of which the other sections need none
+
     setting = stage.setting
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], modules_to_save=["head"])
     model = get_peft_model(copy.deepcopy(stage.plain_host), config).to(setting.device).train()

@@ -147,7 +147,7 @@ def _account(server: Corolla, arch: Architecture) -> dict[str, int]:
         "adapters": int(server.value("corolla_registered_bytes")),
         "row buffers": int(server.value("corolla_row_buffer_bytes")),
         "activations": settings["max_batch_rows"].default * row,
-        "images": waiting_bytes(arch.image_size, settings["decode_threads"].default),
+        "images": waiting_bytes(arch.image_size, Settings().decoders()),
     }
 
 

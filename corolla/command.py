@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from corolla.group import CommandGroup, Lazy, running_command
+from petl_vit.cpus import usable_cpus
 from petl_vit.errors import CorollaError
 
 PLUGINS = "corolla.commands"
@@ -144,6 +145,9 @@ def run(arguments: Sequence[str]) -> int:
     # Without this, OpenMP's threads spin between products and starve other processes on a busy machine.
     # It has an effect only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    cpus = usable_cpus()
+    if cpus.by_quota:  # which numpy and scipy do not read; PyTorch is told by `petl_vit.device.use_threads`
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cpus.count))
     command: click.Command = corolla
     try:
         _check_variables(os.environ)

@@ -7,7 +7,7 @@ from pathlib import Path
 from corolla.names import StoreNames, chosen_task
 from corolla.task_versions import records_of
 from model_store import deletion
-from model_store.format.records import BackboneRecord, Manifest, NamedRoute, TaskRecord
+from model_store.format.records import Audit, BackboneRecord, Manifest, NamedRoute, TaskRecord
 from model_store.routes.text import parse_adapter
 from model_store.store import Store as ModelStore
 
@@ -73,6 +73,18 @@ class Contents:
         """The named routes of a task, or of all, by task and name."""
         return self._store.routes.list(task)
 
+    def history(self, name: str | None = None, *, task: str | None = None, limit: int = 100) -> list[Audit]:
+        """Who has changed what names mean, and when: the newest changes, oldest first.
+
+        Args:
+            name: A named route, with the moves of its aliases, or ADAPTER@ALIAS; None is all.
+            task: Of a name without one, None is the only one; without a name, only those of that task.
+
+        Raises:
+            NotFound: There is no such route, and never was.
+        """
+        return self._names.history(name, task=task, limit=limit)
+
     # Changing it
 
     def import_backbone(
@@ -135,9 +147,9 @@ class Contents:
             NotFound: There is no such version.
             Conflict: The alias does not point at `expected`.
         """
-        _, _, before = self._names.set_alias(adapter, alias, version, task=task, expected=expected)
+        moved = self._names.set_alias(adapter, alias, version, task=task, expected=expected)
         self._changed()
-        return before
+        return moved.before
 
     def delete_task(
         self, task: str, *, version: int | None = None, with_adapters: bool = False
@@ -172,20 +184,25 @@ class Contents:
         task: str | None = None,
         temperature: float | None = None,
         extrapolate: bool = False,
+        follow: bool = False,
     ) -> NamedRoute:
         """Keeps a route under a name, in the place of any other.
 
+        Adapters without a version are pinned to the one that is the newest now; aliases stay aliases.
+
         Args:
             task: Its task; None is the only one.
-            temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.
+            temperature: Divides the combined logits of the versions that answer now; None is the fitted one
+                of a single adapter, else 1.
             extrapolate: Whether an alpha may be outside [0, 1].
+            follow: Do not pin: the next version that is registered answers.
 
         Raises:
             InvalidInput: A bad name, route or temperature, or members that do not fit together.
             NotFound: An adapter that does not exist.
         """
         named = self._names.put_route(
-            name, route, task=task, temperature=temperature, extrapolate=extrapolate
+            name, route, task=task, temperature=temperature, extrapolate=extrapolate, follow=follow
         )
         self._changed()
         return named.route

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
@@ -60,15 +61,16 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     """
     record = store.backbones.get(what.backbone)
     under = [None, *map(shift.parse, what.shifts)]
-    named = [_resolved(store, what, text, record.digest) for text in what.routes]
+    named = [_resolved(store, what, text, record.digest, reporter) for text in what.routes]
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
-    from petl_vit.device import chosen_device
+    from petl_vit.device import chosen_device, use_threads
     from training.measure.evaluation import Candidate, measure_all
 
     candidates = [Candidate(route=route, temperature=temperature) for route, temperature in named]
     datasets = [_dataset(store, source, what, candidates, reporter) for source in what.data]
+    use_threads()
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
     loader = checked(Precision(what.precision), exact, subjects(members), reporter.note)
@@ -82,14 +84,21 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
     return [row for of_route in zip(*on_each, strict=True) for rows in of_route for row in rows]
 
 
-def _resolved(store: Store, what: Evaluation, text: str, backbone: str) -> tuple[ResolvedRoute, float]:
+def _resolved(
+    store: Store, what: Evaluation, text: str, backbone: str, reporter: "Reporter"
+) -> tuple[ResolvedRoute, float]:
     """The versions that a named route of that name, else the text as a route, means; and its temperature."""
-    route, temperature, extrapolate = parse_route(text), 1.0, what.extrapolate
+    route = parse_route(text)
     named = store.routes.meant_by(what.task, route)
     if named is not None:
-        route, temperature, extrapolate = named.parsed(), named.temperature, named.extrapolate
-    resolved = resolve(route, task=what.task, store=store, backbone_digest=backbone, extrapolate=extrapolate)
-    return resolved, temperature
+        now = answering(store, named, backbone)
+        if now.note:
+            reporter.note(f"route {named.name}: {now.note}")
+        return now.resolved, now.temperature
+    resolved = resolve(
+        route, task=what.task, store=store, backbone_digest=backbone, extrapolate=what.extrapolate
+    )
+    return resolved, 1.0
 
 
 def _dataset(
@@ -99,27 +108,24 @@ def _dataset(
     from training.data.dataset import split_dataset, subset
     from training.data.learnt import Overlap, by_adapters
     from training.data.sources import load_dataset
-    from training.run.training_data import unlearnt
+    from training.run.training_data import unlearnt_by
 
     dataset = load_dataset(source)
-    learnt = by_adapters(store, (term for one in candidates for term in one.route.terms()))
+    terms = [term for one in candidates for term in one.route.terms()]
     if what.holdout is not None:
         dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
-        unknown = Overlap(dataset, learnt).unknown
-        if unknown:
-            reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
-        dataset = unlearnt(
+        dataset = unlearnt_by(
+            store,
+            terms,
             dataset,
-            learnt,
             reporter.note,
             field="holdout",
             remedy="give the --data, --holdout and --split-seed of their training, which `corolla adapters "
             "show` prints",
-            least=0.5,
         )
     if what.limit is not None:
         dataset = subset(dataset, min(what.limit, len(dataset)), _LIMIT_SEED)
-    overlap = Overlap(dataset, learnt)
+    overlap = Overlap(dataset, by_adapters(store, terms))
     if len(overlap):
         reporter.note(
             f"{len(overlap)} of the {len(dataset)} images of {dataset.name} are training images of "

@@ -5,6 +5,7 @@ memory.
 """
 
 import asyncio
+import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from serving.request import Embeddings, Request, Response
 from serving.request import Image as RequestImage
 from serving.settings import Settings
 from serving.torchserve.embedded import Embedded
+
+_log = logging.getLogger(__name__)
 
 ImageLike = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """An encoded JPEG, PNG or WebP, its path, a Pillow image, or pixels uint8 [H, W] or [H, W, 1, 3 or 4]."""
@@ -72,6 +75,7 @@ class InProcess:
             key = {"prediction_key_file": f"{self._folder.name}/key"}
             self._settings = Settings.read({**settings, **key})
             self._embedded = Embedded(self._settings)
+            self._notes: set[str] = set()
         except BaseException:
             self._folder.cleanup()
             raise
@@ -106,7 +110,13 @@ class InProcess:
 
         def ask(classifier: Classifier, request_images: list[RequestImage]) -> Awaitable[Response]:
             request = Request(task=task, route=route, images=request_images, extrapolate=extrapolate)
-            return classifier.classify(request, lambda response: response)
+            return classifier.classify(request, noted)
+
+        def noted(response: Response) -> Response:
+            if response.route_note and response.route_note not in self._notes:
+                self._notes.add(response.route_note)
+                _log.warning("route %s: %s", route, response.route_note)
+            return response
 
         return [
             Prediction(

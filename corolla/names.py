@@ -4,8 +4,10 @@ Imports no gRPC; the server's side is imported where a server is named.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any, Protocol
 
 import click
@@ -14,10 +16,17 @@ from pydantic import JsonValue
 from corolla import flags
 from corolla.flags import Connection
 from corolla.group import MissingExtra
+from model_store.format.records import Audit, NamedRoute
 from model_store.resolution import named_route as naming
+from model_store.resolution.answering import answering
+from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
+from model_store.resolution.promotion import after_move
 from model_store.store import Store
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import CorollaError, InvalidInput, NotFound
+
+_READERS = 16
+"""Routes that are resolved at the same time for a list."""
 
 
 class Names(Protocol):
@@ -25,19 +34,48 @@ class Names(Protocol):
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None, expected: int | None
-    ) -> tuple[str, str, int | None]:
-        """Point an alias of [TASK/]NAME at a version; returns task, name, and the version before."""
+    ) -> "Moved":
+        """Point an alias of [TASK/]NAME at a version."""
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
-        """The named routes as documents: the fields of each as stored, and of a server its `problem`."""
+        """The named routes as documents: the fields of each as stored, and how it answers now.
+
+        `follows` are the adapters that training moves, `answers` the route with versions, `note` what became
+        of its temperature, and `problem` why it cannot be answered.
+        """
 
     def put_route(
-        self, name: str, text: str, *, task: str | None, temperature: float | None, extrapolate: bool
+        self,
+        name: str,
+        text: str,
+        *,
+        task: str | None,
+        temperature: float | None,
+        extrapolate: bool,
+        follow: bool,
     ) -> Naming:
         """Save a route under a name."""
 
     def delete_route(self, name: str, *, task: str | None) -> str:
         """Delete a named route; returns its task."""
+
+    def history(self, name: str | None, *, task: str | None, limit: int) -> list[Audit]:
+        """The newest changes of a route, of an alias NAME@ALIAS, or of all names; oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """An alias that was pointed at a version.
+
+    Attributes:
+        before: The version it pointed at, if any.
+        notes: The named routes that answer differently since.
+    """
+
+    task: str
+    adapter: str
+    before: int | None
+    notes: tuple[str, ...] = ()
 
 
 class StoreNames:
@@ -48,16 +86,27 @@ class StoreNames:
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None, expected: int | None
-    ) -> tuple[str, str, int | None]:
+    ) -> Moved:
         task_name, _, name = adapter.rpartition("/")
         task_name = task_name or chosen_task(self._store, task)
-        return task_name, name, self._store.adapters.set_alias(task_name, name, alias, version, expected)
+        before = self._store.adapters.set_alias(task_name, name, alias, version, expected)
+        moved = [] if before == version else after_move(self._store, task_name, name, alias)
+        notes = tuple(standing.line for standing in moved)
+        return Moved(task=task_name, adapter=name, before=before, notes=notes)
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
-        return [route.model_dump(mode="json") for route in self._store.routes.list(task)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(readers.map(partial(route_document, self._store), self._store.routes.list(task)))
 
     def put_route(
-        self, name: str, text: str, *, task: str | None, temperature: float | None, extrapolate: bool
+        self,
+        name: str,
+        text: str,
+        *,
+        task: str | None,
+        temperature: float | None,
+        extrapolate: bool,
+        follow: bool,
     ) -> Naming:
         named = naming.check(
             self._store,
@@ -66,6 +115,7 @@ class StoreNames:
             text=text,
             temperature=temperature,
             extrapolate=extrapolate,
+            follow=follow,
         )
         self._store.routes.put(named.route)
         return named
@@ -74,6 +124,26 @@ class StoreNames:
         task_name = chosen_task(self._store, task)
         self._store.routes.delete(task_name, name)
         return task_name
+
+    def history(self, name: str | None, *, task: str | None, limit: int) -> list[Audit]:
+        task_name = chosen_task(self._store, task) if name and "/" not in name else task
+        return history_of(self._store, name, task=task_name, limit=limit)
+
+
+def route_document(store: Store, route: NamedRoute) -> dict[str, JsonValue]:
+    """The fields of a named route, and how it answers now; see `Names.routes`."""
+    document: dict[str, JsonValue] = route.model_dump(mode="json")
+    document["follows"] = list(route.follows)
+    document |= {"answers": "", "answers_at_temperature": None, "note": "", "problem": ""}
+    try:
+        now = answering(store, route)
+    except CorollaError as error:
+        return document | {"problem": str(error)}
+    return document | {
+        "answers": str(now.resolved),
+        "answers_at_temperature": now.temperature,
+        "note": now.note,
+    }
 
 
 def chosen_task(store: Store, task: str | None) -> str:

@@ -19,6 +19,7 @@ from corolla.evaluation import Evaluation, evaluate
 from corolla.method_settings import recipe_of
 from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
+from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
 from petl_vit.errors import InvalidInput
@@ -44,7 +45,7 @@ class Store(Contents):
         device: Where it runs; `auto` is a GPU where there is one.
         precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
             same. Training says its own.
-        threads: CPU threads of a forward of `classify` and `embed`; None is all cores.
+        threads: CPU threads of a forward of `classify` and `embed`; None is one for each usable CPU.
 
     Raises:
         InvalidInput: A setting cannot work, or the store is neither a folder nor a known URL.
@@ -178,6 +179,7 @@ class Store(Contents):
 
         from training.run import job
 
+        reporter = _reporter(progress)
         outcome = job.run(
             self._store,
             job.Job(
@@ -198,8 +200,11 @@ class Store(Contents):
                 promote=promote,
                 measure_precision=Precision(self._settings.precision),
             ),
-            _reporter(progress),
+            reporter,
         )
+        if not outcome.reused:
+            for standing in after_registration(self._store, [outcome.manifest]):
+                reporter.note(standing.line)
         self._changed()
         return outcome.manifest
 

@@ -1,15 +1,16 @@
 """Writes the pages that are generated from code: `python -m docs.generate`, or `--check` to compare only.
 
 docs/protocol.md is generated from the comments of the `.proto` files, docs/metrics.md from the definitions of
-the metrics, docs/methods.md from the methods' files, and the table of folders in docs/structure.md from the
-folders. petl_vit/summaries.json has the methods' settings for help texts, which then import no method, and
-petl_vit/plain_vits.json the ViTs of timm, for servers, which then import no timm.
+the metrics, docs/methods.md from the methods' files, the table of folders in docs/structure.md from the
+folders, and the tables of methods in docs/python.md from the classes. petl_vit/summaries.json has the
+methods' settings for help texts, which then import no method, and petl_vit/plain_vits.json the ViTs of timm,
+for servers, which then import no timm.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -22,17 +23,19 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from docs import folders
+from docs import folders, front_door, queries
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
 from serving.metrics.definitions import SECTIONS
+from serving.metrics.label_values import MAX_PLACES, MAX_ROUTES, ZERO_PLACES
 from serving.metrics.series import Definition
 
 ROOT = Path(__file__).resolve().parent.parent
 STRUCTURE = ROOT / "docs" / "structure.md"
+PYTHON = ROOT / "docs" / "python.md"
 NOTICE = "<!-- Made by `make docs`; do not edit. -->"
 COMMAND = "make docs"
 
@@ -48,6 +51,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "metrics.md": metrics(),
         ROOT / "docs" / "methods.md": all_methods(),
         STRUCTURE: folders.with_rows(STRUCTURE.read_text(), ROOT),
+        PYTHON: front_door.with_tables(PYTHON.read_text()),
         summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
         plain_vits.LIST: timm_vit.listed().text(),
     }
@@ -105,9 +109,27 @@ def metrics() -> str:
         "",
         "`corolla serve` answers scrapes on a separate port. Every per-image signal is a counter or a",
         "histogram: PromQL chooses the window and sums over replicas. `route` is a named route, `adhoc` for",
-        "any other, or `other` beyond 64 of them; `domain` is one of the server's `--domains`, `other` for",
-        "anything else, or `unset`; `member` and `pair` (two members as `a:b`) exist for named routes only.",
+        f"any other, or `other` beyond {MAX_ROUTES:,} of them; `domain` is one of the server's `--domains`,",
+        "`other` for anything else, or `unset`; `member` and `pair` (two members as `a:b`) exist for named",
+        "routes only.",
         "Beside these the process's own `process_*` metrics (memory, CPU, files) are shown.",
+        "",
+        "## Queries",
+        "",
+        "Each is right for one replica and for many.",
+        *_queries(queries.QUERIES),
+        "",
+        "## Absent or zero",
+        "",
+        "The series of a route in a domain appear together, when it is first counted. The first",
+        f"{ZERO_PLACES} pairs of a route and a domain, enough for ten routes in six domains, are shown at",
+        "zero from the start; so are the series without these labels. Beyond them `rate()` and `increase()`",
+        "do not see the images between the last scrape without a series and the first with it, and a query",
+        "returns nothing where nothing was counted. A ratio, as above, is right all the same. The first",
+        f"{MAX_PLACES:,} pairs that are counted have series; any other counts for the route `other`.",
+        "Prometheus has the time and the size of every scrape in `scrape_duration_seconds` and",
+        "`scrape_samples_scraped`; `python -m benchmarks.scrape` measures what one costs the server.",
+        *_queries(queries.ABSENT),
     ]
     for title, definitions in SECTIONS.items():
         lines += [
@@ -122,6 +144,11 @@ def metrics() -> str:
         ("name", "edges"), ((f"`{d.name}`", " ".join(f"{e:.10g}" for e in d.buckets)) for d in buckets)
     )
     return _page(lines)
+
+
+def _queries(queries: Mapping[str, str]) -> Iterator[str]:
+    for title, promql in queries.items():
+        yield from ("", f"{title}:", "", "```promql", promql.strip(), "```")
 
 
 def _metric(definition: Definition) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import platformdirs
 
 from model_store.collections.adapters import Adapters
 from model_store.collections.backbones import Backbones
+from model_store.collections.history import History
 from model_store.collections.images import ImageLists
 from model_store.collections.routes import Routes
 from model_store.collections.tasks import Tasks
@@ -28,14 +29,16 @@ class Store:
 
     Attributes:
         backbones, tasks, adapters, routes, images: What is in it, and what can be done with that.
+        history: Who has changed what aliases and routes mean, and when.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.backbones = Backbones(place)
         self.tasks = Tasks(place, self.backbones)
-        self.adapters = Adapters(place, self.tasks)
-        self.routes = Routes(place, self.adapters)
+        self.history = History(place)
+        self.adapters = Adapters(place, self.tasks, self.history)
+        self.routes = Routes(place, self.adapters, self.history)
         self.images = ImageLists(place)
 
     @classmethod

@@ -1,12 +1,15 @@
 """The device of a forward: `--device`, the threads of an operation, memory for long-lived tensors."""
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
 
 _MAPPED_BYTES = 2**16
@@ -34,6 +37,36 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return any(supported is not None and supported() for supported in known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """How many threads an operation on the CPU uses, and why."""
+
+    count: int
+    reason: str
+
+
+def use_threads(count: int | None = None) -> Threads:
+    """Sets how many threads an operation on the CPU uses, in all threads of this process.
+
+    Args:
+        count: As the user chose; None is what PyTorch chose (one for each core of the affinity, or
+            OMP_NUM_THREADS), and at most as many as there are usable CPUs, whose quota PyTorch does not read.
+    """
+    if count is not None:
+        torch.set_num_threads(count)
+        return Threads(count=count, reason="as set")
+    default = torch.get_num_threads()
+    variable = next((name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)), None)
+    if variable is not None:
+        return Threads(count=default, reason=variable)
+    cpus = usable_cpus()
+    if cpus.count < default:
+        torch.set_num_threads(cpus.count)
+    elif default < cpus.count:
+        return Threads(count=default, reason=f"PyTorch's default; {cpus.reason}")
+    return Threads(count=min(default, cpus.count), reason=cpus.reason)
 
 
 @contextmanager

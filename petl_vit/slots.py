@@ -96,7 +96,7 @@ class Slots:
         self.count, self.max_bytes = count, max_bytes
         self.arena = arena
         aliased = self._device.type == "cpu" if aliased is None else aliased
-        self._aliased = aliased and arena is None
+        self.aliased = aliased and arena is None
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._stacks: dict[int, _Stack] = {}
         self._buffers = RowBuffers(self._device)
@@ -280,7 +280,7 @@ class Slots:
         edits = adapter.edits
         if self._full(adapter.nbytes):
             return None
-        if self._aliased or not edits.edits:
+        if self.aliased or not edits.edits:
             return _Slot(adapter=adapter)
         if self.arena is not None:
             placed = self.arena.place(edits)

@@ -96,11 +96,16 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """Answers in the order of the request's images; an image that failed has its error instead."""
+    """Answers in the order of the request's images; an image that failed has its error instead.
+
+    Attributes:
+        route_note: Why the temperature is not the one stored for the route, or may not fit; else empty.
+    """
 
     images: list[ImageAnswer | CorollaError]
     resolved: ResolvedRoute
     timings: Timings
+    route_note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from serving.access import exposure
 from serving.metrics.feedback import Feedback
+from serving.metrics.port import MetricsPort
 from serving.metrics.prediction_ids import RecentNonces
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
+from serving.registry.changes import say_notes
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
@@ -48,7 +51,20 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         exposure.check(settings)
         self.settings = settings
-        self.service = service = Service(settings)
+        self._serving = self._has_served = False
+        self._stopping = asyncio.Event()
+        registry = CollectorRegistry()
+        # Opened before anything is loaded: to a probe, the process lives and is not ready.
+        self._exporter = MetricsPort(
+            registry, port=settings.metrics_port, host=settings.host, unready=self._unready
+        )
+        self.metrics_port = self._exporter.port
+        self.port = 0
+        try:
+            self.service = service = Service(settings, registry)
+        except BaseException:
+            self._exporter.close()
+            raise
         self._feedback = Feedback(
             store=service.store,
             prediction_ids=service.prediction_ids,
@@ -65,10 +81,6 @@ class Server:
             slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
-        self._serving = False
-        self._stopping = asyncio.Event()
-        self.port = 0
-        self.metrics_port = 0
 
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
@@ -76,6 +88,7 @@ class Server:
         watch = asyncio.create_task(self._watch())
         try:
             await self.service.warm()
+            await asyncio.to_thread(say_notes, self.service.catalog)
             await self._set_health(True)
             if ready is not None:
                 ready.set()
@@ -104,14 +117,12 @@ class Server:
         server = grpc.aio.server(options=limits)
         self._add_services(server)
         await self._set_health(False)
-        self._exporter = self.service.metrics.serve(settings.metrics_port, settings.host)
         try:
-            self.metrics_port = self._exporter[0].server_port
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
             await server.start()
         except BaseException:
-            await asyncio.to_thread(self._stop_exporter)
+            await asyncio.to_thread(self._exporter.close)
             raise
         self.service.start()
         return server
@@ -159,18 +170,23 @@ class Server:
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
-        await asyncio.to_thread(self._stop_exporter)
+        await asyncio.to_thread(self._exporter.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
         self.service.close()
 
-    def _stop_exporter(self) -> None:
-        exporter, thread = self._exporter
-        exporter.shutdown()
-        exporter.server_close()
-        thread.join()
+    def _unready(self) -> str | None:
+        """Why requests are not served now; None while they are. Called from other threads."""
+        if self._stopping.is_set():
+            return "draining: it finishes its work and stops"
+        if self._serving:
+            return None
+        if not self._has_served:
+            return "starting"
+        return f"stalled: the oldest queued or running row is older than {self.settings.stall_s:g} s"
 
     async def _set_health(self, serving: bool) -> None:
         self._serving = serving
+        self._has_served |= serving
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )

@@ -20,7 +20,7 @@ from model_store.resolution.precision import checked_loader
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.arena import Arena
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
@@ -36,6 +36,7 @@ from serving.metrics.recorder import Recorder
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog
+from serving.registry.changes import Changes
 from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
@@ -47,6 +48,7 @@ class Service:
 
     Args:
         settings: Of a server; those of its ports are ignored.
+        registry: Where its metrics are registered; None makes one.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -54,10 +56,9 @@ class Service:
         Corrupt: The backbone's files are damaged.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self.settings = settings
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        self.threads = use_threads(settings.threads)
         self.store = Store.open(settings.store)
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
@@ -65,16 +66,16 @@ class Service:
         self.precision, self.loader = checked_loader(
             _precision(settings), self.device, self.store, record, self.catalog.served()
         )
-        self.metrics = self._metrics()
-        self.pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pool")
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.metrics = self._metrics(CollectorRegistry() if registry is None else registry)
+        self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
+        self.engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
         self.engine = Engine(
             _backend(settings, self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
         )
         self.batcher: Batcher[Job, Logits] = Batcher(
             self.engine.run,
-            executor=self._engine_thread,
+            executor=self.engine_thread,
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
@@ -97,6 +98,7 @@ class Service:
             self.catalog,
             load=lambda plan: self.adapter_cache.models(plan.resolved),
             announce=self.classifier.announce,
+            changes=Changes(self.store),
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
@@ -124,7 +126,7 @@ class Service:
     async def warm(self) -> None:
         """Runs every image size once, and makes the named routes known to the metrics."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._engine_thread, self._warm_sizes)
+        await loop.run_in_executor(self.engine_thread, self._warm_sizes)
         for _, plan in await loop.run_in_executor(self.pool, self.catalog.named_routes):
             self.classifier.announce(plan)
 
@@ -138,8 +140,15 @@ class Service:
         self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
-        for threads in (self._watch_thread, self.pool, self._engine_thread):
+        for threads in (self._watch_thread, self.pool, self.engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def threads_text(self) -> str:
+        """How many threads compute and decode, and why."""
+        computing = self.threads.count
+        noun = "thread computes" if computing == 1 else "threads compute"
+        return f"{computing} {noun}, {self.settings.decoders()} decode: {self.threads.reason}"
 
     @property
     def slots_have_bytes(self) -> bool:
@@ -182,8 +191,8 @@ class Service:
             difference=lambda digest: None if check is None else check.difference(digest),
         )
 
-    def _metrics(self) -> Metrics:
-        metrics = Metrics(CollectorRegistry(), Domains(self.settings.domain_names))
+    def _metrics(self, registry: CollectorRegistry) -> Metrics:
+        metrics = Metrics(registry, Domains(self.settings.domain_names))
         record = self.loader.record
         metrics.set_backbone(
             digest=record.digest,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
 from petl_vit.precision import MEANING
 
@@ -54,9 +55,14 @@ class Settings(BaseSettings):
         default="fp32", description="how to serve an adapter whose answers bf16 changes too much"
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of a forward; default: all cores"
+        default=None, ge=1, description="CPU threads of a forward; default: one for each usable CPU"
     )
-    decode_threads: int = Field(default=4, ge=1, le=256, description="threads that decode and combine")
+    decode_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="threads that decode and combine; default: one for each usable CPU, 4 to 16",
+    )
     domains: str = Field(default="", description="comma-separated domains that metrics distinguish")
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
@@ -110,6 +116,10 @@ class Settings(BaseSettings):
     def registered_bytes(self, *, beside_gpu: bool) -> int:
         """Bytes of host memory that adapters may take."""
         return self.host_bytes or (8 if beside_gpu else 2) * 2**30
+
+    def decoders(self) -> int:
+        """Threads that decode and combine: at least 4, because some wait for the store meanwhile."""
+        return self.decode_threads or min(max(usable_cpus().count, 4), 16)
 
     @property
     def domain_names(self) -> list[str]:

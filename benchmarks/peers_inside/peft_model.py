@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from benchmarks.adapters import CLASSES
@@ -28,6 +27,8 @@ class PeftModel:
     def __init__(
         self, plain: nn.Module, loras: Sequence[Mapping[str, Tensor]], dtype: torch.dtype = torch.float32
     ) -> None:
+        from peft import LoraConfig, get_peft_model  # seconds, of which the other sections need none
+
         rank = next(t.shape[1] for name, t in loras[0].items() if name.endswith("lora_a"))
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"], modules_to_save=["head"])
         self._model = get_peft_model(copy.deepcopy(plain), config, adapter_name="0")

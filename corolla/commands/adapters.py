@@ -143,13 +143,22 @@ def set_alias(
     With --server, the server loads and verifies that version first, and answers by it from its next request
     on; servers over a store follow within their --refresh-s.
     """
-    task_name, adapter, before = names.set_alias(name, alias, version, task=task, expected=expected)
+    moved = names.set_alias(name, alias, version, task=task, expected=expected)
     if as_json:
         return tables.print_json(
-            {"task": task_name, "adapter": adapter, "alias": alias, "version": version, "before": before}
+            {
+                "task": moved.task,
+                "adapter": moved.adapter,
+                "alias": alias,
+                "version": version,
+                "before": moved.before,
+                "notes": list(moved.notes),
+            }
         )
-    was = "" if before in (None, version) else f", was {before}"
-    click.echo(f"{task_name}/{adapter}@{alias} is version {version}{was}")
+    was = "" if moved.before in (None, version) else f", was {moved.before}"
+    click.echo(f"{moved.task}/{moved.adapter}@{alias} is version {version}{was}")
+    for note in moved.notes:
+        click.echo(note)
 
 
 def _aliases(aliases: Mapping[str, int]) -> str:

@@ -92,3 +92,5 @@ def _print(response: Any, members: bool, ids: bool) -> None:
     for result in response.results if ids else ():
         click.echo(f"{result.id} {result.prediction_id}")
     click.echo(f"answered by {response.route}")
+    if response.route_note:
+        click.echo(f"note: {response.route_note}", err=True)

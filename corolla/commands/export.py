@@ -5,6 +5,7 @@ What reads tensors is imported once the names are known.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from corolla.group import CommandGroup
 from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution import one_model
+from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_adapter
 from model_store.store import Store
@@ -57,10 +59,10 @@ def onnx(
 ) -> None:
     """Write one MODEL as an ONNX file, or with --bank the adapters of a task.
 
-    MODEL is an adapter, an interpolation such as 0.6*lora, or a sum in weight space; the file takes
-    preprocessed images and gives logits. With --bank each row of a run names its image and its adapters, so
-    that one run mixes them. Classes, preprocessing and slots are in the .json that is written beside it;
-    --json prints the same.
+    MODEL is an adapter, an interpolation such as 0.6*lora, a sum in weight space, or a named route of one of
+    these; the file takes preprocessed images and gives logits, which a named route's temperature divides.
+    With --bank each row of a run names its image and its adapters, so that one run mixes them. Classes,
+    preprocessing and slots are in the .json that is written beside it; --json prints the same.
     """
     if out.suffix == ".json":
         raise InvalidInput("the document beside it ends in .json", field="out", remedy="name it .onnx")
@@ -77,6 +79,8 @@ def onnx(
         return tables.print_json({"out": str(out)} | exported.document)
     for name in exported.document.get("left_out", ()):
         click.echo(f"note: {name} stacks with nothing and is left out; export it by itself", err=True)
+    if exported.document.get("route_note"):
+        click.echo(f"note: {exported.document['route_note']}", err=True)
     click.echo(f"{_subject(exported)} in {out}, and what it takes in {beside}")
 
 
@@ -88,12 +92,18 @@ def _plain(store: Store, task: str, models: Sequence[str], extrapolate: bool) ->
             remedy="name one, join them with + into one sum in weight space, or add --bank",
         )
     member = one_model.resolve(store, models[0], task, extrapolate=extrapolate)
+    named = one_model.named_by(store, models[0], task)
 
     from model_store.resolution.loading import Loader
     from serving.onnx import export as onnx_export
 
     loader = Loader(store, store.backbones.get(member.task.spec.backbone_digest))
-    return onnx_export.plain(loader, member)
+    exported = onnx_export.plain(loader, member)
+    if named is None:
+        return exported
+    now = answering(store, named, member.task.spec.backbone_digest)
+    of_name = {"named": f"{task}/{named.name}", "temperature": now.temperature, "route_note": now.note}
+    return replace(exported, document=exported.document | of_name)
 
 
 def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":

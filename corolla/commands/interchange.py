@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from corolla import files, flags, tables
+from corolla import files, flags, standings, tables
 from corolla.flags import epilog
 from corolla.names import chosen_task
 from model_store import deletion
@@ -61,8 +61,9 @@ def fold(
 ) -> None:
     """Write a model as a plain timm checkpoint.
 
-    MODEL is an adapter, an interpolation such as 0.6*lora, or a sum in weight space; every method in it has
-    to fold into weights. timm.create_model with strict loading gives the same logits from the file alone.
+    MODEL is an adapter, an interpolation such as 0.6*lora, a sum in weight space, or a named route of one of
+    these; every method in it has to fold into weights. timm.create_model with strict loading gives the same
+    logits from the file alone.
     """
     store = Store.open(url)
     if not extrapolate and not 0 <= alpha <= 1:
@@ -175,13 +176,16 @@ def import_adapter(
         source = peft_lora.read(path) if kind == "peft" else timm_checkpoint.read(files.read(path), path.name)
         imported, notes = source.register(store, record, name=name, classes=classes)
     manifest = imported.manifest
+    new = [] if imported.known else [manifest]
     if as_json:
-        document = {"known": imported.known, "notes": notes} | manifest.model_dump(mode="json")
-        return tables.print_json(document)
+        names = standings.documents(store, new)
+        document = {"known": imported.known, "notes": notes, "names": names}
+        return tables.print_json(document | manifest.model_dump(mode="json"))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     outcome = "is registered already" if imported.known else "is registered"
     click.echo(f"{manifest} {outcome}, digest {manifest.digest[:12]}")
+    standings.say(store, new)
 
 
 @click.command(

@@ -95,6 +95,8 @@ def predict(
         tables.print_json(asdict(summary))
     else:
         click.echo(_line(summary))
+        if summary.route_note:
+            click.echo(f"note: {summary.route_note}", err=True)
     if summary.failed:
         click.get_current_context().exit(1)
 

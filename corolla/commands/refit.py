@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 @flags.store
 @flags.as_json
 def refit_head(task: str, backbone: str | None, url: str | None, as_json: bool, **settings: Any) -> None:
-    """Fit the base head of a task again, to other images than its first run had.
+    """Fit the base head of a task again.
 
-    The result is the task's next version: adapters that are trained from now on start from it, and the route
-    `base` means it. Adapters that exist stay with the version that they were trained for.
+    To all images, say, where its first run had a --limit. The result is the task's next version: adapters
+    that are trained from now on start from it, and the route `base` means it. Adapters that exist stay with
+    the version that they were trained for.
     """
     store = Store.open(url)
     before = records_of(store, task, backbone, None)[-1]

@@ -1,15 +1,22 @@
 """`corolla routes`: named routes, in a store or through a running server."""
 
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
 import click
 from pydantic import JsonValue
 
-from corolla import flags, tables
+from corolla import fitting, flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup
-from corolla.names import Names, chosen_task, on_names
-from model_store.routes.text import explain_route
+from corolla.names import Names, chosen_task, on_names, route_document
+from model_store.collections.history import KEPT
+from model_store.format.records import Audit
+from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
+from training.progress import Bars
 
 
 @click.group(cls=CommandGroup)
@@ -22,6 +29,7 @@ def routes() -> None:
     epilog=epilog(
         'corolla routes put both "lora, ssf" --task digits',
         'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
+        "corolla routes put nightly lora --task digits --follow",
         'corolla routes put both "lora, ssf" --task digits --server localhost:50051',
     ),
 )
@@ -30,6 +38,7 @@ def routes() -> None:
 @flags.task()
 @click.option("--temperature", default="default", metavar="T|default", help="Divides the combined logits.")
 @flags.extrapolate
+@click.option("--follow", is_flag=True, help="Pin no version: what is trained next under a name answers.")
 @on_names
 @flags.as_json
 def put_route(
@@ -38,15 +47,34 @@ def put_route(
     task: str | None,
     temperature: str,
     extrapolate: bool,
+    follow: bool,
     names: Names,
     as_json: bool,
 ) -> None:
-    """Save the route TEXT under NAME, replacing any other, and say how it was read."""
+    """Save the route TEXT under NAME, replacing any other, and say how it was read.
+
+    Adapters without a version are pinned to the version that is the newest now, so that training does not
+    change what NAME answers; aliases stay aliases. The temperature belongs to the versions of now: when an
+    alias moves, or with --follow an adapter is trained again, it is no longer applied.
+    """
     named = names.put_route(
-        name, text, task=task, temperature=_temperature(temperature), extrapolate=extrapolate
+        name,
+        text,
+        task=task,
+        temperature=_temperature(temperature),
+        extrapolate=extrapolate,
+        follow=follow,
     )
     if as_json:
-        return tables.print_json(named.route.model_dump(mode="json") | {"shadows_adapter": named.shadows})
+        return tables.print_json(
+            named.route.model_dump(mode="json")
+            | {
+                "shadows_adapter": named.shadows,
+                "answers": named.resolved,
+                "follows": list(named.route.follows),
+                "notes": list(named.notes),
+            }
+        )
     for line in named.lines():
         click.echo(line)
 
@@ -60,14 +88,13 @@ def put_route(
 def list_routes(task: str | None, names: Names, as_json: bool) -> None:
     """List the named routes."""
     documents = names.routes(task)
-    columns = ["task", "name", "route", "temperature"]
-    # A server knows of each whether it can answer it.
-    columns += ["problem"] if any(document.get("problem") for document in documents) else []
+    columns = ["task", "name", "route", "answers", "temperature", "follows"]
+    columns += [name for name in ("note", "problem") if any(document.get(name) for document in documents)]
     tables.listing(
         documents,
         as_json,
         columns=columns,
-        rows=[[_cell(document.get(column)) for column in columns] for document in documents],
+        rows=[[_cell(document, column) for column in columns] for document in documents],
         when_empty='No named route yet. Type: corolla routes put both "lora, ssf" --task TASK',
     )
 
@@ -78,11 +105,55 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
 @flags.store
 @flags.as_json
 def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
-    """Show a named route and how it is read."""
+    """Show a named route, how it is read, and how it answers now."""
     store = Store.open(url)
     route = store.routes.get(chosen_task(store, task), name)
-    meaning = list(explain_route(route.parsed(), route.task))
-    tables.show(route.model_dump(mode="json") | {"meaning": meaning}, as_json)
+    meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
+    tables.show(route_document(store, route) | {"meaning": meaning}, as_json)
+
+
+@routes.command(
+    "fit",
+    epilog=epilog(
+        "corolla routes fit both --task digits --data digits",
+        "corolla routes fit both --data photos/val --all-images",
+    ),
+)
+@click.argument("name")
+@flags.task()
+@click.option("--data", required=True, help="Labelled images; the held-out share of them is used.")
+@flags.holdout("Share of the images that training held out.")
+@click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
+@flags.split_seed("The --split-seed of that training.")
+@flags.precision("What the backbone computes in, as a server's")
+@flags.device
+@flags.store
+@flags.as_json
+def fit_route(
+    name: str,
+    task: str | None,
+    data: str,
+    holdout: float,
+    all_images: bool,
+    url: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fit the temperature of a named route on labelled images.
+
+    It is stored with the versions that answer now, and applied to these alone.
+    """
+    store = Store.open(url)
+    share = None if all_images else holdout
+    what = fitting.Fitting(task=chosen_task(store, task), name=name, data=data, holdout=share, **settings)
+    fitted = fitting.fit(store, what, Bars())
+    if as_json:
+        return tables.print_json(route_document(store, fitted.route) | {"images": fitted.images})
+    click.echo(
+        f"route {fitted.route.task}/{name} answers by {fitted.before.resolved} at temperature "
+        f"{fitted.route.temperature:.4g}, was {fitted.before.temperature:.4g}; "
+        f"fitted on {fitted.images} images"
+    )
 
 
 @routes.command(
@@ -104,6 +175,56 @@ def delete_route(name: str, task: str | None, names: Names, as_json: bool) -> No
     click.echo(f"route {task_name}/{name} is deleted")
 
 
+@routes.command(
+    "history",
+    epilog=epilog(
+        "corolla routes history",
+        "corolla routes history live --task digits",
+        "corolla routes history lora@prod --task digits --json",
+    ),
+)
+@click.argument("name", required=False)
+@flags.task("Task of NAME; without a name, only changes of that task.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, KEPT),
+    default=50,
+    show_default=True,
+    help="The newest so many changes.",
+)
+@on_names
+@flags.as_json
+def show_history(name: str | None, task: str | None, limit: int, names: Names, as_json: bool) -> None:
+    """Show who changed what a route or an alias means, when, from what and to what.
+
+    NAME is a named route, whose history includes the moves of its aliases, or ADAPTER@ALIAS; without it all
+    changes are shown. The newest come last.
+    """
+    records = names.history(name, task=task, limit=limit)
+    tables.listing(
+        [record.model_dump(mode="json") for record in records],
+        as_json,
+        columns=("when (UTC)", "name", "from", "to", "by", "note"),
+        rows=[_history_row(record) for record in records],
+        when_empty="Nothing has been changed yet.",
+    )
+
+
+def _history_row(record: Audit) -> tuple[str, ...]:
+    before = _meaning(record.before, record.before_versions, record.before_temperature)
+    after = _meaning(record.after, record.after_versions, record.after_temperature)
+    at = record.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return (at, record.name, before or "-", after or "-", record.by, record.note)
+
+
+def _meaning(text: str, versions: tuple[str, ...], temperature: float | None) -> str:
+    """A route with the versions that its names meant, where it leaves them open; or a version."""
+    if not text or temperature is None:
+        return text
+    now = f" ({', '.join(versions)})" if parse_route(text).moving else ""
+    return f"{text}{now}" + (f" at temperature {temperature:.4g}" if temperature != 1 else "")
+
+
 def _temperature(text: str) -> float | None:
     if text == "default":
         return None
@@ -115,5 +236,10 @@ def _temperature(text: str) -> float | None:
         ) from None
 
 
-def _cell(value: JsonValue) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value or "")
+def _cell(document: Mapping[str, JsonValue], column: str) -> str:
+    value = document.get(column)
+    if column == "temperature" and document.get("answers_at_temperature") is not None:
+        value = document["answers_at_temperature"]
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value or "")

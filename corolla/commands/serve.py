@@ -69,8 +69,8 @@ async def _serve(settings: Settings) -> None:
         _log.info("resident memory: %s", _mebibytes(sizes))
         record = service.loader.record
         click.echo(
-            f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}) "
-            f"from {service.store}: gRPC {settings.host}:{server.port}, "
+            f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
+            f"{service.threads_text}) from {service.store}: gRPC {settings.host}:{server.port}, "
             f"metrics {settings.host}:{server.metrics_port}"
         )
     await running

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corolla import flags, tables
+from corolla import flags, standings, tables
 from corolla.flags import epilog
 from model_store.store import Store
 from petl_vit.precision import Precision
@@ -84,7 +84,8 @@ def soup(
     )
     manifest = outcome.manifest
     if as_json:
-        return tables.print_json(manifest.model_dump(mode="json"))
+        names = standings.documents(store, [manifest])
+        return tables.print_json(manifest.model_dump(mode="json") | {"names": names})
     for member in outcome.members:
         click.echo(f"  {_line(member)}")
     click.echo(
@@ -92,8 +93,11 @@ def soup(
         f"{manifest.training['heldout_images']} images (base head {manifest.metrics['base_accuracy']:.3f}), "
         f"measured in {manifest.metrics_precision}"
     )
+    if "temperature_unfitted" in manifest.training:
+        click.echo(f"The temperature is not fitted: {manifest.training['temperature_unfitted']}.")
     if outcome.warning:
         click.echo(outcome.warning)
+    standings.say(store, [manifest])
 
 
 def _line(member: "Ingredient") -> str:

@@ -32,7 +32,7 @@ _ON = click.option("--backbone", help="Backbone, where the task is on several.")
 
 @click.group(cls=CommandGroup, lazy=COMMANDS)
 def tasks() -> None:
-    """List, show, refit and delete tasks: classes, preprocessing and base heads."""
+    """List, show, refit and delete tasks."""
 
 
 @tasks.command("list", epilog=epilog("corolla tasks list", "corolla tasks list --json"))

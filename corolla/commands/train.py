@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from platformdirs import user_cache_dir
 
-from corolla import flags, tables
+from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
 from corolla.method_settings import recipe_of, trainable
@@ -226,12 +226,15 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in adapters]
     outcomes = job.run_together(store, jobs, Bars())
     if as_json:
+        names = standings.documents(store, [o.manifest for o in outcomes if not o.reused])
         documents = [
-            {"reused": o.reused, "latest": o.latest} | o.manifest.model_dump(mode="json") for o in outcomes
+            {"reused": o.reused, "latest": o.latest, "names": names} | o.manifest.model_dump(mode="json")
+            for o in outcomes
         ]
         return tables.print_json(documents if others else documents[0])
     for outcome in outcomes:
         _print_outcome(outcome)
+    standings.say(store, [outcome.manifest for outcome in outcomes if not outcome.reused])
     if any(outcome.latest != outcome.manifest.version for outcome in outcomes):
         return
     task, route = jobs[0].task, ", ".join(name for name, _ in adapters)

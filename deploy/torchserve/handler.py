@@ -30,8 +30,8 @@ class Handler:
         gpu = context.system_properties.get("gpu_id")
         if gpu is not None:
             _show_only(int(gpu))
-        self._engine = Embedded(settings_of(context.model_yaml_config))
-        self._gains = Gains(self._engine.registry)
+        self.engine = Embedded(settings_of(context.model_yaml_config))
+        self._gains = Gains(self.engine.registry)
         _add_counters(context.metrics)
         self._emit(context.metrics)
 
@@ -50,7 +50,7 @@ class Handler:
     def _answers(self, rows: list[PredictionRequest | Failure]) -> list[dict[str, Any] | Failure]:
         """The answers in the order of the rows; all that can be read go to the engine at once."""
         requests = [row for row in rows if isinstance(row, PredictionRequest)]
-        answers = iter(self._engine.answer([(row.request, row.document) for row in requests]))
+        answers = iter(self.engine.answer([(row.request, row.document) for row in requests]))
         return [row if isinstance(row, Failure) else _outcome(next(answers)) for row in rows]
 
     def _emit(self, metrics: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
+from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
@@ -32,12 +33,12 @@ class Published:
 
 
 class Adapters:
-    """The adapters in a place, of the tasks in it."""
+    """The adapters in a place, of the tasks in it; moves of aliases are recorded in the history."""
 
-    def __init__(self, place: Place, tasks: Tasks) -> None:
+    def __init__(self, place: Place, tasks: Tasks, history: History) -> None:
         self._place = place
         self._tasks = tasks
-        self._aliases = Aliases(place)
+        self._aliases = Aliases(place, history)
 
     # Versions
 
@@ -139,7 +140,9 @@ class Adapters:
         # `latest` to each other's version.
         remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
         if remaining:
-            self._aliases.retreat_latest(task, name, version, remaining[-1])
+            successor = self._successor(task, name, remaining)
+            self._aliases.retreat_latest(task, name, version, successor)
+            self._retreat_further(task, name, successor)
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
             key = keys.adapter(task, name, version, file)
@@ -160,9 +163,18 @@ class Adapters:
         return self._aliases.get(task, name, alias)
 
     def set_alias(
-        self, task: str, name: str, alias: str, version: int, expected: int | None = None
+        self,
+        task: str,
+        name: str,
+        alias: str,
+        version: int,
+        expected: int | None = None,
+        by: str | None = None,
     ) -> int | None:
         """Point an alias at a version; with `expected`, only if it points there now.
+
+        Args:
+            by: Who moves it, for the history; None is the user of this process.
 
         Returns:
             The version it pointed at before, if any.
@@ -174,7 +186,7 @@ class Adapters:
         """
         check_name(alias, "alias")
         self.manifest(task, name, version)
-        return self._aliases.set(task, name, alias, version, expected)
+        return self._aliases.set(task, name, alias, version, expected, by)
 
     def drop_aliases(self, task: str, name: str, version: int) -> None:
         """Forget the aliases that stand for a version, but for `latest`, which `remove` moves."""
@@ -230,12 +242,35 @@ class Adapters:
         self._place.delete(key)  # published and deleted by others since the numbers were listed
         return False
 
+    def _retreat_further(self, task: str, name: str, target: int) -> None:
+        """Move `latest` on from a version that has just been its target, as long as that is deleted too.
+
+        Who deletes that version may have looked at `latest` before it was moved there.
+        """
+        while self._is_buried(task, name, target):
+            remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+            if not remaining:
+                return self._drop_latest(task, name, target)
+            successor = self._successor(task, name, remaining)
+            self._aliases.retreat_latest(task, name, target, successor)
+            target = successor
+
     def _drop_latest(self, task: str, name: str, version: int) -> None:
         """Forget `latest` of an adapter without versions, unless a publisher has moved it since."""
         self._aliases.drop(task, name, LATEST, version)
         newest = self._newest(task, name)
         if newest is not None:  # published in between, in a place without a lock
             self._aliases.advance_latest(task, name, newest.version)
+
+    def _successor(self, task: str, name: str, remaining: Sequence[int]) -> int:
+        """The version that `latest` moves to: the newest that is not far below its base head, if any."""
+        good = (v for v in reversed(remaining) if not self._far_below(task, name, v))
+        return next(good, remaining[-1])
+
+    def _far_below(self, task: str, name: str, version: int) -> bool:
+        with suppress(NotFound):  # deleted by others since the versions were listed
+            return bool(self.manifest(task, name, version).training.get("far_below_base"))
+        return True
 
     def _check_task(self, draft: Draft) -> None:
         task = self._tasks.with_digest(draft.task, draft.task_digest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from model_store.collections.history import History
 from model_store.format import keys
 from model_store.format.records import Alias
 from model_store.names import LATEST, check_name
@@ -10,10 +11,14 @@ from petl_vit.errors import Conflict
 
 
 class Aliases:
-    """The aliases in a place. Whether the versions exist is not asked here."""
+    """The aliases in a place. Whether the versions exist is not asked here.
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    Args:
+        history: Every move is recorded there.
+    """
+
+    def __init__(self, place: Place, history: History) -> None:
+        self._place, self._history = place, history
 
     def get(self, task: str, name: str, alias: str) -> int | None:
         """The version that an alias stands for, if there is such an alias."""
@@ -28,8 +33,13 @@ class Aliases:
         versions = {alias: self.get(task, name, alias) for alias in names}
         return {alias: version for alias, version in versions.items() if version is not None}
 
-    def set(self, task: str, name: str, alias: str, version: int, expected: int | None) -> int | None:
+    def set(
+        self, task: str, name: str, alias: str, version: int, expected: int | None, by: str | None = None
+    ) -> int | None:
         """Point an alias at a version; with `expected`, only if it points there now.
+
+        Args:
+            by: Who moves it, for the history; None is the user of this process.
 
         Returns:
             The version it pointed at before, if any.
@@ -37,11 +47,8 @@ class Aliases:
         Raises:
             Conflict: The alias does not point at `expected`.
         """
-        before: int | None = None
 
         def change(current: int | None) -> int:
-            nonlocal before
-            before = current
             if expected is not None and current != expected:
                 where = "does not exist" if current is None else f"points at version {current}"
                 raise Conflict(
@@ -51,8 +58,7 @@ class Aliases:
                 )
             return version
 
-        self._swap(task, name, alias, change)
-        return before
+        return self._swap(task, name, alias, change, by)
 
     def advance_latest(self, task: str, name: str, version: int) -> None:
         """Move `latest` to a version, never backwards: the publisher of a newer one may have been faster."""
@@ -68,14 +74,31 @@ class Aliases:
 
     def drop(self, task: str, name: str, alias: str, version: int) -> None:
         """Forget an alias where it still stands for a version."""
-        with self._place.exclusive():
-            if self.get(task, name, alias) == version:
-                self._place.delete(keys.alias(task, name, alias))
-
-    def _swap(self, task: str, name: str, alias: str, change: Callable[[int | None], int]) -> None:
         key = keys.alias(task, name, alias)
+        with self._place.exclusive():
+            gone = self.get(task, name, alias) == version
+            if gone:
+                self._place.delete(key)
+        if gone:
+            self._history.add_alias(key, version, None)
+
+    def _swap(
+        self,
+        task: str,
+        name: str,
+        alias: str,
+        change: Callable[[int | None], int],
+        by: str | None = None,
+    ) -> int | None:
+        """Move an alias to what `change` makes of its version, and record it; the version before."""
+        key, before, after = keys.alias(task, name, alias), list[int | None](), 0
 
         def rewritten(data: bytes | None) -> bytes:
-            return Alias(version=change(None if data is None else Alias.parse(data, key).version)).encode()
+            nonlocal after
+            before[:] = [None if data is None else Alias.parse(data, key).version]
+            after = change(before[0])
+            return Alias(version=after).encode()
 
         self._place.swap(key, rewritten)
+        self._history.add_alias(key, before[0], after, by)
+        return before[0]

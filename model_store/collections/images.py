@@ -5,7 +5,6 @@ Adapters and base heads name that digest in `training`, so those of one training
 
 import re
 from collections.abc import Collection, Iterable
-from functools import cache
 
 from pydantic import JsonValue
 
@@ -22,7 +21,7 @@ class ImageLists:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._read = cache(self._list)  # lists never change
+        self._lists: dict[str, frozenset[str]] = {}  # which never change
 
     def put(self, digest: str, fingerprints: Collection[str]) -> None:
         """Keep the fingerprints of a training set's images, once."""
@@ -35,12 +34,14 @@ class ImageLists:
         Raises:
             Corrupt: A list is damaged.
         """
-        lists = [self._read(digest) for digest in digests_in(training)]
+        lists = [self._list(digest) for digest in digests_in(training)]
         if None in lists or not ("data_digest" in training or "data_digests" in training):
             return None
         return frozenset[str]().union(*(one for one in lists if one is not None))
 
     def _list(self, digest: str) -> frozenset[str] | None:
+        if digest in self._lists:
+            return self._lists[digest]
         key = keys.images(digest)
         data = self._place.read(key)
         if data is None:
@@ -48,7 +49,7 @@ class ImageLists:
         lines = data.decode("ascii", "replace").splitlines()
         if not all(map(_FINGERPRINT.fullmatch, lines)):
             raise Corrupt("it is not a list of fingerprints", field=key, remedy="remove the file")
-        return frozenset(lines)
+        return self._lists.setdefault(digest, frozenset(lines))
 
 
 def digests_in(training: dict[str, JsonValue]) -> list[str]:

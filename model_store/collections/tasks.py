@@ -224,8 +224,5 @@ def _taken(other: TaskRecord, spec: TaskSpec) -> Conflict:
     return Conflict(
         f"task {spec.name!r} is already on this backbone with a different {what}",
         field="task",
-        remedy="give this one another --task name, or fit that one's base head again with "
-        "`corolla tasks refit-head`"
-        if what == "base head"
-        else "give this one another --task name",
+        remedy="give this one another --task name",
     )

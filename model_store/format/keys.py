@@ -11,6 +11,7 @@ from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+HISTORY = "history"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -35,6 +36,11 @@ def route(task: str, name: str) -> str:
 
 def images(digest: str) -> str:
     return f"{IMAGES}/{check_digest(digest, 'images')}"
+
+
+def history(key: str, file: str) -> str:
+    """A record of the history of what lies under the key of an alias or a route."""
+    return f"{HISTORY}/{key}/{file}"
 
 
 def below(kind: str, *names: str | None) -> str:
@@ -68,6 +74,12 @@ def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:
     """The tasks and names of the named routes among keys."""
     pairs = _matches(keys, rf"{ROUTES}/([^/]+)/([^/]+)")
     return [(task, name) for task, name in pairs if is_name(task) and is_name(name)]
+
+
+def history_in(keys: Iterable[str]) -> list[str]:
+    """The keys of the records of histories, the oldest of each name first."""
+    pattern = rf"{HISTORY}/(?:{ALIASES}/[^/]+/[^/]+/[^/]+|{ROUTES}/[^/]+/[^/]+)/[0-9TZ.]+-[0-9a-f]+\.json"
+    return sorted(key for key in keys if re.fullmatch(pattern, key))
 
 
 def _matches(keys: Iterable[str], pattern: str) -> list[tuple[str, ...]]:

@@ -219,14 +219,27 @@ class Tombstone(StoredRecord):
     deleted_at: AwareDatetime
 
 
+class ExactVersion(Record):
+    """One version of an adapter, `task/name:version`, or `task/base`; and what it computes."""
+
+    adapter: str
+    digest: Digest
+
+
 class NamedRoute(StoredRecord):
-    """A route kept under a name: routes/<task>/<name>."""
+    """A route kept under a name: routes/<task>/<name>.
+
+    Attributes:
+        versions: What its terms meant when it was put, in their order: the temperature belongs to these.
+            Empty where that was not recorded.
+    """
 
     task: Name
     name: AdapterName
     route: str
     temperature: Temperature = 1.0
     extrapolate: bool = False
+    versions: tuple[ExactVersion, ...] = ()
 
     @field_validator("route")
     @classmethod
@@ -236,6 +249,33 @@ class NamedRoute(StoredRecord):
     def parsed(self) -> Route:
         """The route in its typed form."""
         return parse_route(self.route)
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The adapters in it of which the newest version answers, whichever that is."""
+        return tuple(str(ref) for ref in self.parsed().adapters if ref.follows_latest)
+
+
+class Audit(StoredRecord):
+    """One change of what a name means: history/aliases|routes/<names>/<time>-<id>.json.
+
+    Attributes:
+        name: `task/route`, or `task/adapter@alias`.
+        before, after: A route's text, or an alias's version; empty where there was or is none.
+        before_versions, after_versions: What a route's terms meant when it was put.
+        by: Who changed it: `user@host`, or the peer of a call.
+    """
+
+    name: str
+    before: str
+    after: str
+    before_versions: tuple[str, ...] = ()
+    after_versions: tuple[str, ...] = ()
+    before_temperature: Temperature | None = None
+    after_temperature: Temperature | None = None
+    at: AwareDatetime
+    by: str
+    note: str = ""
 
 
 _RESTORE = "restore the file from a backup, or remove its folder and make it again"

@@ -113,7 +113,8 @@ class Objects:
     def swap(self, key: str, change: Change) -> None:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
 
-        `change` runs again with fresh bytes when somebody else wrote in between.
+        `change` runs again with fresh bytes when somebody else wrote in between. What stays the same is not
+        written.
 
         Raises:
             Conflict: Others kept writing; and whatever `change` raises.
@@ -121,7 +122,8 @@ class Objects:
         with self.exclusive():
             for _ in range(_ATTEMPTS):
                 data, version = self._get(key) or (None, None)
-                if self._replace(key, change(data), version):
+                changed = change(data)
+                if changed == data or self._replace(key, changed, version):
                     return
         raise Conflict("others keep changing it", field=key, remedy="try again")
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from model_store.place.objects import Change, Place, Stamp
 
@@ -23,7 +24,13 @@ VERSIONS_EVERY_S = 30.0
 # the same tag, so the tag of an object that is younger than this proves nothing.
 _YOUNG = timedelta(seconds=2)
 
-_Stamps = dict[str, Stamp | None]  # None: too young to tell
+
+class _Listed(NamedTuple):
+    stamp: Stamp
+    young: bool  # its tag proves nothing
+
+
+_Stamps = dict[str, _Listed]
 
 
 class Snapshot:
@@ -82,7 +89,7 @@ class Snapshot:
     def changed(self, old: "Snapshot") -> list[str]:
         """The keys that are new, gone or different since an older snapshot, sorted.
 
-        An object that is too young to tell counts if the older snapshot had read it and it differs now.
+        An object that the older snapshot had read counts if its content differs, any other if its tag does.
         """
         new, before = self._versions | self._names, old._versions | old._names
         return sorted(key for key in _differing(before, new) if self._is_other(old, key, new, before))
@@ -92,7 +99,7 @@ class Snapshot:
             return True
         if key in old._records:
             return self.read(key) != old._records[key]
-        return new[key] is not None and before[key] is not None
+        return new[key].stamp != before[key].stamp
 
     # A store's place
 
@@ -141,7 +148,7 @@ def _listed(place: Place, prefixes: tuple[str, ...]) -> _Stamps:
         now = datetime.now(UTC)
         for key, stamp in place.stamps(prefix).items():
             if _is_record(key):
-                stamps[key] = stamp if now - stamp.modified > _YOUNG else None
+                stamps[key] = _Listed(stamp, now - stamp.modified <= _YOUNG)
     return stamps
 
 
@@ -152,4 +159,8 @@ def _is_record(key: str) -> bool:
 
 def _differing(old: _Stamps, new: _Stamps) -> set[str]:
     """The keys whose objects may have changed."""
-    return {key for key in old.keys() | new.keys() if old.get(key) is None or old.get(key) != new.get(key)}
+
+    def proves(key: str) -> bool:
+        return key in old and old[key] == new.get(key) and not old[key].young
+
+    return {key for key in old.keys() | new.keys() if not proves(key)}

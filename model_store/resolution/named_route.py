@@ -1,11 +1,18 @@
-"""Naming a route: everything that is checked before it is stored under a name."""
+"""Naming a route: what is checked and pinned before it is stored under a name.
 
-from dataclasses import dataclass
+A named route keeps answering by the versions that it was put with: `lora` is stored as `lora:3`. Aliases stay
+aliases, which people move; `latest`, which training moves, is kept only where that is asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from model_store.format.records import NamedRoute
-from model_store.names import BASE, LATEST
+from model_store.names import LATEST
 from model_store.resolution import versions
-from model_store.routes.algebra import Route
+from model_store.resolution.answering import default_temperature, exact_versions
+from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
+from model_store.routes.algebra import AdapterRef, Route
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 
@@ -18,12 +25,14 @@ class Naming:
         resolved: The route with the versions that it means now.
         why: Where its temperature comes from.
         shadows: Whether an adapter has the same name; that name alone then means the route.
+        notes: What moves it later, and what does not.
     """
 
     route: NamedRoute
     resolved: str
     why: str
     shadows: bool
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What people should know about it: how it is read, and what it changes."""
@@ -31,6 +40,7 @@ class Naming:
         lines = [f"route {home}/{name} = {self.route.route}"]
         lines += [f"  {line}" for line in explain_route(self.route.parsed(), home)]
         lines.append(f"temperature {self.route.temperature:g}: {self.why}")
+        lines += self.notes
         if self.shadows:
             lines.append(
                 f"note: {name} alone now means this route in task {home}; "
@@ -47,12 +57,17 @@ def check(
     text: str,
     temperature: float | None = None,
     extrapolate: bool = False,
+    follow: bool = False,
     backbone_digest: str | None = None,
 ) -> Naming:
     """The route that a text means under a name, if it can be answered; stores nothing.
 
+    Names are resolved once, so that the versions, the temperature and what is said of them agree, whatever
+    is registered meanwhile.
+
     Args:
         temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.
+        follow: Keep adapters that name no version as they are, so that training moves the route.
         backbone_digest: What has to run it; None is the backbone of its first adapter.
 
     Raises:
@@ -60,22 +75,57 @@ def check(
         NotFound: An adapter that does not exist.
         Unsupported: An adapter of another backbone.
     """
-    route = parse_route(text)
+    given = parse_route(text)
     resolved = versions.resolve(
-        route,
+        given,
         task=task,
         store=store,
-        backbone_digest=backbone_digest or versions.backbone_of(route, task=task, store=store),
+        backbone_digest=backbone_digest or versions.backbone_of(given, task=task, store=store),
         extrapolate=extrapolate,
     )
-    value, why = (temperature, "as given") if temperature is not None else _default(store, route, task)
-    named = NamedRoute.of(task=task, name=name, route=str(route), temperature=value, extrapolate=extrapolate)
-    shadows = bool(store.adapters.versions(task, name))
-    return Naming(route=named, resolved=str(resolved), why=why, shadows=shadows)
+    default, why = default_temperature(resolved)
+    named = NamedRoute.of(
+        task=task,
+        name=name,
+        route=str(given if follow else pinned(given, resolved)),
+        temperature=default if temperature is None else temperature,
+        extrapolate=extrapolate,
+        versions=exact_versions(resolved),
+    )
+    return Naming(
+        route=named,
+        resolved=str(resolved),
+        why=why if temperature is None else "as given",
+        shadows=bool(store.adapters.versions(task, name)),
+        notes=tuple(_notes(given, resolved, follow)),
+    )
 
 
-def _default(store: Store, route: Route, task: str) -> tuple[float, str]:
-    ref = route.single
-    if ref is None or ref.is_base:
-        return 1.0, f"the default of a route that is not one adapter{f' but {BASE}' if ref else ''}"
-    return store.adapters.resolve(ref, task).temperature, f"fitted for {ref} on held-out data"
+def pinned(route: Route, resolved: ResolvedRoute) -> Route:
+    """The route with a version in the place of every `latest`; other aliases stay."""
+    now = [term for member in resolved.members for term in member.terms]
+    return route.with_adapters(lambda ref, place: _pinned(ref, now[place]))
+
+
+def _pinned(ref: AdapterRef, now: ResolvedTerm) -> AdapterRef:
+    if now.manifest is None or not ref.follows_latest:
+        return ref
+    return replace(ref, version=now.manifest.version, alias=None)
+
+
+def _notes(route: Route, resolved: ResolvedRoute, follow: bool) -> Iterator[str]:
+    """What moves a route that is put, one line for each kind of name in it."""
+    terms = (term for member in resolved.members for term in member.terms)
+    now = dict(zip((term.adapter for term in route.terms), terms, strict=True))
+    latest = {str(ref): term for ref, term in now.items() if ref.follows_latest}
+    moving = ", ".join(latest)
+    if follow and latest:
+        yield f"follows {moving}: the next registered version answers, also one that is just being tried"
+    elif follow:
+        yield "--follow changes nothing: every adapter has a version or an alias"
+    elif latest:
+        versions_now = ", ".join(f"{name} as {term.label}" for name, term in latest.items())
+        yield f"pinned: {versions_now}; later versions do not move it (--follow would)"
+    aliases = [str(ref) for ref in now if ref.alias is not None and not ref.follows_latest]
+    if aliases:
+        yield f"stays an alias: {', '.join(aliases)}; `corolla adapters alias` moves it"

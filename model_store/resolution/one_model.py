@@ -1,8 +1,9 @@
 """One model by its text, where an ensemble has no place.
 
-An adapter, its WiSE, or a sum in weight space. Imports no torch.
+An adapter, its WiSE, a sum in weight space, or a named route of these. Imports no torch.
 """
 
+from model_store.format.records import NamedRoute
 from model_store.resolution import versions
 from model_store.resolution.versions import Member
 from model_store.routes.text import parse_route
@@ -14,7 +15,7 @@ def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) ->
     """The versions of one model, on the backbone of its first adapter.
 
     Args:
-        text: An adapter, its WiSE, or a sum in weight space.
+        text: An adapter, its WiSE, or a sum in weight space; a single name is a named route's first.
         extrapolate: Whether alphas may lie outside [0, 1].
 
     Raises:
@@ -23,7 +24,9 @@ def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) ->
             or the task is on several backbones.
         Unsupported: It is an ensemble.
     """
-    route = parse_route(text)
+    route, named = parse_route(text), named_by(store, text, task)
+    if named is not None:
+        route, extrapolate = named.parsed(), named.extrapolate
     if len(route.entries) > 1:
         raise Unsupported(
             f"an ensemble is {len(route.entries)} models, and a checkpoint holds one",
@@ -38,3 +41,12 @@ def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) ->
         extrapolate=extrapolate,
     )
     return resolved.members[0]
+
+
+def named_by(store: Store, text: str, task: str) -> NamedRoute | None:
+    """The named route that a text means; None where it means no name.
+
+    Raises:
+        NotFound: It is a single name, and of neither a route nor an adapter.
+    """
+    return store.routes.meant_by(task, parse_route(text))

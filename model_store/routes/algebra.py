@@ -10,9 +10,10 @@ the same limits as one that was written by hand. What a name stands for is the s
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from model_store.names import BASE, check_name
+from model_store.names import BASE, LATEST, check_name
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput
 
@@ -61,6 +62,11 @@ class AdapterRef:
     def is_base(self) -> bool:
         """Whether this is the frozen backbone with the task's base head."""
         return self.name == BASE
+
+    @property
+    def follows_latest(self) -> bool:
+        """Whether it means the newest version, whichever that is."""
+        return not self.is_base and self.version is None and self.alias in (None, LATEST)
 
     def __str__(self) -> str:
         task = f"{self.task}/" if self.task is not None else ""
@@ -161,10 +167,26 @@ class Route:
         return tuple(dict.fromkeys(term.adapter for term in self.terms))
 
     @property
+    def moving(self) -> tuple[AdapterRef, ...]:
+        """The adapters in it whose version can change: by their alias, or with the next registration."""
+        return tuple(ref for ref in self.adapters if ref.version is None and not ref.is_base)
+
+    @property
     def single(self) -> AdapterRef | None:
         """The one adapter this route is, exactly as trained; None for everything else."""
         terms = self.terms
         return terms[0].adapter if len(terms) == 1 and terms[0].alpha == 1 else None
+
+    def with_adapters(self, change: Callable[[AdapterRef, int], AdapterRef]) -> "Route":
+        """The route with `change` of every adapter; called with it and its place among the terms."""
+        place, entries = 0, []
+        for entry in self.entries:
+            terms = []
+            for term in entry.model.terms:
+                terms.append(replace(term, adapter=change(term.adapter, place)))
+                place += 1
+            entries.append(replace(entry, model=replace(entry.model, terms=tuple(terms))))
+        return replace(self, entries=tuple(entries))
 
 
 def check_alphas(route: Route, extrapolate: bool) -> None:

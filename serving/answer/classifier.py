@@ -168,7 +168,7 @@ class Classifier:
             for logits in computed.logits
         ]
         self.count(images)
-        return Response(images=images, resolved=plan.resolved, timings=computed.timings)
+        return Response(images=images, resolved=plan.resolved, timings=computed.timings, route_note=plan.note)
 
     def count(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""

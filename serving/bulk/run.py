@@ -60,6 +60,7 @@ class Summary:
         adapters: Digest by `task/name:version`.
         seconds: Of this run.
         precision: Of the forward: fp32 or bf16.
+        route_note: Why the temperature is not the one stored for the route, or may not fit; else empty.
     """
 
     out: str
@@ -72,6 +73,7 @@ class Summary:
     adapters: Mapping[str, str]
     backbone_digest: str
     classes: Sequence[str]
+    route_note: str = ""
 
 
 Advance = Callable[[int], None]
@@ -119,6 +121,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
         adapters={term.full_name: term.digest for term in resolved.terms()},
         backbone_digest=resolved.task.spec.backbone_digest,
         classes=resolved.classes,
+        route_note=plan.note,
     )
 
 

@@ -96,16 +96,26 @@ class AdminClient:
         task: str = "",
         temperature: float | None = None,
         extrapolate: bool = False,
+        follow: bool = False,
         timeout_s: float | None = None,
     ) -> pb.PutRouteResponse:
         """Keeps a route under a name, in the place of any other.
 
+        Adapters without a version are pinned to the one that is the newest now; aliases stay aliases.
+
         Args:
-            temperature: Divides the combined logits; None is the fitted one of a single adapter, else 1.
+            temperature: Divides the combined logits of the versions that answer now; None is the fitted one
+                of a single adapter, else 1.
             extrapolate: Whether an alpha may be outside [0, 1].
+            follow: Do not pin: the next version that is registered answers.
         """
         request = pb.PutRouteRequest(
-            name=name, route=route, task=task, temperature=temperature, extrapolate=extrapolate
+            name=name,
+            route=route,
+            task=task,
+            temperature=temperature,
+            extrapolate=extrapolate,
+            follow=follow,
         )
         return self._call(self._stub.PutRoute, request, timeout_s=timeout_s)
 
@@ -115,6 +125,19 @@ class AdminClient:
         """Forgets a named route."""
         request = pb.DeleteRouteRequest(name=name, task=task)
         return self._call(self._stub.DeleteRoute, request, timeout_s=timeout_s)
+
+    def list_changes(
+        self, name: str = "", *, task: str = "", limit: int = 0, timeout_s: float | None = None
+    ) -> pb.ListChangesResponse:
+        """Lists who changed what names mean, and when: the newest changes, oldest first.
+
+        Args:
+            name: A named route, with the moves of its aliases, or ADAPTER@ALIAS; empty is all.
+            task: Of a name without one; without a name, only changes of that task.
+            limit: So many; 0 is 100.
+        """
+        request = pb.ListChangesRequest(name=name, task=task, limit=limit)
+        return self._call(self._stub.ListChanges, request, timeout_s=timeout_s)
 
     def reload(self, *, timeout_s: float | None = None) -> pb.ReloadResponse:
         """Makes the server forget what names meant, and ask its store for all of it again."""

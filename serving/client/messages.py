@@ -152,8 +152,15 @@ def _tensor(array: Any) -> pb.Tensor | None:
 
 
 def stream_request_of(request: tuple[RequestId, pb.ClassifyRequest]) -> pb.StreamRequest:
-    """One message of a stream."""
-    return pb.StreamRequest(id=request[0], request=request[1])
+    """One message of a stream.
+
+    Raises:
+        InvalidInput: The request's id is not text.
+    """
+    name, asked = request
+    if not isinstance(name, str):
+        raise InvalidInput(f"{name!r} is not text", field="requests", remedy="use str ids")
+    return pb.StreamRequest(id=name, request=asked)
 
 
 def feedback_of(labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackRequest:

@@ -133,6 +133,10 @@ class Batcher(Generic[Job, Result]):
         """Whether anything is queued or running; any thread may ask."""
         return bool(self._items)
 
+    def __len__(self) -> int:
+        """Works that are queued or running."""
+        return len(self._items)
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._serve(), name="batcher")
 

@@ -73,12 +73,12 @@ class Engine:
     """
 
     def __init__(self, backend: Backend, *, slots: Slots, metrics: EngineMetrics) -> None:
-        self._backend, self._slots, self._metrics = backend, slots, metrics
+        self.backend, self._slots, self._metrics = backend, slots, metrics
         self.warmed = False
 
     def warm(self, size: int) -> None:
         """Runs the frozen backbone once at an image size, so that no request pays for the first time."""
-        self._backend.warm(size)
+        self.backend.warm(size)
         self.warmed = True
 
     def run(self, jobs: Sequence[Job]) -> list[Logits | Exception]:
@@ -118,7 +118,7 @@ class Engine:
         """One forward; where memory or slots run out, two of half the rows."""
         started, out_of_memory = time.monotonic(), ""
         try:
-            logits = self._backend.logits(*_compact(images, rows))
+            logits = self.backend.logits(*_compact(images, rows))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise

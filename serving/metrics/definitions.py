@@ -165,7 +165,8 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _gauge(
             "corolla_adapter_info",
             "route member version method digest",
-            "1 for the adapter that a member of a named route resolves to; join it on (route, member).",
+            "1 for the adapter that a member of a named route resolves to on this replica; join it on (job, "
+            "instance, route, member).",
         ),
         _gauge("corolla_backbone_info", "digest architecture", "1 for the resident backbone."),
         _gauge(

@@ -4,29 +4,28 @@
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Collection, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
-from petl_vit.errors import InvalidInput
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.label_values import (
     ADHOC,
     BINS,
     ENSEMBLE,
+    MAX_PLACES,
     MAX_ROUTES,
     OTHER,
     RESERVED_ROUTES,
     UNKNOWN,
+    ZERO_PLACES,
     Domains,
     RouteLabels,
     consensus,
     member_labels,
     outcome,
 )
-from serving.metrics.series import Series
+from serving.metrics.series import Labels, Series
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 REFUSALS = ("duplicate", "invalid_token", "invalid_class")
@@ -36,9 +35,15 @@ class Metrics:
     """What one server counts. Its methods may be called from any thread; none raises on odd numbers.
 
     `route` and `member` are labels as `add_route` has them; any other route counts as `adhoc`.
+
+    Args:
+        zero_places: So many routes in a domain are shown at zero before their first image, so that `rate()`
+            sees that image; the series of any other appear with it.
     """
 
-    def __init__(self, registry: CollectorRegistry, domains: Domains | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, domains: Domains | None = None, *, zero_places: int = ZERO_PLACES
+    ) -> None:
         self.registry = registry
         self.domains = domains or Domains()
         self.known_routes: dict[str, tuple[str, ...]] = {}
@@ -46,7 +51,9 @@ class Metrics:
         self._lock = self._series.lock
         self._numbers = self._series.numbers
         self._histograms = self._series.histograms
-        self._route_labels: dict[tuple[str, str], RouteLabels] = {}
+        self._zero_places = zero_places
+        self._places: dict[tuple[str, str], RouteLabels] = {}
+        self._adapters: dict[tuple[str, str], Labels] = {}
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -108,7 +115,7 @@ class Metrics:
     # Predictions
 
     def add_route(self, name: str, members: Sequence[str]) -> str:
-        """Makes a named route known, or gives a known one its new members, and shows its series at zero.
+        """Makes a named route known, or gives a known one its new members.
 
         Returns:
             The route's label: its name, or `other` when there are too many routes or the name is taken.
@@ -121,9 +128,10 @@ class Metrics:
             if full or name in RESERVED_ROUTES:
                 self._create_route(OTHER, ())
                 return OTHER
+            for member in set(self.known_routes.get(name, ())) - set(labels):
+                self._forget_adapter(name, member)
             self.known_routes[name] = labels
             self._create_route(name, labels)
-            self._forget_adapters(lambda route, member: route == name and member not in labels)
             return name
 
     def prediction(
@@ -146,7 +154,7 @@ class Metrics:
             votes: Each member's class, in the order of the route's members.
             agreement: Share of the votes that are `predicted`.
         """
-        labels = self._route_labels.get((route, domain)) or self._known(route, domain)
+        labels = self._places.get((route, domain)) or self._place(route, domain)
         with self._lock:
             self._numbers["corolla_predictions_total"].add(labels.base)
             self._score("corolla_prediction_entropy_nats", labels, entropy)
@@ -194,7 +202,7 @@ class Metrics:
         self, *, route: str, domain: str, correct: bool, members: Mapping[str, bool], delay_seconds: float
     ) -> None:
         """One label was counted. `members` says for each member of a named route whether it was correct."""
-        labels = self._known(route, domain)
+        labels = self._place(route, domain)
         label = labels.base[0]
         with self._lock:
             self._numbers["corolla_feedback_submissions_total"].add((label, "counted"))
@@ -250,15 +258,17 @@ class Metrics:
 
     def set_adapter(self, *, route: str, member: str, version: str, method: str, digest: str) -> None:
         """A member of a named route resolves to this adapter, which replaces the one shown before."""
+        labels = (route, member, version, method, digest)
         with self._lock:
-            self._forget_adapters(lambda *shown: shown == (route, member))
+            self._forget_adapter(route, member)
             if member in self.known_routes.get(route, ()):
-                self._numbers["corolla_adapter_info"].set(1, (route, member, version, method, digest))
+                self._adapters[route, member] = labels
+                self._numbers["corolla_adapter_info"].set(1, labels)
 
-    def _forget_adapters(self, gone: Callable[[str, str], bool]) -> None:
-        values = self._numbers["corolla_adapter_info"].values
-        for labels in [labels for labels in values if gone(labels[0], labels[1])]:
-            del values[labels]
+    def _forget_adapter(self, route: str, member: str) -> None:
+        labels = self._adapters.pop((route, member), None)
+        if labels is not None:
+            del self._numbers["corolla_adapter_info"].values[labels]
 
     def set_row_buffers(self, size: int) -> None:
         """The buffers for rows take `size` bytes between forward passes."""
@@ -276,35 +286,23 @@ class Metrics:
         with self._lock:
             self._numbers["corolla_build_info"].set(1, labels)
 
-    # Exposition
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> tuple[WSGIServer, Thread]:
-        """Answers scrapes from a separate thread, on `server.server_port` (port 0 picks a free one).
-
-        To stop it: `server.shutdown()`, `server.server_close()`, `thread.join()`.
-
-        Raises:
-            InvalidInput: The address cannot be listened on.
-        """
-        try:
-            return start_http_server(port, host, self.registry)
-        except OSError as error:
-            problem = f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
-            remedy = "choose another port, or 0 for a free one"
-            raise InvalidInput(problem, field="metrics_port", remedy=remedy) from error
-
     # Labels
 
     def _label(self, route: str) -> str:
         return route if route in self.known_routes or route == OTHER else ADHOC
 
-    def _known(self, route: str, domain: str) -> RouteLabels:
-        """The label values of a route and a domain; unknown ones count as `adhoc` and `other`."""
-        pair = (self._label(route), self.domains.label(domain))
-        if pair not in self._route_labels:
+    def _place(self, route: str, domain: str) -> RouteLabels:
+        """The label values of a route in a domain, whose series are shown from now on.
+
+        Unknown ones count as `adhoc` and `other`, and so does the route `other` where too many are shown.
+        """
+        place = (self._label(route), self.domains.label(domain))
+        if place not in self._places and len(self._places) >= MAX_PLACES:
+            place = (OTHER, place[1])
+        if place not in self._places:
             with self._lock:
-                self._create_route(pair[0], ())
-        return self._route_labels[pair]
+                self._create_place(*place, self.known_routes.get(place[0], ()))
+        return self._places[place]
 
     def _create_unlabelled(self) -> None:
         for number in self._series.numbers.values():
@@ -322,9 +320,39 @@ class Metrics:
         self._numbers["corolla_feedback_submissions_total"].create((UNKNOWN, "invalid_token"))
 
     def _create_route(self, route: str, members: tuple[str, ...]) -> None:
-        for domain in self.domains.names:
-            self._route_labels[route, domain] = RouteLabels.of(route, domain, members)
-            self._create_domain(self._route_labels[route, domain])
+        """Shows a route with its members in the domains where it is shown, or in all while few places are."""
+        shown = [domain for domain in self.domains.names if (route, domain) in self._places]
+        new = len(self.domains.names) - len(shown)
+        fits = len(self._places) + new <= self._zero_places
+        for domain in self.domains.names if fits else shown:
+            self._create_place(route, domain, members)
+
+    def _create_place(self, route: str, domain: str, members: tuple[str, ...]) -> None:
+        """Shows all series of a route in a domain at once, for a ratio needs both of its counters."""
+        labels = self._places[route, domain] = RouteLabels.of(route, domain, members)
+        pairs = [pair for *_, pair in labels.pairs]
+        counters = {
+            "corolla_predictions_total": [labels.base],
+            "corolla_prediction_bin_total": labels.bins,
+            "corolla_member_predictions_total": labels.members,
+            "corolla_member_vote_agreements_total": labels.members,
+            "corolla_ensemble_pair_agreements_total": pairs,
+            "corolla_ensemble_pair_comparisons_total": pairs,
+            "corolla_feedback_total": [(*labels.base, outcome(correct)) for correct in (True, False)],
+        }
+        histograms = ["corolla_prediction_confidence_ratio", "corolla_prediction_entropy_nats"]
+        if len(members) != 1:  # one member never disagrees
+            counters["corolla_ensemble_predictions_total"] = list(labels.consensus.values())
+            histograms += ["corolla_ensemble_agreement_ratio", "corolla_ensemble_mutual_information_nats"]
+        for name, all_values in counters.items():
+            for values in all_values:
+                self._numbers[name].create(values)
+        for name in histograms:
+            self._histograms[name].create(labels.base)
+        self._create_undivided(route, members)
+
+    def _create_undivided(self, route: str, members: tuple[str, ...]) -> None:
+        """Shows the series of a route that no domain divides."""
         self._histograms["corolla_feedback_delay_seconds"].create((route,))
         self._numbers["corolla_invalid_scores_total"].create((route, ENSEMBLE))
         for status in ("counted", *REFUSALS):
@@ -333,22 +361,3 @@ class Metrics:
             self._numbers["corolla_invalid_scores_total"].create((route, member))
             for correct in (True, False):
                 self._numbers["corolla_member_feedback_total"].create((route, member, outcome(correct)))
-
-    def _create_domain(self, labels: RouteLabels) -> None:
-        pairs = [pair for *_, pair in labels.pairs]
-        counters = {
-            "corolla_predictions_total": [labels.base],
-            "corolla_prediction_bin_total": labels.bins,
-            "corolla_ensemble_predictions_total": labels.consensus.values(),
-            "corolla_member_predictions_total": labels.members,
-            "corolla_member_vote_agreements_total": labels.members,
-            "corolla_ensemble_pair_agreements_total": pairs,
-            "corolla_ensemble_pair_comparisons_total": pairs,
-            "corolla_feedback_total": [(*labels.base, outcome(correct)) for correct in (True, False)],
-        }
-        for name, all_values in counters.items():
-            for values in all_values:
-                self._numbers[name].create(values)
-        for histogram in self._series.histograms.values():
-            if histogram.definition.labels == ("route", "domain"):
-                histogram.create(labels.base)

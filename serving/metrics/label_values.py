@@ -1,8 +1,8 @@
 """Label values of the metrics, bounded whatever clients send.
 
-Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES`; domains come from an
-allow-list; members and pairs exist for named routes only, which are configuration. No class, image, path or
-prediction id is ever a label.
+Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES` or `MAX_PLACES`; domains come
+from an allow-list; members and pairs exist for named routes only, which are configuration. No class, image,
+path or prediction id is ever a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,9 @@ from petl_vit.errors import InvalidInput
 from serving.metrics.series import Labels
 
 MAX_DOMAINS = 16
-MAX_ROUTES = 64
+MAX_ROUTES = 1000
+MAX_PLACES = 1000  # a place is a route in a domain: those beyond are counted as the route `other`
+ZERO_PLACES = 64  # shown at zero before their first image; a place has about a hundred series
 MAX_MEMBERS = 16  # a route with more has no member series
 MAX_PAIRED_MEMBERS = 8  # a route with more has no pair series, whose number grows with the square
 BINS = 10

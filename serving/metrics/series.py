@@ -119,9 +119,11 @@ class Series(Collector):
         """The families without values: lets a registry refuse two collectors of one name."""
         return Series(self.definitions).collect()
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterator[Metric]:
         with self.lock:
-            numbers = [number.copy() for number in self.numbers.values()]
-            histograms = [histogram.copy() for histogram in self.histograms.values()]
-        # Writing thousands of samples takes milliseconds, so it happens after the lock is released.
-        return [number.family() for number in numbers] + [histogram.family() for histogram in histograms]
+            copies: list[Number | Histogram] = [number.copy() for number in self.numbers.values()]
+            copies += [histogram.copy() for histogram in self.histograms.values()]
+        # Writing thousands of samples takes milliseconds, so it happens after the lock is released, and one
+        # metric at a time, so that a reader may pause between them.
+        for copy in copies:
+            yield copy.family()

@@ -255,6 +255,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
+    note = {"route_note": response.route_note} if response.route_note else {}
     return InferenceAnswer(
         version=version_of(resolved),
         parameters={
@@ -262,6 +263,7 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
             "adapters": ",".join(term.full_name for term in terms),
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
+            **note,
         },
         outputs=list(
             outputs_of(answers, resolved.classes, inference.outputs, top_k=_top_k(inference.parameters))

@@ -34,7 +34,7 @@ class OnnxBackend:
     Args:
         vit_of: The backbone at an image size.
         slots: Not aliased, so that adapters of one form share one bank.
-        threads: Threads of a run on a CPU; None means all cores.
+        threads: Threads of a run on a CPU; None is as many as PyTorch uses.
 
     Raises:
         CorollaError: ONNX Runtime is not installed.
@@ -44,11 +44,11 @@ class OnnxBackend:
         runtime()
         self._vit_of, self._slots, self._threads = vit_of, slots, threads
         self._torch = TorchBackend(vit_of, slots)
-        self._sizes: dict[int, _Size] = {}
+        self._sizes: dict[int, Sessions] = {}
 
     def warm(self, size: int) -> None:
         images, rows = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
-        self._size(size).session(Counter(), {}, ()).features(images, rows, [[]], {})
+        self.of_size(size).session(Counter(), {}, ()).features(images, rows, [[]], {})
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
@@ -69,14 +69,15 @@ class OnnxBackend:
             needed |= Counter(t.adapter.edits.form for t in row_terms)
         index = torch.tensor([row.image for row in rows])
         with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
-            session = self._size(images[0].shape[-1]).session(needed, forms, self._slots.forms)
+            session = self.of_size(images[0].shape[-1]).session(needed, forms, self._slots.forms)
             places, banks = self._places(terms)
             features = session.features(torch.stack(list(images)), index, places, banks)
         return logits_of(features, [row.model for row in rows])
 
-    def _size(self, size: int) -> "_Size":
+    def of_size(self, size: int) -> "Sessions":
+        """The sessions that answer images of so many pixels a side."""
         if size not in self._sizes:
-            self._sizes[size] = _Size(self._vit_of(size), self._threads)
+            self._sizes[size] = Sessions(self._vit_of(size), self._threads)
         return self._sizes[size]
 
     def _places(self, terms: Sequence[Sequence[Term]]) -> tuple[list[list[Place]], dict[int, Tensor]]:
@@ -92,7 +93,7 @@ class OnnxBackend:
         return places, banks
 
 
-class _Size:
+class Sessions:
     """The sessions of one image size."""
 
     def __init__(self, vit: FrozenViT, threads: int | None) -> None:

@@ -60,7 +60,7 @@ def plain(loader: Loader, member: Member) -> Exported:
     module = _Plain(vit, loader.model(member))
     images = torch.zeros(IMAGES, 3, vit.arch.image_size, vit.arch.image_size)
     sizes = {"images": {0: "images"}, "logits": {0: "images"}}
-    _check_size(module)
+    check_size(module)
     graph = record(module, (images,), ["images"], ["logits"], sizes)
     document = _about(loader, member.task) | {
         "route": str(member),
@@ -123,7 +123,7 @@ def banked(loader: Loader, task: TaskRecord, terms: Sequence[ResolvedTerm]) -> E
     module = _Whole(
         vit, loader.base_head(task), [[adapter for _, adapter in lane] for lane in lanes.values()]
     )
-    _check_size(module)
+    check_size(module)
     size, count = vit.arch.image_size, len(lanes)
     rows = torch.zeros(ROWS, dtype=torch.int64)
     arguments = (torch.zeros(IMAGES, 3, size, size), rows, rows.expand(count, -1), torch.ones(count, ROWS))
@@ -165,9 +165,9 @@ class _Whole(nn.Module):
         self.banks = _frozen(
             _with_none([adapter.edits.flat for adapter in lane]) for lane in lanes[: len(forms)]
         )
-        start = _flat(base)
+        start = flat(base)
         self.base = _frozen([start])
-        self.heads = _frozen(_with_none([_flat(adapter.head) - start for adapter in lane]) for lane in lanes)
+        self.heads = _frozen(_with_none([flat(adapter.head) - start for adapter in lane]) for lane in lanes)
 
     def forward(self, images: Tensor, rows: Tensor, slots: Tensor, alphas: Tensor) -> Tensor:
         features = self._graph(images, rows, (slots, alphas), list(self.banks), list(self.weights))
@@ -175,7 +175,7 @@ class _Whole(nn.Module):
             alphas[lane].unsqueeze(1) * bank.index_select(0, slots[lane])
             for lane, bank in enumerate(self.heads)
         ]
-        return _logits(self._base, sum(changes, start=self.base[0]), features)
+        return logits(self._base, sum(changes, start=self.base[0]), features)
 
 
 def _with_none(vectors: Sequence[Tensor]) -> Tensor:
@@ -183,12 +183,12 @@ def _with_none(vectors: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.zeros_like(vectors[0]), *vectors])
 
 
-def _flat(head: Head) -> Tensor:
+def flat(head: Head) -> Tensor:
     """[P]."""
     return torch.cat([tensor.flatten() for tensor in head.tensors().values()])
 
 
-def _logits(like: Head, heads: Tensor, features: Tensor) -> Tensor:
+def logits(like: Head, heads: Tensor, features: Tensor) -> Tensor:
     """Logits [B, C] of features [B, D], each row by its own head of `heads` [B, P]."""
     shapes = {name: tuple(tensor.shape) for name, tensor in like.tensors().items()}
     parts = heads.split([prod(shape) for shape in shapes.values()], dim=1)
@@ -208,7 +208,7 @@ def _frozen(tensors: Any) -> nn.ParameterList:
     return nn.ParameterList([nn.Parameter(tensor.clone(), requires_grad=False) for tensor in tensors])
 
 
-def _check_size(module: nn.Module) -> None:
+def check_size(module: nn.Module) -> None:
     size = sum(parameter.nbytes for parameter in module.parameters())
     if size > _MOST_BYTES:
         raise Unsupported(

@@ -142,7 +142,7 @@ def record(
         torch.onnx.export(
             module.eval(),
             arguments,
-            file,  # type: ignore[arg-type]  # which this exporter takes too
+            file,
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in sizes.items()},

@@ -40,7 +40,7 @@ class Session:
     Args:
         vit: The backbone, in float32; its tensors are bound where they are, not copied.
         mixture: The edit sets that its rows may have.
-        threads: Threads of a run on a CPU; None means all cores.
+        threads: Threads of a run on a CPU; None is as many as PyTorch uses.
 
     Raises:
         Unsupported: The device is a GPU, and ONNX Runtime cannot use it.
@@ -50,8 +50,8 @@ class Session:
     def __init__(self, vit: FrozenViT, mixture: Mixture, *, threads: int | None = None) -> None:
         self.mixture = mixture
         self._vit = vit
-        self._session = opened(recorded(vit, mixture), vit.device, threads)
-        self._binding = self._session.io_binding()
+        self.runtime = opened(recorded(vit, mixture), vit.device, threads)
+        self._binding = self.runtime.io_binding()
         for name, tensor in vit.params.items():
             self._bind(name, tensor)
 
@@ -104,7 +104,7 @@ class Session:
         if self._vit.device.type == "cuda":  # ONNX Runtime has its own stream, which it waits for at the end
             torch.cuda.current_stream(self._vit.device).synchronize()
         try:
-            self._session.run_with_iobinding(self._binding)
+            self.runtime.run_with_iobinding(self._binding)
         except Exception as error:
             if any(text in str(error) for text in _NO_MEMORY):
                 raise MemoryError(str(error)) from error
@@ -122,7 +122,10 @@ def opened(graph: bytes, device: torch.device, threads: int | None = None) -> An
     _share_memory()
     options = ort.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = threads or 0
+    # Never ONNX Runtime's default: that is a thread for each core of the machine, tied to a core that the
+    # affinity may exclude.
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; the providers are checked below
     for pool in (
         "intra_op",

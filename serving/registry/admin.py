@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from model_store.format.records import NamedRoute
+from model_store.collections.history import KEPT
+from model_store.format.records import Audit, NamedRoute
 from model_store.names import AdapterId, check_name, not_found
 from model_store.resolution import named_route
+from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
+from model_store.resolution.promotion import after_move
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
@@ -21,6 +24,9 @@ from serving.registry.catalog import Catalog, Change, Plan
 from serving.registry.listing import READERS, AdapterState, Listing, Memory, aliases_of, listed, state_of
 from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
+
+_CHANGES = 100
+"""Changes that a history shows where no limit is given."""
 
 
 class Residency(Protocol):
@@ -53,6 +59,20 @@ class AdapterAlias:
     adapter: AdapterId
     alias: str
     version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAlias:
+    """An alias that was pointed at a version.
+
+    Attributes:
+        before: The version it pointed at, if any.
+        notes: The named routes that answer differently since.
+    """
+
+    alias: AdapterAlias
+    before: int | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +205,19 @@ class Admin:
             ]
 
     def set_alias(
-        self, adapter: str, alias: str, version: int, *, task: str = "", expected: int | None = None
-    ) -> tuple[AdapterAlias, int | None]:
+        self,
+        adapter: str,
+        alias: str,
+        version: int,
+        *,
+        task: str = "",
+        expected: int | None = None,
+        by: str | None = None,
+    ) -> SetAlias:
         """Points an alias at a version that is loaded and verified first; new requests follow it at once.
 
-        Returns:
-            The alias, and the version it pointed at before, if any.
+        Args:
+            by: Who asks, for the history; None is the user of this process.
 
         Raises:
             InvalidInput: A bad name or version, or an adapter of another backbone.
@@ -210,9 +237,14 @@ class Admin:
         term = self._catalog.term(task, AdapterRef(name=ref.name, task=ref.task, version=version))
         home = AdapterId(term.task.spec.name, ref.name)
         self._cache.load(term)
-        before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected)
+        before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected, by)
         self._watcher.follow()
-        return AdapterAlias(adapter=home, alias=alias, version=version), before
+        moved = [] if before == version else after_move(self._store, home.task, home.name, alias)
+        return SetAlias(
+            alias=AdapterAlias(adapter=home, alias=alias, version=version),
+            before=before,
+            notes=tuple(standing.line for standing in moved),
+        )
 
     # Named routes
 
@@ -235,8 +267,14 @@ class Admin:
         *,
         temperature: float | None = None,
         extrapolate: bool = False,
+        follow: bool = False,
+        by: str | None = None,
     ) -> Naming:
         """Stores a route under a name, in place of any other; requests follow it at once.
+
+        Args:
+            follow: Do not pin adapters that name no version.
+            by: Who asks, for the history; None is the user of this process.
 
         Raises:
             InvalidInput: A bad name, text, alpha or temperature, or members that do not fit together.
@@ -249,24 +287,42 @@ class Admin:
             text=text,
             temperature=temperature,
             extrapolate=extrapolate,
+            follow=follow,
             backbone_digest=self._catalog.backbone_digest,
         )
-        self._store.routes.put(named.route)
+        self._store.routes.put(named.route, by=by)
         self._watcher.follow()
         return named
 
-    def delete_route(self, task: str, name: str) -> str:
+    def delete_route(self, task: str, name: str, by: str | None = None) -> str:
         """Deletes a named route; returns its task.
+
+        Args:
+            by: Who asks, for the history; None is the user of this process.
 
         Raises:
             NotFound: No such route.
         """
         home = self._catalog.task(task)
-        self._store.routes.delete(home, check_name(name, "name"))
+        self._store.routes.delete(home, check_name(name, "name"), by=by)
         self._watcher.follow()
         return home
 
     # Both
+
+    def history(self, name: str, task: str = "", *, limit: int = 0) -> list[Audit]:
+        """The newest changes of a route, with the moves of its aliases, of `lora@prod`, or of all names.
+
+        Args:
+            name: Empty is all.
+            task: Of a name without one; without a name, only changes of that task.
+            limit: 0 is 100; at most 1,000.
+
+        Raises:
+            NotFound: There is no such route, and never was.
+        """
+        home = self._catalog.task(task) if name and "/" not in name else task
+        return history_of(self._store, name or None, task=home or None, limit=min(limit or _CHANGES, KEPT))
 
     def reload(self) -> list[Change]:
         """Reads all names from the store again; returns what changed.

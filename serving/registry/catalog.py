@@ -9,13 +9,14 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model_store.format.records import NamedRoute
-from model_store.names import BASE
+from model_store.names import BASE, LATEST
 from model_store.place.snapshot import Snapshot
+from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
@@ -25,6 +26,8 @@ from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 _log = logging.getLogger(__name__)
 
 _MAX_PLANS = 1024
+_MAX_CHANGES = 100
+"""Changed aliases, routes and tasks of which one refresh says what has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +37,17 @@ class Plan:
     Attributes:
         named: `task/name` of the named route that the request gave; None for an ad-hoc route.
         temperature: Divides the combined logits; 1 for an ad-hoc route.
+        note: Why that is not the temperature that is stored for the named route, or may not fit; else empty.
     """
 
     resolved: ResolvedRoute
     named: str | None
     temperature: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"
+        return f"{self.resolved}{temperature}"
 
 
 Warm = Callable[[Plan], object]
@@ -46,11 +55,56 @@ Warm = Callable[[Plan], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One name whose meaning changed; `before` and `after` are empty where the name was not known."""
+    """One name whose meaning changed; `before` and `after` are empty where the name was not known.
 
-    name: str  # `task/adapter@alias`, `task/route`, `task/adapter:version` or `task`
+    Attributes:
+        name: `task/adapter@alias`, `task/route`, `task/adapter:version` or `task`.
+        key: Where its record is.
+        temperature: That a route is stored with now.
+    """
+
+    name: str
     before: str
     after: str
+    key: str = field(default="", compare=False)
+    temperature: float | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """`aliases`, `routes`, `tasks` or `adapters`."""
+        return self.key.partition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One named route that is answered otherwise than before.
+
+    Attributes:
+        before, after: None where it could not, or cannot, be answered.
+        aliases: `task/adapter@alias` of those that it names now, `latest` too.
+    """
+
+    name: str  # `task/route`
+    before: Plan | None
+    after: Plan | None
+    aliases: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """What a newer view of the names has changed.
+
+    Attributes:
+        plans: What the changed named routes mean.
+        changes: The names whose records changed.
+        moves: The named routes that are answered otherwise.
+        left_out: How many more records changed, which were not read.
+    """
+
+    plans: list[Plan] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    left_out: int = 0
 
 
 class _View:
@@ -86,7 +140,7 @@ class Catalog:
         self.backbone_digest = backbone_digest
         self._store = store
         self._view = _View(store.snapshot())
-        self._named = self._plans_by_name(self._view)
+        self._named = self._by_name(self._view)
         self._refreshing = threading.Lock()
 
     @property
@@ -168,43 +222,56 @@ class Catalog:
 
     # Following the store
 
-    def refresh(self, warm: Warm = lambda plan: None) -> list[Plan]:
+    def refresh(self, warm: Warm = lambda plan: None) -> Refreshed:
         """Takes the names as they are now, if they have changed. Requests use the old ones meanwhile.
 
         Args:
             warm: Called with what each changed named route means, before any request sees it.
-
-        Returns:
-            What the changed named routes mean.
 
         Raises:
             CorollaError: The store cannot be read; the names stay as they were.
         """
         with self._refreshing:
             snapshot = self._view.snapshot.later()
-            return [] if snapshot is None else self._change_to(_View(snapshot), warm)
+            if snapshot is None:
+                return Refreshed()
+            return self._change_to(_View(snapshot), warm, kinds=_NAMES, most=_MAX_CHANGES)
 
-    def reload(self, warm: Warm = lambda plan: None) -> tuple[list[Plan], list[Change]]:
-        """As `refresh`, but reads all names from the store again."""
+    def reload(self, warm: Warm = lambda plan: None) -> Refreshed:
+        """As `refresh`, but reads all names from the store again, and says of all records what changed."""
         with self._refreshing:
-            old, view = self._view, _View(self._store.snapshot())
-            plans = self._change_to(view, warm)
-            changes = (
-                _change(key, old.snapshot, view.snapshot) for key in view.snapshot.changed(old.snapshot)
-            )
-            return plans, [change for change in changes if change is not None]
+            return self._change_to(_View(self._store.snapshot()), warm, kinds=tuple(_MEANING), most=None)
 
-    def _change_to(self, view: _View, warm: Warm) -> list[Plan]:
+    def _change_to(self, view: _View, warm: Warm, *, kinds: Sequence[str], most: int | None) -> Refreshed:
         """Makes a view the current one."""
-        named = self._plans_by_name(view)
-        changed = [plan for name, plan in named.items() if plan != self._named.get(name)]
-        for plan in changed:
+        old, before, named = self._view.snapshot, self._named, self._by_name(view)
+        differing = {
+            name for name in before.keys() | named.keys() if _plan(before, name) != _plan(named, name)
+        }
+        plans = [plan for name, (_, plan) in named.items() if name in differing]
+        for plan in plans:
             warm(plan)
+        keys = [key for key in view.snapshot.changed(old) if key.partition("/")[0] in kinds]
+        changes = (_change(key, old, view.snapshot) for key in keys[:most])
+        refreshed = Refreshed(
+            plans=plans,
+            changes=[change for change in changes if change is not None],
+            moves=[
+                Move(
+                    name=name,
+                    before=_plan(before, name),
+                    after=_plan(named, name),
+                    aliases=_aliases(named[name][0]) if name in named else frozenset(),
+                )
+                for name in sorted(differing)
+            ],
+            left_out=0 if most is None else max(0, len(keys) - most),
+        )
         self._view, self._named = view, named
-        return changed
+        return refreshed
 
-    def _plans_by_name(self, view: _View) -> dict[str | None, Plan]:
-        return {plan.named: plan for _, plan in self._named_routes(view.store)}
+    def _by_name(self, view: _View) -> dict[str, tuple[NamedRoute, Plan]]:
+        return {f"{named.task}/{named.name}": (named, plan) for named, plan in self._named_routes(view.store)}
 
     # Resolving against one store
 
@@ -227,10 +294,12 @@ class Catalog:
         return routes
 
     def _named_plan(self, store: Store, named: NamedRoute) -> Plan:
+        now = answering(store, named, self.backbone_digest)
         return Plan(
-            resolved=self._resolve(store, named.parsed(), named.task, named.extrapolate),
+            resolved=now.resolved,
             named=f"{named.task}/{named.name}",
-            temperature=named.temperature,
+            temperature=now.temperature,
+            note=now.note,
         )
 
     def _resolve(self, store: Store, route: Route, task: str, extrapolate: bool = False) -> ResolvedRoute:
@@ -253,8 +322,18 @@ class Catalog:
         raise InvalidInput("the request names no task", field="task", remedy=remedy)
 
 
+_NAMES = ("aliases", "routes", "tasks")
 _MEANING = {"aliases": "version", "routes": "route", "tasks": "digest", "adapters": "digest"}
 """The field of each kind of record that has the meaning of its name."""
+
+
+def _plan(named: dict[str, tuple[NamedRoute, Plan]], name: str) -> Plan | None:
+    return named[name][1] if name in named else None
+
+
+def _aliases(named: NamedRoute) -> frozenset[str]:
+    refs = named.parsed().moving
+    return frozenset(f"{ref.task or named.task}/{ref.name}@{ref.alias or LATEST}" for ref in refs)
 
 
 def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
@@ -271,12 +350,18 @@ def _change(key: str, old: Snapshot, new: Snapshot) -> Change | None:
             name = f"{task}/{adapter}:{version}"
         case _:
             return None
-    before, after = (_field_of(data, _MEANING[kind]) for data in (old.known(key), new.read(key)))
-    return Change(name=name, before=before, after=after)
+    data = new.read(key)
+    before, after = meaning(key, old.known(key)), meaning(key, data)
+    temperature = None
+    if kind == "routes" and data is not None:
+        with suppress(CorollaError):
+            temperature = NamedRoute.parse(data, key).temperature
+    return Change(name=name, before=before, after=after, key=key, temperature=temperature)
 
 
-def _field_of(data: bytes | None, field: str) -> str:
+def meaning(key: str, data: bytes | None) -> str:
+    """What the record of a name says that it means; empty where there is none."""
     try:
-        return "" if data is None else str(json.loads(data)[field])
+        return "" if data is None else str(json.loads(data)[_MEANING[key.partition("/")[0]]])
     except (ValueError, KeyError, TypeError):
         return "damaged"

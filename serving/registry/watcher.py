@@ -6,11 +6,13 @@ not slow. While the store cannot be reached, names keep their last known meaning
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 from petl_vit.errors import CorollaError
-from serving.registry.catalog import Catalog, Change, Plan
+from serving.registry.catalog import Catalog, Change, Plan, Refreshed, Warm
+from serving.registry.changes import Changes
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ class Watcher:
     Args:
         load: Loads the adapters of a plan.
         announce: Makes a named route known to the metrics.
+        changes: Says and records what names have come to mean.
         every_s: Pause between two refreshes, seconds.
         pool: Where refreshes run; they block.
     """
@@ -31,10 +34,12 @@ class Watcher:
         *,
         load: Callable[[Plan], object],
         announce: Callable[[Plan], object],
+        changes: Changes,
         every_s: float,
         pool: Executor,
     ) -> None:
         self._catalog, self._load, self._announce = catalog, load, announce
+        self._changes, self._following = changes, threading.Lock()
         self._every_s, self._pool = every_s, pool
         self._reachable = True
 
@@ -48,7 +53,7 @@ class Watcher:
     def follow(self) -> None:
         """Refreshes once; blocks. While the store cannot be read, everything stays as it was."""
         try:
-            self._announce_all(self._catalog.refresh(self._warm))
+            self._follow(self._catalog.refresh)
         except Exception as error:
             # Unexpected errors must not end the watch either; their traceback is logged once.
             if self._reachable:
@@ -66,16 +71,19 @@ class Watcher:
         Raises:
             CorollaError: The store cannot be read; everything stays as it was.
         """
-        plans, changes = self._catalog.reload(self._warm)
-        self._announce_all(plans)
-        return changes
+        return self._follow(self._catalog.reload).changes
+
+    def _follow(self, refresh: Callable[[Warm], Refreshed]) -> Refreshed:
+        with self._following:  # lines are written in the order of the changes
+            refreshed = refresh(self._warm)
+            for plan in refreshed.plans:
+                self._announce(plan)
+            self._changes.say(refreshed)
+            self._changes.record()
+        return refreshed
 
     def _warm(self, plan: Plan) -> None:
         try:
             self._load(plan)
         except CorollaError as error:
             _log.warning("route %s is not loaded: %s", plan.named, error)
-
-    def _announce_all(self, plans: list[Plan]) -> None:
-        for plan in plans:
-            self._announce(plan)

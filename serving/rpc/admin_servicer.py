@@ -5,13 +5,13 @@ from typing import Any
 
 import grpc
 
-from model_store.format.records import NamedRoute
+from model_store.format.records import Audit, NamedRoute
 from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
 from serving.metrics.events import Metrics
 from serving.registry.admin import AdapterAlias, Admin, RouteState
 from serving.registry.listing import AdapterState, Memory
-from serving.rpc.call import in_pool, show_calls, unary
+from serving.rpc.call import caller_of, in_pool, show_calls, unary
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Admin"]
 SERVICE = _SERVICE.full_name
@@ -58,7 +58,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
 
     @unary
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
-        return await in_pool(self._pool, self._set_alias, request)
+        return await in_pool(self._pool, self._set_alias, request, caller_of(context))
 
     @unary
     async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
@@ -66,11 +66,15 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
 
     @unary
     async def PutRoute(self, request: pb.PutRouteRequest, context: Any) -> pb.PutRouteResponse:
-        return await in_pool(self._pool, self._put_route, request)
+        return await in_pool(self._pool, self._put_route, request, caller_of(context))
 
     @unary
     async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: Any) -> pb.DeleteRouteResponse:
-        return await in_pool(self._pool, self._delete_route, request)
+        return await in_pool(self._pool, self._delete_route, request, caller_of(context))
+
+    @unary
+    async def ListChanges(self, request: pb.ListChangesRequest, context: Any) -> pb.ListChangesResponse:
+        return await in_pool(self._pool, self._list_changes, request)
 
     @unary
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
@@ -104,37 +108,47 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     def _list_aliases(self, request: pb.ListAliasesRequest) -> pb.ListAliasesResponse:
         return pb.ListAliasesResponse(aliases=map(_alias, self._admin.aliases(request.task)))
 
-    def _set_alias(self, request: pb.SetAliasRequest) -> pb.SetAliasResponse:
-        alias, before = self._admin.set_alias(
+    def _set_alias(self, request: pb.SetAliasRequest, by: str) -> pb.SetAliasResponse:
+        done = self._admin.set_alias(
             request.adapter,
             request.alias,
             request.version,
             task=request.task,
             expected=request.expected_version if request.HasField("expected_version") else None,
+            by=by,
         )
-        return pb.SetAliasResponse(alias=_alias(alias), previous_version=before or 0)
+        return pb.SetAliasResponse(
+            alias=_alias(done.alias), previous_version=done.before or 0, notes=done.notes
+        )
 
     def _list_routes(self, request: pb.ListRoutesRequest) -> pb.ListRoutesResponse:
         return pb.ListRoutesResponse(routes=map(_route, self._admin.routes(request.task)))
 
-    def _put_route(self, request: pb.PutRouteRequest) -> pb.PutRouteResponse:
+    def _put_route(self, request: pb.PutRouteRequest, by: str) -> pb.PutRouteResponse:
         answer = self._admin.put_route(
             request.task,
             request.name,
             request.route,
             temperature=request.temperature if request.HasField("temperature") else None,
             extrapolate=request.extrapolate,
+            follow=request.follow,
+            by=by,
         )
         return pb.PutRouteResponse(
             route=_named(answer.route),
             temperature_reason=answer.why,
             shadows_adapter=answer.shadows,
             resolved=answer.resolved,
+            notes=answer.notes,
         )
 
-    def _delete_route(self, request: pb.DeleteRouteRequest) -> pb.DeleteRouteResponse:
-        task = self._admin.delete_route(request.task, request.name)
+    def _delete_route(self, request: pb.DeleteRouteRequest, by: str) -> pb.DeleteRouteResponse:
+        task = self._admin.delete_route(request.task, request.name, by)
         return pb.DeleteRouteResponse(task=task, name=request.name)
+
+    def _list_changes(self, request: pb.ListChangesRequest) -> pb.ListChangesResponse:
+        records = self._admin.history(request.name, request.task, limit=request.limit)
+        return pb.ListChangesResponse(changes=map(_audit, records))
 
     def _reload(self, _: pb.ReloadRequest) -> pb.ReloadResponse:
         changes = self._admin.reload()
@@ -186,10 +200,33 @@ def _named(route: NamedRoute) -> pb.NamedRoute:
         route=route.route,
         temperature=route.temperature,
         extrapolate=route.extrapolate,
+        versions=[pb.ExactVersion(adapter=v.adapter, digest=v.digest) for v in route.versions],
     )
 
 
 def _route(state: RouteState) -> pb.RouteState:
-    route = pb.NamedRoute(task=state.task, name=state.name) if state.route is None else _named(state.route)
-    resolved = "" if state.plan is None else str(state.plan.resolved)
-    return pb.RouteState(route=route, resolved=resolved, problem=state.problem)
+    message = pb.RouteState(
+        route=pb.NamedRoute(task=state.task, name=state.name) if state.route is None else _named(state.route),
+        problem=state.problem,
+        follows=() if state.route is None else state.route.follows,
+    )
+    if state.plan is not None:
+        message.resolved, message.note = str(state.plan.resolved), state.plan.note
+        message.temperature = state.plan.temperature
+    return message
+
+
+def _audit(record: Audit) -> pb.AuditRecord:
+    message = pb.AuditRecord(
+        name=record.name,
+        before=record.before,
+        after=record.after,
+        before_versions=record.before_versions,
+        after_versions=record.after_versions,
+        before_temperature=record.before_temperature,
+        after_temperature=record.after_temperature,
+        by=record.by,
+        note=record.note,
+    )
+    message.at.FromDatetime(record.at)
+    return message

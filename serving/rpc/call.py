@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, NoReturn, Protocol, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -176,6 +177,12 @@ def deadline_of(context: Any) -> float | None:
     """When a call's client stops waiting, time.monotonic() seconds; None where it waits for ever."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def caller_of(context: Any) -> str:
+    """Who calls, for the store's history: the names in its certificate, if it shows one, and its address."""
+    identities = [name.decode(errors="replace") for name in context.peer_identities() or ()]
+    return " ".join([*dict.fromkeys(identities), unquote(context.peer())])
 
 
 async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object) -> T:

@@ -248,6 +248,7 @@ def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyRes
         backbone_digest=resolved.task.spec.backbone_digest,
         adapters=_adapters(resolved),
         timings=_timings(response),
+        route_note=response.route_note,
     )
     for result, answer in _results(message, request, response.images):
         _fill(result, request, resolved, answer)

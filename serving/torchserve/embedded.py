@@ -4,6 +4,7 @@ For runtimes that own the process and its protocol, and call from a thread of th
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from threading import Thread
@@ -16,6 +17,8 @@ from serving.answer.classifier import Classifier
 from serving.request import Request, Response
 from serving.service import Service
 from serving.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -35,6 +38,7 @@ class Embedded:
 
     def __init__(self, settings: Settings) -> None:
         self._service = Service(settings)
+        _log.info("%s", self._service.threads_text)
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Classifier, asyncio.Event]] = Future()
         # A daemon: a runtime that ends its process does not ask first.
         self._thread = Thread(target=self._run, name="embedded", daemon=True)

@@ -64,6 +64,7 @@ class PredictionRequest:
         resolved = response.resolved
         return {
             "route": str(resolved),
+            "route_note": response.route_note,
             "backbone_digest": resolved.task.spec.backbone_digest,
             "adapters": [
                 {"name": term.full_name, "digest": term.digest, "method": term.method}

@@ -182,7 +182,7 @@ def test_a_name_that_moves_counts_at_once(own_world: World) -> None:
         with pytest.raises(Conflict):
             store.set_alias("lora", "prod", 2, task="shapes", expected=1)
 
-        assert store.put_route("both", "ssf, lora", task="shapes").route == "ssf, lora"
+        assert store.put_route("both", "ssf, lora", task="shapes").route == "ssf:1, lora:2"
         assert answering("both") == "ssf:1, lora:2"
         store.put_route("both", "0.5*ssf", task="shapes")
         assert answering("both") == "0.5*ssf:1"

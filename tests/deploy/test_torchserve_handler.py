@@ -51,7 +51,7 @@ def made(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     handler, given = Handler(), context(world, tmp_path_factory.mktemp("worker"))
     handler.initialize(given)
     yield handler, given
-    handler._engine.close()
+    handler.engine.close()
 
 
 def answers(made: tuple[Handler, Context], *rows: dict[str, Any]) -> list[Any]:

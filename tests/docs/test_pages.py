@@ -38,7 +38,7 @@ def parse(command: click.Command, arguments: list[str], name: str) -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_that_a_page_shows_can_be_typed(line: str) -> None:
     arguments = shlex.split(line, comments=True)[1:]
-    if arguments[-1] == "--help":
+    if arguments[-1] in ("--help", "--version"):
         with pytest.raises(click.exceptions.Exit):
             parse(corolla, arguments, "corolla")
     else:

@@ -316,7 +316,7 @@ def test_no_cross_talk_under_churn_in_bf16(churn_in_bf16: Churn) -> None:
 
 def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
     running = Running(churn.settings())
-    running.server.service.slots._aliased = aliased
+    running.server.service.slots.aliased = aliased
     with running:
         traffic = Traffic(churn, running, seconds)
         traffic.run()
@@ -330,4 +330,4 @@ def check_no_cross_talk(churn: Churn, aliased: bool, seconds: float) -> None:
         residents = running.server.service.adapter_cache.residents()
         assert {resident.rows_in_use for resident in residents} == {0}
         assert sum(r.registered_bytes for r in residents) == running.value("corolla_registered_bytes")
-        assert set(running.server.service.slots._slots) <= {resident.digest for resident in residents}
+        assert len(running.server.service.slots) == sum(resident.in_slot for resident in residents)

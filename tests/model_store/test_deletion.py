@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model_store import deletion
+from model_store.collections.aliases import Aliases
 from model_store.format.records import NamedRoute
 from model_store.place.objects import Objects
 from model_store.store import Store
@@ -137,6 +138,22 @@ def test_a_killed_delete_leaves_the_version_whole_or_gone_and_the_next_ends_it(
     assert version not in store.adapters.versions("digits", "lora")
     folder = three.folder / "adapters" / "digits" / "lora" / str(version)
     assert [path.name for path in folder.iterdir()] == ["deleted.json"]
+
+
+def test_latest_leaves_a_version_that_was_deleted_while_it_moved_there(
+    three: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = three.store, Store.open(str(three.folder))
+    retreat = Aliases.retreat_latest
+
+    def overtaken(aliases: Aliases, task: str, name: str, version: int, target: int) -> None:
+        monkeypatch.setattr(Aliases, "retreat_latest", retreat)
+        deletion.delete(other, "digits", "lora", 2)
+        retreat(aliases, task, name, version, target)
+
+    monkeypatch.setattr(Aliases, "retreat_latest", overtaken)
+    assert deletion.delete(store, "digits", "lora", 3).latest == 1
+    assert store.adapters.aliases("digits", "lora") == {"latest": 1}
 
 
 def test_publishers_and_deleters_at_once_leave_latest_on_a_version(world: World) -> None:

@@ -1,13 +1,16 @@
 """Where tensors are and how many threads work on them."""
 
 import gc
+from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
 import pytest
 import torch
 
-from petl_vit.device import long_lived_zeros, one_thread
+from petl_vit import device
+from petl_vit.cpus import Cpus
+from petl_vit.device import Threads, long_lived_zeros, one_thread, use_threads
 
 
 @pytest.mark.parametrize("elements", [0, 5, 1000, 300_000])
@@ -45,3 +48,41 @@ def test_little_work_runs_on_one_thread_and_the_others_come_back() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def default_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Those that PyTorch chose itself: 2."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "usable", "threads", "text"),
+    [
+        (None, 1, 1, "the quota"),
+        (None, 2, 2, "the quota"),
+        (None, 4, 2, "PyTorch's default; the quota"),
+        (3, 1, 3, "as set"),
+    ],
+)
+@pytest.mark.usefixtures("default_threads")
+def test_operations_use_no_more_threads_than_there_are_usable_cpus_unless_the_user_says_so(
+    monkeypatch: pytest.MonkeyPatch, chosen: int | None, usable: int, threads: int, text: str
+) -> None:
+    monkeypatch.setattr(device, "usable_cpus", lambda: Cpus(count=usable, reason="the quota"))
+    assert use_threads(chosen) == Threads(count=threads, reason=text)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_variables_of_openmp_are_the_users_choice(
+    default_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "usable_cpus", lambda: Cpus(count=1, reason="the quota"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert use_threads() == Threads(count=default_threads, reason="OMP_NUM_THREADS")
+    assert torch.get_num_threads() == default_threads

@@ -209,7 +209,7 @@ def test_an_aliased_slot_takes_no_memory_of_its_own(loras: list[Adapter]) -> Non
     slots = Slots(aliased=True)
     with slots.running(loras):
         assert all(slots.edits([adapter]) is adapter.edits for adapter in loras)
-        assert not slots._stacks
+        assert not slots.forms
 
 
 @pytest.mark.parametrize("aliased", KINDS)
@@ -223,7 +223,7 @@ def test_the_account_is_the_bytes_of_the_tensors(vit: FrozenViT, aliased: bool) 
         assert slots.bytes_of(adapter.digest) == adapter.nbytes
     for adapter in adapters:
         slots.leave(adapter.digest)
-    assert (slots.nbytes, len(slots), slots._stacks) == (0, 0, {})
+    assert (slots.nbytes, len(slots), slots.forms) == (0, 0, frozenset())
 
 
 def test_stacks_grow_by_little_and_go_with_their_last_adapter(vit: FrozenViT) -> None:
@@ -232,21 +232,20 @@ def test_stacks_grow_by_little_and_go_with_their_last_adapter(vit: FrozenViT) ->
     flat = adapters[0].edits.flat
     for count, adapter in enumerate(adapters, start=1):
         use(slots, adapter)
-        (stack,) = slots._stacks.values()
-        assert count <= len(stack.flats) <= count + max(1, count // 8)
+        assert count <= len(slots.place(adapter)[0]) <= count + max(1, count // 8)
     for adapter in adapters[:10]:
         slots.leave(adapter.digest)
-    size = len(stack.flats)
+    size = len(slots.place(adapters[10])[0])
     again = [adapter_of("lora", vit, seed) for seed in range(30, 40)]
     use(slots, *again)
-    assert len(stack.flats) == size, "free places are used again"
+    assert len(slots.place(again[0])[0]) == size, "free places are used again"
     with slots.running([*adapters[10:], *again]):
         for adapter in [*adapters[10:], *again]:
             assert slots.edits([adapter]).flat.equal(adapter.edits.flat)
             assert slots.edits([adapter]).flat.data_ptr() != adapter.edits.flat.data_ptr()
     assert flat.equal(adapters[0].edits.flat)
     slots.clear()
-    assert not slots._stacks
+    assert not slots.forms
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -365,4 +364,4 @@ def test_no_cross_talk_between_stacked_slots_under_churn() -> None:
             stop.set()
         assert min(future.result() for future in churning) > 100
     slots.clear()
-    assert (slots.nbytes, slots._stacks) == (0, {})
+    assert (slots.nbytes, slots.forms) == (0, frozenset())

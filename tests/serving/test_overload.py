@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from model_store.resolution.versions import ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Row
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.admin import AdminClient
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
@@ -33,11 +34,11 @@ class Changed:
     """A server's back end with something done before each forward."""
 
     def __init__(self, server: Server, before: Callable[[Sequence[Row]], None]) -> None:
-        self._backend: Backend = server.service.engine._backend
+        self._backend: Backend = server.service.engine.backend
         self.before = before
         self.batches: list[int] = []
         self.warm = self._backend.warm
-        server.service.engine._backend = self
+        server.service.engine.backend = self
 
     def logits(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
         self.batches.append(len(rows))
@@ -60,15 +61,33 @@ class Ours(Running):
 
     def hold_load(self, label: str) -> threading.Event:
         """Keeps the loader busy with one adapter until the returned event is set."""
-        go, load = threading.Event(), self.server.service.adapter_cache._loader.adapter
+        go, load = threading.Event(), self.server.service.loader.adapter
 
         def held(term: ResolvedTerm) -> Adapter:
             if term.label == label:
                 assert go.wait(WAIT_S)
             return load(term)
 
-        self.server.service.adapter_cache._loader.adapter = held  # type: ignore[method-assign]
+        self.server.service.loader.adapter = held  # type: ignore[method-assign]
         return go
+
+    def loaded(self) -> Mapping[str, weakref.ref[Adapter]]:
+        """What is loaded from now on, by digest, without keeping it in memory."""
+        loaded: dict[str, weakref.ref[Adapter]] = {}
+        load = self.server.service.loader.adapter
+
+        def noted(term: ResolvedTerm) -> Adapter:
+            adapter = load(term)
+            loaded[term.digest] = weakref.ref(adapter)
+            return adapter
+
+        self.server.service.loader.adapter = noted  # type: ignore[method-assign]
+        return loaded
+
+    def registered_bytes(self, text: str) -> int:
+        """Of an adapter in memory."""
+        residents = {r.digest: r for r in self.server.service.adapter_cache.residents()}
+        return residents[self.digest(text)].registered_bytes
 
     def dropped(self, reason: str) -> float:
         return self.value("corolla_queue_dropped_total", reason=reason)
@@ -87,7 +106,7 @@ def ask(client: Client, route: str, seed: int = 0) -> list[float]:
 
 def later(client: Client, route: str, seed: int = 0, *, timeout_s: float = WAIT_S) -> Any:
     """A call on its way."""
-    return client._stub.Classify.future(request(route, seed), timeout=timeout_s)
+    return ClassifierStub(client.channel).Classify.future(request(route, seed), timeout=timeout_s)
 
 
 def probabilities(call: Any) -> list[float]:
@@ -394,12 +413,10 @@ def test_a_corrupt_adapter_disturbs_no_other_traffic_and_its_repair_needs_no_res
 def test_unloading_under_traffic_frees_memory_and_every_request_is_answered(
     ours: Ours, client: Client
 ) -> None:
-    admin = AdminClient(client)
+    admin, loaded = AdminClient(client), ours.loaded()
     expected = {route: ask(client, route) for route in ("lora", "ssf", "bitfit")}
     before = ours.value("corolla_registered_bytes")
-    entry = ours.server.service.adapter_cache._entries[ours.digest("ssf")]
-    adapter, size = weakref.ref(entry.adapter), entry.adapter.nbytes
-    del entry
+    adapter, size = loaded[ours.digest("ssf")], ours.registered_bytes("ssf")
     release, first = occupy(ours, client)
     calls = {route: later(client, route) for route in expected}
     until(lambda: ours.value(QUEUED) == 3)
@@ -417,7 +434,6 @@ def test_unloading_under_traffic_frees_memory_and_every_request_is_answered(
     until(lambda: ours.value("corolla_registered_bytes") < before)
     gc.collect()
     assert adapter() is None, "an idle server holds nothing of what it ran"
-    base = ours.server.service.adapter_cache._entries[ours.digest("base")].adapter.nbytes
-    assert ours.value("corolla_registered_bytes") == before + base - size
+    assert ours.value("corolla_registered_bytes") == before + ours.registered_bytes("base") - size
     assert ours.digest("ssf") not in ours.server.service.slots
     same(ask(client, "ssf"), expected["ssf"])

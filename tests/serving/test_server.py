@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,15 @@ def ask(client: Client, route: str = "lora") -> Any:
     return client.classify([encoded(0)], route=route, task="shapes")
 
 
+def probe(port: int, page: str = "readyz") -> tuple[int, str]:
+    """The status and the text of a page of the metrics port."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=WAIT_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 # Readiness
 
 
@@ -58,6 +68,8 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
         assert not await asyncio.to_thread(client.serving)
         assert server.service.metrics.registry.get_sample_value("corolla_ready") == 0
         assert not server.service.engine.warmed
+        assert await asyncio.to_thread(probe, server.metrics_port) == (503, "starting\n")
+        assert await asyncio.to_thread(probe, server.metrics_port, "healthz") == (200, "ok\n")
 
         go.set()
         await asyncio.wait_for(ready.wait(), WAIT_S)
@@ -65,8 +77,29 @@ async def test_it_is_not_serving_until_it_is_warm(world: World, monkeypatch: pyt
             assert await asyncio.to_thread(health, client, service) == SERVING
         assert server.service.metrics.registry.get_sample_value("corolla_ready") == 1
         assert server.service.engine.warmed
+        assert await asyncio.to_thread(probe, server.metrics_port) == (200, "ok\n")
     server.stop()
     await asyncio.wait_for(running, WAIT_S)
+
+
+def test_a_process_lives_and_is_not_ready_while_it_loads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen = []
+
+    def load(*_: object) -> None:
+        seen.extend([probe(port), probe(port, "healthz")])
+        raise NotFound("no such backbone")
+
+    monkeypatch.setattr("serving.server.Service", load)
+    with pytest.raises(NotFound):
+        Server(world.settings(metrics_port=port))
+    assert seen == [(503, "starting\n"), (200, "ok\n")]
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        probe(port)
 
 
 def test_named_routes_are_in_the_metrics_before_the_first_request(running: Running) -> None:
@@ -104,6 +137,8 @@ def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(
             until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
             asked.append(pool.submit(ask, client))
             until(lambda: health(client) == NOT_SERVING)
+            status, text = probe(running.server.metrics_port)
+            assert (status, text.startswith("stalled: the oldest")) == (503, True)
             release.set()
             assert [future.result(WAIT_S).route for future in asked] == ["lora:2"] * 2
         until(lambda: health(client) == SERVING)
@@ -153,6 +188,9 @@ def test_a_stop_finishes_queued_work_and_takes_no_more(world: World) -> None:
             with pytest.raises(RequestFailed, match="the server is stopping") as caught:
                 ask(client)
             assert caught.value.code == "UNAVAILABLE"
+            status, text = probe(running.server.metrics_port)
+            assert (status, text.startswith("draining")) == (503, True)
+            assert probe(running.server.metrics_port, "healthz") == (200, "ok\n")
             release.set()
             assert [future.result(WAIT_S).route for future in asked] == ["lora:2, ssf:1"] * 3
         running.join()
@@ -219,7 +257,7 @@ def test_a_port_that_is_taken_is_named(world: World, running: Running, port: str
 
 def exporters() -> int:
     """Threads that answer scrapes: the first ones that a server starts."""
-    return sum("serve_forever" in thread.name for thread in threading.enumerate())
+    return sum(thread.name == "metrics port" for thread in threading.enumerate())
 
 
 def test_a_start_that_fails_leaves_no_port_and_no_thread_behind(world: World, running: Running) -> None:
@@ -227,6 +265,7 @@ def test_a_start_that_fails_leaves_no_port_and_no_thread_behind(world: World, ru
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     before = exporters()
+    assert before > 0
 
     for taken in ({"metrics_port": running.server.metrics_port}, {"port": running.server.port}):
         with pytest.raises(InvalidInput), Running(world.settings(**({"port": port} | taken))):

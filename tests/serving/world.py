@@ -225,7 +225,7 @@ class Running:
             held.set()
             release.wait(WAIT_S)
 
-        self.server.service._engine_thread.submit(hold)
+        self.server.service.engine_thread.submit(hold)
         assert held.wait(WAIT_S)
         return release
 

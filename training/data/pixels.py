@@ -2,7 +2,6 @@
 
 Shapes: n images, H, W an image's own size, S the model's input size."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Literal, get_args
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import resize
@@ -43,7 +43,7 @@ def load_pixels(
     def fill(index: int) -> None:
         result[index] = resize(dataset.images[index], preprocess)
 
-    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MAX_WORKERS, usable_cpus().count)) as pool:
         jobs = [pool.submit(fill, index) for index in range(len(dataset))]
         try:
             for done, job in enumerate(as_completed(jobs), start=1):

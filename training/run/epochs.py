@@ -17,12 +17,14 @@ from training.progress import Reporter, duration
 from training.run.checkpoint import Checkpoint
 from training.run.features import Features, stages, why_not_once
 from training.run.planned import Planned
-from training.run.recipe import Recipe
+from training.run.recipe import Keep, Recipe
 from training.run.trainer import Images, Trained, Trainer, train
 
 _TIMES = 10
 """A run is measured so often on its way; after every epoch where the best one is kept."""
-_FEWEST = 256
+_FEWEST = {"last": 64, "best": 256}
+_SHARE = {"last": 0.5, "best": 1.0}
+"""Of the images of an epoch, so that measuring costs little beside training; more where it decides."""
 _BATCH = 64
 
 
@@ -70,7 +72,7 @@ def run_epochs(
     trained_on, measured_on = _as_features(on_which, recipe, on, reporter) if all(once) else on_which
     epochs = recipe.epochs - min(trainer.epoch for trainer in trainers)
     names = [adapter.recipe.method if alone else adapter.name for adapter in adapters]
-    told = Epochs(trainers, measured_on, len(images), reporter)
+    told = Epochs(trainers, measured_on, len(images), reporter, of=len(heldout))
     with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
         return train(trainers, trained_on, progress=lambda loss: advance(1), after_epoch=told)
 
@@ -88,10 +90,15 @@ def _as_features(
 ) -> tuple[Features, Features]:
     """The features of training and held-out images."""
     images, heldout = several
-    plain = recipe.model_copy(update={"augment": "none"})
-    total = stages(recipe, len(images)) + len(heldout)
-    with reporter.stage("computing frozen features", total) as advance:
-        return Features(images, recipe, vit, advance), Features(heldout, plain, vit, advance)
+    plain, places = (
+        recipe.model_copy(update={"augment": "none"}),
+        measured(len(heldout), len(images), recipe.keep),
+    )
+    with reporter.stage("computing frozen features", stages(recipe, len(images)) + len(places)) as advance:
+        return (
+            Features(images, recipe, vit, advance),
+            Features(heldout, plain, vit, advance, places=places),
+        )
 
 
 class Epochs:
@@ -100,7 +107,8 @@ class Epochs:
     Args:
         trainers: All that are in training.
         heldout: What they are measured on: features where the trainer is given features.
-        training: How many images an epoch has: so many held-out ones are measured at most, but for a few.
+        training: How many images an epoch has: see `measured`.
+        of: How many images are held out, where they are more than those.
     """
 
     def __init__(
@@ -110,13 +118,15 @@ class Epochs:
         training: int,
         reporter: Reporter,
         *,
+        of: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._several, self._heldout, self._reporter = len(trainers) > 1, heldout, reporter
         self._epochs = trainers[0].recipe.epochs
         best = any(trainer.recipe.keep == "best" for trainer in trainers)
         self._every = 1 if best else math.ceil(self._epochs / _TIMES)
-        self._indices = spread(len(heldout), max(_FEWEST, training))
+        self._indices = measured(len(heldout), training, "best" if best else "last")
+        self._of = of or len(heldout)
         self._remaining = sum(self._epochs - trainer.epoch for trainer in trainers)
         self._done, self._clock, self._started = 0, clock, clock()
 
@@ -135,8 +145,11 @@ class Epochs:
     def _told(self, trainer: Trainer) -> str:
         name = f"{trainer.name} " if self._several else ""
         accuracy = trainer.accuracies.get(trainer.epoch)
-        measured = "" if accuracy is None else f", held-out accuracy {accuracy:.3f}"
-        return f"{name}loss {trainer.losses[-1]:.4f}, learning rate {trainer.rate:.2g}{measured}"
+        told = f"{name}loss {trainer.losses[-1]:.4f}, learning rate {trainer.rate:.2g}"
+        if accuracy is None:
+            return told
+        part = f" on {len(self._indices)}" if len(self._indices) < self._of else ""
+        return f"{told}, held-out accuracy {accuracy:.3f}{part}"
 
     def _accuracy(self, trainer: Trainer) -> float:
         right = 0
@@ -147,6 +160,12 @@ class Epochs:
         return right / len(self._indices)
 
 
-def spread(n: int, most: int) -> Tensor:
-    """At most so many of n places, evenly: classes keep their proportions where images are in their order."""
-    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+def measured(heldout: int, training: int, keep: Keep) -> Tensor:
+    """The places of the held-out images that are measured on the way, evenly: classes keep their proportions.
+
+    Args:
+        training: How many images an epoch has.
+        keep: Which epoch is registered; the best one takes more images to tell.
+    """
+    most = max(_FEWEST[keep], round(_SHARE[keep] * training))
+    return torch.arange(heldout) if heldout <= most else torch.linspace(0, heldout - 1, most).round().long()

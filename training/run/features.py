@@ -19,6 +19,7 @@ from training.run.recipe import Recipe
 
 KEPT_BYTES = 2 * 2**30
 """More features than this are not kept."""
+_BATCH = 64
 
 
 def why_not_once(method: Method, recipe: Recipe, vit: FrozenViT, images: int, *, alone: bool) -> str | None:
@@ -46,6 +47,7 @@ class Features:
 
     Args:
         images: What they are features of.
+        places: Which of them; None is all.
         vit: The backbone as training runs it.
         advance: Called with the number of images that are done, mirrored ones included.
     """
@@ -56,12 +58,16 @@ class Features:
         recipe: Recipe,
         vit: FrozenViT,
         advance: Callable[[int], None] = lambda n: None,
+        *,
+        places: Tensor | None = None,
     ) -> None:
-        self.labels, self._recipe = images.labels, recipe
-        self._plain = _computed(images, recipe, vit, advance, mirrored=False)
-        self._mirrored = (
-            _computed(images, recipe, vit, advance, mirrored=True) if _variants(recipe) == 2 else None
+        places = torch.arange(len(images)) if places is None else places
+        self.labels = images.labels[places]
+        self._plain, *mirrored = (
+            _computed(images, places, recipe, vit, advance, mirrored=bool(variant))
+            for variant in range(_variants(recipe))
         )
+        self._mirrored = mirrored[0] if mirrored else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,11 +92,17 @@ def _variants(recipe: Recipe) -> int:
 
 @torch.no_grad()
 def _computed(
-    images: Resized, recipe: Recipe, vit: FrozenViT, advance: Callable[[int], None], *, mirrored: bool
+    images: Resized,
+    places: Tensor,
+    recipe: Recipe,
+    vit: FrozenViT,
+    advance: Callable[[int], None],
+    *,
+    mirrored: bool,
 ) -> Tensor:
     """[n, D]"""
     run, parts = Functional(vit, []), []
-    for indices in images.batches():
+    for indices in places.split(_BATCH):
         with autocast(vit, recipe.precision):
             parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
         advance(len(indices))

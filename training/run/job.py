@@ -23,7 +23,7 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.executors.joint import check_joins
 from petl_vit.precision import Precision
@@ -138,6 +138,7 @@ class _Run:
         self._store, self._job, self._reporter = store, jobs[0], reporter
         for job in jobs:
             _check_names(job)
+        use_threads()
         self._device = chosen_device(self._job.device)
         check_precision(self._job.recipe.precision, self._device)
         self._adapters = [_adapter(job) for job in jobs]
@@ -163,6 +164,8 @@ class _Run:
         registered = {} if task is None or self._job.again else self._registered(task)
         remaining = [adapter for adapter in self._adapters if adapter.name not in registered]
         trained = self._trained(task, remaining) if remaining else {}
+        if registered:
+            self._data.remember(self._store)
         manifests = registered | trained
         return [
             Outcome(
@@ -199,7 +202,7 @@ class _Run:
         )
         trained = list(zip(adapters, results, strict=True))
         drafts = self._drafts(task, heldout, trained)
-        self._data.remember(self._store)
+        self._data.remember(self._store)  # before a manifest names them
         manifests = {}
         for adapter, result in trained:
             tensors = result.tensors | result.head.tensors()

@@ -9,6 +9,7 @@ from model_store.format.canonical import canonical_json
 from petl_vit.errors import InvalidInput
 
 Precision = Literal["fp32", "bf16"]
+Keep = Literal["last", "best"]
 
 _ADDED = {"precision": "fp32", "keep": "last"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
@@ -48,7 +49,7 @@ class Recipe(BaseModel):
         default="fp32",
         description="of the frozen backbone and the forward (bf16: on GPUs); what is trained is always fp32",
     )
-    keep: Literal["last", "best"] = Field(
+    keep: Keep = Field(
         default="last",
         description="the epoch that is registered: the last, or the one with the best held-out accuracy",
     )

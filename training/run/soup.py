@@ -26,18 +26,17 @@ from model_store.store import Store
 from petl_vit import methods
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Model, Term
-from petl_vit.device import chosen_device
+from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
 from training.data.dataset import align_classes, split_dataset
-from training.data.learnt import Overlap, by_adapters
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter, Silent
 from training.run.heldout import HeldOut, below_base
-from training.run.training_data import unlearnt
+from training.run.training_data import unlearnt_by
 
 Kind = Literal["greedy", "uniform"]
 
@@ -108,6 +107,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
     task, dataset = members[0].task, _unlearnt(store, job, members, reporter)
+    use_threads()
     loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
     averages = _Averages(loader, members, _read(job, dataset, task, loader, reporter), reporter)
     accuracies = averages.each(members)
@@ -160,18 +160,14 @@ def _unlearnt(store: Store, job: Job, members: Sequence[ResolvedTerm], reporter:
     Raises:
         InvalidInput: That is most of them; names the members.
     """
-    dataset, learnt = align_classes(_heldout(job), members[0].task.spec.classes), by_adapters(store, members)
-    unknown = Overlap(dataset, learnt).unknown
-    if unknown:
-        reporter.note(f"it is not recorded which images {unknown} learnt, so they may be among these")
-    return unlearnt(
-        dataset,
-        learnt,
+    return unlearnt_by(
+        store,
+        members,
+        align_classes(_heldout(job), members[0].task.spec.classes),
         reporter.note,
         field="data",
         remedy="leave those members out, choose the --holdout and --split-seed that all were trained with, "
         "or give images that nothing was trained on, with --all-images",
-        least=0.5,
     )
 
 

@@ -189,11 +189,11 @@ class Trainer:
     def logits(self, inputs: Tensor) -> Tensor:
         """[b, C] of images as the adapter is now, without dropout and drop path."""
         features = inputs
-        with autocast(self.vit, self.recipe.precision):
-            if not self._given_features:
-                edits = self._method.edits(self.vit, self._tensors)
+        if not self._given_features:
+            edits = self._method.edits(self.vit, self._tensors)
+            with autocast(self.vit, self.recipe.precision):
                 features = self.vit.forward(inputs, Functional(self.vit, edits))
-            return self._start.replaced(self._head).logits(features)
+        return self._start.replaced(self._head).logits(features)
 
     def note_accuracy(self, accuracy: float) -> None:
         """Takes note of the held-out accuracy after an epoch; keeps the best one's tensors where asked to."""

@@ -1,14 +1,15 @@
 """The training images of a run: what is recorded of them, and which held-out images are among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from model_store.resolution.versions import ResolvedTerm
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from training.data.dataset import without
-from training.data.learnt import Learnt, Overlap
+from training.data.learnt import Learnt, Overlap, by_adapters
 from training.data.records import Dataset
 
 
@@ -67,3 +68,24 @@ def unlearnt(
         raise InvalidInput(counted, field=field, remedy=remedy)
     note(f"{counted}: they are left out, {len(remaining)} remain")
     return remaining
+
+
+def unlearnt_by(
+    store: Store,
+    terms: Iterable[ResolvedTerm],
+    heldout: Dataset,
+    note: Callable[[str], None],
+    *,
+    field: str,
+    remedy: str,
+) -> Dataset:
+    """Held-out images that neither adapters nor their base heads were trained on; notes say what is left out.
+
+    Raises:
+        InvalidInput: Less than half of the images remain; names the adapters.
+    """
+    learnt = by_adapters(store, terms)
+    unknown = Overlap(heldout, learnt).unknown
+    if unknown:
+        note(f"it is not recorded which images {unknown} learnt, so they may be among these")
+    return unlearnt(heldout, learnt, note, field=field, remedy=remedy, least=0.5)

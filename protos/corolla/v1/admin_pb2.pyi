@@ -389,19 +389,25 @@ class SetAliasResponse(message.Message):
 
     ALIAS_FIELD_NUMBER: builtins.int
     PREVIOUS_VERSION_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
     previous_version: builtins.int
     """The version it pointed at before; 0 where there was no such alias."""
     @builtins.property
     def alias(self) -> AdapterAlias: ...
+    @builtins.property
+    def notes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The named routes that answer differently since, one line each."""
+
     def __init__(
         self,
         *,
         alias: AdapterAlias | None = ...,
         previous_version: builtins.int = ...,
+        notes: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["alias", b"alias"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["alias", b"alias", "previous_version", b"previous_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["alias", b"alias", "notes", b"notes", "previous_version", b"previous_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,6 +422,7 @@ class NamedRoute(message.Message):
     ROUTE_FIELD_NUMBER: builtins.int
     TEMPERATURE_FIELD_NUMBER: builtins.int
     EXTRAPOLATE_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
     task: builtins.str
     name: builtins.str
     route: builtins.str
@@ -424,6 +431,10 @@ class NamedRoute(message.Message):
     """Divides the combined logits."""
     extrapolate: builtins.bool
     """Whether alphas may lie outside [0, 1]."""
+    @builtins.property
+    def versions(self) -> containers.RepeatedCompositeFieldContainer[ExactVersion]:
+        """What its terms meant when it was put, in their order: the temperature belongs to these."""
+
     def __init__(
         self,
         *,
@@ -432,10 +443,33 @@ class NamedRoute(message.Message):
         route: builtins.str = ...,
         temperature: builtins.float = ...,
         extrapolate: builtins.bool = ...,
+        versions: abc.Iterable[ExactVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["extrapolate", b"extrapolate", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["extrapolate", b"extrapolate", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExactVersion(message.Message):
+    """One version of an adapter, `task/name:version`, or `task/base`; and what it computes."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    adapter: builtins.str
+    digest: builtins.str
+    def __init__(
+        self,
+        *,
+        adapter: builtins.str = ...,
+        digest: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "digest", b"digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,22 +500,36 @@ class RouteState(message.Message):
     ROUTE_FIELD_NUMBER: builtins.int
     RESOLVED_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    TEMPERATURE_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    FOLLOWS_FIELD_NUMBER: builtins.int
     resolved: builtins.str
     """The route with versions."""
     problem: builtins.str
     """Why this server cannot answer it, if so."""
+    temperature: builtins.float
+    """What divides its combined logits now: not the stored one where that belongs to other versions."""
+    note: builtins.str
+    """Why that is not the stored one, or may not fit; else empty."""
     @builtins.property
     def route(self) -> NamedRoute: ...
+    @builtins.property
+    def follows(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The adapters of which the newest version answers, so that training moves the route."""
+
     def __init__(
         self,
         *,
         route: NamedRoute | None = ...,
         resolved: builtins.str = ...,
         problem: builtins.str = ...,
+        temperature: builtins.float = ...,
+        note: builtins.str = ...,
+        follows: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["problem", b"problem", "resolved", b"resolved", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["follows", b"follows", "note", b"note", "problem", b"problem", "resolved", b"resolved", "route", b"route", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,15 +560,22 @@ class PutRouteRequest(message.Message):
     ROUTE_FIELD_NUMBER: builtins.int
     TEMPERATURE_FIELD_NUMBER: builtins.int
     EXTRAPOLATE_FIELD_NUMBER: builtins.int
+    FOLLOW_FIELD_NUMBER: builtins.int
     task: builtins.str
     """The task it belongs to, and of adapters that name none; may be empty where the store has only one."""
     name: builtins.str
     route: builtins.str
     """The route's text."""
     temperature: builtins.float
-    """Divides the combined logits. Unset means the fitted one of a route of one adapter, else 1."""
+    """Divides the combined logits of the versions that answer now. Unset means the fitted one of a route of one
+    adapter, else 1.
+    """
     extrapolate: builtins.bool
     """Allow alphas outside [0, 1]."""
+    follow: builtins.bool
+    """Keep adapters that name no version as they are, so that the next version registered answers. Else they
+    are pinned to the version of now; aliases stay aliases either way.
+    """
     def __init__(
         self,
         *,
@@ -529,10 +584,11 @@ class PutRouteRequest(message.Message):
         route: builtins.str = ...,
         temperature: builtins.float | None = ...,
         extrapolate: builtins.bool = ...,
+        follow: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_temperature", b"_temperature", "extrapolate", b"extrapolate", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_temperature", b"_temperature", "extrapolate", b"extrapolate", "follow", b"follow", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
@@ -546,6 +602,7 @@ class PutRouteResponse(message.Message):
     TEMPERATURE_REASON_FIELD_NUMBER: builtins.int
     SHADOWS_ADAPTER_FIELD_NUMBER: builtins.int
     RESOLVED_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
     temperature_reason: builtins.str
     """Where its temperature comes from."""
     shadows_adapter: builtins.bool
@@ -554,6 +611,10 @@ class PutRouteResponse(message.Message):
     """The route with versions."""
     @builtins.property
     def route(self) -> NamedRoute: ...
+    @builtins.property
+    def notes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What moves the route later and what does not, one line each."""
+
     def __init__(
         self,
         *,
@@ -561,10 +622,11 @@ class PutRouteResponse(message.Message):
         temperature_reason: builtins.str = ...,
         shadows_adapter: builtins.bool = ...,
         resolved: builtins.str = ...,
+        notes: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["resolved", b"resolved", "route", b"route", "shadows_adapter", b"shadows_adapter", "temperature_reason", b"temperature_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["notes", b"notes", "resolved", b"resolved", "route", b"route", "shadows_adapter", b"shadows_adapter", "temperature_reason", b"temperature_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,6 +670,114 @@ class DeleteRouteResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListChangesRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """A named route, whose history includes the moves of its aliases, or `lora@prod`; empty means all."""
+    task: builtins.str
+    """The task of a name without one; without a name, only changes of that task."""
+    limit: builtins.int
+    """The newest so many; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        task: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limit", b"limit", "name", b"name", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListChangesResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[AuditRecord]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: abc.Iterable[AuditRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AuditRecord(message.Message):
+    """One change of what a name means."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    BEFORE_VERSIONS_FIELD_NUMBER: builtins.int
+    AFTER_VERSIONS_FIELD_NUMBER: builtins.int
+    BEFORE_TEMPERATURE_FIELD_NUMBER: builtins.int
+    AFTER_TEMPERATURE_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`task/route`, or `task/adapter@alias`."""
+    before: builtins.str
+    """A route's text, or an alias's version; empty where there was or is none."""
+    after: builtins.str
+    before_temperature: builtins.float
+    """A route's."""
+    after_temperature: builtins.float
+    by: builtins.str
+    """Who: `user@host`, or the peer of a call."""
+    note: builtins.str
+    @builtins.property
+    def before_versions(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What a route's terms meant when it was put."""
+
+    @builtins.property
+    def after_versions(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def at(self) -> timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        before: builtins.str = ...,
+        after: builtins.str = ...,
+        before_versions: abc.Iterable[builtins.str] | None = ...,
+        after_versions: abc.Iterable[builtins.str] | None = ...,
+        before_temperature: builtins.float | None = ...,
+        after_temperature: builtins.float | None = ...,
+        at: timestamp_pb2.Timestamp | None = ...,
+        by: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_after_temperature", b"_after_temperature", "_before_temperature", b"_before_temperature", "after_temperature", b"after_temperature", "at", b"at", "before_temperature", b"before_temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_after_temperature", b"_after_temperature", "_before_temperature", b"_before_temperature", "after", b"after", "after_temperature", b"after_temperature", "after_versions", b"after_versions", "at", b"at", "before", b"before", "before_temperature", b"before_temperature", "before_versions", b"before_versions", "by", b"by", "name", b"name", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_temperature: _TypeAlias = typing.Literal["after_temperature"]  # noqa: Y015
+    _WhichOneofArgType__after_temperature: _TypeAlias = typing.Literal["_after_temperature", b"_after_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__before_temperature: _TypeAlias = typing.Literal["before_temperature"]  # noqa: Y015
+    _WhichOneofArgType__before_temperature: _TypeAlias = typing.Literal["_before_temperature", b"_before_temperature"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_temperature) -> _WhichOneofReturnType__after_temperature | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before_temperature) -> _WhichOneofReturnType__before_temperature | None: ...
 
 @typing.final
 class ReloadRequest(message.Message):

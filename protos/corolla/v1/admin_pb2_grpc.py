@@ -88,6 +88,11 @@ class AdminStub:
                 request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteRequest.SerializeToString,
                 response_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteResponse.FromString,
                 _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/corolla.v1.Admin/ListChanges',
+                request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
         self.Reload = channel.unary_unary(
                 '/corolla.v1.Admin/Reload',
                 request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
@@ -162,7 +167,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutRoute(self, request, context):
-        """Stores a route under a name, replacing any other, if this server can answer it.
+        """Stores a route under a name, replacing any other, if this server can answer it. Adapters that name no
+        version are pinned to the newest of now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +176,13 @@ class AdminServicer:
 
     def DeleteRoute(self, request, context):
         """Deletes a named route; its adapters stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChanges(self, request, context):
+        """Who changed what named routes and aliases mean, when, from what and to what.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,6 +247,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DeleteRoute,
                     request_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteRequest.FromString,
                     response_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteResponse.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesRequest.FromString,
+                    response_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesResponse.SerializeToString,
             ),
             'Reload': grpc.unary_unary_rpc_method_handler(
                     servicer.Reload,
@@ -515,6 +533,33 @@ class Admin:
             '/corolla.v1.Admin/DeleteRoute',
             protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteRequest.SerializeToString,
             protos_dot_corolla_dot_v1_dot_admin__pb2.DeleteRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corolla.v1.Admin/ListChanges',
+            protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesRequest.SerializeToString,
+            protos_dot_corolla_dot_v1_dot_admin__pb2.ListChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,9 +58,13 @@ class AdminStub:
     ListRoutes: grpc.UnaryUnaryMultiCallable[admin_pb2.ListRoutesRequest, admin_pb2.ListRoutesResponse]
     """The named routes."""
     PutRoute: grpc.UnaryUnaryMultiCallable[admin_pb2.PutRouteRequest, admin_pb2.PutRouteResponse]
-    """Stores a route under a name, replacing any other, if this server can answer it."""
+    """Stores a route under a name, replacing any other, if this server can answer it. Adapters that name no
+    version are pinned to the newest of now.
+    """
     DeleteRoute: grpc.UnaryUnaryMultiCallable[admin_pb2.DeleteRouteRequest, admin_pb2.DeleteRouteResponse]
     """Deletes a named route; its adapters stay."""
+    ListChanges: grpc.UnaryUnaryMultiCallable[admin_pb2.ListChangesRequest, admin_pb2.ListChangesResponse]
+    """Who changed what named routes and aliases mean, when, from what and to what."""
     Reload: grpc.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]
     """Reads again from the store what names mean."""
 
@@ -94,9 +98,13 @@ class AdminAsyncStub(AdminStub):
     ListRoutes: aio.UnaryUnaryMultiCallable[admin_pb2.ListRoutesRequest, admin_pb2.ListRoutesResponse]  # type: ignore[assignment]
     """The named routes."""
     PutRoute: aio.UnaryUnaryMultiCallable[admin_pb2.PutRouteRequest, admin_pb2.PutRouteResponse]  # type: ignore[assignment]
-    """Stores a route under a name, replacing any other, if this server can answer it."""
+    """Stores a route under a name, replacing any other, if this server can answer it. Adapters that name no
+    version are pinned to the newest of now.
+    """
     DeleteRoute: aio.UnaryUnaryMultiCallable[admin_pb2.DeleteRouteRequest, admin_pb2.DeleteRouteResponse]  # type: ignore[assignment]
     """Deletes a named route; its adapters stay."""
+    ListChanges: aio.UnaryUnaryMultiCallable[admin_pb2.ListChangesRequest, admin_pb2.ListChangesResponse]  # type: ignore[assignment]
+    """Who changed what named routes and aliases mean, when, from what and to what."""
     Reload: aio.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]  # type: ignore[assignment]
     """Reads again from the store what names mean."""
 
@@ -181,7 +189,9 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.PutRouteRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.PutRouteResponse, abc.Awaitable[admin_pb2.PutRouteResponse]]:
-        """Stores a route under a name, replacing any other, if this server can answer it."""
+        """Stores a route under a name, replacing any other, if this server can answer it. Adapters that name no
+        version are pinned to the newest of now.
+        """
 
     @abc_1.abstractmethod
     def DeleteRoute(
@@ -190,6 +200,14 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.DeleteRouteResponse, abc.Awaitable[admin_pb2.DeleteRouteResponse]]:
         """Deletes a named route; its adapters stay."""
+
+    @abc_1.abstractmethod
+    def ListChanges(
+        self,
+        request: admin_pb2.ListChangesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.ListChangesResponse, abc.Awaitable[admin_pb2.ListChangesResponse]]:
+        """Who changed what named routes and aliases mean, when, from what and to what."""
 
     @abc_1.abstractmethod
     def Reload(

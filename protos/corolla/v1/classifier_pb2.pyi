@@ -550,10 +550,15 @@ class ClassifyResponse(message.Message):
     ADAPTERS_FIELD_NUMBER: builtins.int
     BACKBONE_DIGEST_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
+    ROUTE_NOTE_FIELD_NUMBER: builtins.int
     route: builtins.str
     """The route as resolved, with versions, in text form."""
     backbone_digest: builtins.str
     """The digest of the backbone."""
+    route_note: builtins.str
+    """What the owner of a named route should know, such as that its temperature belongs to other versions than
+    those that answer and is not applied; else empty.
+    """
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[ImageResult]: ...
     @builtins.property
@@ -570,10 +575,11 @@ class ClassifyResponse(message.Message):
         adapters: abc.Iterable[ResolvedAdapter] | None = ...,
         backbone_digest: builtins.str = ...,
         timings: Timings | None = ...,
+        route_note: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "results", b"results", "route", b"route", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "results", b"results", "route", b"route", "route_note", b"route_note", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,10 @@
+import json
+import re
+
 import pytest
 
+from model_store.format.records import Draft
+from model_store.store import Store
 from tests.corolla.shell import QUICK, Shell
 from tests.training.conftest import write_npz
 
@@ -65,6 +70,47 @@ def test_a_named_route_brings_its_temperature(trained: Shell) -> None:
     plain, hot = trained.document(*command, "--route", "hot")
     assert hot["accuracy"] == plain["accuracy"]
     assert hot["confidence"] < plain["confidence"]
+
+
+def test_a_temperature_of_other_versions_is_not_measured_with_and_said(trained: Shell) -> None:
+    adapters = Store.open(str(trained.folder / "store")).adapters
+    manifest = adapters.manifest("digits", "lora", 1)
+    tensors = adapters.load(manifest)
+    draft = Draft.of(**{name: getattr(manifest, name) for name in Draft.model_fields})
+    adapters.publish(draft, tensors | {"head.bias": tensors["head.bias"] + 0.01})
+    adapters.set_alias("digits", "lora", "prod", 1)
+    assert (
+        trained("routes", "put", "hot", "lora@prod, lora@prod", "--task", "digits", "--temperature", "9")[0]
+        == 0
+    )
+    adapters.set_alias("digits", "lora", "prod", 2)
+
+    command = [*MEASURE, "--limit", "20", "--json", "--route", "hot", "--route", "lora:2, lora:2"]
+    code, out, err = trained(*command)
+    assert code == 0
+    hot, plain = json.loads(out)
+    assert hot == plain
+    assert "route hot: temperature 9 is for digits/lora:1 and is not applied: digits/lora:2" in err
+
+
+def test_a_temperature_is_fitted_for_the_versions_that_answer(trained: Shell) -> None:
+    assert trained("routes", "put", "live", "lora, base", "--task", "digits")[0] == 0
+    command = ["routes", "fit", "live", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
+    code, out, _ = trained(*command)
+    assert code == 0
+    said = re.fullmatch(
+        r"route digits/live answers by lora:1, base at temperature (\S+), was 1; fitted on 359 images\n", out
+    )
+    assert said is not None
+    document = trained.document("routes", "show", "live", "--json")
+    assert f"{document['temperature']:.4g}" == said[1] != "1"
+    assert [version["adapter"] for version in document["versions"]] == ["digits/lora:1", "digits/base"]
+    assert document["note"] == ""
+
+    few = write_npz(trained.folder / "few.npz", names=list("0123456789"))
+    assert "images are fewer than 50" in trained.refused(*command[:3], *command[5:], "--data", few)
+    assert trained("routes", "put", "votes", "vote(lora, base)", "--task", "digits")[0] == 0
+    assert "does not combine logits" in trained.refused("routes", "fit", "votes", *command[3:])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import torch
 from corolla import command
 from model_store.resolution.loading import Loader
 from petl_vit.batch import Batch, Row
+from serving.onnx import export
+from serving.onnx.export import Exported
 from tests.petl_vit.backbones import relative
 from tests.serving.world import METHODS, SIZE, World
 
@@ -94,6 +96,24 @@ def test_a_sum_of_methods_that_fold_and_others_is_one_file(shell: Shell) -> None
     shell(route, "--task", "shapes", "--out", out)
 
     assert relative(answers(out, images=IMAGES), engine(shell.world, route, IMAGES)) <= 1e-4
+
+
+def test_a_named_route_is_exported_as_it_answers_with_its_temperature(
+    own_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        export, "plain", lambda loader, member: Exported(graph=b"", document={"route": str(member)})
+    )
+    shell, out = Shell(own_world, tmp_path, capsys), tmp_path / "live.onnx"
+    own_world.put_route("ssf", "0.5*lora:1", temperature=3.0)
+
+    shell("ssf", "--task", "shapes", "--out", out)
+
+    about = document(out)
+    assert (about["named"], about["route"]) == ("shapes/ssf", "0.5*lora:1")
+    assert (about["temperature"], about["route_note"]) == (3.0, "")
+    shell("ssf@latest", "--task", "shapes", "--out", out, "--overwrite")
+    assert document(out) == {"route": "ssf:1"}
 
 
 # Many adapters

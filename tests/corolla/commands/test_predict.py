@@ -61,6 +61,7 @@ def test_json_is_one_document_on_stdout(world: World, folder: Path, tmp_path: Pa
         "adapters": {"shapes/lora:2": world.store.adapters.manifest("shapes", "lora", 2).digest},
         "backbone_digest": world.backbone.digest,
         "classes": ["circle", "square", "star"],
+        "route_note": "",
     }
     assert result.stderr == ""
 

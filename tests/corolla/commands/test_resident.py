@@ -122,6 +122,7 @@ def test_an_alias_moves_through_a_server(ours: Running, own_world: World) -> Non
         "alias": "prod",
         "version": 1,
         "before": 2,
+        "notes": [],
     }
 
 
@@ -132,9 +133,9 @@ def test_a_route_put_through_a_server_is_said_as_through_a_store(ours: Running, 
     through_store = CliRunner().invoke(routes, [*words[1:], *store], standalone_mode=False)
 
     assert through_server == through_store.stdout
-    assert "67%  adapter lora of task shapes, alias latest" in through_server
+    assert "67%  adapter lora of task shapes, version 2" in through_server
     assert "the adapter of that name is ssf@latest" in through_server
-    assert own_world.store.routes.get("shapes", "ssf").route == "prob(2: lora, 0.4*bitfit + base)"
+    assert own_world.store.routes.get("shapes", "ssf").route == "prob(2: lora:2, 0.4*bitfit:1 + base)"
 
 
 def test_routes_are_listed_with_their_problems_and_deleted_through_a_server(own_world: World) -> None:

@@ -14,11 +14,11 @@ def test_an_empty_store_says_what_to_type_next(stored: World) -> None:
 def test_a_route_is_put_with_its_reading_shown_and_deleted(published: World) -> None:
     store = published.folder
     said = printed(routes, "put", "both", "prob(2: lora, 0.4*ssf + base)", store=store)
-    assert "route digits/both = prob(2: lora, 0.4*ssf + base)" in said
-    assert "67%  adapter lora of task digits, alias latest" in said
+    assert "route digits/both = prob(2: lora:1, 0.4*ssf:1 + base)" in said
+    assert "67%  adapter lora of task digits, version 1" in said
     assert "temperature 1:" in said
     assert "meaning" in printed(routes, "show", "both", store=store)
-    assert document(routes, "list", store=store)[0]["route"] == "prob(2: lora, 0.4*ssf + base)"
+    assert document(routes, "list", store=store)[0]["route"] == "prob(2: lora:1, 0.4*ssf:1 + base)"
     printed(routes, "delete", "both", store=store)
     with pytest.raises(NotFound):
         printed(routes, "show", "both", store=store)

@@ -33,7 +33,7 @@ def test_a_server_on_a_cpu_imports_no_compiler_and_ends_without_a_word(world: Wo
     )
     try:
         assert child.stdout is not None
-        ready = re.search(r"gRPC (\S+), metrics", child.stdout.readline())
+        ready = re.search(r"; \d+ threads? computes?, .*: gRPC (\S+), metrics", child.stdout.readline())
         assert ready is not None
         with Client(ready[1]) as client:
             assert client.classify([encoded(0)], route="best", task="shapes").results[0].top

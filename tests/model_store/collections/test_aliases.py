@@ -38,6 +38,18 @@ def test_a_version_that_is_not_promoted_leaves_latest_and_can_be_promoted_later(
     assert adapters.remove("digits", "lora", 1) == 3
 
 
+def test_latest_moves_to_a_version_that_is_not_far_below_its_base_head_when_it_is_deleted(
+    world: World,
+) -> None:
+    adapters = world.store.adapters
+    bad = world.draft().model_copy(update={"training": {"far_below_base": True}})
+    adapters.publish(world.draft(), world.adapter(1.0))
+    adapters.publish(bad, world.adapter(2.0), latest=False)
+    adapters.publish(world.draft(), world.adapter(3.0))
+    assert adapters.remove("digits", "lora", 3) == 1
+    assert adapters.remove("digits", "lora", 1) == 2
+
+
 def test_of_two_movers_of_one_alias_one_wins(world: World) -> None:
     for value in (1.0, 2.0, 3.0):
         world.store.adapters.publish(world.draft(), world.adapter(value))

@@ -24,6 +24,8 @@ def test_what_is_not_recorded_is_not_taken_for_nothing(store: Store) -> None:
     store.images.put(A, ["0" * 16])
     for training in ({}, {"data_digest": B}, {"data_digests": [A, B]}, {"imported": "x"}):
         assert store.images.of(training) is None  # type: ignore[arg-type]
+    store.images.put(B, ["2" * 16])
+    assert store.images.of({"data_digests": [A, B]}) == {"0" * 16, "2" * 16}
 
 
 def test_a_damaged_list_is_named(store: Store) -> None:

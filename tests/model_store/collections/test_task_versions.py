@@ -52,7 +52,7 @@ def test_a_base_head_that_a_version_has_already_is_refused(world: World, second:
     with pytest.raises(Conflict, match=r"version 1 of task 'digits' .* delete the newer versions"):
         world.store.tasks.refit(second, world.head(0.0), {})
     assert world.store.tasks.put(world.spec(), world.head(0.0)) == world.task  # as an archive does
-    with pytest.raises(Conflict, match=r"different base head.*corolla tasks refit-head"):
+    with pytest.raises(Conflict, match="different base head"):
         world.store.tasks.put(world.spec(), world.head(3.0))
 
 

@@ -184,6 +184,15 @@ def test_a_name_that_was_never_read_counts_as_changed_with_its_tag(place: Place,
     assert later.read(ALIAS) == b"2"
 
 
+def test_a_young_name_that_was_never_read_counts_as_changed_with_its_tag(place: Place, clock: Clock) -> None:
+    place.modified = datetime.now(UTC)
+    young = Snapshot.take(place, clock)
+    place.put(ALIAS, b"2")
+    later = young.later()
+    assert later is not None
+    assert later.changed(young) == [ALIAS]
+
+
 def test_a_place_that_is_lost_changes_nothing(place: Place, first: Snapshot) -> None:
     first.read(ALIAS)
     place.lost = True

@@ -1,6 +1,7 @@
 """The classifier with a real store, cache and engine, without gRPC."""
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -208,11 +210,13 @@ async def test_a_request_of_bad_images_only_is_answered(parts: Parts) -> None:
 
 
 async def test_an_image_of_too_many_pixels_is_refused_alone(parts: Parts) -> None:
-    parts.classifier._max_pixels = 1000
-    (large,) = (await parts.classify("lora", encoded(1))).images
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (101, 100)).save(file, "PNG")
+
+    (large,) = (await parts.classify("lora", file.getvalue())).images
 
     assert isinstance(large, InvalidInput)
-    assert "more than the limit of 1,000" in str(large)
+    assert "more than the limit of 10,000" in str(large)
 
 
 async def test_nan_in_one_image_is_refused_alone(parts: Parts) -> None:
@@ -337,12 +341,12 @@ async def test_a_load_holds_up_no_request_for_another_adapter(parts: Parts) -> N
 async def test_loading_begins_before_the_images_are_decoded(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, decoding = parts.classifier._decode, threading.Event()
+    decoding = threading.Event()
 
-    def after_the_load(*args: Any) -> Any:
+    def after_the_load(*given: Any, **options: Any) -> Any:
         decoding.set()
         assert loaded.wait(WAIT_S), "the load waits for the images"
-        return decode(*args)
+        return preprocess(*given, **options)
 
     loaded, load = threading.Event(), parts.loader.adapter
 
@@ -351,7 +355,7 @@ async def test_loading_begins_before_the_images_are_decoded(
         loaded.set()
         return load(term)
 
-    monkeypatch.setattr(parts.classifier, "_decode", after_the_load)
+    monkeypatch.setattr("serving.answer.classifier.preprocess", after_the_load)
     monkeypatch.setattr(parts.loader, "adapter", loading)
 
     answers(await parts.classify("lora", encoded(1)))

@@ -16,6 +16,7 @@ from petl_vit.executors.sliced import Sliced
 from petl_vit.preprocess import preprocess
 from petl_vit.vit import FrozenViT
 from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, embed_request_of
@@ -237,5 +238,5 @@ def test_a_bad_request_is_refused_with_its_field(
 ) -> None:
     chosen: dict[str, Any] = {"images": [encoded(0)], "task": "shapes"} | changes
     with pytest.raises(RequestFailed) as caught:
-        client.call(client._stub.Embed, embed_request_of(**chosen))
+        client.call(ClassifierStub(client.channel).Embed, embed_request_of(**chosen))
     assert (caught.value.code, caught.value.named_field) == (code, field), str(caught.value)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -184,8 +185,8 @@ def test_what_is_no_longer_in_a_slot_leaves_the_next_graph() -> None:
 
     check(vit, backend, [wise(ssf), wise(bitfit)])
 
-    mixed = backend._sizes[vit.arch.image_size]._mixed
-    assert mixed is not None
+    both = Counter((ssf.edits.form, bitfit.edits.form))
+    mixed = backend.of_size(vit.arch.image_size).session(both, {}, ())
     assert {form.form for form in mixed.mixture.forms} == {ssf.edits.form, bitfit.edits.form}
 
 
@@ -246,7 +247,7 @@ def test_no_memory_is_said_as_the_engine_knows_it(monkeypatch: pytest.MonkeyPatc
     def fail(binding: object) -> None:
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
-    monkeypatch.setattr(session._session, "run_with_iobinding", fail)
+    monkeypatch.setattr(session.runtime, "run_with_iobinding", fail)
     with pytest.raises(MemoryError, match="BFCArena"):
         session.features(images_of(vit), torch.arange(3), [[], [], []], {})
 

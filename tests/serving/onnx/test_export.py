@@ -28,7 +28,7 @@ def test_rows_with_heads_of_their_own_are_each_as_alone(kind: type[Head]) -> Non
     heads = [interpolate(base, terms) for terms in mixtures]
     features = torch.randn(len(heads), WIDTH, generator=torch.Generator().manual_seed(9))
 
-    found = onnx_export._logits(base, torch.stack([onnx_export._flat(head) for head in heads]), features)
+    found = onnx_export.logits(base, torch.stack([onnx_export.flat(head) for head in heads]), features)
 
     for z, head, feature in zip(found, heads, features, strict=True):
         assert relative(z, head.logits(feature.unsqueeze(0))[0]) <= 1e-6
@@ -38,5 +38,5 @@ def test_what_does_not_fit_into_one_file_is_refused() -> None:
     module = nn.Linear(2**15, 2**15, device="meta")
 
     with pytest.raises(Unsupported, match=r"4\.0 GiB") as caught:
-        onnx_export._check_size(module)
+        onnx_export.check_size(module)
     assert "--backend onnx" in str(caught.value)

@@ -592,7 +592,7 @@ def test_threads_that_load_pin_and_unload_one_adapter_leave_a_true_account(world
 
     residents = parts.cache.residents()
     assert parts.cache.nbytes == sum(r.registered_bytes for r in residents)
-    assert {r.digest for r in residents if r.in_slot} == set(parts.slots._slots)
+    assert sum(r.in_slot for r in residents) == len(parts.slots)
     for resident in residents:
         if resident.pinned:
             parts.cache.unpin(resident.digest)

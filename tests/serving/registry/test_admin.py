@@ -13,6 +13,7 @@ from model_store.routes.text import parse_route
 from petl_vit.errors import Conflict, CorollaError, Corrupt, InvalidInput, NotFound, Unsupported
 from serving.registry.admin import Admin
 from serving.registry.catalog import Catalog, Plan
+from serving.registry.changes import Changes
 from serving.registry.listing import AdapterState
 from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
@@ -78,6 +79,7 @@ class Parts:
             self.catalog,
             load=self._load,
             announce=lambda plan: self.announced.append(plan.named),
+            changes=Changes(world.store),
             every_s=0.01,
             pool=self.pool,
         )
@@ -292,13 +294,14 @@ def test_a_task_that_is_missing_or_wrong_is_refused(admin: Admin, call: str) -> 
 
 def test_a_set_alias_is_loaded_and_followed_at_once(admin: Admin, parts: Parts, own_world: World) -> None:
     assert parts.resolved("lora@prod") == "lora:1"
-    alias, before = admin.set_alias("lora", "prod", 2, task="shapes")
+    done = admin.set_alias("lora", "prod", 2, task="shapes")
+    alias = done.alias
 
-    assert (str(alias.adapter), alias.alias, alias.version, before) == ("shapes/lora", "prod", 2, 1)
+    assert (str(alias.adapter), alias.alias, alias.version, done.before) == ("shapes/lora", "prod", 2, 1)
     assert parts.resolved("lora@prod") == "lora:2"
     assert own_world.store.adapters.aliases("shapes", "lora") == {"latest": 2, "prod": 2}
     assert parts.cache.names() == ["shapes/lora:2"]
-    assert admin.set_alias("shapes/lora", "new", 1)[1] is None
+    assert admin.set_alias("shapes/lora", "new", 1).before is None
     assert parts.resolved("lora@new") == "lora:1"
 
 
@@ -368,7 +371,7 @@ def test_aliases_are_listed_by_task(admin: Admin) -> None:
 def test_a_put_route_is_loaded_announced_and_followed_at_once(admin: Admin, parts: Parts) -> None:
     named = admin.put_route("shapes", "live", "prob(lora@prod, 0.5*ssf)", temperature=2.0)
 
-    assert (named.route.route, named.resolved) == ("prob(lora@prod, 0.5*ssf)", "prob(lora:1, 0.5*ssf:1)")
+    assert (named.route.route, named.resolved) == ("prob(lora@prod, 0.5*ssf:1)", "prob(lora:1, 0.5*ssf:1)")
     assert (named.route.temperature, named.why, named.shadows) == (2.0, "as given", False)
     assert parts.resolved("live") == "prob(lora:1, 0.5*ssf:1)"
     assert sorted(parts.cache.names()) == ["shapes/lora:1", "shapes/ssf:1"]
@@ -378,7 +381,7 @@ def test_a_put_route_is_loaded_announced_and_followed_at_once(admin: Admin, part
 def test_a_route_of_one_adapter_has_its_fitted_temperature(admin: Admin) -> None:
     named = admin.put_route("shapes", "solo", "lora@prod")
 
-    assert (named.route.temperature, named.why) == (1.5, "fitted for lora@prod on held-out data")
+    assert (named.route.temperature, named.why) == (1.5, "fitted for lora:1 on held-out data")
 
 
 def test_a_route_that_shadows_an_adapter_says_so(admin: Admin, parts: Parts) -> None:

@@ -5,7 +5,7 @@ import pytest
 from model_store.format.records import Draft
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound, Unsupported
-from serving.registry.catalog import Catalog, Change, Plan
+from serving.registry.catalog import Catalog, Change, Plan, Refreshed
 from tests.serving.world import CONFIG, SHAPES, World, backbone_tensors
 
 
@@ -215,7 +215,7 @@ def test_what_a_changed_route_means_is_warm_before_any_request_sees_it(
         ("shapes/best", "bitfit:1", "lora:2, ssf:1, 0.5*bitfit:1"),
         ("shapes/other", "ssf:1", "lora:2, ssf:1, 0.5*bitfit:1"),
     ]
-    assert [plan.named for plan in changed] == ["shapes/best", "shapes/other"]
+    assert [plan.named for plan in changed.plans] == ["shapes/best", "shapes/other"]
     assert resolved(catalog, "best") == "bitfit:1"
 
 
@@ -226,8 +226,8 @@ def test_a_route_whose_alias_moved_has_changed_and_others_have_not(
     catalog.refresh()
     own_world.store.adapters.set_alias("shapes", "lora", "prod", 2)
 
-    assert [str(plan.resolved) for plan in catalog.refresh()] == ["lora:2"]
-    assert catalog.refresh() == []
+    assert [str(plan.resolved) for plan in catalog.refresh().plans] == ["lora:2"]
+    assert catalog.refresh() == Refreshed()
 
 
 def test_a_store_that_is_lost_leaves_everything_as_it_was(
@@ -244,13 +244,13 @@ def test_a_store_that_is_lost_leaves_everything_as_it_was(
         plan(catalog, "never-heard-of")
 
     monkeypatch.undo()
-    assert catalog.refresh() == []
+    assert catalog.refresh() == Refreshed()
 
 
 def test_a_deleted_version_is_forgotten_by_a_reload(own_world: World, catalog: Catalog) -> None:
     assert resolved(catalog, "lora:1") == "lora:1"
     own_world.store.adapters.remove("shapes", "lora", 1)
-    _, changes = catalog.reload()
+    changes = catalog.reload().changes
 
     with pytest.raises(NotFound, match="has no version 1"):
         plan(catalog, "lora:1")
@@ -265,9 +265,9 @@ def test_a_reload_says_what_changed(own_world: World, catalog: Catalog) -> None:
     manifest = own_world.publish("shapes", "lora", seed=5, name="late")
     (own_world.folder / "routes" / "shapes" / "torn").write_text("{")
 
-    plans, changes = catalog.reload()
+    reloaded = catalog.reload()
 
-    assert changes == [
+    assert reloaded.changes == [
         Change(name="shapes/late:1", before="", after=manifest.digest),
         Change(name="shapes/late@latest", before="", after="1"),
         Change(name="shapes/lora@prod", before="1", after="2"),
@@ -275,8 +275,8 @@ def test_a_reload_says_what_changed(own_world: World, catalog: Catalog) -> None:
         Change(name="shapes/new", before="", after="ssf"),
         Change(name="shapes/torn", before="", after="damaged"),
     ]
-    assert [plan.named for plan in plans] == ["shapes/new"]
-    assert catalog.reload() == ([], [])
+    assert [plan.named for plan in reloaded.plans] == ["shapes/new"]
+    assert catalog.reload() == Refreshed()
 
 
 def test_a_damaged_alias_is_refused_until_it_is_repaired(own_world: World, catalog: Catalog) -> None:

@@ -10,6 +10,7 @@ import pytest
 from model_store.routes.text import parse_route
 from petl_vit.errors import CorollaError, Corrupt
 from serving.registry.catalog import Catalog, Plan
+from serving.registry.changes import Changes
 from serving.registry.watcher import Watcher
 from tests.serving.world import World, until
 
@@ -23,7 +24,12 @@ class Watched:
         self.announced: list[tuple[str | None, str]] = []
         self.damaged: set[str] = set()
         self.watcher = Watcher(
-            self.catalog, load=self._load, announce=self._announce, every_s=0.01, pool=pool
+            self.catalog,
+            load=self._load,
+            announce=self._announce,
+            changes=Changes(world.store),
+            every_s=0.01,
+            pool=pool,
         )
 
     def _load(self, plan: Plan) -> None:

@@ -228,6 +228,29 @@ def test_a_put_route_answers_the_next_request_and_is_known_to_the_metrics(ours: 
     assert listed["ssf"].route.temperature == 1.5
 
 
+def test_routes_are_pinned_and_every_change_names_the_caller(ours: Ours) -> None:
+    assert ours.admin.put_route("live", "lora", task="shapes").route.route == "lora:2"
+    edge = ours.admin.put_route("edge", "lora@prod, ssf", task="shapes", temperature=3.0, follow=True)
+    assert (edge.route.route, len(edge.notes)) == ("lora@prod, ssf", 2)
+    assert [version.adapter for version in edge.route.versions] == ["shapes/lora:1", "shapes/ssf:1"]
+    assert ours.classify("edge").route_note == ""
+
+    (note,) = ours.admin.set_alias("shapes/lora", "prod", 2).notes
+    assert "route shapes/edge (lora@prod, ssf) answers by lora:2, ssf:1; temperature 3 is for" in note
+    assert ours.classify("edge").route_note in note
+    state = {s.route.name: s for s in ours.admin.list_routes(task="shapes").routes}["edge"]
+    assert (state.temperature, list(state.follows)) == (1.0, ["ssf"])
+    assert state.note in note
+
+    put, moved = ours.admin.list_changes("edge", task="shapes").changes
+    assert (put.name, put.after, put.after_temperature) == ("shapes/edge", "lora@prod, ssf", 3.0)
+    assert (moved.name, moved.before, moved.after) == ("shapes/lora@prod", "1", "2")
+    assert put.by.startswith(("ipv4:127.0.0.1:", "ipv6:[::1]:"))
+    assert not put.HasField("before_temperature")
+    assert len(ours.admin.list_changes(limit=2).changes) == 2
+    refused("NOT_FOUND", "route", ours.admin.list_changes, "nothing", task="shapes")
+
+
 def test_a_deleted_route_answers_no_request(ours: Ours) -> None:
     assert ours.admin.delete_route("best", task="shapes").name == "best"
     with pytest.raises(RequestFailed) as caught:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from protos.corolla.v1 import admin_pb2, classifier_pb2
 from protos.inference import grpc_service_pb2
 from serving.metrics.events import Metrics
-from serving.rpc.call import show_calls
+from serving.rpc.call import caller_of, show_calls
 
 SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"],
@@ -27,3 +27,16 @@ def test_every_call_of_a_service_shows_at_zero_with_every_code(service: ServiceD
             assert metrics.registry.get_sample_value("corolla_requests_total", labels) == 0
         labels = {"method": method.name}
         assert metrics.registry.get_sample_value("corolla_request_duration_seconds_count", labels) == 0
+
+
+class Context:
+    """What gRPC says of a caller."""
+
+    def __init__(self, peer: str, identities: list[bytes] | None = None) -> None:
+        self.peer, self.peer_identities = lambda: peer, lambda: identities
+
+
+def test_a_caller_is_told_by_its_certificate_and_its_address() -> None:
+    assert caller_of(Context("ipv6:%5B::1%5D:50123")) == "ipv6:[::1]:50123"
+    shown = Context("ipv4:10.0.0.7:50123", [b"ops.example", b"ops.example", b"ann"])
+    assert caller_of(shown) == "ops.example ann ipv4:10.0.0.7:50123"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, failure, request_of
@@ -276,7 +277,7 @@ def test_no_more_is_read_than_may_be_under_way(world: World) -> None:
 
 def under_way(running: Running) -> int:
     """Works that are queued or running."""
-    return len(running.server.service.batcher._items)
+    return len(running.server.service.batcher)
 
 
 def test_a_client_that_does_not_read_holds_bounded_work_and_harms_nobody(world: World) -> None:
@@ -285,7 +286,7 @@ def test_a_client_that_does_not_read_holds_bounded_work_and_harms_nobody(world: 
     given = (pb.StreamRequest(id=str(i), request=request) for i in count())
 
     with Running(world.settings(max_stream_requests=3)) as running, running.client() as client:
-        stalled = client._stub.ClassifyStream(given)
+        stalled = ClassifierStub(client.channel).ClassifyStream(given)
         until(lambda: counted(running, "OK") >= 3)
         settled = 0.0
         while settled != (settled := counted(running, "OK")):

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from model_store.format.records import Draft
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
 from tests.serving.rpc.requests import ask, refused
@@ -147,7 +148,7 @@ def test_a_caller_that_goes_harms_nobody(world: World) -> None:
         ask(client, "lora")
         release = running.hold_engine()
         request = request_of([encoded(0)], route="lora", task="shapes")
-        call: Any = client._stub.Classify
+        call: Any = ClassifierStub(client.channel).Classify
         first = call.future(request, timeout=WAIT_S)
         until(lambda: running.value("corolla_queue_duration_seconds_count") == 2)
         gone, stays = (call.future(request, timeout=WAIT_S) for _ in range(2))

@@ -3,6 +3,7 @@
 import pytest
 
 from protos.corolla.v1 import classifier_pb2 as pb
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
 from serving.rpc.classifier_servicer import MAX_LABELS
@@ -43,7 +44,7 @@ def test_labels_become_counters(client: Client, running: Running) -> None:
 
 def test_a_label_without_a_class_is_invalid(client: Client) -> None:
     prediction_id = ask(client, "lora").results[0].prediction_id
-    reply = client._stub.Feedback(
+    reply = ClassifierStub(client.channel).Feedback(
         pb.FeedbackRequest(labels=[pb.Label(prediction_id=prediction_id)]), timeout=WAIT_S
     )
 

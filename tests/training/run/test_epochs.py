@@ -16,7 +16,7 @@ from tests.training.conftest import SPEC, recipe
 from tests.training.run.notes import Notes
 from training.data.loading import Resized
 from training.data.records import Dataset
-from training.run.epochs import Epochs, spread
+from training.run.epochs import Epochs, measured
 from training.run.job import Job, run
 from training.run.recipe import Recipe
 from training.run.trainer import Trained, Trainer, train
@@ -60,32 +60,35 @@ def test_adapters_that_train_together_are_told_by_name_in_one_line(
 ) -> None:
     several = [trainer(vit, base_head, recipe(m, epochs=1), name=m) for m in ("bitfit", "lora")]
     notes = Notes()
-    train(several, plain, after_epoch=Epochs(several, plain, 60, notes))
+    train(several, plain, after_epoch=Epochs(several, plain, 60, notes, of=1000))
     (line,) = notes.statuses
     assert line.startswith("epoch 1/1: bitfit loss ")
     assert "; lora loss " in line
+    assert " on 60, 0 s left" in line
 
 
 @pytest.mark.parametrize(
-    ("keep", "measured"), [("last", [4, 8, 12, 16, 20, 24, 28, 32]), ("best", range(1, 33))]
+    ("keep", "after"), [("last", [4, 8, 12, 16, 20, 24, 28, 32]), ("best", range(1, 33))]
 )
 def test_a_run_is_measured_ten_times_at_most_or_after_every_epoch_where_the_best_is_kept(
-    vit: FrozenViT, base_head: LinearHead, plain: Resized, keep: str, measured: list[int]
+    vit: FrozenViT, base_head: LinearHead, plain: Resized, keep: str, after: list[int]
 ) -> None:
     one = trainer(vit, base_head, recipe("linear", epochs=32, keep=keep))
     told = Epochs([one], plain, 60, Notes())
     one.losses.append(1.0)
     for one.epoch in range(1, 33):
         told([one])
-    assert [*one.accuracies] == [*measured]
+    assert [*one.accuracies] == [*after]
     assert math.isclose(one.accuracies[32], 1.0)  # of its own images, which the head was fitted to
 
 
 def test_a_large_held_out_set_is_measured_on_an_even_part_of_it() -> None:
-    assert spread(5, 10).tolist() == [0, 1, 2, 3, 4]
-    part = spread(1000, 100)
-    assert len(part) == len(set(part.tolist())) == 100
-    assert part.diff().max() <= 11
+    assert measured(5, 10, "last").tolist() == [0, 1, 2, 3, 4]
+    part = measured(5000, 300, "best")
+    assert len(part) == len(set(part.tolist())) == 300
+    assert part.diff().max() <= 18
+    assert [len(measured(5000, n, "last")) for n in (10, 300)] == [64, 150]
+    assert len(measured(5000, 10, "best")) == 256
 
 
 def test_the_best_epoch_is_kept_also_where_the_run_was_stopped_after_it(

@@ -157,21 +157,11 @@ def test_a_set_that_is_too_large_to_keep_gives_the_same_adapter_and_says_so(
 def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_been_killed(
     store: Store, backbone: BackboneRecord, job: Job, tmp_path: Path
 ) -> None:
-    chosen = recipe(epochs=16, drop_path=0.2, augment="flip")
+    chosen = recipe(epochs=8, drop_path=0.2, augment="flip")
     job = replace(job, recipe=chosen, heldout=None)
     arguments = ["train", "lora", "--data", "digits", "--task", "digits", "--limit", "60", "--device", "cpu"]
-    arguments += [
-        "--lr",
-        "0.001",
-        "--epochs",
-        "16",
-        "--batch-size",
-        "16",
-        "--drop-path",
-        "0.2",
-        "--augment",
-        "flip",
-    ]
+    arguments += ["--lr", "0.001", "--epochs", "8", "--batch-size", "16"]
+    arguments += ["--drop-path", "0.2", "--augment", "flip"]
     arguments += ["--store", str(tmp_path / "store"), "--runs", str(job.runs)]
     threads = str(torch.get_num_threads())
     process = subprocess.Popen(

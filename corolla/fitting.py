@@ -1,0 +1,91 @@
+"""Fitting the temperature of a named route on labelled images, for the versions that answer now.
+
+What computes is imported once the names are known to exist.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model_store.format.records import NamedRoute
+from model_store.resolution.answering import Answering, answering, exact_versions
+from model_store.store import Store
+from petl_vit.precision import Precision
+
+if TYPE_CHECKING:
+    from training.progress import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """Which route, on what.
+
+    Attributes:
+        data: Labelled images, as `training.data.sources.load_dataset` opens them.
+        holdout: Only the images that training with this share holds out; None is all.
+        device, precision: What the backbone runs on, and computes in.
+    """
+
+    task: str
+    name: str
+    data: str
+    holdout: float | None = 0.2
+    split_seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A route with the temperature that was fitted, and what it was before.
+
+    Attributes:
+        route: As it is stored now.
+        before: How it answered before.
+        images: How many it was fitted on.
+    """
+
+    route: NamedRoute
+    before: Answering
+    images: int
+
+
+def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
+    """Fits a route's temperature and stores it with the versions that it was fitted for.
+
+    Raises:
+        NotFound: There is no such route, or no such data.
+        InvalidInput: The images do not tell a temperature, or the route was trained on most of them.
+        Unsupported: The members' answers are not combined by their logits.
+        Conflict: The route was put again meanwhile.
+    """
+    named = store.routes.get(what.task, what.name)
+    now = answering(store, named)
+
+    from model_store.resolution.loading import Loader
+    from model_store.resolution.precision import checked, subjects
+    from petl_vit.device import chosen_device
+    from training.data.dataset import split_dataset
+    from training.data.sources import load_dataset
+    from training.measure.route_temperature import fit_route
+    from training.run.training_data import unlearnt_by
+
+    dataset = load_dataset(what.data)
+    if what.holdout is not None:
+        dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
+    dataset = unlearnt_by(
+        store,
+        now.resolved.terms(),
+        dataset,
+        reporter.note,
+        field="data",
+        remedy="give images that none of them was trained on",
+    )
+    record = store.backbones.get(now.resolved.task.spec.backbone_digest)
+    exact = Loader(store, record, device=chosen_device(what.device))
+    loader = checked(Precision(what.precision), exact, subjects(now.resolved.members), reporter.note)
+    with reporter.stage(f"{now.resolved} on {dataset.name}", len(dataset)) as advance:
+        temperature = fit_route(loader, now.resolved, dataset, advance=advance)
+    fields = dict(named) | {"temperature": temperature, "versions": exact_versions(now.resolved)}
+    route = NamedRoute.of(**fields)
+    store.routes.put(route, expected=named)
+    return Fitted(route=route, before=now, images=len(dataset))

@@ -1,0 +1,58 @@
+"""The PromQL of docs/metrics.md. tests/docs/test_queries.py runs all of it over two replicas."""
+
+from collections.abc import Mapping
+
+QUERIES: Mapping[str, str] = {
+    "Accuracy of labelled images, by route and domain": """
+sum by (route, domain) (increase(corolla_feedback_total{outcome="correct"}[1d]))
+  / sum by (route, domain) (increase(corolla_feedback_total[1d]))
+""",
+    "Accuracy of each member of an ensemble": """
+sum by (route, member) (increase(corolla_member_feedback_total{outcome="correct"}[1d]))
+  / sum by (route, member) (increase(corolla_member_feedback_total[1d]))
+""",
+    "Labels of each member by the version that it resolves to now; replicas may differ, hence `instance`": """
+sum by (route, member, version, outcome) (
+  increase(corolla_member_feedback_total[1d])
+    * on (job, instance, route, member) group_left (version) corolla_adapter_info
+)
+""",
+    "Members whose version is not the same on all replicas": """
+count by (route, member) (count by (route, member, version) (corolla_adapter_info)) > 1
+""",
+    "Mean confidence": """
+sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
+  / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
+""",
+    "How often two members name the same class": """
+sum by (route, domain, pair) (increase(corolla_ensemble_pair_agreements_total[1h]))
+  / sum by (route, domain, pair) (increase(corolla_ensemble_pair_comparisons_total[1h]))
+""",
+    "Time in which 99 % of the calls were answered": """
+histogram_quantile(0.99, sum by (method, le) (rate(corolla_request_duration_seconds_bucket[5m])))
+""",
+    "Replicas that do not serve": """
+corolla_ready == 0
+""",
+}
+
+ABSENT: Mapping[str, str] = {
+    "Images of an hour, with the first ones of series that appeared in it": """
+sum by (route, domain) (
+  increase(corolla_predictions_total[1h])
+    + (min_over_time(corolla_predictions_total[1h]) unless corolla_predictions_total offset 1h)
+  or increase(corolla_predictions_total[1h])
+)
+""",
+    "An alert on something rare, which also sees the series appear": """
+increase(corolla_invalid_scores_total[10m]) > 0
+  or (corolla_invalid_scores_total > 0 unless corolla_invalid_scores_total offset 10m)
+""",
+    "Named routes without an image today": """
+count by (route) (corolla_adapter_info)
+  unless on (route) sum by (route) (increase(corolla_predictions_total[1d])) > 0
+""",
+    "0 instead of nothing": """
+sum(rate(corolla_predictions_total{route="digits/best"}[5m])) or vector(0)
+""",
+}

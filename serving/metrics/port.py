@@ -1,0 +1,207 @@
+"""The metrics port: what Prometheus scrapes, and the probes of orchestrators and load balancers, over HTTP.
+
+`/metrics` are the metrics, in the format and encoding that the scraper asks for; `?name[]=` shows only the
+named ones. `/healthz` is 200 while the process lives. `/readyz` is 200 while requests are served, else 503
+with the reason. All take GET and HEAD, with or without a slash at the end; any other path is 404.
+"""
+
+import gzip
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from socket import SOCK_STREAM, AddressFamily, getaddrinfo
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Lock, Thread
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.registry import Collector
+
+from petl_vit.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
+
+_TEXT = "text/plain; charset=utf-8"
+_METHODS = ("GET", "HEAD", "OPTIONS")
+_IDLE_S = 30.0  # a connection that says nothing is closed
+_POLL_S = 0.1  # until a call to close is seen
+_SLICE = 100  # samples written before other threads get their turn
+_PAUSE_S = 0.0002
+_LEVEL = 1  # of compression: four times as fast as the default, for a tenth more bytes
+_BODY_BYTES = 2**16  # of a request, which nothing needs
+
+
+_Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    status: str = "200 OK"
+    headers: _Headers = (("Content-Type", _TEXT),)
+    body: bytes = b""
+
+
+class MetricsPort:
+    """Answers from separate threads, until it is closed.
+
+    Args:
+        registry: The metrics.
+        port: 0 picks a free one; `port` says which.
+        host: An address or a name.
+        unready: Why requests are not served at this moment; None while they are. Called from other threads.
+
+    Raises:
+        InvalidInput: The address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        port: int,
+        host: str = "127.0.0.1",
+        unready: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._registry, self._unready = registry, unready
+        self._rendering = (
+            Lock()
+        )  # one scrape after the other: two at once take as long, and longer from others
+        self._pages: Mapping[str, Callable[[WSGIEnvironment], _Answer]] = {
+            "/metrics": self._metrics,
+            "/healthz": lambda _: _Answer(body=b"ok\n"),
+            "/readyz": lambda _: self._ready(),
+        }
+        try:
+            self._server = _listening(host, port, self._answer)
+        except OSError as error:
+            problem = f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
+            remedy = "choose another --metrics-port, or 0 for a free one"
+            raise InvalidInput(problem, field="metrics_port", remedy=remedy) from error
+        self.port = self._server.server_port
+        self._thread = Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="metrics port", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Frees the port. Blocks for a moment."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/")
+        page = self._pages.get(path)
+        if page is None:
+            text = f"{environ['PATH_INFO']} is not a page of this port; it has {', '.join(self._pages)}\n"
+            answer = _Answer(status="404 Not Found", body=text.encode("utf-8", "replace"))
+        elif method in ("GET", "HEAD"):
+            answer = page(environ)
+        else:
+            status = "200 OK" if method == "OPTIONS" else "405 Method Not Allowed"
+            answer = _Answer(status=status, headers=(("Allow", ", ".join(_METHODS)),))
+        _skip_body(environ)
+        length = ("Content-Length", str(len(answer.body)))
+        start(answer.status, [*answer.headers, ("Cache-Control", "no-store"), length])
+        return [] if method == "HEAD" else [answer.body]
+
+    def _ready(self) -> _Answer:
+        reason = self._unready()
+        if reason is None:
+            return _Answer(body=b"ok\n")
+        return _Answer(status="503 Service Unavailable", body=f"{reason}\n".encode())
+
+    def _metrics(self, environ: WSGIEnvironment) -> _Answer:
+        names = parse_qs(environ.get("QUERY_STRING", "")).get("name[]")
+        # Types say that a header is there always; the functions take None where it is not.
+        encoder, kind = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        shown = self._registry if names is None else self._registry.restricted_registry(_with_parts(names))
+        with self._rendering:
+            body = encoder(_Paced(shown))
+            headers: tuple[tuple[str, str], ...] = (
+                ("Content-Type", kind),
+                ("Vary", "Accept, Accept-Encoding"),
+            )
+            if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
+                body = gzip.compress(body, _LEVEL)
+                headers = (*headers, ("Content-Encoding", "gzip"))
+        return _Answer(headers=headers, body=body)
+
+
+class _Paced(Collector):
+    """The metrics of a registry, read with pauses, so that no other thread waits long for the interpreter."""
+
+    def __init__(self, registry: Any) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = _Pausing(metric.samples)
+            yield metric
+
+
+class _Pausing(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        for number, item in enumerate(super().__iter__()):
+            if number % _SLICE == _SLICE - 1:
+                time.sleep(_PAUSE_S)
+            yield item
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, family: AddressFamily, address: Any, answer: WSGIApplication) -> None:
+        self.address_family = family
+        super().__init__(address, _Handler)
+        self.set_app(answer)
+
+    def server_bind(self) -> None:
+        """As HTTPServer's, but without asking for this machine's name, which can take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away, or said nothing for too long: nothing to be told on stderr."""
+        _log.debug("a connection to the metrics port ended early", exc_info=True)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _IDLE_S
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing about each request."""
+
+
+def _listening(host: str, port: int, answer: WSGIApplication) -> _Server:
+    """A server on the first address of the host that can be bound.
+
+    Raises:
+        OSError: None can be.
+    """
+    problem: OSError | None = None
+    for family, _, _, _, address in getaddrinfo(host, port, type=SOCK_STREAM):
+        try:
+            return _Server(family, address, answer)
+        except OSError as error:
+            problem = problem or error
+    assert problem is not None, "getaddrinfo found nothing and did not say so"
+    raise problem
+
+
+def _skip_body(environ: WSGIEnvironment) -> None:
+    """Reads what a request brought: closing a connection with unread bytes would take its answer along."""
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if length.isdecimal() and int(length):
+        environ["wsgi.input"].read(min(int(length), _BODY_BYTES))
+
+
+def _with_parts(names: list[str]) -> list[str]:
+    """Names of series, and those of the series of a metric that is named as docs/metrics.md names it."""
+    return [name + part for name in names for part in ("", "_bucket", "_sum", "_count")]

@@ -1,0 +1,94 @@
+"""The real Prometheus: its programs, and one that scrapes servers of a test."""
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.serving.world import WAIT_S, until
+
+FETCHED = Path(__file__).parent.parent / ".venv" / "prometheus"
+CONFIG = """
+global: {{scrape_interval: 200ms}}
+scrape_configs: [{{job_name: corolla, static_configs: [{{targets: {targets}}}]}}]
+"""
+
+
+def tool(name: str) -> str:
+    """The path of `prometheus` or `promtool`; skips the test where there is none."""
+    found = shutil.which(name) or shutil.which(name, path=FETCHED)
+    if found is None:
+        pytest.skip(
+            f"{name} is not installed, and .ci/prometheus, which `make test` runs, could not fetch it"
+        )
+    return found
+
+
+class Prometheus:
+    """Scrapes servers on this machine five times a second, and evaluates queries.
+
+    Args:
+        ports: The metrics ports of the servers.
+        folder: For its configuration and its data.
+    """
+
+    def __init__(self, ports: Sequence[int], folder: Path) -> None:
+        config = folder / "prometheus.yml"
+        config.write_text(CONFIG.format(targets=json.dumps([f"127.0.0.1:{port}" for port in ports])))
+        self._targets, self._log = len(ports), folder / "log"
+        self._command = [
+            tool("prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+        ]
+
+    def __enter__(self) -> Self:
+        until(self._started)
+        until(lambda: len(self.query("up == 1")) == self._targets)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(WAIT_S)
+
+    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """The labels and the value of every series that an instant query returns.
+
+        Raises:
+            AssertionError: Prometheus refuses the query; says why.
+        """
+        try:
+            answer = self._read("/api/v1/query?" + urlencode({"query": promql}))
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{json.load(error)['error']}\n{promql}") from error
+        return [(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
+
+    def _started(self) -> bool:
+        """Whether it is ready; starts it, and starts it again where another process took its port."""
+        if not hasattr(self, "_process") or self._process.poll() is not None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self._port = free.getsockname()[1]
+            address = f"--web.listen-address=127.0.0.1:{self._port}"
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen([*self._command, address], stdout=log, stderr=log)
+        try:
+            self._read("/api/v1/status/buildinfo")
+        except OSError:
+            return False
+        return True
+
+    def _read(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=WAIT_S) as answer:
+            return json.load(answer)

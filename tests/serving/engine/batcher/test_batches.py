@@ -1,0 +1,215 @@
+import asyncio
+import gc
+
+import pytest
+
+from petl_vit.errors import Expired, InvalidInput
+from serving.engine import fair_queue
+from serving.engine.batcher import Done
+from tests.serving.engine.batcher.batches import World, results, settle
+
+# Batches
+
+
+async def test_it_runs_at_once_when_the_engine_is_idle(world: World) -> None:
+    assert await results(world.submit(1)) == [2]
+    assert await results(world.submit(5)) == [10]
+
+    assert world.engine.batches == [[1], [5]]
+
+
+async def test_it_gathers_rows_of_all_requests_while_the_engine_is_busy(world: World) -> None:
+    first = await world.occupied()
+    second = await world.queue(1, 2, client="a", flow="x")
+    third = await world.queue(3, client="b", flow="y")
+    assert world.engine.batches == [["wait"]]
+
+    assert await world.finish(first, second, third) == [["waitwait"], [2, 4], [6]]
+    assert [sorted(batch) for batch in world.engine.batches[1:]] == [[1, 2, 3]]
+
+
+async def test_a_batch_has_no_more_rows_than_fit(world: World) -> None:
+    first = await world.occupied()
+    tasks = [world.submit(1, rows=3), world.submit(2, rows=2), world.submit(3, rows=1)]
+    await settle()
+
+    assert await world.finish(first, *tasks) == [["waitwait"], [2], [4], [6]]
+    assert world.engine.batches == [["wait"], [1], [2, 3]]
+
+
+async def test_a_work_larger_than_a_batch_runs_alone(world: World) -> None:
+    first = await world.occupied()
+    large, small = world.submit(1, rows=5), world.submit(2)
+    await settle()
+
+    assert await world.finish(first, large, small) == [["waitwait"], [2], [4]]
+    assert world.engine.batches == [["wait"], [1], [2]]
+
+
+async def test_the_future_travels_on_the_item(world: World) -> None:
+    """Equal jobs of several callers each get the answer of their own place in the batch."""
+    first = await world.occupied()
+    same = [await world.queue(7) for _ in range(4)]
+
+    assert await world.finish(first, *same) == [["waitwait"], *[[14]] * 4]
+    assert world.engine.batches[1] == [7, 7, 7, 7]
+
+
+async def test_a_request_without_work_has_no_answers(world: World) -> None:
+    assert await results(world.submit()) == []
+
+
+async def test_a_result_says_how_long_it_waited_and_ran(world: World) -> None:
+    world.engine.seconds = 0.5
+    first = await world.occupied()
+    second = await world.queue(1)
+    world.clock.now += 3
+    world.release()
+    (ran,), (waited,) = await first, await second
+
+    assert isinstance(ran, Done)
+    assert (ran.queue_s, ran.run_s) == (0, 3.5)
+    assert isinstance(waited, Done)
+    assert (waited.queue_s, waited.run_s) == (3.5, 0.5)
+    assert world.gauge.waits == [0, 3.5]
+
+
+# Who is gone
+
+
+async def test_done_is_checked_before_a_result_is_set(world: World) -> None:
+    """A caller that goes while its job runs leaves a done future behind, which no result may touch."""
+    first = await world.occupied()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    world.release()
+
+    assert await results(world.submit(1)) == [2]
+
+
+async def test_a_cancelled_caller_never_harms_its_neighbours(world: World) -> None:
+    first = await world.occupied()
+    gone, stays = world.submit(1, 2), world.submit(3)
+    await settle()
+    gone.cancel()
+    await settle()
+
+    assert await world.finish(stays, first) == [[6], ["waitwait"]]
+    assert gone.cancelled()
+    assert world.engine.batches == [["wait"], [3]], "a cancelled job takes no place in a forward"
+    assert world.gauge.dropped_for == {"cancelled": 2}
+
+
+async def test_a_caller_that_goes_while_the_batch_is_taken_is_not_computed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await world.occupied()
+    stays, gone = world.submit(1), world.submit(2)
+    await settle()
+    monkeypatch.setattr(world.gauge, "queued", lambda _: gone.cancel())
+
+    assert await world.finish(first, stays) == [["waitwait"], [2]]
+    assert world.served == [1]
+    assert world.gauge.dropped_for == {"cancelled": 1}
+
+
+async def test_a_cancelled_caller_frees_its_rows_and_bytes_at_once(world: World) -> None:
+    first = await world.occupied()
+    gone = await world.queue(1, rows=6, size=1000)
+    gone.cancel()
+    await settle()
+
+    assert (world.gauge.rows[-1], world.gauge.sizes[-1]) == (0, 0)
+    stays = await world.queue(2, rows=6, size=1000)
+    assert await world.finish(first, stays) == [["waitwait"], [4]]
+
+
+async def test_callers_that_come_and_go_leave_nothing_behind(wide: World) -> None:
+    """Also while the engine hangs and another's large work keeps the queue from running empty."""
+    first = await wide.occupied()
+    stays = await wide.queue(1, rows=50, client="a", flow="heavy")
+
+    async def come_and_go(times: int) -> None:
+        for number in range(times):
+            gone = await wide.queue(0, client="a", flow=f"flow {number % 3}")
+            gone.cancel()
+            await settle()
+
+    await come_and_go(50)
+    gc.collect()
+    before = len(gc.get_objects())
+    await come_and_go(300)
+    gc.collect()
+
+    assert len(gc.get_objects()) - before < 100
+    assert await wide.finish(first, stays) == [["waitwait"], [2]]
+
+
+async def test_clients_that_were_served_leave_nothing_behind(wide: World) -> None:
+    """Also while another keeps the queue from running empty."""
+    before = shares()
+    first = await wide.occupied()
+    heavy = await wide.queue(1, 2, rows=100, client="heavy")
+    many = [wide.submit(n, client=f"client {n}", flow=f"flow {n}") for n in range(300)]
+    until_then = wide.submit("wait", client="holder", rows=2)
+    await settle()
+    await wide.step()
+    for task in many:
+        await results(task)
+
+    assert wide.gauge.rows[-1] == 200
+    assert shares() - before == 3, "the heavy one's priority, client and flow"
+    await wide.finish(first, until_then, heavy)
+
+
+def shares() -> int:
+    gc.collect()
+    return sum(type(each) is fair_queue.Share for each in gc.get_objects())
+
+
+# Failures
+
+
+async def test_a_failing_row_fails_alone(world: World) -> None:
+    first = await world.occupied()
+    one, bad, broken = world.submit(1), world.submit("bad"), world.submit("broken")
+    await settle()
+    _, (result,), (error,), (crash,) = await world.finish(first, one, bad, broken)
+
+    assert result == 2
+    assert isinstance(error, InvalidInput)
+    assert isinstance(crash, RuntimeError)
+    assert world.engine.batches[1:] == [[1, "bad", "broken"], [1], ["bad"], ["broken"]]
+    assert await results(world.submit(3)) == [6], "the batcher goes on"
+
+
+async def test_memory_that_runs_out_fails_the_work_that_needs_it_alone(world: World) -> None:
+    first = await world.occupied()
+    one, huge = world.submit(1), world.submit("huge")
+    await settle()
+    _, (result,), (error,) = await world.finish(first, one, huge)
+
+    assert result == 2
+    assert isinstance(error, MemoryError)
+    assert await results(world.submit(3)) == [6]
+
+
+async def test_work_that_nobody_waits_for_is_not_tried_alone(world: World) -> None:
+    """A batch that breaks takes time; meanwhile a deadline passes."""
+    world.engine.seconds = 10
+    first = await world.occupied()
+    broken, late = world.submit("broken"), world.submit(1, within=25)
+    await settle()
+    _, (crash,), (expired,) = await world.finish(first, broken, late)
+
+    assert isinstance(crash, RuntimeError)
+    assert isinstance(expired, Expired)
+    assert world.engine.batches[1:] == [["broken", 1], ["broken"]]
+
+
+async def test_an_engine_that_leaves_a_job_unanswered_fails_it_and_nobody_hangs(world: World) -> None:
+    (error,) = await results(world.submit("short"))
+
+    assert isinstance(error, AssertionError)
+    assert await results(world.submit(1)) == [2]

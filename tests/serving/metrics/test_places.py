@@ -1,0 +1,114 @@
+"""Which series a scrape shows: those of routes and domains that were counted, and of few others."""
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import MAX_DOMAINS, MAX_ROUTES, ZERO_PLACES, Domains
+from tests.serving.metrics.counting import predict, series, value
+
+MEMBERS = ("lora", "ssf", "bitfit")
+
+
+def metrics_of(routes: int, domains: int, *members: str) -> Metrics:
+    metrics = Metrics(CollectorRegistry(), Domains([f"domain-{number}" for number in range(domains)]))
+    for number in range(routes):
+        name = f"route-{number}"
+        metrics.add_route(name, members)
+        for member in members:
+            metrics.set_adapter(route=name, member=member, version="1", method=member, digest="d")
+    return metrics
+
+
+def lines(metrics: Metrics) -> list[str]:
+    return generate_latest(metrics.registry).decode().splitlines()
+
+
+def test_the_series_of_many_routes_and_domains_appear_with_their_first_image() -> None:
+    metrics = metrics_of(MAX_ROUTES, MAX_DOMAINS, *MEMBERS)
+    before = lines(metrics)
+    here = {"route": "route-900", "domain": "domain-3"}
+    assert value(metrics, "corolla_predictions_total", **here) is None
+
+    predict(metrics, **here)
+
+    new = {line.rpartition(" ")[0] for line in lines(metrics)} - {line.rpartition(" ")[0] for line in before}
+    assert len(before) < 10 * MAX_ROUTES  # a line for each adapter, and the places that are shown at zero
+    assert len(new) < 200
+    assert all('route="route-900"' in line for line in new)
+    assert value(metrics, "corolla_predictions_total", **here) == 1
+
+
+def test_all_series_of_a_route_in_a_domain_appear_at_once() -> None:
+    metrics = metrics_of(ZERO_PLACES, 1, *MEMBERS)
+    here = {"route": f"route-{ZERO_PLACES - 1}", "domain": "domain-0"}
+    predict(metrics, **here)
+    before = len(lines(metrics))
+
+    predict(metrics, **here, votes=[1, 2, 3], confidence=0.1)
+    metrics.feedback(**here, correct=False, members=dict.fromkeys(MEMBERS, True), delay_seconds=1)
+    metrics.invalid_scores(here["route"], "lora")
+
+    assert len(lines(metrics)) == before
+    assert {labels["bin"] for labels in series(metrics, "corolla_prediction_bin_total", **here)} == {
+        str(bin_) for bin_ in range(10)
+    }
+
+
+def test_few_routes_and_domains_are_shown_at_zero_so_that_their_first_image_counts() -> None:
+    metrics = metrics_of(10, 4, *MEMBERS)
+    for number in range(9):
+        assert value(metrics, "corolla_predictions_total", route=f"route-{number}", domain="unset") == 0
+    # 9 routes and `adhoc` in 6 domains are 60 places; one more route does not fit.
+    assert series(metrics, "corolla_predictions_total", route="route-9") == []
+
+
+def test_a_label_that_comes_before_any_image_shows_its_route() -> None:
+    metrics = metrics_of(ZERO_PLACES, 1, *MEMBERS)
+    here = {"route": f"route-{ZERO_PLACES - 1}", "domain": "domain-0"}
+    metrics.feedback(**here, correct=True, members={"lora": True}, delay_seconds=1)
+
+    assert value(metrics, "corolla_feedback_total", **here, outcome="correct") == 1
+    assert value(metrics, "corolla_feedback_total", **here, outcome="incorrect") == 0
+    assert value(metrics, "corolla_predictions_total", **here) == 0
+
+
+def test_a_route_that_is_not_shown_yet_appears_with_its_new_members() -> None:
+    metrics = metrics_of(ZERO_PLACES, 1, *MEMBERS)
+    route = f"route-{ZERO_PLACES - 1}"
+    metrics.add_route(route, ["lora", "vpt"])
+    predict(metrics, route=route, domain="domain-0", votes=[3, 5])
+    metrics.add_route(route, ["lora", "full"])
+    predict(metrics, route=route, domain="domain-0", votes=[3, 5])
+
+    counted = {
+        labels["member"]: value(metrics, "corolla_member_predictions_total", **labels)
+        for labels in series(metrics, "corolla_member_predictions_total", route=route)
+    }
+    assert counted == {"lora": 2, "vpt": 1, "full": 1}
+
+
+def test_places_beyond_the_limit_count_as_another_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.metrics.events.MAX_PLACES", ZERO_PLACES)
+    metrics = metrics_of(200, 1, *MEMBERS)
+    for number in range(200):
+        predict(metrics, route=f"route-{number}", domain="domain-0")
+    metrics.feedback(
+        route="route-199", domain="domain-0", correct=True, members={"lora": True}, delay_seconds=1
+    )
+
+    shown = series(metrics, "corolla_predictions_total", domain="domain-0")
+    counts = {labels["route"]: value(metrics, "corolla_predictions_total", **labels) for labels in shown}
+    assert sum(filter(None, counts.values())) == 200
+    assert len(series(metrics, "corolla_predictions_total")) <= ZERO_PLACES + 3
+    assert counts["other"] == 200 - sum(1 for count in counts.values() if count == 1)
+    assert value(metrics, "corolla_feedback_total", route="other", domain="domain-0", outcome="correct") == 1
+
+
+def test_one_member_has_no_series_of_ensembles() -> None:
+    metrics = metrics_of(1, 1, "lora")
+    predict(metrics, route="route-0", domain="domain-0", votes=[3], agreement=1.0)
+
+    assert len(series(metrics, "corolla_member_predictions_total", route="route-0", domain="domain-0")) == 1
+    for name in ("corolla_ensemble_predictions_total", "corolla_ensemble_agreement_ratio_count"):
+        assert series(metrics, name, route="route-0") == []

@@ -1,0 +1,60 @@
+"""The temperature of a route, an ensemble too, on labelled images.
+
+Shapes: n images, K members, C classes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from model_store.resolution.loading import Loader
+from model_store.resolution.versions import ResolvedRoute
+from petl_vit.combine import Combine
+from petl_vit.errors import InvalidInput, Unsupported
+from training.data.dataset import align_classes
+from training.data.records import Dataset
+from training.measure.calibration import FEWEST, fit_temperature
+from training.measure.evaluation import Candidate, answers
+
+
+def fit_route(
+    loader: Loader, route: ResolvedRoute, dataset: Dataset, *, advance: Callable[[int], None] = lambda n: None
+) -> float:
+    """The temperature that divides a route's combined logits.
+
+    Args:
+        dataset: Its classes are matched to the route's by name.
+        advance: Called with the number of images that are done.
+
+    Raises:
+        InvalidInput: There are too few images, or the route answers all of them rightly: then the likelihood
+            rises as the temperature falls to 0. Or the classes differ.
+        Unsupported: The members' answers are not combined by their logits.
+    """
+    if route.combine is not Combine.MEAN:
+        raise Unsupported(
+            f"`{route.combine}` does not combine logits, which a fitted temperature divides",
+            field="route",
+            remedy="put the route with a --temperature of yours",
+        )
+    dataset = align_classes(dataset, route.classes)
+    if len(dataset) < FEWEST:
+        raise InvalidInput(
+            f"{len(dataset)} images are fewer than {FEWEST}, too few to tell a temperature",
+            field="data",
+            remedy="give more, for example with a larger --holdout",
+        )
+    logits = np.zeros((len(dataset), len(route.classes)))
+    for part in answers(loader, [Candidate(route=route)], dataset):
+        # The logarithm of the probabilities is the combined logits but for a number of each image.
+        logits[part.images] = np.log(np.maximum(part.answer.probabilities, np.finfo(float).tiny))
+        advance(len(part.images))
+    z = torch.from_numpy(logits)
+    if bool((z.argmax(dim=-1) == dataset.labels).all()):
+        raise InvalidInput(
+            f"there is no error among the {len(dataset)} images, which then do not tell a temperature",
+            field="data",
+            remedy="give images that are harder, or more of them",
+        )
+    return fit_temperature(z, dataset.labels)
