@@ -217,6 +217,7 @@ class Store(Contents):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        move_base: bool = False,
         progress: bool = False,
     ) -> TaskRecord:
         """Fits the base head of a task again; the result is the task's next version.
@@ -224,10 +225,13 @@ class Store(Contents):
         Adapters that are trained from now on start from it, and the route `base` means it. Adapters that
         exist stay with the version that they were trained for. What it does not say is as in `train`.
 
+        Args:
+            move_base: Go on where named routes answer by `base`, which then means the new base head.
+
         Raises:
             NotFound: The task, the backbone or the data do not exist.
             InvalidInput: The data has other classes than the task.
-            Conflict: A version of the task has this base head already.
+            Conflict: A version of the task has this base head already, or named routes answer by `base`.
         """
         from training.run import refit
 
@@ -242,6 +246,7 @@ class Store(Contents):
                 split_seed=split_seed,
                 limit=limit,
                 device=self._settings.device,
+                move_base=move_base,
             ),
             _reporter(progress),
         )

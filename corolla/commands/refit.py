@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @flags.holdout("Share of the images that is held out, as in training.")
 @flags.split_seed("Decides which images are held out, as in training.")
 @click.option("--limit", type=click.IntRange(2), help="Fit to at most so many images.")
+@click.option("--move-base", is_flag=True, help="Go on where named routes answer by `base`, which moves.")
 @click.option("--backbone", help="Backbone, where the task is on several.")
 @flags.device
 @flags.store
@@ -75,10 +76,9 @@ def _print_refitted(store: Store, refitted: "Refitted") -> None:
     ]
     if belong:
         click.echo(f"{', '.join(belong)} stay with version {old.version}; train them again to leave it")
-    named = [
-        route.name
-        for route in store.routes.list()
-        if any(ref.is_base and (ref.task or route.task) == new.spec.name for ref in route.parsed().adapters)
-    ]
-    if named:
-        click.echo(f"`base` now means version {new.version}, so these routes change: {', '.join(named)}")
+
+    from training.run.refit import by_base
+
+    routes = by_base(store, new.spec.name)
+    if routes:
+        click.echo(f"`base` now means version {new.version}, so these have changed: {', '.join(routes)}")

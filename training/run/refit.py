@@ -12,6 +12,7 @@ from model_store.format.records import TaskRecord
 from model_store.resolution.loading import Loader
 from model_store.store import Store
 from petl_vit.device import chosen_device
+from petl_vit.errors import Conflict
 from petl_vit.heads import Head
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
@@ -30,6 +31,7 @@ class Job:
 
     Attributes:
         backbone: Name or digest in the store.
+        move_base: Go on where named routes answer by `base`, which then means the new base head.
     """
 
     backbone: str
@@ -40,6 +42,7 @@ class Job:
     split_seed: int = 0
     limit: int | None = None
     device: str = "cpu"
+    move_base: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,18 @@ def refit(store: Store, job: Job, reporter: Reporter | None = None) -> Refitted:
     Raises:
         NotFound: The task, the backbone or the data do not exist.
         InvalidInput: The data has other classes than the task, or nothing remains to measure on.
-        Conflict: A version of the task has this base head already.
+        Conflict: A version of the task has this base head already, or named routes answer by `base`.
     """
     reporter = reporter or Silent()
     backbone = store.backbones.get(job.backbone)
     before = store.tasks.get(job.task, backbone.digest)
+    routes = by_base(store, job.task)
+    if routes and not job.move_base:
+        raise Conflict(
+            f"{', '.join(routes)} answer by `base`, which would mean the new base head",
+            field="task",
+            remedy="put these routes without it, or let them move with --move-base",
+        )
     train, heldout = load_parts(
         job.data, heldout=job.heldout, holdout=job.holdout, seed=job.split_seed, limit=job.limit
     )
@@ -97,6 +107,15 @@ def refit(store: Store, job: Job, reporter: Reporter | None = None) -> Refitted:
         accuracy=_accuracy(head, features, measured.labels),
         accuracy_before=_accuracy(loader.base_head(before), features, measured.labels) if clean else None,
     )
+
+
+def by_base(store: Store, task: str) -> list[str]:
+    """The named routes of any task that answer by the `base` of a task."""
+    return [
+        f"route {route.task}/{route.name}"
+        for route in store.routes.list()
+        if any(ref.is_base and (ref.task or route.task) == task for ref in route.parsed().adapters)
+    ]
 
 
 def _features(vit: FrozenViT, images: Resized, reporter: Reporter) -> Tensor:

@@ -4,20 +4,20 @@ from tests.corolla.shell import Shell
 
 def test_a_base_head_is_fitted_again_and_what_changes_is_said(trained: Shell) -> None:
     assert trained("routes", "put", "plain", "base", "--task", "digits")[0] == 0
-    code, out, _ = trained(
-        "tasks", "refit-head", "digits", "--data", "digits", "--limit", "120", "--device", "cpu"
+    refit = ["tasks", "refit-head", "digits", "--data", "digits", "--limit", "120", "--device", "cpu"]
+    assert "route digits/plain answer by `base`, which would mean the new base head" in trained.refused(
+        *refit
     )
+    code, out, _ = trained(*refit, "--move-base")
     assert code == 0
     first, *rest = out.splitlines()
     assert first.startswith("digits version 2: its base head is fitted to 120 images, held-out accuracy 0.")
     assert first.endswith(" before")
     assert rest == [
         "digits/lora:1 stay with version 1; train them again to leave it",
-        "`base` now means version 2, so these routes change: plain",
+        "`base` now means version 2, so these have changed: route digits/plain",
     ]
-    assert "version 2 of task 'digits' has this base head already" in trained.refused(
-        "tasks", "refit-head", "digits", "--data", "digits", "--limit", "120", "--device", "cpu"
-    )
+    assert "version 2 of task 'digits' has this base head already" in trained.refused(*refit, "--move-base")
 
 
 def test_programs_refit_and_delete_tasks_too(trained: Shell) -> None:
