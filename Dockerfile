@@ -21,7 +21,11 @@ RUN useradd --system --uid 10001 --user-group --home-dir /store --shell /usr/sbi
     && install -d -o corolla -g corolla -m 0750 /store
 COPY --from=build /opt/corolla /opt/corolla
 
+# Plain text inside the container's network; where it is shared, set COROLLA_TLS_CERTIFICATE and COROLLA_TLS_KEY.
+# Settings are best given as such variables, which the health check reads too.
 ENV PATH=/opt/corolla/bin:$PATH \
+    COROLLA_HOST=0.0.0.0 \
+    COROLLA_INSECURE=true \
     COROLLA_STORE=/store \
     OMP_WAIT_POLICY=passive \
     PYTHONUNBUFFERED=1
@@ -39,5 +43,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-m", "serving.client.health"]
 
 ENTRYPOINT ["corolla"]
-# Plain text inside the container's network; name --tls-certificate and --tls-key instead where it is shared.
-CMD ["serve", "--host", "0.0.0.0", "--insecure"]
+CMD ["serve"]

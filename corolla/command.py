@@ -21,11 +21,21 @@ import click
 from corolla.group import CommandGroup, Lazy, running_command
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import CorollaError
+from serving import environment
 
 PLUGINS = "corolla.commands"
 """Entry-point group of the commands that other packages add."""
 
-VARIABLES = frozenset({"COROLLA_STORE", "COROLLA_RUNS", "COROLLA_DEBUG"})
+VARIABLES = frozenset(
+    {
+        "COROLLA_DEBUG",
+        "COROLLA_RUNS",
+        "COROLLA_SERVER",
+        "COROLLA_STORE",
+        "COROLLA_TLS_CA",
+        "COROLLA_TLS_SERVER_NAME",
+    }
+)
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
 COMMANDS: dict[str, Lazy] = {
     "train": Lazy(
@@ -75,6 +85,12 @@ COMMANDS: dict[str, Lazy] = {
         line="Send true labels for earlier predictions.",
         extra="client",
         target="corolla.commands.feedback:feedback",
+    ),
+    "domains": Lazy(
+        section="Serve",
+        line="List and add the domains of a server's metrics.",
+        extra="client",
+        target="corolla.commands.domains:domains",
     ),
     "backbones": Lazy(
         section="Store",
@@ -132,10 +148,10 @@ def corolla(debug: bool) -> None:
 def _check_variables(environ: Mapping[str, str]) -> None:
     """Refuse a misspelt variable of every command; `corolla serve` checks the settings' variables too."""
     known = {name.removeprefix("COROLLA_"): name for name in VARIABLES}
-    for name in sorted(environ):
+    for name in environment.ours(environ):
         word = name.removeprefix("COROLLA_")
         close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
-        if name.startswith("COROLLA_") and name not in VARIABLES and close:
+        if name not in VARIABLES and close:
             remedy = f"did you mean {known[close[0]]}?"
             raise UnknownVariable("the environment variable is not known", field=name, remedy=remedy)
 
@@ -145,6 +161,8 @@ def run(arguments: Sequence[str]) -> int:
     # Without this, OpenMP's threads spin between products and starve other processes on a busy machine.
     # It has an effect only when it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What gRPC would write about a connection that failed, our errors say in plain words. Read at its import.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if arguments[:1] == ["serve"] else "NONE")
     cpus = usable_cpus()
     if cpus.by_quota:  # which numpy and scipy do not read; PyTorch is told by `petl_vit.device.use_threads`
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cpus.count))

@@ -10,8 +10,9 @@ from google.protobuf.message import Message
 
 from corolla import flags
 from corolla.flags import Connection
-from serving.access import certificates
+from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
+from serving.client.credentials import credentials
 from serving.client.messages import DEFAULT_ADDRESS
 
 
@@ -31,19 +32,24 @@ def connect(connection: Connection) -> Client:
     """A client of a server.
 
     Raises:
-        InvalidInput: A file of TLS cannot be read, or a certificate and a key do not belong together.
+        InvalidInput: The address is not HOST:PORT, a file of TLS cannot be read, or a certificate and a key
+            do not belong together.
     """
-    credentials = _credentials(connection)
-    return Client(connection.address, credentials=credentials, timeout_s=connection.timeout_s)
+    chosen = _credentials(connection)
+    try:
+        return Client(
+            connection.address,
+            credentials=chosen,
+            server_name=connection.server_name,
+            timeout_s=connection.timeout_s,
+        )
+    except InvalidInput as error:
+        raise error.about("server") from error
 
 
 def _credentials(connection: Connection) -> grpc.ChannelCredentials | None:
-    certificates.check_both(connection.certificate, connection.key)
-    ca = None if connection.ca is None else certificates.read(connection.ca, "tls_ca")
-    if connection.certificate is None or connection.key is None:
-        return None if ca is None else grpc.ssl_channel_credentials(ca)
-    certificate, key = certificates.pair(connection.certificate, connection.key)
-    return grpc.ssl_channel_credentials(ca, key, certificate)
+    files = {"ca": connection.ca, "certificate": connection.certificate, "key": connection.key}
+    return credentials(**files) if any(files.values()) else None
 
 
 def document(message: Message) -> dict[str, Any]:

@@ -103,9 +103,11 @@ class Connection:
     """A running server and how to reach it.
 
     Attributes:
-        address: HOST:PORT.
+        address: HOST:PORT, or `unix:/path` of a socket.
         ca: PEM file of the CA that signed the server's certificate.
-        certificate, key: PEM files that say who we are. TLS is spoken where any of the three is given.
+        certificate, key: PEM files that say who we are.
+        server_name: The name in the server's certificate, where it is not the address's host. TLS is spoken
+            where any of these four is given.
         timeout_s: Seconds that the server may take.
     """
 
@@ -113,6 +115,7 @@ class Connection:
     ca: Path | None
     certificate: Path | None
     key: Path | None
+    server_name: str | None
     timeout_s: float
 
 
@@ -120,14 +123,32 @@ def server(text: str, default: str | None = None) -> Decorator:
     """`--server` and the flags that belong to it.
 
     The command is called with a `connection`, which is None where there is no server; flags that would then
-    be ignored are refused.
+    be ignored are refused. A server that only the environment names gives way to a `--store` that was typed.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @click.option("--server", metavar="HOST:PORT", default=default, show_default=True, help=text)
-        @click.option("--tls-ca", type=PATH, help="PEM file; speak TLS to the server, trust this CA.")
+        @click.option(
+            "--server",
+            metavar="HOST:PORT",
+            envvar="COROLLA_SERVER",
+            default=default,
+            show_default=True,
+            help=f"{text.rstrip('.')} (env: COROLLA_SERVER).",
+        )
+        @click.option(
+            "--tls-ca",
+            type=PATH,
+            envvar="COROLLA_TLS_CA",
+            help="PEM file; speak TLS to the server, trust this CA (env: COROLLA_TLS_CA).",
+        )
         @click.option("--tls-certificate", type=PATH, help="PEM file; who you are, to a server that asks.")
         @click.option("--tls-key", type=PATH, help="PEM file; the certificate's key.")
+        @click.option(
+            "--tls-server-name",
+            metavar="NAME",
+            envvar="COROLLA_TLS_SERVER_NAME",
+            help="Name in the server's certificate, if not the host's (env: COROLLA_TLS_SERVER_NAME).",
+        )
         @click.option(
             "--timeout",
             type=click.FloatRange(0, min_open=True),
@@ -141,14 +162,21 @@ def server(text: str, default: str | None = None) -> Decorator:
             tls_ca: Path | None,
             tls_certificate: Path | None,
             tls_key: Path | None,
+            tls_server_name: str | None,
             timeout: float,
             **rest: Any,
         ) -> Any:
-            if server is None:
+            context = click.get_current_context()
+            if server is None or (typed(context, "url") and not typed(context, "server")):
                 _refuse_without_server()
                 return command(connection=None, **rest)
             connection = Connection(
-                address=server, ca=tls_ca, certificate=tls_certificate, key=tls_key, timeout_s=timeout
+                address=server,
+                ca=tls_ca,
+                certificate=tls_certificate,
+                key=tls_key,
+                server_name=tls_server_name,
+                timeout_s=timeout,
             )
             return command(connection=connection, **rest)
 
@@ -159,7 +187,7 @@ def server(text: str, default: str | None = None) -> Decorator:
 
 def _refuse_without_server() -> None:
     context = click.get_current_context()
-    for name in ("tls_ca", "tls_certificate", "tls_key", "timeout"):
+    for name in ("tls_ca", "tls_certificate", "tls_key", "tls_server_name", "timeout"):
         if typed(context, name):
             raise InvalidInput("it needs a server", field=name, remedy="add --server HOST:PORT")
 

@@ -269,7 +269,8 @@ class Store(Contents):
             images: Any mixture of encoded JPEG, PNG or WebP, paths of such files, Pillow images, and pixels
                 as uint8 arrays [H, W] or [H, W, 1, 3 or 4].
             route: What answers: `lora`, `0.6*lora, ssf`, or a named route.
-            task: Whose classes are asked for; empty is the only task.
+            task: Whose classes, in their order, are answered; empty is the only task, or that of the first
+                member of a route that names tasks.
             top_k: How many of the most probable classes `Prediction.top` has.
             extrapolate: Whether an alpha may be outside [0, 1].
             progress: Show a bar on stderr.

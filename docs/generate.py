@@ -22,6 +22,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
+from prometheus_client import CollectorRegistry
 
 from docs import folders, front_door, queries
 from petl_vit import methods, plain_vits, summaries, timm_vit
@@ -30,8 +31,18 @@ from petl_vit.backbone import BackboneConfig
 from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
 from serving.metrics.definitions import SECTIONS
-from serving.metrics.label_values import MAX_PLACES, MAX_ROUTES, ZERO_PLACES
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import (
+    MAX_DOMAINS,
+    MAX_MEMBERS,
+    MAX_PAIRED_MEMBERS,
+    MAX_PLACES,
+    MAX_ROUTES,
+    UNSET,
+    ZERO_PLACES,
+)
 from serving.metrics.series import Definition
+from serving.metrics.top_classes import MAX_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 STRUCTURE = ROOT / "docs" / "structure.md"
@@ -109,10 +120,20 @@ def metrics() -> str:
         "",
         "`corolla serve` answers scrapes on a separate port. Every per-image signal is a counter or a",
         "histogram: PromQL chooses the window and sums over replicas. `route` is a named route, `adhoc` for",
-        f"any other, or `other` beyond {MAX_ROUTES:,} of them; `domain` is one of the server's `--domains`,",
-        "`other` for anything else, or `unset`; `member` and `pair` (two members as `a:b`) exist for named",
-        "routes only.",
+        f"any other, or `other` beyond {MAX_ROUTES:,} of them; `domain` is one of the server's (`--domains`,",
+        "`corolla domains add`), `other` for anything else, or `unset`; `class`, `member` and `pair` (two",
+        "members as `a:b`) exist for named routes only.",
         "Beside these the process's own `process_*` metrics (memory, CPU, files) are shown.",
+        "",
+        "## How many series",
+        "",
+        "Their number is bounded by a server's configuration, whatever clients send:",
+        "",
+        *_table(("what", "at most", "beyond"), _bounds()),
+        "",
+        f"In each domain a route has {_series_by_domain(1)} series where it has one member and "
+        f"{_series_by_domain(MAX_PAIRED_MEMBERS)}",
+        f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone.",
         "",
         "## Queries",
         "",
@@ -146,6 +167,25 @@ def metrics() -> str:
     return _page(lines)
 
 
+def _bounds() -> Iterator[tuple[str, ...]]:
+    """What a label may be at most, and how the rest is counted."""
+    pairs = MAX_PAIRED_MEMBERS * (MAX_PAIRED_MEMBERS - 1) // 2
+    yield "named routes", f"{MAX_ROUTES:,}", "`other`"
+    yield "pairs of a route and a domain", f"{MAX_PLACES:,}", "the route `other`"
+    yield "domains, those of `corolla domains add` included", str(MAX_DOMAINS), "`other`"
+    yield "members of a route", str(MAX_MEMBERS), "no series by member"
+    yield "pairs of members of a route", str(pairs), "no series by pair"
+    yield "classes of a route", str(MAX_CLASSES), "the rest of `corolla_predictions_total`"
+
+
+def _series_by_domain(members: int) -> int:
+    """How many series a route has in each domain."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.add_route("route", [f"member-{number}" for number in range(members)])
+    samples = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return sum(s.labels.get("route") == "route" and s.labels.get("domain") == UNSET for s in samples)
+
+
 def _queries(queries: Mapping[str, str]) -> Iterator[str]:
     for title, promql in queries.items():
         yield from ("", f"{title}:", "", "```promql", promql.strip(), "```")
@@ -161,7 +201,8 @@ def _metric(definition: Definition) -> tuple[str, ...]:
 
 def protocol() -> str:
     """docs/protocol.md."""
-    lines = ["# Protocol", "", NOTICE]
+    lines = ["# Protocol", "", NOTICE, ""]
+    lines += ["Compiling it for other languages: [protos/README.md](../protos/README.md)."]
     for file in _described():
         lines += _File(file).lines()
     return _page(lines)

@@ -24,6 +24,9 @@ count by (route, member) (count by (route, member, version) (corolla_adapter_inf
 sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
   / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
 """,
+    "The five classes that each route answered most often": """
+topk by (route) (5, sum by (route, class) (increase(corolla_class_predictions_total[1h])))
+""",
     "How often two members name the same class": """
 sum by (route, domain, pair) (increase(corolla_ensemble_pair_agreements_total[1h]))
   / sum by (route, domain, pair) (increase(corolla_ensemble_pair_comparisons_total[1h]))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
+from petl_vit.not_images import explained
 
 MAX_PIXELS = 50_000_000
 """The default limit of `decode`: more pixels than a camera's, fewer than a decompression bomb's."""
@@ -160,8 +161,10 @@ def _reader(data: bytes, field: str) -> type[ImageFile.ImageFile]:
     if not data:
         raise InvalidInput("the image is empty (0 bytes)", field=field, remedy=f"send a {_FORMATS} file")
     other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-    problem = f"the image is a {other} file" if other else "the bytes are not an image of a known format"
-    raise InvalidInput(problem, field=field, remedy=f"convert it to {_FORMATS}")
+    if other is None:
+        problem, remedy = explained(data)
+        raise InvalidInput(problem, field=field, remedy=remedy)
+    raise InvalidInput(f"the image is a {other} file", field=field, remedy=f"convert it to {_FORMATS}")
 
 
 def _undecodable(error: Exception, field: str) -> InvalidInput:

@@ -1,4 +1,4 @@
-"""Writes the Python code of every `.proto` under `protos/` beside it.
+"""Writes the Python code of our `.proto` files under `protos/` beside them.
 
 `python -m protos.generate` from the repository root writes in place; a test generates elsewhere and
 compares. The paths protoc sees start at the root, so the generated imports are right as they are.
@@ -18,8 +18,9 @@ PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 
 
 def sources() -> list[str]:
-    """The paths of the `.proto` files, in order."""
-    return sorted(str(path) for path in (ROOT / "protos").rglob("*.proto"))
+    """The paths of our `.proto` files, in order; those of Google are there for compilers without them."""
+    every = (ROOT / "protos").rglob("*.proto")
+    return sorted(str(path) for path in every if not path.is_relative_to(ROOT / "protos" / "google"))
 
 
 def generate(target: Path = ROOT) -> None:

@@ -99,12 +99,16 @@ class Response:
     """Answers in the order of the request's images; an image that failed has its error instead.
 
     Attributes:
+        domain: What the images are counted as in the metrics.
+        domain_note: Why that is not the request's domain, with near matches; else empty.
         route_note: Why the temperature is not the one stored for the route, or may not fit; else empty.
     """
 
     images: list[ImageAnswer | CorollaError]
     resolved: ResolvedRoute
     timings: Timings
+    domain: str
+    domain_note: str
     route_note: str = ""
 
 

@@ -14,7 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from serving.access import exposure
+from serving.access import connections, exposure
+from serving.address import UNIX, joined
 from serving.metrics.feedback import Feedback
 from serving.metrics.port import MetricsPort
 from serving.metrics.prediction_ids import RecentNonces
@@ -25,12 +26,12 @@ from serving.registry.changes import say_notes
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
+from serving.rpc.no_admin import NoAdmin
 from serving.service import Service
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_SERVICES = ("", SERVICE, OIP_SERVICE, ADMIN_SERVICE)
 _ADMIN_THREADS = 2
 _SEEN_LABELS = 200_000
 _HEALTH_PERIOD_S = 1.0
@@ -56,7 +57,7 @@ class Server:
         registry = CollectorRegistry()
         # Opened before anything is loaded: to a probe, the process lives and is not ready.
         self._exporter = MetricsPort(
-            registry, port=settings.metrics_port, host=settings.host, unready=self._unready
+            registry, port=settings.metrics_port, host=settings.metrics_host, unready=self._unready
         )
         self.metrics_port = self._exporter.port
         self.port = 0
@@ -81,6 +82,13 @@ class Server:
             slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
         self._health = health.aio.HealthServicer()
+        self._services = ["", SERVICE, OIP_SERVICE, *([ADMIN_SERVICE] if settings.takes_admin else [])]
+
+    @property
+    def address(self) -> str:
+        """Where it listens: HOST:PORT or `unix:/path`."""
+        socket = self.settings.socket
+        return joined(self.settings.host, self.port) if socket is None else f"{UNIX}{socket}"
 
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
@@ -102,19 +110,15 @@ class Server:
         self._stopping.set()
 
     def stop_on_signals(self) -> None:
-        """SIGTERM and SIGINT stop this server."""
+        """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.stop)
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings
-        limits = [
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_send_message_length", settings.max_message_bytes),
-            ("grpc.so_reuseport", 0),
-        ]
-        server = grpc.aio.server(options=limits)
+        server = grpc.aio.server(options=connections.options(settings))
         self._add_services(server)
         await self._set_health(False)
         try:
@@ -148,10 +152,11 @@ class Server:
             max_images=settings.max_images,
             max_stream_requests=settings.max_stream_requests,
         ).add_to(server)
-        reflected = [SERVICE, OIP_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if settings.takes_admin:
             AdminServicer(admin=self.admin, metrics=service.metrics, pool=self._admin_pool).add_to(server)
-            reflected.append(ADMIN_SERVICE)
+        else:
+            server.add_generic_rpc_handlers([NoAdmin()])
+        reflected = [name for name in self._services if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(reflected, server)
 
@@ -190,6 +195,6 @@ class Server:
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for name in _SERVICES:
+        for name in self._services:
             await self._health.set(name, status)
         self.service.metrics.set_ready(serving)

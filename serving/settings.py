@@ -1,32 +1,43 @@
 """The server's settings: flags of `corolla serve`, else COROLLA_* variables, else these defaults.
 
-The environment is read here, once. An unknown COROLLA_* variable stops the start; the error names the
-nearest known one.
+The environment is read here, once. An empty variable counts as unset, and the service links of Kubernetes are
+not settings. Any other unknown COROLLA_* variable stops the start; the error names the nearest known one.
 """
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
 from petl_vit.precision import MEANING
+from serving import address, environment
+from serving.environment import PREFIX
 
-_PREFIX = "COROLLA_"
-_ELSEWHERE = frozenset({"COROLLA_DEBUG", "COROLLA_RUNS"})
+_ELSEWHERE = frozenset(
+    {"COROLLA_DEBUG", "COROLLA_RUNS", "COROLLA_SERVER", "COROLLA_TLS_CA", "COROLLA_TLS_SERVER_NAME"}
+)
+"""Variables of other commands."""
+
+_LONGEST_S = 2_000_000.0  # gRPC counts milliseconds in 32 bits
 
 
 class Settings(BaseSettings):
     """Settings of a server. Each is a flag: `max_batch_rows` is `--max-batch-rows`."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     store: str | None = Field(default=None, description="folder or URL of the model store")
     backbone: str | None = Field(default=None, description="name or digest; default: the only one stored")
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
+    socket_mode: str = Field(
+        default="600", pattern="^0?[0-7]{3}$", description="who may use a Unix socket, as in chmod"
+    )
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(default=9095, ge=0, le=65535, description="Prometheus port; 0 picks a free one")
     insecure: bool = Field(
@@ -42,6 +53,32 @@ class Settings(BaseSettings):
     tls_key: str | None = Field(default=None, description="PEM file with its private key")
     tls_client_ca: str | None = Field(
         default=None, description="PEM file; clients must have a certificate by it"
+    )
+    min_ping_interval_s: float = Field(
+        default=0.5,
+        ge=0,
+        description="shortest time between a client's keepalive pings; one that pings faster is cut off",
+    )
+    keepalive_s: float = Field(
+        default=7200.0,
+        gt=0,
+        le=_LONGEST_S,
+        description="silence after which the server pings a client",
+    )
+    keepalive_timeout_s: float = Field(
+        default=20.0, gt=0, le=_LONGEST_S, description="wait for the answer to a ping; then it hangs up"
+    )
+    max_connection_age_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=_LONGEST_S,
+        description="age at which clients are asked to connect anew, a tenth more or less; default: never",
+    )
+    max_connection_age_grace_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=_LONGEST_S,
+        description="how long the calls of a connection may then go on",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the backbone runs")
     backend: Literal["torch", "onnx", "graph"] = Field(
@@ -97,6 +134,19 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"
     )
 
+    @field_validator("host")
+    @classmethod
+    def _plain_host(cls, value: str) -> str:
+        return address.host_of(value)
+
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _without_links(cls, value: object) -> object:
+        """A service link stands where a port could: it is not one."""
+        if isinstance(value, str) and environment.is_link_address(value):
+            raise PydanticUseDefault
+        return value
+
     @classmethod
     def read(cls, flags: Mapping[str, Any]) -> "Settings":
         """The settings of this start; a flag that is None was not given.
@@ -110,7 +160,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            field = name if flags.get(name) is not None else f"{_PREFIX}{name.upper()}"
+            field = name if flags.get(name) is not None else f"{PREFIX}{name.upper()}"
             raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=field) from None
 
     def registered_bytes(self, *, beside_gpu: bool) -> int:
@@ -132,12 +182,23 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        return self.host in ("127.0.0.1", "localhost", "::1")
+        """Whether only this machine can reach the server."""
+        return address.is_loopback(self.host)
+
+    @property
+    def socket(self) -> Path | None:
+        """The path of the Unix socket to listen on; None where it is a port."""
+        return address.socket_path(self.host)
+
+    @property
+    def metrics_host(self) -> str:
+        """Where metrics are scraped: Prometheus needs a port."""
+        return "127.0.0.1" if self.host.startswith(address.UNIX) else self.host
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    known = {_PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
-    for name in sorted(environ):
-        if name.startswith(_PREFIX) and name not in known:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
+    for name in environment.ours(environ):
+        if name not in known:
             remedy = near(name, known, most=1) or "unset it"
             raise InvalidInput("the environment variable is not known", field=name, remedy=remedy)

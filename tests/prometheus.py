@@ -4,9 +4,10 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,7 @@ from tests.serving.world import WAIT_S, until
 
 FETCHED = Path(__file__).parent.parent / ".venv" / "prometheus"
 CONFIG = """
-global: {{scrape_interval: 200ms}}
+global: {{scrape_interval: 500ms}}
 scrape_configs: [{{job_name: corolla, static_configs: [{{targets: {targets}}}]}}]
 """
 
@@ -34,7 +35,7 @@ def tool(name: str) -> str:
 
 
 class Prometheus:
-    """Scrapes servers on this machine five times a second, and evaluates queries.
+    """Scrapes servers on this machine twice a second, and evaluates queries.
 
     Args:
         ports: The metrics ports of the servers.
@@ -45,6 +46,7 @@ class Prometheus:
         config = folder / "prometheus.yml"
         config.write_text(CONFIG.format(targets=json.dumps([f"127.0.0.1:{port}" for port in ports])))
         self._targets, self._log = len(ports), folder / "log"
+        self._moment: float | None = None
         self._command = [
             tool("prometheus"),
             f"--config.file={config}",
@@ -68,11 +70,27 @@ class Prometheus:
         Raises:
             AssertionError: Prometheus refuses the query; says why.
         """
+        asked = {"query": promql} | ({} if self._moment is None else {"time": str(self._moment)})
         try:
-            answer = self._read("/api/v1/query?" + urlencode({"query": promql}))
+            answer = self._read("/api/v1/query?" + urlencode(asked))
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{json.load(error)['error']}\n{promql}") from error
         return [(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
+
+    def freeze(self, true: Callable[[], bool]) -> None:
+        """Evaluates all queries from now on as of one moment at which something is true.
+
+        On a busy machine a scrape may take too long, and then its target has no series until the next one.
+        """
+
+        def frozen() -> bool:
+            self._moment, moment = None, time.time()
+            # Then no scrape that began before the moment is still to come.
+            until(lambda: all(scraped > moment for _, scraped in self.query("timestamp(up)")))
+            self._moment = moment
+            return true()
+
+        until(frozen)
 
     def _started(self) -> bool:
         """Whether it is ready; starts it, and starts it again where another process took its port."""

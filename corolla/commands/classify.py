@@ -25,7 +25,11 @@ from serving.client.messages import Priority
 @click.argument("images", nargs=-1, required=True, type=flags.PATH)
 @flags.route
 @flags.task()
-@click.option("--domain", default="", help="Where the images come from, for the metrics.")
+@click.option(
+    "--domain",
+    default="",
+    help="Where the images come from, for the metrics; `corolla domains list` has those of the server.",
+)
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes to show.")
 @click.option("--members", is_flag=True, help="Show what each member says.")
 @click.option("--ids", is_flag=True, help="Print the prediction ids that feedback takes.")
@@ -68,6 +72,8 @@ def classify(
         ids=[str(path) for path in images],
         priority=priority,
     )
+    if response.domain_note:
+        click.echo(f"note: --domain: {response.domain_note}", err=True)
     if as_json:
         tables.print_json(document(response))
     else:

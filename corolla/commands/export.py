@@ -112,6 +112,10 @@ def _banked(store: Store, task: str, names: Sequence[str]) -> "Exported":
         manifests = [_latest(store, task, name) for _, name in store.adapters.list(task)]
     if not manifests:
         raise NotFound(f"task {task} has no adapter", field="bank", remedy="train one with `corolla train`")
+    if manifests[0].task != task:
+        raise InvalidInput(
+            f"{manifests[0]} is not of task {task!r}", field="task", remedy=f"give {manifests[0].task}"
+        )
     task_record = store.tasks.of(manifests[0])
     backbone = store.backbones.get(task_record.spec.backbone_digest)
     terms = [_term(manifest, task_record) for manifest in manifests]

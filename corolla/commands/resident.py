@@ -73,7 +73,10 @@ def unload(adapter: str, task: str | None, client: Client, as_json: bool) -> Non
     unloaded = AdminClient(client).unload_adapter(adapter, task=task or "")
     if as_json:
         return tables.print_json(document(unloaded))
-    click.echo(f"{unloaded.name} is unloaded, {tables.size(unloaded.freed_bytes)} are free")
+    freed = f"unloaded, {tables.size(unloaded.freed_bytes)} are free"
+    click.echo(
+        f"{unloaded.name} is {freed if unloaded.was_loaded else 'not in memory, there was nothing to do'}"
+    )
 
 
 @click.command(epilog=epilog("corolla adapters pin lora@prod --task digits"))
@@ -87,7 +90,7 @@ def pin(adapter: str, task: str | None, client: Client, as_json: bool) -> None:
 @_one_adapter
 def unpin(adapter: str, task: str | None, client: Client, as_json: bool) -> None:
     """Let a server evict a pinned adapter."""
-    _print(AdminClient(client).unpin_adapter(adapter, task=task or ""), "is no longer pinned", as_json)
+    _print(AdminClient(client).unpin_adapter(adapter, task=task or ""), "is not pinned", as_json)
 
 
 @click.command("reload", epilog=epilog("corolla adapters reload --server localhost:50051"))

@@ -14,8 +14,9 @@ import click
 
 from corolla import flags
 from corolla.flags import epilog, option_of
-from serving import process
+from serving import environment, process
 from serving.access import exposure
+from serving.address import joined
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def _settings(command: Any) -> Any:
         "corolla serve",
         "corolla serve --store s3://models/corolla --domains photo,sketch",
         "COROLLA_PORT=0 corolla serve --metrics-port 0",
+        "corolla serve --host unix:/run/corolla/corolla.sock",
     )
 )
 @_settings
@@ -42,6 +44,9 @@ def serve(url: str | None, **_: Any) -> None:
     Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    links = environment.links(os.environ)
+    if links:
+        _log.info("ignored, as Kubernetes sets them for a Service (enableServiceLinks): %s", ", ".join(links))
     given = flags.given(click.get_current_context())
     given.pop("url", None)
     settings = Settings.read(given | {"store": url})
@@ -70,8 +75,8 @@ async def _serve(settings: Settings) -> None:
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
-            f"{service.threads_text}) from {service.store}: gRPC {settings.host}:{server.port}, "
-            f"metrics {settings.host}:{server.metrics_port}"
+            f"{service.threads_text}) from {service.store}: gRPC {server.address}, "
+            f"metrics {joined(settings.metrics_host, server.metrics_port)}"
         )
     await running
 

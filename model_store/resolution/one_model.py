@@ -8,7 +8,7 @@ from model_store.resolution import versions
 from model_store.resolution.versions import Member
 from model_store.routes.text import parse_route
 from model_store.store import Store
-from petl_vit.errors import Unsupported
+from petl_vit.errors import InvalidInput, Unsupported
 
 
 def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) -> Member:
@@ -20,8 +20,8 @@ def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) ->
 
     Raises:
         NotFound: An adapter, version or task does not exist.
-        InvalidInput: It is not a model, an alpha is outside its range, its terms belong to different tasks,
-            or the task is on several backbones.
+        InvalidInput: It is not a model, an alpha is outside its range, its terms belong to different tasks
+            or to another than `task`, or the task is on several backbones.
         Unsupported: It is an ensemble.
     """
     route, named = parse_route(text), named_by(store, text, task)
@@ -40,7 +40,14 @@ def resolve(store: Store, text: str, task: str, *, extrapolate: bool = False) ->
         backbone_digest=versions.backbone_of(route, task=task, store=store),
         extrapolate=extrapolate,
     )
-    return resolved.members[0]
+    (member,) = resolved.members
+    if member.task.digest != resolved.task.digest:
+        raise InvalidInput(
+            f"{member.text(with_task=True)} answers in the classes of its own task, not in those of {task!r}",
+            field="task",
+            remedy=f"give {member.task.spec.name}",
+        )
+    return member
 
 
 def named_by(store: Store, text: str, task: str) -> NamedRoute | None:

@@ -11,6 +11,7 @@ from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, n
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.image_input import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +72,23 @@ class ResolvedRoute:
     """A route with every name replaced by a version and its digest.
 
     Attributes:
-        members: At least one; all share one set of classes.
+        task: The answer has its classes, in its order.
+        members: At least one; all have the task's classes, in any order, and prepare images alike.
         combine: How their logits become one answer.
     """
 
+    task: TaskRecord
     members: tuple[Member, ...]
     combine: Combine
 
     @property
-    def task(self) -> TaskRecord:
-        """The task whose class order the answer follows: the first member's."""
-        return self.members[0].task
-
-    @property
     def classes(self) -> tuple[str, ...]:
         return self.task.spec.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images reach the members."""
+        return self.members[0].task.spec.preprocess
 
     def terms(self) -> Iterator[ResolvedTerm]:
         """Each adapter once, in order."""
@@ -101,9 +104,9 @@ class ResolvedRoute:
         return tuple(position[name] for name in self.classes)
 
     def __str__(self) -> str:
-        """The route's text with versions; with tasks where the members come from several."""
-        several = len({member.task.spec.name for member in self.members}) > 1
-        texts = ((m.weight, m.text(with_task=several)) for m in self.members)
+        """The route's text with versions; with tasks where a member is of another than the answer."""
+        foreign = any(member.task.spec.name != self.task.spec.name for member in self.members)
+        texts = ((m.weight, m.text(with_task=foreign)) for m in self.members)
         text = ", ".join(member if weight == 1 else f"{number(weight)}: {member}" for weight, member in texts)
         return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
 
@@ -115,24 +118,29 @@ def resolve(
 
     Args:
         route: The route.
-        task: The task of adapters that name none; may be empty if all do.
+        task: The task whose classes are asked for, and of adapters that name none. May be empty if all do;
+            the classes are then those of the first member.
         store: Where names are looked up.
         backbone_digest: The backbone that is to run it.
         extrapolate: Whether alphas may lie outside [0, 1].
 
     Raises:
         NotFound: A task, adapter, version or alias that does not exist; names near matches.
-        InvalidInput: No task is named; or an alpha is outside its range; or two members differ in their
-            classes or in how they prepare images; or the terms of a sum differ in their task.
+        InvalidInput: No task is named; or an alpha is outside its range; or the members differ in their
+            classes or in how they prepare images, or have other classes than the task; or the terms of a sum
+            differ in their task.
         Unsupported: An adapter belongs to another backbone.
     """
     check_alphas(route, extrapolate)
     members = tuple(_member(entry, task, store, backbone_digest) for entry in route.entries)
-    resolved = ResolvedRoute(members=members, combine=route.combine)
     for member in members[1:]:
         _check_classes(members[0], member)
         _check_preprocess(members[0], member)
-    return resolved
+    record = next((m.task for m in members if task in ("", m.task.spec.name)), None)
+    if record is None:
+        record = store.tasks.get(task, backbone_digest)
+        _check_task(record, members[0])
+    return ResolvedRoute(task=record, members=members, combine=route.combine)
 
 
 def backbone_of(route: Route, *, task: str, store: Store) -> str:
@@ -180,15 +188,29 @@ def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_diges
 
 
 def _check_classes(first: Member, other: Member) -> None:
-    differ = sorted(set(first.task.spec.classes) ^ set(other.task.spec.classes))
-    if not differ:
-        return
-    shown = ", ".join(differ[:5]) + (" ..." if len(differ) > 5 else "")
-    raise InvalidInput(
-        f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes ({shown})",
-        field="route",
-        remedy="an ensemble's members must share their classes",
-    )
+    if differ := _differ(first.task, other.task):
+        raise InvalidInput(
+            f"members {first.terms[0].full_name} and {other.terms[0].full_name} have different classes "
+            f"({differ})",
+            field="route",
+            remedy="an ensemble's members must share their classes",
+        )
+
+
+def _check_task(task: TaskRecord, member: Member) -> None:
+    """The classes that are asked for are those of the members."""
+    if differ := _differ(task, member.task):
+        raise InvalidInput(
+            f"task {task.spec.name!r} has other classes than {member.terms[0].full_name} ({differ})",
+            field="task",
+            remedy=f"ask for task {member.task.spec.name}, or for adapters of task {task.spec.name}",
+        )
+
+
+def _differ(first: TaskRecord, other: TaskRecord) -> str:
+    """The classes that only one of two tasks has; empty where they have the same."""
+    differ = sorted(set(first.spec.classes) ^ set(other.spec.classes))
+    return ", ".join(differ[:5]) + (" ..." if len(differ) > 5 else "")
 
 
 def _check_preprocess(first: Member, other: Member) -> None:

@@ -200,7 +200,8 @@ def check_alphas(route: Route, extrapolate: bool) -> None:
             raise InvalidInput(
                 f"alpha {number(term.alpha)} of {term.adapter} lies outside [0, 1]",
                 field="alpha",
-                remedy="choose one inside, or ask for extrapolation",
+                remedy="choose one inside, or allow it by --extrapolate (extrapolate=True in Python, "
+                "allow_extrapolation in a request)",
             )
 
 

@@ -657,8 +657,9 @@ class ModelInferResponse(message.Message):
     id: builtins.str
     @builtins.property
     def parameters(self) -> containers.MessageMap[builtins.str, InferParameter]:
-        """`route`, which is the route with its versions; `adapters` and `digests`, separated by commas; and
-        `backbone_digest`.
+        """`route`, which is the route with its versions; `adapters` and `digests`, separated by commas;
+        `task`, whose classes are answered; `domain`, as it is counted, and `domain_note`, as in
+        corolla.v1.ClassifyResponse, where there is one; and `backbone_digest`.
         """
 
     @builtins.property

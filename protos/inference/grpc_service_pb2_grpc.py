@@ -115,7 +115,8 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether the server would answer a route. Its adapters need not be in memory for that.
+        """Whether the server would answer a route now. Its adapters need not be in memory for that. A name that is
+        not a route, or means none here, is not ready; it is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,14 +166,15 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Loads the adapters of a route. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
+        """Loads the adapters of a route, all or none. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """Frees the memory of a route's adapters. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
+        """Frees the memory of a route's adapters, as far as they are in memory; of none where one is pinned, which
+        is ABORTED. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class GRPCInferenceServiceStub:
     ServerReady: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.ServerReadyRequest, grpc_service_pb2.ServerReadyResponse]
     """Whether the server takes requests: it is warm and not stopping."""
     ModelReady: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.ModelReadyRequest, grpc_service_pb2.ModelReadyResponse]
-    """Whether the server would answer a route. Its adapters need not be in memory for that."""
+    """Whether the server would answer a route now. Its adapters need not be in memory for that. A name that is
+    not a route, or means none here, is not ready; it is not an error.
+    """
     ServerMetadata: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.ServerMetadataRequest, grpc_service_pb2.ServerMetadataResponse]
     """The server's name, version and extensions."""
     ModelMetadata: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.ModelMetadataRequest, grpc_service_pb2.ModelMetadataResponse]
@@ -59,9 +61,11 @@ class GRPCInferenceServiceStub:
     RepositoryIndex: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryIndexRequest, grpc_service_pb2.RepositoryIndexResponse]
     """The adapters and named routes."""
     RepositoryModelLoad: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryModelLoadRequest, grpc_service_pb2.RepositoryModelLoadResponse]
-    """Loads the adapters of a route. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+    """Loads the adapters of a route, all or none. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
     RepositoryModelUnload: grpc.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryModelUnloadRequest, grpc_service_pb2.RepositoryModelUnloadResponse]
-    """Frees the memory of a route's adapters. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+    """Frees the memory of a route's adapters, as far as they are in memory; of none where one is pinned, which
+    is ABORTED. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
+    """
 
 @typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -76,7 +80,9 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     ServerReady: aio.UnaryUnaryMultiCallable[grpc_service_pb2.ServerReadyRequest, grpc_service_pb2.ServerReadyResponse]  # type: ignore[assignment]
     """Whether the server takes requests: it is warm and not stopping."""
     ModelReady: aio.UnaryUnaryMultiCallable[grpc_service_pb2.ModelReadyRequest, grpc_service_pb2.ModelReadyResponse]  # type: ignore[assignment]
-    """Whether the server would answer a route. Its adapters need not be in memory for that."""
+    """Whether the server would answer a route now. Its adapters need not be in memory for that. A name that is
+    not a route, or means none here, is not ready; it is not an error.
+    """
     ServerMetadata: aio.UnaryUnaryMultiCallable[grpc_service_pb2.ServerMetadataRequest, grpc_service_pb2.ServerMetadataResponse]  # type: ignore[assignment]
     """The server's name, version and extensions."""
     ModelMetadata: aio.UnaryUnaryMultiCallable[grpc_service_pb2.ModelMetadataRequest, grpc_service_pb2.ModelMetadataResponse]  # type: ignore[assignment]
@@ -92,9 +98,11 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     RepositoryIndex: aio.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryIndexRequest, grpc_service_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
     """The adapters and named routes."""
     RepositoryModelLoad: aio.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryModelLoadRequest, grpc_service_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
-    """Loads the adapters of a route. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+    """Loads the adapters of a route, all or none. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
     RepositoryModelUnload: aio.UnaryUnaryMultiCallable[grpc_service_pb2.RepositoryModelUnloadRequest, grpc_service_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
-    """Frees the memory of a route's adapters. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+    """Frees the memory of a route's adapters, as far as they are in memory; of none where one is pinned, which
+    is ABORTED. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
+    """
 
 class GRPCInferenceServiceServicer(metaclass=abc_1.ABCMeta):
     """Classification for existing clients, such as tritonclient and perf_analyzer. A model is a
@@ -124,7 +132,9 @@ class GRPCInferenceServiceServicer(metaclass=abc_1.ABCMeta):
         request: grpc_service_pb2.ModelReadyRequest,
         context: _ServicerContext,
     ) -> typing.Union[grpc_service_pb2.ModelReadyResponse, abc.Awaitable[grpc_service_pb2.ModelReadyResponse]]:
-        """Whether the server would answer a route. Its adapters need not be in memory for that."""
+        """Whether the server would answer a route now. Its adapters need not be in memory for that. A name that is
+        not a route, or means none here, is not ready; it is not an error.
+        """
 
     @abc_1.abstractmethod
     def ServerMetadata(
@@ -182,7 +192,7 @@ class GRPCInferenceServiceServicer(metaclass=abc_1.ABCMeta):
         request: grpc_service_pb2.RepositoryModelLoadRequest,
         context: _ServicerContext,
     ) -> typing.Union[grpc_service_pb2.RepositoryModelLoadResponse, abc.Awaitable[grpc_service_pb2.RepositoryModelLoadResponse]]:
-        """Loads the adapters of a route. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+        """Loads the adapters of a route, all or none. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
 
     @abc_1.abstractmethod
     def RepositoryModelUnload(
@@ -190,6 +200,8 @@ class GRPCInferenceServiceServicer(metaclass=abc_1.ABCMeta):
         request: grpc_service_pb2.RepositoryModelUnloadRequest,
         context: _ServicerContext,
     ) -> typing.Union[grpc_service_pb2.RepositoryModelUnloadResponse, abc.Awaitable[grpc_service_pb2.RepositoryModelUnloadResponse]]:
-        """Frees the memory of a route's adapters. Where corolla.v1.Admin is not served, PERMISSION_DENIED."""
+        """Frees the memory of a route's adapters, as far as they are in memory; of none where one is pinned, which
+        is ABORTED. Where corolla.v1.Admin is not served, PERMISSION_DENIED.
+        """
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -1,51 +1,90 @@
-"""PEM files of TLS, read and checked: of a bad pair, gRPC itself says only that nothing answers. No torch."""
+"""A server's certificates, read again when their files are renewed. No torch."""
 
-import ssl
+import logging
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from petl_vit.errors import InvalidInput
+from serving.pem import authorities, pair
+
+_log = logging.getLogger(__name__)
 
 
-def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
-    """The bytes of a certificate and of its key.
-
-    Raises:
-        InvalidInput: One cannot be read, or they are not a pair.
-    """
-    pem = read(certificate, "tls_certificate"), read(key, "tls_key")
-    try:
-        # For a key with a passphrase, OpenSSL would ask on the terminal.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
-    except ssl.SSLError as error:
-        raise InvalidInput(
-            f"{certificate} and {key} are not a certificate and its key ({error.reason or 'not PEM'})",
-            field="tls_certificate",
-            remedy="name PEM files of one pair, the key without a passphrase",
-        ) from error
-    return pem
+@dataclass(frozen=True, kw_only=True)
+class _Pem:
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
 
 
-def read(path: Path, field: str) -> bytes:
-    """The bytes of a file.
+class ServerCertificates:
+    """The certificates of a server, read again when their files have changed.
+
+    Files that are no pair, as in the middle of a renewal, change nothing: the last good ones go on serving.
+
+    Args:
+        certificate, key: PEM files of the chain and of its key.
+        client_ca: PEM file of the authorities whose certificates clients must show; None asks for none.
 
     Raises:
-        InvalidInput: It cannot be read.
+        InvalidInput: A file cannot be read, or they are not a pair.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}", field=field, remedy="name a PEM file") from error
 
+    def __init__(self, *, certificate: str, key: str, client_ca: str | None) -> None:
+        self._certificate, self._key = Path(certificate), Path(key)
+        self._client_ca = None if client_ca is None else Path(client_ca)
+        self._seen = self._state()
+        self._pem = self._read()
 
-def check_both(certificate: object, key: object) -> None:
-    """Refuses one of a pair without the other.
-
-    Raises:
-        InvalidInput: Only one is set.
-    """
-    if (certificate is None) != (key is None):
-        raise InvalidInput(
-            "a certificate needs its key, and a key its certificate",
-            field="tls_certificate",
-            remedy="set both --tls-certificate and --tls-key",
+    def credentials(self) -> grpc.ServerCredentials:
+        """gRPC's, which ask for every new connection whether the files have changed."""
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._pem),
+            self.changed,  # type: ignore[arg-type]  # it may return None
+            require_client_authentication=self._client_ca is not None,
         )
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The certificates, if they are others than before; None keeps those."""
+        state = self._state()
+        if state == self._seen:
+            return None
+        try:
+            pem = self._read()
+        except InvalidInput as error:
+            _log.warning("the certificate on disk is not served, the one before goes on: %s", error)
+            self._seen = state
+            return None
+        self._seen = state
+        if pem == self._pem:
+            return None
+        self._pem = pem
+        _log.info("new connections get the renewed certificate %s", self._certificate)
+        return _configuration(pem)
+
+    def _read(self) -> _Pem:
+        certificate, key = pair(self._certificate, self._key)
+        ca = None if self._client_ca is None else authorities(self._client_ca, "tls_client_ca")
+        return _Pem(certificate=certificate, key=key, client_ca=ca)
+
+    def _state(self) -> tuple[tuple[int, ...] | None, ...]:
+        """What changes when a file is written again, or when Kubernetes replaces the link to all of them."""
+        return tuple(
+            None if path is None else _state_of(path)
+            for path in (self._certificate, self._key, self._client_ca)
+        )
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _configuration(pem: _Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)

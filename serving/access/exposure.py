@@ -3,13 +3,18 @@
 import errno
 import socket
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 
 from petl_vit.errors import InvalidInput
-from serving.access import certificates
+from serving import address
+from serving.access import unix_socket
+from serving.access.certificates import ServerCertificates
+from serving.pem import check_both
 from serving.settings import Settings
+
+_FIRST_FREE_PORT = 1024
+"""Ports below it are for the system's administrator."""
 
 
 def check(settings: Settings) -> None:
@@ -20,13 +25,14 @@ def check(settings: Settings) -> None:
     Raises:
         InvalidInput: Names the setting.
     """
-    certificates.check_both(settings.tls_certificate, settings.tls_key)
+    check_both(settings.tls_certificate, settings.tls_key)
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
         raise InvalidInput(
             "clients show certificates over TLS only",
             field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
+    _check_name(settings.metrics_host, settings.metrics_port)
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
         raise InvalidInput(
             f"listening on {settings.host} without TLS would show images and labels to the network",
@@ -34,33 +40,46 @@ def check(settings: Settings) -> None:
             remedy="set --tls-certificate and --tls-key, or --insecure on a network you trust",
         )
     if settings.tls_certificate is not None:
-        _credentials(settings)
-    check_ports(settings)
+        _certificates(settings)
+    check_addresses(settings)
 
 
-def check_ports(settings: Settings) -> None:
+def _check_name(host: str, port: int) -> None:
+    """Refuses a host that is mistyped, before it is called one of the network."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, "host", error) from error
+
+
+def check_addresses(settings: Settings) -> None:
     """Binds both ports and frees them, so that one in use is reported before a model is loaded.
 
     Raises:
         InvalidInput: One is in use, or the host is not an address of this machine; names the setting.
     """
+    places = [("metrics_port", settings.metrics_host, settings.metrics_port)]
+    if settings.socket is not None:
+        unix_socket.check(settings.socket)
+    else:
+        places.append(("port", settings.host, settings.port))
     with ExitStack() as sockets:
-        for field, port in (("metrics_port", settings.metrics_port), ("port", settings.port)):
+        for field, host, port in places:
             try:
-                sockets.enter_context(_bound(settings.host, port))
-            except OSError as error:
-                raise _cannot_listen(settings.host, port, field, error) from error
+                sockets.enter_context(_bound(host, port))
+            except (OSError, UnicodeError) as error:
+                raise _cannot_listen(host, port, field, error) from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket on the first address of the host that can be bound; one of several is enough."""
     problem: OSError | None = None
-    for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         candidate = socket.socket(family, kind)
         try:
             # As servers do: a port whose last connections are still closing counts as free.
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            candidate.bind(address)
+            candidate.bind(place)
             return candidate
         except OSError as error:
             candidate.close()
@@ -69,43 +88,55 @@ def _bound(host: str, port: int) -> socket.socket:
     raise problem
 
 
-def _cannot_listen(host: str, port: int, field: str, error: OSError) -> InvalidInput:
-    reason = (error.strerror or str(error)).lower()
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        remedy = "use 127.0.0.1, or another address of this machine"
-        return InvalidInput(f"cannot listen on {host}: {reason}", field="host", remedy=remedy)
-    remedy = f"choose another --{field.replace('_', '-')}, or 0 for a free one"
-    return InvalidInput(f"cannot listen on {_address(host, port)}: {reason}", field=field, remedy=remedy)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _cannot_listen(host: str, port: int, field: str, error: OSError | UnicodeError) -> InvalidInput:
+    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason[:1].lower() + reason[1:]
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE or (number == errno.EACCES and 0 < port < _FIRST_FREE_PORT):
+        return InvalidInput(
+            f"cannot listen on {address.joined(host, port)}: {reason}",
+            field=field,
+            remedy=f"choose another --{field.replace('_', '-')}, or 0 for a free one",
+        )
+    # Whatever else is wrong with an address is wrong with its host, whichever port was tried first.
+    remedy = "use 127.0.0.1, or another address of this machine"
+    if "://" in host or host.count(":") == 1:
+        remedy = "give the host alone, and its port by --port"
+    problem = f"cannot listen on {host}: {reason}"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        problem = f"{host!r} is not known as a name or an address ({reason})"
+    return InvalidInput(problem, field="host", remedy=remedy)
 
 
 def listen(server: grpc.aio.Server, settings: Settings) -> int:
-    """Makes a server listen on the address of the settings; returns the port.
+    """Makes a server listen on the address of the settings; returns the port, of a Unix socket 0.
 
     Raises:
-        InvalidInput: The port is in use, or the certificates cannot be used.
+        InvalidInput: The address is in use, or the certificates cannot be used.
     """
-    address = _address(settings.host, settings.port)
+    if settings.socket is not None:
+        with unix_socket.claim(settings.socket, mode=int(settings.socket_mode, 8)):
+            _listen(server, settings, f"{address.UNIX}{settings.socket}")
+        return 0
+    return _listen(server, settings, address.joined(settings.host, settings.port))
+
+
+def _listen(server: grpc.aio.Server, settings: Settings, place: str) -> int:
     try:
         if settings.tls_certificate is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(settings))
+            return server.add_insecure_port(place)
+        return server.add_secure_port(place, _certificates(settings).credentials())
     except RuntimeError as error:
         raise InvalidInput(
-            f"cannot listen on {address}",
-            field="port",
+            f"cannot listen on {place}",
+            field="host" if settings.socket is not None else "port",
             remedy="choose another --port, or 0 for a free one",
         ) from error
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
+def _certificates(settings: Settings) -> ServerCertificates:
     assert settings.tls_certificate is not None
     assert settings.tls_key is not None
-    certificate, key = certificates.pair(Path(settings.tls_certificate), Path(settings.tls_key))
-    if settings.tls_client_ca is None:
-        return grpc.ssl_server_credentials([(key, certificate)])
-    ca = certificates.read(Path(settings.tls_client_ca), "tls_client_ca")
-    return grpc.ssl_server_credentials([(key, certificate)], root_certificates=ca, require_client_auth=True)
+    return ServerCertificates(
+        certificate=settings.tls_certificate, key=settings.tls_key, client_ca=settings.tls_client_ca
+    )

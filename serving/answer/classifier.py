@@ -117,7 +117,7 @@ class Classifier:
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every image ready for the backbone, or what is wrong with it."""
-        spec = plan.resolved.task.spec.preprocess
+        spec = plan.resolved.preprocess
         decoding = (self.in_pool(self._decode, image, spec, i) for i, image in enumerate(request.images))
         return await asyncio.gather(*decoding, return_exceptions=True)
 
@@ -135,7 +135,7 @@ class Classifier:
 
     def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
-        spec = plan.resolved.task.spec.preprocess
+        spec = plan.resolved.preprocess
         _check_shape(next(iter(request.images)), spec)
         self.announce(plan)
         return plan
@@ -163,12 +163,20 @@ class Classifier:
         return _preprocessed(image, field)
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
+        domain, note = self._recorder.domain(request.domain)
         images = [
-            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, request.domain)
+            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, domain)
             for logits in computed.logits
         ]
         self.count(images)
-        return Response(images=images, resolved=plan.resolved, timings=computed.timings, route_note=plan.note)
+        return Response(
+            images=images,
+            resolved=plan.resolved,
+            timings=computed.timings,
+            domain=domain,
+            domain_note=note,
+            route_note=plan.note,
+        )
 
     def count(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""

@@ -133,6 +133,7 @@ def _identity(bulk: Bulk, plan: Plan, service: Service, group: int) -> Row:
         "list of images": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
         "images": len(bulk.sources),
         "route": str(resolved),
+        "task": resolved.task.digest,
         "adapters": [term.digest for term in resolved.terms()],
         "backbone": resolved.task.spec.backbone_digest,
         "temperature": plan.temperature,
@@ -180,7 +181,7 @@ class _Run:
             return
         async with service.running() as classifier:
             await classifier.in_pool(classifier.announce, self.plan)
-            decoder = _Decoder(service.settings, self.plan.resolved.task.spec.preprocess, classifier)
+            decoder = _Decoder(service.settings, self.plan.resolved.preprocess, classifier)
             decoding = asyncio.create_task(decoder.decode(groups[0]))
             for current, following in zip(groups, [*groups[1:], None], strict=True):
                 images = await decoding

@@ -142,3 +142,13 @@ class AdminClient:
     def reload(self, *, timeout_s: float | None = None) -> pb.ReloadResponse:
         """Makes the server forget what names meant, and ask its store for all of it again."""
         return self._call(self._stub.Reload, pb.ReloadRequest(), timeout_s=timeout_s)
+
+    # Domains
+
+    def list_domains(self, *, timeout_s: float | None = None) -> pb.ListDomainsResponse:
+        """Lists the domains that the server's metrics tell apart."""
+        return self._call(self._stub.ListDomains, pb.ListDomainsRequest(), timeout_s=timeout_s)
+
+    def add_domain(self, domain: str, *, timeout_s: float | None = None) -> pb.AddDomainResponse:
+        """Adds a domain to those that the server's metrics tell apart, until it stops; safe to repeat."""
+        return self._call(self._stub.AddDomain, pb.AddDomainRequest(domain=domain), timeout_s=timeout_s)

@@ -10,9 +10,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
+from serving.client.channel import ChannelOptions, Endpoint
 from serving.client.messages import (
     DEFAULT_ADDRESS,
-    OPTIONS,
     TIMEOUT_S,
     Priority,
     RequestFailed,
@@ -36,9 +36,15 @@ class AsyncClient:
     """A client on asyncio; used in one event loop.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT, or `unix:/path` of a socket.
         credentials: For TLS; None speaks plain text.
+        server_name: The name that the server's certificate has, where it is not the address's host; TLS is
+            then spoken, without credentials by the authorities that gRPC brings along.
+        options: Channel arguments of gRPC, such as ("grpc.keepalive_time_ms", 10_000); they go before ours.
         timeout_s: Deadline of a call that says none of its own, seconds; the server honours it.
+
+    Raises:
+        InvalidInput: The address is a URL, or has no port.
     """
 
     def __init__(
@@ -46,12 +52,15 @@ class AsyncClient:
         address: str = DEFAULT_ADDRESS,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
+        options: ChannelOptions = (),
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        self._endpoint = to = Endpoint.of(address, credentials, server_name, options)
         self.channel = (
-            grpc.aio.insecure_channel(address, OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, OPTIONS)
+            grpc.aio.insecure_channel(to.target, to.arguments)
+            if to.credentials is None
+            else grpc.aio.secure_channel(to.target, to.credentials, to.arguments)
         )
         self._timeout_s = timeout_s
         self._stub = classifier_pb2_grpc.ClassifierStub(self.channel)
@@ -118,7 +127,7 @@ class AsyncClient:
             async for message in call:
                 yield outcome_of(message)
         except grpc.aio.AioRpcError as error:
-            raise failure(error) from error
+            raise failure(error, self._endpoint) from error
         else:
             await sending
         finally:
@@ -171,7 +180,7 @@ class AsyncClient:
         try:
             return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise failure(error) from error
+            raise failure(error, self._endpoint) from error
 
     async def serving(self, *, timeout_s: float | None = None) -> bool:
         """Whether the server says that it is warm and takes requests."""

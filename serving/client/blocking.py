@@ -23,9 +23,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
+from serving.client.channel import ChannelOptions, Endpoint
 from serving.client.messages import (
     DEFAULT_ADDRESS,
-    OPTIONS,
     TIMEOUT_S,
     Priority,
     RequestFailed,
@@ -46,9 +46,15 @@ class Client:
     """A blocking client; safe to share between threads.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT, or `unix:/path` of a socket.
         credentials: For TLS; None speaks plain text.
+        server_name: The name that the server's certificate has, where it is not the address's host; TLS is
+            then spoken, without credentials by the authorities that gRPC brings along.
+        options: Channel arguments of gRPC, such as ("grpc.keepalive_time_ms", 10_000); they go before ours.
         timeout_s: Deadline of a call that says none of its own, seconds; the server honours it.
+
+    Raises:
+        InvalidInput: The address is a URL, or has no port.
     """
 
     def __init__(
@@ -56,12 +62,15 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
+        options: ChannelOptions = (),
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        self._endpoint = to = Endpoint.of(address, credentials, server_name, options)
         self.channel = (
-            grpc.insecure_channel(address, OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, OPTIONS)
+            grpc.insecure_channel(to.target, to.arguments)
+            if to.credentials is None
+            else grpc.secure_channel(to.target, to.credentials, to.arguments)
         )
         self._timeout_s = timeout_s
         self._stub = classifier_pb2_grpc.ClassifierStub(self.channel)
@@ -100,8 +109,9 @@ class Client:
         Args:
             images: Encoded JPEG, PNG or WebP.
             route: What answers, as text (`lora`, `0.6*lora, ssf`, the name of a route) or typed.
-            task: Whose classes are asked for; empty is the only task of the server's store.
-            domain: Where the images come from, for the metrics.
+            task: Whose classes, in their order, are answered; empty is the only task of the server's store,
+                or that of the first member of a route that names tasks.
+            domain: Where the images come from, for the metrics; the answer's `domain` is how it was counted.
             top_k: How many of the most probable classes each result has; 0 is 5.
             tensor: A uint8 [n, H, W, 3] or float32 [n, 3, S, S] array instead of images (anything with
                 `dtype`, `shape` and `tobytes`); float32 is taken as preprocessed.
@@ -169,7 +179,7 @@ class Client:
             for message in call:
                 yield outcome_of(message)
         except grpc.RpcError as error:
-            raise failure(error) from error
+            raise failure(error, self._endpoint) from error
         finally:
             call.cancel()
         if given.error is not None:
@@ -251,7 +261,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            raise failure(error) from error
+            raise failure(error, self._endpoint) from error
 
     def serving(self, *, timeout_s: float | None = None) -> bool:
         """Whether the server says that it is warm and takes requests."""

@@ -12,15 +12,11 @@ from grpc_status import rpc_status
 
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
+from serving.client.channel import Endpoint
+from serving.client.reasons import reason
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 TIMEOUT_S = 30.0
-_MAX_MESSAGE_BYTES = 256 * 2**20
-OPTIONS = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-)
-"""Of a client's channel."""
 
 Priority = Literal["low", "normal", "high"]
 _PRIORITIES = {
@@ -191,11 +187,18 @@ def status_name(result: pb.LabelResult) -> str:
     return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()
 
 
-def failure(error: grpc.RpcError) -> RequestFailed:
-    """The error of a failed call with what the server said about it."""
+def failure(error: grpc.RpcError, endpoint: Endpoint | None = None) -> RequestFailed:
+    """The error of a failed call with what the server said about it, or why it was not reached.
+
+    Args:
+        endpoint: Where the call went to, if that is to be said.
+    """
     # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
     status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
-    return RequestFailed(error.code().name, error.details() or "no details", field=_field(status))
+    code, details = error.code(), error.details() or "no details"
+    if status is None and endpoint is not None:
+        details = reason(code, details, endpoint)
+    return RequestFailed(code.name, details, field=_field(status))
 
 
 def _field(status: status_pb2.Status | None) -> str | None:

@@ -5,6 +5,7 @@ Edges of buckets never change within a series' life: a new set of edges is a new
 """
 
 from serving.metrics.series import Definition
+from serving.metrics.top_classes import MAX_CLASSES
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -78,6 +79,15 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "NaN or infinite scores, which no histogram counts; the member `ensemble` is the answer itself.",
         ),
     ),
+    "Classes": (
+        _counter(
+            "corolla_class_predictions_total",
+            "route class",
+            f"Images answered with a class, in every domain; of each named route at most {MAX_CLASSES} "
+            "classes: all of a task that has no more, else those that this server answers most often. One "
+            "that becomes one of them has its whole count.",
+        ),
+    ),
     "Ensembles": (
         _counter(
             "corolla_ensemble_predictions_total",
@@ -131,13 +141,13 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         ),
         _counter(
             "corolla_member_feedback_total",
-            "route member outcome",
+            "route domain member outcome",
             "Labels counted: the member was correct or incorrect; named routes of at most 16 members.",
         ),
         _histogram("corolla_feedback_delay_seconds", "route", "Time from prediction to label.", _DELAY),
     ),
     "State": (
-        _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts or stops."),
+        _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
         _gauge(
             "corolla_row_buffer_bytes",

@@ -26,6 +26,7 @@ from serving.metrics.label_values import (
     outcome,
 )
 from serving.metrics.series import Labels, Series
+from serving.metrics.top_classes import TopClasses, class_label
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 REFUSALS = ("duplicate", "invalid_token", "invalid_class")
@@ -54,6 +55,7 @@ class Metrics:
         self._zero_places = zero_places
         self._places: dict[tuple[str, str], RouteLabels] = {}
         self._adapters: dict[tuple[str, str], Labels] = {}
+        self._top_classes: dict[str, TopClasses] = {}
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -114,8 +116,11 @@ class Metrics:
 
     # Predictions
 
-    def add_route(self, name: str, members: Sequence[str]) -> str:
+    def add_route(self, name: str, members: Sequence[str], classes: Sequence[str] = ()) -> str:
         """Makes a named route known, or gives a known one its new members.
+
+        Args:
+            classes: Those of its task.
 
         Returns:
             The route's label: its name, or `other` when there are too many routes or the name is taken.
@@ -131,8 +136,23 @@ class Metrics:
             for member in set(self.known_routes.get(name, ())) - set(labels):
                 self._forget_adapter(name, member)
             self.known_routes[name] = labels
+            self._top_classes.setdefault(name, TopClasses([*map(class_label, classes)]))
             self._create_route(name, labels)
             return name
+
+    def add_domain(self, name: str) -> bool:
+        """Makes a domain known, and shows its series at zero; returns whether it is new.
+
+        Raises:
+            InvalidInput: It is not a valid name, or there are as many as there may be.
+        """
+        with self._lock:
+            if not self.domains.is_new(name):
+                return False
+            self.domains.add(name)
+            for route in {route for route, _ in self._places}:
+                self._create_route(route, self.known_routes.get(route, ()))
+            return True
 
     def prediction(
         self,
@@ -140,6 +160,7 @@ class Metrics:
         route: str,
         domain: str,
         predicted: int,
+        class_name: str = "",
         votes: Sequence[int],
         confidence: float,
         entropy: float,
@@ -150,13 +171,15 @@ class Metrics:
 
         Args:
             domain: A label from `Domains.label`.
-            predicted: The answered class.
+            predicted: The answered class, by its index.
+            class_name: Its name.
             votes: Each member's class, in the order of the route's members.
             agreement: Share of the votes that are `predicted`.
         """
         labels = self._places.get((route, domain)) or self._place(route, domain)
         with self._lock:
             self._numbers["corolla_predictions_total"].add(labels.base)
+            self._class(labels.base[0], class_name)
             self._score("corolla_prediction_entropy_nats", labels, entropy)
             if self._score("corolla_prediction_confidence_ratio", labels, confidence):
                 bin_ = min(max(int(confidence * BINS), 0), BINS - 1)
@@ -168,6 +191,16 @@ class Metrics:
                 self._score("corolla_ensemble_agreement_ratio", labels, round(agreement, 6))
             if len(votes) == len(labels.members):
                 self._votes(labels, predicted, votes)
+
+    def _class(self, route: str, name: str) -> None:
+        top = self._top_classes.get(route)
+        if top is None or not name:
+            return
+        name, values = class_label(name), self._numbers["corolla_class_predictions_total"].values
+        if (gone := top.add(name)) is not None:
+            del values[route, gone]
+        if name in top.shown:
+            values[route, name] = top.count(name)
 
     def _votes(self, labels: RouteLabels, predicted: int, votes: Sequence[int]) -> None:
         scored = self._numbers["corolla_member_predictions_total"].values
@@ -209,7 +242,7 @@ class Metrics:
             self._numbers["corolla_feedback_total"].add((*labels.base, outcome(correct)))
             for member in members.keys() & set(self.known_routes.get(label, ())):
                 result = outcome(members[member])
-                self._numbers["corolla_member_feedback_total"].add((label, member, result))
+                self._numbers["corolla_member_feedback_total"].add((*labels.base, member, result))
             if math.isfinite(delay_seconds):
                 # Clocks of two replicas may differ: a label is never older than its prediction.
                 self._histograms["corolla_feedback_delay_seconds"].observe(max(delay_seconds, 0.0), (label,))
@@ -339,6 +372,9 @@ class Metrics:
             "corolla_ensemble_pair_agreements_total": pairs,
             "corolla_ensemble_pair_comparisons_total": pairs,
             "corolla_feedback_total": [(*labels.base, outcome(correct)) for correct in (True, False)],
+            "corolla_member_feedback_total": [
+                (*member, outcome(correct)) for member in labels.members for correct in (True, False)
+            ],
         }
         histograms = ["corolla_prediction_confidence_ratio", "corolla_prediction_entropy_nats"]
         if len(members) != 1:  # one member never disagrees
@@ -359,5 +395,5 @@ class Metrics:
             self._numbers["corolla_feedback_submissions_total"].create((route, status))
         for member in members:
             self._numbers["corolla_invalid_scores_total"].create((route, member))
-            for correct in (True, False):
-                self._numbers["corolla_member_feedback_total"].create((route, member, outcome(correct)))
+        for name in self._top_classes[route].shown if route in self._top_classes else ():
+            self._numbers["corolla_class_predictions_total"].create((route, name))

@@ -1,19 +1,21 @@
 """Label values of the metrics, bounded whatever clients send.
 
-Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES` or `MAX_PLACES`; domains come
-from an allow-list; members and pairs exist for named routes only, which are configuration. No class, image,
-path or prediction id is ever a label.
+Routes are the named ones, `adhoc` for any other and `other` beyond `MAX_ROUTES` or `MAX_PLACES`; domains
+come from an allow-list; members, pairs and classes exist for named routes only, which are configuration,
+classes as `top_classes` bounds them. No image, path or prediction id is ever a label.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 from model_store.names import check_name
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import InvalidInput, near
 from serving.metrics.series import Labels
 
 MAX_DOMAINS = 16
+_LONGEST = 63  # characters of a name
 MAX_ROUTES = 1000
 MAX_PLACES = 1000  # a place is a route in a domain: those beyond are counted as the route `other`
 ZERO_PLACES = 64  # shown at zero before their first image; a place has about a hundred series
@@ -33,6 +35,10 @@ CONSENSUS = ("unanimous", "majority", "plurality", "tie")
 class Domains:
     """The allow-list of domains: where images come from, as an operator slices the metrics.
 
+    Attributes:
+        listed: Those of the operator, in order.
+        names: Every label: these, `other` and `unset`.
+
     Raises:
         InvalidInput: Too many names, or one that is not a valid name.
     """
@@ -40,17 +46,53 @@ class Domains:
     def __init__(self, names: Sequence[str] = ()) -> None:
         for name in names:
             check_name(name, "domains")
-        if len(set(names)) > MAX_DOMAINS:
-            problem = f"{len(set(names))} domains; at most {MAX_DOMAINS} keep the number of series bounded"
+        self.listed = tuple(name for name in dict.fromkeys(names) if name not in (OTHER, UNSET))
+        self.names = (*self.listed, OTHER, UNSET)
+        if len(self.listed) > MAX_DOMAINS:
+            problem = f"{len(self.listed)} domains; at most {MAX_DOMAINS} keep the number of series bounded"
             raise InvalidInput(problem, field="domains", remedy="merge the rare ones: they count as `other`")
-        self.names = tuple(dict.fromkeys((*names, OTHER, UNSET)))
-        self._known = frozenset(self.names)
 
     def label(self, text: str) -> str:
         """The label for what a client sent: the name itself, `other`, or `unset` for nothing."""
-        if text in self._known:
+        if text in self.names:
             return text
         return OTHER if text else UNSET
+
+    def note(self, text: str) -> str:
+        """What a client should know of a domain that is counted as `other`; empty for any that is not."""
+        if not text or text in self.names:
+            return ""
+        remedy = _near(text, self.listed) if len(text) <= _LONGEST else None
+        if remedy is None:
+            remedy = f"there is {', '.join(self.listed)}" if self.listed else "it has none"
+            remedy += "; add one with `corolla domains add`"
+        return f"the server has no domain {text[:_LONGEST]!r} and counts it as `{OTHER}`; {remedy}"
+
+    def is_new(self, name: str) -> bool:
+        """Whether a name can be added; false where it is there.
+
+        Raises:
+            InvalidInput: It is not a valid name, or there are as many as there may be.
+        """
+        if check_name(name, "domain") in self.names:
+            return False
+        if len(self.listed) >= MAX_DOMAINS:
+            raise InvalidInput(
+                f"there are {MAX_DOMAINS} domains, the most that keep the number of series bounded",
+                field="domain",
+                remedy="count it as `other`, or start the server with other --domains",
+            )
+        return True
+
+    def add(self, name: str) -> None:
+        """Adds a name that is new."""
+        self.listed = (*self.listed, name)
+        self.names = (*self.listed, OTHER, UNSET)
+
+
+@lru_cache(maxsize=256)  # the clients that misspell a domain misspell it in every request
+def _near(text: str, listed: tuple[str, ...]) -> str | None:
+    return near(text.lower(), listed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,8 @@ class Recorder:
         """Makes a named route known to the metrics, with the versions of its members; ignores any other."""
         if named is None or self._announced.get(named) == str(resolved):
             return
-        self._labels[named] = self._metrics.add_route(named, [member.name for member in resolved.members])
+        members = [member.name for member in resolved.members]
+        self._labels[named] = self._metrics.add_route(named, members, resolved.classes)
         labels = self._metrics.known_routes.get(named, ())
         for label, member in zip(labels, resolved.members, strict=False):
             self._metrics.set_adapter(
@@ -37,6 +38,11 @@ class Recorder:
                 digest="+".join(term.digest[:12] for term in member.terms),
             )
         self._announced[named] = str(resolved)
+
+    def domain(self, text: str) -> tuple[str, str]:
+        """What a domain that a client sent is counted as; and, where that is `other`, what to know of it."""
+        domains = self._metrics.domains
+        return domains.label(text), domains.note(text)
 
     def images(self, images: Sequence[object]) -> None:
         """Counts the images of an answer; an error among them stands for an image without an answer."""
@@ -52,7 +58,7 @@ class Recorder:
 
         Args:
             named: The route's name, announced before; None where it has none.
-            domain: As the client sent it.
+            domain: As the client sent it, or as `domain` has it.
             answer: Of one image.
 
         Returns:
@@ -66,6 +72,7 @@ class Recorder:
             route=route,
             domain=domain,
             predicted=predicted,
+            class_name=resolved.classes[predicted],
             votes=votes,
             confidence=confidence,
             entropy=float(answer.entropy[0]),

@@ -151,7 +151,8 @@ def target(model: str, version: str, parameters: Parameters) -> tuple[str, Route
     field, route = _named(model, parameters)
     task = parameters.text("task")
     adapter = route.single
-    if adapter is not None and not task and str(adapter) == f"{adapter.task}/{adapter.name}":
+    bare = adapter is not None and str(adapter) == f"{adapter.task}/{adapter.name}"
+    if adapter is not None and bare and task in ("", adapter.task):
         # `digits/best` may be a named route of the task.
         task, route = str(adapter.task), _route_of(Term(adapter=replace(adapter, task=None)))
     if version:
@@ -255,15 +256,17 @@ def answer_of(inference: Inference, response: Response) -> InferenceAnswer:
         answers.append(image)
     resolved = response.resolved
     terms = list(resolved.terms())
-    note = {"route_note": response.route_note} if response.route_note else {}
+    notes = {"domain_note": response.domain_note, "route_note": response.route_note}
     return InferenceAnswer(
         version=version_of(resolved),
         parameters={
             "route": str(resolved),
+            "task": resolved.task.spec.name,
             "adapters": ",".join(term.full_name for term in terms),
             "digests": ",".join(term.digest for term in terms),
             "backbone_digest": resolved.task.spec.backbone_digest,
-            **note,
+            "domain": response.domain,
+            **{name: text for name, text in notes.items() if text},
         },
         outputs=list(
             outputs_of(answers, resolved.classes, inference.outputs, top_k=_top_k(inference.parameters))

@@ -9,7 +9,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
-from petl_vit.errors import CorollaError, Corrupt, Forbidden, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, InvalidInput
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
 from serving.answer.classifier import Classifier
@@ -32,10 +32,12 @@ from serving.registry.catalog import Catalog
 from serving.registry.listing import AdapterState
 from serving.request import Request
 from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
+from serving.rpc.no_admin import no_admin
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = _SERVICE.full_name
-_EXTENSIONS = ("model_configuration", "model_repository", "parameters", "classification", "schedule_policy")
+_EXTENSIONS = ("model_configuration", "parameters", "classification", "schedule_policy")
+_OF_ADMIN = ("model_repository",)
 _SHARED = "shared_memory_region"
 _TRITON_TYPES = {"BYTES": pb.TYPE_STRING, "FP32": pb.TYPE_FP32, "INT64": pb.TYPE_INT64}
 
@@ -91,7 +93,8 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Any
     ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name=PLATFORM, version=version("corolla"), extensions=_EXTENSIONS)
+        extensions = _EXTENSIONS + (_OF_ADMIN if self._takes_admin else ())
+        return pb.ServerMetadataResponse(name=PLATFORM, version=version("corolla"), extensions=extensions)
 
     # Models
 
@@ -175,17 +178,14 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _check_admin(self) -> None:
         if not self._takes_admin:
-            raise Forbidden(
-                "this server takes no administration",
-                remedy="start it with --admin, or with --tls-client-ca for clients with certificates",
-            )
+            raise no_admin()
 
     # In the pool
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._resolved(request.name, request.version)
-        except (NotFound, Corrupt):
+        except CorollaError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._ready())
 
@@ -245,12 +245,10 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                     field=f"parameters[{name[:80]}]",
                     remedy="publish the adapter to the store",
                 )
-        for term in self._resolved(request.model_name, "").terms():
-            self._admin.load(term.full_name)
+        self._admin.load_route(self._resolved(request.model_name, ""))
 
     def _unload(self, request: pb.RepositoryModelUnloadRequest) -> None:
-        for term in self._resolved(request.model_name, "").terms():
-            self._admin.unload(term.full_name)
+        self._admin.unload_route(self._resolved(request.model_name, ""))
 
     def _versions(self, resolved: ResolvedRoute) -> list[str]:
         """All versions of the adapter, where the route is one."""

@@ -136,7 +136,7 @@ def _layout(tensor: Input, max_images: int) -> _Layout:
         raise InvalidInput(
             f"shape {_shape_text(shape)} is not {layout.shape}",
             field="inputs[0].shape",
-            remedy=f"send {tensor.datatype} in that layout",
+            remedy=_remedy(tensor),
         )
     if shape[0] > max_images:
         raise InvalidInput(
@@ -151,6 +151,19 @@ def _layout(tensor: Input, max_images: int) -> _Layout:
             remedy="send the values in raw_input_contents",
         )
     return layout
+
+
+def _remedy(tensor: Input) -> str:
+    """What to send instead of a shape that does not fit its datatype."""
+    match tensor.datatype, tensor.shape:
+        case "UINT8", (_,) | (_, _):
+            return "send encoded images as BYTES of shape [n]; UINT8 are their pixels"
+        case "UINT8", (_, _, 3):
+            return "add the number of images before it, as in [1, H, W, 3]"
+        case "FP32", (_, _, _, 3):
+            return "send the channels before height and width; FP32 are preprocessed images"
+        case datatype, _:
+            return f"send {datatype} in that layout"
 
 
 def _raw(tensor: Input, data: bytes) -> Collection[Image]:

@@ -155,31 +155,34 @@ class AdapterCache:
             entry.pinned = True
             return self._resident(term.digest, entry)
 
-    def unpin(self, digest: str) -> Resident:
-        """Lets an adapter be evicted again when memory runs out.
-
-        Raises:
-            NotFound: It is not in memory.
-        """
+    def unpin(self, digest: str) -> Resident | None:
+        """Lets an adapter be evicted again when memory runs out; None where it is not in memory."""
         with self._lock:
-            entry = self._entry(digest)
+            entry = self._entries.get(digest)
+            if entry is None:
+                return None
             entry.pinned = False
             self._slots.unpin(digest)
             return self._resident(digest, entry)
 
-    def unload(self, digest: str) -> int:
-        """Frees an adapter's memory, once the requests that use it are answered; returns its bytes.
+    def unload(self, *digests: str) -> dict[str, int]:
+        """Frees the memory of adapters, each once the requests that use it are answered: of all or of none.
+
+        Returns:
+            The bytes of each that was in memory, by digest.
 
         Raises:
-            NotFound: It is not in memory.
-            Conflict: It is pinned.
+            Conflict: One of them is pinned; none is unloaded.
         """
         with self._lock:
-            entry = self._entry(digest)
-            if entry.pinned:
-                raise Conflict(f"{_name(entry)} is pinned", field="adapter", remedy="unpin it first")
-            self._drop(digest)
-            return entry.adapter.nbytes
+            entries = {digest: self._entries[digest] for digest in digests if digest in self._entries}
+            pinned = sorted(_name(entry) for entry in entries.values() if entry.pinned)
+            if pinned:
+                what = f"{pinned[0]} is" if len(pinned) == 1 else f"{' and '.join(pinned)} are"
+                raise Conflict(f"{what} pinned", field="adapter", remedy="unpin it first")
+            for digest in entries:
+                self._drop(digest)
+            return {digest: entry.adapter.nbytes for digest, entry in entries.items()}
 
     def residents(self) -> list[Resident]:
         """What is in memory, the most recently used first."""

@@ -5,21 +5,22 @@ Blocking: called in a pool, never on the event loop.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.collections.history import KEPT
 from model_store.format.records import Audit, NamedRoute
-from model_store.names import AdapterId, check_name, not_found
+from model_store.names import AdapterId, check_name
 from model_store.resolution import named_route
 from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
 from model_store.resolution.promotion import after_move
-from model_store.resolution.versions import ResolvedTerm
+from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
 from model_store.store import Store
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import Conflict, CorollaError, InvalidInput
 from serving.registry.catalog import Catalog, Change, Plan
 from serving.registry.listing import READERS, AdapterState, Listing, Memory, aliases_of, listed, state_of
 from serving.registry.resident import Resident
@@ -34,22 +35,26 @@ class Residency(Protocol):
 
     def load(self, term: ResolvedTerm) -> Resident: ...
 
-    def unload(self, digest: str) -> int: ...
+    def unload(self, *digests: str) -> dict[str, int]: ...
 
     def pin(self, term: ResolvedTerm) -> Resident: ...
 
-    def unpin(self, digest: str) -> Resident: ...
+    def unpin(self, digest: str) -> Resident | None: ...
 
     def residents(self) -> list[Resident]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unloaded:
-    """An adapter that has left memory."""
+    """An adapter that is not in memory now.
+
+    Attributes:
+        freed: Its bytes; None where it was not in memory before.
+    """
 
     name: str
     digest: str
-    freed: int
+    freed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +163,39 @@ class Admin:
         term = self._term(adapter, task)
         return self._state(term.full_name, term.digest, term.method, self._cache.load(term))
 
-    def unload(self, adapter: str, task: str = "") -> Unloaded:
-        """Frees an adapter's memory.
+    def load_route(self, resolved: ResolvedRoute) -> None:
+        """Loads all adapters of a route; where one fails, those that this call has loaded are freed again.
 
         Raises:
-            NotFound: It is not in memory.
+            Corrupt, InvalidInput, Overloaded: As `load`.
+        """
+        before = {resident.digest for resident in self._cache.residents()}
+        try:
+            for term in resolved.terms():
+                self._cache.load(term)
+        except CorollaError:
+            for digest in {term.digest for term in resolved.terms()} - before:
+                with suppress(Conflict):  # somebody has pinned it since
+                    self._cache.unload(digest)
+            raise
+
+    def unload(self, adapter: str, task: str = "") -> Unloaded:
+        """Frees an adapter's memory; there is nothing to do where it is not in memory.
+
+        Raises:
+            NotFound: Neither the store nor the memory has it.
             Conflict: It is pinned.
         """
-        name, digest = self._resident(adapter, task)
-        return Unloaded(name=name, digest=digest, freed=self._cache.unload(digest))
+        name, digest, _ = self._named(adapter, task)
+        return Unloaded(name=name, digest=digest, freed=self._cache.unload(digest).get(digest))
+
+    def unload_route(self, resolved: ResolvedRoute) -> None:
+        """Frees the memory of a route's adapters, as far as they are in memory: of all or of none.
+
+        Raises:
+            Conflict: One of them is pinned.
+        """
+        self._cache.unload(*(term.digest for term in resolved.terms()))
 
     def pin(self, adapter: str, task: str = "") -> AdapterState:
         """Loads an adapter and keeps it. Raises what `load` raises."""
@@ -174,14 +203,13 @@ class Admin:
         return self._state(term.full_name, term.digest, term.method, self._cache.pin(term))
 
     def unpin(self, adapter: str, task: str = "") -> AdapterState:
-        """Lets an adapter be evicted when its memory is needed.
+        """Lets an adapter be evicted when its memory is needed; nothing to do where it is not in memory.
 
         Raises:
-            NotFound: It is not in memory.
+            NotFound: Neither the store nor the memory has it.
         """
-        name, digest = self._resident(adapter, task)
-        resident = self._cache.unpin(digest)
-        return self._state(name, digest, resident.method, resident)
+        name, digest, method = self._named(adapter, task)
+        return self._state(name, digest, method, self._cache.unpin(digest))
 
     # Aliases
 
@@ -337,27 +365,18 @@ class Admin:
     def _term(self, adapter: str, task: str) -> ResolvedTerm:
         return self._catalog.term(task, parse_adapter(adapter))
 
-    def _resident(self, adapter: str, task: str) -> tuple[str, str]:
-        """The name and digest of an adapter in memory, which the store may have forgotten."""
+    def _named(self, adapter: str, task: str) -> tuple[str, str, str]:
+        """The name, the digest and the method of an adapter; the store may have forgotten one in memory."""
         ref = parse_adapter(adapter)
-        residents = self._cache.residents()
         if ref.is_base or ref.version is not None:
             name = f"{ref.task or self._catalog.task(task)}/{AdapterRef(name=ref.name, version=ref.version)}"
-            for resident in residents:
+            for resident in self._cache.residents():
                 if name in resident.names:
-                    return name, resident.digest
+                    return name, resident.digest, resident.method
         term = self._catalog.term(task, ref)
-        if term.digest not in (resident.digest for resident in residents):
-            raise not_found(
-                f"adapter {term.full_name} is not in memory",
-                term.full_name,
-                (name for resident in residents for name in resident.names),
-                field="adapter",
-                when_empty="nothing is",
-            )
-        return term.full_name, term.digest
+        return term.full_name, term.digest, term.method
 
-    def _state(self, name: str, digest: str, method: str, resident: Resident) -> AdapterState:
+    def _state(self, name: str, digest: str, method: str, resident: Resident | None) -> AdapterState:
         return state_of(self._catalog.store, name, digest, method, resident)
 
     def _route(self, task: str, name: str) -> RouteState:

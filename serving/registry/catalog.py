@@ -158,7 +158,7 @@ class Catalog:
 
         Raises:
             NotFound: A name that does not exist.
-            InvalidInput: No task; alpha out of range; members that do not fit together.
+            InvalidInput: No task; alpha out of range; members that do not fit together, or not the task.
         """
         view, key = self._view, (task, str(route), extrapolate)
         if (plan := view.plan(key)) is not None:
@@ -179,11 +179,11 @@ class Catalog:
             Unsupported: An adapter of another backbone.
         """
         entry = Entry(model=Model(terms=(Term(adapter=ref),)))
-        route = Route(entries=(entry,))
+        route, home = Route(entries=(entry,)), ref.task or task
         try:
-            resolved = self._resolve(self.store, route, self._home(self.store, task, route))
+            resolved = self._resolve(self.store, route, self._home(self.store, home, route))
         except NotFound:
-            resolved = self._resolve(self._store, route, self._home(self._store, task, route))
+            resolved = self._resolve(self._store, route, self._home(self._store, home, route))
         return resolved.members[0].terms[0]
 
     def task(self, task: str) -> str:

@@ -9,6 +9,7 @@ from model_store.format.records import Audit, NamedRoute
 from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
 from serving.metrics.events import Metrics
+from serving.metrics.label_values import MAX_DOMAINS
 from serving.registry.admin import AdapterAlias, Admin, RouteState
 from serving.registry.listing import AdapterState, Memory
 from serving.rpc.call import caller_of, in_pool, show_calls, unary
@@ -80,6 +81,15 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
         return await in_pool(self._pool, self._reload, request)
 
+    @unary
+    async def ListDomains(self, request: pb.ListDomainsRequest, context: Any) -> pb.ListDomainsResponse:
+        return pb.ListDomainsResponse(domains=self.metrics.domains.listed, limit=MAX_DOMAINS)
+
+    @unary
+    async def AddDomain(self, request: pb.AddDomainRequest, context: Any) -> pb.AddDomainResponse:
+        added = await in_pool(self._pool, self.metrics.add_domain, request.domain)
+        return pb.AddDomainResponse(added=added, domains=self.metrics.domains.listed, limit=MAX_DOMAINS)
+
     # In the pool
 
     def _list_adapters(self, request: pb.ListAdaptersRequest) -> pb.ListAdaptersResponse:
@@ -96,7 +106,10 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     def _unload(self, request: pb.UnloadAdapterRequest) -> pb.UnloadAdapterResponse:
         unloaded = self._admin.unload(request.adapter, request.task)
         return pb.UnloadAdapterResponse(
-            name=unloaded.name, digest=unloaded.digest, freed_bytes=unloaded.freed
+            name=unloaded.name,
+            digest=unloaded.digest,
+            freed_bytes=unloaded.freed or 0,
+            was_loaded=unloaded.freed is not None,
         )
 
     def _pin(self, request: pb.PinAdapterRequest) -> pb.AdapterState:

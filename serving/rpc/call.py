@@ -180,9 +180,10 @@ def deadline_of(context: Any) -> float | None:
 
 
 def caller_of(context: Any) -> str:
-    """Who calls, for the store's history: the names in its certificate, if it shows one, and its address."""
-    identities = [name.decode(errors="replace") for name in context.peer_identities() or ()]
-    return " ".join([*dict.fromkeys(identities), unquote(context.peer())])
+    """Who calls, for the store's history: the name in its certificate, if it shows one, and its address."""
+    shown = context.auth_context().get("x509_common_name") or context.peer_identities() or ()
+    names = [name.decode(errors="replace") for name in shown]
+    return " ".join([*dict.fromkeys(names), unquote(context.peer())])
 
 
 async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object) -> T:

@@ -245,6 +245,9 @@ def _response(request: pb.ClassifyRequest, response: Response) -> pb.ClassifyRes
     resolved = response.resolved
     message = pb.ClassifyResponse(
         route=str(resolved),
+        task=resolved.task.spec.name,
+        domain=response.domain,
+        domain_note=response.domain_note,
         backbone_digest=resolved.task.spec.backbone_digest,
         adapters=_adapters(resolved),
         timings=_timings(response),

@@ -64,6 +64,7 @@ class PredictionRequest:
         resolved = response.resolved
         return {
             "route": str(resolved),
+            "task": resolved.task.spec.name,
             "route_note": response.route_note,
             "backbone_digest": resolved.task.spec.backbone_digest,
             "adapters": [
@@ -77,6 +78,8 @@ class PredictionRequest:
                 for image in response.images
             ],
             "timings": asdict(response.timings),
+            "domain": response.domain,
+            "domain_note": response.domain_note,
         }
 
 

@@ -89,10 +89,14 @@ def connected(*words: str, default: str | None = None) -> Connection | None:
 
 def test_a_connection_is_what_its_flags_say() -> None:
     assert connected() is None
-    by_default = Connection(address="here:1", ca=None, certificate=None, key=None, timeout_s=30.0)
+    by_default = Connection(
+        address="here:1", ca=None, certificate=None, key=None, server_name=None, timeout_s=30.0
+    )
     assert connected(default="here:1") == by_default
-    assert connected("--server", "there:2", "--tls-ca", "ca.pem", "--timeout", "2") == Connection(
-        address="there:2", ca=Path("ca.pem"), certificate=None, key=None, timeout_s=2.0
+    assert connected(
+        "--server", "there:2", "--tls-ca", "ca.pem", "--tls-server-name", "name", "--timeout", "2"
+    ) == Connection(
+        address="there:2", ca=Path("ca.pem"), certificate=None, key=None, server_name="name", timeout_s=2.0
     )
 
 

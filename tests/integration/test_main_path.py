@@ -165,6 +165,9 @@ class Recount:
         votes = [member.top.class_index for member in result.members]
         self.add("corolla_images_total", status="ok")
         self.add("corolla_predictions_total", 1, **base)
+        if named:
+            by_class = {"route": base["route"], "class": result.top[0].class_name}
+            self.add("corolla_class_predictions_total", 1, **by_class)
         self.add("corolla_prediction_confidence_ratio_count", 1, **base)
         self.add("corolla_prediction_confidence_ratio_sum", result.top[0].probability, **base)
         self.add("corolla_prediction_entropy_nats_sum", result.entropy, **base)
@@ -188,7 +191,8 @@ class Recount:
         self.add("corolla_feedback_total", route=label, domain=LABEL_OF[domain], outcome=outcome)
         for member, vote in zip(labels_of(route) if named else [], result.members, strict=named):
             right = correctness(vote.top.class_name == truth)
-            self.add("corolla_member_feedback_total", route=label, member=member, outcome=right)
+            here = {"route": label, "domain": LABEL_OF[domain]}
+            self.add("corolla_member_feedback_total", 1, **here, member=member, outcome=right)
 
 
 def labels_of(route: str) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.certificates import Certificates
 from tests.serving.world import Running, World
 
 
@@ -32,3 +33,11 @@ def running_bf16(world: World) -> Iterator[Running]:
     """The same in bf16, emulated where the hardware does not have it."""
     with Running(world.settings(precision="bf16")) as running:
         yield running
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    made = Certificates(tmp_path)
+    made.issue("server")
+    made.issue("client")
+    return made

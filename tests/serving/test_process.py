@@ -1,6 +1,8 @@
 """What `corolla serve` sets for its process, and that nothing else does."""
 
 import asyncio
+import logging
+import signal
 from collections.abc import Coroutine
 
 import pytest
@@ -39,6 +41,38 @@ def test_the_command_bounds_its_memory_and_a_program_that_runs_a_server_is_left_
     assert not bounded
     assert CliRunner().invoke(serve, ["--store", "memory"]).exit_code == 0
     assert bounded == [True]
+
+
+def test_the_command_says_which_variables_of_kubernetes_it_ignores(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asyncio, "run", lambda serving: serving.close())
+    monkeypatch.setattr(process, "bound_memory", lambda environ: None)
+    monkeypatch.setenv("COROLLA_PORT", "tcp://10.43.1.39:50051")
+    caplog.set_level(logging.INFO)
+
+    assert (
+        CliRunner().invoke(serve, ["--store", "memory", "--port", "0", "--metrics-port", "0"]).exit_code == 0
+    )
+    assert "ignored, as Kubernetes sets them for a Service (enableServiceLinks): COROLLA_PORT" in caplog.text
+
+
+async def test_a_server_under_nohup_does_not_hear_its_terminal_close(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "add_signal_handler", lambda number, stop: heard.append(number))
+    server = Server(world.settings())
+    server.stop_on_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server.stop_on_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.service.close()
+
+    assert heard == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGINT]
 
 
 def test_resident_memory_is_told_where_the_system_tells_it() -> None:

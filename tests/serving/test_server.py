@@ -156,8 +156,9 @@ def test_loads_ahead_see_whether_anybody_waits_for_answers(running: Running) -> 
     until(lambda: not busy())
 
 
-async def test_what_a_served_process_keeps_is_no_business_of_its_garbage_collector(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_served_process_is_no_business_of_its_garbage_collector_and_ends_at_a_signal(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     frozen, said = [], ""
     monkeypatch.setattr("gc.freeze", lambda: frozen.append(True))
@@ -167,7 +168,7 @@ async def test_what_a_served_process_keeps_is_no_business_of_its_garbage_collect
             await asyncio.sleep(0.01)
             assert not serving.done()
             said += capsys.readouterr().out
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     await asyncio.wait_for(serving, WAIT_S)
     assert frozen == [True]
 

@@ -1,6 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from petl_vit.errors import InvalidInput
+from serving import environment
 from serving.settings import Settings
 
 
@@ -85,3 +89,65 @@ def test_domains_are_a_list_with_commas() -> None:
 @pytest.mark.parametrize(("host", "loopback"), [("localhost", True), ("::1", True), ("0.0.0.0", False)])
 def test_it_knows_what_stays_on_this_machine(host: str, loopback: bool) -> None:
     assert Settings(host=host).loopback is loopback
+
+
+LINKS = {
+    "COROLLA_SERVICE_HOST": "10.43.1.39",
+    "COROLLA_SERVICE_PORT": "50051",
+    "COROLLA_SERVICE_PORT_GRPC": "50051",
+    "COROLLA_PORT": "tcp://10.43.1.39:50051",
+    "COROLLA_PORT_50051_TCP": "tcp://10.43.1.39:50051",
+    "COROLLA_PORT_50051_TCP_PROTO": "tcp",
+    "COROLLA_PORT_50051_TCP_PORT": "50051",
+    "COROLLA_PORT_50051_TCP_ADDR": "10.43.1.39",
+    "COROLLA_PORT_53_UDP": "udp://10.43.1.39:53",
+    "COROLLA_METRICS_SERVICE_HOST": "10.43.1.40",
+    "COROLLA_METRICS_PORT": "tcp://10.43.1.40:9095",
+    "COROLLA_STORE_PORT": "tcp://10.43.1.41:9000",
+    "COROLLA_STORE_PORT_9000_TCP_ADDR": "10.43.1.41",
+}
+
+
+def test_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = Settings.read({})
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings.read({}) == without
+    assert (Settings.read({}).port, Settings().metrics_port) == (50051, 9095)
+    assert Settings.read({"port": 0}).port == 0
+    assert environment.links(os.environ) == sorted(LINKS)
+
+
+def test_a_port_beside_service_links_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COROLLA_PORT_50051_TCP", "tcp://10.43.1.39:50051")
+    monkeypatch.setenv("COROLLA_PORT", "6000")
+
+    assert Settings.read({}).port == 6000
+    assert environment.links(os.environ) == ["COROLLA_PORT_50051_TCP"]
+
+
+@pytest.mark.parametrize(
+    "name", ["PORT", "METRICS_PORT", "THREADS", "ADMIN", "TLS_CERTIFICATE", "HOST", "MISSPELT"]
+)
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    without = Settings.read({})
+    monkeypatch.setenv(f"COROLLA_{name}", "")
+
+    assert Settings.read({}) == without
+
+
+def test_a_host_may_stand_in_brackets_and_a_socket_leaves_the_metrics_their_port() -> None:
+    assert Settings(host="[::1]").host == "::1"
+    assert Settings(host="[::1]").loopback
+    assert Settings(host="0.0.0.0").metrics_host == "0.0.0.0"
+    behind = Settings(host="unix:/run/corolla.sock")
+    assert (behind.socket, behind.metrics_host) == (Path("/run/corolla.sock"), "127.0.0.1")
+    assert behind.loopback
+    assert behind.takes_admin
+
+
+@pytest.mark.parametrize("mode", ["rw", "888", "1777", ""])
+def test_a_mode_is_written_as_for_chmod(mode: str) -> None:
+    with pytest.raises(InvalidInput, match="socket_mode"):
+        Settings.read({"socket_mode": mode})

@@ -208,7 +208,8 @@ class Running:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
+        server = self.server
+        return f"127.0.0.1:{server.port}" if server.settings.socket is None else server.address
 
     def client(self, **options: Any) -> Client:
         return Client(self.address, **({"timeout_s": WAIT_S} | options))

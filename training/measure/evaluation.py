@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def preprocess(self) -> Preprocess:
-        return self.route.task.spec.preprocess
+        return self.route.preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +242,8 @@ def _nbytes(member: Member, arch: Architecture) -> int:
 
 
 def _names(resolved: ResolvedRoute) -> list[str]:
-    """The members, each with its task where they belong to several."""
+    """The members, each with its task where one is of another than the answer."""
     tasks = [member.task.spec.name for member in resolved.members]
-    if len(set(tasks)) == 1:
+    if set(tasks) == {resolved.task.spec.name}:
         return [str(member) for member in resolved.members]
     return [f"{task}/{member}" for task, member in zip(tasks, resolved.members, strict=True)]

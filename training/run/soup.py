@@ -248,6 +248,12 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
     resolved = resolve(route, task=job.task, store=store, backbone_digest=backbone_digest)
     members = [member.terms[0] for member in resolved.members]
     labels = [term.digest for term in members]
+    if resolved.task.digest != members[0].task.digest:
+        raise InvalidInput(
+            f"{members[0].full_name} is not of task {job.task!r}",
+            field="members",
+            remedy=f"choose adapters of {job.task}, or give --task {members[0].task.spec.name}",
+        )
     for term in members:
         if term.task.digest != members[0].task.digest:
             raise InvalidInput(

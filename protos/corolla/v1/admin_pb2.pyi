@@ -227,20 +227,25 @@ class UnloadAdapterResponse(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     FREED_BYTES_FIELD_NUMBER: builtins.int
+    WAS_LOADED_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The version that was unloaded."""
+    """The version that is not in memory now."""
     digest: builtins.str
     freed_bytes: builtins.int
+    """0 where it was not in memory before."""
+    was_loaded: builtins.bool
+    """Whether it was in memory before."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         digest: builtins.str = ...,
         freed_bytes: builtins.int = ...,
+        was_loaded: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["digest", b"digest", "freed_bytes", b"freed_bytes", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["digest", b"digest", "freed_bytes", b"freed_bytes", "name", b"name", "was_loaded", b"was_loaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,5 +840,88 @@ class ReloadResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDomainsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDomainsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOMAINS_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    limit: builtins.int
+    """Most that this server may have."""
+    @builtins.property
+    def domains(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Besides `other`, for any other domain, and `unset`, for requests that name none."""
+
+    def __init__(
+        self,
+        *,
+        domains: abc.Iterable[builtins.str] | None = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["domains", b"domains", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AddDomainRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: builtins.int
+    domain: builtins.str
+    """A lower-case letter, then at most 62 lower-case letters, digits, `_` or `-`."""
+    def __init__(
+        self,
+        *,
+        domain: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["domain", b"domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AddDomainResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: builtins.int
+    DOMAINS_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    added: builtins.bool
+    """Whether it is new."""
+    limit: builtins.int
+    """Most that this server may have."""
+    @builtins.property
+    def domains(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As in ListDomainsResponse, this one included."""
+
+    def __init__(
+        self,
+        *,
+        added: builtins.bool = ...,
+        domains: abc.Iterable[builtins.str] | None = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["added", b"added", "domains", b"domains", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

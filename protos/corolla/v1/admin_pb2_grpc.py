@@ -98,6 +98,16 @@ class AdminStub:
                 request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
                 response_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
                 _registered_method=True)
+        self.ListDomains = channel.unary_unary(
+                '/corolla.v1.Admin/ListDomains',
+                request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsRequest.SerializeToString,
+                response_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsResponse.FromString,
+                _registered_method=True)
+        self.AddDomain = channel.unary_unary(
+                '/corolla.v1.Admin/AddDomain',
+                request_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainRequest.SerializeToString,
+                response_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -122,7 +132,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned.
+        """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+        it loads it again. ABORTED while pinned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +147,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnpinAdapter(self, request, context):
-        """Lets a pinned adapter be evicted when its memory is needed; it stays until then.
+        """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+        where it is not in memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +202,21 @@ class AdminServicer:
 
     def Reload(self, request, context):
         """Reads again from the store what names mean.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDomains(self, request, context):
+        """The domains that the metrics tell apart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddDomain(self, request, context):
+        """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+        where the server has it. INVALID_ARGUMENT where it has as many as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,6 +284,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Reload,
                     request_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
                     response_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadResponse.SerializeToString,
+            ),
+            'ListDomains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDomains,
+                    request_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsRequest.FromString,
+                    response_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsResponse.SerializeToString,
+            ),
+            'AddDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDomain,
+                    request_deserializer=protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainRequest.FromString,
+                    response_serializer=protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -587,6 +624,60 @@ class Admin:
             '/corolla.v1.Admin/Reload',
             protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
             protos_dot_corolla_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDomains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corolla.v1.Admin/ListDomains',
+            protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsRequest.SerializeToString,
+            protos_dot_corolla_dot_v1_dot_admin__pb2.ListDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corolla.v1.Admin/AddDomain',
+            protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainRequest.SerializeToString,
+            protos_dot_corolla_dot_v1_dot_admin__pb2.AddDomainResponse.FromString,
             options,
             channel_credentials,
             insecure,

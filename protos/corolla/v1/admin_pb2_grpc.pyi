@@ -42,11 +42,15 @@ class AdminStub:
     LoadAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.LoadAdapterRequest, admin_pb2.AdapterState]
     """Loads an adapter, verified, so that its first request is not slow."""
     UnloadAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.UnloadAdapterRequest, admin_pb2.UnloadAdapterResponse]
-    """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+    """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+    it loads it again. ABORTED while pinned.
+    """
     PinAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.PinAdapterRequest, admin_pb2.AdapterState]
     """Loads an adapter and keeps it in memory, whatever other requests need."""
     UnpinAdapter: grpc.UnaryUnaryMultiCallable[admin_pb2.UnpinAdapterRequest, admin_pb2.AdapterState]
-    """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+    """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+    where it is not in memory.
+    """
     ListAliases: grpc.UnaryUnaryMultiCallable[admin_pb2.ListAliasesRequest, admin_pb2.ListAliasesResponse]
     """The aliases of adapters, `latest` too."""
     SetAlias: grpc.UnaryUnaryMultiCallable[admin_pb2.SetAliasRequest, admin_pb2.SetAliasResponse]
@@ -67,6 +71,12 @@ class AdminStub:
     """Who changed what named routes and aliases mean, when, from what and to what."""
     Reload: grpc.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]
     """Reads again from the store what names mean."""
+    ListDomains: grpc.UnaryUnaryMultiCallable[admin_pb2.ListDomainsRequest, admin_pb2.ListDomainsResponse]
+    """The domains that the metrics tell apart."""
+    AddDomain: grpc.UnaryUnaryMultiCallable[admin_pb2.AddDomainRequest, admin_pb2.AddDomainResponse]
+    """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+    where the server has it. INVALID_ARGUMENT where it has as many as it may.
+    """
 
 @typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -82,11 +92,15 @@ class AdminAsyncStub(AdminStub):
     LoadAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.LoadAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
     """Loads an adapter, verified, so that its first request is not slow."""
     UnloadAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.UnloadAdapterRequest, admin_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
-    """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+    """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+    it loads it again. ABORTED while pinned.
+    """
     PinAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.PinAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
     """Loads an adapter and keeps it in memory, whatever other requests need."""
     UnpinAdapter: aio.UnaryUnaryMultiCallable[admin_pb2.UnpinAdapterRequest, admin_pb2.AdapterState]  # type: ignore[assignment]
-    """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+    """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+    where it is not in memory.
+    """
     ListAliases: aio.UnaryUnaryMultiCallable[admin_pb2.ListAliasesRequest, admin_pb2.ListAliasesResponse]  # type: ignore[assignment]
     """The aliases of adapters, `latest` too."""
     SetAlias: aio.UnaryUnaryMultiCallable[admin_pb2.SetAliasRequest, admin_pb2.SetAliasResponse]  # type: ignore[assignment]
@@ -107,6 +121,12 @@ class AdminAsyncStub(AdminStub):
     """Who changed what named routes and aliases mean, when, from what and to what."""
     Reload: aio.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]  # type: ignore[assignment]
     """Reads again from the store what names mean."""
+    ListDomains: aio.UnaryUnaryMultiCallable[admin_pb2.ListDomainsRequest, admin_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """The domains that the metrics tell apart."""
+    AddDomain: aio.UnaryUnaryMultiCallable[admin_pb2.AddDomainRequest, admin_pb2.AddDomainResponse]  # type: ignore[assignment]
+    """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+    where the server has it. INVALID_ARGUMENT where it has as many as it may.
+    """
 
 class AdminServicer(metaclass=abc_1.ABCMeta):
     """Adapters in memory, aliases and named routes. Adapters are named as in the text of a route: `lora`,
@@ -137,7 +157,9 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.UnloadAdapterRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.UnloadAdapterResponse, abc.Awaitable[admin_pb2.UnloadAdapterResponse]]:
-        """Frees an adapter's memory. The next request that names it loads it again. ABORTED while pinned."""
+        """Frees an adapter's memory; there is nothing to do where it is not in memory. The next request that names
+        it loads it again. ABORTED while pinned.
+        """
 
     @abc_1.abstractmethod
     def PinAdapter(
@@ -153,7 +175,9 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.UnpinAdapterRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.AdapterState, abc.Awaitable[admin_pb2.AdapterState]]:
-        """Lets a pinned adapter be evicted when its memory is needed; it stays until then."""
+        """Lets a pinned adapter be evicted when its memory is needed; it stays until then. There is nothing to do
+        where it is not in memory.
+        """
 
     @abc_1.abstractmethod
     def ListAliases(
@@ -216,5 +240,23 @@ class AdminServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.ReloadResponse, abc.Awaitable[admin_pb2.ReloadResponse]]:
         """Reads again from the store what names mean."""
+
+    @abc_1.abstractmethod
+    def ListDomains(
+        self,
+        request: admin_pb2.ListDomainsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.ListDomainsResponse, abc.Awaitable[admin_pb2.ListDomainsResponse]]:
+        """The domains that the metrics tell apart."""
+
+    @abc_1.abstractmethod
+    def AddDomain(
+        self,
+        request: admin_pb2.AddDomainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.AddDomainResponse, abc.Awaitable[admin_pb2.AddDomainResponse]]:
+        """Adds a domain, until this server stops; `--domains` is for those of every start. There is nothing to do
+        where the server has it. INVALID_ARGUMENT where it has as many as it may.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

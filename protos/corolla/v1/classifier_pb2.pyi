@@ -259,7 +259,7 @@ class Image(message.Message):
 @typing.final
 class Tensor(message.Message):
     """Images as one tensor. uint8 [n, H, W, 3] is resized and normalised as the task says; float32
-    [n, 3, S, S] is used as it is, preprocessed by the client, with S the task's image size.
+    [n, 3, S, S] is used as it is, preprocessed by the client, with S the image size of the adapters' task.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -317,14 +317,17 @@ class ClassifyRequest(message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     CLIENT_FIELD_NUMBER: builtins.int
     task: builtins.str
-    """The task whose classes are answered; the default task of the route's adapters."""
+    """The task whose classes, in its order, are answered; also the task of the route's adapters that name
+    none. May be empty where the store has only one, or where the route names tasks: then its first
+    member's. INVALID_ARGUMENT where it does not have the classes of the route.
+    """
     route: builtins.str
     """The route as text, such as `lora`, `0.6*lora, ssf` or the name of a named route. A single
     bare name is looked up among the named routes first.
     """
     domain: builtins.str
     """Where the images come from, for the metrics: one of the server's domains; any other is counted
-    as `other`.
+    as `other`, and the answer says so.
     """
     top_k: builtins.int
     """How many of the most probable classes to return; 0 means 5."""
@@ -550,11 +553,22 @@ class ClassifyResponse(message.Message):
     ADAPTERS_FIELD_NUMBER: builtins.int
     BACKBONE_DIGEST_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    DOMAIN_FIELD_NUMBER: builtins.int
+    DOMAIN_NOTE_FIELD_NUMBER: builtins.int
     ROUTE_NOTE_FIELD_NUMBER: builtins.int
     route: builtins.str
     """The route as resolved, with versions, in text form."""
     backbone_digest: builtins.str
     """The digest of the backbone."""
+    task: builtins.str
+    """The task whose classes, in its order, class indices and probabilities refer to."""
+    domain: builtins.str
+    """How the images are counted in the metrics: the request's domain, `other` where the server does not know
+    it, `unset` where the request names none.
+    """
+    domain_note: builtins.str
+    """Why the domain is counted as `other`, with near matches; else empty."""
     route_note: builtins.str
     """What the owner of a named route should know, such as that its temperature belongs to other versions than
     those that answer and is not applied; else empty.
@@ -575,11 +589,14 @@ class ClassifyResponse(message.Message):
         adapters: abc.Iterable[ResolvedAdapter] | None = ...,
         backbone_digest: builtins.str = ...,
         timings: Timings | None = ...,
+        task: builtins.str = ...,
+        domain: builtins.str = ...,
+        domain_note: builtins.str = ...,
         route_note: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "results", b"results", "route", b"route", "route_note", b"route_note", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "backbone_digest", b"backbone_digest", "domain", b"domain", "domain_note", b"domain_note", "results", b"results", "route", b"route", "route_note", b"route_note", "task", b"task", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,7 +670,9 @@ class EmbedRequest(message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     CLIENT_FIELD_NUMBER: builtins.int
     task: builtins.str
-    """The task, which says how images are prepared; may be empty where the store has only one."""
+    """The task of an adapter that names none, as in ClassifyRequest. The task of the model says how images are
+    prepared.
+    """
     route: builtins.str
     """As text, such as `lora`, `0.6*lora` or the name of a named route."""
     normalise: builtins.bool

@@ -182,6 +182,8 @@ def test_without_names_it_is_all_that_stack_and_the_rest_is_named(own_world: Wor
         (["--bank", "lora", "full"], "shapes/full:1 stacks with nothing"),
         (["--bank", "full"], "no adapter can be stacked"),
         (["--bank", "lora", "colours/lora"], "another task"),
+        (["--bank", "reordered/lora"], "reordered/lora:1 is not of task 'shapes'; give reordered"),
+        (["reordered/lora"], "answers in the classes of its own task, not in those of 'shapes'"),
     ],
 )
 def test_what_cannot_be_one_file_is_refused_by_name(shell: Shell, words: list[str], problem: str) -> None:

@@ -54,10 +54,12 @@ def test_an_adapter_is_loaded_listed_pinned_and_unloaded(ours: Running) -> None:
 
     with pytest.raises(RequestFailed, match="unpin it first"):
         said(ours, "adapters", "unload", "shapes/ssf")
-    assert "is no longer pinned" in said(ours, "adapters", "unpin", "shapes/ssf")
+    assert "is not pinned" in said(ours, "adapters", "unpin", "shapes/ssf")
     unloaded = said(ours, "adapters", "unload", "shapes/ssf")
     assert re.fullmatch(r"shapes/ssf:1 is unloaded, [1-9][\d.]* KiB are free\n", unloaded)
     assert "shapes/ssf" not in said(ours, "adapters", "resident")
+    again = said(ours, "adapters", "unload", "shapes/ssf")
+    assert again == "shapes/ssf:1 is not in memory, there was nothing to do\n"
 
 
 def test_everything_of_a_task_can_be_listed(ours: Running, own_world: World) -> None:

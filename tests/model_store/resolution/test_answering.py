@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.format.records import NamedRoute
+from model_store.format.records import Draft, NamedRoute
 from model_store.resolution import named_route
 from model_store.resolution.answering import Answering, answering
 from model_store.store import Store
@@ -95,6 +95,14 @@ def test_a_temperature_of_one_that_is_still_right_is_no_news(world: World) -> No
     retrain(world)
     world.store.adapters.set_alias("digits", "lora", "prod", 2)
     assert (now(world).temperature, now(world).note) == (1.0, "")
+
+
+def test_a_temperature_that_was_not_fitted_is_not_called_fitted(world: World) -> None:
+    unfitted = {"temperature_unfitted": "9 held-out images are fewer than 50"}
+    draft = Draft.of(**dict(world.draft("few")) | {"training": unfitted})
+    world.store.adapters.publish(draft, world.adapter(2.0))
+    naming = named_route.check(world.store, task="digits", name="live", text="few")
+    assert naming.why == "not fitted for few:1, as 9 held-out images are fewer than 50"
 
 
 def test_a_route_of_an_older_store_follows_as_before_and_says_so(world: World) -> None:

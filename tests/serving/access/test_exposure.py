@@ -1,7 +1,6 @@
 """Who may see what a server says: the network, TLS, certificates on both sides."""
 
-import datetime
-import ipaddress
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,6 @@ import click
 import grpc
 import pytest
 from click.testing import CliRunner, Result
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from corolla.commands.adapters import adapters
 from corolla.commands.classify import classify
@@ -22,6 +17,7 @@ from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
 from serving.server import Server
+from tests.serving.certificates import Certificates
 from tests.serving.world import WAIT_S, Running, World, encoded
 
 OURS = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
@@ -41,62 +37,6 @@ def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, ho
 def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
     with Running(world.settings(host="0.0.0.0", insecure=True)) as running, running.client() as client:
         assert ask(client).route == "lora:2"
-
-
-class Certificates:
-    """A CA, and certificates by it for a server and a client, as PEM files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ca_key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-        self._write("ca", self._ca_key, self._certificate(self._name, self._ca_key, ca=True))
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-    def issue(self, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._write(name, key, self._certificate(subject, key, ca=False))
-
-    def _certificate(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(address, critical=False)
-            .sign(self._ca_key, hashes.SHA256())
-        )
-
-    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        (self.folder / f"{name}.key").write_bytes(private)
-        (self.folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    made = Certificates(tmp_path)
-    made.issue("server")
-    made.issue("client")
-    return made
 
 
 def test_tls_serves_those_who_trust_its_ca(world: World, certificates: Certificates) -> None:
@@ -160,6 +100,11 @@ def test_mutual_tls_serves_those_with_a_certificate_by_its_ca(
             "tls_client_ca",
             "No such file",
         ),
+        (
+            {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.key"},
+            "tls_client_ca",
+            "has no certificate",
+        ),
     ],
 )
 def test_certificates_that_cannot_work_stop_the_start(
@@ -190,6 +135,11 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
     assert result.exception is None
     assert "in memory: 1 adapters" in said(adapters, guarded, "resident", *known).stdout
     assert "best" in said(routes, guarded, "list", *known).stdout
+    mine = ("mine", "--task", "shapes", *known)
+    assert said(routes, guarded, "put", mine[0], "lora", *mine[1:]).exception is None
+    (change,) = json.loads(said(routes, guarded, "history", *mine, "--json").stdout)
+    assert change["by"].startswith("client ipv4:127.0.0.1:")
+    said(routes, guarded, "delete", *mine)
 
     unknown = said(adapters, guarded, "resident", "--timeout", str(WAIT_S), known[0]).exception
     assert isinstance(unknown, RequestFailed)
@@ -202,6 +152,7 @@ def test_commands_show_a_certificate_to_a_server_that_asks(
         ({"certificate": "client.pem"}, "tls_certificate", "needs its key"),
         ({"key": "client.key"}, "tls_certificate", "needs its key"),
         ({"ca": "gone.pem"}, "tls_ca", "No such file"),
+        ({"ca": "ca.key"}, "tls_ca", "has no certificate"),
         ({"certificate": "client.pem", "key": "server.key"}, "tls_certificate", "MISMATCH"),
         ({"certificate": "client.pem", "key": "gone.key"}, "tls_key", "No such file"),
     ],

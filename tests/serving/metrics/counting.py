@@ -1,8 +1,5 @@
 """Images that are counted, and what a scrape then shows."""
 
-from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
-
 from serving.metrics.events import Metrics
 
 
@@ -25,6 +22,13 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def series(metrics: Metrics, name: str, **labels: str) -> list[dict[str, str]]:
     """The labels of the samples of a name; `labels` are among them."""
-    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
-    samples = [sample.labels for family in families for sample in family.samples if sample.name == name]
-    return [found for found in samples if labels.items() <= found.items()]
+    samples = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return [s.labels for s in samples if s.name == name and labels.items() <= s.labels.items()]
+
+
+def counts(metrics: Metrics, name: str, label: str, **labels: str) -> dict[str, float]:
+    """The values of the samples of a name by one of their labels; `labels` are among the others."""
+    samples = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return {
+        s.labels[label]: s.value for s in samples if s.name == name and labels.items() <= s.labels.items()
+    }

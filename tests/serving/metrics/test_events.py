@@ -232,11 +232,10 @@ def test_labels_become_accuracy_counters(metrics: Metrics) -> None:
 
     assert value(metrics, "corolla_feedback_submissions_total", route="all", status="counted") == 1
     assert value(metrics, "corolla_feedback_total", route="all", domain="clinic-a", outcome="correct") == 1
-    assert value(metrics, "corolla_member_feedback_total", route="all", member="lora", outcome="correct") == 1
-    assert (
-        value(metrics, "corolla_member_feedback_total", route="all", member="bitfit", outcome="incorrect")
-        == 1
-    )
+    by_member, here = "corolla_member_feedback_total", {"route": "all", "domain": "clinic-a"}
+    assert value(metrics, by_member, **here, member="lora", outcome="correct") == 1
+    assert value(metrics, by_member, **here, member="bitfit", outcome="incorrect") == 1
+    assert value(metrics, by_member, route="all", domain="clinic-b", member="lora", outcome="correct") == 0
     assert value(metrics, "corolla_feedback_delay_seconds_bucket", route="all", le="60.0") == 1
 
 

@@ -51,8 +51,9 @@ def test_a_label_counts_the_answer_and_each_member(
 
     assert (labelled.status, labelled.correct, labelled.message) == ("counted", True, "")
     assert count(metrics, "corolla_feedback_total", domain="unset", outcome="correct") == 1
-    assert count(metrics, "corolla_member_feedback_total", member="lora", outcome="correct") == 1
-    assert count(metrics, "corolla_member_feedback_total", member="ssf", outcome="incorrect") == 1
+    here = {"domain": "unset"}
+    assert count(metrics, "corolla_member_feedback_total", **here, member="lora", outcome="correct") == 1
+    assert count(metrics, "corolla_member_feedback_total", **here, member="ssf", outcome="incorrect") == 1
 
 
 @pytest.mark.parametrize("truth", ["star", 2])

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import MAX_DOMAINS, MAX_ROUTES, ZERO_PLACES, Domains
-from tests.serving.metrics.counting import predict, series, value
+from tests.serving.metrics.counting import counts, predict, series, value
 
 MEMBERS = ("lora", "ssf", "bitfit")
 
@@ -50,15 +50,13 @@ def test_all_series_of_a_route_in_a_domain_appear_at_once() -> None:
     metrics.invalid_scores(here["route"], "lora")
 
     assert len(lines(metrics)) == before
-    assert {labels["bin"] for labels in series(metrics, "corolla_prediction_bin_total", **here)} == {
-        str(bin_) for bin_ in range(10)
-    }
+    assert len(series(metrics, "corolla_prediction_bin_total", **here)) == 10
 
 
 def test_few_routes_and_domains_are_shown_at_zero_so_that_their_first_image_counts() -> None:
     metrics = metrics_of(10, 4, *MEMBERS)
-    for number in range(9):
-        assert value(metrics, "corolla_predictions_total", route=f"route-{number}", domain="unset") == 0
+    shown = counts(metrics, "corolla_predictions_total", "route", domain="unset")
+    assert shown == dict.fromkeys(["adhoc", *(f"route-{number}" for number in range(9))], 0)
     # 9 routes and `adhoc` in 6 domains are 60 places; one more route does not fit.
     assert series(metrics, "corolla_predictions_total", route="route-9") == []
 
@@ -81,11 +79,11 @@ def test_a_route_that_is_not_shown_yet_appears_with_its_new_members() -> None:
     metrics.add_route(route, ["lora", "full"])
     predict(metrics, route=route, domain="domain-0", votes=[3, 5])
 
-    counted = {
-        labels["member"]: value(metrics, "corolla_member_predictions_total", **labels)
-        for labels in series(metrics, "corolla_member_predictions_total", route=route)
+    assert counts(metrics, "corolla_member_predictions_total", "member", route=route) == {
+        "lora": 2,
+        "vpt": 1,
+        "full": 1,
     }
-    assert counted == {"lora": 2, "vpt": 1, "full": 1}
 
 
 def test_places_beyond_the_limit_count_as_another_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,11 +95,10 @@ def test_places_beyond_the_limit_count_as_another_route(monkeypatch: pytest.Monk
         route="route-199", domain="domain-0", correct=True, members={"lora": True}, delay_seconds=1
     )
 
-    shown = series(metrics, "corolla_predictions_total", domain="domain-0")
-    counts = {labels["route"]: value(metrics, "corolla_predictions_total", **labels) for labels in shown}
-    assert sum(filter(None, counts.values())) == 200
+    shown = counts(metrics, "corolla_predictions_total", "route", domain="domain-0")
+    assert sum(shown.values()) == 200
     assert len(series(metrics, "corolla_predictions_total")) <= ZERO_PLACES + 3
-    assert counts["other"] == 200 - sum(1 for count in counts.values() if count == 1)
+    assert shown["other"] == 200 - sum(count == 1 for count in shown.values())
     assert value(metrics, "corolla_feedback_total", route="other", domain="domain-0", outcome="correct") == 1
 
 
@@ -112,3 +109,26 @@ def test_one_member_has_no_series_of_ensembles() -> None:
     assert len(series(metrics, "corolla_member_predictions_total", route="route-0", domain="domain-0")) == 1
     for name in ("corolla_ensemble_predictions_total", "corolla_ensemble_agreement_ratio_count"):
         assert series(metrics, name, route="route-0") == []
+
+
+def test_a_domain_that_is_added_is_counted_whether_or_not_it_is_shown_at_zero() -> None:
+    for routes, at_zero in ((3, 0), (ZERO_PLACES, None)):
+        metrics = metrics_of(routes, 1, *MEMBERS)
+        assert metrics.add_domain("street")
+        here = {"route": f"route-{routes - 1}", "domain": "street"}
+        assert value(metrics, "corolla_predictions_total", **here) == at_zero
+        predict(metrics, **here)
+        assert value(metrics, "corolla_predictions_total", **here) == 1
+
+
+def test_the_classes_of_a_route_appear_with_its_first_image() -> None:
+    metrics = metrics_of(ZERO_PLACES, 1, *MEMBERS)
+    metrics.add_route("birds", MEMBERS, ["finch", "owl"])
+    assert series(metrics, "corolla_class_predictions_total", route="birds") == []
+    predict(metrics, route="birds", domain="domain-0", predicted=1, class_name="owl")
+
+    counted = {
+        labels["class"]: value(metrics, "corolla_class_predictions_total", **labels)
+        for labels in series(metrics, "corolla_class_predictions_total", route="birds")
+    }
+    assert counted == {"finch": 0, "owl": 1}

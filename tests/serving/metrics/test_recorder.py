@@ -56,6 +56,11 @@ def test_an_answer_is_counted_and_its_id_says_what_a_label_needs(
     here = {"route": "shapes/best", "domain": "other"}
     assert count(metrics, "corolla_predictions_total", **here) == 1
     assert count(metrics, "corolla_ensemble_predictions_total", **here, consensus="majority") == 1
+    by_class = {
+        name: count(metrics, "corolla_class_predictions_total", **{"route": "shapes/best", "class": name})
+        for name in best.classes
+    }
+    assert by_class == {"circle": 0, "square": 1, "star": 0}
 
 
 def test_a_route_without_a_name_is_adhoc(recorder: Recorder, metrics: Metrics, best: ResolvedRoute) -> None:
@@ -65,6 +70,7 @@ def test_a_route_without_a_name_is_adhoc(recorder: Recorder, metrics: Metrics, b
     assert (prediction.route, prediction.members) == ("adhoc", ())
     assert metrics.known_routes == {}
     assert count(metrics, "corolla_predictions_total", route="adhoc", domain="unset") == 1
+    assert not [f for f in metrics.registry.collect() if f.name == "corolla_class_predictions" and f.samples]
 
 
 def test_images_with_an_error_count_as_invalid(recorder: Recorder, metrics: Metrics) -> None:

@@ -50,6 +50,8 @@ def test_a_lone_name_with_its_task_may_be_a_named_route(model: str, task: str, r
 def test_a_task_in_the_parameters_is_the_task_of_what_names_none() -> None:
     task, route = target("digits/lora", "", Parameters({"task": "letters"}))
     assert (task, str(route)) == ("letters", "digits/lora")
+    task, route = target("digits/best", "", Parameters({"task": "digits"}))
+    assert (task, str(route)) == ("digits", "best"), "it may be a named route, as without the parameter"
 
 
 def test_the_earliest_deadline_counts_and_a_timeout_of_zero_is_none() -> None:

@@ -57,6 +57,24 @@ def test_any_description_is_taken_or_refused_by_its_field(datatype: str, shape: 
     assert field is not None
 
 
+@pytest.mark.parametrize(
+    ("datatype", "shape", "said"),
+    [
+        ("UINT8", (1, 4256), "send encoded images as BYTES"),
+        ("UINT8", (4256,), "send encoded images as BYTES"),
+        ("UINT8", (32, 32, 3), r"as in \[1, H, W, 3\]"),
+        ("FP32", (1, 32, 32, 3), "send the channels before height and width"),
+        ("UINT8", (1, 3, 32, 32), "send UINT8 in that layout"),
+    ],
+)
+def test_a_shape_that_does_not_fit_says_what_to_send(
+    datatype: str, shape: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said) as caught:
+        images_of([described(datatype, *shape)], [b"x"], max_images=8)
+    assert caught.value.field == "inputs[0].shape"
+
+
 def test_raw_pixels_are_not_copied() -> None:
     raw = bytes(range(12))
     found = images_of([described("UINT8", 1, 2, 2, 3)], [raw], max_images=1)

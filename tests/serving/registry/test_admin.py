@@ -47,16 +47,19 @@ class RememberingCache:
         )
         return self.held[term.digest]
 
-    def unload(self, digest: str) -> int:
-        if self.held[digest].pinned:
+    def unload(self, *digests: str) -> dict[str, int]:
+        held = [digest for digest in digests if digest in self.held]
+        if any(self.held[digest].pinned for digest in held):
             raise Conflict("it is pinned", field="adapter", remedy="unpin it first")
-        return self.held.pop(digest).registered_bytes
+        return {digest: self.held.pop(digest).registered_bytes for digest in held}
 
     def pin(self, term: ResolvedTerm) -> Resident:
         self.held[term.digest] = replace(self.load(term), pinned=True)
         return self.held[term.digest]
 
-    def unpin(self, digest: str) -> Resident:
+    def unpin(self, digest: str) -> Resident | None:
+        if digest not in self.held:
+            return None
         self.held[digest] = replace(self.held[digest], pinned=False)
         return self.held[digest]
 
@@ -235,15 +238,15 @@ def test_an_unloaded_adapter_is_gone_and_says_what_it_freed(admin: Admin, parts:
 
     assert (unloaded.name, unloaded.freed) == ("shapes/lora:2", 100)
     assert parts.cache.names() == []
-    assert "nothing is" in refused(NotFound, "adapter", admin.unload, "lora", "shapes")
 
 
-def test_what_is_not_in_memory_is_named_with_near_matches(admin: Admin) -> None:
+def test_unloading_and_unpinning_what_is_not_in_memory_is_done_already(admin: Admin, parts: Parts) -> None:
     admin.load("shapes/lora:2")
 
-    said = refused(NotFound, "adapter", admin.unload, "shapes/lora:1")
-    assert "shapes/lora:1 is not in memory; did you mean shapes/lora:2?" in said
-    refused(NotFound, "adapter", admin.unpin, "shapes/ssf")
+    unloaded, state = admin.unload("shapes/lora:1"), admin.unpin("shapes/ssf")
+    assert (unloaded.name, unloaded.freed) == ("shapes/lora:1", None)
+    assert (state.name, state.method, state.resident) == ("shapes/ssf:1", "ssf", None)
+    assert parts.cache.names() == ["shapes/lora:2"]
 
 
 def test_a_pinned_adapter_is_not_unloaded(admin: Admin, parts: Parts) -> None:

@@ -32,11 +32,13 @@ def test_every_call_of_a_service_shows_at_zero_with_every_code(service: ServiceD
 class Context:
     """What gRPC says of a caller."""
 
-    def __init__(self, peer: str, identities: list[bytes] | None = None) -> None:
-        self.peer, self.peer_identities = lambda: peer, lambda: identities
+    def __init__(self, peer: str, name: bytes | None = None, others: list[bytes] | None = None) -> None:
+        self.peer, self.peer_identities = lambda: peer, lambda: others
+        self.auth_context = lambda: {} if name is None else {"x509_common_name": [name]}
 
 
 def test_a_caller_is_told_by_its_certificate_and_its_address() -> None:
     assert caller_of(Context("ipv6:%5B::1%5D:50123")) == "ipv6:[::1]:50123"
-    shown = Context("ipv4:10.0.0.7:50123", [b"ops.example", b"ops.example", b"ann"])
-    assert caller_of(shown) == "ops.example ann ipv4:10.0.0.7:50123"
+    assert caller_of(Context("ipv4:10.0.0.7:50123", b"ann", [b"10.0.0.7"])) == "ann ipv4:10.0.0.7:50123"
+    nameless = Context("ipv4:10.0.0.7:50123", others=[b"ops.example", b"ops.example"])
+    assert caller_of(nameless) == "ops.example ipv4:10.0.0.7:50123"

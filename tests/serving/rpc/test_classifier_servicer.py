@@ -115,7 +115,7 @@ def test_every_adapter_that_answered_is_named_with_its_digest(client: Client, wo
 
 
 def test_classes_in_another_order_are_matched_by_name(client: Client) -> None:
-    alone = ask(client, "reordered/lora", members=True, probabilities=True).results[0]
+    alone = ask(client, "lora", task="reordered", members=True, probabilities=True).results[0]
     beside = ask(client, "prob(lora, reordered/lora)", members=True, probabilities=True).results[0]
 
     assert alone.top[0].class_name == REORDERED[alone.top[0].class_index]

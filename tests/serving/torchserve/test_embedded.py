@@ -11,7 +11,8 @@ from petl_vit.errors import CorollaError, Draining, NotFound
 from serving.answer.classifier import Classifier
 from serving.request import Request, Response
 from serving.torchserve.embedded import Embedded
-from tests.serving.world import WAIT_S, Running, World, encoded
+from serving.torchserve.requests import request_of as torchserve_request
+from tests.serving.world import REORDERED, WAIT_S, Running, World, encoded
 
 
 def request_of(route: str = "lora", seed: int = 0) -> Request:
@@ -42,6 +43,18 @@ def test_its_answers_are_those_of_a_server(embedded: Embedded, running: Running)
         for answer, seed, route in zip(answers, (0, 1), ("lora", "lora, ssf"), strict=True):
             reply = client.classify([encoded(seed)], route=route, task="shapes", probabilities=True)
             assert answer == pytest.approx(list(reply.results[0].probabilities), rel=1e-4)
+
+
+def test_the_document_says_the_task_and_how_the_domain_was_counted(embedded: Embedded) -> None:
+    row = {"image": encoded(0), "route": "shapes/lora", "task": "reordered", "domain": "stret"}
+    asked = torchserve_request(row)
+    (document,) = embedded.answer([(asked.request, asked.document)])
+
+    assert isinstance(document, dict)
+    assert (document["task"], document["domain"]) == ("reordered", "other")
+    assert document["domain_note"].endswith("did you mean street?")
+    best_class = document["results"][0]["top"][0]
+    assert REORDERED[best_class["class_index"]] == best_class["class_name"]
 
 
 def test_requests_that_come_together_share_a_forward(embedded: Embedded) -> None:

@@ -163,6 +163,17 @@ def test_members_of_another_backbone_are_refused(store: Store, job: soup.Job) ->
         soup.run(store, soup.Job(**vars(job) | {"backbone": other.digest}))
 
 
+def test_members_of_another_task_than_the_one_named_are_refused(
+    store: Store, task: TaskRecord, job: soup.Job, base_head: LinearHead
+) -> None:
+    spec = task.spec.model_copy(update={"name": "turned", "classes": CLASSES[::-1]})
+    store.tasks.put(spec, base_head.tensors())
+    with pytest.raises(
+        InvalidInput, match="is not of task 'turned'; choose adapters of turned, or give --task"
+    ):
+        soup.run(store, replace(job, task="turned", members="digits/good, digits/fair"))
+
+
 def test_a_soup_says_what_it_was_chosen_in(store: Store, job: soup.Job) -> None:
     exact = soup.run(store, job).manifest
     half = soup.run(store, replace(job, precision=Precision.BF16, name="half")).manifest

@@ -1,0 +1,68 @@
+"""PEM files of TLS, read and checked: of a bad pair, gRPC itself says only that nothing answers. No torch."""
+
+import ssl
+from pathlib import Path
+
+from petl_vit.errors import InvalidInput
+
+
+def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
+    """The bytes of a certificate and of its key.
+
+    Raises:
+        InvalidInput: One cannot be read, or they are not a pair.
+    """
+    pem = read(certificate, "tls_certificate"), read(key, "tls_key")
+    try:
+        # For a key with a passphrase, OpenSSL would ask on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        reason = getattr(error, "reason", None) or "not PEM"
+        raise InvalidInput(
+            f"{certificate} and {key} are not a certificate and its key ({reason})",
+            field="tls_certificate",
+            remedy="name PEM files of one pair, the key without a passphrase",
+        ) from error
+    return pem
+
+
+def authorities(path: Path, field: str) -> bytes:
+    """The bytes of a file of certificates that sign others.
+
+    Raises:
+        InvalidInput: It cannot be read, or has no certificate.
+    """
+    certificates = read(path, field)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidInput(
+            f"{path} has no certificate", field=field, remedy="name a PEM file of the authority's certificate"
+        ) from error
+    return certificates
+
+
+def read(path: Path, field: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InvalidInput: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}", field=field, remedy="name a PEM file") from error
+
+
+def check_both(certificate: object, key: object) -> None:
+    """Refuses one of a pair without the other.
+
+    Raises:
+        InvalidInput: Only one is set.
+    """
+    if (certificate is None) != (key is None):
+        raise InvalidInput(
+            "a certificate needs its key, and a key its certificate",
+            field="tls_certificate",
+            remedy="set both --tls-certificate and --tls-key",
+        )
