@@ -112,6 +112,7 @@ class Store(Contents):
         epochs: int = 30,
         batch_size: int = 64,
         learning_rate: float | None = None,
+        head_rate: float | None = None,
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
         drop_path: float | None = None,
@@ -143,7 +144,8 @@ class Store(Contents):
             skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
             resize: How images of a new task reach it; None is squash.
-            learning_rate: Highest learning rate; None is the method's own.
+            learning_rate: Highest learning rate; None is chosen by method and number of steps.
+            head_rate: The head's; None is `learning_rate`, or without it chosen by where the head starts.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
             drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
@@ -170,6 +172,7 @@ class Store(Contents):
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            head_rate=head_rate,
             weight_decay=weight_decay,
             warmup_ratio=warmup_ratio,
             drop_path=drop_path,

@@ -36,6 +36,7 @@ from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
+from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
 from training.run.heldout import HeldOut, below_base, models_of
@@ -158,6 +159,7 @@ class _Run:
             limit=job.limit,
             reading=reading,
         )
+        self._adapters = [rates.settled(adapter, len(self._dataset)) for adapter in self._adapters]
 
     @cached_property
     def _loader(self) -> Loader:
@@ -195,6 +197,8 @@ class _Run:
         images = self._images(self._dataset, spec, on, "reading training images")
         heldout = self._images(self._heldout, spec, on, "reading held-out images")
         task = task or create(self._store, spec, self._exact(vit, on), images, self._data, self._reporter)
+        for adapter in adapters:
+            rates.tell(adapter, self._reporter)
         checkpoints = [self._checkpoint(adapter, task) for adapter in adapters]
         results = run_epochs(
             adapters,
@@ -339,6 +343,7 @@ class _Run:
     ) -> dict[str, Any]:
         """How an adapter was made, for its manifest; `beside` are those that shared its forwards."""
         return adapter.recipe.model_dump(exclude={"method", "config"}) | {
+            "rates_for": adapter.rates_for or None,
             "recipe_digest": self._recipe_digest(adapter, task),
             **self._data.record(),
             "beside": list(beside),

@@ -48,6 +48,7 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"epochs": 31},
         {"batch_size": 32},
         {"learning_rate": 1e-2},
+        {"head_rate": 1e-4},
         {"weight_decay": 1e-3},
         {"warmup_ratio": 0.2},
         {"drop_path": 0.0},
