@@ -12,6 +12,7 @@ from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names
 from model_store.format.records import Manifest
+from model_store.names import not_found
 from model_store.routes.algebra import MAX_VERSION
 from model_store.routes.text import parse_adapter
 from model_store.store import Store
@@ -63,7 +64,11 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """
     store = Store.open(url)
     adapters = []
-    of_task = {record.digest: record.version for record in store.tasks.versions(task)}
+    versions_of_task = store.tasks.versions(task)
+    if task is not None and not versions_of_task:
+        known = {record.spec.name for record in store.tasks.list()}
+        raise not_found(f"no task {task!r}", task, known, field="task", when_empty="corolla train --help")
+    of_task = {record.digest: record.version for record in versions_of_task}
     for task_name, name in store.adapters.list(task):
         versions = store.adapters.versions(task_name, name)
         newest = store.adapters.manifest(task_name, name, versions[-1])

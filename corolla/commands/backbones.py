@@ -78,7 +78,7 @@ def import_backbone(
     click.echo(f"backbone {record.name}{known}")
     click.echo(f"digest   {record.digest}")
     click.echo(f"pixels   {_normalised(record.config)} ({imported.normalisation})")
-    click.echo(f"next     corolla train --backbone {record.name} --help")
+    click.echo(f"next     corolla train lora --data FOLDER --task NAME --backbone {record.name}")
 
 
 @backbones.command("list", epilog=epilog("corolla backbones list", "corolla backbones list --json"))

@@ -13,6 +13,7 @@ from corolla.flags import epilog
 from corolla.sending import classified
 from model_store.names import printable
 from model_store.routes.text import parse_route
+from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
 from serving.client.messages import Priority
 
@@ -65,7 +66,7 @@ def classify(
         click.echo(f"route read as: {parsed}", err=True)
     response = classified(
         client,
-        [(printable(str(path)), files.read(path, "image")) for path in images],
+        [(printable(str(path)), _read(path)) for path in images],
         route=str(parsed),
         task=task or "",
         domain=domain,
@@ -102,3 +103,13 @@ def _print(response: Any, members: bool, ids: bool) -> None:
     click.echo(f"answered by {response.route}")
     if response.route_note:
         click.echo(f"note: {response.route_note}", err=True)
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise InvalidInput(
+            f"{path} is a folder",
+            field="image",
+            remedy=f"name its files ({path}/*), or classify them without a server: corolla predict {path}",
+        )
+    return files.read(path, "image")

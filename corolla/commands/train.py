@@ -99,6 +99,13 @@ _COMMON: list[flags.Decorator] = [
 class _Methods(CommandGroup):
     """One command for each registered method."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("--") and args[0] not in ("--help", *ctx.help_option_names):
+            raise click.UsageError(
+                f"name a method before {args[0]}, for example: corolla train lora {shlex.join(args)}", ctx
+            )
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return summaries.names()
 

@@ -43,7 +43,7 @@ def fit_route(
         raise InvalidInput(
             f"{len(dataset)} images are fewer than {FEWEST}, too few to tell a temperature",
             field="data",
-            remedy="give more, for example with a larger --holdout",
+            remedy="give more: a larger --holdout, or --all-images where nothing was trained on them",
         )
     logits = np.zeros((len(dataset), len(route.classes)))
     for part in answers(loader, [Candidate(route=route)], dataset):

@@ -171,6 +171,8 @@ class _Run:
         if registered:
             self._data.remember(self._store)
         manifests = registered | trained
+        for manifest in trained.values():
+            self._compare_with_previous(manifest)
         return [
             Outcome(
                 manifest=manifests[adapter.name],
@@ -179,6 +181,20 @@ class _Run:
             )
             for adapter in self._adapters
         ]
+
+    def _compare_with_previous(self, manifest: Manifest) -> None:
+        """Says so where the version before did better on the same held-out images."""
+        versions = [
+            v for v in self._store.adapters.versions(manifest.task, manifest.name) if v < manifest.version
+        ]
+        if not versions:
+            return
+        before = self._store.adapters.manifest(manifest.task, manifest.name, versions[-1])
+        if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
+            return
+        was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
+        if now < was:
+            self._reporter.note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
 
     def _trained(self, task: TaskRecord | None, adapters: Sequence[Planned]) -> dict[str, Manifest]:
         """Trains, measures and publishes adapters; their manifests by name."""
