@@ -24,11 +24,11 @@ def is_safetensors(path: Path) -> bool:
     """Whether a file is read as safetensors: by its first bytes, and by its name where they do not tell.
 
     Raises:
-        InvalidInput: It is something else that has no weights, or none that are read; names what it is.
+        InvalidInput: As `check` does.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    _check(path, head)
+    check(head, path.name)
     header = int.from_bytes(head[:8], "little")
     if 2 <= header <= _LONGEST_HEADER and head[8:9] == b"{":
         return True
@@ -36,19 +36,29 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" and not pickled
 
 
-def _check(path: Path, head: bytes) -> None:
+def check(data: bytes, name: str) -> None:
+    """Refuses a file that is known to have no weights, or none that are read.
+
+    Args:
+        data: Its bytes, or the first of them.
+        name: What errors call it.
+
+    Raises:
+        InvalidInput: It is one; says what it is.
+    """
+    head = data[:_HEAD_BYTES]
     for start, problem, remedy in _NOT_WEIGHTS:
         if head.startswith(start):
-            raise InvalidInput(problem, field=path.name, remedy=remedy)
+            raise InvalidInput(problem, field=name, remedy=remedy)
     if not head:
-        raise InvalidInput("it is empty", field=path.name, remedy="copy it again")
+        raise InvalidInput("it is empty", field=name, remedy="copy it again")
     if _PAGE.match(head):
         raise InvalidInput(
-            "it is a page of text, not weights", field=path.name, remedy="look at what the download returned"
+            "it is a page of text, not weights", field=name, remedy="look at what the download returned"
         )
     if head.startswith(b"PK\x03\x04") and b".npy" in head:
         raise InvalidInput(
             "it is a NumPy archive, and not read",
-            field=path.name,
+            field=name,
             remedy="load it into timm's model (model.load_pretrained) and save its state dict",
         )
