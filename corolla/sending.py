@@ -1,13 +1,11 @@
 """Images sent to a server in as many requests as it takes, and their answers as one. No torch."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from google.rpc import code_pb2, status_pb2
-
-from protos.corolla.v1 import classifier_pb2 as pb
 from serving.client.blocking import Client
-from serving.client.messages import RequestFailed
+from serving.client.messages import RequestFailed, too_large
 
 _IMAGES = 64
 _BYTES = 48 * 2**20
@@ -29,8 +27,7 @@ def classified(client: Client, images: Sequence[Named], **options: Any) -> Any:
     given = [answer for answer in answers if not isinstance(answer, RequestFailed)]
     if not given:
         raise next(answer for answer in answers if isinstance(answer, RequestFailed))
-    whole = pb.ClassifyResponse()
-    whole.CopyFrom(given[0])
+    whole = copy.deepcopy(given[0])
     whole.route = " then ".join(dict.fromkeys(one.route for one in given))
     for one in given[1:]:
         known = {adapter.digest for adapter in whole.adapters}
@@ -38,7 +35,7 @@ def classified(client: Client, images: Sequence[Named], **options: Any) -> Any:
     del whole.results[:]
     names = iter(name for name, _ in images)
     for answer in answers:
-        found = [_too_large(answer)] if isinstance(answer, RequestFailed) else answer.results
+        found = [too_large(answer)] if isinstance(answer, RequestFailed) else answer.results
         for result in found:
             result.id = next(names)
         whole.results.extend(found)
@@ -56,17 +53,7 @@ def _groups(images: Sequence[Named]) -> Iterator[list[Named]]:
     yield group
 
 
-def _too_large(error: RequestFailed) -> Any:
-    """The result of an image that fills more than a message by itself."""
-    sizes, _, _ = error.problem.partition(";")
-    message = f"the image is too large ({sizes}); scale it down, or raise the server's --max-message-bytes"
-    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
-    return pb.ImageResult(error=status)
-
-
-def _answers(
-    client: Client, group: list[Named], options: dict[str, Any]
-) -> list[pb.ClassifyResponse | RequestFailed]:
+def _answers(client: Client, group: list[Named], options: dict[str, Any]) -> list[Any]:
     """The answers to a group, in halves where the server takes less than others do.
 
     The error is that of one image which is too large by itself.
