@@ -1,5 +1,7 @@
 """What operating systems, file servers and downloads leave beside images, by name."""
 
+import re
+
 _NAMES = frozenset(
     {
         # Systems and programs.
@@ -25,9 +27,17 @@ _NAMES = frozenset(
         "#snapshot",
     }
 )
+_FOUND = re.compile(r"found\.\d{3}")
+"""Where Windows puts what it finds of a damaged disk."""
 _UNFINISHED = ("~", ".crdownload", ".part", ".partial")
 
 
 def is_clutter(name: str) -> bool:
     """Whether a file or a folder of that name was put there by no one: hidden, a thumbnail store, a rest."""
-    return name.startswith(".") or name.lower() in _NAMES or name.lower().endswith(_UNFINISHED)
+    lower = name.lower()
+    return (
+        lower.startswith(".")
+        or lower in _NAMES
+        or lower.endswith(_UNFINISHED)
+        or _FOUND.fullmatch(lower) is not None
+    )

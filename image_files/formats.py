@@ -42,8 +42,9 @@ _BRANDS = {
 _DOCUMENTS = frozenset({"PDF"})
 _BITMAP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _ENDING = re.compile(
-    r"\.(apng|arw|avifs?|bmp|cr[23]|dds|dib|dng|exr|gif|hdr|hei[cf]|heics|hif|ico|j2k|jfif|jif|jp2|jpe|jpe?g|"
-    r"jp[fx]|jxl|nef|orf|p[bgnp]m|pjp|pjpeg|png|psd|raf|rw2|svg|tga|tiff?|webp)",
+    r"\.(3fr|apng|arw|avifs?|bmp|cr[23]|dds|dib|dng|eps|exr|gif|hdr|hei[cf]|heics|hif|icns|ico|j2k|jfif|jif|jp2|"
+    r"jpe|jpe?g|jp[fx]|jxl|nef|nrw|orf|p[bgnp]m|pcx|pef|pjp|pjpeg|png|psd|raf|rw[2l]|sgi|sr2|srw|svg|tga|tiff?|"
+    r"webp|x3f|xbm)",
     re.IGNORECASE,
 )
 

@@ -17,7 +17,7 @@ from image_files.formats import HEAD_BYTES, format_of
 from petl_vit.errors import InvalidInput
 from petl_vit.not_images import explained
 
-READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and HEIC"
+READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
 """The formats; HEIC needs a library of its own."""
 
 _CONVERT = "convert it to JPEG, PNG or WebP"

@@ -3,6 +3,7 @@
 timm's model is built without memory for its parameters and never run.
 """
 
+import inspect
 from typing import Any
 
 import timm
@@ -125,11 +126,25 @@ def _build(config: BackboneConfig) -> Any:
         with torch.device("meta"):
             options: dict[str, Any] = {"img_size": config.image_size, **config.options}
             model = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise _refusal(config, f"timm cannot build it ({error})") from error
+    except (TypeError, AssertionError, KeyError, ValueError, RuntimeError) as error:
+        raise _unbuilt(config, error) from error
     if type(model) is not timm_vit.VisionTransformer:
         raise _refusal(config, f"its class is {type(model).__name__}")
     return model
+
+
+def _unbuilt(config: BackboneConfig, error: Exception) -> Unsupported:
+    """The error for what timm refuses: of an option where there are some."""
+    known = inspect.signature(timm_vit.VisionTransformer).parameters
+    unknown = [name for name in config.options if name not in known]
+    if unknown:
+        problem = f"a Vision Transformer of timm has no option {unknown[0]!r}"
+        return Unsupported(problem, field="option", remedy=near(unknown[0], known) or "leave it out")
+    if config.options:
+        chosen = ", ".join(f"{name}={value}" for name, value in config.options.items())
+        problem = f"timm cannot build {config.architecture!r} with {chosen} ({error})"
+        return Unsupported(problem, field="option", remedy="check these options")
+    return _refusal(config, f"timm cannot build it ({error})")
 
 
 def _check(config: BackboneConfig, model: Any) -> None:

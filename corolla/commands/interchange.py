@@ -15,10 +15,11 @@ from corolla.flags import epilog
 from corolla.names import chosen_task
 from model_store import deletion
 from model_store.format.records import Manifest
-from model_store.names import text_of
+from model_store.names import check_printable
 from model_store.resolution import one_model
 from model_store.resolution.versions import Member, ResolvedTerm
 from model_store.routes.text import parse_adapter
+from model_store.sources import class_file
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 
@@ -190,7 +191,7 @@ def import_adapter(
             if backbone is None
             else store.tasks.get(task_name, store.backbones.get(backbone).digest)
         )
-        classes = None if classes_file is None else _classes(classes_file)
+        classes = None if classes_file is None else class_file.read(classes_file)
 
         source = _foreign(path, kind, settings)
         imported, notes = source.register(store, record, name=name, classes=classes, order=order)
@@ -285,6 +286,7 @@ def _foreign(
     """An adapter of another library, read."""
     from model_store.interchange import peft_lora, petl_vision, timm_checkpoint
 
+    check_printable(str(path), "path")
     if kind == "peft":
         return peft_lora.read(path)
     if kind == "timm":
@@ -321,14 +323,6 @@ def _zip_with(path: Path, name: str) -> bool:
 def _refuse(value: object, field: str, why: str) -> None:
     if value is not None:
         raise InvalidInput(why, field=field, remedy="leave it out")
-
-
-def _classes(path: Path) -> tuple[str, ...]:
-    try:
-        text = text_of(files.read(path, "classes"))
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path.name} is not UTF-8 text", field="classes") from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _print_written(out: Path, content: str, document: dict[str, Any], as_json: bool) -> None:

@@ -312,6 +312,8 @@ class Adapters:
         here = {adapter.name for adapter in self.list(task)}
         if not here and not self._tasks.list(task):
             return self._tasks.missing(task)
+        if self._place.read(keys.route(task, name)) is not None:
+            return missing.named_route(task, name)
         return missing.adapter(task, name, here)
 
     def _versions_with(self, task: str | None, name: str | None, file: str) -> Sequence[tuple[str, str, int]]:

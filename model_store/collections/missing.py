@@ -28,6 +28,14 @@ def adapter(task: str, name: str, known: Iterable[str]) -> NotFound:
     )
 
 
+def named_route(task: str, name: str) -> NotFound:
+    return NotFound(
+        f"{name!r} is a named route of task {task!r}, and no adapter",
+        field="adapter",
+        remedy=f"write it alone, as {name}, for task {task}; within a route write what it stands for",
+    )
+
+
 def adapter_or_route(task: str, name: str, known: Iterable[str]) -> NotFound:
     return not_found(
         f"no adapter or named route {name!r} in task {task!r}",

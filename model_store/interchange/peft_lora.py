@@ -34,7 +34,7 @@ from model_store.interchange.peft_names import (
     site_of,
     sorted_out,
 )
-from model_store.sources import hub_folder, pickled
+from model_store.sources import file_kind, hub_folder, pickled
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.architecture import Architecture, describe
@@ -292,7 +292,10 @@ def _not_a_folder(path: Path) -> NotFound:
 def _weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a folder; and what the user should know of their file."""
     if (folder / WEIGHTS).exists() or not (folder / PICKLED).is_file():
-        return tensors.decode(_file(folder, WEIGHTS), key=WEIGHTS, remedy=_REMEDY), []
+        data = _file(folder, WEIGHTS)
+        file_kind.check(data, WEIGHTS)
+        return tensors.decode(data, key=WEIGHTS, remedy=_REMEDY), []
+    file_kind.check(_file(folder, PICKLED), PICKLED)
     document, _ = pickled.read(folder / PICKLED)
     table = document if isinstance(document, dict) else {}
     found = {str(name): tensor for name, tensor in table.items() if isinstance(tensor, Tensor)}

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model_store.format.tensors import not_finite
-from model_store.sources import hub_folder, pickled, transformers_vit, wrapping
+from model_store.sources import file_kind, hub_folder, pickled, transformers_vit, wrapping
 from model_store.sources.hub_folder import Said
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 
@@ -122,7 +122,7 @@ def _file(path: Path) -> _Table:
             field=path.name,
             remedy="use `corolla adapters import --format archive`",
         )
-    table = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    table = _safetensors(path) if file_kind.is_safetensors(path) else _pickled(path)
     if not table.tensors:
         raise InvalidInput("it holds no tensors", field=path.name, remedy="save a state dict")
     return table

@@ -69,7 +69,8 @@ def _known(architecture: str, file: Checkpoint | None) -> tuple[Both, str]:
     if not differ:
         return own, f"timm's for {name}"
     tags = ", ".join(f"{name}.{t}" for t in differ[:3])
-    return own, f"timm's for {name} without a tag; {tags} have others: name the tag, or set --mean and --std"
+    have = "has others" if len(differ) == 1 else "have others"
+    return own, f"timm's for {name} without a tag; {tags} {have}: name the tag, or set --mean and --std"
 
 
 def pretrained(name: str) -> PretrainedCfg | None:

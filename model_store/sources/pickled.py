@@ -91,13 +91,15 @@ def _load(path: Path, kinds: dict[str, type]) -> object:
     placeholders: list[Any] = [(type(n, (kind,), {"__module__": _MODULE}), n) for n, kind in kinds.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
         warnings.simplefilter("ignore")  # a TorchScript archive warns, and is refused below
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by a path, torch would go by its ending
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _unread(path: Path) -> list[str]:
     """All names that `weights_only` does not know; none of a file in the format before PyTorch 1.6."""
     try:
-        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        with path.open("rb") as file:
+            return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except ValueError:
         return []
 
@@ -121,7 +123,7 @@ def _refusal(path: Path, error: Exception, names: tuple[str, ...]) -> InvalidInp
         return InvalidInput(
             f"not a whole file of torch.save ({(text.splitlines() or [type(error).__name__])[0][:120]})",
             field=path.name,
-            remedy="copy it again; a safetensors file needs the ending .safetensors",
+            remedy="copy it again",
         )
     return InvalidInput(
         problem,

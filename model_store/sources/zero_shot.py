@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from model_store.names import text_of
+from model_store.names import check_printable
+from model_store.sources import class_file
 from petl_vit.architecture import describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound, Unsupported
@@ -83,7 +84,7 @@ def read(request: Request, *, width: int) -> ZeroShot:
             raise InvalidInput(
                 "embeddings are made already", field="templates", remedy="leave it out, or use --open-clip"
             )
-        names = None if request.classes is None else read_classes(request.classes)
+        names = None if request.classes is None else class_file.read(request.classes)
         return from_file(request.embeddings, names, width=width)
     assert request.open_clip is not None
     if request.classes is None:
@@ -91,7 +92,9 @@ def read(request: Request, *, width: int) -> ZeroShot:
             "open_clip needs class names", field="classes", remedy="give a text file, one name a line"
         )
     templates = request.templates or TEMPLATES
-    return from_open_clip(request.open_clip, read_classes(request.classes), width=width, templates=templates)
+    return from_open_clip(
+        request.open_clip, class_file.read(request.classes), width=width, templates=templates
+    )
 
 
 def preprocess(
@@ -118,23 +121,6 @@ def preprocess(
         raise InvalidInput(first["msg"], field=str(first["loc"][0])) from error
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The class names of a text file, one a line; empty lines do not count.
-
-    Raises:
-        NotFound: No such file.
-        InvalidInput: It is not UTF-8 text.
-    """
-    _check_file(path, "classes")
-    try:
-        lines = text_of(path.read_bytes()).splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"{path.name} is not UTF-8 text", field="classes", remedy="save it as UTF-8, one name a line"
-        ) from error
-    return tuple(line.strip() for line in lines if line.strip())
-
-
 def from_file(path: Path, classes: tuple[str, ...] | None, *, width: int) -> ZeroShot:
     """The classifier of a safetensors or npz file.
 
@@ -149,7 +135,9 @@ def from_file(path: Path, classes: tuple[str, ...] | None, *, width: int) -> Zer
         NotFound: No such file.
         InvalidInput: It is neither kind of file, or something in it is missing, unknown or does not fit.
     """
-    _check_file(path, "embeddings")
+    if not path.is_file():
+        raise NotFound(f"{str(path)!r} is not a file", field="embeddings", remedy="check the path")
+    check_printable(str(path), "embeddings")
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix)
     if reader is None:
         raise InvalidInput(
@@ -332,11 +320,6 @@ def _check_templates(templates: Sequence[str]) -> None:
     if wrong or not templates:
         problem = f"{wrong[0]!r} has no place for the class name" if wrong else "there is none"
         raise InvalidInput(problem, field="templates", remedy="write {} where it goes: 'a photo of a {}.'")
-
-
-def _check_file(path: Path, field: str) -> None:
-    if not path.is_file():
-        raise NotFound(f"{str(path)!r} is not a file", field=field, remedy="check the path")
 
 
 def _unfit(problem: str, remedy: str) -> InvalidInput:

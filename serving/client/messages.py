@@ -202,6 +202,13 @@ def outcome_of(message: pb.StreamResponse) -> tuple[RequestId, pb.ClassifyRespon
     return message.id, RequestFailed(code_pb2.Code.Name(error.code), error.message, field=_field(error))
 
 
+def too_large(error: RequestFailed) -> pb.ImageResult:
+    """The result of an image that is `too_much` by itself."""
+    sizes, _, _ = error.problem.partition(";")
+    message = f"the image is too large ({sizes}); scale it down, or raise the server's --max-message-bytes"
+    return pb.ImageResult(error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message))
+
+
 def status_name(result: pb.LabelResult) -> str:
     """What became of a label, in lower case: `counted`, `duplicate`, `invalid_token`, `invalid_class`."""
     return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()

@@ -32,6 +32,25 @@ def test_images_are_sent_in_as_many_requests_as_the_server_takes(small: Running)
     assert " bytes in one message, at most 20,000 are taken; send fewer or smaller" in str(caught.value)
 
 
+def test_an_image_that_is_too_large_by_itself_keeps_no_other_from_its_answer(small: Running) -> None:
+    large = np.random.default_rng(0).bytes(30_000)
+    images = [
+        ("a", encoded(0)),
+        ("large", large),
+        ("b", encoded(1)),
+        ("c", encoded(2)),
+        ("larger", large * 2),
+    ]
+    with small.client() as client:
+        response = classified(client, images, route="lora", task="shapes")
+        found = {result.id: (bool(result.top), result.error.message) for result in response.results}
+    assert [*found] == ["a", "large", "b", "c", "larger"]
+    assert [name for name, (answered, _) in found.items() if not answered] == ["large", "larger"]
+    assert "too large (30," in found["large"][1]
+    assert "at most 20,000 are taken); scale it down" in found["large"][1]
+    assert (response.route, response.task, len(response.adapters)) == ("lora:2", "shapes", 1)
+
+
 def test_what_is_wrong_with_a_request_is_not_tried_again(small: Running) -> None:
     with small.client() as client, pytest.raises(RequestFailed, match="did you mean lora"):
         classified(client, [("a", encoded(0)), ("b", encoded(1))], route="lorra", task="shapes")

@@ -51,7 +51,15 @@ def test_other_names_say_nothing(name: str) -> None:
     "name",
     [
         *("@eaDir", ".DS_Store", "Thumbs.db", "__MACOSX", "._cat.jpg", ".git", "desktop.ini", "lost+found"),
-        *("$RECYCLE.BIN", "__pycache__", "System Volume Information", "#recycle", "a.jpg~", "a.jpg.part"),
+        *(
+            "$RECYCLE.BIN",
+            "FOUND.000",
+            "__pycache__",
+            "System Volume Information",
+            "#recycle",
+            "a.jpg~",
+            "a.jpg.part",
+        ),
     ],
 )
 def test_what_systems_leave_beside_images_is_clutter(name: str) -> None:

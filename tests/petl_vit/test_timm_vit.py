@@ -81,3 +81,19 @@ def test_attention_pooling_of_another_kind_is_refused(
     config = config_of("vit_base_patch16_siglip_224", 48)
     with pytest.raises(Unsupported, match="its attention pooling is not the plain one"):
         timm_vit.read(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depht": 2}, "option: .* has no option 'depht'; did you mean depth"),
+        ({"wings": 2}, "option: .* has no option 'wings'; leave it out"),
+        ({"num_heads": 5}, "option: timm cannot build .* with num_heads=5 .*; check these options"),
+        ({"act_layer": "no"}, "option: timm cannot build .* with act_layer=no"),
+    ],
+)
+def test_an_option_that_timm_refuses_is_named(options: dict[str, Any], message: str) -> None:
+    plain = config_of("vit_tiny_patch16_224", 32, depth=None)
+    config = plain.model_copy(update={"options": options})
+    with pytest.raises(Unsupported, match=message):
+        timm_vit.read(config)

@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 _TRAIN = r"(?:train(?:ing)?|trn)"
 _OTHER = (
-    r"(?:val(?:id(?:ation)?)?|test(?:ing)?|tst|dev|eval(?:uation)?|hold[ _-]?out|held[ _-]?out|pred|fold)"
+    r"(?:val(?:id(?:ation)?)?|test(?:ing)?|tst|dev|eval(?:uation)?|hold[ _-]?out|held[ _-]?out|pred|fold|"
+    r"unlabell?ed)"
 )
 _FILLER = r"(?:sets?|data(?:set)?|images?|imgs?|split|samples?|seg|[0-9]|[ ._-]|[ab]$)"
 _PART = re.compile(f"{_FILLER}*(?:{_TRAIN}|{_OTHER})(?:{_TRAIN}|{_OTHER}|{_FILLER})*")
-_IMAGES = re.compile(r"images?|imgs?|jpe?gimages|jpe?gs?|pngs?|photos?|pictures?")
-_LABELS = re.compile(r"labels?(?:txt)?|annotations?|annos?|masks?|bboxes|xmls?|jsons?|imagesets")
+_IMAGES = re.compile(r"images?(?:tr|ts)?|imgs?|jpe?gimages|jpe?gs?|pngs?|photos?|pictures?")
+_LABELS = re.compile(r"labels?(?:txt|tr|ts)?|annotations?|annos?|masks?|bboxes|xmls?|jsons?|imagesets")
 _COMMON = 2
 
 

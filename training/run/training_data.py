@@ -55,7 +55,8 @@ def unlearnt(
 
     Args:
         field, remedy: For the error.
-        least: The share of the images that has to remain.
+        least: The share of the images that has to remain, unless just those are what one of the models held
+            out when it was trained.
 
     Raises:
         InvalidInput: None remains, or less than that share; names the models.
@@ -65,7 +66,8 @@ def unlearnt(
         return heldout
     counted = f"{len(overlap)} of the {len(heldout)} held-out images are training images of {overlap.names}"
     remaining = without(heldout, overlap.images)
-    if not len(remaining) or len(remaining) < least * len(heldout):
+    theirs = remaining.digest in {one.heldout_digest for one in learnt}
+    if not len(remaining) or (len(remaining) < least * len(heldout) and not theirs):
         raise InvalidInput(counted, field=field, remedy=remedy)
     note(f"{counted}: they are left out, {len(remaining)} remain")
     return remaining
@@ -83,7 +85,8 @@ def unlearnt_by(
     """Held-out images that neither adapters nor their base heads were trained on; notes say what is left out.
 
     Raises:
-        InvalidInput: Less than half of the images remain; names the adapters.
+        InvalidInput: Less than half of the images remain, and not those that one of them held out; names the
+            adapters.
     """
     learnt = by_adapters(store, terms)
     unknown = Overlap(heldout, learnt).unknown

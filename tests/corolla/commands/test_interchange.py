@@ -113,6 +113,14 @@ def test_an_adapter_goes_to_peft_and_timm_and_back(shell: Shell) -> None:
     assert "does not exist" in shell.refused("import", shell.folder / "absent", "--format", "archive")
 
 
+@pytest.mark.parametrize("kind", ["timm", "peft", "petl-vision"])
+def test_a_file_whose_name_is_not_utf_8_is_refused_as_that(shell: Shell, kind: str) -> None:
+    file = shell.folder / "caf\udce9.safetensors"
+    file.write_bytes(b"x")
+    refused = shell.refused("import", file, "--format", kind, "--task", "zoo", "--name", "a")
+    assert "caf\\xe9.safetensors is not UTF-8, so it cannot be recorded; rename it" in refused
+
+
 def test_a_version_is_deleted_and_says_what_latest_is(shell: Shell) -> None:
     assert "names no version; write one of lora:1" in shell.refused("delete", "lora")
     assert shell("delete", "lora:1", "--task", "zoo", "--yes") == (

@@ -12,7 +12,7 @@ from torch import Tensor
 from model_store.interchange import peft_lora
 from model_store.interchange.peft_lora import CONFIG, PICKLED, WEIGHTS
 from model_store.store import Store
-from petl_vit.errors import NotFound, Unsupported
+from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from tests.model_store.real import Real
 from tests.petl_vit.backbones import relative
 
@@ -133,6 +133,14 @@ def test_a_pickled_adapter_is_read_without_its_code(real: Real, folder: Path) ->
     (folder / WEIGHTS).unlink()
     assert "safe_serialization=True" in register(real, folder, "pickled")[0]
     assert torch.equal(real.logits("pickled"), real.logits("lora"))
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, PICKLED])
+def test_a_pointer_of_git_lfs_is_called_one(folder: Path, file: str) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
+    with pytest.raises(InvalidInput, match=f"{file}: it is a pointer of Git LFS.*git lfs pull"):
+        peft_lora.read(folder)
 
 
 def test_what_is_no_folder_of_peft_leads_to_its_format(folder: Path) -> None:

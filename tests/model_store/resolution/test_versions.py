@@ -2,7 +2,7 @@
 
 import pytest
 
-from model_store.format.records import TaskRecord, TaskSpec
+from model_store.format.records import NamedRoute, TaskRecord, TaskSpec
 from model_store.resolution import named_route, one_model
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
@@ -77,6 +77,13 @@ def test_a_task_that_cannot_be_answered_is_refused(
         resolved(world, "digits/lora", task)
     with pytest.raises(error, match=said):
         named_route.check(world.store, task=task, name="mixed", text="digits/lora")
+
+
+def test_a_named_route_where_an_adapter_is_wanted_is_called_one(world: World) -> None:
+    world.store.routes.put(NamedRoute.of(task="digits", name="both", route="lora"))
+    for text in ("digits/both", "lora, both"):
+        with pytest.raises(NotFound, match=r"'both' is a named route of task 'digits'.*write it alone"):
+            resolved(world, text, "digits")
 
 
 def test_a_file_has_the_classes_of_its_model_so_another_task_is_refused(world: World) -> None:

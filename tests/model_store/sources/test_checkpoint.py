@@ -265,7 +265,7 @@ def test_a_folder_of_transformers_says_what_it_is_and_may_be_in_parts(tmp_path: 
     [
         ({}, "has none of model.safetensors"),
         ({"adapter_config.json": "{}"}, "corolla adapters import --format peft"),
-        ({"model.safetensors": "", "config.json": "["}, "not a"),
+        ({"model.safetensors": "", "config.json": "["}, "it is empty"),
         ({"model.safetensors.index.json": "{}"}, "weight_map"),
     ],
 )

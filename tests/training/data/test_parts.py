@@ -25,6 +25,8 @@ from training.data.sources import load_dataset
             ["fold1", "fold2"],
             ["train", "held-out"],
             ["testing", "evaluation"],
+            ["train", "unlabeled"],
+            ["imagesTr", "imagesTs", "labelsTr"],
         ),
     ],
     ids="+".join,

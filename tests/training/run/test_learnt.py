@@ -16,12 +16,13 @@ from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import random_tensors
 from tests.training.conftest import SPEC, write_npz
 from tests.training.run.notes import Notes
-from training.data.dataset import split_dataset
+from training.data.dataset import split_dataset, without
+from training.data.learnt import Learnt
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.run import job as jobs
 from training.run import soup
-from training.run.training_data import TrainingData
+from training.run.training_data import TrainingData, unlearnt
 
 CLASSES = tuple("0123456789")
 
@@ -132,6 +133,19 @@ def test_a_base_head_of_which_nothing_is_recorded_is_said(
     assert any(
         "it is not recorded which images the base head of task digits was fitted to" in n for n in notes.notes
     )
+
+
+def test_what_an_adapter_held_out_is_measured_again_however_little_of_the_split_it_is(data: str) -> None:
+    heldout = split_dataset(load_dataset(data), holdout=0.2, seed=1)[1]
+    rest = Learnt(name="base", images=frozenset(heldout.fingerprints[5:]))
+    notes = Notes()
+    with pytest.raises(InvalidInput, match="held-out images are training images of base; try"):
+        unlearnt(heldout, [rest], notes.note, field="holdout", remedy="try", least=0.5)
+    held = without(heldout, rest.images or frozenset())
+    own = Learnt(name="lora:1", images=frozenset(), heldout_digest=held.digest)
+    left = unlearnt(heldout, [rest, own], notes.note, field="holdout", remedy="try", least=0.5)
+    assert left.fingerprints == held.fingerprints
+    assert "they are left out, 5 remain" in notes.notes[0]
 
 
 def _first(dataset: Dataset, n: int) -> Dataset:
