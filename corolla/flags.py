@@ -209,20 +209,24 @@ def _refuse_without_server() -> None:
 # Flags generated from pydantic fields
 
 
-def option_of(name: str, field: FieldInfo, *, flag: str | None = None, default: Any = None) -> Decorator:
+def option_of(
+    name: str, field: FieldInfo, *, flag: str | None = None, default: Any = None, text: str = ""
+) -> Decorator:
     """The flag of a pydantic field: its type, limits, default and description.
 
     Args:
         name: The field's name, and the parameter's.
         flag: `--lr` where the flag is not called like the field.
         default: In place of the field's own.
+        text: What follows the field's description.
     """
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     optional = NoneType in get_args(field.annotation)
     kind = kinds[0] if optional else field.annotation
     if default is None and not field.is_required():
         default = field.default
-    return option(flag or dashed(name), name, _type(kind, field.metadata), default, field.description or "")
+    text = f"{field.description or ''}{text}"
+    return option(flag or dashed(name), name, _type(kind, field.metadata), default, text)
 
 
 def option(flag: str, name: str, kind: Any, default: Any, text: str) -> Decorator:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
@@ -88,6 +88,14 @@ class InProcess:
     def follow(self) -> None:
         """Follows what has changed in the store."""
         self._embedded.follow()
+
+    @staticmethod
+    def several(images: Iterable[ImageLike]) -> list[ImageLike]:
+        """The images of a call; refuses one image, which would be taken apart."""
+        one = isinstance(images, bytes | str | os.PathLike) or getattr(images, "ndim", None) in (2, 3)
+        if one or not isinstance(images, Iterable):
+            raise InvalidInput("it is a single image", field="images", remedy="put it in a list")
+        return [*images]
 
     def classify(
         self,

@@ -30,7 +30,6 @@ def recipe_of(
     method: str,
     settings: Mapping[str, object],
     *,
-    learning_rate: float | None,
     drop_path: float | None = None,
     **values: Any,
 ) -> Recipe:
@@ -38,7 +37,7 @@ def recipe_of(
 
     Args:
         settings: The method's own.
-        learning_rate, drop_path: None is the method's own.
+        drop_path: None is the method's own.
         values: Other fields of a `Recipe`.
 
     Raises:
@@ -58,7 +57,6 @@ def recipe_of(
     return Recipe.of(
         method=summary.name,
         config=methods.get(summary.name).configure(settings).model_dump(mode="json"),
-        learning_rate=summary.learning_rate if learning_rate is None else learning_rate,
         drop_path=summary.drop_path if drop_path is None else drop_path,
         **values,
     )

@@ -21,7 +21,6 @@ from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
-from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from serving.settings import Settings
 from training.progress import Bars, Silent
@@ -35,15 +34,13 @@ if TYPE_CHECKING:
 class Store(Contents):
     """A model store, and what this process computes with it; safe to share between threads.
 
-    `classify` and `embed` keep one backbone in memory, from the first call until `close` or the end of the
-    `with` block.
+    From the first call to `close`, `classify` and `embed` keep one backbone in memory.
 
     Args:
         url: Folder (created when missing) or URL of the store; None is COROLLA_STORE, else the user's own.
         backbone: Name or digest of the backbone that computes; None is the only one stored.
         device: Where it runs; `auto` is a GPU where there is one.
-        precision: What it computes in; `auto` is bf16 where the hardware has it and the answers stay the
-            same. Training says its own.
+        precision: `auto` is bf16 where the hardware has it and answers stay the same. Training says its own.
         threads: CPU threads of a forward of `classify` and `embed`; None is one for each usable CPU.
         max_pixels: Most pixels of a decoded image; None is 50 million. Larger JPEGs are decoded smaller.
 
@@ -112,6 +109,7 @@ class Store(Contents):
         epochs: int = 30,
         batch_size: int = 64,
         learning_rate: float | None = None,
+        head_rate: float | None = None,
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
         drop_path: float | None = None,
@@ -143,7 +141,8 @@ class Store(Contents):
             skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
             resize: How images of a new task reach it; None is squash.
-            learning_rate: Highest learning rate; None is the method's own.
+            learning_rate: Highest learning rate; None is chosen by method and number of steps.
+            head_rate: The head's; None is `learning_rate`, or without it chosen by where the head starts.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
             drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
@@ -170,6 +169,7 @@ class Store(Contents):
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            head_rate=head_rate,
             weight_decay=weight_decay,
             warmup_ratio=warmup_ratio,
             drop_path=drop_path,
@@ -293,7 +293,7 @@ class Store(Contents):
             Corrupt: Files of the store are damaged.
         """
         parsed, computing = parse_route(route), self._computing()
-        several = _listed(images)
+        several = computing.several(images)
         with _reporter(progress).stage("classifying", len(several)) as advance:
             return computing.classify(
                 several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
@@ -317,7 +317,7 @@ class Store(Contents):
             normalise: Whether every vector is divided by its length.
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
-        several = _listed(images)
+        several = computing.several(images)
         with _reporter(progress).stage("embedding", len(several)) as advance:
             return computing.embed(
                 several,
@@ -398,11 +398,3 @@ class Store(Contents):
 
 def _reporter(progress: bool) -> "Reporter":
     return Bars() if progress else Silent()
-
-
-def _listed(images: "Iterable[ImageLike]") -> "list[ImageLike]":
-    """The images of a call; refuses one image, which would be taken apart."""
-    one = isinstance(images, bytes | str | os.PathLike) or getattr(images, "ndim", None) in (2, 3)
-    if one or not isinstance(images, Iterable):
-        raise InvalidInput("it is a single image", field="images", remedy="put it in a list")
-    return [*images]

@@ -96,9 +96,8 @@ def in_less_time(image: Image.Image) -> Image.Image:
 def undecodable(error: Exception, field: str) -> InvalidInput:
     """What is said of a file that Pillow could not decode."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    if isinstance(
-        error.__cause__ or error, struct.error | EOFError | IndexError
-    ):  # these say where in Pillow
+    # What Pillow raised with one of these says where in its code.
+    if isinstance(error.__cause__ or error, struct.error | EOFError | IndexError):
         reason = "it ends too early"
     return InvalidInput(
         f"the image cannot be decoded ({reason})",

@@ -40,6 +40,7 @@ class Summary(_Record):
     title: str
     paper: str
     learning_rate: float
+    faster_if_short: bool
     drop_path: float
     trained: bool
     settings: tuple[Setting, ...]
@@ -97,6 +98,7 @@ def _summary(method: Any) -> Summary:
         title=method.title,
         paper=method.paper,
         learning_rate=method.learning_rate,
+        faster_if_short=method.faster_if_short,
         drop_path=method.drop_path,
         trained=method.trained,
         settings=tuple(_setting(name, field) for name, field in fields.items()),

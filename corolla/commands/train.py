@@ -28,16 +28,15 @@ from training.run.recipe import Recipe
 if TYPE_CHECKING:
     from training.run.job import Outcome
 
-_RATE = "--lr"
-_EACH = ("name", "learning_rate", "weight_decay", "warmup_ratio", "drop_path", "init", "head_init", "seed")
+_FLAGS = {"learning_rate": "--lr", "head_rate": "--head-lr"}
+_EACH = ("name", *_FLAGS, "weight_decay", "warmup_ratio", "drop_path", "init", "head_init", "seed")
 """Options that each adapter of a run may set for itself, besides its method's settings."""
-_OF_METHOD = ("drop_path", "learning_rate")
+_OF_METHOD = ("drop_path",)
 """Options whose default is the method's."""
 
 
-def _of_recipe(name: str, default: float | None = None) -> flags.Decorator:
-    flag = _RATE if name == "learning_rate" else None
-    return option_of(name, Recipe.model_fields[name], flag=flag, default=default)
+def _of_recipe(name: str, default: float | None = None, text: str = "") -> flags.Decorator:
+    return option_of(name, Recipe.model_fields[name], flag=_FLAGS.get(name), default=default, text=text)
 
 
 _COMMON: list[flags.Decorator] = [
@@ -74,7 +73,7 @@ _COMMON: list[flags.Decorator] = [
         metavar="'METHOD [OPTIONS]'",
         multiple=True,
         help="One more adapter to train in the same forwards, with its own options "
-        f"({', '.join(_RATE if name == 'learning_rate' else flags.dashed(name) for name in _EACH)} and the "
+        f"({', '.join(_FLAGS.get(name, flags.dashed(name)) for name in _EACH)} and the "
         "method's); all else is as for the first. May be repeated.",
     ),
     _of_recipe("precision"),
@@ -138,6 +137,9 @@ def _train_command(method: Summary) -> click.Command:
         _train(method, config, **options)
 
     own = [_of_recipe(name, getattr(method, name)) for name in _OF_METHOD]
+    more = ", and more in a short run" if method.faster_if_short else ""
+    rate = _of_recipe("learning_rate", text=f"; by default {method.learning_rate:g}{more}")
+    own += [_of_recipe("head_rate"), rate]
     for option in [*reversed(_COMMON), *own]:
         command = option(command)
     for setting in reversed(method.settings):

@@ -22,6 +22,7 @@ class Full(Method):
     paper: ClassVar[str] = "-"
     foldable: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-5
+    faster_if_short: ClassVar[bool] = False
 
     def shapes(self, arch: Architecture) -> Shapes:
         return dict(arch.shapes)

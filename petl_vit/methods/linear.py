@@ -21,6 +21,7 @@ class Linear(Method):
     title: ClassVar[str] = "linear probing"
     paper: ClassVar[str] = "arXiv 1610.01644"
     foldable: ClassVar[bool] = True
+    faster_if_short: ClassVar[bool] = False
     drop_path: ClassVar[float] = 0.0  # the features are then the same in every epoch, and computed once
 
     def shapes(self, arch: Architecture) -> Shapes:

@@ -27,6 +27,7 @@ class Method(BaseModel):
     paper: ClassVar[str]
     foldable: ClassVar[bool]
     learning_rate: ClassVar[float] = 1e-3  # safe for every method in the study's results
+    faster_if_short: ClassVar[bool] = True  # takes a higher rate in a short run (training/run/rates.py)
     drop_path: ClassVar[float] = 0.1
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
     published_linears: ClassVar[tuple[str, ...]] = ()  # names or their ends; see `init_published`

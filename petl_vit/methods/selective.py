@@ -35,6 +35,7 @@ class Selective(Method):
     paper: ClassVar[str] = "-"
     foldable: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-5
+    faster_if_short: ClassVar[bool] = False
 
     part: Literal["attn", "qkv", "proj", "mlp", "fc1", "fc2", "block"] = Field(
         default="block", description="attn, qkv, proj, mlp, fc1, fc2 or block (all of it)"

@@ -41,7 +41,7 @@ def test_clutter_is_named_and_left_out_with_all_that_is_in_it(tmp_path: Path) ->
     (tmp_path / "lost+found").mkdir()
     found, left_out = below(tmp_path)
     assert (found.folders, found.images) == (["a"], ["a/1.jpg"])
-    assert str(left_out) == "clutter: 5 (@eaDir, lost+found, .DS_Store, ...)"
+    assert str(left_out) == "clutter: 5 (@eaDir, lost+found, .DS_Store, ._1.jpg)"
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
@@ -74,3 +74,11 @@ def test_what_cannot_be_read_counts_as_an_image_and_what_is_not_a_file_does_not(
 def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         below(tmp_path / "nowhere")
+
+
+def test_some_names_are_told_and_all_are_counted() -> None:
+    left_out = LeftOut()
+    for i in range(9):
+        left_out.add("clutter", f"{i}~")
+    assert str(left_out) == "clutter: 9 (0~, 1~, 2~, 3~, 4~, ...)"
+    assert left_out.counts == {"clutter": 9}

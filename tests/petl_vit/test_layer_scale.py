@@ -1,6 +1,6 @@
 """AdaptFormer's and Convpass' branches through LayerScale, as the study's code has them, in every executor.
 
-The reference (`tests/petl_vit/reference.py`) sends the branch through timm's own LayerScale module.
+The reference (`tests/petl_vit/reference`) sends the branch through timm's own LayerScale module.
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """The conformance suite: what every registered method passes because it is registered.
 
-The references are independent modules written from the equations (`tests/petl_vit/reference.py`).
+The references are independent modules written from the equations (`tests/petl_vit/reference`).
 """
 
 import pytest

@@ -9,7 +9,7 @@ job that was killed goes on from its last epoch; one that is registered already 
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,6 @@ from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput, NotFound
-from petl_vit.executors.joint import check_joins
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
@@ -36,6 +35,7 @@ from training.data.reading import Reading
 from training.data.records import Dataset
 from training.data.sources import load_parts
 from training.progress import Reporter, Silent
+from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
 from training.run.heldout import HeldOut, below_base, models_of
@@ -43,11 +43,9 @@ from training.run.planned import Planned
 from training.run.precision import check_precision, frozen
 from training.run.recipe import Recipe
 from training.run.task import Resize, check_spec, create, new_spec
+from training.run.together import check_together
 from training.run.trainer import Trained
 from training.run.training_data import TrainingData, unlearnt
-
-_SHARED = ("epochs", "batch_size", "augment", "precision", "keep")
-"""Fields of the recipe that jobs which run together have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +145,7 @@ class _Run:
         check_precision(job.recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
         if len(jobs) > 1:
-            _check_together(jobs)
+            check_together(jobs)
         self._backbone = store.backbones.get(job.backbone)
         reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
         self._dataset, self._heldout = load_parts(
@@ -158,6 +156,7 @@ class _Run:
             limit=job.limit,
             reading=reading,
         )
+        self._adapters = [rates.settled(adapter, len(self._dataset)) for adapter in self._adapters]
 
     @cached_property
     def _loader(self) -> Loader:
@@ -195,6 +194,8 @@ class _Run:
         images = self._images(self._dataset, spec, on, "reading training images")
         heldout = self._images(self._heldout, spec, on, "reading held-out images")
         task = task or create(self._store, spec, self._exact(vit, on), images, self._data, self._reporter)
+        for adapter in adapters:
+            rates.tell(adapter, self._reporter)
         checkpoints = [self._checkpoint(adapter, task) for adapter in adapters]
         results = run_epochs(
             adapters,
@@ -339,6 +340,7 @@ class _Run:
     ) -> dict[str, Any]:
         """How an adapter was made, for its manifest; `beside` are those that shared its forwards."""
         return adapter.recipe.model_dump(exclude={"method", "config"}) | {
+            "rates_for": adapter.rates_for or None,
             "recipe_digest": self._recipe_digest(adapter, task),
             **self._data.record(),
             "beside": list(beside),
@@ -371,30 +373,6 @@ def _check_names(job: Job) -> None:
 def _adapter(job: Job) -> Planned:
     method = methods.get(job.recipe.method).configure(job.recipe.config)
     return Planned(name=job.name, recipe=job.recipe, method=method)
-
-
-def _check_together(jobs: Sequence[Job]) -> None:
-    """Refuses jobs that cannot share their forwards."""
-    first, names = jobs[0], [job.name for job in jobs]
-    for job in jobs:
-        check_joins(methods.get(job.recipe.method))
-        if names.count(job.name) > 1:
-            raise InvalidInput(
-                f"two adapters would be named {job.name!r}",
-                field="name",
-                remedy="give each a --name of its own, for example "
-                f"--method '{job.recipe.method} --seed 1 --name {job.name}-1'",
-            )
-        pairs = [(f.name, getattr(job, f.name), getattr(first, f.name)) for f in fields(Job)]
-        pairs = [pair for pair in pairs if pair[0] not in ("name", "recipe")]
-        pairs += [(name, getattr(job.recipe, name), getattr(first.recipe, name)) for name in _SHARED]
-        for name, value, common in pairs:
-            if value != common:
-                raise InvalidInput(
-                    f"{job.name} has {value}, {first.name} has {common}",
-                    field=name,
-                    remedy="give both the same, or train them one by one",
-                )
 
 
 def _versions() -> dict[str, str]:

@@ -8,8 +8,15 @@ from training.run.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """An adapter of a run: its name, its recipe, and its method with its config."""
+    """An adapter of a run.
+
+    Attributes:
+        recipe: With its learning rates, once the images are known.
+        method: With its config.
+        rates_for: What the learning rates were chosen for; empty where the user gave one.
+    """
 
     name: str
     recipe: Recipe
     method: Method
+    rates_for: str = ""

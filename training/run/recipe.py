@@ -32,7 +32,14 @@ class Recipe(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     epochs: int = Field(default=30, ge=1, le=10_000, description="times that every image is trained on")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="images of one step")
-    learning_rate: float = Field(gt=0, le=1, description="highest learning rate")
+    learning_rate: float | None = Field(default=None, gt=0, le=1, description="highest learning rate")
+    head_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="highest learning rate of the head; by default as --lr, or without it chosen by where "
+        "the head starts",
+    )
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's, on all trained tensors")
     warmup_ratio: float = Field(
         default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises"
@@ -76,6 +83,17 @@ class Recipe(BaseModel):
                 field=str(first["loc"][0]),
             ) from None
 
+    @property
+    def highest_rates(self) -> tuple[float, float]:
+        """The highest learning rates of the adapter and of its head.
+
+        Raises:
+            ValueError: The recipe leaves the adapter's to `training.run.rates`.
+        """
+        if self.learning_rate is None:
+            raise ValueError("no learning rate is chosen yet")
+        return self.learning_rate, self.learning_rate if self.head_rate is None else self.head_rate
+
     def digest(self, *, backbone: str, task: str, data: str, heldout: str) -> str:
         """Names a run: equal digests train equal adapters on the same machine and versions.
 
@@ -85,6 +103,8 @@ class Recipe(BaseModel):
         identity = {name: v for name, v in self.model_dump().items() if (name, v) not in _ADDED.items()}
         later = _ADDED_SETTINGS.get(self.method, {}).items()
         identity["config"] = {name: v for name, v in self.config.items() if (name, v) not in later}
+        if self.head_rate in (None, self.learning_rate):  # as in every run before heads had a rate
+            del identity["head_rate"]
         identity |= {"backbone": backbone, "task": task, "data": data}
         if self.keep == "best":
             identity |= {"heldout": heldout}

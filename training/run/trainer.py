@@ -105,8 +105,7 @@ class Trainer:
         self._tensors = {name: _trainable(t, self.vit) for name, t in tensors.items()}
         self._head = {name: _trainable(t, self.vit) for name, t in self._start.tensors().items()}
         self.optimizer = torch.optim.AdamW(
-            [*self.parameters.values()],
-            lr=recipe.learning_rate,
+            [{"params": [*self._tensors.values()]}, {"params": [*self._head.values()]}],
             weight_decay=recipe.weight_decay,
         )
         self.losses: list[float] = []
@@ -124,7 +123,8 @@ class Trainer:
             for current, saved in ((self._tensors, state["tensors"]), (self._head, state["head"])):
                 for name, tensor in current.items():
                     tensor.copy_(saved[name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]  # an older state has one for all tensors
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self.epoch, self.losses = state["epoch"], list(state["losses"])
         self.accuracies, self._best = dict(state.get("accuracies", {})), state.get("best")
         return self.epoch
@@ -226,7 +226,7 @@ class Trainer:
         )
 
     def _set_rate(self, step: int) -> None:
-        """Linear warm-up, then a cosine down to a hundredth of the rate."""
+        """Linear warm-up, then a cosine down to a hundredth of the rates."""
         recipe = self.recipe
         total = recipe.epochs * self._now.steps
         warmup = max(1, round(recipe.warmup_ratio * total))
@@ -235,12 +235,12 @@ class Trainer:
         else:
             done = (step - warmup) / max(1, total - warmup)
             factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
+        for group, rate in zip(self.optimizer.param_groups, recipe.highest_rates, strict=True):
+            group["lr"] = rate * factor
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last step."""
+        """The adapter's learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
@@ -248,7 +248,7 @@ class Trainer:
         return f" of {self.name}" if self.name else ""
 
     def _diverged(self, problem: str) -> InvalidInput:
-        rate = self.recipe.learning_rate
+        rate, _ = self.recipe.highest_rates
         return InvalidInput(problem, field="learning_rate", remedy=f"train with a lower one than {rate:g}")
 
     def _state(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
         "all adapters of task digits will start from a base head that is fitted to the 60 images of this "
         "--limit; `corolla tasks refit-head digits` fits it to more",
         "fitting the base head",
+        "lora",  # its learning rates
         "epoch 1/1",
         "training lora",
         "measuring on held-out images",
@@ -81,8 +82,8 @@ def test_the_help_of_a_method_shows_its_own_settings_and_rate(empty: Shell) -> N
         "Train LoRA (arXiv 2106.09685)",
     ):
         assert text in out
-    assert "default: 0.001" in " ".join(out.split())
-    assert "default: 5e-05" in " ".join(empty("train", "full", "--help")[1].split())
+    assert "by default 0.001, and more in a short run." in " ".join(out.split())
+    assert "by default 5e-05." in " ".join(empty("train", "full", "--help")[1].split())
     assert "Train full fine-tuning, " in " ".join(empty("train", "full", "--help")[1].split())
 
 

@@ -30,7 +30,8 @@ def oversized() -> bytes:
     [
         (b"", "empty"),
         (b"no image", "not an image"),
-        (b"GIF89a", "GIF"),
+        (b"GIF89a", "cannot be decoded"),
+        (b"%PDF-1.7", "PDF"),
         (encoded(1)[:200], "cannot be decoded"),
         (oversized(), "9000 x 9000"),
     ],

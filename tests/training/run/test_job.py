@@ -160,7 +160,8 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
     chosen = recipe(epochs=8, drop_path=0.2, augment="flip")
     job = replace(job, recipe=chosen, heldout=None)
     arguments = ["train", "lora", "--data", "digits", "--task", "digits", "--limit", "60", "--device", "cpu"]
-    arguments += ["--epochs", "8", "--batch-size", "16", "--drop-path", "0.2", "--augment", "flip"]
+    arguments += ["--lr", "0.001", "--epochs", "8", "--batch-size", "16"]
+    arguments += ["--drop-path", "0.2", "--augment", "flip"]
     arguments += ["--store", str(tmp_path / "store"), "--runs", str(job.runs)]
     threads = str(torch.get_num_threads())
     process = subprocess.Popen(

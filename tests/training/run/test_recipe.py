@@ -48,6 +48,7 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"epochs": 31},
         {"batch_size": 32},
         {"learning_rate": 1e-2},
+        {"head_rate": 1e-4},
         {"weight_decay": 1e-3},
         {"warmup_ratio": 0.2},
         {"drop_path": 0.0},
@@ -88,8 +89,9 @@ def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() ->
 def test_a_later_setting_of_a_method_leaves_the_digests_of_earlier_runs(
     method: str, setting: str, before: object, other: object
 ) -> None:
+    of = {"backbone": "b", "task": "t", "data": "d", "heldout": "h"}
     digests = [
-        Recipe.of(method=method, learning_rate=0.01, config=config).digest(backbone="b", task="t", data="d")
+        Recipe.of(method=method, learning_rate=0.01, config=config).digest(**of)
         for config in ({"prompts": 3}, {"prompts": 3, setting: before}, {"prompts": 3, setting: other})
     ]
     assert digests[0] == digests[1] != digests[2]

@@ -1,147 +1,29 @@
 """The classifier with a real store, cache and engine, without gRPC."""
 
-import asyncio
 import io
-import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
-from model_store.format.records import BackboneRecord, TaskSpec
-from model_store.resolution.loading import Loader
-from model_store.resolution.versions import ResolvedTerm
-from model_store.routes.text import parse_route
-from model_store.store import Store
-from petl_vit.adapter import Adapter
-from petl_vit.batch import Batch, Row
-from petl_vit.errors import CorollaError, Corrupt, Draining, Expired, InvalidInput, Overloaded
+from model_store.format.records import TaskSpec
+from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import preprocess
-from petl_vit.slots import Slots
-from serving.answer.classifier import Classifier
-from serving.engine.backend import TorchBackend
-from serving.engine.batcher import Batcher
-from serving.engine.engine import Engine, Job, Logits
+from serving.engine.engine import Job, Logits
 from serving.metrics.label_values import MAX_ROUTES
-from serving.metrics.prediction_ids import PredictionIds
-from serving.metrics.recorder import Recorder
-from serving.registry.adapter_cache import AdapterCache
-from serving.registry.catalog import Catalog
-from serving.request import ImageAnswer, Request, Response
+from serving.request import ImageAnswer
+from tests.serving.answer.classifier.parts import PREDICTION_IDS, Parts, answers, logits, parts_of, softmax
 from tests.serving.world import (
     HALF,
     PREPROCESS,
     SHAPES,
-    SIZE,
-    WAIT_S,
     World,
     encoded,
-    new_metrics,
     pixels,
-    until,
 )
-
-PREDICTION_IDS = PredictionIds(b"k" * 32)
-
-
-class HeldLoader(Loader):
-    """A real loader that can be held up at one adapter."""
-
-    def __init__(self, store: Store, record: BackboneRecord) -> None:
-        super().__init__(store, record)
-        self.loads: list[str] = []
-        self.held: dict[str, threading.Event] = {}
-
-    def adapter(self, term: ResolvedTerm) -> Adapter:
-        self.loads.append(term.label)
-        if (go := self.held.get(term.label)) is not None:
-            assert go.wait(WAIT_S)
-        return super().adapter(term)
-
-
-class Parts:
-    """A classifier and what it stands on."""
-
-    def __init__(self, world: World, run: Any = None) -> None:
-        self.metrics = new_metrics()
-        self.loader = HeldLoader(world.store, world.backbone)
-        self.slots = Slots()
-        self.engine = Engine(
-            TorchBackend(self.loader.vit, self.slots), slots=self.slots, metrics=self.metrics
-        )
-        self.cache = AdapterCache(self.loader, slots=self.slots, max_bytes=2**30, metrics=self.metrics)
-        self.catalog = Catalog(world.store, world.backbone.digest)
-        self.pool = ThreadPoolExecutor(2)
-        self.batcher: Batcher[Job, Logits] = Batcher(
-            run or self.engine.run,
-            executor=self.pool,
-            max_batch_rows=8,
-            max_queue_rows=100,
-            max_queue_bytes=2**30,
-            metrics=self.metrics,
-        )
-        self.classifier = Classifier(
-            catalog=self.catalog,
-            cache=self.cache,
-            batcher=self.batcher,
-            recorder=Recorder(self.metrics, PREDICTION_IDS),
-            pool=self.pool,
-            max_images=8,
-            max_pixels=10_000,
-        )
-
-    async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
-        request = Request(task=task, route=parse_route(text), images=pictures, **options)
-        return await self.classifier.classify(request, lambda response: response)
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-@asynccontextmanager
-async def parts_of(world: World, run: Any = None) -> AsyncIterator[Parts]:
-    parts = Parts(world, run)
-    parts.batcher.start()
-    yield parts
-    await parts.batcher.drain(5)
-    parts.cache.close()
-    parts.pool.shutdown()
-
-
-@pytest.fixture
-async def parts(world: World) -> AsyncIterator[Parts]:
-    async with parts_of(world) as made:
-        yield made
-
-
-def answers(response: Response) -> list[ImageAnswer]:
-    found = [image for image in response.images if isinstance(image, ImageAnswer)]
-    assert len(found) == len(response.images)
-    return found
-
-
-def logits(world: World, text: str, *images: torch.Tensor) -> np.ndarray[Any, Any]:
-    """[n, K, C] by a forward for each row alone, as an independent reference."""
-    loader, resolved = Loader(world.store, world.backbone), world.resolve(text)
-    found = loader.models(resolved)
-    batch = Batch(loader.vit(SIZE))
-    rows = [
-        [batch.logits(image[None], [Row(image=0, model=model)])[0].double().numpy() for model in found]
-        for image in images
-    ]
-    return np.array(rows)
-
-
-def softmax(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return np.asarray(e / e.sum(-1, keepdims=True))
 
 
 async def test_a_single_route_answers_as_its_model_alone(world: World, parts: Parts) -> None:
@@ -317,108 +199,3 @@ async def test_too_many_images_are_refused_before_any_is_read(parts: Parts) -> N
     with pytest.raises(InvalidInput, match="9 images in one request, at most 8") as caught:
         await parts.classify("lora", *[b""] * 9)
     assert caught.value.field == "images"
-
-
-# Adapters of requests
-
-
-async def happens(true: Callable[[], bool]) -> None:
-    await asyncio.to_thread(until, true)
-
-
-async def test_a_load_holds_up_no_request_for_another_adapter(parts: Parts) -> None:
-    parts.loader.held["ssf:1"] = go = threading.Event()
-    slow = asyncio.create_task(parts.classify("ssf", encoded(1)))
-    await happens(lambda: "ssf:1" in parts.loader.loads)
-
-    answers(await parts.classify("lora", encoded(1)))
-
-    assert not slow.done()
-    go.set()
-    answers(await slow)
-
-
-async def test_loading_begins_before_the_images_are_decoded(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoding = threading.Event()
-
-    def after_the_load(*given: Any, **options: Any) -> Any:
-        decoding.set()
-        assert loaded.wait(WAIT_S), "the load waits for the images"
-        return preprocess(*given, **options)
-
-    loaded, load = threading.Event(), parts.loader.adapter
-
-    def loading(term: ResolvedTerm) -> Adapter:
-        assert decoding.wait(WAIT_S)
-        loaded.set()
-        return load(term)
-
-    monkeypatch.setattr("serving.answer.classifier.preprocess", after_the_load)
-    monkeypatch.setattr(parts.loader, "adapter", loading)
-
-    answers(await parts.classify("lora", encoded(1)))
-
-
-async def test_a_cancelled_request_does_not_cancel_a_load_that_another_waits_for(parts: Parts) -> None:
-    parts.loader.held["ssf:1"] = go = threading.Event()
-    first, second = (asyncio.create_task(parts.classify("ssf", encoded(i))) for i in range(2))
-    digest = parts.catalog.plan("shapes", parse_route("ssf"), extrapolate=False).resolved.members[0].terms[0]
-    await happens(lambda: parts.cache.leases(digest.digest) == 2)
-
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    assert not second.done()
-
-    go.set()
-    answers(await second)
-    assert parts.loader.loads == ["ssf:1"]
-    assert parts.cache.residents()[0].rows_in_use == 0
-
-
-async def test_what_a_request_waits_for_is_held_until_it_is_answered(world: World) -> None:
-    held, go = threading.Event(), threading.Event()
-
-    def slow(jobs: list[Job]) -> list[Logits]:
-        held.set()
-        assert go.wait(WAIT_S)
-        return [[np.zeros(3)] for _ in jobs]
-
-    async with parts_of(world, slow) as parts:
-        asked = asyncio.create_task(parts.classify("lora", encoded(1)))
-        await asyncio.to_thread(held.wait, WAIT_S)
-        (resident,) = parts.cache.residents()
-        assert resident.rows_in_use == 1
-        parts.cache.unload(resident.digest)
-        assert parts.count("corolla_registered_bytes") == resident.registered_bytes
-
-        go.set()
-        answers(await asked)
-        assert parts.count("corolla_registered_bytes") == 0
-
-
-async def test_a_failed_load_is_the_error_of_its_request_only(own_world: World) -> None:
-    own_world.adapter_file("shapes", "ssf", 1).unlink()
-    async with parts_of(own_world) as parts:
-        several = [parts.classify(text, encoded(1)) for text in ("ssf", "lora", "lora, ssf", "bitfit")]
-        first, second, third, fourth = await asyncio.gather(*several, return_exceptions=True)
-
-        assert isinstance(first, Corrupt)
-        assert isinstance(third, Corrupt)
-        assert isinstance(second, Response)
-        assert isinstance(fourth, Response)
-        assert {resident.rows_in_use for resident in parts.cache.residents()} == {0}
-
-
-async def test_one_image_without_memory_has_its_own_error(world: World) -> None:
-    def little(jobs: list[Job]) -> list[Logits | Exception]:
-        return [Overloaded("no memory") if i == 1 else [np.ones(3)] for i, _ in enumerate(jobs)]
-
-    async with parts_of(world, little) as parts:
-        first, second, third = (await parts.classify("lora", *map(encoded, range(3)))).images
-
-        assert isinstance(first, ImageAnswer)
-        assert isinstance(second, Overloaded)
-        assert isinstance(third, ImageAnswer)
