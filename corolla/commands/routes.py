@@ -2,24 +2,30 @@
 
 from collections.abc import Mapping
 from datetime import UTC
-from typing import Any
 
 import click
 from pydantic import JsonValue
 
-from corolla import fitting, flags, tables
+from corolla import flags, tables
 from corolla.flags import epilog
-from corolla.group import CommandGroup
+from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
 from model_store.collections.history import KEPT
 from model_store.format.records import Audit
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
-from training.progress import Bars
+
+COMMANDS = {
+    "fit": Lazy(
+        target="corolla.commands.fit:fit_route",
+        line="Fit the temperature of a named route on labelled images.",
+        extra="train",
+    )
+}
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=CommandGroup, lazy=COMMANDS)
 def routes() -> None:
     """Name routes, and show how a route is read."""
 
@@ -110,52 +116,6 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
     tables.show(route_document(store, route) | {"meaning": meaning}, as_json)
-
-
-@routes.command(
-    "fit",
-    epilog=epilog(
-        "corolla routes fit both --task digits --data digits",
-        "corolla routes fit both --data photos/val --all-images",
-    ),
-)
-@click.argument("name")
-@flags.task()
-@click.option("--data", required=True, help="Labelled images; the held-out share of them is used.")
-@flags.holdout("Share of the images that training held out.")
-@click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
-@flags.split_seed("The --split-seed of that training.")
-@flags.max_pixels
-@flags.skip_bad
-@flags.precision("What the backbone computes in, as a server's")
-@flags.device
-@flags.store
-@flags.as_json
-def fit_route(
-    name: str,
-    task: str | None,
-    data: str,
-    holdout: float,
-    all_images: bool,
-    url: str | None,
-    as_json: bool,
-    **settings: Any,
-) -> None:
-    """Fit the temperature of a named route on labelled images.
-
-    It is stored with the versions that answer now, and applied to these alone.
-    """
-    store = Store.open(url)
-    share = None if all_images else holdout
-    what = fitting.Fitting(task=chosen_task(store, task), name=name, data=data, holdout=share, **settings)
-    fitted = fitting.fit(store, what, Bars())
-    if as_json:
-        return tables.print_json(route_document(store, fitted.route) | {"images": fitted.images})
-    click.echo(
-        f"route {fitted.route.task}/{name} answers by {fitted.before.resolved} at temperature "
-        f"{fitted.route.temperature:.4g}, was {fitted.before.temperature:.4g}; "
-        f"fitted on {fitted.images} images"
-    )
 
 
 @routes.command(
