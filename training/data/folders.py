@@ -24,6 +24,7 @@ from training.data.usable import usable
 from training.data.zips import Zip, origin_of
 
 _BESIDE = "beside the class folders"
+_SHOWN = 3
 
 Read = Callable[[str], bytes]
 
@@ -126,6 +127,7 @@ class _ImageFolder:
         )
         self._check_classes(classes, class_of, [*digests])
         self._notes(classes)
+        self._note_contrary(class_of, digests)
         files = sorted((classes.index(class_of[_top(path)]), path) for path in digests)
         content = [[_spelt(path), classes[label], digests[path]] for label, path in files]
         return Dataset(
@@ -202,6 +204,19 @@ class _ImageFolder:
         for path in paths:
             counts[class_of[_top(path)]] += 1
         check_classes(self._origin, classes, [*counts.values()], self._field, str(self._left_out))
+
+    def _note_contrary(self, class_of: Mapping[str, str], digests: Mapping[str, str]) -> None:
+        """Tells of one image in several classes."""
+        first: dict[str, str] = {}
+        pairs = []
+        for path, digest in sorted(digests.items()):
+            other = first.setdefault(digest, path)
+            if class_of[_top(other)] != class_of[_top(path)]:
+                pairs.append(f"{printable(other)} = {printable(path)}")
+        if pairs:
+            more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+            shown = ", ".join(pairs[:_SHOWN]) + more
+            self._reading.reporter.note(f"{self._origin} has the same image in several classes: {shown}")
 
     def _notes(self, classes: Sequence[str]) -> None:
         """Tells what may not be as it was meant."""

@@ -139,3 +139,16 @@ def test_a_task_of_one_class_is_refused(tmp_path: Path) -> None:
 def test_a_folder_around_the_class_folders_is_named(tmp_path: Path) -> None:
     source = folder(tmp_path / "top", {f"flowers/{name}": value for name, value in FLOWERS.items()})
     assert str(refusal(source)).endswith(f"write {source}/flowers")
+
+
+def test_an_image_in_two_classes_is_told(tmp_path: Path) -> None:
+    twice = image(7)
+    files: dict[str, int | bytes] = {
+        "dog/1.png": twice,
+        "dog/2.png": twice,
+        "horse/7.png": twice,
+        "horse/8.png": 3,
+    }
+    notes = Notes()
+    load_dataset(folder(tmp_path, files), reading=Reading(reporter=notes))
+    assert notes.notes == [f"{tmp_path} has the same image in several classes: dog/1.png = horse/7.png"]

@@ -83,10 +83,10 @@ def test_a_single_class_named_like_a_part_is_told(tmp_path: Path) -> None:
 
 def test_domains_with_the_same_classes_are_told(tmp_path: Path) -> None:
     notes = Notes()
-    files = {
-        f"{domain}/{c}/{i}.png": i for domain in ("photo", "sketch") for c in ("cat", "dog") for i in range(2)
-    }
-    source = folder(tmp_path, files)
+    folders = [f"{domain}/{name}" for domain in ("photo", "sketch") for name in ("cat", "dog")]
+    source = folder(
+        tmp_path, {f"{where}/{i}.png": 10 * n + i for n, where in enumerate(folders) for i in (0, 1)}
+    )
     load_dataset(source, reading=Reading(reporter=notes))
     (said,) = notes.notes
     assert said.endswith(

@@ -83,9 +83,9 @@ def test_a_job_computes_features_once_or_says_why_not(
     assert "computing frozen features" in notes.stages
     assert sum(seen) == 2 * 60 + 2 * heldout  # base head and features; features and metrics
     notes = Notes()
-    run(store, replace(job, recipe=recipe("linear", epochs=1, drop_path=0.1)), notes)
+    run(store, replace(job, name="drop", recipe=recipe("linear", epochs=1, drop_path=0.1)), notes)
     assert "computing frozen features" not in notes.stages
     assert notes.notes == [
-        "lora: frozen features are computed again in every epoch, as drop path changes them; --drop-path 0 "
+        "drop: frozen features are computed again in every epoch, as drop path changes them; --drop-path 0 "
         "computes them once"
     ]
