@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import BASE, LATEST, check_name
 from model_store.resolution.loading import Loader
@@ -38,7 +40,7 @@ from training.progress import Reporter, Silent
 from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
-from training.run.heldout import HeldOut, below_base, models_of
+from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
 from training.run.planned import Planned
 from training.run.precision import check_precision, frozen
 from training.run.recipe import Recipe
@@ -67,6 +69,7 @@ class Job:
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
+        sweep: How a sweep came to the recipe, for the manifest; None where a person chose it.
     """
 
     backbone: str
@@ -87,6 +90,7 @@ class Job:
     again: bool = False
     measure_precision: Precision = Precision.AUTO
     promote: bool = False
+    sweep: dict[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,7 @@ class _Run:
         self._device = chosen_device(job.device)
         check_precision(job.recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
+        self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
         self._backbone = store.backbones.get(job.backbone)
@@ -172,7 +177,7 @@ class _Run:
             self._data.remember(self._store)
         manifests = registered | trained
         for manifest in trained.values():
-            self._compare_with_previous(manifest)
+            compare_with_previous(self._store, manifest, self._reporter.note)
         return [
             Outcome(
                 manifest=manifests[adapter.name],
@@ -181,20 +186,6 @@ class _Run:
             )
             for adapter in self._adapters
         ]
-
-    def _compare_with_previous(self, manifest: Manifest) -> None:
-        """Says so where the version before did better on the same held-out images."""
-        versions = [
-            v for v in self._store.adapters.versions(manifest.task, manifest.name) if v < manifest.version
-        ]
-        if not versions:
-            return
-        before = self._store.adapters.manifest(manifest.task, manifest.name, versions[-1])
-        if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
-            return
-        was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
-        if now < was:
-            self._reporter.note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
 
     def _trained(self, task: TaskRecord | None, adapters: Sequence[Planned]) -> dict[str, Manifest]:
         """Trains, measures and publishes adapters; their manifests by name."""
@@ -306,6 +297,8 @@ class _Run:
             newest = self._store.adapters.manifest(self._job.task, adapter.name, versions[-1])
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
+            if newest.training.get("sweep") != self._sweeps.get(adapter.name, newest.training.get("sweep")):
+                continue
             if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
                 self._reporter.note(
                     f"{newest} was measured in {newest.metrics_precision}; see corolla evaluate"
@@ -365,6 +358,7 @@ class _Run:
             "accuracies": {str(epoch): accuracy for epoch, accuracy in trained.accuracies.items()},
             "device": str(self._device),
             "versions": _versions(),
+            **({"sweep": self._sweeps[adapter.name]} if adapter.name in self._sweeps else {}),
         }
 
     def _measuring(self, task: TaskRecord, trained: Sequence[tuple[Planned, Trained]]) -> Loader:
