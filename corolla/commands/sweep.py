@@ -1,6 +1,5 @@
 """`corolla sweep`: tunes methods by a grid and registers each one's winner."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +146,7 @@ def sweep(**options: Any) -> None:
         _print(swept)
         standings.say(store, registered)
     if any(tuned.outcome is None for tuned in swept.methods):
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict[str, Any]) -> "Swept":
