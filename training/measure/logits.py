@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -29,16 +28,51 @@ from petl_vit.preprocess import normalise
 from training.data import shifts
 from training.data.loading import Resized
 from training.data.records import Dataset
+from training.measure.arrays import Floats, Labels, Rows
 from training.measure.logit_store import LogitStore
 
 PART = 1024
 """Images that are decoded, computed and stored at a time, so that any set fits in memory."""
 _ADAPTER_BYTES = 2 * 2**30  # of adapters in memory at a time
+_BLOCK = 8 * 2**20  # members' logits that are put together at a time
 
 Shift = tuple[str, int]
 """A corruption and its severity."""
-Floats = NDArray[np.float64]
-Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """The logits [n, K, C] of a route's members, put together only for some images at a time.
+
+    Attributes:
+        columns: [n, C] of each member, in the order of the answer's classes.
+    """
+
+    columns: tuple[Rows, ...]
+
+    def __getitem__(self, rows: slice | Labels) -> Floats:
+        """[b, K, C]."""
+        return np.stack([column[rows] for column in self.columns], axis=1).astype(np.float64)
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @property
+    def members(self) -> int:
+        return len(self.columns)
+
+    def mean(self, weights: Floats, rows: slice | Labels = slice(None)) -> Floats:
+        """[b, C], the members' logits by their weights [K]: what the rule `mean` answers by."""
+        total = np.zeros_like(self.columns[0][rows], dtype=np.float64)
+        for column, weight in zip(self.columns, weights / weights.sum(), strict=True):
+            total += weight * column[rows]
+        return total
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices of the images, small enough for what is computed of them."""
+        size = max(1, _BLOCK // (self.members * self.columns[0].shape[1]))
+        for start in range(0, len(self), size):
+            yield slice(start, start + size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,18 +88,26 @@ class Logits:
     computed: int = 0
     reused: int = 0
 
-    def of(self, route: ResolvedRoute) -> Floats:
-        """[n, K, C] of a route's members, in the order of the route's classes."""
-        stacked = []
+    def stacked(self, route: ResolvedRoute) -> Stacked:
+        """A route's members, in the order of the route's classes."""
+        columns = []
         for member in route.members:
             z, order = self.members[member_key(member)], route.class_order(member)
-            stacked.append(z if order is None else z[:, list(order)])
-        return np.stack(stacked, axis=1).astype(np.float64)
+            columns.append(z if order is None else z[:, list(order)])
+        return Stacked(tuple(columns))
+
+    def of(self, route: ResolvedRoute) -> Floats:
+        """[n, K, C] of a route's members, in the order of the route's classes; all at once."""
+        return self.stacked(route)[:]
 
     def answer(self, route: ResolvedRoute, *, temperature: float = 1.0) -> Answer:
-        """What a route says of the images."""
-        weights = np.array([member.weight for member in route.members])
-        return combine(self.of(route), weights, rule=route.combine, temperature=temperature)
+        """What a route says of the images; all at once."""
+        return combine(self.of(route), weights_of(route), rule=route.combine, temperature=temperature)
+
+
+def weights_of(route: ResolvedRoute) -> Floats:
+    """[K], the weights of a route's members."""
+    return np.array([member.weight for member in route.members])
 
 
 def logits_of_routes(
@@ -134,7 +176,7 @@ class _Part:
     """
 
     start: int
-    indices: NDArray[np.int64]
+    indices: Labels
     fingerprints: tuple[str, ...]
 
 
