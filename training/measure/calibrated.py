@@ -16,7 +16,7 @@ from training.measure.arrays import Flags, Labels
 from training.measure.calibration import calibrate
 from training.measure.candidate import Candidate
 from training.measure.logits import Logits, weights_of
-from training.measure.scores import Honesty
+from training.measure.scores import Honesty, scored
 
 _NUMBERS = 2 * 10**6  # logits that one temperature is fitted to at most
 _FEWEST = 1000  # images of these at least, however many classes there are
@@ -68,6 +68,6 @@ def calibrated(
         is_first: Whether this is the set that it was fitted to.
     """
     if not is_first:
-        return candidate.scored(logits, labels, temperature=fit.temperature).honesty
-    here, there = (candidate.scored(logits, labels, temperature=t).honesty for t in fit.halves)
+        return scored(candidate, logits, labels, temperature=fit.temperature).honesty
+    here, there = (scored(candidate, logits, labels, temperature=t).honesty for t in fit.halves)
     return there.replaced(in_first_half(len(labels)), here, temperature=fit.temperature)

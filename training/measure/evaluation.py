@@ -26,6 +26,7 @@ from training.measure import machine
 from training.measure.candidate import Candidate
 from training.measure.choices import Option, choose
 from training.measure.curves import at_alpha, curve
+from training.measure.described import described
 from training.measure.document import EvaluatedSet, Evaluation, LogitCounts
 from training.measure.figures import Curve
 from training.measure.logit_store import LogitStore
@@ -124,7 +125,7 @@ class _Evaluating:
             classes=self._classes,
             backbone=machine.backbone(self._loader),
             sets=tuple(of_sets),
-            routes=tuple(one.described(arch) for one in self._candidates),
+            routes=tuple(described(one, arch) for one in self._candidates),
             results=tuple(s.results[one.label] for one in self._candidates for s in seen),
             confident_share=CONFIDENT_SHARE,
             pairs=tuple(pair for one in seen for pair in one.pairs),

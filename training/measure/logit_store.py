@@ -32,10 +32,11 @@ class LogitStore:
     Args:
         folder: Made when something is stored.
         most_bytes: What its files may take.
+        again: Whether to find nothing, so that everything is computed and stored again.
     """
 
-    def __init__(self, folder: Path, *, most_bytes: int = MOST_BYTES) -> None:
-        self.folder, self._most_bytes = folder, most_bytes
+    def __init__(self, folder: Path, *, most_bytes: int = MOST_BYTES, again: bool = False) -> None:
+        self.folder, self._most_bytes, self._again = folder, most_bytes, again
         self.problem = ""
         """Why something could not be stored; empty where all was."""
 
@@ -52,6 +53,8 @@ class LogitStore:
     def load(self, key: str, images: int) -> NDArray[np.float32] | None:
         """[b, C]; None where there is nothing, or what is there is damaged or of another number of images."""
         path = self._path(key)
+        if self._again or not path.exists():
+            return None
         try:
             logits: NDArray[np.float32] = load_file(path)["logits"]
         except (OSError, SafetensorError, KeyError):
@@ -91,5 +94,7 @@ class LogitStore:
 
 
 def default_folder() -> Path:
-    """The folder of logits in the user's cache."""
-    return Path(user_cache_dir("corolla", appauthor=False), "logits")
+    """COROLLA_LOGITS, else a folder in the user's cache."""
+    return Path(
+        os.environ.get("COROLLA_LOGITS") or Path(user_cache_dir("corolla", appauthor=False), "logits")
+    )

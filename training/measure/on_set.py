@@ -19,7 +19,7 @@ from training.measure.logits import Logits
 from training.measure.paired import comparisons, pairs
 from training.measure.robustness import beyond
 from training.measure.robustness import fitted as fitted_line
-from training.measure.scores import Scored, by_class, confusion, wilson
+from training.measure.scores import Scored, by_class, confusion, scored, wilson
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +85,7 @@ class OnSet:
     _fits: dict[str, Fitted | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._scored = {one.label: one.scored(self.logits, self.labels) for one in self.candidates}
+        self._scored = {one.label: scored(one, self.logits, self.labels) for one in self.candidates}
         if self.first is not None:
             self._fits = self.first.fits
         else:
@@ -105,53 +105,53 @@ class OnSet:
             pairs=pairs(self.on.name, singles, classes),
             ensembles=[self._ensemble(one) for one in self.candidates if one.several],
             comparisons=comparisons(self.on.name, self._scored),
-            kept={label: Kept.of(scored) for label, scored in self._scored.items()},
+            kept={label: Kept.of(said) for label, said in self._scored.items()},
             points={
                 adapter: {alpha: self._point(route) for alpha, route in routes.items()}
                 for adapter, routes in points.items()
             },
-            members={label: scored.member_accuracies for label, scored in self._scored.items()},
+            members={label: said.member_accuracies for label, said in self._scored.items()},
             fits=self._fits,
         )
 
     def _point(self, route: ResolvedRoute) -> Kept:
-        return Kept.of(Candidate(route=route).scored(self.logits, self.labels))
+        return Kept.of(scored(Candidate(route=route), self.logits, self.labels))
 
     def _result(self, one: Candidate) -> Result:
-        scored, classes = self._scored[one.label], len(one.route.classes)
-        low, high = wilson(int(scored.correct.sum()), len(self.labels))
-        macro_f1, per_class = by_class(scored, classes)
-        served = scored.honesty.scores(scored.correct)
-        raw, fit = one.scored(self.logits, self.labels, temperature=1.0).honesty, self._fits[one.label]
+        said, classes = self._scored[one.label], len(one.route.classes)
+        low, high = wilson(int(said.correct.sum()), len(self.labels))
+        macro_f1, per_class = by_class(said, classes)
+        served = said.honesty.scores(said.correct)
+        raw, fit = scored(one, self.logits, self.labels, temperature=1.0).honesty, self._fits[one.label]
         honest = None
         if fit is not None:
             is_first = self.first is None
-            honest = calibrated(one, self.logits, self.labels, fit, is_first=is_first).scores(scored.correct)
-        members = dict(zip(map(str, one.route.members), scored.member_accuracies, strict=True))
+            honest = calibrated(one, self.logits, self.labels, fit, is_first=is_first).scores(said.correct)
+        members = dict(zip(one.members, said.member_accuracies, strict=True))
         return Result(
             route=one.label,
             set=self.on.name,
-            accuracy=scored.accuracy,
+            accuracy=said.accuracy,
             low=low,
             high=high,
             macro_f1=macro_f1,
             per_class=per_class,
-            confusion=confusion(scored, classes),
-            agreement=float(scored.agreement.mean()),
+            confusion=confusion(said, classes),
+            agreement=float(said.agreement.mean()),
             confidence=served.confidence,
             nll=served.nll,
             ece=served.ece,
             brier=served.brier,
             confidence_histogram=served.bins,
-            raw=raw.scores(scored.correct),
+            raw=raw.scores(said.correct),
             calibrated=honest,
             member_accuracies=members,
-            cost=float(scored.asked.mean()),
+            cost=float(said.asked.mean()),
             trained_on=self.trained_on.get(one.label, 0),
-            effective_robustness=self._beyond(one, scored),
+            effective_robustness=self._beyond(one, said),
         )
 
-    def _beyond(self, one: Candidate, scored: Scored) -> float | None:
+    def _beyond(self, one: Candidate, said: Scored) -> float | None:
         """Effective robustness; the models that share an adapter with the route draw no line for it."""
         if self.first is None:
             return None
@@ -165,17 +165,17 @@ class OnSet:
         if line is None:
             return None
         here = self.first.kept[one.label].accuracy
-        return beyond(line, here, self.first.on.images, scored.accuracy)
+        return beyond(line, here, self.first.on.images, said.accuracy)
 
     def _ensemble(self, one: Candidate) -> Ensemble:
         members = Members(
-            names=tuple(map(str, one.route.members)),
+            names=one.members,
             columns=self.logits.stacked(one.route).columns,
             weights=np.array([member.weight for member in one.route.members]),
         )
-        scored = self._scored[one.label]
-        on_first = scored.member_accuracies if self.first is None else self.first.members[one.label]
-        return ensemble(self.on.name, one.label, members, scored, on_first=on_first, seeds=self._seeds())
+        said = self._scored[one.label]
+        on_first = said.member_accuracies if self.first is None else self.first.members[one.label]
+        return ensemble(self.on.name, one.label, members, said, on_first=on_first, seeds=self._seeds())
 
     def _seeds(self) -> dict[str, Members]:
         """Adapters that differ in their seed alone, by method."""
@@ -187,8 +187,6 @@ class OnSet:
         for group in groups.values():
             if len(group) > 1 and group[0].adapter is not None:
                 method = group[0].adapter.method
-                columns = {
-                    str(one.route.members[0]): self.logits.stacked(one.route).columns[0] for one in group
-                }
+                columns = {one.members[0]: self.logits.stacked(one.route).columns[0] for one in group}
                 found[method if method not in found else f"{method} ({len(found)})"] = Members.equal(columns)
         return found

@@ -13,8 +13,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from petl_vit.combine import Combine, combine
 from training.measure.arrays import Flags, Floats, Labels
+from training.measure.candidate import Candidate
 from training.measure.figures import Bin, PerClass, Scores
-from training.measure.logits import Stacked
+from training.measure.logits import Logits, Stacked, weights_of
 
 BINS = 15
 MOST_CONFUSED = 200
@@ -89,6 +90,17 @@ class Scored:
     @property
     def member_accuracies(self) -> list[float]:
         return [float(share) for share in (self.votes == self.labels[:, None]).mean(axis=0)]
+
+
+def scored(one: Candidate, logits: Logits, labels: Labels, *, temperature: float | None = None) -> Scored:
+    """What a route says of images with these labels [n], by default at its own temperature."""
+    return score(
+        logits.stacked(one.route),
+        labels,
+        weights_of(one.route),
+        rule=one.route.combine,
+        temperature=one.temperature if temperature is None else temperature,
+    )
 
 
 def score(
