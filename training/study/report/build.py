@@ -54,7 +54,9 @@ def _sections(material: Material, stand: Standing) -> list[Section]:
         _section("choices", "Which method when", choices_table(material, stand)),
         _section("claims", "What the study says, and what holds here", claims_table(material)),
         _section("size", "Accuracy and size", accuracy_by_size(material)),
-        _section("agreement", "Where models agree", agreement_matrix(material), words=agreement_in_words(material)),
+        _section(
+            "agreement", "Where models agree", agreement_matrix(material), words=agreement_in_words(material)
+        ),
         _section("ensembles", "What ensembles gain", ensemble_gain(material)),
         _section("alphas", "Between frozen and trained (WiSE)", alpha_curves(material)),
         _section("reliability", "Is a confidence of 80 % right in 80 % of the cases?", reliability(material)),
@@ -80,7 +82,7 @@ def _sections(material: Material, stand: Standing) -> list[Section]:
 
 
 def _served(material: Material, stand: Standing) -> str:
-    """The route that a user would serve: the most accurate ensemble where it is shown to pay, else the best model."""
+    """The most accurate ensemble where one is shown to pay, else the best single model."""
     paying = [
         one
         for one in material.evaluation.ensembles
@@ -128,11 +130,16 @@ def _facts(material: Material) -> tuple[tuple[str, str], ...]:
 def _notes(material: Material) -> tuple[str, ...]:
     learnt = sum(one.trained_on for one in material.evaluation.results)
     own = [
-        "Intervals of accuracies are Wilson's at 95 %. Differences are of the same images: 95 % bootstrap intervals, "
-        "and McNemar's exact test. The best of several models on one set looks better there than it will be on new "
-        "images.",
-        f"Published results: {SOURCE}. The repository states no licence; the numbers are repeated with their source.",
+        "Intervals of accuracies are Wilson's at 95 %. Differences are of the same images: 95 % bootstrap "
+        "intervals, and McNemar's exact test. The best of several models on one set looks better there "
+        "than it will be on new images.",
+        f"Published results: {SOURCE}. The repository states no licence; the numbers are repeated with "
+        "their source.",
     ]
     if learnt:
-        own.insert(0, "Some images were training images of a model that was measured on them: see trained_on in the data.")
+        own.insert(
+            0,
+            "Some images were training images of a model that was measured on them: see trained_on in the "
+            "data.",
+        )
     return (*own, *material.notes, *material.evaluation.notes)

@@ -1,4 +1,7 @@
-"""What the page is made of: sections of words, figures, tables and thumbnails. How they look is the template's."""
+"""What the page is made of: sections of words, figures, tables and thumbnails.
+
+How they look is the template's.
+"""
 
 import csv
 import io

@@ -1,7 +1,7 @@
-"""Matplotlib's figures as SVG that belongs to the page: its fonts, its colours, its ids, and words for who cannot see.
+"""Matplotlib's figures as SVG that belongs to the page: in its fonts and colours, and said in words.
 
-Every figure is drawn twice: `WIDE` for screens and paper, `NARROW` for telephones, so that text keeps its size.
-Lengths are CSS pixels: an SVG of matplotlib has 72 units an inch, and the page shows one unit as one pixel.
+Every figure is drawn twice, `WIDE` for screens and paper and `NARROW` for telephones, so that text keeps its
+size. Lengths are CSS pixels: matplotlib writes 72 units an inch, and the page shows one unit as one pixel.
 """
 
 import io
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -40,7 +41,7 @@ class Width:
 
 
 WIDE: Final = Width(name="wide", pixels=880, text=13)
-NARROW: Final = Width(name="narrow", pixels=350, text=12)
+NARROW: Final = Width(name="narrow", pixels=350, text=11.5)
 Draw = Callable[[Width], Canvas]
 
 _STYLE: Final[dict[str, Any]] = {
@@ -85,7 +86,13 @@ def drawn(draw: Draw, key: str, title: str, alt: str) -> tuple[str, str]:
 
 
 def panels(
-    width: Width, height: float, count: int = 1, *, columns: int = 1, share_y: bool = True, share_x: bool = True
+    width: Width,
+    height: float,
+    count: int = 1,
+    *,
+    columns: int = 1,
+    share_y: bool = True,
+    share_x: bool = True,
 ) -> tuple[Canvas, list[Axes]]:
     """A canvas with so many axes in rows of at most `columns`; `height` pixels for each row."""
     columns = max(1, min(columns, count))
@@ -120,16 +127,26 @@ def magnitude(value: float) -> str:
 def label_below(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str], width: Width) -> None:
     """A legend under the axes, in as many columns as there is room for."""
     longest = max((len(label) for label in labels), default=1)
-    columns = max(1, min(len(labels), int(width.pixels / (width.text * (0.62 * longest + 3.5)))))
-    canvas.legend(handles, labels, loc="outside lower left", ncols=columns, handletextpad=0.4, columnspacing=1.2)
+    columns = max(1, min(len(labels), int(width.pixels / (width.text * (0.56 * longest + 2.8)))))
+    canvas.legend(
+        handles, labels, loc="outside lower left", ncols=columns, handletextpad=0.4, columnspacing=1.2
+    )
+
+
+def arranged(canvas: Canvas) -> None:
+    """Give every part of a canvas its final place; what is drawn later finds it there."""
+    engine = canvas.get_layout_engine()
+    if engine is not None:
+        canvas.set_dpi(72)
+        engine.execute(canvas)
+        canvas.set_layout_engine("none")  # or saving would do it twice more
 
 
 @contextmanager
 def _styled(width: Width) -> Iterator[None]:
-    sizes = {
-        name: width.text
-        for name in ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize")
-    }
+    sizes = dict.fromkeys(
+        ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize"), width.text
+    )
     with mpl.rc_context(_STYLE | sizes | {"legend.fontsize": width.text}), warnings.catch_warnings():
         # Names in scripts that matplotlib's own font lacks are drawn by the reader's browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -139,7 +156,9 @@ def _styled(width: Width) -> Iterator[None]:
 def _svg(draw: Draw, width: Width, key: str, title: str, alt: str) -> str:
     out = io.StringIO()
     with _styled(width):
-        draw(width).savefig(out, format="svg", metadata={"Date": None})
+        canvas = draw(width)
+        arranged(canvas)
+        FigureCanvasSVG(canvas).print_svg(out, metadata={"Date": None})  # `savefig` would draw it twice
     return _embedded(themed(out.getvalue()), f"{key}-{width.name}", width, title, alt)
 
 

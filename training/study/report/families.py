@@ -30,9 +30,7 @@ FAMILIES: Final = (
         marker="^",
         methods=("bitfit", "layernorm", "difffit", "ssf"),
     ),
-    Family(
-        title="low rank", colour="blue", marker="o", methods=("lora", "fact_tt", "fact_tk", "repadapter")
-    ),
+    Family(title="low rank", colour="blue", marker="o", methods=("lora", "fact_tt", "fact_tk", "repadapter")),
     Family(
         title="adapters",
         colour="orange",

@@ -7,7 +7,8 @@ from functools import cached_property
 from scipy.stats import false_discovery_control
 
 from model_store.format.records import Manifest
-from training.measure.document import Comparison, EvaluatedRoute, EvaluatedSet, Evaluation, Result
+from training.measure.document import EvaluatedRoute, EvaluatedSet, Evaluation
+from training.measure.figures import Comparison, Result
 from training.study.report.contents import Gallery
 from training.study.report.families import PETL
 

@@ -1,4 +1,4 @@
-"""The study's published results (arXiv 2409.16434), read from the files in `published/`; SOURCE.md there says more.
+"""The study's published results (arXiv 2409.16434), read from the files in `published/`.
 
 Accuracies are shares from 0 to 1, of the last epoch, in which nothing was chosen on test images.
 """
@@ -12,8 +12,9 @@ from importlib.resources import files
 from typing import Final
 
 SOURCE: Final = (
-    "Mai et al., Lessons and insights from a unifying study of parameter-efficient fine-tuning (PEFT) in visual "
-    "recognition, CVPR 2025, arXiv 2409.16434; result files of github.com/OSU-MLB/PETL_Vision, last epoch"
+    "Mai et al., Lessons and insights from a unifying study of parameter-efficient fine-tuning (PEFT) in "
+    "visual recognition, CVPR 2025, arXiv 2409.16434; result files of github.com/OSU-MLB/PETL_Vision, last "
+    "epoch"
 )
 GROUPS: Final = ("natural", "specialized", "structured")
 """The groups of VTAB-1K's 19 tasks."""

@@ -1,7 +1,7 @@
 """The colours of the page: one palette for light, one for dark; figures name colours and never state them.
 
-Matplotlib needs a colour that it knows, so each name has a stand-in, which `drawing` replaces by the page's variable.
-Contrast on the page's background is 4.5 or more for text and 3 or more for marks, in both palettes; a test holds it.
+Matplotlib needs a colour that it knows, so each name has a stand-in, which becomes the page's variable.
+Contrast with the background is 4.5 or more in both palettes; a test holds it.
 """
 
 from typing import Final

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.measure.document import Difference, Result
+from training.measure.figures import Difference, Result
 
 ALPHA: Final = 0.05
 """The level of every test on the page."""
@@ -27,6 +27,11 @@ def signed(difference: float) -> str:
 def accuracy(result: Result) -> str:
     """An accuracy with its interval."""
     return f"{percent(result.accuracy)} ({100 * result.low:.1f} to {100 * result.high:.1f})"
+
+
+def decimal(number: float) -> str:
+    """Two decimals, with a minus sign."""
+    return f"{number:.2f}".replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -1,20 +1,13 @@
-"""Evaluations for the page, of logits that are drawn and not computed: the numbers fit together as real ones do."""
+"""Evaluations of logits that are drawn, not computed: their numbers fit together as real ones do."""
 
 from datetime import UTC, datetime
 
 import numpy as np
 
 from petl_vit.combine import Combine
-from training.measure.document import (
-    Curve,
-    EvaluatedBackbone,
-    EvaluatedRoute,
-    EvaluatedSet,
-    Evaluation,
-    Machine,
-    Result,
-)
+from training.measure.document import EvaluatedBackbone, EvaluatedRoute, EvaluatedSet, Evaluation, Machine
 from training.measure.ensembles import Members, ensemble
+from training.measure.figures import Curve, Result
 from training.measure.logits import Floats, Stacked
 from training.measure.paired import comparisons, pairs
 from training.measure.scores import Labels, Scored, by_class, confusion, score, wilson
@@ -56,7 +49,9 @@ def evaluation(
     ensembles = [one for one in routes if one.kind == "ensemble"]
     single = [one for one in routes if one.kind != "ensemble"]
     results, compared, paired, joint = [], [], [], []
-    along: dict[str, dict[str, tuple[float, ...]]] = {one.label: {} for one in single if one.kind == "adapter"}
+    along: dict[str, dict[str, tuple[float, ...]]] = {
+        one.label: {} for one in single if one.kind == "adapter"
+    }
     described = []
     for place, name in enumerate(sets):
         images, gap = SETS[name]
@@ -82,7 +77,8 @@ def evaluation(
         paired += pairs(name, {one.label: scored[one.label] for one in single}, len(classes))
         for label, points in along.items():
             points[name] = tuple(
-                _score([(1 - alpha) * logits["base"] + alpha * logits[label]], labels).accuracy for alpha in _ALPHAS
+                _score([(1 - alpha) * logits["base"] + alpha * logits[label]], labels).accuracy
+                for alpha in _ALPHAS
             )
     return Evaluation(
         created_at=_NOW,
@@ -96,7 +92,9 @@ def evaluation(
         results=tuple(results),
         pairs=tuple(paired),
         ensembles=tuple(joint),
-        curves=tuple(_curve(single, label, points) for label, points in along.items()) if len(sets) > 1 else (),
+        curves=tuple(_curve(single, label, points) for label, points in along.items())
+        if len(sets) > 1
+        else (),
         comparisons=tuple(compared),
         notes=(),
     )
@@ -119,7 +117,9 @@ def _routes(methods: tuple[str, ...], seeds: int) -> list[EvaluatedRoute]:
     return routes
 
 
-def _route(name: str, kind: str, method: str, *, seed: int | None = None, seeds_of: str = "") -> EvaluatedRoute:
+def _route(
+    name: str, kind: str, method: str, *, seed: int | None = None, seeds_of: str = ""
+) -> EvaluatedRoute:
     return EvaluatedRoute.of(
         label=name,
         text=name,

@@ -27,9 +27,9 @@ def choices_table(material: Material, stand: Standing) -> Table:
         for one in advice(material, stand)
     )
     return Table(
-        title="Which method when",
-        caption=f"From the {material.reference.images:,} images of {material.reference.name}. Models “tied” with the "
-        "best one are those that a paired test cannot tell from it.",
+        title="What to take",
+        caption=f"From the {material.reference.images:,} images of {material.reference.name}. Models “tied” "
+        "with the best one are those that a paired test cannot tell from it.",
         columns=("if you want", "take", "because"),
         rows=rows,
     )
@@ -91,8 +91,8 @@ def _quick(material: Material, stand: Standing) -> Advice | None:
     return Advice(
         situation="the shortest training",
         take=material.short(route.label),
-        because=f"{route.seconds:,.0f} s, the shortest among the {counted(len(timed), 'tied model')} of which it is "
-        f"recorded. {_beside_best(material, stand, route)}",
+        because=f"{route.seconds:,.0f} s, the shortest among the {counted(len(timed), 'tied model')} of "
+        f"which it is recorded. {_beside_best(material, stand, route)}",
     )
 
 
@@ -109,27 +109,35 @@ def _beside_best(material: Material, stand: Standing, route: EvaluatedRoute) -> 
 def _joint(material: Material) -> list[Advice]:
     """Ensembles and cascades, the most accurate of each kind."""
     said = []
-    for kind, situation in (("ensemble", "accuracy, and can pay several forwards"), ("cascade", "that for less")):
+    for kind, situation in (
+        ("ensemble", "accuracy, and can pay several forwards"),
+        ("cascade", "that for less"),
+    ):
         results = material.measured(route for route in material.joint if route.kind == kind)
         if not results:
             continue
         label = results[0].route
         found = next(
-            (e for e in material.evaluation.ensembles if e.route == label and e.set == material.reference.name), None
+            (
+                e
+                for e in material.evaluation.ensembles
+                if e.route == label and e.set == material.reference.name
+            ),
+            None,
         )
         gain = ""
         if found is not None:
             shown = "more" if found.over_best.low > 0 else "not measurably more"
             gain = (
-                f" {signed(found.over_best.difference)} points over {material.short(found.best_member)}, its best "
-                f"member: {shown} ({evidence(found.over_best)})."
+                f" {signed(found.over_best.difference)} points over {material.short(found.best_member)}, its "
+                f"best member: {shown} ({evidence(found.over_best)})."
             )
         said.append(
             Advice(
                 situation=situation,
                 take=material.short(label) if found is None or found.over_best.low > 0 else "",
-                because=f"{material.short(label)}: {accuracy(results[0])} for {results[0].cost:.3g} models an image in "
-                f"the mean.{gain}",
+                because=f"{material.short(label)}: {accuracy(results[0])} for {results[0].cost:.3g} models "
+                f"an image in the mean.{gain}",
             )
         )
     return said
@@ -168,8 +176,8 @@ def _honest(material: Material) -> Advice | None:
     return Advice(
         situation="honest probabilities",
         take="a fitted temperature",
-        because=f"The lowest calibration error after fitting is {percent(after)} ({material.short(best.route)}), "
-        f"{percent(best.raw.ece)} before; of all routes in the mean "
+        because=f"The lowest calibration error after fitting is {percent(after)} "
+        f"({material.short(best.route)}), {percent(best.raw.ece)} before; of all routes in the mean "
         f"{percent(sum(r.calibrated.ece for r in results if r.calibrated) / len(results))} after and "
         f"{percent(sum(r.raw.ece for r in results) / len(results))} before. No test is made of these.",
     )

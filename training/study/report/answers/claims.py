@@ -1,16 +1,17 @@
 """What the study says (arXiv 2409.16434), and whether it holds on this task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from scipy.stats import spearmanr
+from scipy.stats import false_discovery_control, fisher_exact, spearmanr
 
-from training.measure.document import Comparison, EvaluatedRoute
+from training.measure.document import EvaluatedRoute
+from training.measure.figures import Comparison, Curve
 from training.study.report.contents import Cell, Table
 from training.study.report.material import Material, adjusted
 from training.study.report.tables.agreement import agreement_in_words
-from training.study.report.words import ALPHA, counted, evidence, p_value, percent, points, signed
+from training.study.report.words import ALPHA, counted, decimal, evidence, p_value, percent, points, signed
 
 HOLDS, PARTLY, FAILS, OPEN = "holds here", "holds in part", "does not hold here", "cannot be told"
 ABSENT = "was not measured"
@@ -28,13 +29,18 @@ class Verdict:
 def claims_table(material: Material) -> Table:
     """All claims."""
     rows = tuple(
-        (Cell(text=one.claim), Cell(text=one.verdict, strong=one.verdict in (HOLDS, FAILS)), Cell(text=one.because))
+        (
+            Cell(text=one.claim),
+            Cell(text=one.verdict, strong=one.verdict in (HOLDS, FAILS)),
+            Cell(text=one.because),
+        )
         for one in verdicts(material)
     )
     return Table(
         title="The study's claims on this task",
-        caption="Tests are McNemar's on the same images, adjusted for the number of comparisons of each claim (Benjamini "
-        "and Hochberg); the level is 5 %. “Cannot be told” is not “equal”: these images are too few to tell.",
+        caption="Tests are McNemar's on the same images, adjusted for the number of comparisons of each "
+        "claim (Benjamini and Hochberg); the level is 5 %. “Cannot be told” is not “equal”: these images "
+        "are too few to tell.",
         columns=("claim", "on this task", "evidence"),
         rows=rows,
     )
@@ -68,8 +74,8 @@ def _similar(material: Material) -> Verdict:
         claim=claim,
         verdict=verdict,
         because=f"From the best to the worst of {len(results)} it is {points(spread)} "
-        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {told} of {len(compared)} pairs "
-        "differ by more than chance.",
+        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {told} of {len(compared)} "
+        "pairs differ by more than chance.",
     )
 
 
@@ -83,9 +89,13 @@ def _against(material: Material, method: str, claim: str) -> Verdict:
 
 def _of_counts(compared: Sequence[Comparison]) -> str:
     """From how many of them a is better, and how many worse, than b."""
-    better, worse = _told(compared)
+    return verdict_of(*_told(compared), len(compared))
+
+
+def verdict_of(better: int, worse: int, of: int) -> str:
+    """A claim that something is better, by in how many of the tests it is."""
     if better and not worse:
-        return HOLDS if 2 * better >= len(compared) else PARTLY
+        return HOLDS if 2 * better >= of else PARTLY
     if worse and not better:
         return FAILS
     return PARTLY if better else OPEN
@@ -102,8 +112,8 @@ def _counted(compared: Sequence[Comparison], other: str) -> str:
     mean = sum(one.difference for one in compared) / len(compared)
     rest = len(compared) - better - worse
     return (
-        f"Of {counted(len(compared), 'comparison')} with {other}, PETL is better in {better} and worse in {worse}; "
-        f"{rest} cannot be told. In the mean it is {signed(mean)} points."
+        f"Of {counted(len(compared), 'comparison')} with {other}, PETL is better in {better} and worse in "
+        f"{worse}; {rest} cannot be told. In the mean it is {signed(mean)} points."
     )
 
 
@@ -115,12 +125,14 @@ def _size(material: Material) -> Verdict:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs PETL adapters of five sizes or more.")
     found = spearmanr(sizes, [one.accuracy for one in results])
     told = float(found.pvalue) < ALPHA
-    trend = "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
+    trend = (
+        "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
+    )
     return Verdict(
         claim=claim,
         verdict="larger gain" if told and found.statistic > 0 else "few suffice" if told else OPEN,
         because=f"{trend if told else 'Size and accuracy are not measurably related'} among {len(sizes)} "
-        f"(Spearman's rank correlation {found.statistic:.2f}, {p_value(float(found.pvalue))}).",
+        f"(Spearman's rank correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))}).",
     )
 
 
@@ -143,14 +155,17 @@ def _ensembles(material: Material) -> Verdict:
     return Verdict(
         claim=claim,
         verdict=verdict,
-        because=f"{material.short(largest.route)} ({len(largest.members)} members): {signed(gain.difference)} points "
-        f"over {material.short(largest.best_member)}, its best member on these images ({evidence(gain)}).",
+        because=f"{material.short(largest.route)} ({len(largest.members)} members): "
+        f"{signed(gain.difference)} points over {material.short(largest.best_member)}, its best member on "
+        f"these images ({evidence(gain)}).",
     )
 
 
 def _diversity(material: Material) -> Verdict:
     claim = "The gain is due to different methods (the study has no control)."
-    here = [one for one in material.evaluation.ensembles if one.set == material.reference.name and one.controls]
+    here = [
+        one for one in material.evaluation.ensembles if one.set == material.reference.name and one.controls
+    ]
     if not here:
         return Verdict(
             claim=claim,
@@ -164,9 +179,9 @@ def _diversity(material: Material) -> Verdict:
     return Verdict(
         claim=claim,
         verdict=verdict,
-        because=f"{control.size} members of {material.short(largest.route)} reach {percent(control.ensemble)}, "
-        f"{control.size} seeds of {control.method} {percent(control.mean)}: {signed(over.difference)} points "
-        f"({evidence(over)}).",
+        because=f"{control.size} members of {material.short(largest.route)} reach "
+        f"{percent(control.ensemble)}, {control.size} seeds of {control.method} {percent(control.mean)}: "
+        f"{signed(over.difference)} points ({evidence(over)}).",
     )
 
 
@@ -179,7 +194,9 @@ def _shift(material: Material) -> Verdict:
         for found in _between(material, ((a, b) for a in material.petl for b in full), one.name)
     ]
     if not compared:
-        return Verdict(claim=claim, verdict=ABSENT, because="It needs a shifted set, a PETL adapter and one of full.")
+        return Verdict(
+            claim=claim, verdict=ABSENT, because="It needs a shifted set, a PETL adapter and one of full."
+        )
     sets = counted(len(material.shifted), "shifted set")
     return Verdict(
         claim=claim, verdict=_of_counts(compared), because=f"On {sets}: {_counted(compared, 'full')}"
@@ -188,31 +205,44 @@ def _shift(material: Material) -> Verdict:
 
 def _wise(material: Material) -> Verdict:
     claim = "Weight interpolation (WiSE) gives shifted accuracy back."
-    compared = []
-    for route in material.routes.values():
-        whole = next((r for r in material.adapters if route.kind == "alpha" and _of(route, r)), None)
-        for one in material.shifted if whole else ():
-            found = material.comparison(route.label, whole.label, one.name) if whole else None
-            compared += [found] if found else []
-    if not compared:
+    tests = [one for curve in material.evaluation.curves for one in _halves(material, curve)]
+    if not tests:
         return Verdict(
             claim=claim,
             verdict=ABSENT,
-            because="It needs a shifted set, and adapters at an alpha that are routes of their own, such as 0.5*lora.",
+            because="It needs a shifted set, and adapters at several alphas (--alphas).",
         )
-    better, worse = _told(compared)
-    mean = sum(one.difference for one in compared) / len(compared)
+    values = false_discovery_control([p for _, p in tests])
+    better = sum(p < ALPHA and gain > 0 for (gain, _), p in zip(tests, values, strict=True))
+    worse = sum(p < ALPHA and gain < 0 for (gain, _), p in zip(tests, values, strict=True))
+    mean = sum(gain for gain, _ in tests) / len(tests)
+    here = material.reference.name
+    own = [
+        curve.accuracy[here][_half(curve)] - curve.accuracy[here][-1] for curve in material.evaluation.curves
+    ]
     return Verdict(
         claim=claim,
-        verdict=_of_counts(compared),
-        because=f"Of {counted(len(compared), 'comparison')} of an adapter at an alpha with itself at alpha 1 on "
-        f"shifted sets, it is better in {better} and worse in {worse}; in the mean {signed(mean)} points.",
+        verdict=verdict_of(better, worse, len(tests)),
+        because=f"Half way between frozen and trained, of {counted(len(tests), 'accuracy', 'accuracies')} "
+        f"on shifted sets {better} are higher than at alpha 1 and {worse} lower; "
+        f"{len(tests) - better - worse} cannot be told (Fisher's exact test, unpaired and so strict). In "
+        f"the mean it is {signed(mean)} points there and {signed(sum(own) / len(own))} on {here}.",
     )
 
 
-def _of(alpha: EvaluatedRoute, whole: EvaluatedRoute) -> bool:
-    """Whether one route is the other at an alpha."""
-    return alpha.text.endswith(f"*{whole.text}")
+def _half(curve: Curve) -> int:
+    """The place of the alpha that is nearest to 0.5: no image chooses it."""
+    return min(range(len(curve.alphas)), key=lambda place: abs(curve.alphas[place] - 0.5))
+
+
+def _halves(material: Material, curve: Curve) -> Iterator[tuple[float, float]]:
+    """What half way changes on each shifted set, and the p value of it."""
+    for one in material.shifted:
+        along = curve.accuracy.get(one.name)
+        if along is not None:
+            right = [round(share * one.images) for share in (along[_half(curve)], along[-1])]
+            table = [[count, one.images - count] for count in right]
+            yield along[_half(curve)] - along[-1], float(fisher_exact(table).pvalue)
 
 
 def _between(

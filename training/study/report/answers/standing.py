@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from statistics import median
 
-from training.measure.document import Comparison, EvaluatedRoute, Result
+from training.measure.document import EvaluatedRoute
+from training.measure.figures import Comparison, Result
 from training.study.report.material import Material, adjusted
 from training.study.report.words import ALPHA
 
@@ -67,7 +68,7 @@ def standing(material: Material) -> Standing | None:
 
 
 def resolution(material: Material) -> float | None:
-    """Half of the usual interval of a difference on the reference set: smaller ones cannot be told from chance."""
+    """Half of the usual interval of a difference on the reference set: smaller ones are hard to tell from 0."""
     widths = [
         (one.high - one.low) / 2
         for one in material.evaluation.comparisons

@@ -1,6 +1,6 @@
 """The answers on top of the page: which method, which ensemble, what a shift does, what to do."""
 
-from training.measure.document import Ensemble
+from training.measure.figures import Ensemble
 from training.study.report.answers.standing import Standing, resolution
 from training.study.report.contents import Card
 from training.study.report.drawing import magnitude
@@ -33,32 +33,37 @@ def _method(material: Material, stand: Standing) -> Card:
             question="Which method?",
             answer=f"{best}: {accuracy(stand.result)} on {images}, better than every other single model.",
             evidence=(
-                f"The next is {material.short(second.route.label)} with {accuracy(second.result)}; the difference is "
-                f"{signed(second.over.difference)} points ({evidence(second.over, second.p)}).",
+                f"The next is {material.short(second.route.label)} with {accuracy(second.result)}; the "
+                f"difference is {signed(second.over.difference)} points ({evidence(second.over, second.p)}).",
             ),
         )
     if smallest.label == stand.best.label:
-        answer = f"{best}: the most accurate, {accuracy(stand.result)}, and the smallest of those tied with it."
+        answer = (
+            f"{best}: the most accurate, {accuracy(stand.result)}, and the smallest of those tied with it."
+        )
         others = [material.short(route.label) for route in stand.tied[1:]]
         return Card(question="Which method?", answer=answer, evidence=(_tied(material, stand, others),))
     rival = stand.rival(smallest.label)
     assert rival is not None, "a tied model was compared with the best"
     return Card(
         question="Which method?",
-        answer=f"{material.short(smallest.label)}. It is the smallest ({magnitude(smallest.parameters)} trained "
-        f"parameters) of the {len(stand.tied)} models that {images} cannot tell from the best.",
+        answer=f"{material.short(smallest.label)}. It is the smallest ({magnitude(smallest.parameters)} "
+        f"trained parameters) of the {len(stand.tied)} models that {images} cannot tell from the best.",
         evidence=(
             f"It has {accuracy(rival.result)}, the best, {best}, {accuracy(stand.result)}. The difference is "
             f"{signed(rival.over.difference)} points ({evidence(rival.over, rival.p)}; "
             f"{counted(len(stand.rivals), 'comparison')}).",
-            _tied(material, stand, [material.short(r.label) for r in stand.tied if r.label != smallest.label]),
+            _tied(
+                material, stand, [material.short(r.label) for r in stand.tied if r.label != smallest.label]
+            ),
         ),
     )
 
 
 def _tied(material: Material, stand: Standing, others: list[str]) -> str:
     worse = len(stand.rivals) + 1 - len(stand.tied)
-    return f"Tied with it: {listed(others)}. {counted(worse, 'model is', 'models are')} worse by more than chance."
+    return f"Tied with it: {listed(others)}. {counted(worse, 'model is', 'models are')} worse by more than "
+    "chance."
 
 
 def _ensemble(material: Material) -> Card:
@@ -72,8 +77,9 @@ def _ensemble(material: Material) -> Card:
     best = max(here, key=lambda one: one.mean)
     gain, name = best.over_best, material.short(best.route)
     shown = (
-        f"{name} beats its best member" if gain.low > 0 else f"None is shown to pay: {name}, the best, is not "
-        "measurably better than its best member"
+        f"{name} beats its best member"
+        if gain.low > 0
+        else f"None is shown to pay: {name}, the best, is not measurably better than its best member"
         if gain.high >= 0
         else f"None: {name} is worse than its best member"
     )
@@ -81,8 +87,9 @@ def _ensemble(material: Material) -> Card:
         question="Which ensemble?",
         answer=f"{shown}, {percent(best.mean)} against {percent(best.best)}.",
         evidence=(
-            f"{signed(gain.difference)} points over {material.short(best.best_member)} ({evidence(gain)}). The members "
-            f"have {percent(best.worst)} to {percent(best.best)}, {percent(best.mean_of_members)} in the mean.",
+            f"{signed(gain.difference)} points over {material.short(best.best_member)} ({evidence(gain)}). "
+            f"The members have {percent(best.worst)} to {percent(best.best)}, "
+            f"{percent(best.mean_of_members)} in the mean.",
             _control(material, best),
         ),
     )
@@ -91,15 +98,16 @@ def _ensemble(material: Material) -> Card:
 def _control(material: Material, best: Ensemble) -> str:
     if not best.controls:
         return (
-            "Whether different methods are what helps is open: there are no adapters of one method that differ in "
-            "their seed alone, as a control (`corolla train --seed`)."
+            "Whether different methods are what helps is open: there are no adapters of one method that "
+            "differ in their seed alone, as a control (`corolla train --seed`)."
         )
     control = best.controls[0]
     over = control.over_control
     word = "more than" if over.low > 0 else "less than" if over.high < 0 else "not measurably different from"
     return (
-        f"Control: {control.size} seeds of {control.method} have {percent(control.mean)}. {control.size} members of "
-        f"{material.short(best.route)} have {percent(control.ensemble)}, {word} that ({evidence(over)})."
+        f"Control: {control.size} seeds of {control.method} have {percent(control.mean)}. {control.size} "
+        f"members of {material.short(best.route)} have {percent(control.ensemble)}, {word} that "
+        f"({evidence(over)})."
     )
 
 
@@ -109,7 +117,10 @@ def _shift(material: Material, stand: Standing) -> Card:
         return Card(
             question="What does a shift do?",
             answer="No shifted set was measured.",
-            evidence=("Add images of another domain with the same classes (--data), or a corruption (--shift noise:3).",),
+            evidence=(
+                "Add images of another domain with the same classes (--data), or a corruption (--shift "
+                "noise:3).",
+            ),
         )
     name = material.short(stand.best.label)
     worst, result = min(shifted, key=lambda pair: pair[1].accuracy)
@@ -119,15 +130,17 @@ def _shift(material: Material, stand: Standing) -> Card:
     said = [f"{name}: {material.reference.name} {accuracy(stand.result)}; {'; '.join(parts)}."]
     sure = result.confidence - result.accuracy
     if apart and sure > 0:
-        said.append(f"On {worst.name} it is {points(sure)} surer than it is right: confidence alone does not tell.")
+        said.append(
+            f"On {worst.name} it is {points(sure)} surer than it is right: confidence alone does not tell."
+        )
     said += _robust(material, worst.name)
     return Card(
         question="What does a shift do?",
         answer=f"On {worst.name} {name} loses {points(drop)}, {percent(result.accuracy)} against "
         f"{percent(stand.result.accuracy)} on {material.reference.name}."
         if apart
-        else f"The intervals of {name} on {material.reference.name} and on the shifted sets overlap: a loss cannot be "
-        "told.",
+        else f"The intervals of {name} on {material.reference.name} and on the shifted sets overlap: a loss "
+        "cannot be told.",
         evidence=tuple(said),
     )
 
@@ -139,10 +152,12 @@ def _robust(material: Material, on: str) -> list[str]:
     over = material.comparison(petl[0].route, full[0].route, on) if petl and full else None
     if over is None:
         return []
-    word = "better than" if over.low > 0 else "worse than" if over.high < 0 else "not measurably different from"
+    word = (
+        "better than" if over.low > 0 else "worse than" if over.high < 0 else "not measurably different from"
+    )
     return [
-        f"On {on} {material.short(over.a)}, the most accurate PETL adapter on {material.reference.name}, is {word} full "
-        f"fine-tuning: {signed(over.difference)} points ({evidence(over)})."
+        f"On {on} {material.short(over.a)}, the most accurate PETL adapter on {material.reference.name}, is "
+        f"{word} full fine-tuning: {signed(over.difference)} points ({evidence(over)})."
     ]
 
 
@@ -161,19 +176,22 @@ def _next(material: Material, stand: Standing) -> Card:
     if ensembles:
         one = max(ensembles, key=lambda e: e.mean)
         commands.append(f"corolla routes put careful '{material.routes[one.route].text}' --task {task}")
-        said.append("Serve the single model by default, and the ensemble where an error costs more than forwards do.")
+        said.append(
+            "Serve the single model by default, and the ensemble where an error costs more than forwards do."
+        )
     for curve in material.evaluation.curves:
         if curve.adapter == take.label and material.shifted and curve.chosen_alpha < 1:
             said.append(
-                f"Where shifted images are expected, weigh alpha {curve.chosen_alpha:g} of {material.short(take.label)}, "
-                f"which {material.reference.name} alone chooses; the WiSE figure shows what it does elsewhere."
+                f"Where shifted images are expected, weigh alpha {curve.chosen_alpha:g} of "
+                f"{material.short(take.label)}, which {material.reference.name} alone chooses; the WiSE "
+                "figure shows what it does elsewhere."
             )
             commands.append(f"corolla routes put steady '{curve.chosen_alpha:g}*{take.text}' --task {task}")
     told = resolution(material)
     if told is not None:
         said.append(
-            f"With {material.reference.images:,} images, two models that differ by less than about {points(told)} "
-            "cannot be told apart. Four times as many images halve that."
+            f"With {material.reference.images:,} images, two models that differ by less than about "
+            f"{points(told)} cannot be told apart. Four times as many images halve that."
         )
     return Card(
         question="What to do?",

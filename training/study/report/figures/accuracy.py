@@ -28,9 +28,9 @@ def accuracy_by_size(material: Material) -> Figure:
     wide, narrow = drawn(lambda width: _draw(material, width), "size", title, alt)
     return Figure(
         title=title,
-        caption="Each mark is one adapter, with Wilson's 95 % interval. The trained parameters do not count the "
-        "head, which all of them train; adapters that differ in their seed alone stand side by side. The "
-        "dashed lines mark training of the head alone and of the whole backbone.",
+        caption="Each mark is one adapter, with Wilson's 95 % interval. The trained parameters do not "
+        "count the head, which all of them train; adapters that differ in their seed alone stand side by "
+        "side. The dashed lines mark training of the head alone and of the whole backbone.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
@@ -53,9 +53,7 @@ def _draw(material: Material, width: Width) -> Canvas:
             bars.append((x, low, high))
         x, y, *_ = marks[len(marks) // 2]
         strong = group[0].method in _MARKED
-        labels.append(
-            Label(x=x, y=y, text=material.group_name(group), colour=kind.colour, strong=strong)
-        )
+        labels.append(Label(x=x, y=y, text=material.group_name(group), colour=kind.colour, strong=strong))
         if strong or group[0].kind == "base":
             axes.axhline(y, color=colour(kind.colour), linestyle=(0, (4, 4)), linewidth=0.9)
     size_axis(axes, smallest / 2)
@@ -65,11 +63,9 @@ def _draw(material: Material, width: Width) -> Canvas:
     axes.set_xlabel("trained parameters, without the head")
     axes.set_ylabel("accuracy")
     shown = [one for one in (*FAMILIES, OTHER) if any(family(r.method) == one for r in material.models)]
-    handles = [
-        axes.plot([], [], one.marker, color=colour(one.colour), linestyle="none")[0] for one in shown
-    ]
+    handles = [axes.plot([], [], one.marker, color=colour(one.colour), linestyle="none")[0] for one in shown]
     label_below(canvas, handles, [one.title for one in shown], width)
-    place(canvas, axes, labels, bars)
+    place(canvas, axes, labels, bars=bars)
     return canvas
 
 

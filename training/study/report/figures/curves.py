@@ -1,11 +1,12 @@
 """WiSE: accuracy on the reference set against that on shifted sets along alpha, one line for each adapter."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from training.measure.document import Curve
+from training.measure.figures import Curve
 from training.study.report.contents import Data, Figure
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis
 from training.study.report.families import FAMILIES, OTHER, family
@@ -15,40 +16,48 @@ from training.study.report.published_results import SOURCE, Interpolated, interp
 from training.study.report.theme import colour
 from training.study.report.words import percent
 
+
 def alpha_curves(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     curves, shifted = material.evaluation.curves, material.shifted
     if not shifted:
-        return "No shifted set was measured. `corolla evaluate` takes more --data of the same classes, or --shift."
+        return "No shifted set was measured. `corolla evaluate` takes more --data of the same classes, or "
+        "--shift."
     if not curves:
         return "No adapter was measured along alpha. `corolla evaluate --alphas` does it."
     title = f"Accuracy on {material.reference.name} and on shifted sets, between frozen and trained"
     parts = []
-    for curve in curves:
+    for curve in _shown(material):
         here, there = curve.accuracy[material.reference.name], curve.accuracy[shifted[0].name]
         parts.append(
             f"{material.short(curve.adapter)} goes from {percent(here[0])} and {percent(there[0])} on "
-            f"{shifted[0].name} at alpha {curve.alphas[0]:g} to {percent(here[-1])} and {percent(there[-1])} at alpha "
-            f"{curve.alphas[-1]:g}."
+            f"{shifted[0].name} at alpha {curve.alphas[0]:g} to {percent(here[-1])} and {percent(there[-1])} "
+            f"at alpha {curve.alphas[-1]:g}."
         )
     wide, narrow = drawn(lambda width: _draw(material, width), "alphas", title, " ".join(parts))
     return Figure(
         title=title,
-        caption="Each line goes from the frozen backbone with the task's base head (alpha 0) to the adapter as it was "
-        "trained (alpha 1, the large mark). A ring is the alpha that the reference set alone chooses, without a "
-        "shifted label. Up and right is better.",
+        caption="Each line goes from the frozen backbone with the task's base head (alpha 0) to the "
+        "adapter as it was trained (alpha 1, the large mark). A ring is the alpha that the reference set "
+        "alone chooses, without a shifted label. Up and right is better. Of adapters that differ in their "
+        "seed alone one is drawn.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
     )
 
 
+@cache
 def published_curves() -> Figure:
     """The study's curves, in the same form."""
     title = "The study: ImageNet, 100 images a class, and the mean of four shifted sets"
     curves = interpolated()
-    ends = [f"{one.method} ends at {percent(one.accuracy[-1])} and {percent(one.shifted[-1])}" for one in curves]
-    wide, narrow = drawn(lambda width: _draw_published(curves, width), "published-alphas", title, "; ".join(ends))
+    ends = [
+        f"{one.method} ends at {percent(one.accuracy[-1])} and {percent(one.shifted[-1])}" for one in curves
+    ]
+    wide, narrow = drawn(
+        lambda width: _draw_published(curves, width), "published-alphas", title, "; ".join(ends)
+    )
     rows = [
         (one.method, alpha, here, there)
         for one in curves
@@ -60,19 +69,35 @@ def published_curves() -> Figure:
         wide=wide,
         narrow=narrow,
         data=Data(
-            name="published-alphas", columns=("method", "alpha", "imagenet", "mean_of_shifted"), rows=tuple(rows)
+            name="published-alphas",
+            columns=("method", "alpha", "imagenet", "mean_of_shifted"),
+            rows=tuple(rows),
         ),
     )
+
+
+def _shown(material: Material) -> list[Curve]:
+    """Of adapters that differ in their seed alone the first one; the data has all."""
+    shown: dict[str, Curve] = {}
+    for curve in material.evaluation.curves:
+        route = material.routes.get(curve.adapter)
+        shown.setdefault(route.seeds_of if route is not None and route.seeds_of else curve.adapter, curve)
+    return list(shown.values())
 
 
 def _draw(material: Material, width: Width) -> Canvas:
     shifted = material.shifted
     canvas, all_axes = panels(
-        width, 330, len(shifted), columns=1 if width.narrow else 2, share_y=False, share_x=False
+        width,
+        350 if width.narrow else 400,
+        len(shifted),
+        columns=1 if width.narrow else 2,
+        share_y=False,
+        share_x=False,
     )
     here = material.reference.name
     for axes, one in zip(all_axes, shifted, strict=True):
-        for curve in material.evaluation.curves:
+        for curve in _shown(material):
             if one.name in curve.accuracy:
                 _line(axes, curve.method, curve.alphas, curve.accuracy[here], curve.accuracy[one.name])
                 _chosen(axes, curve, here, one.name)
@@ -84,22 +109,19 @@ def _draw(material: Material, width: Width) -> Canvas:
         axes.margins(0.12)
     _legend(canvas, all_axes[0], [curve.method for curve in material.evaluation.curves], width)
     for axes, one in zip(all_axes, shifted, strict=True):
-        ends = [
-            Label(
-                x=curve.accuracy[here][-1],
-                y=curve.accuracy[one.name][-1],
-                text=material.short(curve.adapter),
-                colour=family(curve.method).colour,
-            )
-            for curve in material.evaluation.curves
-            if one.name in curve.accuracy
-        ]
-        place(canvas, axes, ends)
+        ends, marks = [], []
+        for curve in _shown(material):
+            if one.name in curve.accuracy:
+                x, y = curve.accuracy[here], curve.accuracy[one.name]
+                tint = family(curve.method).colour
+                ends.append(Label(x=x[-1], y=y[-1], text=material.short(curve.adapter), colour=tint))
+                marks += zip(x, y, strict=True)
+        place(canvas, axes, ends, marks=marks)
     return canvas
 
 
 def _draw_published(curves: Sequence[Interpolated], width: Width) -> Canvas:
-    canvas, (axes,) = panels(width, 380)
+    canvas, (axes,) = panels(width, 360 if width.narrow else 430)
     for one in curves:
         _line(axes, one.method, one.alphas, one.accuracy, one.shifted)
     axes.set_xlabel("accuracy on ImageNet")
@@ -112,7 +134,12 @@ def _draw_published(curves: Sequence[Interpolated], width: Width) -> Canvas:
         Label(x=one.accuracy[-1], y=one.shifted[-1], text=one.method, colour=family(one.method).colour)
         for one in curves
     ]
-    place(canvas, axes, ends)
+    place(
+        canvas,
+        axes,
+        ends,
+        marks=[mark for one in curves for mark in zip(one.accuracy, one.shifted, strict=True)],
+    )
     return canvas
 
 

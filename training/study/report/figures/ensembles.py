@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from training.measure.document import Control, Ensemble
+from training.measure.figures import Control, Ensemble
 from training.study.report.contents import Data, Figure, Value
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis
 from training.study.report.material import Material
@@ -15,21 +15,22 @@ def ensemble_gain(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     ensembles = material.evaluation.ensembles
     if not ensembles:
-        return (
-            "No ensemble was measured. `corolla evaluate` takes one as --route 'lora, bitfit' (two adapters or more)."
-        )
+        return "No ensemble was measured. `corolla evaluate` takes one as --route 'lora, bitfit' (two "
+        "adapters or more)."
     title = "Ensembles beside their members and beside seeds of one method"
     parts = [
-        f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member {percent(one.best)}, "
-        f"its worst {percent(one.worst)}."
+        f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member "
+        f"{percent(one.best)}, its worst {percent(one.worst)}."
         for one in ensembles
     ]
     wide, narrow = drawn(lambda width: _draw(material, width), "ensembles", title, " ".join(parts))
     return Figure(
         title=title,
-        caption="The line reaches from the worst member to the best, with their mean as a tick. Every mark is an "
-        "accuracy on the same images. The control has as many members, all of one method, that differ in their seed "
-        "alone: only what an ensemble has beyond its control is due to different methods.",
+        caption="The grey bar reaches from the worst member to the best. The blue line is the 95 % "
+        "interval of the ensemble's gain over its best member on the same images: where it begins right of "
+        "the bar, the gain is more than chance. The control has as many members, all of one method, that "
+        "differ in their seed alone: only what an ensemble has beyond its control is due to different "
+        "methods.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
@@ -67,7 +68,9 @@ def _title(material: Material, route: str, width: Width) -> str:
 
 def _row(axes: Axes, one: Ensemble, y: int) -> dict[str, object]:
     """One ensemble on one set."""
-    axes.plot([one.worst, one.best], [y, y], color=colour("grey"), linewidth=5, alpha=0.45, solid_capstyle="butt")
+    axes.plot(
+        [one.worst, one.best], [y, y], color=colour("grey"), linewidth=5, alpha=0.45, solid_capstyle="butt"
+    )
     tick = axes.plot(one.mean_of_members, y, "|", color=colour("ink"), markersize=13)[0]
     best = axes.plot(one.best, y, "o", color=colour("grey"), markersize=6)[0]
     handles: dict[str, object] = {"best member": best, "mean of members": tick}
@@ -75,6 +78,8 @@ def _row(axes: Axes, one: Ensemble, y: int) -> dict[str, object]:
     if control is not None:
         mark = axes.plot(control.mean, y, "D", color=colour("orange"), fillstyle="none", markersize=8)[0]
         handles["seeds of one method"] = mark
+    low, high = one.best + one.over_best.low, one.best + one.over_best.high
+    axes.plot([low, high], [y, y], color=colour("blue"), linewidth=1.4)
     handles["ensemble, mean logits"] = axes.plot(one.mean, y, "*", color=colour("blue"), markersize=13)[0]
     handles["majority vote"] = axes.plot(one.vote, y, "x", color=colour("blue"), markersize=6)[0]
     return handles
@@ -86,8 +91,25 @@ def _largest(one: Ensemble) -> Control | None:
 
 def _data(material: Material) -> Data:
     rows = [_numbers(one) for one in material.evaluation.ensembles]
-    columns = ("set", "ensemble", "members", "mean_logits", "mean_probabilities", "vote", "best_member", "best")
-    columns += ("worst_member", "worst", "mean_of_members", "gain_over_best", "gain_low", "gain_high", "mcnemar_p")
+    columns = (
+        "set",
+        "ensemble",
+        "members",
+        "mean_logits",
+        "mean_probabilities",
+        "vote",
+        "best_member",
+        "best",
+    )
+    columns += (
+        "worst_member",
+        "worst",
+        "mean_of_members",
+        "gain_over_best",
+        "gain_low",
+        "gain_high",
+        "mcnemar_p",
+    )
     columns += ("control_method", "control_members", "control", "over_control", "over_control_low")
     columns += ("over_control_high", "over_control_mcnemar_p")
     return Data(name="ensembles", columns=columns, rows=tuple(rows))

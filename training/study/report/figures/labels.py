@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
+from training.study.report.drawing import arranged
 from training.study.report.theme import colour
 
 _DISTANCES = (9, 16, 26, 40, 58, 80)  # of a label from its point, pixels
@@ -35,21 +36,27 @@ class Label:
 
 
 def place(
-    canvas: Canvas, axes: Axes, labels: Sequence[Label], bars: Sequence[tuple[float, float, float]] = ()
+    canvas: Canvas,
+    axes: Axes,
+    labels: Sequence[Label],
+    *,
+    bars: Sequence[tuple[float, float, float]] = (),
+    marks: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write each label where it covers least, the upper ones first.
 
     Args:
         bars: Vertical bars that are to stay free, as (x, low, high) in data coordinates.
+        marks: Points that are to stay free, too.
     """
-    canvas.set_dpi(72)
+    arranged(canvas)
     renderer = FigureCanvasAgg(canvas).get_renderer()
-    canvas.draw_without_rendering()
     inside = axes.get_window_extent(renderer)
     frame = (inside.x0, inside.y0, inside.x1 + 4, inside.y1 + 8)
     pixels = axes.transData.transform
     points = [pixels((label.x, label.y)) for label in labels]
     fixed = [_around(x, y, _MARKER) for x, y in points]
+    fixed += [_around(x, y, _MARKER / 2) for x, y in map(pixels, marks)]
     for x, low, high in bars:
         (left, bottom), (_, top) = pixels((x, low)), pixels((x, high))
         fixed.append((left - 1.5, bottom, left + 1.5, top))

@@ -1,5 +1,7 @@
 """The study's published results beside this task's: the order of the methods, and accuracy by size."""
 
+from functools import cache
+
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import spearmanr
 
@@ -9,7 +11,7 @@ from training.study.report.families import FAMILIES, OTHER, family
 from training.study.report.material import Material
 from training.study.report.published_results import GROUPS, MANY_SHOT, SOURCE, by_size, low_shot
 from training.study.report.theme import colour
-from training.study.report.words import p_value, percent
+from training.study.report.words import decimal, p_value, percent
 
 
 def own_accuracy(material: Material) -> dict[str, float]:
@@ -27,7 +29,8 @@ def beside_the_study(material: Material) -> Figure | str:
     own = own_accuracy(material)
     shared = [method for method in own if method in low_shot()[GROUPS[0]]]
     if len(shared) < 2:
-        return "Fewer than two methods of this task are in the study's tables, so that there is no order to compare."
+        return "Fewer than two methods of this task are in the study's tables, so that there is no order to "
+        "compare."
     shared.sort(key=lambda method: own[method])
     title = "This task beside the study's 19 tasks with 1,000 images each"
     alt = " ".join(order_in_words(material))
@@ -35,8 +38,8 @@ def beside_the_study(material: Material) -> Figure | str:
     rows = tuple((m, own[m], *(low_shot()[group][m] for group in GROUPS)) for m in reversed(shared))
     return Figure(
         title=title,
-        caption="Methods from the least to the most accurate on this task. The study: VTAB-1K, ViT-B/16 trained on "
-        f"ImageNet-21k, mean of the tasks of each group. Source: {SOURCE}.",
+        caption="Methods from the least to the most accurate on this task. The study: VTAB-1K, ViT-B/16 "
+        f"trained on ImageNet-21k, mean of the tasks of each group. Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(name="beside-the-study", columns=("method", material.reference.name, *GROUPS), rows=rows),
@@ -52,10 +55,14 @@ def order_in_words(material: Material) -> list[str]:
         if len(shared) < 4:
             return [f"{len(shared)} methods are too few to compare their order with the study's."]
         found = spearmanr([own[m] for m in shared], [low_shot()[group][m] for m in shared])
-        like = "like the study's" if found.pvalue < 0.05 and found.statistic > 0 else "not measurably the study's"
+        like = (
+            "like the study's"
+            if found.pvalue < 0.05 and found.statistic > 0
+            else "not measurably the study's"
+        )
         said.append(
-            f"The order of {len(shared)} methods here is {like} on {group} tasks (Spearman's rank correlation "
-            f"{found.statistic:.2f}, {p_value(float(found.pvalue))})."
+            f"The order of {len(shared)} methods here is {like} on {group} tasks (Spearman's rank "
+            f"correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))})."
         )
     return said
 
@@ -77,6 +84,7 @@ def _dots(material: Material, own: dict[str, float], shared: list[str], width: W
     return canvas
 
 
+@cache
 def sizes_in_the_study() -> Figure:
     """Accuracy against trained parameters in the study's few- and many-shot settings."""
     title = "The study: accuracy against trained parameters, with few and with many images"
@@ -90,8 +98,8 @@ def sizes_in_the_study() -> Figure:
     ]
     return Figure(
         title=title,
-        caption="With few images and classes near those of pre-training (CIFAR-100) small methods suffice; with many "
-        f"images, or far from it (RESISC45, CLEVR), larger ones gain. ViT-B/16. Source: {SOURCE}.",
+        caption="With few images and classes near those of pre-training (CIFAR-100) small methods suffice; "
+        f"with many images, or far from it (RESISC45, CLEVR), larger ones gain. ViT-B/16. Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(
@@ -107,13 +115,17 @@ def _sizes(width: Width) -> Canvas:
     for axes, (name, heading) in zip(all_axes, MANY_SHOT.items(), strict=True):
         for one in by_size()[name]:
             kind = family(one.method)
-            axes.plot(one.parameters, one.accuracy, kind.marker, color=colour(kind.colour), markersize=5, alpha=0.85)
+            axes.plot(
+                one.parameters, one.accuracy, kind.marker, color=colour(kind.colour), markersize=5, alpha=0.85
+            )
         axes.set_title(heading, fontsize=width.text - 1)
         size_axis(axes, 1000)
         axes.set_xticks([0, 1e4, 1e6, 1e8])
         axes.tick_params(labelbottom=True)
         percent_axis(axes, "y")
     shown = [one for one in (*FAMILIES, OTHER) if any(family(method) == one for method in methods)]
-    handles = [all_axes[0].plot([], [], one.marker, color=colour(one.colour), linestyle="none")[0] for one in shown]
+    handles = [
+        all_axes[0].plot([], [], one.marker, color=colour(one.colour), linestyle="none")[0] for one in shown
+    ]
     label_below(canvas, handles, [one.title for one in shown], width)
     return canvas

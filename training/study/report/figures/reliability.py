@@ -6,15 +6,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from training.measure.document import Bin, Result, Scores
+from training.measure.figures import Bin, Result, Scores
 from training.study.report.contents import Data, Figure
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis
 from training.study.report.material import Material
 from training.study.report.theme import SETS, colour
 from training.study.report.words import percent
 
-MOST = 12
+MOST = 8
 """Diagrams at most; the data beside the figure has all routes."""
+FEWEST = 5
+"""Images that a point stands for at least: of fewer, the share that is right says nothing."""
 
 
 def reliability(material: Material) -> Figure:
@@ -26,10 +28,11 @@ def reliability(material: Material) -> Figure:
     left_out = len(material.routes) - len(results)
     return Figure(
         title=title,
-        caption="Accuracy of the answers of about one confidence; on the diagonal, a confidence of 80 % is right in "
-        "80 % of the cases, below it the answers are too sure. Larger marks stand for more images. Each title has "
-        "the expected calibration error before and after; the temperature is fitted on one half of the images and "
-        "scored on the other." + (f" The data has {left_out} more." if left_out else ""),
+        caption="Accuracy of the answers of about one confidence; on the diagonal, a confidence of 80 % is "
+        "right in 80 % of the cases, below it the answers are too sure. Larger marks stand for more images; "
+        f"points of fewer than {FEWEST} are not drawn. Each title has the expected calibration error (ECE) "
+        "before and after; the temperature is fitted on one half of the images and scored on the other."
+        + (f" The data has {left_out} more routes." if left_out else ""),
         wide=wide,
         narrow=narrow,
         data=_bins_data(material),
@@ -59,7 +62,9 @@ def _diagrams(material: Material, results: Sequence[Result], width: Width) -> Ca
         axes.set_yticks([0, 0.5, 1])
         percent_axis(axes, "x")
         percent_axis(axes, "y")
-    canvas.supxlabel("confidence", fontsize=width.text)
+        axes.tick_params(labelbottom=True)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel("confidence")
     canvas.supylabel("accuracy", fontsize=width.text)
     label_below(canvas, handles, ["temperature 1", "fitted temperature"][: len(handles)], width)
     return canvas
@@ -74,11 +79,11 @@ def _title(material: Material, result: Result, width: Width) -> str:
 
 
 def _bins(axes: Axes, bins: Sequence[Bin], tint: str, style: str) -> object:
-    filled = [one for one in bins if one.count and one.confidence is not None]
+    filled = [one for one in bins if one.count >= FEWEST and one.confidence is not None]
     x = [one.confidence or 0.0 for one in filled]
     y = [one.correct / one.count for one in filled]
     total = sum(one.count for one in filled)
-    area = [8 + 90 * one.count / total for one in filled]
+    area = [8 + 90 * one.count / max(total, 1) for one in filled]
     axes.scatter(x, y, s=area, color=colour(tint), alpha=0.8, linewidths=0)
     return axes.plot(x, y, color=colour(tint), linestyle=style, linewidth=1.2)[0]
 
@@ -92,7 +97,16 @@ def _bins_data(material: Material) -> Data:
                 edge = number / len(one.bins) if one else 0.0
                 place = (result.set, result.route, when, one.temperature if one else None, edge)
                 rows.append((*place, bin.count, bin.correct, bin.confidence))
-    columns = ("set", "route", "temperature_is", "temperature", "bin_from", "images", "correct", "mean_confidence")
+    columns = (
+        "set",
+        "route",
+        "temperature_is",
+        "temperature",
+        "bin_from",
+        "images",
+        "correct",
+        "mean_confidence",
+    )
     return Data(name="reliability", columns=columns, rows=tuple(rows))
 
 
@@ -104,15 +118,17 @@ def confidence_against_accuracy(material: Material) -> Figure:
         results = material.measured(material.models, one.name)
         if results:
             sure, right = _mean([r.confidence for r in results]), _mean([r.accuracy for r in results])
-            parts.append(f"On {one.name} the models are {percent(right)} right and {percent(sure)} sure in the mean.")
+            parts.append(
+                f"On {one.name} the models are {percent(right)} right and {percent(sure)} sure in the mean."
+            )
     wide, narrow = drawn(lambda width: _scatter(material, width), "confidence", title, " ".join(parts))
     rows = [(r.set, r.route, r.accuracy, r.confidence, r.agreement) for r in material.evaluation.results]
     columns = ("set", "route", "accuracy", "mean_confidence", "member_agreement")
     return Figure(
         title=title,
-        caption="Each mark is one model on one set, a star an ensemble, with the probabilities as they are served. "
-        "Above the diagonal the answers are surer than they are right: a confidence threshold that was set on "
-        f"{material.reference.name} then lets too many wrong answers pass.",
+        caption="Each mark is one model on one set, a star an ensemble, with the probabilities as they are "
+        "served. Above the diagonal the answers are surer than they are right: a confidence threshold that "
+        f"was set on {material.reference.name} then lets too many wrong answers pass.",
         wide=wide,
         narrow=narrow,
         data=Data(name="confidence", columns=columns, rows=tuple(rows)),
@@ -145,17 +161,22 @@ def confidence_by_domain(material: Material, label: str) -> Figure:
     results = [r for one in material.evaluation.sets if (r := material.result(label, one.name)) is not None]
     name = material.short(label)
     title = f"How sure {name} is, by domain"
-    parts = [f"On {r.set}: mean confidence {percent(r.confidence)}, accuracy {percent(r.accuracy)}." for r in results]
+    parts = [
+        f"On {r.set}: mean confidence {percent(r.confidence)}, accuracy {percent(r.accuracy)}."
+        for r in results
+    ]
     wide, narrow = drawn(lambda width: _histograms(results, width), "confidence-bars", title, " ".join(parts))
     rows = []
     for r in results:
         for number, bin in enumerate(r.confidence_histogram):
-            rows.append((r.set, number / len(r.confidence_histogram), bin.count, bin.correct, bin.count - bin.correct))
+            rows.append(
+                (r.set, number / len(r.confidence_histogram), bin.count, bin.correct, bin.count - bin.correct)
+            )
     columns = ("set", "confidence_from", "images", "right", "wrong")
     return Figure(
         title=title,
-        caption=f"Share of the images by the confidence of {name}, as it is served. Wrong answers at the right end "
-        "are those that no threshold catches.",
+        caption=f"Share of the images by the confidence of {name}, as it is served. Wrong answers at the "
+        "right end are those that no threshold catches.",
         wide=wide,
         narrow=narrow,
         data=Data(name="confidence-by-domain", columns=columns, rows=tuple(rows)),
@@ -163,7 +184,8 @@ def confidence_by_domain(material: Material, label: str) -> Figure:
 
 
 def _histograms(results: Sequence[Result], width: Width) -> Canvas:
-    canvas, all_axes = panels(width, 200, len(results), columns=1 if width.narrow else 2)
+    columns = 1 if width.narrow else 2
+    canvas, all_axes = panels(width, 200, len(results), columns=columns)
     handles: list[object] = []
     for axes, result in zip(all_axes, results, strict=True):
         bins = result.confidence_histogram
@@ -173,8 +195,8 @@ def _histograms(results: Sequence[Result], width: Width) -> Canvas:
         wrong = np.array([one.count - one.correct for one in bins]) / total
         bar = 0.9 / len(bins)
         low = axes.bar(edges, right, bar, align="edge", color=colour("blue"), alpha=0.85)
-        high = axes.bar(edges, wrong, bar, bottom=right, align="edge", color=colour("red"), hatch="////",
-                        edgecolor=colour("paper"), linewidth=0)  # fmt: skip
+        style = {"color": colour("red"), "hatch": "////", "edgecolor": colour("paper"), "linewidth": 0}
+        high = axes.bar(edges, wrong, bar, bottom=right, align="edge", **style)
         handles = [low, high]
         axes.set_title(
             f"{result.set}: {percent(result.confidence)} sure, {percent(result.accuracy)} right",
@@ -184,7 +206,8 @@ def _histograms(results: Sequence[Result], width: Width) -> Canvas:
         percent_axis(axes, "x")
         percent_axis(axes, "y")
         axes.tick_params(labelbottom=True)
-    canvas.supxlabel("confidence", fontsize=width.text)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel("confidence")
     canvas.supylabel("share of the images", fontsize=width.text)
     label_below(canvas, handles, ["right answers", "wrong answers"], width)
     return canvas

@@ -21,15 +21,16 @@ def sweep_history(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     sweeps = _sweeps(material)
     if not sweeps:
-        return "No adapter of this task was chosen by a sweep. `corolla sweep` tunes methods and keeps every trial."
+        return "No adapter of this task was chosen by a sweep. `corolla sweep` tunes methods and keeps "
+        "every trial."
     title = "Trials of the sweeps, by learning rate"
     alt = " ".join(_in_words(name, trials) for name, trials in sweeps.items())
     wide, narrow = drawn(lambda width: _draw(sweeps, width), "sweep", title, alt)
     return Figure(
         title=title,
-        caption="Validation accuracy after the last epoch, on images that were not trained on. A cross is a trial that "
-        "was stopped early at what it had reached, a triangle at the lower edge one that failed; the ring is the "
-        "trial whose settings the adapter has.",
+        caption="Validation accuracy after the last epoch, on images that were not trained on. A cross is "
+        "a trial that was stopped early at what it had reached, a triangle at the lower edge one that "
+        "failed; the ring is the trial whose settings the adapter has.",
         wide=wide,
         narrow=narrow,
         data=_data(sweeps),
@@ -49,14 +50,15 @@ def _sweeps(material: Material) -> dict[str, list[Trial]]:
             seen.add(key)
             chosen = record.get("chosen")
             sweeps[material.short(label)] = [
-                {**trial, "chosen": chosen in (trial, trial.get("number"), place)} for place, trial in enumerate(own)
+                {**trial, "chosen": chosen in (trial, trial.get("number"), place)}
+                for place, trial in enumerate(own)
             ]
     return sweeps
 
 
 def _rate(trial: Trial) -> float | None:
     recipe = trial.get("recipe")
-    rate = recipe.get("lr") if isinstance(recipe, dict) else None
+    rate = recipe.get("learning_rate", recipe.get("lr")) if isinstance(recipe, dict) else None
     return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
@@ -80,7 +82,9 @@ def _in_words(name: str, trials: Sequence[Trial]) -> str:
 def _draw(sweeps: Mapping[str, Sequence[Trial]], width: Width) -> Canvas:
     columns = 1 if width.narrow else 3
     canvas, all_axes = panels(width, 200, len(sweeps), columns=columns)
-    floor = min((v for trials in sweeps.values() for t in trials if (v := _value(t)) is not None), default=0.0)
+    floor = min(
+        (v for trials in sweeps.values() for t in trials if (v := _value(t)) is not None), default=0.0
+    )
     for axes, (name, trials) in zip(all_axes, sweeps.items(), strict=True):
         for trial in trials:
             _mark(axes, trial, floor)
@@ -90,7 +94,8 @@ def _draw(sweeps: Mapping[str, Sequence[Trial]], width: Width) -> Canvas:
         axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.tick_params(labelbottom=True)
         percent_axis(axes, "y")
-    canvas.supxlabel("learning rate", fontsize=width.text)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel("learning rate")
     canvas.supylabel("validation accuracy", fontsize=width.text)
     ink = colour("ink")
     handles = [all_axes[0].plot([], [], mark, color=ink, linestyle="none")[0] for mark in _MARKS.values()]
@@ -119,7 +124,23 @@ def _data(sweeps: Mapping[str, Sequence[Trial]]) -> Data:
             config = "; ".join(f"{key}={value}" for key, value in (trial.get("config") or {}).items())
             place = (name, str(trial.get("method")), config, _rate(trial), decay)
             rows.append(
-                (*place, trial.get("state"), trial.get("reason"), _value(trial), trial.get("seconds"), trial["chosen"])
+                (
+                    *place,
+                    trial.get("state"),
+                    trial.get("reason"),
+                    _value(trial),
+                    trial.get("seconds"),
+                    trial["chosen"],
+                )
             )
-    columns = ("adapter", "method", "settings", "lr", "weight_decay", "state", "reason", "validation_accuracy")
+    columns = (
+        "adapter",
+        "method",
+        "settings",
+        "lr",
+        "weight_decay",
+        "state",
+        "reason",
+        "validation_accuracy",
+    )
     return Data(name="sweep", columns=(*columns, "seconds", "chosen"), rows=tuple(rows))

@@ -1,1 +1,1 @@
-"""The tables of the page; each file makes one kind of table from the material, or says why there is none."""
+"""The tables of the page; each file makes one of them, or says why there is none."""

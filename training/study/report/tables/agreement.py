@@ -1,6 +1,7 @@
-"""How often two models give the same answer: a matrix of all single models, or of methods where there are many."""
+"""How often two models give the same answer: a matrix of single models, or of methods of many models."""
 
-from training.measure.document import EvaluatedRoute, Pair
+from training.measure.document import EvaluatedRoute
+from training.measure.figures import Pair
 from training.study.report.contents import Cell, Data, Table
 from training.study.report.material import Material
 from training.study.report.words import percent
@@ -24,11 +25,16 @@ def agreement_matrix(material: Material) -> Table | str:
             cells.append(_cell(_mean(pairs, row, column), low, same=row is column))
         rows.append(tuple(cells))
     together = any(len(group) > 1 for group in groups)
-    seeds = " Seeds of one method share a row; the diagonal is their agreement with each other." if together else ""
+    seeds = (
+        " Seeds of one method share a row; the diagonal is their agreement with each other."
+        if together
+        else ""
+    )
     return Table(
         title=f"Agreement on {material.reference.name}",
-        caption=f"Share of the {material.reference.images:,} images to which both models give the same class, right or "
-        f"wrong, in per cent. Paler cells are pairs that differ more, and gain more from an ensemble.{seeds}",
+        caption=f"Share of the {material.reference.images:,} images to which both models give the same "
+        "class, right or wrong, in per cent. Paler cells are pairs that differ more, and gain more from an "
+        f"ensemble.{seeds}",
         columns=("model", *names),
         rows=tuple(rows),
         data=_data(material),
@@ -49,13 +55,14 @@ def agreement_in_words(material: Material) -> tuple[str, ...]:
     said = []
     if different:
         said.append(
-            f"Two models that differ in more than their seed give the same answer to {_share(different)} of the images "
-            f"in the mean, and of the images that either says wrongly, {_wrong(different)} are wrong in both."
+            f"Two models that differ in more than their seed give the same answer to {_share(different)} of "
+            f"the images in the mean, and of the images that either says wrongly, {_wrong(different)} are "
+            "wrong in both."
         )
     if alike:
         said.append(
-            f"Adapters that differ in their seed alone agree on {_share(alike)} and share {_wrong(alike)} of their "
-            "errors: that is how alike the same method is to itself."
+            f"Adapters that differ in their seed alone agree on {_share(alike)} and share {_wrong(alike)} of "
+            "their errors: that is how alike the same method is to itself."
         )
     return tuple(said)
 

@@ -2,7 +2,7 @@
 
 from scipy.stats import binomtest
 
-from training.measure.document import Result
+from training.measure.figures import Result
 from training.study.report.contents import Cell, Data, Table
 from training.study.report.material import Material
 from training.study.report.words import counted, percent
@@ -22,8 +22,8 @@ def worst_classes(material: Material, label: str) -> Table | str:
         return f"{material.short(label)} finds every image of every class."
     return Table(
         title=f"Worst classes of {material.short(label)}",
-        caption=f"The {WORST} classes of each set with the smallest share of images that are found (recall), with "
-        "Wilson's 95 % interval, and what the others are taken for.",
+        caption=f"The {WORST} classes of each set with the smallest share of images that are found "
+        "(recall), with Wilson's 95 % interval, and what the others are taken for.",
         columns=("class", "set", "found", "interval", "images", "taken for"),
         rows=tuple(rows),
         data=_data(material),
@@ -37,7 +37,7 @@ def _worst(result: Result) -> list[int]:
 
 def _row(material: Material, result: Result, number: int) -> tuple[Cell, ...]:
     support = result.per_class[number].support
-    right = result.confusion[number][number]
+    right = round((result.per_class[number].recall or 0.0) * support)
     interval = binomtest(right, support).proportion_ci(method="wilson")
     return (
         Cell(text=material.evaluation.classes[number], strong=True),
@@ -51,9 +51,15 @@ def _row(material: Material, result: Result, number: int) -> tuple[Cell, ...]:
 
 def _taken_for(material: Material, result: Result, number: int) -> str:
     """horse (12 images), dog (3 images)."""
+    if result.confusion is None:
+        return "not recorded for so many classes"
     row = result.confusion[number]
-    wrong = sorted(((count, other) for other, count in enumerate(row) if other != number and count), reverse=True)
-    shown = [f"{material.evaluation.classes[other]} ({counted(count, 'image')})" for count, other in wrong[:3]]
+    wrong = sorted(
+        ((count, other) for other, count in enumerate(row) if other != number and count), reverse=True
+    )
+    shown = [
+        f"{material.evaluation.classes[other]} ({counted(count, 'image')})" for count, other in wrong[:3]
+    ]
     return ", ".join(shown) + (f" and {len(wrong) - 3} other classes" if len(wrong) > 3 else "")
 
 

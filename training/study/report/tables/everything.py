@@ -1,9 +1,15 @@
 """Every route on every set, in one table that can be sorted."""
 
-from training.measure.document import EvaluatedRoute, Result
+from training.measure.document import EvaluatedRoute
+from training.measure.figures import Result
 from training.study.report.contents import Cell, Data, Table
 from training.study.report.drawing import magnitude
 from training.study.report.material import Material
+
+_COLUMNS = (
+    *("route", "set", "method", "parameters", "cost", "accuracy", "interval", "macro F1", "confidence"),
+    *("agreement", "NLL", "Brier", "ECE", "ECE before", "ECE after"),
+)
 
 
 def everything(material: Material) -> Table:
@@ -15,11 +21,11 @@ def everything(material: Material) -> Table:
     ]
     return Table(
         title="All routes on all sets",
-        caption="Accuracy in per cent with Wilson's 95 % interval. Cost: models in the forward of an image, in the mean. "
-        "NLL: negative log-likelihood in nats; ECE: expected calibration error in per cent; both at the "
-        "temperature that is served, and ECE also before (temperature 1) and after one is fitted.",
-        columns=("route", "set", "kind", "method", "parameters", "cost", "accuracy", "from", "to", "macro F1")
-        + ("confidence", "agreement", "NLL", "Brier", "ECE", "ECE before", "ECE after"),
+        caption="Accuracy in per cent with Wilson's 95 % interval. Cost: models in the forward of an "
+        "image, in the mean. NLL: negative log-likelihood in nats; ECE: expected calibration error in per "
+        "cent; both at the temperature that is served, and ECE also before (temperature 1) and after one "
+        "is fitted.",
+        columns=_COLUMNS,
         rows=tuple(rows),
         data=_data(material),
         sortable=True,
@@ -31,13 +37,11 @@ def _row(material: Material, route: EvaluatedRoute, result: Result) -> tuple[Cel
     return (
         Cell(text=material.short(route.label)),
         Cell(text=result.set),
-        Cell(text=route.kind),
-        Cell(text=" ".join(filter(None, (route.method, route.setting))) or "–"),
+        Cell(text=" ".join(filter(None, (route.method, route.setting))) or route.kind),
         Cell(text=magnitude(route.parameters), sort=route.parameters, number=True),
         _number(result.cost, "{:.3g}"),
         _number(100 * result.accuracy, "{:.1f}"),
-        _number(100 * result.low, "{:.1f}"),
-        _number(100 * result.high, "{:.1f}"),
+        Cell(text=f"{100 * result.low:.1f} to {100 * result.high:.1f}", sort=result.low, number=True),
         _number(100 * result.macro_f1, "{:.1f}"),
         _number(100 * result.confidence, "{:.1f}"),
         _number(100 * result.agreement, "{:.1f}"),
@@ -66,8 +70,28 @@ def _data(material: Material) -> Data:
             + ((after.temperature, after.nll, after.ece, after.brier) if after else (None,) * 4)
             + (result.effective_robustness, result.trained_on)
         )
-    columns = ("set", "label", "route", "kind", "method", "setting", "seed", "head_init", "parameters", "cost")
-    columns += ("training_seconds", "temperature", "accuracy", "low", "high", "macro_f1", "confidence", "agreement")
+    columns = (
+        "set",
+        "label",
+        "route",
+        "kind",
+        "method",
+        "setting",
+        "seed",
+        "head_init",
+        "parameters",
+        "cost",
+    )
+    columns += (
+        "training_seconds",
+        "temperature",
+        "accuracy",
+        "low",
+        "high",
+        "macro_f1",
+        "confidence",
+        "agreement",
+    )
     columns += ("nll", "ece", "brier", "raw_nll", "raw_ece", "raw_brier", "fitted_temperature", "fitted_nll")
     columns += ("fitted_ece", "fitted_brier", "effective_robustness", "trained_on")
     return Data(name="everything", columns=columns, rows=tuple(rows))
