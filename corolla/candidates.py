@@ -123,6 +123,7 @@ class Chooser:
         return Candidate(
             route=now.resolved,
             temperature=now.temperature,
+            cascade=now.cascade,
             name=named.name,
             seeds_of=_seeds_of(now.resolved),
         )

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from model_store.format.records import Manifest
+from model_store.format.records import Cascade, Manifest
 from model_store.resolution.versions import ResolvedRoute
+from petl_vit.combine import Combine
 from training.measure.document import Kind
 
 
@@ -12,12 +13,14 @@ class Candidate:
     """A route, its name and the temperature that it answers with.
 
     Attributes:
+        cascade: The thresholds of a cascade; None where all its members answer, and of any other route.
         name: Of a named route, or what it is called in tables; empty is the text of the route.
         seeds_of: Equal for adapters that differ in nothing but their seed; empty where that is not known.
     """
 
     route: ResolvedRoute
     temperature: float = 1.0
+    cascade: Cascade | None = None
     name: str = ""
     seeds_of: str = ""
 
@@ -40,7 +43,7 @@ class Candidate:
     @property
     def kind(self) -> Kind:
         if self.several:
-            return "ensemble"
+            return "cascade" if self.route.combine is Combine.CASCADE else "ensemble"
         (member,) = self.route.members
         if len(member.terms) > 1:
             return "sum"

@@ -5,13 +5,15 @@ Only a few numbers of each image are kept, so that many routes on many images fi
 Shapes: n images, b at a time, K members, C classes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from petl_vit.combine import Combine, combine
+from model_store.format.records import Cascade
+from petl_vit.cascade import answers
+from petl_vit.combine import Answer, Combine, combine, softmax
 from training.measure.arrays import Flags, Floats, Labels
 from training.measure.candidate import Candidate
 from training.measure.figures import Bin, PerClass, Scores
@@ -100,11 +102,20 @@ def scored(one: Candidate, logits: Logits, labels: Labels, *, temperature: float
         weights_of(one.route),
         rule=one.route.combine,
         temperature=one.temperature if temperature is None else temperature,
+        cascade=one.cascade,
+        staged=temperature is None,
     )
 
 
 def score(
-    logits: Stacked, labels: Labels, weights: Floats, *, rule: Combine, temperature: float = 1.0
+    logits: Stacked,
+    labels: Labels,
+    weights: Floats,
+    *,
+    rule: Combine,
+    temperature: float = 1.0,
+    cascade: Cascade | None = None,
+    staged: bool = True,
 ) -> Scored:
     """What members that answer together say.
 
@@ -112,11 +123,17 @@ def score(
         logits: The members' [n, K, C].
         labels: [n].
         weights: [K].
+        cascade: Thresholds by which not every member is asked.
+        staged: Whether a cascade answers at the temperatures of its stages, and not at `temperature`.
     """
     parts = []
     for block in logits.blocks():
         z, truth = logits[block], labels[block]
-        answer = combine(z, weights, rule=rule, temperature=temperature)
+        if cascade is not None:
+            asked, answer = _cascaded(z, cascade, None if staged else temperature)
+        else:
+            asked = np.full(len(z), logits.members, dtype=np.int64)
+            answer = combine(z, weights, rule=rule, temperature=temperature)
         p = answer.probabilities
         of_truth = np.take_along_axis(p, truth[:, None], axis=-1)[:, 0]
         confidence = np.take_along_axis(p, answer.predicted[:, None], axis=-1)[:, 0]
@@ -124,7 +141,8 @@ def score(
         parts.append(
             {
                 "predicted": answer.predicted,
-                "votes": answer.votes,
+                "votes": z.argmax(axis=-1),
+                "asked": asked,
                 "agreement": answer.agreement,
                 "confidence": np.minimum(confidence, 1.0),
                 "nll": -np.log(np.clip(of_truth, floor, 1.0)),
@@ -137,7 +155,7 @@ def score(
         predicted=whole["predicted"],
         votes=whole["votes"],
         agreement=whole["agreement"],
-        asked=np.full(len(labels), logits.members, dtype=np.int64),
+        asked=whole["asked"],
         honesty=Honesty(
             temperature=temperature,
             confidence=whole["confidence"],
@@ -145,6 +163,20 @@ def score(
             brier=whole["brier"],
         ),
     )
+
+
+def _cascaded(z: Floats, cascade: Cascade, temperature: float | None) -> tuple[Labels, Answer]:
+    """How many members a cascade asks for each image, [b], and what these say.
+
+    Args:
+        temperature: In place of those of the stages, once it is settled who is asked.
+    """
+    said = answers(z, cascade.score, cascade.stages, order=cascade.order)
+    if temperature is None:
+        return said.asked, said.answer
+    sums = z[:, list(cascade.order)].cumsum(axis=1)
+    mean = sums[np.arange(len(z)), said.asked - 1] / said.asked[:, None]
+    return said.asked, replace(said.answer, probabilities=softmax(mean / temperature))
 
 
 def bins_of(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
