@@ -189,6 +189,14 @@ class _Learning:
         return len(Overlap(dataset, self.of(one)))
 
 
+def images(
+    store: Store, what: Measurement, candidates: "Sequence[Candidate]", reporter: "Reporter"
+) -> "list[Dataset]":
+    """The sets that `evaluate` measures these routes on, as they are."""
+    learning = _Learning(store, candidates)
+    return [_dataset(source, what, learning, reporter) for source in what.data]
+
+
 def _dataset(source: str, what: Measurement, learning: _Learning, reporter: "Reporter") -> "Dataset":
     """The images to measure on: with a holdout, none that any of the routes was trained on."""
     from training.data.dataset import split_dataset, subset

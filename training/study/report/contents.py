@@ -91,7 +91,7 @@ class Thumbnail:
     Attributes:
         source: Its pixels as a data URI.
         alt: What there is to know without seeing it.
-        votes: Classes with the models that said each, most votes first.
+        votes: Classes, how many models said each, and which; most votes first.
     """
 
     source: str
@@ -101,7 +101,7 @@ class Thumbnail:
     truth: str
     domain: str
     entropy: float
-    votes: tuple[tuple[str, tuple[str, ...]], ...]
+    votes: tuple[tuple[str, int, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,8 @@ def _styled(width: Width) -> Iterator[None]:
     sizes = dict.fromkeys(
         ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize"), width.text
     )
-    with mpl.rc_context(_STYLE | sizes | {"legend.fontsize": width.text}), warnings.catch_warnings():
+    style: Any = _STYLE | sizes | {"legend.fontsize": width.text}
+    with mpl.rc_context(style), warnings.catch_warnings():
         # Names in scripts that matplotlib's own font lacks are drawn by the reader's browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -158,7 +159,8 @@ def _svg(draw: Draw, width: Width, key: str, title: str, alt: str) -> str:
     with _styled(width):
         canvas = draw(width)
         arranged(canvas)
-        FigureCanvasSVG(canvas).print_svg(out, metadata={"Date": None})  # `savefig` would draw it twice
+        to_svg: Any = FigureCanvasSVG(canvas)  # has no types; `savefig` would draw twice
+        to_svg.print_svg(out, metadata={"Date": None})
     return _embedded(themed(out.getvalue()), f"{key}-{width.name}", width, title, alt)
 
 

@@ -11,7 +11,7 @@ ALPHA: Final = 0.05
 
 def percent(share: float) -> str:
     """0.9337 is 93.4 %."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def points(difference: float) -> str:

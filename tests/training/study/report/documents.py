@@ -72,7 +72,10 @@ def evaluation(
                     seeds=seeds_of if seeds > 1 and "lora" in methods else {},
                 )
             )
-        results += [_result(label, name, one, len(classes)) for label, one in scored.items()]
+        for label, one in scored.items():
+            members = next(route.members for route in routes if route.label == label)
+            cooler = _score([logits[member] for member in members], labels, temperature=1.6)
+            results.append(_result(label, name, one, cooler, len(classes)))
         compared += comparisons(name, scored)
         paired += pairs(name, {one.label: scored[one.label] for one in single}, len(classes))
         for label, points in along.items():
@@ -186,7 +189,7 @@ def _score(logits: list[Floats], labels: Labels, temperature: float = 1.0) -> Sc
     )
 
 
-def _result(label: str, on: str, scored: Scored, classes: int) -> Result:
+def _result(label: str, on: str, scored: Scored, cooler: Scored, classes: int) -> Result:
     low, high = wilson(int(scored.correct.sum()), len(scored.labels))
     macro_f1, per_class = by_class(scored, classes)
     raw = scored.honesty.scores(scored.correct)
@@ -206,7 +209,7 @@ def _result(label: str, on: str, scored: Scored, classes: int) -> Result:
         brier=raw.brier,
         confidence_histogram=raw.bins,
         raw=raw,
-        calibrated=raw.model_copy(update={"temperature": 1.6, "ece": raw.ece / 3}),
+        calibrated=cooler.honesty.scores(scored.correct),
         member_accuracies={},
         cost=float(scored.asked.mean()),
     )

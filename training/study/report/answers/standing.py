@@ -60,15 +60,15 @@ def standing(material: Material) -> Standing | None:
     best = results[0].route
     compared = [found for one in results[1:] if (found := material.comparison(best, one.route)) is not None]
     rivals = tuple(
-        Rival(route=material.routes[over.b], result=found, over=over, p=p)
+        Rival(route=material.routes[over.b], result=own, over=over, p=p)
         for over, p in adjusted(compared)
-        if (found := material.result(over.b)) is not None
+        if (own := material.result(over.b)) is not None
     )
     return Standing(best=material.routes[best], result=results[0], rivals=rivals)
 
 
 def resolution(material: Material) -> float | None:
-    """Half of the usual interval of a difference on the reference set: smaller ones are hard to tell from 0."""
+    """Half of the usual interval of a difference on the reference set: what is smaller may be chance."""
     widths = [
         (one.high - one.low) / 2
         for one in material.evaluation.comparisons

@@ -109,7 +109,7 @@ def _draw(material: Material, width: Width) -> Canvas:
         axes.margins(0.12)
     _legend(canvas, all_axes[0], [curve.method for curve in material.evaluation.curves], width)
     for axes, one in zip(all_axes, shifted, strict=True):
-        ends, marks = [], []
+        ends, marks = list[Label](), list[tuple[float, float]]()
         for curve in _shown(material):
             if one.name in curve.accuracy:
                 x, y = curve.accuracy[here], curve.accuracy[one.name]

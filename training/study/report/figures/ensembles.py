@@ -91,7 +91,7 @@ def _largest(one: Ensemble) -> Control | None:
 
 def _data(material: Material) -> Data:
     rows = [_numbers(one) for one in material.evaluation.ensembles]
-    columns = (
+    columns: tuple[str, ...] = (
         "set",
         "ensemble",
         "members",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import cos, pi, sin
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,7 +51,8 @@ def place(
         marks: Points that are to stay free, too.
     """
     arranged(canvas)
-    renderer = FigureCanvasAgg(canvas).get_renderer()
+    agg: Any = FigureCanvasAgg(canvas)  # has no types
+    renderer = agg.get_renderer()
     inside = axes.get_window_extent(renderer)
     frame = (inside.x0, inside.y0, inside.x1 + 4, inside.y1 + 8)
     pixels = axes.transData.transform

@@ -5,7 +5,7 @@ from functools import cache
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import spearmanr
 
-from training.study.report.contents import Data, Figure
+from training.study.report.contents import Data, Figure, Value
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis, size_axis
 from training.study.report.families import FAMILIES, OTHER, family
 from training.study.report.material import Material
@@ -35,14 +35,18 @@ def beside_the_study(material: Material) -> Figure | str:
     title = "This task beside the study's 19 tasks with 1,000 images each"
     alt = " ".join(order_in_words(material))
     wide, narrow = drawn(lambda width: _dots(material, own, shared, width), "beside", title, alt)
-    rows = tuple((m, own[m], *(low_shot()[group][m] for group in GROUPS)) for m in reversed(shared))
+    rows: list[tuple[Value, ...]] = [
+        (method, own[method], *(low_shot()[group][method] for group in GROUPS)) for method in reversed(shared)
+    ]
     return Figure(
         title=title,
         caption="Methods from the least to the most accurate on this task. The study: VTAB-1K, ViT-B/16 "
         f"trained on ImageNet-21k, mean of the tasks of each group. Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
-        data=Data(name="beside-the-study", columns=("method", material.reference.name, *GROUPS), rows=rows),
+        data=Data(
+            name="beside-the-study", columns=("method", material.reference.name, *GROUPS), rows=tuple(rows)
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """Reliability diagrams before and after a temperature, and how sure answers are on each domain."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -195,7 +196,12 @@ def _histograms(results: Sequence[Result], width: Width) -> Canvas:
         wrong = np.array([one.count - one.correct for one in bins]) / total
         bar = 0.9 / len(bins)
         low = axes.bar(edges, right, bar, align="edge", color=colour("blue"), alpha=0.85)
-        style = {"color": colour("red"), "hatch": "////", "edgecolor": colour("paper"), "linewidth": 0}
+        style: dict[str, Any] = {
+            "color": colour("red"),
+            "hatch": "////",
+            "edgecolor": colour("paper"),
+            "linewidth": 0,
+        }
         high = axes.bar(edges, wrong, bar, bottom=right, align="edge", **style)
         handles = [low, high]
         axes.set_title(

@@ -44,7 +44,8 @@ def _sweeps(material: Material) -> dict[str, list[Trial]]:
     for label, manifest in material.manifests.items():
         record = manifest.training.get("sweep")
         trials = record.get("trials") if isinstance(record, dict) else None
-        own = [t for t in trials or [] if isinstance(t, dict) and t.get("method") == manifest.method]
+        listed = trials if isinstance(trials, list) else []
+        own = [t for t in listed if isinstance(t, dict) and t.get("method") == manifest.method]
         key = (manifest.method, str(record))
         if own and key not in seen and isinstance(record, dict):
             seen.add(key)

@@ -17,12 +17,13 @@ def agreement_matrix(material: Material) -> Table | str:
         return "There is only one single model, so there is no pair to compare."
     groups = _groups(material)
     names = [material.group_name(group) for group in groups]
-    low = min(one.agreement for one in pairs.values())
+    shares = [one.agreement for one in pairs.values()]
+    span = (min(shares), max(shares))
     rows = []
     for name, row in zip(names, groups, strict=True):
         cells = [Cell(text=name)]
         for column in groups:
-            cells.append(_cell(_mean(pairs, row, column), low, same=row is column))
+            cells.append(_cell(_mean(pairs, row, column), span, same=row is column))
         rows.append(tuple(cells))
     together = any(len(group) > 1 for group in groups)
     seeds = (
@@ -47,7 +48,7 @@ def agreement_in_words(material: Material) -> tuple[str, ...]:
     pairs = _pairs(material)
     if not pairs:
         return ()
-    different, alike = [], []
+    different, alike = list[Pair](), list[Pair]()
     for (a, b), pair in pairs.items():
         first, second = material.routes[a], material.routes[b]
         same = bool(first.seeds_of) and first.seeds_of == second.seeds_of
@@ -104,10 +105,11 @@ def _mean(
     return sum(values) / len(values) if values else None
 
 
-def _cell(share: float | None, low: float, *, same: bool) -> Cell:
+def _cell(share: float | None, span: tuple[float, float], *, same: bool) -> Cell:
     if share is None:
         return Cell(text="·" if same else "–", number=True)
-    shade = (share - low) / (1 - low) if low < 1 else 1.0
+    low, high = span
+    shade = (share - low) / (high - low) if low < high else 1.0
     return Cell(text=f"{100 * share:.0f}", sort=share, shade=shade, number=True)
 
 
@@ -130,6 +132,16 @@ def _data(material: Material) -> Data:
         )
         for one in material.evaluation.pairs
     ]
-    columns = ("set", "a", "b", "agreement", "kappa", "both_right", "only_a", "only_b", "both_wrong")
+    columns: tuple[str, ...] = (
+        "set",
+        "a",
+        "b",
+        "agreement",
+        "kappa",
+        "both_right",
+        "only_a",
+        "only_b",
+        "both_wrong",
+    )
     columns += ("error_overlap", "same_error", "confident_overlap", "doubtful_overlap")
     return Data(name="agreement", columns=columns, rows=tuple(rows))

@@ -70,7 +70,7 @@ def _data(material: Material) -> Data:
             + ((after.temperature, after.nll, after.ece, after.brier) if after else (None,) * 4)
             + (result.effective_robustness, result.trained_on)
         )
-    columns = (
+    columns: tuple[str, ...] = (
         "set",
         "label",
         "route",
