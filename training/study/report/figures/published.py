@@ -29,8 +29,10 @@ def beside_the_study(material: Material) -> Figure | str:
     own = own_accuracy(material)
     shared = [method for method in own if method in low_shot()[GROUPS[0]]]
     if len(shared) < 2:
-        return "Fewer than two methods of this task are in the study's tables, so that there is no order to "
-        "compare."
+        return (
+            "Fewer than two methods of this task are in the study's tables, so that there is no order to "
+            "compare."
+        )
     shared.sort(key=lambda method: own[method])
     title = "This task beside the study's 19 tasks with 1,000 images each"
     alt = " ".join(order_in_words(material))
