@@ -35,7 +35,8 @@ class Evaluation:
         holdout: Only the images that training with this share holds out, but for those that the routes were
             trained on; None is all.
         limit: At most so many images of each set.
-        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
+        max_pixels, skip_bad, image_column, label_column: How images are read, as
+            `training.data.reading.Reading` says.
         backbone: Name or digest; None is the only one.
         device, precision: What the backbone runs on, and computes in.
     """
@@ -49,6 +50,8 @@ class Evaluation:
     limit: int | None = None
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     extrapolate: bool = False
     backbone: str | None = None
     device: str = "auto"
@@ -109,17 +112,17 @@ def _dataset(
     store: Store, source: str, what: Evaluation, candidates: "Sequence[Candidate]", reporter: "Reporter"
 ) -> "Dataset":
     """The images to measure on: with a holdout, none that any of the routes was trained on."""
-    from training.data.dataset import split_dataset, subset
+    from training.data.dataset import note_absent, subset
     from training.data.learnt import Overlap, by_adapters
-    from training.data.reading import Reading
-    from training.data.sources import load_dataset
+    from training.data.reading import reading_of
+    from training.data.sources import load_measured
     from training.run.training_data import unlearnt_by
 
-    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
-    dataset = load_dataset(source, reading=reading)
+    reading = reading_of(what, reporter, measured=True)
+    dataset = load_measured(source, holdout=what.holdout, seed=what.split_seed, reading=reading)
+    note_absent(dataset, candidates[0].route.classes, reporter.note)
     terms = [term for one in candidates for term in one.route.terms()]
     if what.holdout is not None:
-        dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
         dataset = unlearnt_by(
             store,
             terms,

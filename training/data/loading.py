@@ -15,7 +15,8 @@ from torch import Tensor
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
-from training.data.pixels import Augmentation, augment, load_pixels
+from training.data.augmentation import Augmentation
+from training.data.pixels import augment, load_pixels
 from training.data.records import Dataset, Selection
 
 KEPT_BYTES = 2 * 2**30

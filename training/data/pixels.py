@@ -4,7 +4,7 @@ Shapes: n images, H, W an image's own size, S the model's input size."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
+from training.data.augmentation import Augmentation
 from training.data.records import Dataset
-
-Augmentation = Literal["none", "flip", "crop-flip"]
 
 _MAX_WORKERS = 8
 

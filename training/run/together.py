@@ -11,7 +11,7 @@ from petl_vit.executors.joint import check_joins
 if TYPE_CHECKING:
     from training.run.job import Job
 
-_SHARED = ("epochs", "batch_size", "augment", "precision", "keep")
+_SHARED = ("epochs", "batch_size", "augment", "balance", "precision", "keep")
 """Fields of the recipe that jobs which run together have in common."""
 
 
