@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,11 @@ class Table:
         return lambda path: read_file(folder / path, self._field)
 
 
-def class_names(labels: "Any") -> tuple[str, ...]:
+def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """The classes of labels: in order of their numbers where all are numbers, else of the alphabet."""
     names = set(labels)
     numbers = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
-    return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))  # type: ignore[arg-type]
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def chosen_column(
