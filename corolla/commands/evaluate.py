@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
 @flags.max_pixels
 @flags.skip_bad
+@flags.columns
 @flags.backbone
 @flags.extrapolate
 @flags.precision("What the backbone computes in, as a server's")

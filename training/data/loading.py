@@ -15,7 +15,8 @@ from torch import Tensor
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
-from training.data.augmentation import Augmentation
+from training.data.augmentation import OF_PIXELS, Augmentation
+from training.data.crops import cropped
 from training.data.pixels import augment, load_pixels
 from training.data.records import Dataset, Selection
 
@@ -76,6 +77,11 @@ class Resized:
         self, indices: Tensor, generator: torch.Generator | None = None, *, mirrored: bool = False
     ) -> Tensor:
         """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
+        if generator is not None and self._augmentation not in OF_PIXELS:
+            images, places = self._dataset.images, indices.tolist()
+            with torch.inference_mode(False):
+                changed = cropped(images, places, self._spec, self._augmentation, generator)
+            return sent(changed, self._device).to(self._dtype)
         pixels = self.pixels(indices)
         if mirrored:
             pixels = pixels.flip(-1)

@@ -49,10 +49,11 @@ def create(
     Raises:
         Conflict: Another run has stored the task differently meanwhile.
     """
-    if data.limit is not None:
+    if data.limit is not None or data.shots is not None:
+        fewer = "--limit" if data.shots is None else "--shots"
         reporter.note(
             f"all adapters of task {spec.name} will start from a base head that is fitted to the "
-            f"{len(images)} images of this --limit; `corolla tasks refit-head {spec.name}` fits it to more"
+            f"{len(images)} images of this {fewer}; `corolla tasks refit-head {spec.name}` fits it to more"
         )
     head = fit_base_head(spec, vit, images, reporter)
     data.remember(store)
