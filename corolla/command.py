@@ -29,6 +29,7 @@ PLUGINS = "corolla.commands"
 VARIABLES = frozenset(
     {
         "COROLLA_DEBUG",
+        "COROLLA_LOGITS",
         "COROLLA_RUNS",
         "COROLLA_SERVER",
         "COROLLA_STORE",
