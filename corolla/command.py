@@ -45,6 +45,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="train",
         target="corolla.commands.train:train",
     ),
+    "sweep": Lazy(
+        section="Train",
+        line="Tune methods by a grid, and register the winners.",
+        extra="train",
+        target="corolla.commands.sweep:sweep",
+    ),
     "evaluate": Lazy(
         section="Train",
         line="Measure adapters and routes on labelled images.",
