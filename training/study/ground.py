@@ -23,7 +23,7 @@ from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes, split_dataset
 from training.data.learnt import by_base_head
 from training.data.loading import Resized
-from training.data.reading import Reading
+from training.data.reading import reading_of
 from training.data.records import Dataset, Selection
 from training.data.sources import load_parts
 from training.progress import Reporter
@@ -92,22 +92,22 @@ def split(store: Store, job: Job, share: float, reporter: Reporter) -> Tuning:
         NotFound, InvalidInput: As `training.run.job.run` does.
     """
     backbone = store.backbones.get(job.backbone)
-    reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
     dataset, _ = load_parts(
         job.data,
         heldout=job.heldout,
         holdout=job.holdout,
         seed=job.split_seed,
         limit=job.limit,
-        reading=reading,
+        shots=job.shots,
+        reading=reading_of(job, reporter),
     )
     task = None
     try:
         task = store.tasks.get(job.task, backbone.digest)
         spec = task.spec
     except NotFound:
-        spec = new_spec(job.task, dataset.classes, backbone, image_size=job.image_size, resize=job.resize)
-    check_spec(spec, dataset, image_size=job.image_size, resize=job.resize)
+        spec = new_spec(job.task, dataset.classes, backbone, job.input)
+    check_spec(spec, dataset, job.input)
     dataset = align_classes(dataset, spec.classes)
     try:
         train, validation = split_dataset(dataset, holdout=share, seed=job.split_seed)
