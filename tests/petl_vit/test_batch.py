@@ -15,9 +15,9 @@ from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
+from petl_vit.noise import Noise
 from petl_vit.products import Params
 from petl_vit.slots import Slots
-from petl_vit.noise import Noise
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, adapter_of, images_of
 from tests.petl_vit.backbones import FAMILIES, family, relative

@@ -13,12 +13,12 @@ from petl_vit.arena import Arena
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.gathered import Gathered, Lookup
 from petl_vit.executors.joint import Joint, Learner
-from petl_vit.noise import Noise
 from petl_vit.executors.kernels import Rows
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.executors.tabled import Tabled
 from petl_vit.methods.method import Method
+from petl_vit.noise import Noise
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import adapter_with, images_of, random_tensors
 from tests.petl_vit.backbones import family, relative

@@ -33,8 +33,3 @@ def frozen(vit: FrozenViT, precision: Precision, device: torch.device | None = N
     placed = copy.copy(vit)
     placed.params = {name: p.to(device=device) for name, p in params.items()}
     return placed
-
-
-def autocast(vit: FrozenViT, precision: Precision) -> torch.autocast:
-    """The context of a forward in training."""
-    return torch.autocast(vit.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
