@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.data.loading import sent
+from training.run.order import epoch_order
 from training.run.recipe import Recipe
 
 
@@ -50,6 +51,7 @@ class Feed:
     def __iter__(self) -> Iterator[Batch]:
         images, recipe = self._images, self._recipe
         augment = self._generator if recipe.augment != "none" else None
-        for indices in torch.randperm(len(images), generator=self._generator).split(recipe.batch_size):
+        order = epoch_order(images.labels, recipe.balance, self._generator)
+        for indices in order.split(recipe.batch_size):
             inputs = images.batch(indices, augment)
             yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))

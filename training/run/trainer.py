@@ -68,6 +68,7 @@ class Trainer:
         name: What errors call the adapter where it is one of several.
         save: Called with the state after every epoch.
         given_features: Whether inputs are the features of images, which nothing that is trained changes.
+        fails_alone: Whether a loss that is not finite stops this adapter, and not all that learn with it.
     """
 
     def __init__(
@@ -81,11 +82,14 @@ class Trainer:
         name: str = "",
         save: Callable[[dict[str, Any]], None] = lambda state: None,
         given_features: bool = False,
+        fails_alone: bool = False,
     ) -> None:
         self.recipe, self.vit = recipe, frozen(vit, recipe.precision) if on is None else on
         self.epoch = 0
         self._method, self.name, self._save = method, name, save
-        self._given_features = given_features
+        self._given_features, self._fails_alone = given_features, fails_alone
+        self.stopped = ""
+        """Why it learns no further before its last epoch; empty while it does."""
         generator = torch.Generator().manual_seed(recipe.seed)
         init = method.init_published if recipe.init == "published" else method.init
         tensors = init(vit.to(device=torch.device("cpu")), generator)
@@ -171,10 +175,13 @@ class Trainer:
         """Takes note of a step's loss, over so many images.
 
         Raises:
-            InvalidInput: It is not finite.
+            InvalidInput: It is not finite, unless the adapter `fails_alone`.
         """
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss{self._of} became {loss} in epoch {self.epoch + 1}")
+            error = self._diverged(f"the loss{self._of} became {loss} in epoch {self.epoch + 1}")
+            if not self._fails_alone:
+                raise error
+            self.stopped = self.stopped or error.problem
         self._now.total += loss * images
         self._now.seen += images
 
@@ -266,14 +273,14 @@ def train(
     progress: Callable[[float], None] = lambda loss: None,
     after_epoch: Callable[[Sequence[Trainer]], None] = lambda trainers: None,
 ) -> list[Trained]:
-    """Train the epochs that remain, of several adapters in one forward.
+    """Train the epochs that remain, of several adapters in one forward; those that are not `stopped`.
 
     Args:
         trainers: With one backbone, batch size, augmentation and precision.
         micro_batch: Images of one forward and backward: a step adds up the gradients of its parts, with
             the same result to rounding, random numbers included. None is the batch.
         progress: Called after each step with the mean of the losses.
-        after_epoch: Called with those that ended one, before their states are saved.
+        after_epoch: Called with those that ended one, before their states are saved; it may stop some.
 
     Raises:
         InvalidInput: A loss is no longer finite.
@@ -282,13 +289,14 @@ def train(
         _train_epoch(learning, images, micro_batch, progress)
         after_epoch(learning)
         for trainer in learning:
-            trainer.save()
-    return [trainer.trained() for trainer in trainers]
+            if not trainer.stopped:
+                trainer.save()
+    return [trainer.trained() for trainer in trainers if not trainer.stopped]
 
 
 def _furthest_behind(trainers: Sequence[Trainer]) -> list[Trainer]:
     """Those that go next: all, or after a kill between two saves those that were not saved."""
-    unfinished = [trainer for trainer in trainers if trainer.epoch < trainer.recipe.epochs]
+    unfinished = [t for t in trainers if t.epoch < t.recipe.epochs and not t.stopped]
     return [t for t in unfinished if t.epoch == min(other.epoch for other in unfinished)]
 
 
