@@ -21,6 +21,7 @@ from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from training.progress import Reporter
 from training.run import job as jobs
 from training.run.job import Job, Outcome
+from training.run.precision import settled
 from training.run.recipe import Recipe
 from training.study import ground, identity
 from training.study.grids import Grid, Point
@@ -109,6 +110,7 @@ def run(store: Store, sweep: Sweep, board: Board) -> Swept:
     """
     points = {m: sweep.grid.points(m, sweep.trials, sweep.job.recipe.seed) for m in sweep.methods}
     _check(sweep, points)
+    sweep = replace(sweep, job=settled(store, [sweep.job], board.note)[0])
     tuning = ground.split(store, sweep.job, sweep.validation, board)
     common = tuning.common() | _common(sweep)
     storage = opened(sweep.storage, sweep.folder)
