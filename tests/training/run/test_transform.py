@@ -25,7 +25,7 @@ IMAGENET = NORMALISATIONS["imagenet"]
 
 
 def spec(name: str, size: int = 224) -> Preprocess:
-    fields = {name: None for name in ("resize", "crop_ratio", "interpolation", "normalise")}
+    fields = dict.fromkeys(("resize", "crop_ratio", "interpolation", "normalise"))
     config = BackboneConfig(
         architecture="vit_tiny_patch16_224",
         image_size=size,
