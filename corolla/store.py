@@ -4,7 +4,7 @@ Records and errors are those of the command line. What computes is imported when
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Literal, Self
 from platformdirs import user_cache_dir
 
 from corolla.answers import Embedding, Prediction
-from corolla.contents import Contents, PathLike, Setting
-from corolla.evaluation import Evaluation, evaluate
+from corolla.contents import PathLike, Setting
+from corolla.measuring import Measuring, reporter_of
 from corolla.method_settings import recipe_of
-from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
@@ -25,16 +24,13 @@ from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
 from serving.settings import Settings
 from training.data.augmentation import Augmentation
-from training.progress import Bars, Silent
 from training.run.transform import Normalise, with_transform
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
-    from training.measure.evaluation import Measured
-    from training.progress import Reporter
 
 
-class Store(Contents):
+class Store(Measuring):
     """A model store, and what this process computes with it; safe to share between threads.
 
     From the first call to `close`, `classify` and `embed` keep one backbone in memory.
@@ -69,9 +65,9 @@ class Store(Contents):
             "threads": threads,
             "max_pixels": max_pixels,
         }
-        self._settings = Settings.read(given)
-        self._given = {name: getattr(self._settings, name) for name in given}
-        super().__init__(ModelStore.open(self._settings.store))
+        settings = Settings.read(given)
+        self._given = {name: getattr(settings, name) for name in given}
+        super().__init__(ModelStore.open(settings.store), settings)
         self._in_process: InProcess | None = None
         self._lock = Lock()
 
@@ -210,7 +206,7 @@ class Store(Contents):
 
         from training.run import job
 
-        reporter = _reporter(progress)
+        reporter = reporter_of(progress)
         outcome = job.run(
             self._store,
             job.Job(
@@ -287,7 +283,7 @@ class Store(Contents):
                 device=self._settings.device,
                 move_base=move_base,
             ),
-            _reporter(progress),
+            reporter_of(progress),
         )
         self._changed()
         return refitted.task
@@ -324,7 +320,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route), self._computing()
         several = computing.several(images)
-        with _reporter(progress).stage("classifying", len(several)) as advance:
+        with reporter_of(progress).stage("classifying", len(several)) as advance:
             return computing.classify(
                 several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
             )
@@ -348,7 +344,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
         several = computing.several(images)
-        with _reporter(progress).stage("embedding", len(several)) as advance:
+        with reporter_of(progress).stage("embedding", len(several)) as advance:
             return computing.embed(
                 several,
                 route=parsed,
@@ -357,58 +353,6 @@ class Store(Contents):
                 extrapolate=extrapolate,
                 advance=advance,
             )
-
-    def evaluate(
-        self,
-        routes: str | Sequence[str],
-        *,
-        data: PathLike | Sequence[PathLike],
-        task: str | None = None,
-        shifts: Sequence[str] = (),
-        holdout: float | None = None,
-        split_seed: int = 0,
-        limit: int | None = None,
-        skip_bad: bool = False,
-        extrapolate: bool = False,
-        progress: bool = False,
-    ) -> "list[Measured]":
-        """Measures routes on labelled images: accuracy, mean confidence and agreement.
-
-        Args:
-            routes: One or several routes, or names of routes.
-            data: One or several sets of images, as `train` takes them.
-            task: The task; None is the only one.
-            shifts: Also under these, as NAME:SEVERITY, e.g. `noise:3`.
-            holdout: Only the images that training with this `holdout` holds out; None is all.
-            split_seed: The split seed of that training.
-            limit: At most so many images of each set.
-            skip_bad: Leave out images that cannot be used, instead of refusing the set.
-            extrapolate: Whether an alpha may be outside [0, 1].
-            progress: Show bars on stderr.
-
-        Returns:
-            A row for each route, set and shift, in that order; the images as they are come first.
-
-        Raises:
-            NotFound: A route, the task or the data do not exist.
-            InvalidInput: A route, a shift or the data cannot work; names it.
-        """
-        what = Evaluation(
-            routes=[routes] if isinstance(routes, str) else routes,
-            data=[os.fspath(one) for one in ([data] if isinstance(data, str | os.PathLike) else data)],
-            task=chosen_task(self._store, task),
-            shifts=shifts,
-            holdout=holdout,
-            split_seed=split_seed,
-            limit=limit,
-            max_pixels=self._settings.max_pixels,
-            skip_bad=skip_bad,
-            extrapolate=extrapolate,
-            backbone=self._settings.backbone,
-            device=self._settings.device,
-            precision=self._settings.precision,
-        )
-        return evaluate(self._store, what, _reporter(progress))
 
     def _computing(self) -> "InProcess":
         """The core, started when it is first needed."""
@@ -424,7 +368,3 @@ class Store(Contents):
         with self._lock:
             if self._in_process is not None:
                 self._in_process.follow()
-
-
-def _reporter(progress: bool) -> "Reporter":
-    return Bars() if progress else Silent()

@@ -6,6 +6,7 @@ batch, so that its size is bounded by the disk alone. Both give the same batches
 Shapes: n images, b of a batch, S image size.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -52,12 +53,20 @@ class Resized:
         self.labels = dataset.labels
         self._dataset, self._spec, self._augmentation = dataset, spec, augmentation
         self._device, self._dtype = vit.device, vit.dtype
+        self._places: Tensor | None = None
         self._kept: Tensor | None = None
         if 3 * spec.image_size**2 * len(dataset) <= kept_bytes:
             self._kept = load_pixels(dataset, spec, progress=lambda done: advance(1))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def part(self, places: Tensor) -> "Resized":
+        """Those of the images, in that order, over the same pixels."""
+        part = copy.copy(self)
+        part.labels = self.labels[places]
+        part._places = places if self._places is None else self._places[places]
+        return part
 
     @property
     def kept(self) -> bool:
@@ -66,10 +75,11 @@ class Resized:
 
     def pixels(self, indices: Tensor) -> Tensor:
         """uint8 [b, 3, S, S]."""
+        indices = indices if self._places is None else self._places[indices]
         if self._kept is not None:
             return self._kept[indices]
         some = Selection(images=self._dataset.images, indices=indices.tolist())
-        chosen = replace(self._dataset, images=some, labels=self.labels[indices])
+        chosen = replace(self._dataset, images=some, labels=self._dataset.labels[indices])
         with torch.inference_mode(False):  # the pool's threads could not write to an inference tensor
             return load_pixels(chosen, self._spec)
 

@@ -139,6 +139,19 @@ def below_base(manifest: Manifest, latest: int | None) -> str:
     )
 
 
+def compare_with_previous(store: Store, manifest: Manifest, note: Callable[[str], None]) -> None:
+    """Says so where the version before did better on the same held-out images."""
+    versions = [v for v in store.adapters.versions(manifest.task, manifest.name) if v < manifest.version]
+    if not versions:
+        return
+    before = store.adapters.manifest(manifest.task, manifest.name, versions[-1])
+    if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
+        return
+    was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
+    if now < was:
+        note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
+
+
 def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], loader: Loader) -> list[Model]:
     """What was trained, and last the base, as a server runs them."""
     vit, base_head = loader.vit(task.spec.preprocess.image_size), loader.base_head(task)
@@ -155,16 +168,3 @@ def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], load
     ]
     adapters.append(Adapter.base(base_head=base_head, task_digest=task.digest))
     return [Model([Term(adapter=adapter)]) for adapter in adapters]
-
-
-def compare_with_previous(store: Store, manifest: Manifest, note: Callable[[str], None]) -> None:
-    """Says so where the version before did better on the same held-out images."""
-    versions = [v for v in store.adapters.versions(manifest.task, manifest.name) if v < manifest.version]
-    if not versions:
-        return
-    before = store.adapters.manifest(manifest.task, manifest.name, versions[-1])
-    if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
-        return
-    was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
-    if now < was:
-        note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import BASE, LATEST, check_name
 from model_store.resolution.loading import Loader
@@ -70,6 +72,7 @@ class Job:
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
+        sweep: How a sweep came to the recipe, for the manifest; None where a person chose it.
     """
 
     backbone: str
@@ -96,6 +99,7 @@ class Job:
     again: bool = False
     measure_precision: Precision = Precision.AUTO
     promote: bool = False
+    sweep: dict[str, JsonValue] | None = None
 
     @property
     def input(self) -> Input:
@@ -157,6 +161,7 @@ class _Run:
         self._device = chosen_device(jobs[0].device)
         check_precision(jobs[0].recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
+        self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
         job = jobs[0]
@@ -306,6 +311,8 @@ class _Run:
             newest = self._store.adapters.manifest(self._job.task, adapter.name, versions[-1])
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
                 continue
+            if newest.training.get("sweep") != self._sweeps.get(adapter.name, newest.training.get("sweep")):
+                continue
             if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
                 self._reporter.note(
                     f"{newest} was measured in {newest.metrics_precision}; see corolla evaluate"
@@ -365,6 +372,7 @@ class _Run:
             "accuracies": {str(epoch): accuracy for epoch, accuracy in trained.accuracies.items()},
             "device": str(self._device),
             "versions": _versions(),
+            **({"sweep": self._sweeps[adapter.name]} if adapter.name in self._sweeps else {}),
         }
 
     def _measuring(self, task: TaskRecord, trained: Sequence[tuple[Planned, Trained]]) -> Loader:

@@ -91,7 +91,13 @@ def unlearnt_by(
         InvalidInput: Less than half of the images remain, and not those that one of them held out; names the
             adapters.
     """
-    learnt = by_adapters(store, terms)
+    return unlearnt_by_all(by_adapters(store, terms), heldout, note, field=field, remedy=remedy)
+
+
+def unlearnt_by_all(
+    learnt: Sequence[Learnt], heldout: Dataset, note: Callable[[str], None], *, field: str, remedy: str
+) -> Dataset:
+    """As `unlearnt_by`, of what models are known to have learnt."""
     unknown = Overlap(heldout, learnt).unknown
     if unknown:
         note(f"it is not recorded which images {unknown} learnt, so they may be among these")
