@@ -21,7 +21,14 @@ from serving import address, environment
 from serving.environment import PREFIX
 
 _ELSEWHERE = frozenset(
-    {"COROLLA_DEBUG", "COROLLA_RUNS", "COROLLA_SERVER", "COROLLA_TLS_CA", "COROLLA_TLS_SERVER_NAME"}
+    {
+        "COROLLA_DEBUG",
+        "COROLLA_LOGITS",
+        "COROLLA_RUNS",
+        "COROLLA_SERVER",
+        "COROLLA_TLS_CA",
+        "COROLLA_TLS_SERVER_NAME",
+    }
 )
 """Variables of other commands."""
 
