@@ -28,7 +28,7 @@ from serving.torchserve.requests import request_of as torchserve_request
 from tests.serving.oip.requests import images as oip_images
 from tests.serving.rpc.requests import refused, typed
 from tests.serving.triton_client import tritonclient as triton
-from tests.serving.world import Running, World, encoded
+from tests.serving.world import SHAPES, Running, World, encoded
 
 SEEDS = range(6)
 IMAGES = [encoded(seed) for seed in SEEDS]
@@ -225,6 +225,24 @@ def test_torchserves_requests_take_cascades(world: World, answered: pb.ClassifyR
     assert isinstance(document, dict)
     asked = [result["members_asked"] for result in document["results"]]
     assert asked == [result.members_asked for result in answered.results]
+
+
+def test_an_evaluation_answers_as_the_server(
+    store: corolla.Store, answered: pb.ClassifyResponse, tmp_path: Path
+) -> None:
+    """Every image is labelled with what the server said, but one: which it then gets wrong."""
+    wrong = next(name for name in SHAPES if name != answered.results[0].top[0].class_name)
+    for seed, (image, result) in enumerate(zip(IMAGES, answered.results, strict=True)):
+        place = tmp_path / (result.top[0].class_name if seed else wrong)
+        place.mkdir(exist_ok=True)
+        (place / f"{seed}.png").write_bytes(image)
+    (measured,) = store.evaluate("quick", data=tmp_path, task="shapes")
+    assert (measured.route, measured.images) == ("quick", 6)
+    assert measured.accuracy == pytest.approx(5 / 6)
+    expected = [result.top[0].probability for result in answered.results]
+    assert measured.confidence == pytest.approx(np.mean(expected), abs=1e-5)
+    with pytest.raises(InvalidInput, match="a cascade by its text alone"):
+        store.evaluate(TEXT, data=tmp_path, task="shapes")
 
 
 def test_a_temperature_is_not_fitted_to_a_cascade(world: World, cascade: Cascade, tmp_path: Path) -> None:
