@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from model_store.format.records import Manifest, TaskRecord
 from model_store.names import class_name, differences
-from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
+from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, in_brackets, number
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
@@ -76,11 +76,13 @@ class ResolvedRoute:
         task: The answer has its classes, in its order.
         members: At least one; all have the task's classes, in any order, and prepare images alike.
         combine: How their logits become one answer.
+        loss: A cascade's: the accuracy that it may lose.
     """
 
     task: TaskRecord
     members: tuple[Member, ...]
     combine: Combine
+    loss: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ class ResolvedRoute:
         foreign = any(member.task.spec.name != self.task.spec.name for member in self.members)
         texts = ((m.weight, m.text(with_task=foreign)) for m in self.members)
         text = ", ".join(member if weight == 1 else f"{number(weight)}: {member}" for weight, member in texts)
-        return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
+        return in_brackets(text, self.combine, self.loss)
 
 
 def resolve(
@@ -142,7 +144,7 @@ def resolve(
     if record is None:
         record = store.tasks.get(task, backbone_digest)
         _check_task(record, members[0])
-    return ResolvedRoute(task=record, members=members, combine=route.combine)
+    return ResolvedRoute(task=record, members=members, combine=route.combine, loss=route.loss)
 
 
 def backbone_of(route: Route, *, task: str, store: Store) -> str:
