@@ -9,7 +9,7 @@
   probabilities. Images that happened to turn out right or wrong decide less of it than in a count, whose
   thresholds lose twice what is stated on other images (docs/decisions/0024-cascades.md).
 
-Counting right and wrong answers is for judging: `training.measure.cascade_validation`. Nothing here is random.
+Counting right and wrong answers is for judging (`training.measure.cascade_validation`). Nothing is random.
 
 Shapes: n images, K members, C classes.
 """
@@ -73,7 +73,7 @@ def learn(logits: Array, labels: NDArray[np.int64], *, loss: float, score: Score
 
 
 class Learner:
-    """Learns cascades of several losses and scores from the same images; order and temperatures are learnt once.
+    """Learns cascades of any loss and score from the same images; order and temperatures are learnt once.
 
     Args:
         logits, labels: As `learn` takes them.
@@ -101,7 +101,10 @@ class Learner:
         return LearntCascade(score=score, order=self.order, stages=stages, expected_loss=expected)
 
     def _running(self, score: Score) -> Array:
-        """[n, K - 1]: the highest score up to each number of members; an answer stands at the first that reaches."""
+        """The highest score up to each number of members, [n, K - 1].
+
+        An answer stands at the first that reaches the threshold.
+        """
         if score not in self._scores:
             of_stages = [
                 scores(self._logits[:, : k + 1], score, self.temperatures[k])

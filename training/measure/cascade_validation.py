@@ -1,13 +1,13 @@
-"""What a cascade costs and loses: counted on labelled images, and cross-validated where it is learnt on them.
+"""What a cascade costs and loses: counted on labelled images, and cross-validated where it learns from them.
 
-A cascade is learnt anew, order included, without the images that it is then judged by. `calibrated` learns one
-that keeps to a stated loss in that judgement.
+A cascade is learnt anew, order included, without the images that it is then judged by. `calibrated` learns
+one that keeps to a stated loss in that judgement.
 
 Shapes: n images, K members, C classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,13 @@ from sklearn.model_selection import StratifiedKFold
 from petl_vit.cascade import Score
 from petl_vit.combine import Array
 from petl_vit.errors import InvalidInput
-from training.measure.cascade import DEFAULT, LearntCascade, Learner
+from training.measure.cascade import DEFAULT, Learner, LearntCascade
 
 FOLDS = 5
 REPEATS = 5
 _CONFIDENCE = 0.95
 _SHARES = (1.0, 0.5, 0.25, 0.1, 0.0)
-"""Of the stated loss that thresholds may be expected to lose, each tried where the one before lost too much."""
+"""Of the stated loss: what thresholds are expected to lose, each tried where the one before lost too much."""
 _FEWEST = 50
 _WORTH = 0.02
 """A cascade that asks less than this share fewer members than all of them is not worth having."""
@@ -114,9 +114,10 @@ def cross_validate(
     loss: float,
     score: Score = DEFAULT,
     seed: int = 0,
+    copies: Sequence[str] | None = None,
 ) -> Outcome:
-    """What cascades of a loss do on images that they were not learnt on."""
-    return _Validation(logits, labels, seed).outcome(loss, score)
+    """What cascades of a loss do on images that they were not learnt on; arguments as of `calibrated`."""
+    return _Validation(logits, labels, folds(labels, copies, seed)).outcome(loss, score)
 
 
 def calibrated(
@@ -126,6 +127,7 @@ def calibrated(
     loss: float,
     score: Score = DEFAULT,
     seed: int = 0,
+    copies: Sequence[str] | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Calibrated:
     """The cascade that asks fewest members and whose cross-validated loss is at most `loss`.
@@ -133,6 +135,7 @@ def calibrated(
     Args:
         logits: [n, K, C], finite, of images that no member was trained on.
         seed: Decides the folds, and nothing else is random.
+        copies: [n], equal for images that are copies, which are in one fold; None is that none are.
         advance: Called with the number of learnt cascades that are done; `STEPS` in all.
 
     Raises:
@@ -142,7 +145,7 @@ def calibrated(
     _check(logits, labels)
     learner = Learner(logits, labels)
     advance(1)
-    validation = _Validation(logits, labels, seed, advance)
+    validation = _Validation(logits, labels, folds(labels, copies, seed), advance)
     tried = list[Outcome]()
     for share in _SHARES:
         tried.append(validation.outcome(share * loss, score))
@@ -159,22 +162,20 @@ STEPS = 1 + FOLDS * REPEATS
 
 
 class _Validation:
-    """The folds of some images and what is learnt on each, for any loss and score."""
+    """What is learnt without each fold of some images, for any loss and score."""
 
     def __init__(
         self,
         logits: Array,
         labels: NDArray[np.int64],
-        seed: int,
+        folds: Iterator[NDArray[np.bool_]],
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
         self._logits, self._labels = logits, labels
         self._parts = list[tuple[Learner, NDArray[np.int64]]]()
-        for repeat in range(REPEATS):
-            splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repeat)
-            for train, heldout in splitter.split(logits, labels):
-                self._parts.append((Learner(logits[train], labels[train]), heldout))
-                advance(1)
+        for heldout in folds:
+            self._parts.append((Learner(logits[~heldout], labels[~heldout]), np.flatnonzero(heldout)))
+            advance(1)
 
     def outcome(self, loss: float, score: Score) -> Outcome:
         count = _Count(self._logits, self._labels)
@@ -216,6 +217,16 @@ class _Count:
             lost=self._lost * n / answers,
             gained=self._gained * n / answers,
         )
+
+
+def folds(labels: NDArray[np.int64], copies: Sequence[str] | None, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Which images each fold holds out, [n]; a repeat has `FOLDS`, each in the classes' proportions."""
+    of = np.arange(len(labels)) if copies is None else np.array(copies)
+    _, first, image = np.unique(of, return_index=True, return_inverse=True)
+    for repeat in range(REPEATS):
+        splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repeat)
+        for _, heldout in splitter.split(first, labels[first]):
+            yield np.isin(image, heldout)
 
 
 def _check(logits: Array, labels: NDArray[np.int64]) -> None:
