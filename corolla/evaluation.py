@@ -31,7 +31,7 @@ class Evaluation:
     Attributes:
         routes: Routes, or names of routes.
         data: Sets of labelled images, as `training.data.sources.load_dataset` opens them.
-        shifts: Also under these, as NAME:SEVERITY.
+        shifts: Also under these, as `training.data.shift.parse_all` reads them.
         holdout: Only the images that training with this share holds out, but for those that the routes were
             trained on; None is all.
         limit: At most so many images of each set.
@@ -64,7 +64,7 @@ def evaluate(store: Store, what: Evaluation, reporter: "Reporter") -> "list[Meas
             the images that would be held out.
     """
     record = store.backbones.get(what.backbone)
-    under = [None, *map(shift.parse, what.shifts)]
+    under = [None, *shift.parse_all(what.shifts)]
     named = [_resolved(store, what, text, record.digest, reporter) for text in what.routes]
 
     from model_store.resolution.loading import Loader

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
     epilog=epilog(
         "corolla evaluate --task digits --route lora --route 'lora, ssf' --data digits",
         "corolla evaluate --task digits --route 0.5*lora --data digits --shift noise:3 --json",
+        "corolla evaluate --task digits --route lora --data digits --shifts imagenet-c:3",
     )
 )
 @flags.task("The routes' task.", required=True)
 @click.option("--route", "routes", required=True, multiple=True, help="Route or its name; may be repeated.")
 @click.option("--data", required=True, multiple=True, help="Labelled images; may be repeated.")
-@click.option("--shift", "shifts", multiple=True, help="Also under NAME:SEVERITY, e.g. noise:3.")
+@click.option(
+    "--shifts",
+    "--shift",
+    "shifts",
+    multiple=True,
+    metavar="SHIFT",
+    help="Also under NAME:SEVERITY, e.g. fog:3, or under a suite: imagenet-c (75 shifts), imagenet-c:3 (15).",
+)
 @flags.holdout("Only the images that training with this --holdout holds out.  [default: all]", default=None)
 @flags.split_seed("The --split-seed of that training.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
