@@ -29,6 +29,7 @@ PLUGINS = "corolla.commands"
 VARIABLES = frozenset(
     {
         "COROLLA_DEBUG",
+        "COROLLA_LOGITS",
         "COROLLA_RUNS",
         "COROLLA_SERVER",
         "COROLLA_STORE",
@@ -43,6 +44,12 @@ COMMANDS: dict[str, Lazy] = {
         line="Train adapters, evaluate them and register them.",
         extra="train",
         target="corolla.commands.train:train",
+    ),
+    "sweep": Lazy(
+        section="Train",
+        line="Tune methods by a grid, and register the winners.",
+        extra="train",
+        target="corolla.commands.sweep:sweep",
     ),
     "evaluate": Lazy(
         section="Train",

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from platformdirs import user_cache_dir
@@ -20,10 +20,12 @@ from corolla.method_settings import recipe_of, trainable
 from model_store.store import Store
 from petl_vit import summaries
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
 from petl_vit.summaries import Summary
 from training.progress import Bars
 from training.run.recipe import Recipe
+from training.run.transform import NORMALISATIONS, TRANSFORMS, with_transform
 
 if TYPE_CHECKING:
     from training.run.job import Outcome
@@ -44,17 +46,22 @@ _COMMON: list[flags.Decorator] = [
         "--data",
         "source",
         required=True,
-        help="Folder, .zip or .npz of labelled images, `digits` or `mnist`.",
+        help="Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, hf:NAME, `digits` or "
+        "`mnist`; SOURCE::PART is a part of it.",
     ),
     flags.task("Task to register under; created if it does not exist.", required=True),
     click.option("--name", help="Name to register under.  [default: the method's]"),
     flags.backbone,
-    click.option("--heldout", help="Held-out images from here, instead of a split."),
+    click.option(
+        "--heldout", help="Held-out images from here, instead of a split or a part that --data has for it."
+    ),
     flags.holdout("Share of the images that is held out."),
-    flags.split_seed("Decides which images are held out, and what --limit keeps."),
+    flags.split_seed("Decides which images are held out, and what --limit and --shots keep."),
     click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class."),
     flags.max_pixels,
     flags.skip_bad,
+    flags.columns,
     click.option(
         "--image-size",
         type=click.IntRange(14, 1024),
@@ -62,10 +69,32 @@ _COMMON: list[flags.Decorator] = [
     ),
     click.option(
         "--resize",
-        type=click.Choice(["squash", "crop"]),
-        help="How images of a new task reach it.  [default: squash]",
+        type=click.Choice(get_args(Resize)),
+        help="How images of a new task reach it: squashed, the centre cropped, or both.  [default: squash]",
     ),
-    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment")),
+    click.option(
+        "--crop-ratio",
+        type=click.FloatRange(0.1, 1),
+        help="Share of the side that is kept where a new task's images are cropped.  [default: 1]",
+    ),
+    click.option(
+        "--interpolation",
+        type=click.Choice(get_args(Interpolation)),
+        help="How images of a new task are scaled.  [default: bicubic]",
+    ),
+    click.option(
+        "--normalise",
+        type=click.Choice([*NORMALISATIONS]),
+        help="Mean and deviation of a new task's pixels: none, 0.5, ImageNet's or CLIP's.  [default: the "
+        "backbone's]",
+    ),
+    click.option(
+        "--transform",
+        type=click.Choice([*TRANSFORMS]),
+        help="As in one of the study's experiments: what --resize, --crop-ratio, --interpolation, "
+        "--normalise and --augment do not say.",
+    ),
+    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment", "balance")),
     *map(_of_recipe, ("init", "head_init", "seed", "keep")),
     click.option(
         "--method",
@@ -128,6 +157,8 @@ class _Methods(CommandGroup):
         "corolla train lora --data digits --image-size 56 --task digits",
         "corolla train adaptformer --data photos/ --task plants --name plants-v2 --rank 16 --epochs 100",
         "corolla train lora --data photos/ --task plants --device cuda --precision bf16",
+        "corolla train ssf --data vtab-1k/dtd --task dtd --transform vtab",
+        "corolla train lora --data labels.csv --label-column species --task plants --shots 16",
         "corolla train lora --data photos/ --task plants --method ssf --method 'lora --seed 1 --name lora-1'",
     )
     + "\n\nWith --method, several adapters train in the same forwards over the frozen backbone. Each ends "
@@ -215,6 +246,7 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
+    _apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
     backbone = options.pop("backbone") or store.backbones.get(None).digest
     first = _Adapter(method=method, name=options.pop("name"), values=values, config=config)
@@ -249,6 +281,15 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     task, route = jobs[0].task, ", ".join(name for name, _ in adapters)
     route = f"'{route}'" if others else route
     click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
+
+
+def _apply_transform(options: dict[str, Any]) -> None:
+    """Puts the values of --transform where the user typed none."""
+    transform = options.pop("transform")
+    asked = {name: options[name] for name in ("resize", "crop_ratio", "interpolation", "normalise")}
+    augment = options["augment"] if typed(click.get_current_context(), "augment") else None
+    filled = with_transform(transform, asked | {"augment": augment})
+    options |= filled | {"augment": filled["augment"] or "none"}
 
 
 def _print_outcome(outcome: "Outcome") -> None:

@@ -19,6 +19,7 @@ from petl_vit.errors import Unsupported
 from petl_vit.executor import Executor
 from petl_vit.executors.functional import Functional
 from petl_vit.methods.method import Method, edit_kinds
+from petl_vit.noise import Noise
 from petl_vit.prompts import Queries, Tokens
 from petl_vit.vit import FrozenViT
 
@@ -41,27 +42,6 @@ def check_joins(method: type[Method]) -> None:
             raise Unsupported(
                 f"{method.title} cannot share a forward: {why}", field="method", remedy="train it alone"
             )
-
-
-class Noise:
-    """A private stream of random numbers: those that a device's default generator gives after a seed.
-
-    Dropout takes no generator, so `with` puts this stream's state into the default one and takes it back.
-    """
-
-    def __init__(self, device: torch.device, seed: int) -> None:
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            self._default = torch.cuda.default_generators[index]
-        else:
-            self._default = torch.default_generator
-        self._state = torch.Generator(device).manual_seed(seed).get_state()
-
-    def __enter__(self) -> None:
-        self._default.set_state(self._state)
-
-    def __exit__(self, *_: object) -> None:
-        self._state = self._default.get_state()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +67,8 @@ class _Part:
         self.edits = EditSet(learner.edits)
         refused = [*self.edits.dense, *self.edits.tokens, *self.edits.queries]
         assert not refused, "check_joins refuses these"
-        self.alone = Functional(vit, learner.edits, training=True, drop_path=learner.drop_path)
-        self.drops_path, self.noise = learner.drop_path > 0, learner.noise
-
-    def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        edits = self.edits.sites.get(site)
-        if not edits:
-            return y
-        with self.noise:
-            return sum((edit.delta(x, y, None, True) for edit in edits), start=y)
-
-    def attend(self, block: int, qkv: Tensor) -> Tensor:
-        with self.noise:
-            return self.alone.attend(block, qkv)
-
-    def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        with self.noise:
-            return self.alone.add(sublayer, stream, normed, out)
+        self.alone = Functional(vit, learner.edits, noise=learner.noise, drop_path=learner.drop_path)
+        self.drops_path = learner.drop_path > 0
 
 
 class Joint(Executor):
@@ -127,14 +92,16 @@ class Joint(Executor):
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         if not any(site in part.edits.sites for part in self._parts):
             return y
-        return torch.cat([part.edited(site, *rows) for part, rows in self._by_learner(x, y)])
+        return torch.cat([part.alone.edited(site, *rows) for part, rows in self._by_learner(x, y)])
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         if not any(block in part.edits.prefixes for part in self._parts):
             return super().attend(block, qkv)
-        return torch.cat([part.attend(block, *rows) for part, rows in self._by_learner(qkv)])
+        return torch.cat([part.alone.attend(block, *rows) for part, rows in self._by_learner(qkv)])
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         if not any(sublayer in part.edits.branches or part.drops_path for part in self._parts):
             return super().add(sublayer, stream, normed, out)
-        return torch.cat([part.add(sublayer, *rows) for part, rows in self._by_learner(stream, normed, out)])
+        return torch.cat(
+            [part.alone.add(sublayer, *rows) for part, rows in self._by_learner(stream, normed, out)]
+        )

@@ -33,8 +33,8 @@ def why_not_once(method: Method, recipe: Recipe, vit: FrozenViT, images: int, *,
         return None
     if recipe.drop_path:
         return "drop path changes them; --drop-path 0 computes them once"
-    if recipe.augment == "crop-flip":
-        return "crop-flip changes the images; --augment flip or none computes them once"
+    if recipe.augment not in ("none", "flip"):
+        return f"{recipe.augment} changes the images; --augment flip or none computes them once"
     if not alone:
         return "it shares forwards with others"
     if _variants(recipe) * images * vit.arch.width * 4 > KEPT_BYTES:

@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.format.canonical import canonical_json
 from petl_vit.errors import InvalidInput
+from training.data.augmentation import Augmentation
 
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
+Balance = Literal["none", "classes"]
 
-_ADDED = {"precision": "fp32", "keep": "last", "init": "method"}
+_ADDED = {"precision": "fp32", "keep": "last", "init": "method", "balance": "none"}
 """Later fields, at the value that every run had before them: there they leave a digest as it was."""
 _ADDED_SETTINGS: dict[str, dict[str, object]] = {
     "adaptformer": {"layer_scale": False},
@@ -45,8 +47,10 @@ class Recipe(BaseModel):
         default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises"
     )
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last block")
-    augment: Literal["none", "flip", "crop-flip"] = Field(
-        default="none", description="random changes to training images"
+    augment: Augmentation = Field(default="none", description="random changes to training images")
+    balance: Balance = Field(
+        default="none",
+        description="show every image once an epoch, or every class equally often (for long tails)",
     )
     head_init: Literal["probe", "random"] = Field(
         default="probe",

@@ -11,7 +11,7 @@ from petl_vit.executors.joint import check_joins
 if TYPE_CHECKING:
     from training.run.job import Job
 
-_SHARED = ("epochs", "batch_size", "augment", "precision", "keep")
+_SHARED = ("epochs", "batch_size", "augment", "balance", "precision", "keep")
 """Fields of the recipe that jobs which run together have in common."""
 
 
@@ -33,7 +33,7 @@ def check_together(jobs: "Sequence[Job]") -> None:
                 f"--method '{job.recipe.method} --seed 1 --name {job.name}-1'",
             )
         pairs = [(f.name, getattr(job, f.name), getattr(first, f.name)) for f in fields(first)]
-        pairs = [pair for pair in pairs if pair[0] not in ("name", "recipe")]
+        pairs = [pair for pair in pairs if pair[0] not in ("name", "recipe", "sweep")]
         pairs += [(name, getattr(job.recipe, name), getattr(first.recipe, name)) for name in _SHARED]
         for name, value, common in pairs:
             if value != common:

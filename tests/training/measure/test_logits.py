@@ -20,14 +20,16 @@ from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
+from tests.training.answered import said
 from tests.training.conftest import SPEC, imported, recipe
 from training.data import shifts
 from training.data.dataset import subset
 from training.data.pixels import load_pixels
-from training.data.records import Dataset, Images
+from training.data.records import Dataset, Images, Selection
 from training.data.sources import load_dataset
-from training.measure import evaluation
-from training.measure.evaluation import Candidate, measure, measure_all
+from training.measure import logits as measured
+from training.measure.logit_store import LogitStore
+from training.measure.logits import Logits, logits_of_routes, logits_under
 from training.run.job import Job, run
 
 pytestmark = pytest.mark.numerics
@@ -64,7 +66,7 @@ def resolved(loader: Loader, text: str, task: str = "digits") -> ResolvedRoute:
     return resolve(parse_route(text), task=task, store=loader.store, backbone_digest=digest)
 
 
-def logits(loader: Loader, name: str, pixels: torch.Tensor) -> torch.Tensor:
+def offline(loader: Loader, name: str, pixels: torch.Tensor) -> torch.Tensor:
     """One adapter's logits by the executor that trains, not the one that serves."""
     manifest = loader.store.adapters.resolve(AdapterRef(name=name), "digits")
     tensors, vit = loader.store.adapters.load(manifest), loader.vit(32)
@@ -73,40 +75,43 @@ def logits(loader: Loader, name: str, pixels: torch.Tensor) -> torch.Tensor:
     return LinearHead.load(tensors, classes=10, width=vit.arch.width).logits(features).double()
 
 
+def of(loader: Loader, dataset: Dataset, *texts: str, store: LogitStore | None = None) -> Logits:
+    return logits_of_routes(loader, [resolved(loader, text) for text in texts], dataset, store=store)
+
+
 def test_a_single_adapter_and_an_ensemble_equal_an_offline_recount(loader: Loader, dataset: Dataset) -> None:
-    pixels, done = load_pixels(dataset, SPEC), list[int]()
-    lora, vpt = logits(loader, "lora", pixels), logits(loader, "vpt_deep", pixels)
-    single = measure(loader, resolved(loader, "lora"), dataset, advance=done.append)
-    assert (single.route, single.data, single.images, sum(done)) == ("lora:1", "digits", 60, 60)
-    assert single.accuracy == pytest.approx(float((lora.argmax(1) == dataset.labels).double().mean()))
-    assert single.confidence == pytest.approx(float(lora.softmax(1).max(1).values.mean()), abs=1e-4)
-    assert single.agreement == 1
-    both = measure(loader, resolved(loader, "lora, vpt_deep"), dataset)
+    pixels, labels = load_pixels(dataset, SPEC), dataset.labels
+    lora, vpt = offline(loader, "lora", pixels), offline(loader, "vpt_deep", pixels)
+    single = said(loader, resolved(loader, "lora"), dataset)
+    assert single.accuracy == pytest.approx(float((lora.argmax(1) == labels).double().mean()))
+    assert single.honesty.confidence == pytest.approx(lora.softmax(1).max(1).values.numpy(), abs=1e-4)
+    assert single.honesty.nll == pytest.approx(
+        torch.nn.functional.cross_entropy(lora, labels, reduction="none").numpy(), abs=1e-3
+    )
+    assert (single.agreement == 1).all()
+    both = said(loader, resolved(loader, "lora, vpt_deep"), dataset)
     mean = (lora + vpt) / 2
-    assert both.accuracy == pytest.approx(float((mean.argmax(1) == dataset.labels).double().mean()))
-    assert both.confidence == pytest.approx(float(mean.softmax(1).max(1).values.mean()), abs=1e-4)
+    assert both.accuracy == pytest.approx(float((mean.argmax(1) == labels).double().mean()))
+    assert both.honesty.confidence == pytest.approx(mean.softmax(1).max(1).values.numpy(), abs=1e-4)
     votes = torch.stack([lora.argmax(1), vpt.argmax(1)], dim=1)
-    agreement = (votes == mean.argmax(1)[:, None]).double().mean()
-    assert both.agreement == pytest.approx(float(agreement))
+    agreement = (votes == mean.argmax(1)[:, None]).double().mean(dim=1)
+    assert both.agreement == pytest.approx(agreement.numpy())
     assert both.member_accuracies == pytest.approx(
-        {
-            "lora:1": single.accuracy,
-            "vpt_deep:1": float((vpt.argmax(1) == dataset.labels).double().mean()),
-        }
+        [single.accuracy, float((vpt.argmax(1) == labels).double().mean())]
     )
 
 
 def test_a_temperature_changes_the_confidence_alone(loader: Loader, dataset: Dataset) -> None:
     route = resolved(loader, "lora")
-    sharp, flat = (measure(loader, route, dataset, temperature=t) for t in (0.5, 5.0))
+    sharp, flat = (said(loader, route, dataset, temperature=t) for t in (0.5, 5.0))
     assert sharp.accuracy == flat.accuracy
-    assert sharp.confidence > flat.confidence
+    assert sharp.honesty.confidence.mean() > flat.honesty.confidence.mean()
 
 
 def test_classes_in_another_order_are_matched_by_name(loader: Loader, dataset: Dataset) -> None:
     backwards = replace(dataset, classes=dataset.classes[::-1], labels=9 - dataset.labels)
     route = resolved(loader, "lora, vpt_deep")
-    assert measure(loader, route, backwards) == measure(loader, route, dataset)
+    assert said(loader, route, backwards).accuracy == said(loader, route, dataset).accuracy
 
 
 def test_members_of_tasks_with_another_class_order_are_matched_by_name(
@@ -125,58 +130,73 @@ def test_members_of_tasks_with_another_class_order_are_matched_by_name(
         measure_precision=Precision.FP32,
     )
     run(loader.store, job)
-    alone = measure(loader, resolved(loader, "backwards/lora"), dataset)
-    both = measure(loader, resolved(loader, "lora, backwards/lora"), dataset)
-    lora = measure(loader, resolved(loader, "lora"), dataset)
-    expected = {"digits/lora:1": lora.accuracy, "backwards/lora:1": alone.accuracy}
-    assert both.member_accuracies == pytest.approx(expected)
+    alone = said(loader, resolved(loader, "backwards/lora"), dataset)
+    both = said(loader, resolved(loader, "lora, backwards/lora"), dataset)
+    lora = said(loader, resolved(loader, "lora"), dataset)
+    assert both.member_accuracies == pytest.approx([lora.accuracy, alone.accuracy])
     assert alone.accuracy > 0.2  # above chance: the labels are matched
 
 
-def test_a_shift_is_applied_after_resizing_and_named(loader: Loader, dataset: Dataset) -> None:
-    shifted = measure(loader, resolved(loader, "lora"), dataset, shift=("noise", 5))
-    pixels = shifts.apply(load_pixels(dataset, SPEC), "noise", 5, seed=0)
-    expected = logits(loader, "lora", pixels)
-    assert shifted.data == "digits noise:5"
-    assert shifted.accuracy == pytest.approx(float((expected.argmax(1) == dataset.labels).double().mean()))
-    assert shifted.confidence == pytest.approx(float(expected.softmax(1).max(1).values.mean()), abs=1e-4)
+def by_fingerprint(dataset: Dataset) -> list[int]:
+    return sorted(range(len(dataset)), key=dataset.fingerprints.__getitem__)
+
+
+def test_a_shift_is_applied_after_resizing_in_an_order_that_the_images_decide(
+    loader: Loader, dataset: Dataset
+) -> None:
+    shifted = logits_of_routes(loader, [resolved(loader, "lora")], dataset, shift=("noise", 5))
+    order = by_fingerprint(dataset)
+    pixels = shifts.apply(load_pixels(dataset, SPEC)[order], "noise", 5, seed=0)
+    expected = offline(loader, "lora", pixels).numpy()
+    assert shifted.of(resolved(loader, "lora"))[order, 0] == pytest.approx(expected, abs=1e-3)
+    listed = subset(dataset, len(dataset), 0)
+    assert listed.fingerprints == dataset.fingerprints
+    places = list(range(len(dataset)))[::-1]
+    backwards = replace(
+        dataset,
+        images=Selection(images=dataset.images, indices=places),
+        labels=dataset.labels.flip(0),
+        fingerprints=dataset.fingerprints[::-1],
+    )
+    again = logits_of_routes(loader, [resolved(loader, "lora")], backwards, shift=("noise", 5))
+    for one, other in zip(again.members.values(), shifted.members.values(), strict=True):
+        assert one[::-1] == pytest.approx(other, abs=1e-4)
 
 
 def test_a_set_of_any_size_is_decoded_part_by_part(
     loader: Loader, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole, done = of(loader, dataset, "lora, vpt_deep"), list[int]()
+    monkeypatch.setattr(measured, "PART", 7)
     route = resolved(loader, "lora, vpt_deep")
-    whole = measure(loader, route, dataset)
-    monkeypatch.setattr(evaluation, "_IMAGES", 7)
-    parts = measure(loader, route, dataset)
-    assert replace(parts, confidence=whole.confidence) == whole, "what is counted"
-    assert parts.confidence == pytest.approx(whole.confidence, abs=1e-6)  # fp32 of other numbers of rows
+    parts = logits_of_routes(loader, [route], dataset, advance=done.append)
+    assert sum(done) == len(dataset)
+    assert parts.of(route) == pytest.approx(whole.of(route), abs=1e-4)  # fp32 of other numbers of rows
 
 
 def test_members_that_take_other_images_are_refused_by_name(
     loader: Loader, dataset: Dataset, tmp_path: Path
 ) -> None:
+    larger(loader, "large", tmp_path)
+    with pytest.raises(InvalidInput, match=r"'digits' and 'large' prepare images differently") as error:
+        resolved(loader, "lora, large/lora")
+    assert error.value.field == "route"
+
+
+def larger(loader: Loader, task: str, folder: Path) -> None:
+    """An adapter that takes larger images."""
     job = Job(
         backbone=loader.record.digest,
-        task="large",
+        task=task,
         name="lora",
         data="digits",
         limit=60,
         image_size=48,
         recipe=recipe(epochs=1),
-        runs=tmp_path / "runs",
+        runs=folder / "runs",
         measure_precision=Precision.FP32,
     )
     run(loader.store, job)
-    with pytest.raises(InvalidInput, match=r"'digits' and 'large' prepare images differently") as error:
-        measure(loader, resolved(loader, "lora, large/lora"), dataset)
-    assert error.value.field == "route"
-
-
-def test_a_set_with_a_class_that_the_task_lacks_is_refused(loader: Loader, dataset: Dataset) -> None:
-    other = replace(dataset, classes=("ten", *dataset.classes[1:]))
-    with pytest.raises(InvalidInput, match="ten"):
-        measure(loader, resolved(loader, "lora"), other)
 
 
 # Several routes at once
@@ -201,22 +221,18 @@ class Counted:
         return self._images.sized(index, spec)
 
 
-def candidates(loader: Loader, *texts: str) -> list[Candidate]:
-    return [Candidate(route=resolved(loader, text)) for text in texts]
+def routes(loader: Loader, texts: Sequence[str] = ROUTES) -> list[ResolvedRoute]:
+    return [resolved(loader, text) for text in texts]
 
 
 def test_routes_that_are_measured_together_are_measured_as_alone(loader: Loader, dataset: Dataset) -> None:
     under, done = (None, ("noise", 3)), list[int]()
-    found = measure_all(loader, candidates(loader, *ROUTES), dataset, under=under, advance=done.append)
-    assert sum(done) == len(ROUTES) * len(under) * len(dataset)
-    for text, of_route in zip(ROUTES, found, strict=True):
-        for shift, together in zip(under, of_route, strict=True):
-            alone = measure(loader, resolved(loader, text), dataset, shift=shift)
-            assert (together.route, together.data, together.images) == (alone.route, alone.data, alone.images)
-            assert together.accuracy == pytest.approx(alone.accuracy, abs=1 / len(dataset))
-            assert together.confidence == pytest.approx(alone.confidence, abs=1e-4)
-            assert together.agreement == pytest.approx(alone.agreement, abs=1 / len(dataset))
-            assert together.member_accuracies.keys() == alone.member_accuracies.keys()
+    found = logits_under(loader, routes(loader), dataset, under, advance=done.append)
+    assert sum(done) == len(under) * len(dataset)
+    for shift, together in zip(under, found, strict=True):
+        for route in routes(loader):
+            alone = logits_of_routes(loader, [route], dataset, shift=shift)
+            assert together.of(route) == pytest.approx(alone.of(route), abs=1e-3)
 
 
 def test_images_are_decoded_and_shifted_once_for_all_routes(
@@ -231,22 +247,28 @@ def test_images_are_decoded_and_shifted_once_for_all_routes(
     monkeypatch.setattr(shifts, "apply", counted)
     images = Counted(dataset.images)
     under = (None, ("noise", 3), ("blur", 1))
-    measure_all(loader, candidates(loader, *ROUTES), replace(dataset, images=images), under=under)
+    logits_under(loader, routes(loader), replace(dataset, images=images), under)
     assert images.reads == Counter(range(len(dataset)))
     assert shifted == {"noise": 1, "blur": 1}
 
 
-def test_a_member_of_several_routes_is_computed_once(
-    loader: Loader, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, logits_of = list[Row](), Batch.logits
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The rows of every forward."""
+    found, logits_of = list[Row](), Batch.logits
 
     def counted(batch: Batch, images: torch.Tensor, some: Sequence[Row]) -> list[torch.Tensor]:
-        rows.extend(some)
+        found.extend(some)
         return logits_of(batch, images, some)
 
     monkeypatch.setattr(Batch, "logits", counted)
-    measure_all(loader, candidates(loader, *ROUTES), dataset)
+    return found
+
+
+def test_a_member_of_several_routes_is_computed_once(
+    loader: Loader, dataset: Dataset, rows: list[Row]
+) -> None:
+    of(loader, dataset, *ROUTES)
     assert len({row.model.key for row in rows}) == 4  # lora, vpt_deep, 0.5*lora and base
     assert len(rows) == 4 * len(dataset)
 
@@ -254,42 +276,29 @@ def test_a_member_of_several_routes_is_computed_once(
 def test_adapters_that_do_not_fit_in_memory_together_are_measured_in_turns(
     loader: Loader, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measure_all(loader, candidates(loader, *ROUTES), dataset)
-    monkeypatch.setattr(evaluation, "_ADAPTER_BYTES", 1)
+    whole = of(loader, dataset, *ROUTES)
+    monkeypatch.setattr(measured, "_ADAPTER_BYTES", 1)
     images = Counted(dataset.images)
-    turns = measure_all(loader, candidates(loader, *ROUTES), replace(dataset, images=images))
+    turns = of(loader, replace(dataset, images=images), *ROUTES)
     assert images.reads == Counter(range(len(dataset)))
-    for (one,), (other,) in zip(whole, turns, strict=True):
-        assert one.route == other.route
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+    for route in routes(loader):
+        assert turns.of(route) == pytest.approx(whole.of(route), abs=1e-3)
 
 
 def test_routes_that_take_other_images_are_measured_on_their_own_size(
     loader: Loader, dataset: Dataset, tmp_path: Path
 ) -> None:
-    job = Job(
-        backbone=loader.record.digest,
-        task="larger",
-        name="lora",
-        data="digits",
-        limit=60,
-        image_size=48,
-        recipe=recipe(epochs=1),
-        runs=tmp_path / "runs",
-        measure_precision=Precision.FP32,
-    )
-    run(loader.store, job)
+    larger(loader, "larger", tmp_path)
     texts = ("lora", "larger/lora", "base", "larger/base")
-    found = measure_all(loader, candidates(loader, *texts), dataset)
-    for text, (together,) in zip(texts, found, strict=True):
-        alone = measure(loader, resolved(loader, text), dataset)
-        assert together.confidence == pytest.approx(alone.confidence, abs=1e-4)
+    together = of(loader, dataset, *texts)
+    for route in routes(loader, texts):
+        alone = logits_of_routes(loader, [route], dataset)
+        assert together.of(route) == pytest.approx(alone.of(route), abs=1e-3)
 
 
-def test_what_is_measured_says_in_which_precision(loader: Loader, dataset: Dataset) -> None:
+def test_bf16_is_another_precision(loader: Loader, dataset: Dataset) -> None:
     fast = Loader(loader.store, loader.record, precision=Precision.BF16)
+    half, exact = of(fast, dataset, "lora"), of(loader, dataset, "lora")
     route = resolved(loader, "lora")
-    half, exact = measure(fast, route, dataset), measure(loader, route, dataset)
-    assert (half.precision, exact.precision) == ("bf16", "fp32")
-    assert half.confidence == pytest.approx(exact.confidence, abs=0.02)
-    assert half.confidence != exact.confidence
+    gap = np.abs(half.of(route) - exact.of(route)).max()
+    assert 0 < gap < 0.05 * np.abs(exact.of(route)).max()

@@ -1,0 +1,1 @@
+"""Studies of a task: every method tuned alike."""
