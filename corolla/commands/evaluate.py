@@ -39,8 +39,8 @@ CURVE = tuple(i / 10 for i in range(11))
     help="Labelled images; may be repeated. What is chosen is chosen on the first.",
 )
 @click.option(
-    "--shifts",
     "--shift",
+    "--shifts",
     "shifts",
     multiple=True,
     metavar="SHIFT",
