@@ -21,8 +21,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, colour in COLOURS.items():
             (folder / "set" / domain / name).mkdir(parents=True)
             for i in range(24):
-                pixels = random.normal(np.array(colour) * share, 160, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "set" / domain / name / f"{i}.png")
+                pixels = random.normal(np.array(colour) * share, 160, (16, 16, 3)).clip(0, 255)
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(folder / "set" / domain / name / f"{i}.png")
     return folder
 
 
@@ -33,7 +34,7 @@ def test_domains_are_the_folders_that_have_the_same_classes(data: Path) -> None:
 
 
 def test_a_domain_that_is_not_there_is_named(data: Path) -> None:
-    with pytest.raises(InvalidInput, match="source: .* has no domain 'foto'; did you mean photo"):
+    with pytest.raises(InvalidInput, match=r"source: .* has no domain 'foto'; did you mean photo"):
         domains_of(str(data), "foto")
 
 
