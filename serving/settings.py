@@ -131,6 +131,12 @@ class Settings(BaseSettings):
         ge=1,
         description="bytes of adapters in slots, on a GPU in its memory; without effect for torch on a CPU",
     )
+    cascade_full_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of the images that cascades put to all members, for the metrics of agreement",
+    )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
