@@ -4,7 +4,7 @@ Records and errors are those of the command line. What computes is imported when
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Literal, Self
 from platformdirs import user_cache_dir
 
 from corolla.answers import Embedding, Prediction
-from corolla.contents import Contents, PathLike, Setting
-from corolla.evaluation import Evaluation, evaluate
+from corolla.contents import PathLike, Setting
+from corolla.measuring import Measuring, reporter_of
 from corolla.method_settings import recipe_of
-from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
+from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
 from serving.settings import Settings
-from training.progress import Bars, Silent
+from training.data.augmentation import Augmentation
+from training.run.transform import Normalise, with_transform
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
-    from training.measure.evaluation import Measured
-    from training.progress import Reporter
 
 
-class Store(Contents):
+class Store(Measuring):
     """A model store, and what this process computes with it; safe to share between threads.
 
     From the first call to `close`, `classify` and `embed` keep one backbone in memory.
@@ -66,9 +65,9 @@ class Store(Contents):
             "threads": threads,
             "max_pixels": max_pixels,
         }
-        self._settings = Settings.read(given)
-        self._given = {name: getattr(self._settings, name) for name in given}
-        super().__init__(ModelStore.open(self._settings.store))
+        settings = Settings.read(given)
+        self._given = {name: getattr(settings, name) for name in given}
+        super().__init__(ModelStore.open(settings.store), settings)
         self._in_process: InProcess | None = None
         self._lock = Lock()
 
@@ -103,9 +102,16 @@ class Store(Contents):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         image_size: int | None = None,
-        resize: Literal["squash", "crop"] | None = None,
+        resize: Resize | None = None,
+        crop_ratio: float | None = None,
+        interpolation: Interpolation | None = None,
+        normalise: Normalise | None = None,
+        transform: str | None = None,
         epochs: int = 30,
         batch_size: int = 64,
         learning_rate: float | None = None,
@@ -113,7 +119,8 @@ class Store(Contents):
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
         drop_path: float | None = None,
-        augment: Literal["none", "flip", "crop-flip"] = "none",
+        augment: Augmentation | None = None,
+        balance: Literal["none", "classes"] = "none",
         init: Literal["method", "published"] = "method",
         head_init: Literal["probe", "random"] = "probe",
         seed: int = 0,
@@ -131,22 +138,30 @@ class Store(Contents):
 
         Args:
             method: The PETL method, e.g. `lora`; `corolla methods` lists them.
-            data: Folder, .zip or .npz of labelled images, `digits` or `mnist`.
+            data: Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, `hf:NAME`, `digits`
+                or `mnist`; `source::part` is a part of it.
             task: Task to register under; made if it does not exist.
             name: Name to register under; None is the method's.
-            heldout: Held-out images of their own, instead of a split.
+            heldout: Held-out images of their own, instead of a split or a part that `data` has for it.
             holdout: Share of the images that is held out.
-            split_seed: Decides the split and `limit`.
+            split_seed: Decides the split, `limit` and `shots`.
             limit: Train on at most so many images.
+            shots: Train on so many images of each class.
             skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
+            image_column, label_column: Of a table or a set of Hugging Face; empty finds them.
             resize: How images of a new task reach it; None is squash.
+            crop_ratio: Share of the side that is kept where they are cropped; None is 1.
+            interpolation: How they are scaled; None is bicubic.
+            normalise: Mean and deviation: `none`, `half`, `imagenet` or `clip`; None is the backbone's.
+            transform: One of the study's, e.g. `vtab`: what the four above and `augment` do not say.
             learning_rate: Highest learning rate; None is chosen by method and number of steps.
             head_rate: The head's; None is `learning_rate`, or without it chosen by where the head starts.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
             drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
-            augment: Random changes to training images.
+            augment: Random changes to training images; None is the transform's, else none.
+            balance: Show every image once an epoch, or with `classes` every class equally often.
             init: Start the adapter as its method says, or as the study's published runs did.
             head_init: Start the head from the task's base head, or at random (members differ more).
             seed: Decides all randomness of training.
@@ -163,6 +178,13 @@ class Store(Contents):
             InvalidInput: A setting or the data cannot work, or the task exists with other classes or another
                 input; names it.
         """
+        asked = {
+            "resize": resize,
+            "crop_ratio": crop_ratio,
+            "interpolation": interpolation,
+            "normalise": normalise,
+        }
+        wanted = with_transform(transform, asked | {"augment": augment})
         recipe = recipe_of(
             method,
             settings,
@@ -173,7 +195,8 @@ class Store(Contents):
             weight_decay=weight_decay,
             warmup_ratio=warmup_ratio,
             drop_path=drop_path,
-            augment=augment,
+            augment=wanted.pop("augment") or "none",
+            balance=balance,
             init=init,
             head_init=head_init,
             seed=seed,
@@ -183,7 +206,7 @@ class Store(Contents):
 
         from training.run import job
 
-        reporter = _reporter(progress)
+        reporter = reporter_of(progress)
         outcome = job.run(
             self._store,
             job.Job(
@@ -197,10 +220,13 @@ class Store(Contents):
                 holdout=holdout,
                 split_seed=split_seed,
                 limit=limit,
+                shots=shots,
                 max_pixels=self._settings.max_pixels,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 image_size=image_size,
-                resize=resize,
+                **wanted,
                 device=self._settings.device,
                 again=again,
                 promote=promote,
@@ -223,8 +249,11 @@ class Store(Contents):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
         move_base: bool = False,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         progress: bool = False,
     ) -> TaskRecord:
         """Fits the base head of a task again; the result is the task's next version.
@@ -253,11 +282,14 @@ class Store(Contents):
                 split_seed=split_seed,
                 limit=limit,
                 max_pixels=self._settings.max_pixels,
+                shots=shots,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 device=self._settings.device,
                 move_base=move_base,
             ),
-            _reporter(progress),
+            reporter_of(progress),
         )
         self._changed()
         return refitted.task
@@ -294,7 +326,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route), self._computing()
         several = computing.several(images)
-        with _reporter(progress).stage("classifying", len(several)) as advance:
+        with reporter_of(progress).stage("classifying", len(several)) as advance:
             return computing.classify(
                 several, route=parsed, task=task, extrapolate=extrapolate, top_k=top_k, advance=advance
             )
@@ -318,7 +350,7 @@ class Store(Contents):
         """
         parsed, computing = parse_route(route) if route else None, self._computing()
         several = computing.several(images)
-        with _reporter(progress).stage("embedding", len(several)) as advance:
+        with reporter_of(progress).stage("embedding", len(several)) as advance:
             return computing.embed(
                 several,
                 route=parsed,
@@ -327,58 +359,6 @@ class Store(Contents):
                 extrapolate=extrapolate,
                 advance=advance,
             )
-
-    def evaluate(
-        self,
-        routes: str | Sequence[str],
-        *,
-        data: PathLike | Sequence[PathLike],
-        task: str | None = None,
-        shifts: Sequence[str] = (),
-        holdout: float | None = None,
-        split_seed: int = 0,
-        limit: int | None = None,
-        skip_bad: bool = False,
-        extrapolate: bool = False,
-        progress: bool = False,
-    ) -> "list[Measured]":
-        """Measures routes on labelled images: accuracy, mean confidence and agreement.
-
-        Args:
-            routes: One or several routes, or names of routes.
-            data: One or several sets of images, as `train` takes them.
-            task: The task; None is the only one.
-            shifts: Also under these, as NAME:SEVERITY, e.g. `noise:3`.
-            holdout: Only the images that training with this `holdout` holds out; None is all.
-            split_seed: The split seed of that training.
-            limit: At most so many images of each set.
-            skip_bad: Leave out images that cannot be used, instead of refusing the set.
-            extrapolate: Whether an alpha may be outside [0, 1].
-            progress: Show bars on stderr.
-
-        Returns:
-            A row for each route, set and shift, in that order; the images as they are come first.
-
-        Raises:
-            NotFound: A route, the task or the data do not exist.
-            InvalidInput: A route, a shift or the data cannot work; names it.
-        """
-        what = Evaluation(
-            routes=[routes] if isinstance(routes, str) else routes,
-            data=[os.fspath(one) for one in ([data] if isinstance(data, str | os.PathLike) else data)],
-            task=chosen_task(self._store, task),
-            shifts=shifts,
-            holdout=holdout,
-            split_seed=split_seed,
-            limit=limit,
-            max_pixels=self._settings.max_pixels,
-            skip_bad=skip_bad,
-            extrapolate=extrapolate,
-            backbone=self._settings.backbone,
-            device=self._settings.device,
-            precision=self._settings.precision,
-        )
-        return evaluate(self._store, what, _reporter(progress))
 
     def _computing(self) -> "InProcess":
         """The core, started when it is first needed."""
@@ -394,7 +374,3 @@ class Store(Contents):
         with self._lock:
             if self._in_process is not None:
                 self._in_process.follow()
-
-
-def _reporter(progress: bool) -> "Reporter":
-    return Bars() if progress else Silent()

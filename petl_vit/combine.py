@@ -17,11 +17,12 @@ Array = NDArray[np.float64]
 
 
 class Combine(StrEnum):
-    """How members become one answer."""
+    """How members become one answer; a cascade is the mean of those that were asked (`petl_vit.cascade`)."""
 
     MEAN = "mean"
     PROB = "prob"
     VOTE = "vote"
+    CASCADE = "cascade"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ _RULES: dict[Combine, Callable[[Array, Array, float], Array]] = {
     Combine.MEAN: _mean,
     Combine.PROB: _prob,
     Combine.VOTE: _vote,
+    Combine.CASCADE: _mean,  # of the members that were asked
 }
 
 
@@ -95,7 +97,7 @@ def combine(
     Args:
         logits: [n, K, C], finite.
         weights: [K], positive; only their ratios matter.
-        temperature: Divides the combined logits (mean) or each member's logits (prob); a vote's
+        temperature: Divides the combined logits (mean, cascade) or each member's logits (prob); a vote's
             shares do not depend on it.
     """
     weights = weights / weights.max()  # before the sum, which huge weights would overflow

@@ -38,7 +38,9 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _data_folders: Iterator[P
     for name in os.environ:
         if name.startswith("COROLLA_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_DATA_HOME", str(next(_data_folders)))
+    folder = next(_data_folders)
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("COROLLA_LOGITS", str(folder / "logits"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from model_store.format.canonical import canonical_json
@@ -26,6 +27,8 @@ from model_store.names import BACKBONE_NAME, BASE, DIGEST, NAME, class_name
 from model_store.routes.algebra import MAX_VERSION, Route
 from model_store.routes.text import parse_route
 from petl_vit.backbone import BackboneConfig
+from petl_vit.cascade import Score, Stage
+from petl_vit.combine import Combine
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
 from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
@@ -234,12 +237,65 @@ class ExactVersion(Record):
     digest: Digest
 
 
+class CascadeMeasured(Record):
+    """What a cascade's thresholds did on the images they were learnt on, cross-validated.
+
+    Attributes:
+        accuracy_loss: Accuracy of all members minus that of the cascade; negative where it gained.
+        cost: Members asked, mean over the images.
+        images: How many.
+        data: The digest of the set.
+        folds: Of the cross-validation.
+    """
+
+    accuracy_loss: FiniteFloat
+    cost: Annotated[FiniteFloat, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
+    data: Digest
+    folds: Annotated[int, Field(ge=2)]
+
+
+class Cascade(Record):
+    """When a cascade's answer is settled, learnt for the exact versions of its route.
+
+    Attributes:
+        score: What says how settled an answer is.
+        order: The indices of the route's entries in the order in which they are asked.
+        stages: One for each number of members asked; only the last has no threshold.
+        loss: The accuracy that it may lose, as the route states it.
+        measured: What it lost and cost where it was learnt.
+    """
+
+    score: Score
+    order: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    loss: Annotated[FiniteFloat, Field(ge=0, lt=1)]
+    measured: CascadeMeasured
+
+    @property
+    def asks(self) -> str:
+        """What it asks, in words."""
+        return f"asks {self.measured.cost:.3g} of {len(self.order)} members on average"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sorted(self.order) != list(range(len(self.stages))):
+            raise ValueError(
+                f"order {list(self.order)} does not have each of {len(self.stages)} members once"
+            )
+        if [stage.threshold is None for stage in self.stages] != [False] * (len(self.stages) - 1) + [True]:
+            raise ValueError("all stages but the last have a threshold")
+        return self
+
+
 class NamedRoute(StoredRecord):
     """A route kept under a name: routes/<task>/<name>.
 
     Attributes:
         versions: What its terms meant when it was put, in their order: the temperature belongs to these.
             Empty where that was not recorded.
+        cascade: A cascade's thresholds, which belong to these versions; None until they are learnt. Its
+            last stage has the route's temperature.
     """
 
     task: Name
@@ -248,11 +304,30 @@ class NamedRoute(StoredRecord):
     temperature: Temperature = 1.0
     extrapolate: bool = False
     versions: tuple[ExactVersion, ...] = ()
+    cascade: Cascade | None = None
 
     @field_validator("route")
     @classmethod
     def _check_route(cls, text: str) -> str:
         return str(parse_route(text))
+
+    @model_validator(mode="after")
+    def _check_cascade(self) -> Self:
+        if self.cascade is None:
+            return self
+        route = self.parsed()
+        if route.combine is not Combine.CASCADE or len(route.entries) != len(self.cascade.order):
+            raise ValueError(f"the thresholds are of {len(self.cascade.order)} members, not of {route}")
+        if self.cascade.loss != route.loss:
+            raise ValueError(f"the thresholds are for a loss of {self.cascade.loss}, not for {route}")
+        if self.cascade.stages[-1].temperature != self.temperature:
+            raise ValueError(f"temperature {self.temperature} is not that of the cascade's last stage")
+        return self
+
+    def encode(self) -> bytes:
+        """As `StoredRecord.encode`; a route without thresholds is as it was before there were cascades."""
+        without = {"cascade"} if self.cascade is None else None
+        return (self.model_dump_json(indent=2, exclude=without) + "\n").encode()
 
     def parsed(self) -> Route:
         """The route in its typed form."""

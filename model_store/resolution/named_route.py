@@ -5,16 +5,19 @@ aliases, which people move; `latest`, which training moves, is kept only where t
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from model_store.format.records import NamedRoute
 from model_store.names import LATEST
 from model_store.resolution import versions
-from model_store.resolution.answering import default_temperature, exact_versions
+from model_store.resolution.answering import calibrate_command, default_temperature, exact_versions
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import AdapterRef, Route
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
+from petl_vit.combine import Combine
+from petl_vit.errors import Corrupt, InvalidInput, NotFound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Naming:
         home, name = self.route.task, self.route.name
         lines = [f"route {home}/{name} = {self.route.route}"]
         lines += [f"  {line}" for line in explain_route(self.route.parsed(), home)]
-        lines.append(f"temperature {self.route.temperature:g}: {self.why}")
+        if self.route.parsed().combine is not Combine.CASCADE or self.route.cascade is not None:
+            lines.append(f"temperature {self.route.temperature:g}: {self.why}")
         lines += self.notes
         if self.shadows:
             lines.append(
@@ -92,13 +96,39 @@ def check(
         extrapolate=extrapolate,
         versions=exact_versions(resolved),
     )
+    notes = [*_notes(given, resolved, follow)]
+    if given.combine is Combine.CASCADE:
+        _check_no_temperature(temperature)
+        named, note = _with_thresholds(store, named)
+        notes, why = [*notes, note], "of the last stage, learnt with the thresholds"
     return Naming(
         route=named,
         resolved=str(resolved),
         why=why if temperature is None else "as given",
         shadows=bool(store.adapters.versions(task, name)),
-        notes=tuple(_notes(given, resolved, follow)),
+        notes=tuple(notes),
     )
+
+
+def _check_no_temperature(temperature: float | None) -> None:
+    if temperature is not None:
+        raise InvalidInput(
+            "the temperatures of a cascade, one for each stage, are learnt with its thresholds",
+            field="temperature",
+            remedy="leave it out, and learn them with `corolla routes calibrate`",
+        )
+
+
+def _with_thresholds(store: Store, named: NamedRoute) -> tuple[NamedRoute, str]:
+    """A cascade with the thresholds that its name has for the very same members; and what to know of them."""
+    before = None
+    with suppress(NotFound, Corrupt):
+        before = store.routes.get(named.task, named.name)
+    same = before is not None and (before.route, before.versions) == (named.route, named.versions)
+    if before is None or before.cascade is None or not same:
+        return named, f"thresholds: none yet, so requests are refused until {calibrate_command(named)}"
+    kept = named.model_copy(update={"cascade": before.cascade, "temperature": before.temperature})
+    return kept, "thresholds: as learnt before for the same members"
 
 
 def pinned(route: Route, resolved: ResolvedRoute) -> Route:

@@ -3,16 +3,22 @@
 Knows records, not tensors. Names resolve once, here; from then on adapters are identified by digest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model_store.format.records import Manifest, TaskRecord
 from model_store.names import class_name, differences
-from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, number
+from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, in_brackets, number
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.image_input import Preprocess
+
+T = TypeVar("T", bound=np.floating)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +82,13 @@ class ResolvedRoute:
         task: The answer has its classes, in its order.
         members: At least one; all have the task's classes, in any order, and prepare images alike.
         combine: How their logits become one answer.
+        loss: A cascade's: the accuracy that it may lose.
     """
 
     task: TaskRecord
     members: tuple[Member, ...]
     combine: Combine
+    loss: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,12 +113,23 @@ class ResolvedRoute:
         position = {spelt(name): i for i, name in enumerate(classes)}
         return tuple(position[spelt(name)] for name in self.classes)
 
+    def aligned(
+        self, logits: Sequence[NDArray[T]], members: Sequence[Member] | None = None
+    ) -> list[NDArray[T]]:
+        """The logits [..., C] of members, each in the order of the answer's classes.
+
+        Args:
+            members: Those whose logits they are; None is all.
+        """
+        orders = [self.class_order(member) for member in (self.members if members is None else members)]
+        return [z if o is None else z[..., list(o)] for z, o in zip(logits, orders, strict=True)]
+
     def __str__(self) -> str:
         """The route's text with versions; with tasks where a member is of another than the answer."""
         foreign = any(member.task.spec.name != self.task.spec.name for member in self.members)
         texts = ((m.weight, m.text(with_task=foreign)) for m in self.members)
         text = ", ".join(member if weight == 1 else f"{number(weight)}: {member}" for weight, member in texts)
-        return text if self.combine is Combine.MEAN else f"{self.combine}({text})"
+        return in_brackets(text, self.combine, self.loss)
 
 
 def resolve(
@@ -142,7 +161,7 @@ def resolve(
     if record is None:
         record = store.tasks.get(task, backbone_digest)
         _check_task(record, members[0])
-    return ResolvedRoute(task=record, members=members, combine=route.combine)
+    return ResolvedRoute(task=record, members=members, combine=route.combine, loss=route.loss)
 
 
 def backbone_of(route: Route, *, task: str, store: Store) -> str:

@@ -1,6 +1,7 @@
 """Routes: the small algebra in which a request says which models answer it. Imports no torch.
 
     route   := [combine] "(" entry ("," entry)* ")" | entry ("," entry)*
+             | "cascade" "(" model ("," model)+ ";" "loss" "<=" number ")"
     combine := "mean" | "prob" | "vote"              entry := [weight ":"] model
     model   := term ("+" term)*                      term  := [alpha "*"] adapter
     adapter := [task "/"] name [":" version | "@" alias]
@@ -142,19 +143,30 @@ class Entry:
 class Route:
     """The models that answer, and how their answers are combined.
 
+    Attributes:
+        loss: A cascade's: how much accuracy it may lose against asking all its members, as a share of the
+            images.
+
     Raises:
-        InvalidInput: No entry, or more than `MAX_ENTRIES`.
+        InvalidInput: No entry, or more than `MAX_ENTRIES`; a cascade of one member, with weights or without
+            a loss from 0 to below 1; any other route with a loss.
     """
 
     entries: tuple[Entry, ...]
     combine: Combine = Combine.MEAN
+    loss: float | None = None
 
     def __post_init__(self) -> None:
         _check_count(len(self.entries), MAX_ENTRIES, "entries")
+        if self.combine is Combine.CASCADE:
+            self._check_cascade()
+        elif self.loss is not None:
+            raise InvalidInput(
+                "only a cascade has a loss", field="route", remedy="leave it out, or write cascade(...)"
+            )
 
     def __str__(self) -> str:
-        entries = ", ".join(map(str, self.entries))
-        return entries if self.combine is Combine.MEAN else f"{self.combine}({entries})"
+        return in_brackets(", ".join(map(str, self.entries)), self.combine, self.loss)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -177,6 +189,28 @@ class Route:
         terms = self.terms
         return terms[0].adapter if len(terms) == 1 and terms[0].alpha == 1 else None
 
+    def _check_cascade(self) -> None:
+        if len(self.entries) < 2:
+            raise InvalidInput(
+                "a cascade of one member has nobody to ask next",
+                field="route",
+                remedy=f"add a member, or write {self.entries[0].model} alone",
+            )
+        weighted = next((entry for entry in self.entries if entry.weight != 1), None)
+        if weighted is not None:
+            raise InvalidInput(
+                f"a cascade has no weights, and {weighted.model} has {number(weighted.weight)}",
+                field="route",
+                remedy="leave the weights out",
+            )
+        if self.loss is None or not 0 <= self.loss < 1:
+            stated = "no loss" if self.loss is None else f"loss {self.loss}, which is not from 0 to below 1"
+            raise InvalidInput(
+                f"the cascade states {stated}",
+                field="loss",
+                remedy="say how much accuracy it may lose, such as cascade(lora, ssf; loss<=0.002)",
+            )
+
     def with_adapters(self, change: Callable[[AdapterRef, int], AdapterRef]) -> "Route":
         """The route with `change` of every adapter; called with it and its place among the terms."""
         place, entries = 0, []
@@ -187,6 +221,13 @@ class Route:
                 place += 1
             entries.append(replace(entry, model=replace(entry.model, terms=tuple(terms))))
         return replace(self, entries=tuple(entries))
+
+
+def in_brackets(entries: str, combine: Combine, loss: float | None) -> str:
+    """A route's text from that of its entries."""
+    if combine is Combine.MEAN:
+        return entries
+    return f"{combine}({entries}{'' if loss is None else f'; loss<={number(loss)}'})"
 
 
 def check_alphas(route: Route, extrapolate: bool) -> None:

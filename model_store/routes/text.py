@@ -48,6 +48,7 @@ _MEANING = {
     Combine.MEAN: "mean of the logits",
     Combine.PROB: "mean of the probabilities",
     Combine.VOTE: "majority vote",
+    Combine.CASCADE: "cascade",
 }
 
 
@@ -55,11 +56,23 @@ def explain_route(route: Route, task: str) -> list[str]:
     """Say in words how a route was read, one line for the route and one per entry."""
     if len(route.entries) == 1:
         return [_in_words(route.entries[0].model, task)]
+    if route.combine is Combine.CASCADE:
+        return _explain_cascade(route, task)
     total = sum(entry.weight for entry in route.entries)
     lines = [f"{_MEANING[route.combine]} of {len(route.entries)} models"]
     for entry in route.entries:
         lines.append(f"  {entry.weight / total:4.0%}  {_in_words(entry.model, task)}")
     return lines
+
+
+def _explain_cascade(route: Route, task: str) -> list[str]:
+    assert route.loss is not None, "a cascade has a loss"
+    stated = f"at most {number(route.loss)} of accuracy" if route.loss else "no accuracy"
+    return [
+        f"cascade of {len(route.entries)} models: asked one after another until the answer is settled; "
+        f"mean of the logits of those asked; to lose {stated} against asking all",
+        *(f"  {_in_words(entry.model, task)}" for entry in route.entries),
+    ]
 
 
 def _in_words(model: Model, task: str) -> str:
@@ -87,7 +100,7 @@ class _Token(NamedTuple):
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[a-z][a-z0-9_-]*)"
-    r"|(?P<mark>[(),+*:/@])|(?P<other>\S))",
+    r"|(?P<mark><=|[(),+*:/@;])|(?P<other>\S))",
     re.ASCII,
 )
 
@@ -110,17 +123,33 @@ class _Parser:
 
     def route(self) -> Route:
         combine = Combine.MEAN
-        if self._peek().text in tuple(Combine) and self._peek(1).kind == "(":
+        if self._combines():
             combine = Combine(self._take().text)
         bracketed = self._skip("(")
         entries = [self._entry()]
         while self._skip(","):
             entries.append(self._entry())
+        loss = self._loss() if combine is Combine.CASCADE and self._skip(";") else None
         if bracketed and not self._skip(")"):
-            raise self._expected("`,`, `+` or `)`")
+            raise self._expected("`,`, `+` or `)`" if loss is None else "`)`")
         if self._peek().kind != "end":
             raise self._expected("the end of the route" if bracketed else "`,`, `+` or the end of the route")
-        return Route(entries=tuple(entries), combine=combine)
+        return Route(entries=tuple(entries), combine=combine, loss=loss)
+
+    def _combines(self) -> bool:
+        """Whether a rule and its members come next."""
+        return self._peek().text in tuple(Combine) and self._peek(1).kind == "("
+
+    def _loss(self) -> float:
+        if self._take_name("loss") and self._skip("<=") and self._peek().kind == "number":
+            return float(self._take().text)
+        raise self._expected("`loss<=` and a number such as 0.002")
+
+    def _take_name(self, name: str) -> bool:
+        if self._peek().text != name:
+            return False
+        self._next += 1
+        return True
 
     def _entry(self) -> Entry:
         weight = 1.0
@@ -133,6 +162,13 @@ class _Parser:
         return Entry(weight=weight, model=Model(terms=tuple(terms)))
 
     def _term(self) -> Term:
+        if self._combines():
+            token = self._peek()
+            raise InvalidInput(
+                f"`{token.text}(` at character {token.at + 1} stands inside a route, and routes do not nest",
+                field="route",
+                remedy="list its members instead",
+            )
         if self._peek().kind != "number":
             return Term(adapter=self._adapter())
         alpha = float(self._take().text)

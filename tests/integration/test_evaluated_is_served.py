@@ -22,7 +22,8 @@ from serving.bulk.run import Bulk, predict
 from serving.bulk.sources import listed
 from tests.serving.world import SHAPES, Running, World, encoded
 from training.data.sources import load_dataset
-from training.measure.evaluation import Candidate, answers
+from training.measure.candidate import Candidate
+from training.measure.logits import logits_of_routes
 
 TASK = "shapes"
 IMAGES = 24
@@ -61,10 +62,11 @@ def evaluated(world: World, folder: Path, precision: Precision) -> Probabilities
         assert torch.equal(dataset.images[place], decode(path.read_bytes()))
     loader = Loader(world.store, world.backbone, precision=precision)
     candidates = [candidate(world, text) for text in ROUTES]
-    found = {text: np.full((IMAGES, len(SHAPES)), np.nan) for text in ROUTES}
-    for part in answers(loader, candidates, dataset):
-        found[ROUTES[part.candidate]][part.images] = part.answer.probabilities
-    return found
+    logits = logits_of_routes(loader, [one.route for one in candidates], dataset)
+    return {
+        text: logits.answer(one.route, temperature=one.temperature).probabilities
+        for text, one in zip(ROUTES, candidates, strict=True)
+    }
 
 
 def candidate(world: World, text: str) -> Candidate:
@@ -131,10 +133,11 @@ def test_the_commands_accuracy_is_that_of_the_servers_answers(
     command = ["evaluate", "--task", TASK, "--data", str(folder), "--store", str(world.folder), "--json"]
     command += [word for text in ROUTES for word in ("--route", text)]
     assert run([*command, "--device", "cpu", "--precision", precision.value]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
+    assert document["machine"]["precision"] == precision
     labels = [SHAPES.index(path.parent.name) for path in files(folder)]
-    for row, (text, probabilities) in zip(rows, served(world, folder, precision).items(), strict=True):
-        assert row["precision"] == precision
+    answers = served(world, folder, precision)
+    for row, (text, probabilities) in zip(document["results"], answers.items(), strict=True):
         ranked = np.sort(np.log(probabilities), axis=1)
         bound = BOUND[precision] * np.abs(ranked).max()
         unclear = (ranked[:, -1] - ranked[:, -2] <= 2 * bound).mean()

@@ -18,10 +18,11 @@ from model_store.store import Store
 from petl_vit.batch import Batch, Row
 from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
+from tests.training.answered import said
 from training.data.dataset import split_dataset, subset
 from training.data.pixels import load_pixels
 from training.data.sources import load_dataset
-from training.measure.evaluation import Measured, measure
+from training.measure.scores import Scored
 from training.run.job import Job, run
 from training.run.recipe import Recipe
 
@@ -88,8 +89,8 @@ def logits(loader: Loader, text: str) -> Tensor:
     return torch.stack(Batch(loader.vit(spec.image_size)).logits(inputs, rows))
 
 
-def measured(loader: Loader, text: str) -> Measured:
-    return measure(loader, resolved(loader, text), subset(load_dataset("digits"), 60, 0))
+def measured(loader: Loader, text: str) -> Scored:
+    return said(loader, resolved(loader, text), subset(load_dataset("digits"), 60, 0))
 
 
 def test_training_starts_from_the_imported_task_and_makes_no_probe(loader: Loader) -> None:
@@ -124,15 +125,15 @@ def test_wise_at_0_is_exactly_the_zero_shot_classifier(loader: Loader) -> None:
         assert torch.equal(logits(loader, f"0*{name}"), zero_shot)
         assert not torch.allclose(logits(loader, name), zero_shot, rtol=1e-2, atol=1e-1)
     at_zero, base = measured(loader, "0*lora"), measured(loader, "base")
-    assert (at_zero.accuracy, base.images) == (base.accuracy, 60)
-    assert at_zero.confidence == base.confidence
+    assert at_zero.accuracy == base.accuracy
+    assert (at_zero.honesty.confidence == base.honesty.confidence).all()
 
 
 def test_the_manifest_and_the_evaluation_agree_on_the_zero_shot_accuracy(loader: Loader) -> None:
     _, heldout = split_dataset(load_dataset("digits"), holdout=0.2, seed=0)
     metrics = loader.store.adapters.manifest("digits", "lora", 1).metrics
     for route, metric in (("base", "base_accuracy"), ("lora", "accuracy")):
-        assert measure(loader, resolved(loader, route), heldout).accuracy == pytest.approx(metrics[metric])
+        assert said(loader, resolved(loader, route), heldout).accuracy == pytest.approx(metrics[metric])
 
 
 @pytest.mark.parametrize("combine", [lambda a, b: f"0.5*{a} + 0.5*{b}", lambda a, b: f"0.3*{a}"])

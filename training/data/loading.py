@@ -16,7 +16,9 @@ from torch import Tensor
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
-from training.data.pixels import Augmentation, augment, load_pixels
+from training.data.augmentation import OF_PIXELS, Augmentation
+from training.data.crops import cropped
+from training.data.pixels import augment, load_pixels
 from training.data.records import Dataset, Selection
 
 KEPT_BYTES = 2 * 2**30
@@ -73,7 +75,7 @@ class Resized:
 
     def pixels(self, indices: Tensor) -> Tensor:
         """uint8 [b, 3, S, S]."""
-        indices = indices if self._places is None else self._places[indices]
+        indices = self._in_set(indices)
         if self._kept is not None:
             return self._kept[indices]
         some = Selection(images=self._dataset.images, indices=indices.tolist())
@@ -85,12 +87,20 @@ class Resized:
         self, indices: Tensor, generator: torch.Generator | None = None, *, mirrored: bool = False
     ) -> Tensor:
         """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
+        if generator is not None and self._augmentation not in OF_PIXELS:
+            places, kind = self._in_set(indices).tolist(), self._augmentation
+            with torch.inference_mode(False):
+                changed = cropped(self._dataset.images, places, self._spec, kind, generator)
+            return sent(changed, self._device).to(self._dtype)
         pixels = self.pixels(indices)
         if mirrored:
             pixels = pixels.flip(-1)
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
         return normalise(sent(pixels, self._device), self._spec).to(self._dtype)
+
+    def _in_set(self, indices: Tensor) -> Tensor:
+        return indices if self._places is None else self._places[indices]
 
     def batches(self, size: int = 64) -> list[Tensor]:
         """Indices of consecutive batches."""

@@ -1,257 +1,221 @@
-"""Measures routes on labelled images, in this process, through the rows that serve them.
+"""Routes on sets of labelled images, in this process, through the rows that serve them: one document.
 
-Images are decoded once for all routes, and all routes answer an image in one forward: a member that stands
-in several routes is computed once.
+All routes answer an image in one forward, and what was computed before is not computed again
+(`training.measure.logits`). The first set, as it is, is what everything is chosen and fitted on; further sets
+and shifts are only measured.
 
-Shapes: n images, b of a batch, K members, C classes.
+Memory: the logits of one set under as many shifts as fit in `LOGIT_BYTES`, at least one; of the others a few
+numbers for each image and route.
+
+Shapes: n images, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from model_store.resolution.loading import Loader, MemberKey, member_key, model
-from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
-from petl_vit import methods
-from petl_vit.architecture import Architecture
-from petl_vit.batch import Batch
-from petl_vit.combine import Answer, combine
-from petl_vit.image_input import Preprocess
-from petl_vit.logits import images_at_once, logits_of_images
-from petl_vit.preprocess import normalise
-from training.data import shifts
+from model_store.names import class_name
+from model_store.resolution.loading import Loader, member_key
+from petl_vit.errors import InvalidInput
 from training.data.dataset import align_classes
-from training.data.loading import Resized
 from training.data.records import Dataset
+from training.measure import machine
+from training.measure.candidate import Candidate
+from training.measure.choices import Option, choose
+from training.measure.curves import at_alpha, curve
+from training.measure.described import described
+from training.measure.document import EvaluatedSet, Evaluation, LogitCounts
+from training.measure.figures import Curve
+from training.measure.logit_store import LogitStore
+from training.measure.logits import Shift, logits_under
+from training.measure.on_set import Kept, OnSet, Seen
+from training.measure.paired import CONFIDENT_SHARE
+from training.measure.set_names import set_names
+from training.progress import Reporter, Silent
 
-_IMAGES = 1024  # decoded at a time, so that any set fits in memory
-_ADAPTER_BYTES = 2 * 2**30  # of adapters in memory at a time
-
-Shift = tuple[str, int]
-"""A corruption and its severity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A route that is to be measured, and the temperature that it answers with."""
-
-    route: ResolvedRoute
-    temperature: float = 1.0
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.route.preprocess
+LOGIT_BYTES = 2 * 2**30
+"""Logits in memory at a time, unless those of one set under one shift are more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A route on one set of images.
-
-    Attributes:
-        precision: What it was computed in, fp32 or bf16.
-        left_out: How many files of the set are not among the images, by reason.
-        trained_on: How many of the images the route's adapters and base heads were trained on, as far as that
-            is recorded.
-    """
-
-    route: str
-    data: str
-    images: int
-    accuracy: float
-    confidence: float
-    agreement: float
-    member_accuracies: dict[str, float]
-    precision: str
-    left_out: dict[str, int]
-    trained_on: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """What one candidate says about some images under one shift.
-
-    Attributes:
-        images: [b], their places in the dataset.
-    """
-
-    candidate: int
-    shift: int
-    images: NDArray[np.int64]
-    answer: Answer
-
-
-def measure(
-    loader: Loader,
-    resolved: ResolvedRoute,
-    dataset: Dataset,
-    *,
-    shift: Shift | None = None,
-    temperature: float = 1.0,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Measured:
-    """As `measure_all`, of one route under one shift."""
-    candidates = [Candidate(route=resolved, temperature=temperature)]
-    ((measured,),) = measure_all(loader, candidates, dataset, under=[shift], advance=advance)
-    return measured
-
-
-def measure_all(
+def evaluate(
     loader: Loader,
     candidates: Sequence[Candidate],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
-    under: Sequence[Shift | None] = (None,),
-    advance: Callable[[int], None] = lambda n: None,
-) -> list[list[Measured]]:
-    """Accuracy, mean confidence and agreement of routes: for each route, one for each shift.
+    under: Sequence[Shift] = (),
+    alphas: Sequence[float] = (),
+    store: LogitStore | None = None,
+    trained_on: Callable[[Candidate, Dataset], int] = lambda candidate, dataset: 0,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Measures routes, and compares them.
 
     Args:
-        dataset: Its classes are matched to each route's by name.
-        under: Shifts, applied after resizing; None is the images as they are.
-        advance: Called with the number of answers that are done; one for each route, shift and image.
+        candidates: Of one task; a route that is there twice is measured once.
+        datasets: Their classes are matched to the task's by name; one may lack some. The first is what the
+            routes are for.
+        under: Every set also under these shifts, applied after resizing.
+        alphas: Every single adapter also at these, from 0 to 1; none for no curves.
+        store: Where logits are taken from and kept; None computes everything.
+        trained_on: How many images of a set a route was trained on.
 
     Raises:
-        InvalidInput: The classes differ.
+        InvalidInput: The classes differ, a set is empty, or a model answers with NaN; names it.
     """
-    labels = [align_classes(dataset, c.route.classes).labels.numpy() for c in candidates]
-    tallies = [[_Tally(truth) for _ in under] for truth in labels]
-    for part in answers(loader, candidates, dataset, under=under):
-        tallies[part.candidate][part.shift].add(part)
-        advance(len(part.images))
-    names = [dataset.name if shift is None else f"{dataset.name} {shift[0]}:{shift[1]}" for shift in under]
-    return [
-        [
-            tally.measured(candidate.route, name, loader, dataset.left_out)
-            for tally, name in zip(of_one, names, strict=True)
+    return _Evaluating(loader, candidates, datasets, under, alphas, store, reporter or Silent()).document(
+        trained_on
+    )
+
+
+class _Evaluating:
+    """One evaluation: sets one after the other, the first one first."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        candidates: Sequence[Candidate],
+        datasets: Sequence[Dataset],
+        under: Sequence[Shift],
+        alphas: Sequence[float],
+        store: LogitStore | None,
+        reporter: Reporter,
+    ) -> None:
+        self._loader, self._store, self._reporter = loader, store, reporter
+        self._candidates = _of_one_task(candidates)
+        self._classes = self._candidates[0].route.classes
+        self._datasets = [align_classes(dataset, self._classes) for dataset in datasets]
+        self._under: list[Shift | None] = [None, *under]
+        self._alphas = tuple(alphas)
+        singles = [one for one in self._candidates if one.kind == "adapter"] if alphas else []
+        self._points = {one.label: {a: at_alpha(one.route, a) for a in self._alphas} for one in singles}
+        self._routes = [one.route for one in self._candidates]
+        self._routes += [route for points in self._points.values() for route in points.values()]
+        self._computed = self._reused = 0
+
+    def document(self, trained_on: Callable[[Candidate, Dataset], int]) -> Evaluation:
+        arch = self._loader.vit(self._candidates[0].route.preprocess.image_size).arch
+        names = set_names(self._datasets, self._under)
+        of_sets = [
+            EvaluatedSet(
+                name=names[i, j],
+                source=dataset.name,
+                digest=dataset.digest,
+                images=len(dataset),
+                shift=None if shift is None else f"{shift[0]}:{shift[1]}",
+                shifted=(i, j) != (0, 0),
+                class_counts=tuple(dataset.labels.bincount(minlength=len(self._classes)).tolist()),
+                left_out=dict(dataset.left_out),
+            )
+            for i, dataset in enumerate(self._datasets)
+            for j, shift in enumerate(self._under)
         ]
-        for candidate, of_one in zip(candidates, tallies, strict=True)
-    ]
-
-
-def answers(
-    loader: Loader,
-    candidates: Sequence[Candidate],
-    dataset: Dataset,
-    *,
-    under: Sequence[Shift | None] = (None,),
-) -> Iterator[Answered]:
-    """What every candidate says about every image under every shift, in parts of any order."""
-    for spec in dict.fromkeys(candidate.preprocess for candidate in candidates):
-        alike = [i for i, candidate in enumerate(candidates) if candidate.preprocess == spec]
-        vit = loader.vit(spec.image_size)
-        groups = _groups(candidates, alike, vit.arch)
-        forwards = [_Forward(loader, candidates, groups[0])] if len(groups) == 1 else None
-        images = Resized(dataset, spec, vit, kept_bytes=0)
-        for part in images.batches(_IMAGES):
-            pixels = images.pixels(part)
-            for number, shift in enumerate(under):
-                seen = pixels if shift is None else shifts.apply(pixels, *shift, seed=int(part[0]))
-                for forward in forwards or (_Forward(loader, candidates, group) for group in groups):
-                    yield from forward.answers(seen, part.numpy(), shift=number)
-
-
-class _Forward:
-    """Candidates that answer an image in one forward; their adapters stay in memory while it is there."""
-
-    def __init__(self, loader: Loader, candidates: Sequence[Candidate], places: Sequence[int]) -> None:
-        self._candidates = {place: candidates[place] for place in places}
-        self._spec = candidates[places[0]].preprocess
-        routes = [candidate.route for candidate in self._candidates.values()]
-        adapters = {digest: loader.adapter(t) for digest, t in _terms(routes).items()}
-        self._models = {member_key(m): model(m, adapters) for route in routes for m in route.members}
-        dense = sum(model.dense for model in self._models.values())
-        self._batch = Batch(loader.vit(self._spec.image_size), folded_models=max(1, dense))
-
-    def answers(self, pixels: Tensor, places: NDArray[np.int64], *, shift: int) -> Iterator[Answered]:
-        """What the candidates say about images uint8 [n, 3, S, S] of these places in the dataset."""
-        size = images_at_once(len(self._models))
-        for start in range(0, len(pixels), size):
-            images = normalise(pixels[start : start + size], self._spec)
-            of_models = logits_of_images(self._batch, list(self._models.values()), images)
-            logits = {key: z.double().numpy() for key, z in zip(self._models, of_models, strict=True)}
-            for number, candidate in self._candidates.items():
-                yield Answered(
-                    candidate=number,
-                    shift=shift,
-                    images=places[start : start + size],
-                    answer=_combined(candidate, logits),
-                )
-
-
-_Logits = dict[MemberKey, NDArray[np.float64]]
-
-
-def _combined(candidate: Candidate, logits: _Logits) -> Answer:
-    """A candidate's answer from its members' logits [b, C], each in the order of that member's classes."""
-    route, stacked = candidate.route, []
-    for member in route.members:
-        z, order = logits[member_key(member)], route.class_order(member)
-        stacked.append(z if order is None else z[:, list(order)])
-    weights = np.array([member.weight for member in route.members])
-    return combine(np.stack(stacked, axis=1), weights, rule=route.combine, temperature=candidate.temperature)
-
-
-class _Tally:
-    """What is known of one route on one set of images, image by image."""
-
-    def __init__(self, labels: NDArray[np.int64]) -> None:
-        self._labels = labels
-        self._correct, self._members = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
-        self._confidence, self._agreement = list[NDArray[np.float64]](), list[NDArray[np.float64]]()
-
-    def add(self, part: Answered) -> None:
-        truth, answer = self._labels[part.images], part.answer
-        self._correct.append(answer.predicted == truth)
-        self._members.append(answer.votes == truth[:, None])
-        self._confidence.append(answer.probabilities.max(axis=-1))
-        self._agreement.append(answer.agreement)
-
-    def measured(
-        self, route: ResolvedRoute, name: str, loader: Loader, left_out: Mapping[str, int]
-    ) -> Measured:
-        members = np.concatenate(self._members).mean(axis=0)
-        return Measured(
-            route=str(route),
-            data=name,
-            images=len(self._labels),
-            accuracy=float(np.concatenate(self._correct).mean()),
-            confidence=float(np.concatenate(self._confidence).mean()),
-            agreement=float(np.concatenate(self._agreement).mean()),
-            member_accuracies=dict(zip(_names(route), map(float, members), strict=True)),
-            precision=str(loader.precision),
-            left_out=dict(left_out),
+        seen = self._seen(of_sets, trained_on)
+        options = [
+            _option(one.label, {s.on.name: s.kept[one.label] for s in seen}, len(one.route.members))
+            for one in self._candidates
+        ]
+        return Evaluation(
+            created_at=datetime.now(UTC),
+            corolla=version("corolla"),
+            machine=machine.machine(self._loader),
+            task=self._candidates[0].route.task.spec.name,
+            classes=self._classes,
+            backbone=machine.backbone(self._loader),
+            sets=tuple(of_sets),
+            routes=tuple(described(one, arch) for one in self._candidates),
+            results=tuple(s.results[one.label] for one in self._candidates for s in seen),
+            confident_share=CONFIDENT_SHARE,
+            pairs=tuple(pair for one in seen for pair in one.pairs),
+            ensembles=tuple(found for one in seen for found in one.ensembles),
+            curves=tuple(self._curves(seen)),
+            choices=tuple(choose(options, rule) for rule in ("accuracy", "nll")) if len(options) > 1 else (),
+            comparisons=tuple(found for one in seen for found in one.comparisons),
+            logits=LogitCounts(computed=self._computed, reused=self._reused),
         )
 
+    def _seen(
+        self, of_sets: Sequence[EvaluatedSet], trained_on: Callable[[Candidate, Dataset], int]
+    ) -> list[Seen]:
+        """Every set under every shift, in their order."""
+        seen, described = list[Seen](), iter(of_sets)
+        for dataset in self._datasets:
+            learnt = {one.label: trained_on(one, dataset) for one in self._candidates}
+            with self._reporter.stage(self._title(dataset), len(dataset) * len(self._under)) as advance:
+                for some in self._groups(dataset):
+                    found = logits_under(
+                        self._loader, self._routes, dataset, some, store=self._store, advance=advance
+                    )
+                    for logits in found:
+                        self._computed += logits.computed
+                        self._reused += logits.reused
+                        on = OnSet(
+                            candidates=self._candidates,
+                            on=next(described),
+                            labels=dataset.labels.numpy(),
+                            logits=logits,
+                            first=seen[0] if seen else None,
+                            trained_on=learnt,
+                        )
+                        seen.append(on.seen(self._points))
+        return seen
 
-def _terms(routes: Sequence[ResolvedRoute]) -> dict[str, ResolvedTerm]:
-    """The adapters of routes by digest."""
-    return {term.digest: term for route in routes for term in route.terms()}
+    def _groups(self, dataset: Dataset) -> list[list[Shift | None]]:
+        """Shifts whose logits fit in memory together."""
+        models = {member_key(member) for route in self._routes for member in route.members}
+        nbytes = 4 * len(dataset) * len(self._classes) * len(models)
+        size = max(1, LOGIT_BYTES // max(1, nbytes))
+        return [self._under[start : start + size] for start in range(0, len(self._under), size)]
+
+    def _title(self, dataset: Dataset) -> str:
+        models = {member_key(member) for route in self._routes for member in route.members}
+        what = str(self._candidates[0].label) if len(models) == 1 else f"{len(models)} models"
+        shifts = f" under {len(self._under)} shifts" if len(self._under) > 1 else ""
+        return f"{what} on {dataset.name}{shifts}"
+
+    def _curves(self, seen: Sequence[Seen]) -> list[Curve]:
+        models = {
+            one.label: {s.on.name: s.kept[one.label].accuracy for s in seen}
+            for one in self._candidates
+            if one.kind in ("base", "adapter")
+        }
+        images = {s.on.name: s.on.images for s in seen}
+        curves = []
+        for one in self._candidates:
+            if one.label in self._points and one.adapter is not None:
+                options = [
+                    _option(a, {s.on.name: s.points[one.label][a] for s in seen}) for a in self._alphas
+                ]
+                curves.append(curve(one.label, one.adapter.method, options, models, images))
+        return curves
 
 
-def _groups(candidates: Sequence[Candidate], places: Sequence[int], arch: Architecture) -> list[list[int]]:
-    """Candidates grouped so that the adapters of a group fit in memory; one too large for that is alone."""
-    groups, nbytes = [list[int]()], dict[MemberKey, int]()
-    for place in places:
-        more = {member_key(m): _nbytes(m, arch) for m in candidates[place].route.members}
-        if groups[-1] and sum((nbytes | more).values()) > _ADAPTER_BYTES:
-            groups, nbytes = [*groups, []], {}
-        groups[-1].append(place)
-        nbytes |= more
-    return groups
+def _option(name: str | float, kept: Mapping[str, Kept], cost: int = 1) -> Option:
+    return Option(
+        name=name,
+        correct={on: one.correct for on, one in kept.items()},
+        nll={on: one.nll.astype(np.float64) for on, one in kept.items()},
+        cost=cost,
+    )
 
 
-def _nbytes(member: Member, arch: Architecture) -> int:
-    """Bytes of a member's adapters, and of the parameters that they may be folded into."""
-    manifests = [t.manifest for t in member.terms if t.manifest is not None]
-    return sum(2 * 4 * methods.get(m.method).configure(m.config).parameters(arch) for m in manifests)
+def _of_one_task(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Each once, answering with the classes of the first, in its order.
 
-
-def _names(resolved: ResolvedRoute) -> list[str]:
-    """The members, each with its task where one is of another than the answer."""
-    tasks = [member.task.spec.name for member in resolved.members]
-    if set(tasks) == {resolved.task.spec.name}:
-        return [str(member) for member in resolved.members]
-    return [f"{task}/{member}" for task, member in zip(tasks, resolved.members, strict=True)]
+    Raises:
+        InvalidInput: There is none, or they have other classes.
+    """
+    if not candidates:
+        raise InvalidInput("there is no route to measure", field="route", remedy="name one, such as base")
+    task = candidates[0].route.task
+    once = {one.label: one for one in candidates}
+    for one in once.values():
+        if set(map(class_name, one.route.classes)) != set(map(class_name, task.spec.classes)):
+            raise InvalidInput(
+                f"{one.label} and {candidates[0].label} answer with different classes",
+                field="route",
+                remedy="measure the routes of one task at a time",
+            )
+    return [replace(one, route=replace(one.route, task=task)) for one in once.values()]

@@ -5,7 +5,6 @@ Shapes: n images, K members, C classes.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from model_store.resolution.loading import Loader
@@ -15,16 +14,23 @@ from petl_vit.errors import InvalidInput, Unsupported
 from training.data.dataset import align_classes
 from training.data.records import Dataset
 from training.measure.calibration import FEWEST, fit_temperature
-from training.measure.evaluation import Candidate, answers
+from training.measure.logit_store import LogitStore
+from training.measure.logits import logits_of_routes, weights_of
 
 
 def fit_route(
-    loader: Loader, route: ResolvedRoute, dataset: Dataset, *, advance: Callable[[int], None] = lambda n: None
+    loader: Loader,
+    route: ResolvedRoute,
+    dataset: Dataset,
+    *,
+    store: LogitStore | None = None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> float:
     """The temperature that divides a route's combined logits.
 
     Args:
         dataset: Its classes are matched to the route's by name.
+        store: Where logits are taken from and kept; None computes everything.
         advance: Called with the number of images that are done.
 
     Raises:
@@ -45,12 +51,8 @@ def fit_route(
             field="data",
             remedy="give more: a larger --holdout, or --all-images where nothing was trained on them",
         )
-    logits = np.zeros((len(dataset), len(route.classes)))
-    for part in answers(loader, [Candidate(route=route)], dataset):
-        # The logarithm of the probabilities is the combined logits but for a number of each image.
-        logits[part.images] = np.log(np.maximum(part.answer.probabilities, np.finfo(float).tiny))
-        advance(len(part.images))
-    z = torch.from_numpy(logits)
+    logits = logits_of_routes(loader, [route], dataset, store=store, advance=advance)
+    z = torch.from_numpy(logits.stacked(route).mean(weights_of(route)))
     if bool((z.argmax(dim=-1) == dataset.labels).all()):
         raise InvalidInput(
             f"there is no error among the {len(dataset)} images, which then do not tell a temperature",

@@ -19,10 +19,12 @@ class TrainingData:
 
     Attributes:
         limit: How many they were limited to; None for all.
+        shots: How many of each class; None for all.
     """
 
     dataset: Dataset
     limit: int | None
+    shots: int | None = None
 
     def record(self) -> dict[str, JsonValue]:
         """What an adapter or a base head says of them in its `training`."""
@@ -31,6 +33,7 @@ class TrainingData:
             "data_digest": self.dataset.digest,
             "images": len(self.dataset),
             "limit": self.limit,
+            "shots": self.shots,
             "left_out": dict(self.dataset.left_out),
         }
 
@@ -88,7 +91,13 @@ def unlearnt_by(
         InvalidInput: Less than half of the images remain, and not those that one of them held out; names the
             adapters.
     """
-    learnt = by_adapters(store, terms)
+    return unlearnt_by_all(by_adapters(store, terms), heldout, note, field=field, remedy=remedy)
+
+
+def unlearnt_by_all(
+    learnt: Sequence[Learnt], heldout: Dataset, note: Callable[[str], None], *, field: str, remedy: str
+) -> Dataset:
+    """As `unlearnt_by`, of what models are known to have learnt."""
     unknown = Overlap(heldout, learnt).unknown
     if unknown:
         note(f"it is not recorded which images {unknown} learnt, so they may be among these")

@@ -20,9 +20,10 @@ from petl_vit.executors.joint import check_joins
 from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
+from training.run.feed import Batch
 from training.run.planned import Planned
 from training.run.recipe import Recipe
-from training.run.trainer import Batch, Trained, Trainer, losses_of
+from training.run.trainer import Trained, Trainer, losses_of
 from training.study.grids import FACTOR, RECIPE, Point
 from training.study.ground import Ground
 from training.study.studies import Studies, Taken

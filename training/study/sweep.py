@@ -21,6 +21,7 @@ from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from training.progress import Reporter
 from training.run import job as jobs
 from training.run.job import Job, Outcome
+from training.run.precision import settled
 from training.run.recipe import Recipe
 from training.study import ground, identity
 from training.study.grids import Grid, Point
@@ -44,7 +45,7 @@ class Sweep:
         methods: In the order in which they are tried.
         trials: Most trials of a method; None is the whole grid.
         job: The run of a winner but for its name and recipe; its recipe is what all trials have in common.
-        validation: Share of the training images that trials are measured on.
+        validation: Share of the training images that trials are measured on, where there is no part for it.
         together: Most trials of one forward; None chooses.
         prune: End trials that are far behind the best of their method.
         storage: URL or journal of a storage that several machines share; None is a file below `runs`.
@@ -111,7 +112,9 @@ def run(store: Store, sweep: Sweep, board: Board) -> Swept:
     """
     points = {m: sweep.grid.points(m, sweep.trials, sweep.job.recipe.seed) for m in sweep.methods}
     _check(sweep, points)
-    tuning = ground.split(store, sweep.job, sweep.validation, board)
+    job, part = ground.on_parts(settled(store, [sweep.job], board.note)[0], board)
+    sweep = replace(sweep, job=job)
+    tuning = ground.split(store, job, sweep.validation, board, part)
     common = tuning.common() | _common(sweep)
     storage = opened(sweep.storage, sweep.folder)
     try:

@@ -8,7 +8,7 @@ from model_store.store import Store
 from tests.corolla.shell import QUICK, Shell
 from tests.training.conftest import write_npz
 
-_COLUMNS = ["route", "data", "images", "precision", "accuracy", "confidence"]
+_COLUMNS = ["route", "set", "images", "precision", "accuracy", "95", "%", "confidence", "ECE"]
 MEASURE = ["evaluate", "--task", "digits", "--data", "digits", "--device", "cpu", "--precision", "fp32"]
 
 
@@ -17,38 +17,48 @@ def test_evaluation_measures_every_route_on_every_set_and_shift(trained: Shell) 
     other = write_npz(trained.folder / "other.npz", names=list("0123456789"))
     command = [*MEASURE, "--data", other, "--limit", "20"]
     command += ["--shift", "noise:3", "--route", "lora", "--route", "0.5*lora, ssf"]
-    rows = trained.document(*command, "--json")
-    assert [(row["route"], row["data"], row["images"]) for row in rows] == [
-        (route, data, 20)
+    found = trained.document(*command, "--json")
+    assert [(one["source"], one["shift"], one["images"], one["shifted"]) for one in found["sets"]] == [
+        ("digits", None, 20, False),
+        ("digits", "noise:3", 20, True),
+        (other, None, 20, True),
+        (other, "noise:3", 20, True),
+    ]
+    rows = found["results"]
+    assert [(row["route"], row["set"]) for row in rows] == [
+        (route, data)
         for route in ("lora:1", "0.5*lora:1, ssf:1")
-        for data in ("digits", "digits noise:3", other, f"{other} noise:3")
+        for data in ("digits", "digits noise:3", "other", "other noise:3")
     ]
     assert rows[4]["member_accuracies"].keys() == {"0.5*lora:1", "ssf:1"}
     assert all(20 * row["accuracy"] % 1 == pytest.approx(0, abs=1e-6) for row in rows)  # of 20 images
-    assert {row["precision"] for row in rows} == {"fp32"}
+    assert found["machine"]["precision"] == "fp32"
+    assert found["logits"] == {"computed": 12, "reused": 0}
     code, out, err = trained(*command)
     assert code == 0
     header, *lines = out.splitlines()
-    assert header.split()[:9] == [*_COLUMNS, "agreement", "best", "member"]
-    assert len(lines) == 8  # nothing wraps in a log
+    assert header.split()[:12] == [*_COLUMNS, "agreement", "best", "member"]
+    assert lines[8] == ""  # nothing wraps in a log
     assert lines[5].split()[:5] == ["0.5*lora:1,", "ssf:1", "digits", "noise:3", "20"]
-    stages = [line.rpartition(" in ")[0] for line in err.splitlines() if "training images" not in line]
-    assert stages == ["2 routes on digits: 80", f"2 routes on {other}: 80"]
+    said = [line.rpartition(" in ")[0] or line for line in err.splitlines() if "training images" not in line]
+    assert said[:2] == ["3 models on digits under 2 shifts: 40", f"3 models on {other} under 2 shifts: 40"]
+    assert said[2].startswith("logits of models on sets: 0 computed, 12 taken from ")
 
 
 def test_the_held_out_images_of_training_are_measured_again_with_the_same_result(shell: Shell) -> None:
     command = ["train", "bitfit", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
     metrics = shell.document(*command, "--holdout", "0.1", "--split-seed", "3")["metrics"]
     command = [*MEASURE, "--holdout", "0.1", "--split-seed", "3"]
-    adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")
+    adapter, base = shell.document(*command, "--route", "bitfit", "--route", "base", "--json")["results"]
     assert adapter["accuracy"] == metrics["accuracy"]
     assert base["accuracy"] == metrics["base_accuracy"]
 
 
 def test_images_that_a_route_was_trained_on_are_counted_and_left_out_of_held_out_ones(trained: Shell) -> None:
     command = [*MEASURE, "--route", "lora", "--route", "base"]
-    rows = trained.document(*command, "--json")
-    assert [(row["images"], row["trained_on"]) for row in rows] == [(1797, 60), (1797, 60)]
+    found = trained.document(*command, "--json")
+    assert [one["images"] for one in found["sets"]] == [1797]
+    assert [row["trained_on"] for row in found["results"]] == [60, 60]
     code, out, err = trained(*command)
     assert code == 0
     assert out.splitlines()[0].endswith("trained on")
@@ -67,9 +77,13 @@ def test_a_single_route_has_no_columns_for_members(trained: Shell) -> None:
 def test_a_named_route_brings_its_temperature(trained: Shell) -> None:
     assert trained("routes", "put", "hot", "lora", "--task", "digits", "--temperature", "10")[0] == 0
     command = [*MEASURE, "--limit", "20", "--json", "--route", "lora"]
-    plain, hot = trained.document(*command, "--route", "hot")
+    found = trained.document(*command, "--route", "hot")
+    plain, hot = found["results"]
     assert hot["accuracy"] == plain["accuracy"]
     assert hot["confidence"] < plain["confidence"]
+    assert hot["raw"]["confidence"] == plain["confidence"]
+    routes = [(one["label"], one["text"], one["temperature"]) for one in found["routes"]]
+    assert routes == [("lora:1", "lora:1", 1.0), ("hot", "lora:1", 10.0)]
 
 
 def test_a_temperature_of_other_versions_is_not_measured_with_and_said(trained: Shell) -> None:
@@ -88,7 +102,9 @@ def test_a_temperature_of_other_versions_is_not_measured_with_and_said(trained: 
     command = [*MEASURE, "--limit", "20", "--json", "--route", "hot", "--route", "lora:2, lora:2"]
     code, out, err = trained(*command)
     assert code == 0
-    hot, plain = json.loads(out)
+    hot, plain = json.loads(out)["results"]
+    assert hot.pop("route") == "hot"
+    assert plain.pop("route") == "lora:2, lora:2"
     assert hot == plain
     assert "route hot: temperature 9 is for digits/lora:1 and is not applied: digits/lora:2" in err
 

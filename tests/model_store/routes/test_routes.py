@@ -145,7 +145,18 @@ terms = st.builds(Term, adapter=refs(), alpha=finite)
 models = st.builds(Model, terms=st.lists(terms, min_size=1, max_size=3).map(tuple))
 weights = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
 entries = st.lists(st.builds(Entry, model=models, weight=weights), min_size=1, max_size=3)
-any_route = st.builds(Route, entries=entries.map(tuple), combine=st.sampled_from(Combine))
+ensembles = st.builds(
+    Route,
+    entries=entries.map(tuple),
+    combine=st.sampled_from([rule for rule in Combine if rule is not Combine.CASCADE]),
+)
+cascades = st.builds(
+    Route,
+    entries=st.lists(st.builds(Entry, model=models), min_size=2, max_size=3).map(tuple),
+    combine=st.just(Combine.CASCADE),
+    loss=st.floats(0, 1, exclude_max=True),
+)
+any_route = ensembles | cascades
 
 
 @given(any_route.filter(lambda route: len(str(route)) <= 2000))
@@ -153,7 +164,7 @@ def test_what_is_printed_reads_back_as_the_same_route(route: Route) -> None:
     assert parse_route(str(route)) == route
 
 
-@given(st.text(alphabet="lorab0.5e-+*:/@,() \n\tàL", max_size=30))
+@given(st.text(alphabet="lorab0.5e-+*:/@,();<= \n\tàL", max_size=30))
 def test_any_text_is_a_route_or_an_invalid_input(text: str) -> None:
     try:
         route = parse_route(text)

@@ -19,10 +19,10 @@ from petl_vit.heads import LinearHead
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import random_tensors
+from tests.training.answered import said
 from tests.training.conftest import SPEC, imported, write_npz
 from training.data.dataset import split_dataset
 from training.data.sources import load_dataset
-from training.measure.evaluation import measure
 from training.run import soup
 
 CLASSES = tuple(f"digit {label}" for label in range(10))
@@ -72,7 +72,7 @@ def job(backbone: BackboneRecord, tmp_path: Path, members: list[Manifest]) -> so
 
 def accuracy(store: Store, backbone: BackboneRecord, source: str, route: str) -> float:
     resolved = resolve(parse_route(route), task="digits", store=store, backbone_digest=backbone.digest)
-    return measure(Loader(store, backbone), resolved, load_dataset(source)).accuracy
+    return said(Loader(store, backbone), resolved, load_dataset(source)).accuracy
 
 
 def test_a_uniform_soup_is_the_average_of_all(store: Store, backbone: BackboneRecord, job: soup.Job) -> None:
