@@ -24,13 +24,13 @@ from training.run.feed import Batch
 from training.run.planned import Planned
 from training.run.recipe import Recipe
 from training.run.trainer import Trained, Trainer, losses_of
-from training.study.grids import FACTOR, RECIPE, Point
+from training.study.grids import FACTOR, RECIPE, Value
 from training.study.ground import Ground
 from training.study.studies import Studies, Taken
 from training.study.trials import Saved, State
 
 
-def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planned:
+def planned(method: str, point: Mapping[str, Value], common: Recipe, name: str = "") -> Planned:
     """A trial as training takes it: what its point does not say is as in `common`, or its method's own.
 
     Raises:
@@ -46,7 +46,7 @@ def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planne
     return Planned(name=name or method, recipe=recipe, method=configured)
 
 
-def with_rates(trial: Planned, point: Point, images: int) -> Planned:
+def with_rates(trial: Planned, point: Mapping[str, Value], images: int) -> Planned:
     """The trial with its learning rates: its point's, or what `corolla train` takes times its factor."""
     settled = rates.settled(trial, images)
     factor = float(point.get(FACTOR, 1.0))
