@@ -42,7 +42,7 @@ from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
 from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
 from training.run.planned import Planned
-from training.run.precision import check_precision, frozen
+from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
 from training.run.task import check_spec, create, new_spec
 from training.run.together import check_names, check_together
@@ -158,6 +158,7 @@ class _Run:
         for one in jobs:
             check_names(one)
         use_threads()
+        jobs = settled(store, jobs, reporter.note)
         self._device = chosen_device(jobs[0].device)
         check_precision(jobs[0].recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
