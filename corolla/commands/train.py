@@ -4,6 +4,7 @@ Further adapters of the same run are given as texts, which are parsed by the com
 computes is imported once the arguments are read.
 """
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
 from corolla.method_settings import recipe_of, trainable
 from model_store.store import Store
-from petl_vit import summaries
+from petl_vit import heap, summaries
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
@@ -243,6 +244,7 @@ def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
 
 
 def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
+    heap.keep(os.environ)
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
