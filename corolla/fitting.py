@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.format.records import NamedRoute
-from model_store.resolution.answering import Answering, answering, exact_versions
+from model_store.resolution.answering import Answering, answering, calibrate_command, exact_versions
 from model_store.store import Store
+from petl_vit.combine import Combine
+from petl_vit.errors import Unsupported
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 
@@ -62,11 +64,17 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     Raises:
         NotFound: There is no such route, or no such data.
         InvalidInput: The images do not tell a temperature, or the route was trained on most of them.
-        Unsupported: The members' answers are not combined by their logits.
+        Unsupported: The members' answers are not combined by their logits, or it is a cascade.
         Conflict: The route was put again meanwhile.
     """
     named = store.routes.get(what.task, what.name)
     now = answering(store, named)
+    if now.resolved.combine is Combine.CASCADE:
+        raise Unsupported(
+            f"{what.name} is a cascade, which has a temperature for each of its stages",
+            field="route",
+            remedy=f"learn them with its thresholds: {calibrate_command(named)}",
+        )
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
