@@ -4,7 +4,7 @@
 
 CPU time of a step (forward, backward, optimiser) of 16 images, interleaved in one process, on random images:
 
-lora_over_peft_step: our LoRA over HF PEFT's on the same timm model, without dropout and drop path, which start
+lora_over_peft_step: our LoRA over HF PEFT's on the same timm model, without dropout and drop path; both start
 alike and are checked to have one loss and one gradient; in bf16 PEFT's runs under autocast.
 petl_over_full_step: the slowest method but VPT-Shallow over full fine-tuning, at default settings.
 four_joint_over_four_runs: LoRA, SSF, AdaptFormer and BitFit in one forward over the four alone.

@@ -78,6 +78,12 @@ _COMMON: list[flags.Decorator] = [
     flags.precision(
         "What held-out images are measured in, as a server's --precision", flag="--measure-precision"
     ),
+    click.option(
+        "--micro-batch",
+        type=click.IntRange(1),
+        help="Images of one forward and backward: less memory, with the same result to rounding.  [default: "
+        "the batch, or as many as fit in memory]",
+    ),
     flags.device,
     click.option(
         "--runs",
