@@ -6,52 +6,78 @@ import click
 
 from corolla import tables
 from training.measure.document import Evaluation
-from training.measure.figures import Choice, Control, Curve, Difference, Ensemble, Result
+from training.measure.figures import Choice, Curve, Difference, Result
 
 _PAIRS = 10
 """Pairs that are listed unless all are asked for."""
+_LISTED = 6
+_CHANCE = 0.05
 
 
 def show(evaluation: Evaluation, *, full: bool) -> None:
     """Print an evaluation."""
     _results(evaluation, full)
+    for line in _best(evaluation):
+        click.echo(line)
     _pairs(evaluation, full)
+    _ensembles(evaluation, full)
     _curves(evaluation, full)
-    lines = [*_ensembles(evaluation), *_choices(evaluation)]
-    for line in lines:
+    for line in _choices(evaluation):
         click.echo(line)
 
 
 def _results(evaluation: Evaluation, full: bool) -> None:
     several = any(len(one.member_accuracies) > 1 for one in evaluation.results)
     learnt = any(one.trained_on for one in evaluation.results)
-    columns = ["route", "set", "images", "precision", "accuracy", "95 %", "confidence", "ECE"]
-    columns += ["agreement"] if several else []
-    columns += ["best member"] if several and not full else []
-    columns += ["ECE fitted", "NLL", "Brier", "macro-F1", "robustness", "parameters", "cost"] if full else []
+    columns = ["route", "set", "images", "accuracy", "95 %", "ECE", *(["agreement"] if several else [])]
+    columns += ["ECE fitted", "confidence", "NLL", "Brier", "macro-F1"] if full else []
+    columns += ["robustness", "parameters", "cost"] if full else []
     columns += ["trained on"] if learnt else []
     table = tables.table_of(*columns)
     images = {one.name: str(one.images) for one in evaluation.sets}
     routes = {one.label: one for one in evaluation.routes}
     for one in evaluation.results:
-        cells = [one.route, one.set, images[one.set], evaluation.machine.precision, f"{one.accuracy:.3f}"]
-        cells += [f"{one.low:.3f}-{one.high:.3f}", f"{one.confidence:.3f}", f"{one.ece:.3f}"]
-        cells += _of_members(one, full) if several else []
-        if full:
-            honest = one.calibrated
-            cells += [f"{honest.ece:.3f}" if honest else "", f"{one.nll:.3f}", f"{one.brier:.3f}"]
-            cells += [f"{one.macro_f1:.3f}", _signed(one.effective_robustness)]
-            cells += [f"{routes[one.route].parameters:,}", f"{one.cost:.3g}"]
+        cells = [one.route, one.set, images[one.set], f"{one.accuracy:.3f}", f"{one.low:.3f}-{one.high:.3f}"]
+        cells += [f"{one.ece:.3f}"]
+        if several:
+            cells += [f"{one.agreement:.3f}" if len(one.member_accuracies) > 1 else ""]
+        cells += [*_more(one), f"{routes[one.route].parameters:,}", f"{one.cost:.3g}"] if full else []
         cells += [str(one.trained_on)] if learnt else []
         table.add_row(*cells)
     tables.print_table(table)
+    machine = evaluation.machine
+    click.echo(f"computed in {machine.precision} on {machine.device}")
 
 
-def _of_members(one: Result, full: bool) -> list[str]:
-    if len(one.member_accuracies) < 2:
-        return [""] if full else ["", ""]
-    best, accuracy = max(one.member_accuracies.items(), key=lambda item: item[1])
-    return [f"{one.agreement:.3f}", *([] if full else [f"{best} {accuracy:.3f}"])]
+def _more(one: Result) -> list[str]:
+    honest = one.calibrated
+    numbers = (one.confidence, one.nll, one.brier, one.macro_f1)
+    return [
+        f"{honest.ece:.3f}" if honest is not None else "",
+        *(f"{number:.3f}" for number in numbers),
+        _signed(one.effective_robustness),
+    ]
+
+
+def _best(evaluation: Evaluation) -> Iterator[str]:
+    """The best route of each set, and those that the set does not tell from it."""
+    if len(evaluation.routes) < 2:
+        return
+    yield ""
+    for on in evaluation.sets:
+        best = max((one for one in evaluation.results if one.set == on.name), key=lambda one: one.accuracy)
+        alike = [
+            one.b if one.a == best.route else one.a
+            for one in evaluation.comparisons
+            if one.set == on.name and best.route in (one.a, one.b) and (one.mcnemar_p or 0) >= _CHANCE
+        ]
+        others = f"; not told from it (McNemar, p {_CHANCE:g} and more): {_listed(alike)}" if alike else ""
+        yield f"best on {on.name}: {best.route} {best.accuracy:.3f}{others}"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
+    return "; ".join(labels[:_LISTED]) + more
 
 
 def _pairs(evaluation: Evaluation, full: bool) -> None:
@@ -103,7 +129,7 @@ _RULES = {
     "accuracy": "accuracy on the first set",
     "nll": "likelihood on the first set",
     "budget": "the smallest that loses at most a point there",
-    "half": "habit",
+    "half": "the published default",
 }
 
 
@@ -135,33 +161,40 @@ def _text(chosen: str | float) -> str:
     return chosen if isinstance(chosen, str) else f"{chosen:g}"
 
 
-def _ensembles(evaluation: Evaluation) -> Iterator[str]:
-    for place, one in enumerate(evaluation.ensembles):
-        if place == 0:
-            yield ""
-        yield _ensemble(one)
-        for control in one.controls:
-            yield f"  {_control(control)}"
-
-
-def _ensemble(one: Ensemble) -> str:
-    rules = f"mean {one.mean:.3f}, prob {one.prob:.3f}, vote {one.vote:.3f}"
-    return (
-        f"{one.route} on {one.set}: {rules}; best member {one.best_member} {one.best:.3f}, "
-        f"{_difference(one.over_best)}; mean member {one.mean_of_members:.3f}, worst {one.worst:.3f}"
+def _ensembles(evaluation: Evaluation, full: bool) -> None:
+    """Ensembles against their best member and against as many seeds of one method."""
+    if not evaluation.ensembles:
+        return
+    control = any(one.controls for one in evaluation.ensembles)
+    table = tables.table_of(
+        "ensemble",
+        "set",
+        *(["mean", "prob", "vote"] if full else []),
+        "best member",
+        "over the best, points",
+        *(["mean member", "worst"] if full else []),
+        *(["control", "over the control, points"] if control else []),
     )
-
-
-def _control(one: Control) -> str:
-    return (
-        f"against {one.size} seeds of {one.method}: {one.ensemble:.3f} and {one.mean:.3f}, "
-        f"{_difference(one.over_control)}"
-    )
+    for one in evaluation.ensembles:
+        cells = [one.route, one.set]
+        cells += [f"{accuracy:.3f}" for accuracy in (one.mean, one.prob, one.vote)] if full else []
+        cells += [f"{one.best_member} {one.best:.3f}", _difference(one.over_best)]
+        cells += [f"{one.mean_of_members:.3f}", f"{one.worst:.3f}"] if full else []
+        for place, other in enumerate(one.controls if full else one.controls[:1]):
+            seeds = [
+                f"{other.size} seeds of {other.method} {other.mean:.3f}",
+                _difference(other.over_control),
+            ]
+            table.add_row(*(cells if place == 0 else [""] * len(cells)), *seeds)
+        if not one.controls:
+            table.add_row(*cells, *(["", ""] if control else []))
+    click.echo()
+    tables.print_table(table)
 
 
 def _difference(one: Difference) -> str:
     p = "" if one.mcnemar_p is None else f", p {one.mcnemar_p:.2g}"
-    return f"{100 * one.difference:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f}{p})"
+    return f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}{p})"
 
 
 def _signed(value: float | None) -> str:
