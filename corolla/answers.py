@@ -68,13 +68,18 @@ class Prediction:
         return self._answer.probabilities
 
     @property
-    def votes(self) -> tuple[str, ...]:
-        """[K], the class that each member of the route predicts."""
-        return tuple(self.classes[vote] for vote in self._answer.votes)
+    def votes(self) -> tuple[str | None, ...]:
+        """[K], the class that each member of the route predicts; None where a cascade did not ask it."""
+        return tuple(None if vote is None else self.classes[vote] for vote in self._answer.votes)
+
+    @property
+    def members_asked(self) -> int:
+        """How many members the answer is of: all of the route's, or as many as a cascade needed."""
+        return self._answer.members_asked
 
     @property
     def agreement(self) -> float:
-        """Share of the members that predict the class of the answer; 1 for a single member."""
+        """Share of the members asked that predict the class of the answer; 1 for a single member."""
         return self._answer.agreement
 
     @property

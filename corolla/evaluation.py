@@ -37,11 +37,12 @@ class Measurement:
         routes: Routes, or names of routes; none is every adapter, the base, and ensembles of these.
         members_of: Also every member of these routes by itself.
         alphas: Every single adapter also at these.
-        shifts: Every set also under these, as NAME:SEVERITY.
+        shifts: Every set also under these, as `training.data.shift.parse_all` reads them.
         holdout: Only the images that training with this share holds out, but for those that the routes were
             trained on; None is all. A set that none of the routes was trained on is measured whole.
         limit: At most so many images of each set.
-        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
+        max_pixels, skip_bad, image_column, label_column: How images are read, as
+            `training.data.reading.Reading` says.
         backbone: Name or digest; None is the only one.
         device, precision: What the backbone runs on, and computes in.
         logits: Folder in which logits are kept; None is the user's.
@@ -59,6 +60,8 @@ class Measurement:
     limit: int | None = None
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     extrapolate: bool = False
     backbone: str | None = None
     device: str = "auto"
@@ -122,7 +125,7 @@ def evaluate(store: Store, what: Measurement, reporter: "Reporter") -> Evaluatio
     """
     noting = _Noting(reporter)
     record = store.backbones.get(what.backbone)
-    under = [shift.parse(text) for text in what.shifts]
+    under = shift.parse_all(what.shifts)
     if not what.data:
         raise InvalidInput("there is no set of images", field="data", remedy="name one with --data")
     chooser = Chooser(
@@ -143,7 +146,8 @@ def evaluate(store: Store, what: Measurement, reporter: "Reporter") -> Evaluatio
 
     alphas = checked_alphas(what.alphas, extrapolate=what.extrapolate) if what.alphas else ()
     learning = _Learning(store, candidates)
-    datasets = [_dataset(source, what, learning, noting) for source in what.data]
+    classes = candidates[0].route.classes
+    datasets = [_dataset(source, what, learning, classes, noting) for source in what.data]
     use_threads()
     exact = Loader(store, record, device=chosen_device(what.device))
     members = (member for candidate in candidates for member in candidate.route.members)
@@ -189,16 +193,28 @@ class _Learning:
         return len(Overlap(dataset, self.of(one)))
 
 
-def _dataset(source: str, what: Measurement, learning: _Learning, reporter: "Reporter") -> "Dataset":
+def images(
+    store: Store, what: Measurement, candidates: "Sequence[Candidate]", reporter: "Reporter"
+) -> "list[Dataset]":
+    """The sets that `evaluate` measures these routes on, as they are."""
+    learning, classes = _Learning(store, candidates), candidates[0].route.classes
+    return [_dataset(source, what, learning, classes, reporter) for source in what.data]
+
+
+def _dataset(
+    source: str, what: Measurement, learning: _Learning, classes: Sequence[str], reporter: "Reporter"
+) -> "Dataset":
     """The images to measure on: with a holdout, none that any of the routes was trained on."""
-    from training.data.dataset import split_dataset, subset
+    from training.data.dataset import note_absent, split_dataset, subset
     from training.data.learnt import Overlap
-    from training.data.reading import Reading
-    from training.data.sources import load_dataset
+    from training.data.reading import reading_of
+    from training.data.sources import load_measured
     from training.run.training_data import unlearnt_by_all
 
-    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
-    dataset, learnt = load_dataset(source, reading=reading), learning.of()
+    reading = reading_of(what, reporter, measured=True)
+    dataset = load_measured(source, holdout=None, seed=what.split_seed, reading=reading)
+    learnt = learning.of()
+    note_absent(dataset, classes, reporter.note)
     if what.holdout is not None:
         before = Overlap(dataset, learnt)
         if len(before) or before.unknown:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.format.records import NamedRoute
-from model_store.resolution.answering import Answering, answering, exact_versions
+from model_store.resolution.answering import Answering, answering, calibrate_command, exact_versions
 from model_store.store import Store
+from petl_vit.combine import Combine
+from petl_vit.errors import Unsupported
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 
@@ -23,7 +25,8 @@ class Fitting:
     Attributes:
         data: Labelled images, as `training.data.sources.load_dataset` opens them.
         holdout: Only the images that training with this share holds out; None is all.
-        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
+        max_pixels, skip_bad, image_column, label_column: How images are read, as
+            `training.data.reading.Reading` says.
         device, precision: What the backbone runs on, and computes in.
     """
 
@@ -34,6 +37,8 @@ class Fitting:
     split_seed: int = 0
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     device: str = "auto"
     precision: str = "auto"
 
@@ -59,26 +64,29 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     Raises:
         NotFound: There is no such route, or no such data.
         InvalidInput: The images do not tell a temperature, or the route was trained on most of them.
-        Unsupported: The members' answers are not combined by their logits.
+        Unsupported: The members' answers are not combined by their logits, or it is a cascade.
         Conflict: The route was put again meanwhile.
     """
     named = store.routes.get(what.task, what.name)
     now = answering(store, named)
+    if now.resolved.combine is Combine.CASCADE:
+        raise Unsupported(
+            f"{what.name} is a cascade, which has a temperature for each of its stages",
+            field="route",
+            remedy=f"learn them with its thresholds: {calibrate_command(named)}",
+        )
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
     from petl_vit.device import chosen_device
-    from training.data.dataset import split_dataset
-    from training.data.reading import Reading
-    from training.data.sources import load_dataset
+    from training.data.reading import reading_of
+    from training.data.sources import load_measured
     from training.measure.logit_store import LogitStore, default_folder
     from training.measure.route_temperature import fit_route
     from training.run.training_data import unlearnt_by
 
-    reading = Reading(max_pixels=what.max_pixels, skip_bad=what.skip_bad, reporter=reporter)
-    dataset = load_dataset(what.data, reading=reading)
-    if what.holdout is not None:
-        dataset = split_dataset(dataset, holdout=what.holdout, seed=what.split_seed)[1]
+    reading = reading_of(what, reporter, measured=True)
+    dataset = load_measured(what.data, holdout=what.holdout, seed=what.split_seed, reading=reading)
     dataset = unlearnt_by(
         store,
         now.resolved.terms(),

@@ -80,6 +80,18 @@ skip_bad = click.option(
 )
 
 
+def columns(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--image-column` and `--label-column` of labelled images."""
+    for what, text in (("label", "labels"), ("image", "images or of their paths")):
+        command = click.option(
+            f"--{what}-column",
+            metavar="COLUMN",
+            default="",
+            help=f"Column of {text} in a table or a set of Hugging Face.  [default: by its name or kind]",
+        )(command)
+    return command
+
+
 def task(
     text: str = "Task; may be left out where there is only one.", *, required: bool = False
 ) -> Decorator:

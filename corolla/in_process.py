@@ -72,8 +72,8 @@ class InProcess:
         # Nobody sends the ids of predictions back, so their key goes when this does.
         self._folder = TemporaryDirectory()
         try:
-            key = {"prediction_key_file": f"{self._folder.name}/key"}
-            self._settings = Settings.read({**settings, **key})
+            fixed = {"prediction_key_file": f"{self._folder.name}/key", "cascade_full_share": 0.0}
+            self._settings = Settings.read({**settings, **fixed})
             self._embedded = Embedded(self._settings)
             self._notes: set[str] = set()
         except BaseException:

@@ -20,8 +20,11 @@ from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
+from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
 from serving.settings import Settings
+from training.data.augmentation import Augmentation
+from training.run.transform import Normalise, with_transform
 
 if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
@@ -99,9 +102,16 @@ class Store(Measuring):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         image_size: int | None = None,
-        resize: Literal["squash", "crop"] | None = None,
+        resize: Resize | None = None,
+        crop_ratio: float | None = None,
+        interpolation: Interpolation | None = None,
+        normalise: Normalise | None = None,
+        transform: str | None = None,
         epochs: int = 30,
         batch_size: int = 64,
         learning_rate: float | None = None,
@@ -109,7 +119,8 @@ class Store(Measuring):
         weight_decay: float = 1e-4,
         warmup_ratio: float = 0.1,
         drop_path: float | None = None,
-        augment: Literal["none", "flip", "crop-flip"] = "none",
+        augment: Augmentation | None = None,
+        balance: Literal["none", "classes"] = "none",
         init: Literal["method", "published"] = "method",
         head_init: Literal["probe", "random"] = "probe",
         seed: int = 0,
@@ -127,22 +138,30 @@ class Store(Measuring):
 
         Args:
             method: The PETL method, e.g. `lora`; `corolla methods` lists them.
-            data: Folder, .zip or .npz of labelled images, `digits` or `mnist`.
+            data: Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, `hf:NAME`, `digits`
+                or `mnist`; `source::part` is a part of it.
             task: Task to register under; made if it does not exist.
             name: Name to register under; None is the method's.
-            heldout: Held-out images of their own, instead of a split.
+            heldout: Held-out images of their own, instead of a split or a part that `data` has for it.
             holdout: Share of the images that is held out.
-            split_seed: Decides the split and `limit`.
+            split_seed: Decides the split, `limit` and `shots`.
             limit: Train on at most so many images.
+            shots: Train on so many images of each class.
             skip_bad: Leave out images that cannot be used; the manifest's `training["left_out"]` counts them.
             image_size: Input size of a new task, pixels; None is the backbone's.
+            image_column, label_column: Of a table or a set of Hugging Face; empty finds them.
             resize: How images of a new task reach it; None is squash.
+            crop_ratio: Share of the side that is kept where they are cropped; None is 1.
+            interpolation: How they are scaled; None is bicubic.
+            normalise: Mean and deviation: `none`, `half`, `imagenet` or `clip`; None is the backbone's.
+            transform: One of the study's, e.g. `vtab`: what the four above and `augment` do not say.
             learning_rate: Highest learning rate; None is chosen by method and number of steps.
             head_rate: The head's; None is `learning_rate`, or without it chosen by where the head starts.
             weight_decay: AdamW's.
             warmup_ratio: Share of the steps in which the learning rate rises.
             drop_path: Stochastic depth of the last block; None is the method's own: 0.1, of linear 0.
-            augment: Random changes to training images.
+            augment: Random changes to training images; None is the transform's, else none.
+            balance: Show every image once an epoch, or with `classes` every class equally often.
             init: Start the adapter as its method says, or as the study's published runs did.
             head_init: Start the head from the task's base head, or at random (members differ more).
             seed: Decides all randomness of training.
@@ -159,6 +178,13 @@ class Store(Measuring):
             InvalidInput: A setting or the data cannot work, or the task exists with other classes or another
                 input; names it.
         """
+        asked = {
+            "resize": resize,
+            "crop_ratio": crop_ratio,
+            "interpolation": interpolation,
+            "normalise": normalise,
+        }
+        wanted = with_transform(transform, asked | {"augment": augment})
         recipe = recipe_of(
             method,
             settings,
@@ -169,7 +195,8 @@ class Store(Measuring):
             weight_decay=weight_decay,
             warmup_ratio=warmup_ratio,
             drop_path=drop_path,
-            augment=augment,
+            augment=wanted.pop("augment") or "none",
+            balance=balance,
             init=init,
             head_init=head_init,
             seed=seed,
@@ -193,10 +220,13 @@ class Store(Measuring):
                 holdout=holdout,
                 split_seed=split_seed,
                 limit=limit,
+                shots=shots,
                 max_pixels=self._settings.max_pixels,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 image_size=image_size,
-                resize=resize,
+                **wanted,
                 device=self._settings.device,
                 again=again,
                 promote=promote,
@@ -219,8 +249,11 @@ class Store(Measuring):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
         move_base: bool = False,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         progress: bool = False,
     ) -> TaskRecord:
         """Fits the base head of a task again; the result is the task's next version.
@@ -249,7 +282,10 @@ class Store(Measuring):
                 split_seed=split_seed,
                 limit=limit,
                 max_pixels=self._settings.max_pixels,
+                shots=shots,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 device=self._settings.device,
                 move_base=move_base,
             ),

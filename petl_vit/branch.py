@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petl_vit.noise import Noise, dropped
 from petl_vit.per_row import Alpha, add_product_, at_alpha, product
 
 
@@ -97,10 +98,10 @@ class Branch:
         return h if self.conv is None else self.activation(self.conv(h, tokens))
 
     def delta(
-        self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, training: bool = False
+        self, stream: Tensor, normed: Tensor, out: Tensor, alpha: Alpha, noise: Noise | None = None
     ) -> Tensor:
         u = self.source.of(stream, normed, out)
-        h = F.dropout(self.hidden(u, u.shape[1]), self.dropout, training)
+        h = dropped(self.hidden(u, u.shape[1]), self.dropout, noise)
         return at_alpha(product(h, self.up, self.up_bias), alpha) * self.scale
 
     def join_(self, target: Tensor, hidden: Tensor, alpha: Alpha) -> None:

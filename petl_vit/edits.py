@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit.branch import Branch
+from petl_vit.noise import Noise, dropped
 from petl_vit.per_row import Alpha, add_product_, at_alpha, beside, product
 from petl_vit.products import DenseParams, Params
 from petl_vit.prompts import Prefix, Queries, Tokens
@@ -46,7 +47,7 @@ class Affine:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
+    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:
         delta = y.new_zeros(()) if self.scale is None else (beside(self.scale, y) - 1) * y
         delta = delta if self.shift is None else delta + beside(self.shift, y)
         return at_alpha(delta.expand_as(y), alpha)
@@ -93,7 +94,7 @@ class NormDelta:
     bias: Tensor
     eps: float
 
-    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
+    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:
         if self.weight.dim() == 1:
             normal = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         else:
@@ -131,22 +132,22 @@ class LowRank:
     dropout: float = 0.0
     bottleneck_dropout: float = 0.0
 
-    def _bottleneck(self, x: Tensor, alpha: Alpha, training: bool) -> Tensor:
+    def _bottleneck(self, x: Tensor, alpha: Alpha, noise: Noise | None) -> Tensor:
         """[B, N, in] -> [B, N k, R], alpha included."""
-        h = product(F.dropout(x, self.dropout, training), self.a, self.a0)
-        h = at_alpha(F.dropout(h, self.bottleneck_dropout, training), alpha)
+        h = product(dropped(x, self.dropout, noise), self.a, self.a0)
+        h = at_alpha(dropped(h, self.bottleneck_dropout, noise), alpha)
         return h.reshape(
             x.shape[0], -1, self.b.shape[-2]
         )  # `len` would fix the batch size of a recorded forward
 
-    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, training: bool = False) -> Tensor:
-        delta = (self._bottleneck(x, alpha, training) @ self.b).view_as(y)
+    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:
+        delta = (self._bottleneck(x, alpha, noise) @ self.b).view_as(y)
         return delta if self.shift is None else delta + at_alpha(self.shift.expand_as(y), alpha)
 
     def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
         """y += delta in one product, or two passes with a shift; for inference."""
         parts = y.view(len(y), -1, self.b.shape[-1])
-        add_product_(parts, self._bottleneck(x, alpha, False), self.b)
+        add_product_(parts, self._bottleneck(x, alpha, None), self.b)
         if self.shift is not None:
             y.add_(at_alpha(self.shift.expand_as(y), alpha))
 

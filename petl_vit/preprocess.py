@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petl_vit.errors import InvalidInput
-from petl_vit.image_input import MAX_PIXELS, Preprocess
+from petl_vit.image_input import MAX_PIXELS, Interpolation, Preprocess
 from petl_vit.orientation import upright
 from petl_vit.readers import in_less_time, loaded, opened, undecodable
 
@@ -41,8 +41,7 @@ def sized(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: st
     Raises:
         InvalidInput: As `decode` does.
     """
-    shorter = p.image_size if p.resize == "squash" else round(p.image_size / p.crop_ratio)
-    return resize(decode(data, max_pixels=max_pixels, at_least=shorter, field=field), p)
+    return resize(decode(data, max_pixels=max_pixels, at_least=p.side, field=field), p)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 1, field: str = "image") -> Tensor:
@@ -117,16 +116,15 @@ def resize(image: Tensor, p: Preprocess) -> Tensor:
     """An image uint8 [3,H,W] at the model's size, uint8 [3,S,S].
 
     "squash" ignores the aspect ratio; "crop" brings the shorter side to S / crop_ratio and keeps the
-    central S x S.
+    central S x S; "squash-crop" does so after ignoring the aspect ratio.
     """
-    if p.resize == "squash":
-        return _scaled(image, p.image_size, p.image_size)
+    if p.resize != "crop":
+        return _middle(_scaled(image, p.side, p.side, p.interpolation), p.image_size, p.image_size)
     image = _bounded_aspect(image)
     height, width = image.shape[-2:]
-    shorter = round(p.image_size / p.crop_ratio)
-    scale = shorter / min(height, width)
-    scaled = _scaled(image, max(shorter, round(height * scale)), max(shorter, round(width * scale)))
-    return _middle(scaled, p.image_size, p.image_size)
+    scale = p.side / min(height, width)
+    sides = max(p.side, round(height * scale)), max(p.side, round(width * scale))
+    return _middle(_scaled(image, *sides, p.interpolation), p.image_size, p.image_size)
 
 
 def normalise(images: Tensor, p: Preprocess) -> Tensor:
@@ -164,11 +162,11 @@ def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _scaled(image: Tensor, height: int, width: int) -> Tensor:
+def _scaled(image: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
     if tuple(image.shape[-2:]) == (height, width):
         return image
     # uint8 on a CPU stays uint8: it is rounded and clamped once, at the end.
-    return F.interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]
+    return F.interpolate(image[None], [height, width], mode=interpolation, antialias=True)[0]
 
 
 def _middle(image: Tensor, height: int, width: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.noise import Noise, dropped, dropped_for_all
 from petl_vit.per_row import Alpha, at_alpha
 
 
@@ -31,11 +32,11 @@ class Tokens:
     one_mask: bool = False
     weight: float = 1.0
 
-    def rows(self, count: int, training: bool = False) -> Tensor:
+    def rows(self, count: int, noise: Noise | None = None) -> Tensor:
         """[count, n, D]."""
         if self.one_mask:
-            return F.dropout(self.prompts, self.dropout, training).expand(count, -1, -1)
-        return F.dropout(self.prompts.expand(count, -1, -1), self.dropout, training)
+            return dropped_for_all(self.prompts, self.dropout, noise).expand(count, -1, -1)
+        return dropped(self.prompts.expand(count, -1, -1), self.dropout, noise)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,12 +63,13 @@ class Prefix:
     one_mask: bool = False
     weight: float = 1.0
 
-    def keys_values(self, rows: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    def keys_values(self, rows: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values, each [rows or 1, H, n, d]."""
         prompts = self.prompts.unsqueeze(0)
-        if training and self.dropout:
-            masks = 1 if self.one_mask else rows
-            prompts = F.dropout(prompts.expand(masks, -1, -1), self.dropout, True)
+        if self.one_mask:
+            prompts = dropped_for_all(prompts, self.dropout, noise)
+        elif noise is not None and self.dropout:
+            prompts = noise.dropout(prompts.expand(rows, -1, -1), self.dropout)
         return self.project(prompts)
 
 
@@ -93,9 +95,9 @@ class Queries:
     dropout: float = 0.0
     weight: float = 1.0
 
-    def outputs(self, block: int, keys: Tensor, values: Tensor, training: bool = False) -> Tensor:
+    def outputs(self, block: int, keys: Tensor, values: Tensor, noise: Noise | None = None) -> Tensor:
         """[B, n, D]: the outputs of a block's queries, L2-normalised."""
-        prompts = F.dropout(self.prompts[block], self.dropout, training)
+        prompts = dropped_for_all(self.prompts[block], self.dropout, noise)
         return F.normalize(self.through_block(block, prompts, keys, values), dim=-1)
 
     def feature(self, feature: Tensor, outputs: Sequence[Tensor], alpha: Alpha) -> Tensor:

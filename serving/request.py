@@ -62,16 +62,26 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAnswer:
-    """The answer for one image; K members, C classes."""
+    """The answer for one image; K members, C classes.
+
+    Attributes:
+        votes, confidences: None for a member that a cascade did not ask.
+        agreement, mutual_information: Of the members asked.
+    """
 
     probabilities: NDArray[np.float64]  # [C]
     predicted: int
-    votes: tuple[int, ...]  # [K]
-    confidences: tuple[float, ...]  # [K]
+    votes: tuple[int | None, ...]  # [K]
+    confidences: tuple[float | None, ...]  # [K]
     agreement: float
     entropy: float
     mutual_information: float
     prediction_id: str
+
+    @property
+    def members_asked(self) -> int:
+        """How many members the answer is of."""
+        return sum(vote is not None for vote in self.votes)
 
     def best(self, count: int) -> list[int]:
         """The most probable classes: the predicted one, then by probability, then by index."""
@@ -85,8 +95,8 @@ class Timings:
 
     Attributes:
         decode_s: All its images.
-        queue_s: The longest wait for the engine.
-        forward_s: The longest batch.
+        queue_s: The longest wait for the engine; of a cascade's image, of all its rounds together.
+        forward_s: The longest batch; of a cascade's image, of all its rounds together.
     """
 
     decode_s: float
@@ -101,7 +111,8 @@ class Response:
     Attributes:
         domain: What the images are counted as in the metrics.
         domain_note: Why that is not the request's domain, with near matches; else empty.
-        route_note: Why the temperature is not the one stored for the route, or may not fit; else empty.
+        route_note: Why the temperature is not the one stored for the route, or may not fit, or why a
+            cascade's thresholds are not applied; else empty.
     """
 
     images: list[ImageAnswer | CorollaError]

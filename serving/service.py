@@ -92,6 +92,7 @@ class Service:
             pool=self.pool,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
+            cascade_full_share=settings.cascade_full_share,
         )
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(

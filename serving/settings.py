@@ -21,7 +21,14 @@ from serving import address, environment
 from serving.environment import PREFIX
 
 _ELSEWHERE = frozenset(
-    {"COROLLA_DEBUG", "COROLLA_LOGITS", "COROLLA_RUNS", "COROLLA_SERVER", "COROLLA_TLS_CA", "COROLLA_TLS_SERVER_NAME"}
+    {
+        "COROLLA_DEBUG",
+        "COROLLA_LOGITS",
+        "COROLLA_RUNS",
+        "COROLLA_SERVER",
+        "COROLLA_TLS_CA",
+        "COROLLA_TLS_SERVER_NAME",
+    }
 )
 """Variables of other commands."""
 
@@ -123,6 +130,12 @@ class Settings(BaseSettings):
         default=2 * 2**30,
         ge=1,
         description="bytes of adapters in slots, on a GPU in its memory; without effect for torch on a CPU",
+    )
+    cascade_full_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of the images that cascades put to all members, for the metrics of agreement",
     )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"

@@ -26,6 +26,7 @@ from training.progress import Bars
 @flags.split_seed("The --split-seed of that training.")
 @flags.max_pixels
 @flags.skip_bad
+@flags.columns
 @flags.precision("What the backbone computes in, as a server's")
 @flags.device
 @flags.store

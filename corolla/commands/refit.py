@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 @flags.holdout("Share of the images that is held out, as in training.")
 @flags.split_seed("Decides which images are held out, as in training.")
 @click.option("--limit", type=click.IntRange(2), help="Fit to at most so many images.")
+@click.option("--shots", type=click.IntRange(1), help="Fit to so many images of each class.")
 @click.option("--move-base", is_flag=True, help="Go on where named routes answer by `base`, which moves.")
 @flags.max_pixels
 @flags.skip_bad
+@flags.columns
 @click.option("--backbone", help="Backbone, where the task is on several.")
 @flags.device
 @flags.store

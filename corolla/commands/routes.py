@@ -21,7 +21,12 @@ COMMANDS = {
         target="corolla.commands.fit:fit_route",
         line="Fit the temperature of a named route on labelled images.",
         extra="train",
-    )
+    ),
+    "calibrate": Lazy(
+        target="corolla.commands.calibrate:calibrate_route",
+        line="Learn on labelled images when a cascade's answer is settled.",
+        extra="train",
+    ),
 }
 
 
@@ -36,6 +41,7 @@ def routes() -> None:
         'corolla routes put both "lora, ssf" --task digits',
         'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
         "corolla routes put nightly lora --task digits --follow",
+        'corolla routes put quick "cascade(lora, ssf, full; loss<=0.002)" --task digits',
         'corolla routes put both "lora, ssf" --task digits --server localhost:50051',
     ),
 )
@@ -62,6 +68,9 @@ def put_route(
     Adapters without a version are pinned to the version that is the newest now, so that training does not
     change what NAME answers; aliases stay aliases. The temperature belongs to the versions of now: when an
     alias moves, or with --follow an adapter is trained again, it is no longer applied.
+
+    A cascade asks its members one after another until the answer is settled; requests for it are refused
+    until `corolla routes calibrate` has learnt when that is.
     """
     named = names.put_route(
         name,
@@ -95,7 +104,9 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
     """List the named routes."""
     documents = names.routes(task)
     columns = ["task", "name", "route", "answers", "temperature", "follows"]
-    columns += [name for name in ("note", "problem") if any(document.get(name) for document in documents)]
+    columns += [
+        name for name in ("asks", "note", "problem") if any(document.get(name) for document in documents)
+    ]
     tables.listing(
         documents,
         as_json,

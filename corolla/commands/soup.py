@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @flags.split_seed("The --split-seed of that training.")
 @flags.max_pixels
 @flags.skip_bad
+@flags.columns
 @flags.precision("What the choice is computed in, as a server's")
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")
 @flags.device
@@ -55,6 +56,8 @@ def soup(
     split_seed: int,
     max_pixels: int,
     skip_bad: bool,
+    image_column: str,
+    label_column: str,
     precision: str,
     backbone: str | None,
     device: str,
@@ -83,6 +86,8 @@ def soup(
             split_seed=split_seed,
             max_pixels=max_pixels,
             skip_bad=skip_bad,
+            image_column=image_column,
+            label_column=label_column,
             device=device,
             precision=Precision(precision),
         ),

@@ -17,6 +17,7 @@ from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
 from corolla.method_settings import recipe_of, trainable
+from corolla.task_input import apply_transform, task_input
 from model_store.store import Store
 from petl_vit import summaries
 from petl_vit.errors import InvalidInput
@@ -44,28 +45,24 @@ _COMMON: list[flags.Decorator] = [
         "--data",
         "source",
         required=True,
-        help="Folder, .zip or .npz of labelled images, `digits` or `mnist`.",
+        help="Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, hf:NAME, `digits` or "
+        "`mnist`; SOURCE::PART is a part of it.",
     ),
     flags.task("Task to register under; created if it does not exist.", required=True),
     click.option("--name", help="Name to register under.  [default: the method's]"),
     flags.backbone,
-    click.option("--heldout", help="Held-out images from here, instead of a split."),
+    click.option(
+        "--heldout", help="Held-out images from here, instead of a split or a part that --data has for it."
+    ),
     flags.holdout("Share of the images that is held out."),
-    flags.split_seed("Decides which images are held out, and what --limit keeps."),
+    flags.split_seed("Decides which images are held out, and what --limit and --shots keep."),
     click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class."),
     flags.max_pixels,
     flags.skip_bad,
-    click.option(
-        "--image-size",
-        type=click.IntRange(14, 1024),
-        help="Input size of a new task, px.  [default: the backbone's]",
-    ),
-    click.option(
-        "--resize",
-        type=click.Choice(["squash", "crop"]),
-        help="How images of a new task reach it.  [default: squash]",
-    ),
-    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment")),
+    flags.columns,
+    task_input,
+    *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment", "balance")),
     *map(_of_recipe, ("init", "head_init", "seed", "keep")),
     click.option(
         "--method",
@@ -128,6 +125,8 @@ class _Methods(CommandGroup):
         "corolla train lora --data digits --image-size 56 --task digits",
         "corolla train adaptformer --data photos/ --task plants --name plants-v2 --rank 16 --epochs 100",
         "corolla train lora --data photos/ --task plants --device cuda --precision bf16",
+        "corolla train ssf --data vtab-1k/dtd --task dtd --transform vtab",
+        "corolla train lora --data labels.csv --label-column species --task plants --shots 16",
         "corolla train lora --data photos/ --task plants --method ssf --method 'lora --seed 1 --name lora-1'",
     )
     + "\n\nWith --method, several adapters train in the same forwards over the frozen backbone. Each ends "
@@ -215,6 +214,7 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
+    apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
     backbone = options.pop("backbone") or store.backbones.get(None).digest
     first = _Adapter(method=method, name=options.pop("name"), values=values, config=config)

@@ -272,6 +272,11 @@ class Cascade(Record):
     loss: Annotated[FiniteFloat, Field(ge=0, lt=1)]
     measured: CascadeMeasured
 
+    @property
+    def asks(self) -> str:
+        """What it asks, in words."""
+        return f"asks {self.measured.cost:.3g} of {len(self.order)} members on average"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if sorted(self.order) != list(range(len(self.stages))):

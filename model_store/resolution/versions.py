@@ -3,8 +3,12 @@
 Knows records, not tensors. Names resolve once, here; from then on adapters are identified by digest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model_store.format.records import Manifest, TaskRecord
 from model_store.names import class_name, differences
@@ -13,6 +17,8 @@ from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.image_input import Preprocess
+
+T = TypeVar("T", bound=np.floating)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,17 @@ class ResolvedRoute:
         spelt = str if set(classes) == set(self.classes) else class_name  # which takes its time
         position = {spelt(name): i for i, name in enumerate(classes)}
         return tuple(position[spelt(name)] for name in self.classes)
+
+    def aligned(
+        self, logits: Sequence[NDArray[T]], members: Sequence[Member] | None = None
+    ) -> list[NDArray[T]]:
+        """The logits [..., C] of members, each in the order of the answer's classes.
+
+        Args:
+            members: Those whose logits they are; None is all.
+        """
+        orders = [self.class_order(member) for member in (self.members if members is None else members)]
+        return [z if o is None else z[..., list(o)] for z, o in zip(logits, orders, strict=True)]
 
     def __str__(self) -> str:
         """The route's text with versions; with tasks where a member is of another than the answer."""

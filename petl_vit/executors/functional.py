@@ -13,6 +13,7 @@ from petl_vit.branch import Source
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import Edit, Foldable, fold
 from petl_vit.executor import Executor
+from petl_vit.noise import Noise
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.vit import FrozenViT
 
@@ -24,7 +25,7 @@ class Functional(Executor):
         vit: The backbone.
         edits: The adapter's edits; Dense ones replace parameters, so gradients reach them too.
         alpha: [B, 1, 1] or None for 1.
-        training: Whether dropout and drop path act.
+        noise: What dropout and drop path draw from, in training; None without them.
         drop_path: Rate p of the last block; block l of M has p * l / (M - 1).
     """
 
@@ -34,70 +35,79 @@ class Functional(Executor):
         edits: Sequence[Edit],
         *,
         alpha: Alpha = None,
-        training: bool = False,
+        noise: Noise | None = None,
         drop_path: float = 0.0,
     ) -> None:
         self.arch = vit.arch
-        self._edits = EditSet(edits)
+        self.edits = EditSet(edits)
         self._alpha = alpha
-        self._training = training
+        self._noise = noise
         depth = vit.arch.depth
         self._drop_path = {
-            f"blocks.{i}.{sublayer}": drop_path * i / max(1, depth - 1) if training else 0.0
+            f"blocks.{i}.{sublayer}": drop_path * i / max(1, depth - 1) if noise is not None else 0.0
             for i in range(depth)
             for sublayer in ("attn", "mlp")
         }
         self.params = vit.params
-        if self._edits.dense:
+        if self.edits.dense:
             assert alpha is None, "dense edits at alpha are folded by the caller"
             # All foldable edits are folded: each reads the frozen weights, not the Dense ones.
             foldable = [edit for edit in edits if isinstance(edit, Foldable)]
             self.params = fold(vit.params, [(edit, 1.0) for edit in foldable])
-            self._edits = EditSet([edit for edit in edits if not isinstance(edit, Foldable)])
-        self._outputs: list[list[Tensor]] = [[] for _ in self._edits.queries]
+            self.edits = EditSet([edit for edit in edits if not isinstance(edit, Foldable)])
+        self._outputs: list[list[Tensor]] = [[] for _ in self.edits.queries]
 
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        edits = self._edits.sites.get(site, ())
-        deltas = [edit.delta(x, y, self._alpha, self._training) for edit in edits]
+        edits = self.edits.sites.get(site, ())
+        deltas = [edit.delta(x, y, self._alpha, self._noise) for edit in edits]
         return sum(deltas, start=y)
 
     def extend(self, x: Tensor) -> Tensor:
-        tokens = [t.rows(x.shape[0], self._training) for t in self._edits.tokens]
+        tokens = [t.rows(x.shape[0], self._noise) for t in self.edits.tokens]
         return torch.cat([*tokens, x], dim=1) if tokens else x
 
     def strip(self, x: Tensor) -> Tensor:
-        return x[:, self._edits.extra_tokens :]
+        return x[:, self.edits.extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
-        for queries, outputs in zip(self._edits.queries, self._outputs, strict=True):
-            outputs.append(queries.outputs(block, k, v, self._training))
+        self.ask(block, k, v)
         prefixes = [
-            (*prefix.keys_values(q.shape[0], self._training), weighted(self._alpha, prefix.weight, q))
-            for prefix in self._edits.prefixes.get(block, ())
+            (*prefix.keys_values(q.shape[0], self._noise), weighted(self._alpha, prefix.weight, q))
+            for prefix in self.edits.prefixes.get(block, ())
         ]
-        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self._edits.tokens]
+        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self.edits.tokens]
         return merge_heads(attend(q, k, v, prefixes, token_bias(factors, k)))
 
+    def ask(self, block: int, keys: Tensor, values: Tensor) -> None:
+        """Takes the outputs of a block's queries, if there are any: keys and values are [B, H, N, d]."""
+        for queries, outputs in zip(self.edits.queries, self._outputs, strict=True):
+            outputs.append(queries.outputs(block, keys, values, self._noise))
+
     def feature(self, feature: Tensor) -> Tensor:
-        outputs, self._outputs = self._outputs, [[] for _ in self._edits.queries]
-        queries = zip(self._edits.queries, outputs, strict=True)
+        outputs, self._outputs = self._outputs, [[] for _ in self.edits.queries]
+        queries = zip(self.edits.queries, outputs, strict=True)
         return sum((q.feature(feature, of_blocks, self._alpha) for q, of_blocks in queries), start=feature)
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        rate, total, parallel = self._drop_path[sublayer], out, []
-        for branch in self._edits.branches.get(sublayer, ()):
-            delta = branch.delta(stream, normed, out, self._alpha, self._training)
+        total, parallel = out, []
+        for branch in self.edits.branches.get(sublayer, ()):
+            delta = branch.delta(stream, normed, out, self._alpha, self._noise)
             if branch.source is Source.OUTPUT:
                 total = total + delta
             else:
-                parallel.append(_drop_rows(delta, rate))
-        return sum(parallel, start=stream + _drop_rows(total, rate))
+                parallel.append((delta, self.path(sublayer, len(delta), like=delta)))
+        stream = _added(stream, total, self.path(sublayer, len(total), like=stream))
+        for delta, path in parallel:
+            stream = _added(stream, delta, path)
+        return stream
+
+    def path(self, sublayer: str, rows: int, like: Tensor) -> Tensor | None:
+        """[rows, 1, 1]: what stochastic depth multiplies a sublayer's output by; None for 1."""
+        rate = self._drop_path[sublayer]
+        return None if self._noise is None or not rate else self._noise.path(rows, rate, like)
 
 
-def _drop_rows(x: Tensor, rate: float) -> Tensor:
-    """Stochastic depth (arXiv 1603.09382): whole rows of [B, N, D] dropped, the rest scaled up."""
-    if not rate:
-        return x
-    mask = torch.empty(x.shape[0], 1, 1, device=x.device, dtype=x.dtype).bernoulli_(1 - rate)
-    return x * mask.div_(1 - rate)
+def _added(stream: Tensor, x: Tensor, factor: Tensor | None) -> Tensor:
+    """stream + factor x, in one pass."""
+    return stream + x if factor is None else torch.addcmul(stream, x, factor)

@@ -8,9 +8,10 @@ in the pool, forwards in the engine's thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,26 +19,33 @@ import torch
 from numpy.typing import NDArray
 
 from petl_vit.batch import Model
-from petl_vit.combine import Answer, combine
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
+from serving.answer.image_answer import Counting
+from serving.answer.rounds import Asking, ask, in_share
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
 from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
-from serving.request import BadScores, Image, ImageAnswer, Request, Response, Timings
+from serving.request import Image, Request, Response, Timings
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What the engine computed of a request's images, in their order; of one that failed, its error."""
+    """What the engine computed of a request's images, in their order; of one that failed, its error.
+
+    Attributes:
+        logits: Of every member, as the route lists them; of a cascade, of those asked, in that order.
+        all_asked: Of a cascade, whether an image was put to all members, whatever its answer needs.
+    """
 
     logits: list[Logits | CorollaError]
     timings: Timings
+    all_asked: Sequence[bool]
 
 
 class Classifier:
@@ -47,6 +55,7 @@ class Classifier:
         pool: Threads for everything that computes outside the engine.
         max_images: Most images of one request.
         max_pixels: Most pixels of one encoded image.
+        cascade_full_share: Of the images that a cascade puts to all its members.
     """
 
     def __init__(
@@ -59,10 +68,12 @@ class Classifier:
         pool: ThreadPoolExecutor,
         max_images: int,
         max_pixels: int,
+        cascade_full_share: float = 0.0,
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
+        self._cascade_full_share = cascade_full_share
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -111,9 +122,11 @@ class Classifier:
             loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
             await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
             models = tuple(map(readout, lease.models()))
-            done = await self._run([i for i in images if isinstance(i, torch.Tensor)], models, request, plan)
-        results = iter(done)
-        return _computed([i if isinstance(i, BaseException) else next(results) for i in images], decode_s)
+            whole = await self._in_share(request, plan)
+            good = {i: image for i, image in enumerate(images) if isinstance(image, torch.Tensor)}
+            results = iter(await self._run(good, models, request, plan, whole))
+        outcomes = [i if isinstance(i, BaseException) else next(results) for i in images]
+        return _computed(outcomes, decode_s, whole)
 
     async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
         """Every image ready for the backbone, or what is wrong with it."""
@@ -122,16 +135,39 @@ class Classifier:
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
-        self, images: Sequence[torch.Tensor], models: tuple[Model, ...], request: Request, plan: Plan
+        self,
+        images: Mapping[int, torch.Tensor],
+        models: tuple[Model, ...],
+        request: Request,
+        plan: Plan,
+        whole: Sequence[bool],
     ) -> list[Done[Logits] | BaseException]:
-        """The logits of images under every model."""
-        return await self._batcher.submit(
-            [Job(image=image, models=models) for image in images],
+        """The logits of images, by their places in the request, under every model that a plan asks."""
+        submit = partial(
+            self._batcher.submit,
             flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
             client=request.client,
         )
+        if plan.cascade is None:
+            return await submit([Job(image=image, models=models) for image in images.values()])
+        with self._batcher.rounds():
+            return await ask(
+                Asking(resolved=plan.resolved, cascade=plan.cascade),
+                [*images.values()],
+                models,
+                all_of=[whole[i] for i in images],
+                submit=submit,
+                in_pool=self.in_pool,
+            )
+
+    async def _in_share(self, request: Request, plan: Plan) -> Sequence[bool]:
+        """Which images of a request a cascade puts to all members, whatever their answers need."""
+        if plan.cascade is None:
+            return [False] * len(request.images)
+        share = self._cascade_full_share
+        return await self.in_pool(lambda: [in_share(image, share) for image in request.images])
 
     def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
@@ -142,7 +178,7 @@ class Classifier:
 
     def announce(self, plan: Plan) -> None:
         """Makes a named route known to the metrics, with the versions of its members."""
-        self._recorder.announce(plan.named, plan.resolved)
+        self._recorder.announce(plan.named, plan.resolved, void=plan.void)
 
     def _check_count(self, images: int) -> None:
         if not images:
@@ -164,9 +200,10 @@ class Classifier:
 
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
         domain, note = self._recorder.domain(request.domain)
+        counting = Counting(plan=plan, recorder=self._recorder, domain=domain)
         images = [
-            logits if isinstance(logits, CorollaError) else self._answer(plan, logits, domain)
-            for logits in computed.logits
+            logits if isinstance(logits, CorollaError) else counting.answer(logits, all_asked=all_asked)
+            for logits, all_asked in zip(computed.logits, computed.all_asked, strict=True)
         ]
         self.count(images)
         return Response(
@@ -182,32 +219,14 @@ class Classifier:
         """Counts the images of an answer; an error among them stands for an image without an answer."""
         self._recorder.images(images)
 
-    def _answer(self, plan: Plan, logits: Logits, domain: str) -> ImageAnswer | CorollaError:
-        resolved = plan.resolved
-        orders = [resolved.class_order(member) for member in resolved.members]
-        members = [z if o is None else z[list(o)] for z, o in zip(logits, orders, strict=True)]
-        for member, z in zip(resolved.members, members, strict=True):
-            if not np.isfinite(z).all():
-                self._recorder.invalid_scores(plan.named, member.name)
-                return BadScores(
-                    f"{member} gave scores that are not finite",
-                    remedy="look at the image's values and at alpha, then at the adapter's training",
-                )
-        weights = np.array([member.weight for member in resolved.members])
-        answer = combine(
-            np.stack(members)[None],
-            weights,
-            rule=resolved.combine,
-            temperature=plan.temperature,
-        )
-        return _image_answer(answer, self._recorder.answer(plan.named, resolved, domain, answer))
-
     async def in_pool(self, function: Callable[..., T], *args: object) -> T:
         """Runs what computes off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
-def _computed(outcomes: Sequence[Done[Logits] | BaseException], decode_s: float) -> Computed:
+def _computed(
+    outcomes: Sequence[Done[Logits] | BaseException], decode_s: float, all_asked: Sequence[bool]
+) -> Computed:
     """What became of every image; the times are the longest of all.
 
     Raises:
@@ -228,20 +247,7 @@ def _computed(outcomes: Sequence[Done[Logits] | BaseException], decode_s: float)
         queue_s=max((each.queue_s for each in done), default=0.0),
         forward_s=max((each.run_s for each in done), default=0.0),
     )
-    return Computed(logits=logits, timings=timings)
-
-
-def _image_answer(answer: Answer, prediction_id: str) -> ImageAnswer:
-    return ImageAnswer(
-        probabilities=answer.probabilities[0],
-        predicted=int(answer.predicted[0]),
-        votes=tuple(int(vote) for vote in answer.votes[0]),
-        confidences=tuple(float(confidence) for confidence in answer.confidences[0]),
-        agreement=float(answer.agreement[0]),
-        entropy=float(answer.entropy[0]),
-        mutual_information=float(answer.mutual_information[0]),
-        prediction_id=prediction_id,
-    )
+    return Computed(logits=logits, timings=timings, all_asked=all_asked)
 
 
 def _check_shape(image: Image, spec: Preprocess) -> None:

@@ -103,10 +103,12 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
             "prediction_key_file": f"{folder}/key",
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
+            "cascade_full_share": 0.0,  # nobody reads the metrics
         }
         service = Service(Settings.read({**settings, **fixed}))
         plan = service.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)
-        group = max(1, service.settings.max_batch_rows // len(plan.resolved.members))
+        at_once = 1 if plan.cascade is not None else len(plan.resolved.members)
+        group = max(1, service.settings.max_batch_rows // at_once)
         run = _identity(bulk, plan, service, group)
         with Part(out, run, group=group, fresh=bulk.overwrite) as part:
             resumed = part.rows
@@ -143,6 +145,7 @@ def _identity(bulk: Bulk, plan: Plan, service: Service, group: int) -> Row:
         "adapters": [term.digest for term in resolved.terms()],
         "backbone": resolved.task.spec.backbone_digest,
         "temperature": plan.temperature,
+        "thresholds": None if plan.cascade is None else plan.cascade.model_dump(mode="json"),
         "top": bulk.top,
         "probabilities": bulk.probabilities,
         "device": service.device.type,
@@ -248,6 +251,7 @@ def _row(path: str, answer: ImageAnswer | CorollaError, *, classes: Sequence[str
         "agreement": answer.agreement,
         "entropy": answer.entropy,
         "mutual_information": answer.mutual_information,
+        "members_asked": answer.members_asked,
     }
     if bulk.probabilities:
         row[PROBABILITIES] = dict(zip(classes, answer.probabilities.tolist(), strict=True))

@@ -46,9 +46,16 @@ class Admission:
         self, path: Path, rows: int, nbytes: int, *, now: float, deadline: float | None
     ) -> Refusal | None:
         """Why so much more work cannot be taken; None where it can."""
-        return self._late(path, now, deadline) or self._full(path, rows, nbytes)
+        return self._late(now, deadline, self._queue.ahead(path)) or self._full(path, rows, nbytes)
 
-    def _late(self, path: Path, now: float, deadline: float | None) -> Refusal | None:
+    def refusal_of_more(self, *, now: float, deadline: float | None) -> Refusal | None:
+        """Why a later round of work that was taken, which goes first, cannot be done; None where it can.
+
+        The queue has room for it: its images stayed in memory.
+        """
+        return self._late(now, deadline, 0)
+
+    def _late(self, now: float, deadline: float | None, ahead: int) -> Refusal | None:
         """Refuses work that has expired, and work that will have when its turn comes."""
         if deadline is None:
             return None
@@ -57,7 +64,7 @@ class Admission:
             remedy = "allow more time"
             error = Expired("the deadline has passed before the work began", remedy=remedy)
             return Refusal(reason="expired", error=error)
-        wait = self._queue.ahead(path) * self._pace.seconds_per_row + self._pace.remaining_s(now)
+        wait = ahead * self._pace.seconds_per_row + self._pace.remaining_s(now)
         if wait <= left:
             return None
         error = Expired(

@@ -9,8 +9,9 @@ Everything here runs on the event loop; jobs run in the engine's one thread.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -119,7 +120,8 @@ class Batcher(Generic[Job, Result]):
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._draining = False
+        self._draining = self._stopped = False
+        self._in_rounds = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -148,6 +150,7 @@ class Batcher(Generic[Job, Result]):
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         client: str = "",
+        later: bool = False,
     ) -> list[Done[Result] | BaseException]:
         """Runs jobs and waits for all of them.
 
@@ -158,6 +161,8 @@ class Batcher(Generic[Job, Result]):
             flow: What shares are fair about besides the client: the adapters that the jobs use.
             deadline: When the caller gives up, by the batcher's clock.
             client: Who asks; clients of one priority get equal shares of the engine.
+            later: Whether these are a later round of jobs that were taken before, in `rounds`. They go before
+                what else waits in their flow, and neither a full queue nor a drain refuses them.
 
         Raises:
             Overloaded: The queue has no room for all of them; none was queued.
@@ -167,8 +172,11 @@ class Batcher(Generic[Job, Result]):
         if not jobs:
             return []
         path, now = (priority, client, flow), self._clock()
-        self._admit(jobs, path, now, deadline)
-        items = [self._add(job, path, now, deadline) for job in jobs]
+        self._admit(jobs, path, now, deadline, later=later)
+        items = [self._item(job, path, now, deadline) for job in jobs]
+        for item in reversed(items) if later else items:
+            self._queue.add(path, item, first=later)
+        self._items |= dict.fromkeys(items)
         self._report()
         self._idle.clear()
         self._arrived.set()
@@ -181,6 +189,16 @@ class Batcher(Generic[Job, Result]):
             self._report()
             raise
 
+    @contextmanager
+    def rounds(self) -> Iterator[None]:
+        """While the block lasts, its jobs may lead to more jobs, `later` ones: a drain waits for them too."""
+        self._in_rounds += 1
+        try:
+            yield
+        finally:
+            self._in_rounds -= 1
+            self._rest()
+
     async def drain(self, timeout_s: float) -> bool:
         """Takes no more jobs, waits for what is queued, stops. Returns whether all of it was done."""
         self._draining = True
@@ -190,6 +208,7 @@ class Batcher(Generic[Job, Result]):
             finished = True
         except TimeoutError:
             finished = False
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -202,12 +221,17 @@ class Batcher(Generic[Job, Result]):
         self._idle.set()
         return finished
 
-    def _admit(self, jobs: Sequence[Job], path: Path, now: float, deadline: float | None) -> None:
+    def _admit(
+        self, jobs: Sequence[Job], path: Path, now: float, deadline: float | None, *, later: bool
+    ) -> None:
         assert all(job.rows >= 1 for job in jobs), "a job without rows would cost nothing"
-        if self._draining:
+        if self._stopped or (self._draining and not later):
             raise Draining("the server is stopping", remedy="send the request to another replica")
-        rows, nbytes = sum(job.rows for job in jobs), sum(job.nbytes for job in jobs)
-        refusal = self._admission.refusal(path, rows, nbytes, now=now, deadline=deadline)
+        if later:
+            refusal = self._admission.refusal_of_more(now=now, deadline=deadline)
+        else:
+            rows, nbytes = sum(job.rows for job in jobs), sum(job.nbytes for job in jobs)
+            refusal = self._admission.refusal(path, rows, nbytes, now=now, deadline=deadline)
         if refusal is not None:
             for _ in jobs:
                 self._metrics.dropped(refusal.reason)
@@ -215,8 +239,9 @@ class Batcher(Generic[Job, Result]):
 
     # The queue
 
-    def _add(self, job: Job, path: Path, now: float, deadline: float | None) -> _Item[Job, Result]:
-        item = _Item[Job, Result](
+    @staticmethod
+    def _item(job: Job, path: Path, now: float, deadline: float | None) -> _Item[Job, Result]:
+        return _Item[Job, Result](
             job=job,
             rows=job.rows,
             nbytes=job.nbytes,
@@ -225,9 +250,6 @@ class Batcher(Generic[Job, Result]):
             arrived=now,
             future=asyncio.get_running_loop().create_future(),
         )
-        self._queue.add(path, item)
-        self._items[item] = None
-        return item
 
     def _take(self) -> list[_Item[Job, Result]]:
         """The next batch, in order of turns; what nobody waits for any more is dropped on the way."""
@@ -274,6 +296,11 @@ class Batcher(Generic[Job, Result]):
             del self._items[item]
         if not self._queue.rows:
             self._arrived.clear()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Is idle, where nothing waits or runs and no round is to come."""
+        if not self._items and not self._in_rounds:
             self._idle.set()
 
     async def _run_batch(self, batch: Sequence[_Item[Job, Result]]) -> None:

@@ -31,7 +31,7 @@ Item = TypeVar("Item", bound=Weighed)
 
 
 class Line(Generic[Item]):
-    """The waiting items of one flow, in order of arrival."""
+    """The waiting items of one flow, in order of arrival but for those that were added as the first."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -41,8 +41,10 @@ class Line(Generic[Item]):
     def head(self) -> Item | None:
         return next(iter(self._items), None)
 
-    def add(self, path: Sequence[Hashable], item: Item) -> None:
+    def add(self, path: Sequence[Hashable], item: Item, *, first: bool = False) -> None:
         self._items[item] = None
+        if first:
+            self._items.move_to_end(item, last=False)
         self.rows += item.rows
         self.nbytes += item.nbytes
 
@@ -98,14 +100,15 @@ class FairQueue(Generic[Item]):
             heappop(self._turns)
         return None
 
-    def add(self, path: Sequence[Hashable], item: Item) -> None:
+    def add(self, path: Sequence[Hashable], item: Item, *, first: bool = False) -> None:
+        """Lets an item wait behind all others of its path, or `first` of them."""
         party, *rest = path
         share = self._shares.get(party)
         if share is None:
             queue: Line[Item] | FairQueue[Item] = FairQueue() if rest else Line()
             share = Share(queue=queue, weight=self._weights.get(party, 1.0), start=self._clock)
             self._shares[party] = share
-        share.queue.add(rest, item)
+        share.queue.add(rest, item, first=first)
         self.rows += item.rows
         self.nbytes += item.nbytes
         self._set_turn(party, share)

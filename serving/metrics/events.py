@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from petl_vit.confidence import bin_of
+from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.label_values import (
     ADHOC,
-    BINS,
     ENSEMBLE,
     MAX_PLACES,
     MAX_ROUTES,
@@ -56,6 +57,7 @@ class Metrics:
         self._places: dict[tuple[str, str], RouteLabels] = {}
         self._adapters: dict[tuple[str, str], Labels] = {}
         self._top_classes: dict[str, TopClasses] = {}
+        self._cascades = Cascades(self._series)
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -116,17 +118,20 @@ class Metrics:
 
     # Predictions
 
-    def add_route(self, name: str, members: Sequence[str], classes: Sequence[str] = ()) -> str:
+    def add_route(
+        self, name: str, members: Sequence[str], classes: Sequence[str] = (), *, void: bool | None = None
+    ) -> str:
         """Makes a named route known, or gives a known one its new members.
 
         Args:
             classes: Those of its task.
+            void: Of a cascade, whether its thresholds do not apply; None for any other route.
 
         Returns:
             The route's label: its name, or `other` when there are too many routes or the name is taken.
         """
         labels = member_labels(members)
-        if self.known_routes.get(name) == labels:
+        if self.known_routes.get(name) == labels and self._cascades.void.get(name) is void:
             return name
         with self._lock:
             full = len(self.known_routes) >= MAX_ROUTES and name not in self.known_routes
@@ -136,6 +141,7 @@ class Metrics:
             for member in set(self.known_routes.get(name, ())) - set(labels):
                 self._forget_adapter(name, member)
             self.known_routes[name] = labels
+            self._cascades.mark(name, void)
             self._top_classes.setdefault(name, TopClasses([*map(class_label, classes)]))
             self._create_route(name, labels)
             return name
@@ -162,6 +168,7 @@ class Metrics:
         predicted: int,
         class_name: str = "",
         votes: Sequence[int],
+        voted: int | None = None,
         confidence: float,
         entropy: float,
         mutual_information: float,
@@ -173,8 +180,9 @@ class Metrics:
             domain: A label from `Domains.label`.
             predicted: The answered class, by its index.
             class_name: Its name.
-            votes: Each member's class, in the order of the route's members.
-            agreement: Share of the votes that are `predicted`.
+            votes: Each member's class, in the order of the route's members; none where they are not counted.
+            voted: The class that all members answer, which votes are compared with; None is `predicted`.
+            agreement: Share of the votes that are that class.
         """
         labels = self._places.get((route, domain)) or self._place(route, domain)
         with self._lock:
@@ -182,15 +190,24 @@ class Metrics:
             self._class(labels.base[0], class_name)
             self._score("corolla_prediction_entropy_nats", labels, entropy)
             if self._score("corolla_prediction_confidence_ratio", labels, confidence):
-                bin_ = min(max(int(confidence * BINS), 0), BINS - 1)
-                self._numbers["corolla_prediction_bin_total"].add(labels.bins[bin_])
+                self._numbers["corolla_prediction_bin_total"].add(labels.bins[bin_of(confidence)])
             if len(votes) > 1:
                 self._numbers["corolla_ensemble_predictions_total"].add(labels.consensus[consensus(votes)])
                 self._score("corolla_ensemble_mutual_information_nats", labels, mutual_information)
                 # 3 of 10 may arrive as a float just above 0.3, the edge it belongs under.
                 self._score("corolla_ensemble_agreement_ratio", labels, round(agreement, 6))
             if len(votes) == len(labels.members):
-                self._votes(labels, predicted, votes)
+                self._votes(labels, predicted if voted is None else voted, votes)
+
+    def cascade(self, *, route: str, domain: str, asked: int, as_all: bool | None) -> None:
+        """A cascade answered one image by so many members.
+
+        Args:
+            as_all: Where it was put to all members, whether they answer the same; None where it was not.
+        """
+        base = (self._places.get((route, domain)) or self._place(route, domain)).base
+        with self._lock:
+            self._cascades.count(base, asked, as_all)
 
     def _class(self, route: str, name: str) -> None:
         top = self._top_classes.get(route)
@@ -363,23 +380,7 @@ class Metrics:
     def _create_place(self, route: str, domain: str, members: tuple[str, ...]) -> None:
         """Shows all series of a route in a domain at once, for a ratio needs both of its counters."""
         labels = self._places[route, domain] = RouteLabels.of(route, domain, members)
-        pairs = [pair for *_, pair in labels.pairs]
-        counters = {
-            "corolla_predictions_total": [labels.base],
-            "corolla_prediction_bin_total": labels.bins,
-            "corolla_member_predictions_total": labels.members,
-            "corolla_member_vote_agreements_total": labels.members,
-            "corolla_ensemble_pair_agreements_total": pairs,
-            "corolla_ensemble_pair_comparisons_total": pairs,
-            "corolla_feedback_total": [(*labels.base, outcome(correct)) for correct in (True, False)],
-            "corolla_member_feedback_total": [
-                (*member, outcome(correct)) for member in labels.members for correct in (True, False)
-            ],
-        }
-        histograms = ["corolla_prediction_confidence_ratio", "corolla_prediction_entropy_nats"]
-        if len(members) != 1:  # one member never disagrees
-            counters["corolla_ensemble_predictions_total"] = list(labels.consensus.values())
-            histograms += ["corolla_ensemble_agreement_ratio", "corolla_ensemble_mutual_information_nats"]
+        counters, histograms = labels.shown(cascade=route in self._cascades.void)
         for name, all_values in counters.items():
             for values in all_values:
                 self._numbers[name].create(values)
@@ -390,10 +391,9 @@ class Metrics:
     def _create_undivided(self, route: str, members: tuple[str, ...]) -> None:
         """Shows the series of a route that no domain divides."""
         self._histograms["corolla_feedback_delay_seconds"].create((route,))
-        self._numbers["corolla_invalid_scores_total"].create((route, ENSEMBLE))
         for status in ("counted", *REFUSALS):
             self._numbers["corolla_feedback_submissions_total"].create((route, status))
-        for member in members:
+        for member in (ENSEMBLE, *members):
             self._numbers["corolla_invalid_scores_total"].create((route, member))
         for name in self._top_classes[route].shown if route in self._top_classes else ():
             self._numbers["corolla_class_predictions_total"].create((route, name))

@@ -69,7 +69,7 @@ class Feedback:
             route=prediction.route,
             domain=prediction.domain,
             correct=correct,
-            members={member: vote == truth for member, vote in votes},
+            members={member: vote == truth for member, vote in votes if vote is not None},
             delay_seconds=time.time() - prediction.created_at,
         )
         return LabelOutcome(status="counted", correct=correct)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from model_store.names import check_name
+from petl_vit.confidence import BINS
 from petl_vit.errors import InvalidInput, near
 from serving.metrics.series import Labels
 
@@ -21,7 +22,6 @@ MAX_PLACES = 1000  # a place is a route in a domain: those beyond are counted as
 ZERO_PLACES = 64  # shown at zero before their first image; a place has about a hundred series
 MAX_MEMBERS = 16  # a route with more has no member series
 MAX_PAIRED_MEMBERS = 8  # a route with more has no pair series, whose number grows with the square
-BINS = 10
 
 ADHOC = "adhoc"
 OTHER = "other"
@@ -125,6 +125,31 @@ class RouteLabels:
             members=tuple((*base, member) for member in members),
             pairs=tuple((i, j, (*base, ":".join(sorted((members[i], members[j]))))) for i, j in pairs),
         )
+
+    def shown(self, *, cascade: bool) -> tuple[dict[str, Sequence[Labels]], list[str]]:
+        """The counters with the labels, and the histograms with `base`, that are shown at zero."""
+        pairs = [pair for *_, pair in self.pairs]
+        counters: dict[str, Sequence[Labels]] = {
+            "corolla_predictions_total": [self.base],
+            "corolla_prediction_bin_total": self.bins,
+            "corolla_member_predictions_total": self.members,
+            "corolla_member_vote_agreements_total": self.members,
+            "corolla_ensemble_pair_agreements_total": pairs,
+            "corolla_ensemble_pair_comparisons_total": pairs,
+            "corolla_feedback_total": [(*self.base, outcome(correct)) for correct in (True, False)],
+            "corolla_member_feedback_total": [
+                (*member, outcome(correct)) for member in self.members for correct in (True, False)
+            ],
+        }
+        histograms = ["corolla_prediction_confidence_ratio", "corolla_prediction_entropy_nats"]
+        if len(self.members) != 1:  # one member never disagrees
+            counters["corolla_ensemble_predictions_total"] = list(self.consensus.values())
+            histograms += ["corolla_ensemble_agreement_ratio", "corolla_ensemble_mutual_information_nats"]
+        if cascade:
+            counters["corolla_cascade_full_predictions_total"] = [self.base]
+            counters["corolla_cascade_full_agreements_total"] = [self.base]
+            histograms.append("corolla_cascade_members_asked")
+        return counters, histograms
 
 
 def member_labels(members: Sequence[str]) -> tuple[str, ...]:

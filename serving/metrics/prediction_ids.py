@@ -40,8 +40,9 @@ class Prediction:
         route: The route's label in the metrics; `domain` likewise.
         task_digest: 64 hexadecimal digits when sealed; the first 32 of them when opened.
         predicted: The answered class.
-        votes: Each member's class, in the order of `members`.
-        members: The members' labels of a named route; empty for any other.
+        votes: Each member's class, in the order of the route's members; None where a cascade did not ask it.
+        members: The labels of a named route's members; empty for any other, and where a cascade asked only
+            those that its answer needed, so that their accuracies would not be comparable.
         confidence: Probability of the answered class, rounded to six decimals.
         created_at: Seconds since the epoch, rounded to milliseconds.
         nonce: Names this prediction among all.
@@ -52,7 +53,7 @@ class Prediction:
     task: str
     task_digest: str
     predicted: int
-    votes: tuple[int, ...]
+    votes: tuple[int | None, ...]
     members: tuple[str, ...] = ()
     confidence: float
     created_at: float

@@ -5,13 +5,31 @@ Knows resolved routes and answers; knows neither requests nor what computes.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from model_store.resolution.versions import ResolvedRoute
-from petl_vit.combine import Answer
+from petl_vit.cascade import NOT_ASKED
+from petl_vit.combine import Answer, Combine
 from petl_vit.errors import CorollaError
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import ADHOC
 from serving.metrics.prediction_ids import Prediction, PredictionIds
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeCounts:
+    """What is counted of a cascade's answer for one image, besides the answer.
+
+    Attributes:
+        asked: How many members the answer is of.
+        of_all: What all members answer, where that says how they agree on a fair sample of the images; None
+            where it does not.
+        in_share: Whether that sample is the share that is put to all members, whatever an answer needs.
+    """
+
+    asked: int
+    of_all: Answer | None = None
+    in_share: bool = False
 
 
 class Recorder:
@@ -19,15 +37,20 @@ class Recorder:
 
     def __init__(self, metrics: Metrics, prediction_ids: PredictionIds) -> None:
         self._metrics, self._prediction_ids = metrics, prediction_ids
-        self._announced: dict[str, str] = {}
+        self._announced: dict[str, tuple[str, bool]] = {}
         self._labels: dict[str, str] = {}
 
-    def announce(self, named: str | None, resolved: ResolvedRoute) -> None:
-        """Makes a named route known to the metrics, with the versions of its members; ignores any other."""
-        if named is None or self._announced.get(named) == str(resolved):
+    def announce(self, named: str | None, resolved: ResolvedRoute, *, void: bool = False) -> None:
+        """Makes a named route known to the metrics, with the versions of its members; ignores any other.
+
+        Args:
+            void: Whether it is a cascade whose thresholds do not apply.
+        """
+        if named is None or self._announced.get(named) == (str(resolved), void):
             return
         members = [member.name for member in resolved.members]
-        self._labels[named] = self._metrics.add_route(named, members, resolved.classes)
+        state = void if resolved.combine is Combine.CASCADE else None
+        self._labels[named] = self._metrics.add_route(named, members, resolved.classes, void=state)
         labels = self._metrics.known_routes.get(named, ())
         for label, member in zip(labels, resolved.members, strict=False):
             self._metrics.set_adapter(
@@ -37,7 +60,7 @@ class Recorder:
                 method="+".join(term.method for term in member.terms),
                 digest="+".join(term.digest[:12] for term in member.terms),
             )
-        self._announced[named] = str(resolved)
+        self._announced[named] = (str(resolved), void)
 
     def domain(self, text: str) -> tuple[str, str]:
         """What a domain that a client sent is counted as; and, where that is `other`, what to know of it."""
@@ -53,20 +76,32 @@ class Recorder:
         """Counts one image for which a member gave scores that are not finite."""
         self._metrics.invalid_scores(self._label(named), member)
 
-    def answer(self, named: str | None, resolved: ResolvedRoute, domain: str, answer: Answer) -> str:
+    def answer(
+        self,
+        named: str | None,
+        resolved: ResolvedRoute,
+        domain: str,
+        answer: Answer,
+        cascade: CascadeCounts | None = None,
+    ) -> str:
         """Counts the answer for one image.
+
+        How a cascade's members vote and agree is counted only where all of them were asked, whatever the
+        answer needed: those that are asked last would else be seen on hard images alone.
 
         Args:
             named: The route's name, announced before; None where it has none.
             domain: As the client sent it, or as `domain` has it.
             answer: Of one image.
+            cascade: What else is counted of a cascade.
 
         Returns:
             Its prediction id.
         """
         route, domain = self._label(named), self._metrics.domains.label(domain)
         predicted = int(answer.predicted[0])
-        votes = tuple(int(vote) for vote in answer.votes[0])
+        fair = answer if cascade is None else cascade.of_all
+        votes = () if fair is None else tuple(int(vote) for vote in fair.votes[0])
         confidence = float(answer.probabilities[0, predicted])
         self._metrics.prediction(
             route=route,
@@ -74,19 +109,27 @@ class Recorder:
             predicted=predicted,
             class_name=resolved.classes[predicted],
             votes=votes,
+            voted=None if fair is None else int(fair.predicted[0]),
             confidence=confidence,
             entropy=float(answer.entropy[0]),
-            mutual_information=float(answer.mutual_information[0]),
-            agreement=float(answer.agreement[0]),
+            mutual_information=0.0 if fair is None else float(fair.mutual_information[0]),
+            agreement=1.0 if fair is None else float(fair.agreement[0]),
         )
+        if cascade is not None:
+            self._metrics.cascade(
+                route=route,
+                domain=domain,
+                asked=cascade.asked,
+                as_all=int(fair.predicted[0]) == predicted if fair is not None and cascade.in_share else None,
+            )
         prediction = Prediction(
             route=route,
             domain=domain,
             task=resolved.task.spec.name,
             task_digest=resolved.task.digest,
             predicted=predicted,
-            votes=votes,
-            members=self._metrics.known_routes.get(route, ()),
+            votes=votes or tuple(None if vote == NOT_ASKED else int(vote) for vote in answer.votes[0]),
+            members=self._metrics.known_routes.get(route, ()) if votes else (),
             confidence=confidence,
             created_at=time.time(),
         )

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from model_store.format.records import NamedRoute
+from model_store.format.records import Cascade, NamedRoute
 from model_store.names import BASE, LATEST
 from model_store.place.snapshot import Snapshot
-from model_store.resolution.answering import answering
+from model_store.resolution.answering import answering, uncalibrated
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
 from model_store.store import Store
+from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 
 _log = logging.getLogger(__name__)
@@ -37,17 +38,26 @@ class Plan:
     Attributes:
         named: `task/name` of the named route that the request gave; None for an ad-hoc route.
         temperature: Divides the combined logits; 1 for an ad-hoc route.
-        note: Why that is not the temperature that is stored for the named route, or may not fit; else empty.
+        note: Why that is not the temperature that is stored for the named route, or may not fit, or why a
+            cascade's thresholds are not applied; else empty.
+        cascade: The thresholds that apply; None where all members answer.
     """
 
     resolved: ResolvedRoute
     named: str | None
     temperature: float
     note: str = ""
+    cascade: Cascade | None = None
+
+    @property
+    def void(self) -> bool:
+        """Whether a cascade's thresholds belong to other versions, so that all its members answer."""
+        return self.resolved.combine is Combine.CASCADE and self.cascade is None
 
     def __str__(self) -> str:
         temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"
-        return f"{self.resolved}{temperature}"
+        asked = "" if self.cascade is None else f", {self.cascade.asks}"
+        return f"{self.resolved}{temperature}{', all members asked' if self.void else asked}"
 
 
 Warm = Callable[[Plan], object]
@@ -281,6 +291,8 @@ class Catalog:
         if named is not None:
             return self._named_plan(store, named)
         resolved = self._resolve(store, route, task, extrapolate)
+        if route.combine is Combine.CASCADE:
+            raise uncalibrated(route)
         return Plan(resolved=resolved, named=None, temperature=1.0)
 
     def _named_routes(self, store: Store) -> list[tuple[NamedRoute, Plan]]:
@@ -300,6 +312,7 @@ class Catalog:
             named=f"{named.task}/{named.name}",
             temperature=now.temperature,
             note=now.note,
+            cascade=now.cascade,
         )
 
     def _resolve(self, store: Store, route: Route, task: str, extrapolate: bool = False) -> ResolvedRoute:

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from model_store.format.records import Audit, NamedRoute
+from model_store.format.records import Audit, Cascade, NamedRoute
 from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
 from serving.metrics.events import Metrics
@@ -214,6 +214,17 @@ def _named(route: NamedRoute) -> pb.NamedRoute:
         temperature=route.temperature,
         extrapolate=route.extrapolate,
         versions=[pb.ExactVersion(adapter=v.adapter, digest=v.digest) for v in route.versions],
+        cascade=None if route.cascade is None else _cascade(route.cascade),
+    )
+
+
+def _cascade(cascade: Cascade) -> pb.Cascade:
+    return pb.Cascade(
+        score=cascade.score,
+        order=cascade.order,
+        stages=[pb.CascadeStage(threshold=s.threshold, temperature=s.temperature) for s in cascade.stages],
+        loss=cascade.loss,
+        measured=pb.CascadeMeasured(**dict(cascade.measured)),
     )
 
 
@@ -225,7 +236,7 @@ def _route(state: RouteState) -> pb.RouteState:
     )
     if state.plan is not None:
         message.resolved, message.note = str(state.plan.resolved), state.plan.note
-        message.temperature = state.plan.temperature
+        message.temperature, message.thresholds_void = state.plan.temperature, state.plan.void
     return message
 
 

@@ -37,6 +37,7 @@ _COMBINES = {
     pb.COMBINE_MEAN: Combine.MEAN,
     pb.COMBINE_PROB: Combine.PROB,
     pb.COMBINE_VOTE: Combine.VOTE,
+    pb.COMBINE_CASCADE: Combine.CASCADE,
 }
 _PRIORITIES = {
     pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
@@ -184,7 +185,11 @@ def _typed_route(message: pb.Route) -> Route:
         )
         for entry in message.entries
     )
-    return Route(entries=entries, combine=_COMBINES[message.combine])
+    return Route(
+        entries=entries,
+        combine=_COMBINES[message.combine],
+        loss=message.max_loss if message.HasField("max_loss") else None,
+    )
 
 
 def _term(message: pb.Term) -> Term:
@@ -300,11 +305,13 @@ def _fill(
         result.probabilities.extend(answer.probabilities.tolist())
     if request.want_members:
         for member, vote, confidence in zip(resolved.members, answer.votes, answer.confidences, strict=True):
-            result.members.append(pb.MemberVote(member=str(member), top=_score(classes, vote, confidence)))
+            top = None if vote is None or confidence is None else _score(classes, vote, confidence)
+            result.members.append(pb.MemberVote(member=str(member), top=top))
     result.agreement = answer.agreement
     result.entropy = answer.entropy
     result.mutual_information = answer.mutual_information
     result.prediction_id = answer.prediction_id
+    result.members_asked = answer.members_asked
 
 
 def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score:

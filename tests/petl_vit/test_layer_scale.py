@@ -12,12 +12,13 @@ from petl_vit.adapter import Adapter
 from petl_vit.arena import Arena
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.gathered import Gathered, Lookup
-from petl_vit.executors.joint import Joint, Learner, Noise
+from petl_vit.executors.joint import Joint, Learner
 from petl_vit.executors.kernels import Rows
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.executors.tabled import Tabled
 from petl_vit.methods.method import Method
+from petl_vit.noise import Noise
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import adapter_with, images_of, random_tensors
 from tests.petl_vit.backbones import family, relative
@@ -98,7 +99,7 @@ def test_gradients_go_through_layer_scale_alone_and_together(name: str) -> None:
     learner = Learner(rows=len(images), edits=still.edits(vit, together), drop_path=0.0, noise=noise)
     for feature in (
         reference(name, "dinov2", theirs)(images),
-        vit.forward(images, Functional(vit, still.edits(vit, alone), training=True)),
+        vit.forward(images, Functional(vit, still.edits(vit, alone), noise=noise)),
         vit.forward(images, Joint(vit, [learner])),
     ):
         feature.square().sum().backward()

@@ -360,7 +360,8 @@ def test_preprocess_is_decode_then_resize_then_normalise() -> None:
         {"crop_ratio": 1.1},
         {"std": (0.0, 1.0, 1.0)},
         {"mean": (float("nan"), 0.0, 0.0)},
-        {"interpolation": "bilinear"},
+        {"interpolation": "nearest"},
+        {"antialias": False},
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 from petl_vit import methods
 from petl_vit.executors.functional import Functional
 from petl_vit.methods.method import Method
+from petl_vit.noise import Noise
 from petl_vit.prompts import Prefix, Queries, Tokens
 from tests.petl_vit.adapters import NAMES, images_of, method_of
 from tests.petl_vit.backbones import family
@@ -72,14 +73,14 @@ def prompted(name: str, **settings: object) -> tuple[Method, dict[str, Tensor]]:
 def test_prompts_have_a_mask_for_each_row_or_for_the_batch(name: str, mask: str) -> None:
     vit, _ = family("plain")
     method, tensors = prompted(name, mask=mask)
-    torch.manual_seed(0)
+    noise = Noise(torch.device("cpu"), 0)
     edit = method.edits(vit, tensors)[0]
     if isinstance(edit, Prefix):
-        keys, _ = edit.keys_values(4, training=True)
+        keys, _ = edit.keys_values(4, noise)
         rows = list(keys.expand(4, -1, -1, -1))
     else:
         assert isinstance(edit, Tokens)
-        rows = list(edit.rows(4, training=True))
+        rows = list(edit.rows(4, noise))
         assert 0.1 < float((rows[0] == 0).float().mean()) < 0.9
     assert all(torch.equal(rows[0], row) for row in rows[1:]) == (mask == "batch")
 
@@ -95,7 +96,8 @@ def test_dropout_acts_in_training_alone_and_is_the_same_for_the_whole_batch(
     image = images_of(vit)[:1].expand(3, -1, -1, -1)
     edits = method.edits(vit, tensors)
     still = [vit.forward(image, Functional(vit, edits)) for _ in range(2)]
-    noisy = [vit.forward(image, Functional(vit, edits, training=True)) for _ in range(2)]
+    noise = Noise(torch.device("cpu"), 0)
+    noisy = [vit.forward(image, Functional(vit, edits, noise=noise)) for _ in range(2)]
     assert torch.equal(*still)
     assert not torch.allclose(*noisy)
     assert not torch.allclose(noisy[0], still[0])

@@ -22,12 +22,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from model_store.format.records import BackboneRecord, Draft, Manifest, NamedRoute, TaskRecord, TaskSpec
+from model_store.format.records import (
+    BackboneRecord,
+    Cascade,
+    CascadeMeasured,
+    Draft,
+    Manifest,
+    NamedRoute,
+    TaskRecord,
+    TaskSpec,
+)
+from model_store.resolution import named_route
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import methods
 from petl_vit.backbone import BackboneConfig
+from petl_vit.cascade import Score, Stage
 from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
@@ -141,6 +152,34 @@ class World:
     def put_route(self, name: str, text: str, *, task: str = "shapes", temperature: float = 1.0) -> None:
         route = NamedRoute.of(task=task, name=name, route=text, temperature=temperature)
         self.store.routes.put(route)
+
+    def put_cascade(
+        self,
+        name: str,
+        text: str,
+        thresholds: Sequence[float],
+        *,
+        score: Score = Score.CONFIDENCE,
+        order: Sequence[int] | None = None,
+        temperatures: Sequence[float] | None = None,
+    ) -> Cascade:
+        """A named cascade with thresholds for what its members are now."""
+        naming = named_route.check(self.store, task="shapes", name=name, text=text, extrapolate=True)
+        count = len(thresholds) + 1
+        each = zip((*thresholds, None), temperatures or [1.0] * count, strict=True)
+        stages = [Stage(threshold=threshold, temperature=temperature) for threshold, temperature in each]
+        loss = naming.route.parsed().loss
+        assert loss is not None
+        cascade = Cascade(
+            score=score,
+            order=tuple(order or range(count)),
+            stages=tuple(stages),
+            loss=loss,
+            measured=CascadeMeasured(accuracy_loss=0.0, cost=1.5, images=100, data="0" * 64, folds=5),
+        )
+        fields = dict(naming.route) | {"cascade": cascade, "temperature": stages[-1].temperature}
+        self.store.routes.put(NamedRoute.of(**fields))
+        return cascade
 
     def resolve(self, text: str, task: str = "shapes") -> ResolvedRoute:
         return resolve(

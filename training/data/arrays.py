@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from model_store.names import class_name
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, resize
+from training.data.reading import Reading
 from training.data.records import Dataset, check_classes, content_digest, fingerprint, listed
 
 
@@ -34,7 +36,7 @@ class _Pixels:
         return resize(self[index], spec)
 
 
-def load_npz(path: str, part: str, field: str) -> Dataset:
+def load_npz(path: str, part: str, field: str, reading: Reading) -> Dataset:
     arrays = _read_npz(path, field)
     pairs = [(f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")]
     if part == "train":
@@ -49,7 +51,8 @@ def load_npz(path: str, part: str, field: str) -> Dataset:
     images, labels = arrays[pair[0]], arrays[pair[1]]
     _check_pixels(images, f"{path}[{pair[0]}]", field)
     indices, classes = _read_labels(labels, arrays.get("classes"), len(images), f"{path}[{pair[1]}]", field)
-    return from_pixels(path, images, indices, classes, field)
+    note = reading.reporter.note if reading.measured else None
+    return from_pixels(path, images, indices, classes, field, note)
 
 
 def _read_npz(path: str, field: str) -> dict[str, NDArray[Any]]:
@@ -124,10 +127,16 @@ def _read_labels(
 
 
 def from_pixels(
-    name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...], field: str
+    name: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    field: str,
+    note: Callable[[str], None] | None = None,
 ) -> Dataset:
+    """A dataset of decoded images; with a `note`, classes may be without images."""
     counts = np.bincount(labels, minlength=len(classes)).tolist()
-    check_classes(name, classes, counts, field)
+    check_classes(name, classes, counts, field, note=note)
     images = np.ascontiguousarray(images)
     pixels = hashlib.sha256(images.data).hexdigest()
     shape = f"{list(images.shape[1:])}".encode()

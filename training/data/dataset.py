@@ -5,7 +5,7 @@ move it, but for those at the border.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -80,6 +80,39 @@ def subset(dataset: Dataset, n: int, seed: int) -> Dataset:
     return _select(dataset, sorted(index for _, index in sorted(ranked)[:n]))
 
 
+def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
+    """So many images of each class, all different; those of a smaller number are among those of a larger one.
+
+    Raises:
+        InvalidInput: A class has fewer; names it.
+    """
+    kept: list[int] = []
+    found = dict.fromkeys(dataset.classes, 0)
+    for members in _ranked_by_class(dataset, seed):
+        different = {dataset.fingerprints[index]: index for index in reversed(members)}
+        chosen = [index for index in members if different[dataset.fingerprints[index]] == index][:shots]
+        found[dataset.classes[int(dataset.labels[members[0]])]] = len(chosen)
+        kept += chosen
+    fewer = [f"{name!r} has {count}" for name, count in found.items() if count < shots]
+    if fewer:
+        more = f" and {len(fewer) - 8} more" if len(fewer) > 8 else ""
+        raise InvalidInput(
+            f"{dataset.name} does not have {shots} different training images of every class: "
+            f"{', '.join(fewer[:8])}{more}",
+            field="shots",
+            remedy=f"choose {min(found.values())} at most" if min(found.values()) else "add images of them",
+        )
+    return _select(dataset, sorted(kept))
+
+
+def note_absent(dataset: Dataset, classes: Sequence[str], note: Callable[[str], None]) -> None:
+    """Tells which of a task's classes a set does not know."""
+    known = set(map(class_name, dataset.classes))
+    absent = [name for name in classes if class_name(name) not in known]
+    if absent:
+        note(f"{dataset.name} lacks {len(absent)} of the {len(classes)} classes: {listed(absent)}")
+
+
 def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """The same images with labels that index `classes`, matched by name.
 
@@ -92,9 +125,10 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     if unknown:
         raise InvalidInput(
             f"{dataset.name} has classes that the task does not have: "
-            f"{differences(unknown, set(places) - set(names), whose='task')}",
+            f"{differences(unknown, set(places) - set(names), whose='task', subset=True)}",
             field="classes",
-            remedy=f"the task's classes are {listed(classes)}",
+            remedy=f"the task's classes are {listed(classes)}; rename those that mean one of them, and leave "
+            "out the images of the others",
         )
     labels = torch.tensor([places[name] for name in names])[dataset.labels]
     return replace(dataset, classes=tuple(classes), labels=labels)

@@ -1,75 +1,25 @@
 """Datasets in a folder with one sub-folder per class, or in a zip of one."""
 
-import os
-import stat
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-
-import torch
-from torch import Tensor
 
 from image_files.folder import Below, images_below
 from image_files.left_out import LeftOut
 from model_store.names import check_printable, class_name, printable
 from petl_vit.errors import InvalidInput
-from petl_vit.image_input import Preprocess
-from petl_vit.preprocess import decode, sized
+from training.data.listed import Listing, Read, read_file
 from training.data.parts import are_parts, class_root, part_names, repeated_folders
 from training.data.reading import Reading
-from training.data.records import FINGERPRINT, INSIDE, Dataset, check_classes, content_digest, listed
-from training.data.usable import usable
+from training.data.records import INSIDE, Dataset, listed
 from training.data.zips import Zip, origin_of
 
 _BESIDE = "beside the class folders"
-_SHOWN = 3
-
-Read = Callable[[str], bytes]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Files:
-    """Encoded images, read by path from a folder or a zip."""
-
-    paths: tuple[str, ...]
-    read: Read
-    origin: str
-    max_pixels: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return decode(self._data(index), max_pixels=self.max_pixels, field=self._name(index))
-
-    def sized(self, index: int, spec: Preprocess) -> Tensor:
-        return sized(self._data(index), spec, max_pixels=self.max_pixels, field=self._name(index))
-
-    def _data(self, index: int) -> bytes:
-        try:
-            return self.read(self.paths[index])
-        except InvalidInput as error:
-            raise error.about(self._name(index)) from error
-
-    def _name(self, index: int) -> str:
-        return f"{self.origin}/{printable(self.paths[index])}"
 
 
 def load_folder(root: Path, field: str, reading: Reading) -> Dataset:
     def read(path: str) -> bytes:
-        file = root / path
-        try:
-            if not stat.S_ISREG(os.stat(file).st_mode):  # reading a pipe or a device might never end
-                raise InvalidInput("it is not a file", field=field, remedy="remove it")
-            return file.read_bytes()
-        except OSError as error:
-            raise InvalidInput(
-                f"the file cannot be read ({error.strerror})",
-                field=field,
-                remedy="check the file and its permissions",
-            ) from error
+        return read_file(root / path, field)
 
     def refuse(error: OSError) -> NoReturn:
         raise InvalidInput(
@@ -116,34 +66,16 @@ class _ImageFolder:
         self._check_layout()
         class_of = self._class_of()
         classes = tuple(sorted(set(class_of.values())))
-        self._check_classes(classes, class_of, self._paths)
-        digests = usable(
-            self._paths,
-            self._read,
+        listing = Listing(
             origin=self._origin,
-            left_out=self._left_out,
-            field=self._field,
-            reading=self._reading,
-        )
-        self._check_classes(classes, class_of, [*digests])
-        self._notes(classes)
-        self._note_contrary(class_of, digests)
-        files = sorted((classes.index(class_of[_top(path)]), path) for path in digests)
-        content = [[_spelt(path), classes[label], digests[path]] for label, path in files]
-        return Dataset(
-            name=self._origin,
             classes=classes,
-            images=_Files(
-                paths=tuple(path for _, path in files),
-                read=self._read,
-                origin=self._origin,
-                max_pixels=self._reading.max_pixels,
-            ),
-            labels=torch.tensor([label for label, _ in files], dtype=torch.int64),
-            digest=content_digest(sorted(content)),
-            fingerprints=tuple(digests[path][:FINGERPRINT] for _, path in files),
-            left_out=self._left_out.counts,
+            labels={path: classes.index(class_of[_top(path)]) for path in self._paths},
+            read=self._read,
+            left_out=self._left_out,
         )
+        dataset = listing.dataset(self._field, self._reading)
+        self._notes(classes)
+        return dataset
 
     def _check_layout(self) -> None:
         """Refuses folders that are not classes."""
@@ -197,32 +129,9 @@ class _ImageFolder:
             class_of[folder], folder_of[name] = name, folder
         return class_of
 
-    def _check_classes(
-        self, classes: Sequence[str], class_of: Mapping[str, str], paths: Sequence[str]
-    ) -> None:
-        counts = dict.fromkeys(classes, 0)
-        for path in paths:
-            counts[class_of[_top(path)]] += 1
-        check_classes(self._origin, classes, [*counts.values()], self._field, str(self._left_out))
-
-    def _note_contrary(self, class_of: Mapping[str, str], digests: Mapping[str, str]) -> None:
-        """Tells of one image in several classes."""
-        first: dict[str, str] = {}
-        pairs = []
-        for path, digest in sorted(digests.items()):
-            other = first.setdefault(digest, path)
-            if class_of[_top(other)] != class_of[_top(path)]:
-                pairs.append(f"{printable(other)} = {printable(path)}")
-        if pairs:
-            more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
-            shown = ", ".join(pairs[:_SHOWN]) + more
-            self._reading.reporter.note(f"{self._origin} has the same image in several classes: {shown}")
-
     def _notes(self, classes: Sequence[str]) -> None:
         """Tells what may not be as it was meant."""
         note = self._reading.reporter.note
-        if self._left_out:
-            note(f"left out of {self._origin}: {self._left_out}")
         alike: dict[str, list[str]] = {}
         for name in classes:
             alike.setdefault(name.casefold(), []).append(name)
@@ -242,8 +151,3 @@ class _ImageFolder:
 
 def _top(path: str) -> str:
     return path.partition("/")[0]
-
-
-def _spelt(path: str) -> str:
-    """A path as every system spells it."""
-    return unicodedata.normalize("NFC", path)

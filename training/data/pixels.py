@@ -4,7 +4,6 @@ Shapes: n images, H, W an image's own size, S the model's input size."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,9 +13,8 @@ from torch.nn import functional as F
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import Preprocess
+from training.data.augmentation import OF_PIXELS, Augmentation
 from training.data.records import Dataset
-
-Augmentation = Literal["none", "flip", "crop-flip"]
 
 _MAX_WORKERS = 8
 
@@ -63,11 +61,11 @@ def augment(images: Tensor, kind: Augmentation, generator: torch.Generator) -> T
     Raises:
         InvalidInput: Another kind.
     """
-    if kind not in get_args(Augmentation):
+    if kind not in OF_PIXELS:
         raise InvalidInput(
-            f"the augmentation {kind!r} is unknown",
+            f"the augmentation {kind!r} does not change pixels of the model's size",
             field="augment",
-            remedy=f"choose one of {', '.join(get_args(Augmentation))}",
+            remedy=f"choose one of {', '.join(sorted(OF_PIXELS))}",
         )
     if kind == "none" or len(images) == 0:
         return images

@@ -5,7 +5,7 @@ Images stay encoded where they are until they are asked for.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -78,16 +78,33 @@ class Dataset:
 
 
 def check_classes(
-    origin: str, classes: Sequence[str], counts: Sequence[int], field: str, left_out: str = ""
+    origin: str,
+    classes: Sequence[str],
+    counts: Sequence[int],
+    field: str,
+    left_out: str = "",
+    note: Callable[[str], None] | None = None,
 ) -> None:
-    for name, count in zip(classes, counts, strict=True):
-        if count == 0:
-            reasons = f" (left out: {left_out})" if left_out else ""
-            raise InvalidInput(
-                f"the class {name!r} of {origin} has no images{reasons}",
-                field=field,
-                remedy="add images of it, or take the class away",
-            )
+    """Refuse a set with a class of which it has no images, or with one class only.
+
+    Args:
+        note: Called with what is missing, where no more than some image is needed.
+
+    Raises:
+        InvalidInput: It is such a set; names the class.
+    """
+    reasons = f" (left out: {left_out})" if left_out else ""
+    absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    if note is not None and len(absent) < len(classes):
+        if absent:
+            note(f"{origin} has no images of {len(absent)} of its classes: {listed(absent)}")
+        return
+    for name in absent:
+        raise InvalidInput(
+            f"the class {name!r} of {origin} has no images{reasons}",
+            field=field,
+            remedy="add images of it, or take the class away",
+        )
     if len(classes) < 2:
         raise InvalidInput(
             f"{origin} has one class only, {listed(classes)}",

@@ -16,9 +16,10 @@ from training.data.loading import Resized, sent
 from training.progress import Reporter, duration
 from training.run.checkpoint import Checkpoint
 from training.run.features import Features, stages, why_not_once
+from training.run.feed import Images
 from training.run.planned import Planned
 from training.run.recipe import Keep, Recipe
-from training.run.trainer import Images, Trained, Trainer, train
+from training.run.trainer import Trained, Trainer, train
 
 _TIMES = 10
 """A run is measured so often on its way; after every epoch where the best one is kept."""
@@ -38,12 +39,15 @@ def run_epochs(
     images: Resized,
     heldout: Resized,
     reporter: Reporter,
+    watch: Callable[[Sequence[Trainer]], None] | None = None,
 ) -> list[Trained]:
     """Trains adapters, each from the state that its checkpoint has, and saves it there after every epoch.
 
     Args:
         vit: The backbone in float32, on the host.
         on: The backbone as training runs it.
+        watch: Called after every epoch with those that ended it, once they are measured; it may stop some.
+            With it, one whose loss is no longer finite stops alone. Those that stopped have no result.
 
     Raises:
         InvalidInput: A loss is no longer finite, or a checkpoint cannot be written.
@@ -62,6 +66,7 @@ def run_epochs(
             name="" if alone else adapter.name,
             save=checkpoint.save,
             given_features=all(once),
+            fails_alone=watch is not None,
         )
         state = checkpoint.load()
         if state is not None and (done := trainer.resume(state)):
@@ -73,8 +78,14 @@ def run_epochs(
     epochs = recipe.epochs - min(trainer.epoch for trainer in trainers)
     names = [adapter.recipe.method if alone else adapter.name for adapter in adapters]
     told = Epochs(trainers, measured_on, len(images), reporter, of=len(heldout))
+
+    def after_epoch(learning: Sequence[Trainer]) -> None:
+        told([trainer for trainer in learning if not trainer.stopped])
+        if watch is not None:
+            watch(learning)
+
     with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
-        return train(trainers, trained_on, progress=lambda loss: advance(1), after_epoch=told)
+        return train(trainers, trained_on, progress=lambda loss: advance(1), after_epoch=after_epoch)
 
 
 def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Reporter, *, alone: bool) -> bool:
@@ -132,6 +143,8 @@ class Epochs:
 
     def __call__(self, trainers: Sequence[Trainer]) -> None:
         """Takes note of an epoch that these have ended."""
+        if not trainers:
+            return
         epoch = trainers[0].epoch
         if epoch % self._every == 0 or epoch == self._epochs:
             for trainer in trainers:

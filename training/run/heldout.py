@@ -13,6 +13,7 @@ from torch import Tensor
 from model_store.format.records import Draft, Manifest, TaskRecord
 from model_store.names import LATEST
 from model_store.resolution.loading import Loader
+from model_store.store import Store
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
 from petl_vit.batch import Batch, Model, Term
@@ -136,6 +137,19 @@ def below_base(manifest: Manifest, latest: int | None) -> str:
         f"{problem}, so `latest` stays at version {latest}; to move it nevertheless: "
         f"corolla adapters alias {manifest.task}/{manifest.name} {LATEST} {manifest.version}"
     )
+
+
+def compare_with_previous(store: Store, manifest: Manifest, note: Callable[[str], None]) -> None:
+    """Says so where the version before did better on the same held-out images."""
+    versions = [v for v in store.adapters.versions(manifest.task, manifest.name) if v < manifest.version]
+    if not versions:
+        return
+    before = store.adapters.manifest(manifest.task, manifest.name, versions[-1])
+    if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
+        return
+    was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
+    if now < was:
+        note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
 
 
 def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], loader: Loader) -> list[Model]:

@@ -9,14 +9,16 @@ job that was killed goes on from its last epoch; one that is registered already 
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
-from model_store.names import BASE, LATEST, check_name
+from model_store.names import LATEST
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
 from model_store.store import Store
@@ -24,28 +26,29 @@ from petl_vit import methods
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
-from petl_vit.errors import InvalidInput, NotFound
-from petl_vit.image_input import MAX_PIXELS
+from petl_vit.errors import NotFound
+from petl_vit.image_input import MAX_PIXELS, Interpolation, Resize
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
 from training.data.learnt import Learnt, Overlap, by_base_head
 from training.data.loading import Resized
-from training.data.reading import Reading
+from training.data.reading import reading_of
 from training.data.records import Dataset
-from training.data.sources import load_parts
+from training.data.sources import load_parts, training_parts
 from training.progress import Reporter, Silent
 from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
-from training.run.heldout import HeldOut, below_base, models_of
+from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
 from training.run.planned import Planned
-from training.run.precision import check_precision, frozen
+from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
-from training.run.task import Resize, check_spec, create, new_spec
-from training.run.together import check_together
+from training.run.task import check_spec, create, new_spec
+from training.run.together import check_names, check_together
 from training.run.trainer import Trained
 from training.run.training_data import TrainingData, unlearnt
+from training.run.transform import Input, Normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +63,16 @@ class Job:
         split_seed: Decides the split; the same for all adapters of a task, so that none is measured on
             images that the base head was fitted to.
         limit: At most so many training images, or None.
-        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
-        image_size: Input size of a new task, pixels; None means the backbone's native size.
-        resize: How images of a new task reach that size; None means squash.
+        shots: So many training images of each class, or None.
+        max_pixels, skip_bad, image_column, label_column: How images are read, as
+            `training.data.reading.Reading` says.
+        image_size, resize, crop_ratio, interpolation, normalise: How images of a new task reach the backbone,
+            as `training.run.transform.Input` says.
         runs: Folder for the state of unfinished runs.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
+        sweep: How a sweep came to the recipe, for the manifest; None where a person chose it.
     """
 
     backbone: str
@@ -79,14 +85,25 @@ class Job:
     holdout: float = 0.2
     split_seed: int = 0
     limit: int | None = None
+    shots: int | None = None
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     image_size: int | None = None
     resize: Resize | None = None
+    crop_ratio: float | None = None
+    interpolation: Interpolation | None = None
+    normalise: Normalise | None = None
     device: str = "cpu"
     again: bool = False
     measure_precision: Precision = Precision.AUTO
     promote: bool = False
+    sweep: dict[str, JsonValue] | None = None
+
+    @property
+    def input(self) -> Input:
+        return Input(**{field.name: getattr(self, field.name) for field in fields(Input)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,23 +154,29 @@ class _Run:
     """The steps of a run, each a method, in order of `outcomes`."""
 
     def __init__(self, store: Store, jobs: Sequence[Job], reporter: Reporter) -> None:
-        self._store, self._job, self._reporter = store, (job := jobs[0]), reporter
+        self._store, self._reporter = store, reporter
         for one in jobs:
-            _check_names(one)
+            check_names(one)
         use_threads()
-        self._device = chosen_device(job.device)
-        check_precision(job.recipe.precision, self._device)
+        jobs = settled(store, jobs, reporter.note)
+        self._device = chosen_device(jobs[0].device)
+        check_precision(jobs[0].recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
+        self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
+        job = jobs[0]
         self._backbone = store.backbones.get(job.backbone)
-        reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
+        reading = reading_of(job, reporter)
+        data, heldout = training_parts(job.data, job.heldout, reading)
+        self._job = replace(job, data=data, heldout=heldout)
         self._dataset, self._heldout = load_parts(
-            job.data,
-            heldout=job.heldout,
+            data,
+            heldout=heldout,
             holdout=job.holdout,
             seed=job.split_seed,
             limit=job.limit,
+            shots=job.shots,
             reading=reading,
         )
         self._adapters = [rates.settled(adapter, len(self._dataset)) for adapter in self._adapters]
@@ -172,7 +195,7 @@ class _Run:
             self._data.remember(self._store)
         manifests = registered | trained
         for manifest in trained.values():
-            self._compare_with_previous(manifest)
+            compare_with_previous(self._store, manifest, self._reporter.note)
         return [
             Outcome(
                 manifest=manifests[adapter.name],
@@ -181,20 +204,6 @@ class _Run:
             )
             for adapter in self._adapters
         ]
-
-    def _compare_with_previous(self, manifest: Manifest) -> None:
-        """Says so where the version before did better on the same held-out images."""
-        versions = [
-            v for v in self._store.adapters.versions(manifest.task, manifest.name) if v < manifest.version
-        ]
-        if not versions:
-            return
-        before = self._store.adapters.manifest(manifest.task, manifest.name, versions[-1])
-        if before.training.get("heldout_digest") != manifest.training["heldout_digest"]:
-            return
-        was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
-        if now < was:
-            self._reporter.note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
 
     def _trained(self, task: TaskRecord | None, adapters: Sequence[Planned]) -> dict[str, Manifest]:
         """Trains, measures and publishes adapters; their manifests by name."""
@@ -246,7 +255,7 @@ class _Run:
         except NotFound:
             self._leave_out_learnt([])
             return None
-        check_spec(task.spec, self._dataset, image_size=self._job.image_size, resize=self._job.resize)
+        check_spec(task.spec, self._dataset, self._job.input)
         self._dataset = align_classes(self._dataset, task.spec.classes)
         self._heldout = align_classes(self._heldout, task.spec.classes)
         self._leave_out_learnt([by_base_head(self._store, task)])
@@ -272,13 +281,10 @@ class _Run:
 
     @property
     def _data(self) -> TrainingData:
-        return TrainingData(dataset=self._dataset, limit=self._job.limit)
+        return TrainingData(dataset=self._dataset, limit=self._job.limit, shots=self._job.shots)
 
     def _new_spec(self) -> TaskSpec:
-        job = self._job
-        return new_spec(
-            job.task, self._dataset.classes, self._backbone, image_size=job.image_size, resize=job.resize
-        )
+        return new_spec(self._job.task, self._dataset.classes, self._backbone, self._job.input)
 
     def _images(self, dataset: Dataset, spec: TaskSpec, vit: FrozenViT, what: str) -> Resized:
         kind = self._job.recipe.augment
@@ -305,6 +311,8 @@ class _Run:
                 continue
             newest = self._store.adapters.manifest(self._job.task, adapter.name, versions[-1])
             if newest.training.get("recipe_digest") != self._recipe_digest(adapter, task):
+                continue
+            if newest.training.get("sweep") != self._sweeps.get(adapter.name, newest.training.get("sweep")):
                 continue
             if self._job.measure_precision not in (Precision.AUTO, newest.metrics_precision):
                 self._reporter.note(
@@ -365,6 +373,7 @@ class _Run:
             "accuracies": {str(epoch): accuracy for epoch, accuracy in trained.accuracies.items()},
             "device": str(self._device),
             "versions": _versions(),
+            **({"sweep": self._sweeps[adapter.name]} if adapter.name in self._sweeps else {}),
         }
 
     def _measuring(self, task: TaskRecord, trained: Sequence[tuple[Planned, Trained]]) -> Loader:
@@ -377,13 +386,6 @@ class _Run:
             models=partial(models_of, task, trained),
         )
         return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
-
-
-def _check_names(job: Job) -> None:
-    """Refuses names that could not be registered, before anything is trained."""
-    check_name(job.task, "task")
-    if check_name(job.name, "name") == BASE:
-        raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
 
 
 def _adapter(job: Job) -> Planned:

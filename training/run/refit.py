@@ -19,12 +19,13 @@ from petl_vit.vit import FrozenViT
 from training.data.dataset import align_classes
 from training.data.learnt import Overlap, by_base_head
 from training.data.loading import Resized
-from training.data.reading import Reading
-from training.data.sources import load_parts
+from training.data.reading import reading_of
+from training.data.sources import load_parts, training_parts
 from training.progress import Reporter, Silent
 from training.run import probe
 from training.run.task import check_spec, fit_base_head
 from training.run.training_data import TrainingData, unlearnt
+from training.run.transform import Input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,11 @@ class Job:
     holdout: float = 0.2
     split_seed: int = 0
     limit: int | None = None
+    shots: int | None = None
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     device: str = "cpu"
     move_base: bool = False
 
@@ -83,16 +87,19 @@ def refit(store: Store, job: Job, reporter: Reporter | None = None) -> Refitted:
             field="task",
             remedy="put these routes without it, or let them move with --move-base",
         )
+    reading = reading_of(job, reporter)
+    source, other = training_parts(job.data, job.heldout, reading)
     train, heldout = load_parts(
-        job.data,
-        heldout=job.heldout,
+        source,
+        heldout=other,
         holdout=job.holdout,
         seed=job.split_seed,
         limit=job.limit,
-        reading=Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter),
+        shots=job.shots,
+        reading=reading,
     )
-    check_spec(before.spec, train, image_size=None, resize=None)
-    data = TrainingData(dataset=align_classes(train, before.spec.classes), limit=job.limit)
+    check_spec(before.spec, train, Input())
+    data = TrainingData(dataset=align_classes(train, before.spec.classes), limit=job.limit, shots=job.shots)
     heldout = unlearnt(
         align_classes(heldout, before.spec.classes),
         [data.learnt()],

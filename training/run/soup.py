@@ -31,11 +31,11 @@ from petl_vit.errors import InvalidInput
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
-from training.data.dataset import align_classes, split_dataset
+from training.data.dataset import align_classes
 from training.data.loading import Resized
-from training.data.reading import Reading
+from training.data.reading import reading_of
 from training.data.records import Dataset
-from training.data.sources import load_dataset
+from training.data.sources import load_measured
 from training.progress import Reporter, Silent
 from training.run.heldout import HeldOut, below_base
 from training.run.training_data import unlearnt_by
@@ -53,7 +53,8 @@ class Job:
         data: Labelled images; see `training.data.dataset.load`.
         holdout: Share of them that is held out, as in training; None takes all of them.
         split_seed: The one that the members were trained with, so that none is chosen on images it saw.
-        max_pixels, skip_bad: How images are read, as `training.data.reading.Reading` says.
+        max_pixels, skip_bad, image_column, label_column: How images are read, as
+            `training.data.reading.Reading` says.
         precision: What the choice is made in, as a server's.
     """
 
@@ -67,6 +68,8 @@ class Job:
     split_seed: int = 0
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
+    image_column: str = ""
+    label_column: str = ""
     device: str = "cpu"
     precision: Precision = Precision.AUTO
 
@@ -274,11 +277,12 @@ def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]
 
 
 def _heldout(job: Job, reporter: Reporter) -> Dataset:
-    reading = Reading(max_pixels=job.max_pixels, skip_bad=job.skip_bad, reporter=reporter)
-    dataset = load_dataset(job.data, reading=reading)
-    if job.holdout is None:
-        return dataset
-    return split_dataset(dataset, holdout=job.holdout, seed=job.split_seed)[1]
+    return load_measured(
+        job.data,
+        holdout=job.holdout,
+        seed=job.split_seed,
+        reading=reading_of(job, reporter, measured=True),
+    )
 
 
 def _manifest(term: ResolvedTerm) -> Manifest:

@@ -1,63 +1,32 @@
 """The task of a run: as it stands in the store, or new with a base head of its own."""
 
-from typing import Literal
-
 from model_store.format.records import BackboneRecord, TaskRecord, TaskSpec
 from model_store.names import class_name, differences
 from model_store.store import Store
 from petl_vit.errors import Conflict, InvalidInput
 from petl_vit.heads import LinearHead
-from petl_vit.image_input import Preprocess
 from petl_vit.vit import FrozenViT
 from training.data.loading import Resized
 from training.data.records import Dataset
 from training.progress import Reporter
 from training.run import probe
 from training.run.training_data import TrainingData
+from training.run.transform import Input
 
-Resize = Literal["squash", "crop"]
 
-
-def new_spec(
-    name: str,
-    classes: tuple[str, ...],
-    backbone: BackboneRecord,
-    *,
-    image_size: int | None,
-    resize: Resize | None,
-) -> TaskSpec:
-    """A task of these classes on a backbone.
-
-    Args:
-        image_size: Input size, pixels; None means the backbone's native size.
-        resize: How images reach that size; None means squash.
-    """
-    config = backbone.config
-    preprocess = Preprocess(
-        image_size=image_size or config.image_size,
-        resize=resize or "squash",
-        mean=config.mean,
-        std=config.std,
-    )
+def new_spec(name: str, classes: tuple[str, ...], backbone: BackboneRecord, wanted: Input) -> TaskSpec:
+    """A task of these classes on a backbone."""
+    preprocess = wanted.preprocess(backbone.config)
     return TaskSpec.of(name=name, classes=classes, preprocess=preprocess, backbone_digest=backbone.digest)
 
 
-def check_spec(spec: TaskSpec, dataset: Dataset, *, image_size: int | None, resize: Resize | None) -> None:
+def check_spec(spec: TaskSpec, dataset: Dataset, wanted: Input) -> None:
     """Refuse settings and data that a task, as it stands, would ignore.
 
     Raises:
-        InvalidInput: Another size, resizing or other classes than the task's.
+        InvalidInput: Another input or other classes than the task's.
     """
-    for field, requested, current in (
-        ("image_size", image_size, spec.preprocess.image_size),
-        ("resize", resize, spec.preprocess.resize),
-    ):
-        if requested not in (None, current):
-            raise InvalidInput(
-                f"task {spec.name!r} has {current}, not {requested}",
-                field=field,
-                remedy="leave it out, or choose another --task name",
-            )
+    wanted.check(spec)
     expected, found = (set(map(class_name, classes)) for classes in (spec.classes, dataset.classes))
     if found != expected:
         raise InvalidInput(
@@ -80,10 +49,11 @@ def create(
     Raises:
         Conflict: Another run has stored the task differently meanwhile.
     """
-    if data.limit is not None:
+    if data.limit is not None or data.shots is not None:
+        fewer = "--limit" if data.shots is None else "--shots"
         reporter.note(
             f"all adapters of task {spec.name} will start from a base head that is fitted to the "
-            f"{len(images)} images of this --limit; `corolla tasks refit-head {spec.name}` fits it to more"
+            f"{len(images)} images of this {fewer}; `corolla tasks refit-head {spec.name}` fits it to more"
         )
     head = fit_base_head(spec, vit, images, reporter)
     data.remember(store)

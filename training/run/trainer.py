@@ -8,10 +8,9 @@ Shapes: n images, b of a step, S image size, D width, C classes.
 """
 
 import math
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,24 +18,14 @@ from torch import Tensor
 
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
-from petl_vit.executors.joint import Joint, Learner, Noise
+from petl_vit.executors.joint import Joint, Learner
 from petl_vit.heads import Head
 from petl_vit.methods.method import Method
+from petl_vit.noise import Noise
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
-from training.data.loading import sent
-from training.run.precision import autocast, frozen
+from training.run.feed import Batch, Feed, Images
+from training.run.precision import frozen
 from training.run.recipe import Recipe
-
-
-class Images(Protocol):
-    """Labelled images, ready for the backbone."""
-
-    labels: Tensor
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +68,7 @@ class Trainer:
         name: What errors call the adapter where it is one of several.
         save: Called with the state after every epoch.
         given_features: Whether inputs are the features of images, which nothing that is trained changes.
+        fails_alone: Whether a loss that is not finite stops this adapter, and not all that learn with it.
     """
 
     def __init__(
@@ -92,11 +82,14 @@ class Trainer:
         name: str = "",
         save: Callable[[dict[str, Any]], None] = lambda state: None,
         given_features: bool = False,
+        fails_alone: bool = False,
     ) -> None:
         self.recipe, self.vit = recipe, frozen(vit, recipe.precision) if on is None else on
         self.epoch = 0
         self._method, self.name, self._save = method, name, save
-        self._given_features = given_features
+        self._given_features, self._fails_alone = given_features, fails_alone
+        self.stopped = ""
+        """Why it learns no further before its last epoch; empty while it does."""
         generator = torch.Generator().manual_seed(recipe.seed)
         init = method.init_published if recipe.init == "published" else method.init
         tensors = init(vit.to(device=torch.device("cpu")), generator)
@@ -133,13 +126,19 @@ class Trainer:
         """Optimiser steps of one epoch."""
         return math.ceil(len(images) / self.recipe.batch_size)
 
-    def run(self, images: Images, *, progress: Callable[[float], None] = lambda loss: None) -> Trained:
-        """Train the epochs that remain.
+    def run(
+        self,
+        images: Images,
+        *,
+        micro_batch: int | None = None,
+        progress: Callable[[float], None] = lambda loss: None,
+    ) -> Trained:
+        """Train the epochs that remain, as `train` does.
 
         Raises:
             InvalidInput: The loss is no longer finite.
         """
-        return train([self], images, progress=progress)[0]
+        return train([self], images, micro_batch=micro_batch, progress=progress)[0]
 
     # One epoch, as `train` goes through it
 
@@ -147,17 +146,18 @@ class Trainer:
         """Starts an epoch of so many steps; `noise` seeds dropout and drop path."""
         self._now = _Epoch(noise=Noise(self.vit.device, noise), steps=steps)
 
+    def part(self, first: int, stop: int, batch: int) -> None:
+        """Says which rows of a batch the next forward has."""
+        self._now.noise.part(first, stop, batch)
+
     def features(self, inputs: Tensor) -> Tensor:
         """[b, D] of images, alone."""
         if self._given_features:
             return inputs
-        edits = self._method.edits(self.vit, self._tensors)
-        run = Functional(self.vit, edits, training=True, drop_path=self.recipe.drop_path)
-        with self._now.noise:
-            return self.vit.forward(inputs, run)
+        return self.vit.forward(inputs, Joint(self.vit, [self.learner(len(inputs))]))
 
     def learner(self, rows: int) -> Learner:
-        """Its part in a forward with others."""
+        """Its part in a forward, alone or with others."""
         edits = self._method.edits(self.vit, self._tensors)
         return Learner(rows=rows, edits=edits, drop_path=self.recipe.drop_path, noise=self._now.noise)
 
@@ -175,10 +175,13 @@ class Trainer:
         """Takes note of a step's loss, over so many images.
 
         Raises:
-            InvalidInput: It is not finite.
+            InvalidInput: It is not finite, unless the adapter `fails_alone`.
         """
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss{self._of} became {loss} in epoch {self.epoch + 1}")
+            error = self._diverged(f"the loss{self._of} became {loss} in epoch {self.epoch + 1}")
+            if not self._fails_alone:
+                raise error
+            self.stopped = self.stopped or error.problem
         self._now.total += loss * images
         self._now.seen += images
 
@@ -192,8 +195,7 @@ class Trainer:
         features = inputs
         if not self._given_features:
             edits = self._method.edits(self.vit, self._tensors)
-            with autocast(self.vit, self.recipe.precision):
-                features = self.vit.forward(inputs, Functional(self.vit, edits))
+            features = self.vit.forward(inputs, Functional(self.vit, edits))
         return self._start.replaced(self._head).logits(features)
 
     def note_accuracy(self, accuracy: float) -> None:
@@ -267,49 +269,60 @@ def train(
     trainers: Sequence[Trainer],
     images: Images,
     *,
+    micro_batch: int | None = None,
     progress: Callable[[float], None] = lambda loss: None,
     after_epoch: Callable[[Sequence[Trainer]], None] = lambda trainers: None,
 ) -> list[Trained]:
-    """Train the epochs that remain, of several adapters in one forward.
+    """Train the epochs that remain, of several adapters in one forward; those that are not `stopped`.
 
     Args:
         trainers: With one backbone, batch size, augmentation and precision.
+        micro_batch: Images of one forward and backward: a step adds up the gradients of its parts, with
+            the same result to rounding, random numbers included. None is the batch.
         progress: Called after each step with the mean of the losses.
-        after_epoch: Called with those that ended one, before their states are saved.
+        after_epoch: Called with those that ended one, before their states are saved; it may stop some.
 
     Raises:
         InvalidInput: A loss is no longer finite.
     """
     while learning := _furthest_behind(trainers):
-        _train_epoch(learning, images, progress)
+        _train_epoch(learning, images, micro_batch, progress)
         after_epoch(learning)
         for trainer in learning:
-            trainer.save()
-    return [trainer.trained() for trainer in trainers]
+            if not trainer.stopped:
+                trainer.save()
+    return [trainer.trained() for trainer in trainers if not trainer.stopped]
 
 
 def _furthest_behind(trainers: Sequence[Trainer]) -> list[Trainer]:
     """Those that go next: all, or after a kill between two saves those that were not saved."""
-    unfinished = [trainer for trainer in trainers if trainer.epoch < trainer.recipe.epochs]
+    unfinished = [t for t in trainers if t.epoch < t.recipe.epochs and not t.stopped]
     return [t for t in unfinished if t.epoch == min(other.epoch for other in unfinished)]
 
 
-def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable[[float], None]) -> None:
+def _train_epoch(
+    trainers: Sequence[Trainer],
+    images: Images,
+    micro_batch: int | None,
+    progress: Callable[[float], None],
+) -> None:
     """Adapters of one seed see the same images in each step, and share them as far as the first edit."""
-    feeds = {trainer.recipe.seed: _Feed(images, trainer) for trainer in trainers}
+    feeds = {
+        trainer.recipe.seed: Feed(images, trainer.recipe, trainer.epoch, trainer.vit.device)
+        for trainer in trainers
+    }
     places = [list(feeds).index(trainer.recipe.seed) for trainer in trainers]
     for trainer in trainers:
         trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
     steps = zip(*feeds.values(), strict=True)
     batches = next(steps, None)
     while batches is not None:
-        losses = losses_of(trainers, batches, places)
-        torch.autograd.backward(losses)
+        losses = gradients(trainers, batches, places, micro_batch)
         for trainer in trainers:
             trainer.advance()
         count = len(batches[0].labels)
         batches = next(steps, None)  # read while a GPU still computes
-        values = torch.stack(losses).tolist()
+        values = losses.tolist()
         for trainer, value in zip(trainers, values, strict=True):
             trainer.count(value, count)
         progress(sum(values) / len(values))
@@ -317,48 +330,46 @@ def _train_epoch(trainers: Sequence[Trainer], images: Images, progress: Callable
         trainer.end_epoch()
 
 
-def losses_of(trainers: Sequence[Trainer], batches: Sequence["Batch"], places: Sequence[int]) -> list[Tensor]:
+def gradients(
+    trainers: Sequence[Trainer],
+    batches: Sequence[Batch],
+    places: Sequence[int],
+    micro_batch: int | None = None,
+) -> Tensor:
+    """Adds the gradients of a step to the trainers' tensors, and returns their losses, [trainers].
+
+    Args:
+        micro_batch: As in `train`.
+    """
+    count, losses = len(batches[0].labels), []
+    size = micro_batch or count
+    for first in range(0, count, size):
+        stop = min(first + size, count)
+        for trainer in trainers:
+            trainer.part(first, stop, count)
+        share = (stop - first) / count
+        part = [share * loss for loss in losses_of(trainers, [b.part(first, stop) for b in batches], places)]
+        torch.autograd.backward(part)
+        losses.append(torch.stack([loss.detach() for loss in part]))
+    return torch.stack(losses).sum(dim=0)
+
+
+def losses_of(trainers: Sequence[Trainer], batches: Sequence[Batch], places: Sequence[int]) -> list[Tensor]:
     """Each trainer's loss on the batch at its place, in one forward."""
-    vit, recipe = trainers[0].vit, trainers[0].recipe
+    vit = trainers[0].vit
     inputs = torch.cat([batch.inputs for batch in batches]) if len(batches) > 1 else batches[0].inputs
-    with autocast(vit, recipe.precision):
-        if len(trainers) == 1:
-            features = trainers[0].features(inputs)
-        else:
-            rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
-            run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
-            patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
-            features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
+    if len(trainers) == 1:
+        features = trainers[0].features(inputs)
+    else:
+        rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
+        run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
+        patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
+        features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
     parts = features.split([len(batches[place].labels) for place in places])
     return [
         trainer.loss(part, batches[place].labels)
         for trainer, part, place in zip(trainers, parts, places, strict=True)
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """On the backbone's device: inputs [b, 3, S, S], labels [b]."""
-
-    inputs: Tensor
-    labels: Tensor
-
-
-class _Feed:
-    """The batches of one seed's epoch, in its order; `noise` seeds what is random in the forward."""
-
-    def __init__(self, images: Images, trainer: Trainer) -> None:
-        self._images, self._recipe, self._device = images, trainer.recipe, trainer.vit.device
-        seed = zlib.crc32(f"{trainer.recipe.seed}/{trainer.epoch}".encode())
-        self._generator = torch.Generator().manual_seed(seed)
-        self.noise = int(torch.randint(2**31, (), generator=self._generator))
-
-    def __iter__(self) -> Iterator[Batch]:
-        images, recipe = self._images, self._recipe
-        augment = self._generator if recipe.augment != "none" else None
-        for indices in torch.randperm(len(images), generator=self._generator).split(recipe.batch_size):
-            inputs = images.batch(indices, augment)
-            yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

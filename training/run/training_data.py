@@ -19,10 +19,12 @@ class TrainingData:
 
     Attributes:
         limit: How many they were limited to; None for all.
+        shots: How many of each class; None for all.
     """
 
     dataset: Dataset
     limit: int | None
+    shots: int | None = None
 
     def record(self) -> dict[str, JsonValue]:
         """What an adapter or a base head says of them in its `training`."""
@@ -31,6 +33,7 @@ class TrainingData:
             "data_digest": self.dataset.digest,
             "images": len(self.dataset),
             "limit": self.limit,
+            "shots": self.shots,
             "left_out": dict(self.dataset.left_out),
         }
 

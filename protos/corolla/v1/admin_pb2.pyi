@@ -428,6 +428,7 @@ class NamedRoute(message.Message):
     TEMPERATURE_FIELD_NUMBER: builtins.int
     EXTRAPOLATE_FIELD_NUMBER: builtins.int
     VERSIONS_FIELD_NUMBER: builtins.int
+    CASCADE_FIELD_NUMBER: builtins.int
     task: builtins.str
     name: builtins.str
     route: builtins.str
@@ -440,6 +441,10 @@ class NamedRoute(message.Message):
     def versions(self) -> containers.RepeatedCompositeFieldContainer[ExactVersion]:
         """What its terms meant when it was put, in their order: the temperature belongs to these."""
 
+    @builtins.property
+    def cascade(self) -> Cascade:
+        """A cascade's thresholds, which belong to these versions; unset until they are learnt, and for other routes."""
+
     def __init__(
         self,
         *,
@@ -449,12 +454,15 @@ class NamedRoute(message.Message):
         temperature: builtins.float = ...,
         extrapolate: builtins.bool = ...,
         versions: abc.Iterable[ExactVersion] | None = ...,
+        cascade: Cascade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_cascade", b"_cascade", "cascade", b"cascade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["extrapolate", b"extrapolate", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_cascade", b"_cascade", "cascade", b"cascade", "extrapolate", b"extrapolate", "name", b"name", "route", b"route", "task", b"task", "temperature", b"temperature", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cascade: _TypeAlias = typing.Literal["cascade"]  # noqa: Y015
+    _WhichOneofArgType__cascade: _TypeAlias = typing.Literal["_cascade", b"_cascade"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cascade) -> _WhichOneofReturnType__cascade | None: ...
 
 @typing.final
 class ExactVersion(message.Message):
@@ -475,6 +483,106 @@ class ExactVersion(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Cascade(message.Message):
+    """When a cascade's answer is settled, learnt for the exact versions of its route."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: builtins.int
+    ORDER_FIELD_NUMBER: builtins.int
+    STAGES_FIELD_NUMBER: builtins.int
+    LOSS_FIELD_NUMBER: builtins.int
+    MEASURED_FIELD_NUMBER: builtins.int
+    score: builtins.str
+    """What says how settled an answer is: `margin`, `confidence` or `agreement`."""
+    loss: builtins.float
+    """The accuracy that it may lose, as the route states it."""
+    @builtins.property
+    def order(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The positions of the route's entries, from 0, in the order in which they are asked."""
+
+    @builtins.property
+    def stages(self) -> containers.RepeatedCompositeFieldContainer[CascadeStage]:
+        """One for each number of members asked."""
+
+    @builtins.property
+    def measured(self) -> CascadeMeasured: ...
+    def __init__(
+        self,
+        *,
+        score: builtins.str = ...,
+        order: abc.Iterable[builtins.int] | None = ...,
+        stages: abc.Iterable[CascadeStage] | None = ...,
+        loss: builtins.float = ...,
+        measured: CascadeMeasured | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["measured", b"measured"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["loss", b"loss", "measured", b"measured", "order", b"order", "score", b"score", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CascadeStage(message.Message):
+    """What holds once so many members have been asked."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    THRESHOLD_FIELD_NUMBER: builtins.int
+    TEMPERATURE_FIELD_NUMBER: builtins.int
+    threshold: builtins.float
+    """The score from which on the answer stands; unset at the last stage, where it always does."""
+    temperature: builtins.float
+    """Divides the combined logits."""
+    def __init__(
+        self,
+        *,
+        threshold: builtins.float | None = ...,
+        temperature: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_threshold", b"_threshold", "temperature", b"temperature", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+@typing.final
+class CascadeMeasured(message.Message):
+    """What a cascade's thresholds did on the images they were learnt on, cross-validated."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACCURACY_LOSS_FIELD_NUMBER: builtins.int
+    COST_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    FOLDS_FIELD_NUMBER: builtins.int
+    accuracy_loss: builtins.float
+    """Accuracy of all members minus that of the cascade."""
+    cost: builtins.float
+    """Members asked, mean over the images."""
+    images: builtins.int
+    data: builtins.str
+    """The digest of the images."""
+    folds: builtins.int
+    def __init__(
+        self,
+        *,
+        accuracy_loss: builtins.float = ...,
+        cost: builtins.float = ...,
+        images: builtins.int = ...,
+        data: builtins.str = ...,
+        folds: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accuracy_loss", b"accuracy_loss", "cost", b"cost", "data", b"data", "folds", b"folds", "images", b"images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,6 +616,7 @@ class RouteState(message.Message):
     TEMPERATURE_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
     FOLLOWS_FIELD_NUMBER: builtins.int
+    THRESHOLDS_VOID_FIELD_NUMBER: builtins.int
     resolved: builtins.str
     """The route with versions."""
     problem: builtins.str
@@ -516,6 +625,8 @@ class RouteState(message.Message):
     """What divides its combined logits now: not the stored one where that belongs to other versions."""
     note: builtins.str
     """Why that is not the stored one, or may not fit; else empty."""
+    thresholds_void: builtins.bool
+    """Whether a cascade's thresholds belong to other versions, so that all its members answer."""
     @builtins.property
     def route(self) -> NamedRoute: ...
     @builtins.property
@@ -531,10 +642,11 @@ class RouteState(message.Message):
         temperature: builtins.float = ...,
         note: builtins.str = ...,
         follows: abc.Iterable[builtins.str] | None = ...,
+        thresholds_void: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["follows", b"follows", "note", b"note", "problem", b"problem", "resolved", b"resolved", "route", b"route", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["follows", b"follows", "note", b"note", "problem", b"problem", "resolved", b"resolved", "route", b"route", "temperature", b"temperature", "thresholds_void", b"thresholds_void"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,10 @@ class _CombineEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Combine.ValueT
     """Weighted mean of probabilities."""
     COMBINE_VOTE: _Combine.ValueType  # 3
     """Weighted majority of votes; a tie goes to the higher mean probability."""
+    COMBINE_CASCADE: _Combine.ValueType  # 4
+    """Members are asked one after another until the answer is settled; the answer is the mean of the raw logits
+    of those asked. Only a named route that was calibrated can answer so: a request names it.
+    """
 
 class Combine(_Combine, metaclass=_CombineEnumTypeWrapper):
     """How an ensemble's members become one answer."""
@@ -47,6 +51,10 @@ COMBINE_PROB: Combine.ValueType  # 2
 """Weighted mean of probabilities."""
 COMBINE_VOTE: Combine.ValueType  # 3
 """Weighted majority of votes; a tie goes to the higher mean probability."""
+COMBINE_CASCADE: Combine.ValueType  # 4
+"""Members are asked one after another until the answer is settled; the answer is the mean of the raw logits
+of those asked. Only a named route that was calibrated can answer so: a request names it.
+"""
 
 class _Priority:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -218,20 +226,28 @@ class Route(message.Message):
 
     ENTRIES_FIELD_NUMBER: builtins.int
     COMBINE_FIELD_NUMBER: builtins.int
+    MAX_LOSS_FIELD_NUMBER: builtins.int
     combine: Combine.ValueType
+    max_loss: builtins.float
+    """A cascade's: the accuracy that it may lose against asking all its members, from 0 to below 1."""
     @builtins.property
-    def entries(self) -> containers.RepeatedCompositeFieldContainer[Entry]: ...
+    def entries(self) -> containers.RepeatedCompositeFieldContainer[Entry]:
+        """Of a cascade two or more, all without weights."""
+
     def __init__(
         self,
         *,
         entries: abc.Iterable[Entry] | None = ...,
         combine: Combine.ValueType = ...,
+        max_loss: builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_loss", b"_max_loss", "max_loss", b"max_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["combine", b"combine", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_loss", b"_max_loss", "combine", b"combine", "entries", b"entries", "max_loss", b"max_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_loss: _TypeAlias = typing.Literal["max_loss"]  # noqa: Y015
+    _WhichOneofArgType__max_loss: _TypeAlias = typing.Literal["_max_loss", b"_max_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_loss) -> _WhichOneofReturnType__max_loss | None: ...
 
 @typing.final
 class Image(message.Message):
@@ -411,7 +427,9 @@ class MemberVote(message.Message):
     member: builtins.str
     """The member as resolved, e.g. `0.6*lora:3`."""
     @builtins.property
-    def top(self) -> Score: ...
+    def top(self) -> Score:
+        """Its vote; unset where a cascade did not ask it about this image."""
+
     def __init__(
         self,
         *,
@@ -439,16 +457,19 @@ class ImageResult(message.Message):
     ENTROPY_FIELD_NUMBER: builtins.int
     MUTUAL_INFORMATION_FIELD_NUMBER: builtins.int
     PREDICTION_ID_FIELD_NUMBER: builtins.int
+    MEMBERS_ASKED_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The image's id as sent."""
     agreement: builtins.float
-    """Share of the members whose top class is the answer's, 0 to 1. 1 for a single model."""
+    """Share of the members asked whose top class is the answer's, 0 to 1. 1 for a single model."""
     entropy: builtins.float
     """Entropy of the answer's probabilities, in nats."""
     mutual_information: builtins.float
     """Mutual information between answer and member, in nats: how far the members disagree."""
     prediction_id: builtins.str
     """Names this prediction, authenticated; send it back with the true label."""
+    members_asked: builtins.int
+    """How many members the answer is of: all of the route's, or as many as a cascade needed."""
     @builtins.property
     def error(self) -> status_pb2.Status:
         """Set and not OK when this image could not be classified; then nothing below is set."""
@@ -463,7 +484,7 @@ class ImageResult(message.Message):
 
     @builtins.property
     def members(self) -> containers.RepeatedCompositeFieldContainer[MemberVote]:
-        """The members' votes, if requested, in the route's order."""
+        """The members' votes, if requested, in the route's order; those that were not asked are listed without one."""
 
     def __init__(
         self,
@@ -477,10 +498,11 @@ class ImageResult(message.Message):
         entropy: builtins.float = ...,
         mutual_information: builtins.float = ...,
         prediction_id: builtins.str = ...,
+        members_asked: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agreement", b"agreement", "entropy", b"entropy", "error", b"error", "id", b"id", "members", b"members", "mutual_information", b"mutual_information", "prediction_id", b"prediction_id", "probabilities", b"probabilities", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreement", b"agreement", "entropy", b"entropy", "error", b"error", "id", b"id", "members", b"members", "members_asked", b"members_asked", "mutual_information", b"mutual_information", "prediction_id", b"prediction_id", "probabilities", b"probabilities", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,11 +547,11 @@ class Timings(message.Message):
 
     @builtins.property
     def queue(self) -> duration_pb2.Duration:
-        """Waiting for the engine; the longest of the request's images."""
+        """Waiting for the engine; the longest of the request's images, which a cascade's may do several times."""
 
     @builtins.property
     def forward(self) -> duration_pb2.Duration:
-        """The forward passes that carried its rows; the longest."""
+        """The forward passes that carried an image's rows; the longest, of a cascade's image all of them together."""
 
     def __init__(
         self,
@@ -570,8 +592,8 @@ class ClassifyResponse(message.Message):
     domain_note: builtins.str
     """Why the domain is counted as `other`, with near matches; else empty."""
     route_note: builtins.str
-    """What the owner of a named route should know, such as that its temperature belongs to other versions than
-    those that answer and is not applied; else empty.
+    """What the owner of a named route should know, such as that its temperature or a cascade's thresholds belong
+    to other versions than those that answer and are not applied; else empty.
     """
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[ImageResult]: ...

@@ -25,7 +25,9 @@ def test_a_name_that_is_nothing_is_refused_with_the_embedded_sets() -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    assert "neither a folder nor a .zip or .npz" in str(refusal(folder(tmp_path, {"a.csv": b"1"}) + "/a.csv"))
+    assert "neither a folder nor a .zip, .npz, .csv" in str(
+        refusal(folder(tmp_path, {"a.h5": b"1"}) + "/a.h5")
+    )
 
 
 def test_the_zip_notation_on_a_folder_names_the_path_that_is_meant(tmp_path: Path) -> None:

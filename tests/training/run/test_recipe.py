@@ -25,6 +25,7 @@ def test_the_defaults_are_the_studys() -> None:
         ("warmup_ratio", 1),
         ("drop_path", 1),
         ("augment", "mixup"),
+        ("balance", "images"),
         ("init", "xavier"),
         ("head_init", "zero"),
         ("seed", 2**31),
@@ -53,6 +54,7 @@ def test_the_digest_changes_with_everything_that_decides_the_result() -> None:
         {"warmup_ratio": 0.2},
         {"drop_path": 0.0},
         {"augment": "flip"},
+        {"balance": "classes"},
         {"init": "published"},
         {"head_init": "random"},
         {"seed": 1},
@@ -71,7 +73,7 @@ def test_a_run_in_fp32_has_the_digest_that_it_had_before_there_was_a_choice() ->
     assert chosen.digest(backbone="b", task="t", data="d", heldout="h") == (
         "92cfad75a101027819eca8a476b1cd7406b5e5e47fac25fdcf6db2da4255e13c"
     )
-    later = ("precision", "keep", "init")
+    later = ("precision", "keep", "init", "balance")
     before = {name: value for name, value in chosen.model_dump().items() if name not in later}
     assert Recipe.of(**before) == chosen
 

@@ -54,7 +54,7 @@ class HeldLoader(Loader):
 class Parts:
     """A classifier and what it stands on."""
 
-    def __init__(self, world: World, run: Any = None) -> None:
+    def __init__(self, world: World, run: Any = None, cascade_full_share: float = 0.0) -> None:
         self.metrics = new_metrics()
         self.loader = HeldLoader(world.store, world.backbone)
         self.slots = Slots()
@@ -80,6 +80,7 @@ class Parts:
             pool=self.pool,
             max_images=8,
             max_pixels=10_000,
+            cascade_full_share=cascade_full_share,
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
@@ -91,8 +92,8 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts_of(world: World, run: Any = None) -> AsyncIterator[Parts]:
-    parts = Parts(world, run)
+async def parts_of(world: World, run: Any = None, **settings: float) -> AsyncIterator[Parts]:
+    parts = Parts(world, run, **settings)
     parts.batcher.start()
     yield parts
     await parts.batcher.drain(5)

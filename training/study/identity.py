@@ -1,0 +1,71 @@
+"""What makes two calls the same sweep, and what differs where they are not."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+from pydantic import JsonValue
+
+from model_store.format.canonical import canonical_json
+from petl_vit.errors import InvalidInput
+from training.study.grids import Point
+from training.study.studies import Studies
+
+_DIGITS = 12
+
+
+def matching(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    common: Mapping[str, JsonValue],
+    points: Mapping[str, Sequence[Point]],
+    *,
+    locks: Path,
+    restart: bool,
+) -> Studies:
+    """The studies of a sweep, in which the points of its methods are or wait.
+
+    Args:
+        name: Of the sweep.
+        common: What decides the result of every trial, beside its point: data, recipe, backbone.
+        restart: Forget the trials of an unfinished sweep of this name.
+
+    Raises:
+        InvalidInput: A sweep of this name is unfinished and another one; says what differs.
+    """
+    index = optuna.create_study(storage=storage, study_name=f"corolla/{name}", load_if_exists=True)
+    before, known = index.user_attrs.get("common", {}), index.user_attrs.get("studies", {})
+    changed = before != dict(common)
+    own = {method: _study_name(name, common, method, several) for method, several in points.items()}
+    unlike = {m: known[m] for m in known if changed or (m in own and known[m] != own[m])}
+    earlier = Studies(storage, unlike, locks)
+    if restart:
+        Studies(storage, known | own, locks).delete()
+    elif unfinished := [method for method in unlike if not earlier.finished(method)]:
+        what = _changes(before, common) or f"the trials of {', '.join(unfinished)} are others"
+        raise InvalidInput(
+            f"sweep {name} is unfinished ({', '.join(unfinished)}) and was another one: {what}",
+            field="sweep",
+            remedy="call it as before, give this one another --name, or drop the trials with --restart",
+        )
+    studies = Studies(storage, own, locks)
+    for method, several in points.items():
+        studies.add(method, several)
+    index.set_user_attr("common", dict(common))
+    index.set_user_attr("studies", own if changed else known | own)
+    return studies
+
+
+def _study_name(name: str, common: Mapping[str, JsonValue], method: str, points: Sequence[Point]) -> str:
+    return f"corolla/{name}/{method}/{_digest([dict(common), [dict(point) for point in points]])}"
+
+
+def _digest(value: JsonValue) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:_DIGITS]
+
+
+def _changes(before: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> str:
+    """`epochs was 30 and is 20, data was photos (1a2b) and is ...`"""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names)

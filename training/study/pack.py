@@ -1,0 +1,313 @@
+"""Trains trials, several in one forward where their methods allow it, and ends those that lead nowhere.
+
+A trial that fails is out of its pack at the end of that epoch; the others go on as they would have.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from model_store.format.canonical import canonical_json
+from petl_vit import methods
+from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.executors.joint import check_joins
+from training.run import rates
+from training.run.checkpoint import Checkpoint
+from training.run.epochs import run_epochs
+from training.run.feed import Batch
+from training.run.planned import Planned
+from training.run.recipe import Recipe
+from training.run.trainer import Trained, Trainer, losses_of
+from training.study.grids import FACTOR, RECIPE, Point
+from training.study.ground import Ground
+from training.study.studies import Studies, Taken
+from training.study.trials import Saved, State
+
+
+def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planned:
+    """A trial as training takes it: what its point does not say is as in `common`, or its method's own.
+
+    Raises:
+        InvalidInput: A value cannot work; names it.
+    """
+    kind = methods.get(method)
+    settings = {key: value for key, value in point.items() if key not in RECIPE}
+    values = common.model_dump() | {key: point[key] for key in RECIPE if key in point and key != FACTOR}
+    if "drop_path" not in point and "drop_path" not in common.model_fields_set:
+        values["drop_path"] = kind.drop_path
+    configured = kind.configure(settings)
+    recipe = Recipe.of(**values | {"method": method, "config": configured.model_dump(mode="json")})
+    return Planned(name=name or method, recipe=recipe, method=configured)
+
+
+def with_rates(trial: Planned, point: Point, images: int) -> Planned:
+    """The trial with its learning rates: its point's, or what `corolla train` takes times its factor."""
+    settled = rates.settled(trial, images)
+    factor = float(point.get(FACTOR, 1.0))
+    if factor == 1.0:
+        return settled
+    scaled = {
+        name: min(1.0, float(f"{rate * factor:.2e}"))
+        for name, rate in zip(("learning_rate", "head_rate"), settled.recipe.highest_rates, strict=True)
+    }
+    return replace(settled, recipe=settled.recipe.model_copy(update=scaled))
+
+
+def joins(method: str) -> bool:
+    """Whether trials of a method can share forwards; the head alone is quicker on features computed once."""
+    try:
+        check_joins(methods.get(method))
+    except Unsupported:
+        return False
+    return method != "linear"
+
+
+@dataclass(kw_only=True)
+class Packer:
+    """Runs trials on one ground, and tells their studies what came of them.
+
+    Attributes:
+        common: The recipe that all trials have but for their points.
+        states: Folder for the states of unfinished trials.
+        changed: Called with a trial and what happened to it: begun, epoch, complete, pruned or failed.
+        prune: Whether a trial that is hopeless is pruned.
+    """
+
+    ground: Ground
+    studies: Studies
+    common: Recipe
+    states: Path
+    prune: bool = True
+    changed: Callable[[Taken, str], None] = lambda taken, what: None
+    _alone_s: dict[bytes, float] = field(default_factory=dict)
+
+    def run(self, taken: Sequence[Taken]) -> None:
+        """Trains trials in one forward; where there is not enough memory, one after the other."""
+        several = [pair for one in taken if (pair := self._planned(one))]
+        if not several:
+            return
+        try:
+            self._train(several)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._alone_after(error, several)
+
+    def _alone_after(self, error: Exception, several: Sequence[tuple[Taken, Planned]]) -> None:
+        reason = f"out of memory: {str(error).splitlines()[0]}"
+        over = self._over(several)
+        left = [pair for pair in several if pair[0] not in over]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        for taken, trial in left:
+            if len(several) == 1:
+                self.end(taken, State.FAILED, reason=reason)
+            else:
+                self.run([taken])
+            self._checkpoint(trial).remove()
+
+    def _over(self, several: Sequence[tuple[Taken, Planned]]) -> list[Taken]:
+        histories = self.studies.history(list({taken.method for taken, _ in several}))
+        return [taken for taken, _ in several if histories[taken.method][taken.place].state.over]
+
+    def _planned(self, taken: Taken) -> tuple[Taken, Planned] | None:
+        """A trial as it is trained; None where it fails before that, as settings do not fit the backbone."""
+        try:
+            trial = planned(taken.method, taken.point, self.common, str(taken))
+            trial.method.shapes(self.ground.vit.arch)
+        except InvalidInput as error:
+            self.end(taken, State.FAILED, reason=str(error))
+            return None
+        return taken, with_rates(trial, taken.point, len(self.ground.train))
+
+    def _train(self, several: Sequence[tuple[Taken, Planned]]) -> None:
+        ground = self.ground
+        adapters = [trial for _, trial in several]
+        for taken, trial in several:
+            self.studies.begin(
+                taken,
+                recipe=trial.recipe.model_dump(mode="json"),
+                parameters=trial.method.parameters(ground.vit.arch),
+                beside=[other.name for other in adapters if other is not trial],
+            )
+            self.changed(taken, "begun")
+        watch, steps = _Watch(self, several), _Steps()
+        results = run_epochs(
+            adapters,
+            [self._checkpoint(trial) for trial in adapters],
+            vit=ground.vit,
+            on=ground.on,
+            base_head=ground.base_head,
+            images=ground.train,
+            heldout=ground.validation,
+            reporter=steps,
+            watch=watch,
+        )
+        watch.finish(results)
+        for trial in adapters:
+            self._checkpoint(trial).remove()
+        if len(several) > 1:
+            self.studies.save(several[0][0].method, self._saving(watch, steps))
+
+    def _checkpoint(self, trial: Planned) -> Checkpoint:
+        head = self.ground.base_head.tensors()
+        name = trial.recipe.digest(
+            backbone=self.ground.vit.arch.name,
+            task=str({key: float(tensor.double().sum()) for key, tensor in head.items()}),
+            data=str(len(self.ground.train)),
+            heldout="",
+        )
+        return Checkpoint(path=self.states / f"{name}.pt")
+
+    def end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
+        """Ends a trial, and tells of it."""
+        self.studies.end(taken, state, value=value, reason=reason)
+        self.changed(taken, str(state))
+
+    def _saving(self, watch: "_Watch", steps: "_Steps") -> Saved:
+        """What a pack saved."""
+        batch = min(self.common.batch_size, len(self.ground.train))
+        alone = sum(watch.epochs(taken) * self._alone(trial) for taken, trial in watch.several)
+        per_epoch = -(-len(self.ground.train) // batch)
+        rows = len(self.ground.train) * watch.longest
+        return Saved(
+            packs=1,
+            trials=len(watch.several),
+            rows=rows,
+            rows_alone=len(self.ground.train) * sum(watch.epochs(taken) for taken, _ in watch.several),
+            seconds=steps.seconds,
+            seconds_alone=alone * per_epoch,
+        )
+
+    def _alone(self, trial: Planned) -> float:
+        """Seconds of a step of a trial alone, without the optimiser's; measured once for each setting."""
+        key = canonical_json([trial.recipe.method, trial.recipe.config])
+        if key not in self._alone_s:
+            ground, recipe = self.ground, trial.recipe
+            trainer = Trainer(ground.vit, trial.method, ground.base_head, recipe, on=ground.on)
+            places = torch.arange(min(recipe.batch_size, len(ground.train)))
+            batch = Batch(inputs=ground.train.batch(places), labels=ground.train.labels[places])
+            batch = replace(batch, labels=batch.labels.to(batch.inputs.device))
+            times = []
+            for _ in range(2):
+                trainer.begin_epoch(0, 1)
+                started = time.perf_counter()
+                torch.autograd.backward(losses_of([trainer], [batch], [0]))
+                if batch.inputs.is_cuda:
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+                trainer.optimizer.zero_grad(set_to_none=True)
+            self._alone_s[key] = min(times)
+        return self._alone_s[key]
+
+
+class _Watch:
+    """Called after every epoch of a pack: reports accuracies, and ends trials."""
+
+    def __init__(self, packer: Packer, several: Sequence[tuple[Taken, Planned]]) -> None:
+        self._packer, self.several = packer, several
+        self._by_name = {trial.name: taken for taken, trial in several}
+        self._seconds = {taken: taken.before_s for taken, _ in several}
+        self._told: dict[Taken, int] = {}
+        self._epochs: dict[Taken, int] = {}
+        self._ended: dict[Taken, State] = {}
+        self._last = time.monotonic()
+        self.longest = 0
+
+    def __call__(self, trainers: Sequence[Trainer]) -> None:
+        now = time.monotonic()
+        took, self._last = now - self._last, now
+        self.longest += 1
+        for trainer in trainers:
+            taken = self._by_name[trainer.name] if trainer.name else self.several[0][0]
+            self._epochs[taken] = self._epochs.get(taken, 0) + 1
+            self._seconds[taken] += took / len(trainers)
+            self._packer.studies.heartbeat(taken, seconds=self._seconds[taken] - taken.before_s, epoch_s=took)
+            self._judge(taken, trainer)
+
+    def epochs(self, taken: Taken) -> int:
+        """How many epochs a trial had in this pack."""
+        return self._epochs.get(taken, 0)
+
+    def finish(self, results: Sequence[Trained]) -> None:
+        """Ends the trials that were trained to their last epoch before they were taken."""
+        trained_to_the_end = [
+            taken for taken, _ in self.several if self._ended.get(taken) in (None, State.COMPLETE)
+        ]
+        for taken, trained in zip(trained_to_the_end, results, strict=True):
+            if taken not in self._ended:
+                self._report(taken, trained.accuracies)
+                self._end(taken, State.COMPLETE, value=trained.accuracies[trained.epoch])
+
+    def _judge(self, taken: Taken, trainer: Trainer) -> None:
+        yardstick = self._packer.ground.yardstick
+        last = trainer.epoch == trainer.recipe.epochs
+        if last and not trainer.stopped:
+            try:
+                trainer.trained()
+            except InvalidInput as error:
+                trainer.stopped = error.problem
+        if trainer.stopped:
+            return self._end(taken, State.FAILED, reason=f"diverged: {trainer.stopped}")
+        hopeless = self._report(taken, trainer.accuracies)
+        accuracy = trainer.accuracies.get(trainer.epoch)
+        if accuracy is None:
+            return self._packer.changed(taken, "epoch")
+        early = trainer.recipe.head_init == "probe" and yardstick.warm(trainer.epoch)
+        reason = yardstick.collapsed(accuracy) if last or early else ""
+        state = State.FAILED
+        if not reason and hopeless and not last and self._packer.prune:
+            state, reason = State.PRUNED, f"far behind the best of {taken.method} after epoch {trainer.epoch}"
+        if reason:
+            trainer.stopped = reason
+            return self._end(taken, state, reason=reason)
+        if last:
+            return self._end(taken, State.COMPLETE, value=accuracy)
+        self._packer.changed(taken, "epoch")
+
+    def _report(self, taken: Taken, accuracies: Mapping[int, float]) -> bool:
+        """Reports what is new, after a kill that of earlier epochs too; whether the trial is hopeless."""
+        hopeless = False
+        for epoch, accuracy in accuracies.items():
+            if epoch > self._told.get(taken, 0):
+                hopeless = self._packer.studies.report(taken, epoch, accuracy)
+                self._told[taken] = epoch
+        return hopeless
+
+    def _end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
+        self._ended[taken] = state
+        self._packer.end(taken, state, value=value, reason=reason)
+
+
+class _Steps:
+    """A reporter that says nothing and takes the time of steps."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """The median step times their number: between two epochs trials are measured as well."""
+        gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
+        return statistics.median(gaps) * len(self._times) if gaps else 0.0
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda n: self._times.append(time.perf_counter())
+
+    def note(self, text: str) -> None:
+        pass
+
+    def status(self, text: str) -> None:
+        pass
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of PyTorch or of Python says that memory is exhausted."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

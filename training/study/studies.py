@@ -1,0 +1,337 @@
+"""The trials of a sweep in an Optuna storage, which several workers and machines may share.
+
+Each method has a study of its own, in which its points wait from the start, so that which trials there are
+depends neither on the workers nor on what came out first. Optuna gives a waiting trial to one worker only.
+A worker holds a lock while it lives; the running trials of one that died wait again.
+"""
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import JsonValue
+
+from petl_vit.errors import InvalidInput
+from training.study.grids import Point
+from training.study.trials import Saved, State, Trial, best
+from training.study.verdict import Pruner, Yardstick
+
+_SILENT_S, _EPOCHS = 600.0, 5.0
+"""A worker of another machine is taken for dead after so long, or so many epochs, without one."""
+_PACK = "pack "
+_JOURNALS = (".log", ".journal")
+_RANK = {State.COMPLETE: 4, State.PRUNED: 3, State.FAILED: 2, State.RUNNING: 1, State.WAITING: 0}
+_STATES = {
+    TrialState.WAITING: State.WAITING,
+    TrialState.RUNNING: State.RUNNING,
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Taken:
+    """A trial that this worker runs.
+
+    Attributes:
+        before_s: Seconds that an earlier worker spent on it, which died.
+    """
+
+    method: str
+    place: int
+    point: Point
+    handle: optuna.Trial
+    before_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.place + 1}"
+
+
+class Studies:
+    """The studies of one sweep.
+
+    Args:
+        storage: Where they are.
+        names: The name of each method's study.
+        locks: Folder for the locks of this machine's workers.
+    """
+
+    def __init__(self, storage: optuna.storages.BaseStorage, names: Mapping[str, str], locks: Path) -> None:
+        self._storage, self._names, self._locks = storage, names, locks
+        self._studies: dict[str, optuna.Study] = {}
+        self._worker = uuid.uuid4().hex
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Marks this worker as alive, so that others leave its trials alone."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        path = self._locks / f"{self._worker}.lock"
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield  # when it fails, the file stays: a lock that nobody holds says that the worker is dead
+            path.unlink(missing_ok=True)
+
+    # Points
+
+    def add(self, method: str, points: Sequence[Point]) -> None:
+        """Lets the points of a method wait, unless they do already."""
+        study = self._study(method)
+        choices = {name: _values(name, points) for name in points[0]}
+        study.set_user_attr("points", list(points))
+        study.set_user_attr("choices", choices)
+        there = {trial.user_attrs.get("place") for trial in study.get_trials(deepcopy=False)}
+        for place, point in enumerate(points):
+            if place not in there:
+                study.enqueue_trial(dict(point), user_attrs={"place": place})
+
+    def judge(self, yardstick: Yardstick) -> None:
+        """From now on the trials are pruned by this yardstick."""
+        for study in self._studies.values():
+            study.pruner = Pruner(yardstick)
+
+    def take(self, methods: Sequence[str], most: int) -> list[Taken]:
+        """The next waiting trials, at most so many, in the order of the methods; this worker has them."""
+        taken: list[Taken] = []
+        for method in methods:
+            while len(taken) < most and (one := self._next(method)):
+                taken.append(one)
+        return taken
+
+    def history(self, methods: Sequence[str]) -> dict[str, list[Trial]]:
+        """The trials of each method in the order of its points, as they are now."""
+        return {method: self._history(method) for method in methods}
+
+    # What becomes of a trial
+
+    def begin(
+        self, taken: Taken, *, recipe: Mapping[str, JsonValue], parameters: int, beside: Sequence[str]
+    ) -> None:
+        """Takes note of what is trained."""
+        taken.handle.set_user_attr(
+            "trained", {"recipe": dict(recipe), "parameters": parameters, "beside": list(beside)}
+        )
+
+    def heartbeat(self, taken: Taken, *, seconds: float, epoch_s: float) -> None:
+        """Takes note of an epoch: of the seconds of the trial so far, and how long the epoch took."""
+        signs = {"at": time.time(), "epoch_s": epoch_s, "seconds": seconds}
+        taken.handle.set_user_attr("signs", signs)
+
+    def report(self, taken: Taken, epoch: int, accuracy: float) -> bool:
+        """Takes note of a validation accuracy; returns whether the trial is hopeless."""
+        taken.handle.report(accuracy, epoch)
+        return taken.handle.should_prune()
+
+    def end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
+        """Ends a trial. One that another worker ended meanwhile stays as it is."""
+        ends = {
+            State.COMPLETE: TrialState.COMPLETE,
+            State.PRUNED: TrialState.PRUNED,
+            State.FAILED: TrialState.FAIL,
+        }
+        taken.handle.set_user_attr("reason", reason)
+        values = value if state is State.COMPLETE else None
+        self._study(taken.method).tell(taken.handle, values, state=ends[state], skip_if_finished=True)
+
+    def put_back(self, taken: Taken) -> None:
+        """Lets a trial that was taken wait again."""
+        self._restart(self._study(taken.method), taken.handle.number)
+
+    def revive(self, methods: Sequence[str]) -> int:
+        """Lets the trials of workers that died wait again; returns how many."""
+        dead = 0
+        for method in methods:
+            study = self._study(method)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if self._is_dead(trial):
+                    dead += self._restart(study, trial.number)
+        return dead
+
+    # What came of a method
+
+    def finished(self, method: str) -> bool:
+        """Whether nothing is left to do: the winner is registered, or no trial is or will be complete."""
+        trials = self._history(method)
+        over = bool(trials) and all(trial.state.over for trial in trials)
+        return self.registered(method) is not None or (over and best(trials) is None)
+
+    def save(self, method: str, saved: Saved) -> None:
+        """Takes note of what a pack saved whose first trial is of this method."""
+        self._study(method).set_user_attr(f"{_PACK}{uuid.uuid4().hex}", vars(saved))
+
+    def saved(self, methods: Sequence[str]) -> Saved:
+        """What the packs of the methods saved, those of other workers and earlier calls among them."""
+        attributes = [item for method in methods for item in self._study(method).user_attrs.items()]
+        return sum((Saved(**value) for key, value in attributes if key.startswith(_PACK)), Saved())
+
+    def delete(self) -> None:
+        """Forgets all trials."""
+        for name in self._names.values():
+            with suppress(KeyError):
+                optuna.delete_study(study_name=name, storage=self._storage)
+        self._studies.clear()
+
+    def registered(self, method: str) -> int | None:
+        """The version of the adapter that the winner of a method became; None before."""
+        found = self._study(method).user_attrs.get("registered")
+        return None if found is None else int(found)
+
+    def register(self, method: str, version: int) -> None:
+        """Takes note of the version of the adapter that the winner of a method became."""
+        self._study(method).set_user_attr("registered", version)
+
+    def _study(self, method: str) -> optuna.Study:
+        if method not in self._studies:
+            self._studies[method] = optuna.create_study(
+                storage=self._storage,
+                study_name=self._names[method],
+                direction="maximize",
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: every trial's point is given
+            )
+        return self._studies[method]
+
+    def _next(self, method: str) -> Taken | None:
+        study = self._study(method)
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        points, choices = study.user_attrs["points"], study.user_attrs["choices"]
+        handle = study.ask(
+            {name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()}
+        )
+        attributes = handle.user_attrs
+        if "place" not in attributes:  # another worker took the last one meanwhile
+            study.tell(handle, state=TrialState.FAIL)
+            return None
+        handle.set_user_attr("worker", self._worker)
+        handle.set_user_attr("signs", {"at": time.time(), "epoch_s": _SILENT_S, "seconds": 0.0})
+        return Taken(
+            method=method,
+            place=attributes["place"],
+            point=points[attributes["place"]],
+            handle=handle,
+            before_s=attributes.get("before_s", 0.0),
+        )
+
+    def _history(self, method: str) -> list[Trial]:
+        study = self._study(method)
+        points: list[Point] = study.user_attrs.get("points", [])
+        trials: dict[int, Trial] = {}
+        for one in study.get_trials(deepcopy=False):
+            place = one.user_attrs.get("place")
+            if place is None or (one.state is TrialState.FAIL and "reason" not in one.user_attrs):
+                continue  # one too many, or interrupted
+            trial = _trial(method, points, place, one)
+            if place not in trials or _RANK[trials[place].state] < _RANK[trial.state]:
+                trials[place] = trial
+        return [
+            trials.get(place, Trial(method=method, place=place, point=point))
+            for place, point in enumerate(points)
+        ]
+
+    def _restart(self, study: optuna.Study, number: int) -> bool:
+        """Lets the point of a running trial wait again; whether it was still running."""
+        one = study.get_trials(deepcopy=False)[number]
+        try:
+            study.tell(number, state=TrialState.FAIL)
+        except (ValueError, RuntimeError):  # another worker was faster
+            return False
+        seconds = one.user_attrs.get("before_s", 0.0) + one.user_attrs.get("signs", {}).get("seconds", 0.0)
+        attributes = {"place": one.user_attrs["place"], "before_s": seconds}
+        points = study.user_attrs["points"]
+        study.enqueue_trial(dict(points[attributes["place"]]), user_attrs=attributes)
+        return True
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Whether the worker of a running trial is no more."""
+        worker, signs = trial.user_attrs.get("worker"), trial.user_attrs.get("signs")
+        if worker == self._worker:
+            return False
+        alive = None if worker is None else _holds_lock(self._locks / f"{worker}.lock")
+        if alive is not None:
+            return not alive
+        if signs is None:  # killed between asking and signing
+            started = trial.datetime_start
+            return started is None or time.time() - started.timestamp() > _SILENT_S
+        return bool(time.time() - signs["at"] > max(_SILENT_S, _EPOCHS * signs["epoch_s"]))
+
+
+def opened(storage: str | None, folder: Path) -> optuna.storages.BaseStorage:
+    """The storage of a URL, of a journal's path, or the file in a sweep's folder.
+
+    Raises:
+        InvalidInput: It cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if storage is not None and "://" not in storage:
+            if not storage.endswith(_JOURNALS):
+                raise InvalidInput(
+                    f"{storage!r} is neither a URL nor a journal",
+                    field="storage",
+                    remedy="write for example postgresql://host/optuna, sqlite:////shared/sweep.db or "
+                    "/shared/sweep.log",
+                )
+            backend = JournalFileBackend(storage)
+            return optuna.storages.JournalStorage(backend)
+        folder.mkdir(parents=True, exist_ok=True)
+        url = storage or f"sqlite:///{os.fspath(folder.resolve() / 'trials.db')}"
+        waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        return optuna.storages.RDBStorage(url, engine_kwargs=waits)
+    except InvalidInput:
+        raise
+    except Exception as error:  # of the drivers of databases, which share no class
+        raise InvalidInput(
+            f"the storage cannot be opened: {str(error).splitlines()[0] or type(error).__name__}",
+            field="storage" if storage else "runs",
+        ) from error
+
+
+def closed(storage: optuna.storages.BaseStorage) -> None:
+    """Lets go of a storage's connections."""
+    storage.remove_session()
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.engine.dispose()
+
+
+def _holds_lock(path: Path) -> bool | None:
+    """Whether a process holds the lock of a file; None where there is no such file."""
+    with suppress(FileNotFoundError), path.open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+    return None
+
+
+def _trial(method: str, points: Sequence[Point], place: int, one: FrozenTrial) -> Trial:
+    attributes: dict[str, Any] = one.user_attrs
+    trained = attributes.get("trained", {})
+    state = _STATES[one.state]
+    return Trial(
+        method=method,
+        place=place,
+        point=points[place],
+        state=state,
+        reason=attributes.get("reason", ""),
+        value=one.value if state is State.COMPLETE else None,
+        values=dict(sorted(one.intermediate_values.items())),
+        recipe=trained.get("recipe", {}),
+        parameters=trained.get("parameters", 0),
+        seconds=attributes.get("before_s", 0.0) + attributes.get("signs", {}).get("seconds", 0.0),
+        beside=tuple(trained.get("beside", ())),
+    )
+
+
+def _values(name: str, points: Sequence[Point]) -> list[Any]:
+    return list(dict.fromkeys(point[name] for point in points))
