@@ -141,3 +141,16 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(
 
 def test_a_task_without_adapters_is_told_so(shell: Shell) -> None:
     assert "task" in shell.refused(*QUICK, "--data", "digits")
+
+
+def test_many_shifts_are_shown_as_their_mean_unless_everything_is_asked_for(trained: Shell) -> None:
+    shifts = [word for severity in "12345" for word in ("--shift", f"noise:{severity}")]
+    command = [*QUICK, "lora", "base", "--data", "digits", *shifts, "--shift", "contrast:1"]
+    found = trained.document(*command, "--json")
+    accuracies = [one["accuracy"] for one in found["results"][1:7]]
+    code, out, _ = trained(*command)
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("lora:1  digits, 6 shifts"))
+    assert line.split()[5] == f"{np.mean(accuracies):.3f}"
+    assert "agree on digits, 6 shifts" in out
+    assert "digits, 6 shifts" not in trained(*command, "--full")[1]
