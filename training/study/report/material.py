@@ -1,5 +1,6 @@
 """What a report is made from, and how its parts look things up in it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,7 +101,7 @@ class Material:
         return self._comparisons.get((on or self.reference.name, a, b))
 
     def short(self, label: str) -> str:
-        """A label without its version, where no other label is the same without it."""
+        """A label without versions, where no other label is the same without them."""
         return self._short.get(label, label)
 
     @cached_property
@@ -134,5 +135,4 @@ def adjusted(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, float]
 
 
 def _stem(label: str) -> str:
-    head, colon, version = label.rpartition(":")
-    return head if colon and version.isdigit() else label
+    return re.sub(r":\d+(?=$|[\s,;)])", "", label)

@@ -19,9 +19,9 @@ LIGHT: Final = {
     "red": "#c0392b",
     "green": "#1b7f4d",
     "blue": "#1f6fb2",
-    "orange": "#b85c00",
+    "orange": "#a85400",
     "purple": "#8a4fb0",
-    "teal": "#0f7f8c",
+    "teal": "#0d7682",
 }
 DARK: Final = {
     "paper": "#13171b",

@@ -116,7 +116,7 @@ def _routes(methods: tuple[str, ...], seeds: int) -> list[EvaluatedRoute]:
     if len(adapters) > 2:
         members = tuple(one.label for one in adapters if one.method not in ("linear", "full"))
         routes.append(_joint(members, adapters))
-        routes.append(_joint(members[:3], adapters))
+        routes.append(_joint(members[:2], adapters))
     return routes
 
 
@@ -143,7 +143,7 @@ def _route(
 def _joint(members: tuple[str, ...], adapters: list[EvaluatedRoute]) -> EvaluatedRoute:
     text = ", ".join(members)
     return EvaluatedRoute(
-        label=text if len(members) < 4 else "everyone",
+        label=text if len(members) < 3 else "everyone",
         text=text,
         kind="ensemble",
         method=None,

@@ -62,8 +62,10 @@ def _method(material: Material, stand: Standing) -> Card:
 
 def _tied(material: Material, stand: Standing, others: list[str]) -> str:
     worse = len(stand.rivals) + 1 - len(stand.tied)
-    return f"Tied with it: {listed(others)}. {counted(worse, 'model is', 'models are')} worse by more than "
-    "chance."
+    return (
+        f"Tied with it: {listed(others)}. {counted(worse, 'model is', 'models are')} worse by more than "
+        "chance."
+    )
 
 
 def _ensemble(material: Material) -> Card:

@@ -21,8 +21,10 @@ def alpha_curves(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     curves, shifted = material.evaluation.curves, material.shifted
     if not shifted:
-        return "No shifted set was measured. `corolla evaluate` takes more --data of the same classes, or "
-        "--shift."
+        return (
+            "No shifted set was measured. `corolla evaluate` takes more --data of the same classes, or "
+            "--shift."
+        )
     if not curves:
         return "No adapter was measured along alpha. `corolla evaluate --alphas` does it."
     title = f"Accuracy on {material.reference.name} and on shifted sets, between frozen and trained"

@@ -15,8 +15,10 @@ def ensemble_gain(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     ensembles = material.evaluation.ensembles
     if not ensembles:
-        return "No ensemble was measured. `corolla evaluate` takes one as --route 'lora, bitfit' (two "
-        "adapters or more)."
+        return (
+            "No ensemble was measured. `corolla evaluate` takes one as --route 'lora, bitfit' (two "
+            "adapters or more)."
+        )
     title = "Ensembles beside their members and beside seeds of one method"
     parts = [
         f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member "

@@ -29,8 +29,10 @@ def beside_the_study(material: Material) -> Figure | str:
     own = own_accuracy(material)
     shared = [method for method in own if method in low_shot()[GROUPS[0]]]
     if len(shared) < 2:
-        return "Fewer than two methods of this task are in the study's tables, so that there is no order to "
-        "compare."
+        return (
+            "Fewer than two methods of this task are in the study's tables, so that there is no order to "
+            "compare."
+        )
     shared.sort(key=lambda method: own[method])
     title = "This task beside the study's 19 tasks with 1,000 images each"
     alt = " ".join(order_in_words(material))
@@ -53,6 +55,8 @@ def beside_the_study(material: Material) -> Figure | str:
 def order_in_words(material: Material) -> list[str]:
     """Whether the methods' order here is that of each group of the study, with the test."""
     own = own_accuracy(material)
+    if len(set(own.values())) == 1:
+        return [f"All {len(own)} methods are equally accurate here, so they have no order."]
     said = []
     for group in GROUPS:
         shared = [method for method in own if method in low_shot()[group]]

@@ -59,14 +59,12 @@ def _diagrams(material: Material, results: Sequence[Result], width: Width) -> Ca
         axes.set_title(_title(material, result, width), fontsize=width.text - 1)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.04)
-        axes.set_xticks([0, 0.5, 1])
-        axes.set_yticks([0, 0.5, 1])
-        percent_axis(axes, "x")
-        percent_axis(axes, "y")
+        axes.set_xticks([0, 0.5, 1], ["0", "50", "100"])
+        axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
         axes.tick_params(labelbottom=True)
     for axes in all_axes[-columns:]:
-        axes.set_xlabel("confidence")
-    canvas.supylabel("accuracy", fontsize=width.text)
+        axes.set_xlabel("confidence, %")
+    canvas.supylabel("accuracy, %", fontsize=width.text)
     label_below(canvas, handles, ["temperature 1", "fitted temperature"][: len(handles)], width)
     return canvas
 

@@ -21,8 +21,10 @@ def sweep_history(material: Material) -> Figure | str:
     """The figure, or why there is none."""
     sweeps = _sweeps(material)
     if not sweeps:
-        return "No adapter of this task was chosen by a sweep. `corolla sweep` tunes methods and keeps "
-        "every trial."
+        return (
+            "No adapter of this task was chosen by a sweep. `corolla sweep` tunes methods and keeps "
+            "every trial."
+        )
     title = "Trials of the sweeps, by learning rate"
     alt = " ".join(_in_words(name, trials) for name, trials in sweeps.items())
     wide, narrow = drawn(lambda width: _draw(sweeps, width), "sweep", title, alt)
