@@ -47,7 +47,14 @@ def test_numbers_of_every_figure_and_table_have_names_of_their_own() -> None:
 def test_worst_classes_name_what_they_are_taken_for() -> None:
     table = worst_classes(Material(evaluation=small(ONE)), "lora:1")
     assert not isinstance(table, str)
-    assert [cell.text for cell in table.rows[0]] == ["cat", "photo", "90.0\xa0%", "87 to 92", "500", "dog (50 images)"]
+    assert [cell.text for cell in table.rows[0]] == [
+        "cat",
+        "photo",
+        "90.0\xa0%",
+        "87 to 92",
+        "500",
+        "dog (50 images)",
+    ]
     whole = worst_classes(Material(evaluation=small({"photo": {"lora:1": 1.0}})), "lora:1")
     assert whole == "lora finds every image of every class."
 
@@ -71,7 +78,9 @@ def manifest(sweep: dict[str, object]) -> Manifest:
 
 @pytest.mark.usefixtures("_undrawn")
 def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
-    def trial(number: int, rate: float, state: str, value: float | None, values: dict[str, float]) -> dict[str, object]:
+    def trial(
+        number: int, rate: float, state: str, value: float | None, values: dict[str, float]
+    ) -> dict[str, object]:
         recipe = {"learning_rate": rate, "weight_decay": 1e-4}
         place = {"method": "lora", "trial": number, "recipe": recipe, "config": {"rank": 8}, "seconds": 2.5}
         return {**place, "state": state, "value": value, "values": values, "reason": ""}
@@ -82,7 +91,7 @@ def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
         trial(3, 1e-1, "failed", None, {}),
         {"method": "ssf", "trial": 1, "state": "complete", "value": 0.8},
     ]
-    sweep = {"study": "s", "grid": "small", "trials": trials, "chosen": 1}
+    sweep = {"study": "s", "grid": "small", "trials": trials, "chosen": 0}
     figure = sweep_history(Material(evaluation=small(ONE), manifests={"lora:1": manifest(sweep)}))
     assert not isinstance(figure, str)
     rows = [dict(zip(figure.data.columns, row, strict=True)) for row in figure.data.rows]
@@ -92,4 +101,4 @@ def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
         (1e-1, "failed", None),
     ]
     assert [row["chosen"] for row in rows] == [True, False, False]
-    assert "no sweep" not in str(sweep_history(Material(evaluation=small(ONE))))
+    assert "`corolla sweep` tunes methods" in str(sweep_history(Material(evaluation=small(ONE))))

@@ -22,10 +22,13 @@ def _method(material: Material, stand: Standing) -> Card:
     best, smallest = material.short(stand.best.label), stand.smallest
     images = f"the {material.reference.images:,} images of {material.reference.name}"
     if not stand.rivals:
+        alone = len(material.models) == 1
         return Card(
             question="Which method?",
-            answer=f"{best}, the only single model: {accuracy(stand.result)} on {images}.",
-            evidence=("A choice needs two models or more.",),
+            answer=f"{best}: {accuracy(stand.result)} on {images}."
+            if alone
+            else f"It cannot be told: the evaluation has no comparisons. {best} has {accuracy(stand.result)}.",
+            evidence=("It is the only single model: a choice needs two or more.",) if alone else (),
         )
     if len(stand.tied) == 1:
         second = stand.rivals[0]
