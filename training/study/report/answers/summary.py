@@ -27,7 +27,7 @@ def _method(material: Material, stand: Standing) -> Card:
             question="Which method?",
             answer=f"{best}: {accuracy(stand.result)} on {images}."
             if alone
-            else f"It cannot be told: the evaluation has no comparisons. {best} has {accuracy(stand.result)}.",
+            else f"It cannot be told: nothing was compared. {best} has {accuracy(stand.result)}.",
             evidence=("It is the only single model: a choice needs two or more.",) if alone else (),
         )
     if len(stand.tied) == 1:
