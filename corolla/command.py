@@ -57,6 +57,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="train",
         target="corolla.commands.evaluate:evaluate",
     ),
+    "report": Lazy(
+        section="Train",
+        line="Write a page about the methods of a task.",
+        extra="report",
+        target="corolla.commands.report:report",
+    ),
     "methods": Lazy(
         section="Train",
         line="List the PETL methods and what they cost.",
@@ -213,7 +219,8 @@ def _with_flag(error: CorollaError, command: click.Command) -> str:
     for option in command.params:
         names = {option.name, *(flag.lstrip("-").replace("-", "_") for flag in option.opts)}
         if colon and isinstance(option, click.Option) and field in names:
-            return f"{max(option.opts, key=len)}: {problem}"
+            named = f"--{field.replace('_', '-')}"
+            return f"{named if named in option.opts else max(option.opts, key=len)}: {problem}"
     return str(error)
 
 

@@ -37,7 +37,7 @@ class Measurement:
         routes: Routes, or names of routes; none is every adapter, the base, and ensembles of these.
         members_of: Also every member of these routes by itself.
         alphas: Every single adapter also at these.
-        shifts: Every set also under these, as NAME:SEVERITY.
+        shifts: Every set also under these, as `training.data.shift.parse_all` reads them.
         holdout: Only the images that training with this share holds out, but for those that the routes were
             trained on; None is all. A set that none of the routes was trained on is measured whole.
         limit: At most so many images of each set.
@@ -125,7 +125,7 @@ def evaluate(store: Store, what: Measurement, reporter: "Reporter") -> Evaluatio
     """
     noting = _Noting(reporter)
     record = store.backbones.get(what.backbone)
-    under = [shift.parse(text) for text in what.shifts]
+    under = shift.parse_all(what.shifts)
     if not what.data:
         raise InvalidInput("there is no set of images", field="data", remedy="name one with --data")
     chooser = Chooser(
@@ -191,6 +191,14 @@ class _Learning:
         from training.data.learnt import Overlap
 
         return len(Overlap(dataset, self.of(one)))
+
+
+def images(
+    store: Store, what: Measurement, candidates: "Sequence[Candidate]", reporter: "Reporter"
+) -> "list[Dataset]":
+    """The sets that `evaluate` measures these routes on, as they are."""
+    learning, classes = _Learning(store, candidates), candidates[0].route.classes
+    return [_dataset(source, what, learning, classes, reporter) for source in what.data]
 
 
 def _dataset(

@@ -13,6 +13,7 @@ from model_store.collections.adapters import Adapters
 from model_store.collections.backbones import Backbones
 from model_store.collections.history import History
 from model_store.collections.images import ImageLists
+from model_store.collections.references import References
 from model_store.collections.routes import Routes
 from model_store.collections.tasks import Tasks
 from model_store.place.objects import Objects, Place
@@ -28,7 +29,7 @@ class Store:
     """A model store. Holds no state but the place, so any number may be open on it at once.
 
     Attributes:
-        backbones, tasks, adapters, routes, images: What is in it, and what can be done with that.
+        backbones, tasks, adapters, routes, images, references: What is in it, and what can be done with that.
         history: Who has changed what aliases and routes mean, and when.
     """
 
@@ -40,6 +41,7 @@ class Store:
         self.adapters = Adapters(place, self.tasks, self.history)
         self.routes = Routes(place, self.adapters, self.history)
         self.images = ImageLists(place)
+        self.references = References(place)
 
     @classmethod
     def open(cls, url: str | None = None) -> "Store":

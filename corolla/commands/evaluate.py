@@ -23,6 +23,7 @@ CURVE = tuple(i / 10 for i in range(11))
         "corolla evaluate lora '0.5*lora' 'lora, ssf' --data digits --holdout 0.2 --full",
         "corolla evaluate live --members-of live --data digits --shift noise:3 --shift blur:5",
         "corolla evaluate lora full base --data photos/val --data sketches/ --alpha-curve",
+        "corolla evaluate lora --data photos/val --shifts imagenet-c:3",
     )
 )
 @click.argument("routes", nargs=-1, metavar="[ROUTE]...")
@@ -37,7 +38,14 @@ CURVE = tuple(i / 10 for i in range(11))
     multiple=True,
     help="Labelled images; may be repeated. What is chosen is chosen on the first.",
 )
-@click.option("--shift", "shifts", multiple=True, help="Also under NAME:SEVERITY, e.g. noise:3.")
+@click.option(
+    "--shift",
+    "--shifts",
+    "shifts",
+    multiple=True,
+    metavar="SHIFT",
+    help="Also under NAME:SEVERITY, e.g. fog:3, or a suite: imagenet-c (75 shifts), imagenet-c:3 (15).",
+)
 @click.option(
     "--alphas", metavar="A,B,...", help="Also every adapter at these alphas, e.g. 0,0.25,0.5,0.75,1."
 )

@@ -21,7 +21,12 @@ COMMANDS = {
         target="corolla.commands.fit:fit_route",
         line="Fit the temperature of a named route on labelled images.",
         extra="train",
-    )
+    ),
+    "calibrate": Lazy(
+        target="corolla.commands.calibrate:calibrate_route",
+        line="Learn on labelled images when a cascade's answer is settled.",
+        extra="train",
+    ),
 }
 
 

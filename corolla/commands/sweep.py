@@ -10,6 +10,7 @@ from platformdirs import user_cache_dir
 
 from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of
+from corolla.task_input import apply_transform, task_input
 from model_store.names import check_name
 from model_store.store import Store
 from petl_vit.precision import Precision
@@ -50,7 +51,7 @@ _FLAGS: list[flags.Decorator] = [
         type=click.FloatRange(0.02, 0.33),
         default=0.2,
         show_default=True,
-        help="Share of the training images that trials are measured on.",
+        help="Share of the training images that trials are measured on, where --data has no part for it.",
     ),
     click.option("--together", type=click.IntRange(1, 64), help="Trials of one forward.  [default: 4]"),
     click.option(
@@ -72,25 +73,18 @@ _FLAGS: list[flags.Decorator] = [
     flags.holdout("Share of the images that is held out; trials never see them."),
     flags.split_seed("Decides which images are held out, and which are validation images."),
     click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class."),
     flags.max_pixels,
     flags.skip_bad,
-    click.option(
-        "--image-size",
-        type=click.IntRange(14, 1024),
-        help="Input size of a new task, px.  [default: the backbone's]",
-    ),
-    click.option(
-        "--resize",
-        type=click.Choice(["squash", "crop"]),
-        help="How images of a new task reach it.  [default: squash]",
-    ),
+    flags.columns,
+    task_input,
     *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio")),
     click.option(
         "--drop-path",
         type=click.FloatRange(0, 1, max_open=True),
         help="Stochastic depth of the last block.  [default: the method's]",
     ),
-    *map(_of_recipe, ("augment", "init", "head_init", "seed", "precision")),
+    *map(_of_recipe, ("augment", "balance", "init", "head_init", "seed", "precision")),
     flags.precision(
         "What held-out images are measured in, as a server's --precision", flag="--measure-precision"
     ),
@@ -155,6 +149,7 @@ def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict
     backbone = options.pop("backbone") or store.backbones.get(None).digest
     own = {n: options.pop(n) for n in ("trials", "validation", "together", "prune", "storage", "restart")}
     name = check_name(options.pop("name") or options["task"], "name")
+    apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
     values = {name: value for name, value in values.items() if value is not None}
     recipe = Recipe.of(method=methods[0], **values)

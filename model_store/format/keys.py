@@ -11,6 +11,7 @@ from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+REFERENCES = "references"
 HISTORY = "history"
 
 
@@ -36,6 +37,10 @@ def route(task: str, name: str) -> str:
 
 def images(digest: str) -> str:
     return f"{IMAGES}/{check_digest(digest, 'images')}"
+
+
+def reference(route: str, data: str) -> str:
+    return f"{REFERENCES}/{check_digest(route, 'route')}/{check_digest(data, 'data')}.json"
 
 
 def history(key: str, file: str) -> str:
@@ -74,6 +79,11 @@ def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:
     """The tasks and names of the named routes among keys."""
     pairs = _matches(keys, rf"{ROUTES}/([^/]+)/([^/]+)")
     return [(task, name) for task, name in pairs if is_name(task) and is_name(name)]
+
+
+def references_in(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """The digests of the routes and the data of the references among keys."""
+    return [(route, data) for route, data in _matches(keys, rf"{REFERENCES}/({DIGEST})/({DIGEST})\.json")]
 
 
 def history_in(keys: Iterable[str]) -> list[str]:

@@ -154,7 +154,10 @@ def _listed(place: Place, prefixes: tuple[str, ...]) -> _Stamps:
 
 def _is_record(key: str) -> bool:
     """Whether a key is a small file of names: an alias, a route, a task's or a version's JSON."""
-    return key.startswith(("aliases/", "routes/")) or key.endswith(".json")
+    return key.startswith(("aliases/", "routes/")) or (
+        key.endswith(".json")
+        and not key.startswith("references/")  # which are large, and may be measured again
+    )
 
 
 def _differing(old: _Stamps, new: _Stamps) -> set[str]:

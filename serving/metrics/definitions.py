@@ -4,6 +4,7 @@ Every per-image signal is a counter or a histogram, so that PromQL picks the win
 Edges of buckets never change within a series' life: a new set of edges is a new metric.
 """
 
+from petl_vit.confidence import EDGES
 from serving.metrics.series import Definition
 from serving.metrics.top_classes import MAX_CLASSES
 
@@ -12,8 +13,6 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _MEMBERS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 _ADAPTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
-# Finer towards 1, where most confidences are.
-_CONFIDENCE = (*_TENTHS[:7], 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1)
 _DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
 _INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
 _ENTROPY = (*_INFORMATION, 3, 5, 7)
@@ -61,7 +60,7 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "corolla_prediction_confidence_ratio",
             "route domain",
             "Probability of the answered class.",
-            _CONFIDENCE,
+            EDGES,
         ),
         _counter(
             "corolla_prediction_bin_total",

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from petl_vit.confidence import bin_of
 from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.label_values import (
     ADHOC,
-    BINS,
     ENSEMBLE,
     MAX_PLACES,
     MAX_ROUTES,
@@ -190,8 +190,7 @@ class Metrics:
             self._class(labels.base[0], class_name)
             self._score("corolla_prediction_entropy_nats", labels, entropy)
             if self._score("corolla_prediction_confidence_ratio", labels, confidence):
-                bin_ = min(max(int(confidence * BINS), 0), BINS - 1)
-                self._numbers["corolla_prediction_bin_total"].add(labels.bins[bin_])
+                self._numbers["corolla_prediction_bin_total"].add(labels.bins[bin_of(confidence)])
             if len(votes) > 1:
                 self._numbers["corolla_ensemble_predictions_total"].add(labels.consensus[consensus(votes)])
                 self._score("corolla_ensemble_mutual_information_nats", labels, mutual_information)

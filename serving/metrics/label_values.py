@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from model_store.names import check_name
+from petl_vit.confidence import BINS
 from petl_vit.errors import InvalidInput, near
 from serving.metrics.series import Labels
 
@@ -21,7 +22,6 @@ MAX_PLACES = 1000  # a place is a route in a domain: those beyond are counted as
 ZERO_PLACES = 64  # shown at zero before their first image; a place has about a hundred series
 MAX_MEMBERS = 16  # a route with more has no member series
 MAX_PAIRED_MEMBERS = 8  # a route with more has no pair series, whose number grows with the square
-BINS = 10
 
 ADHOC = "adhoc"
 OTHER = "other"

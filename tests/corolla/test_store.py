@@ -301,7 +301,7 @@ def test_the_defaults_of_training_are_the_recipes_and_the_jobs() -> None:
     given = inspect.signature(corolla.Store.train).parameters
     recipe = {name: field.default for name, field in Recipe.model_fields.items() if name in given}
     job = {name: field.default for name, field in Job.__dataclass_fields__.items() if name in given}
-    own = {"learning_rate", "drop_path", "method", "data", "task", "name", "runs"}
+    own = {"learning_rate", "drop_path", "augment", "method", "data", "task", "name", "runs"}
 
     for name, default in (recipe | job).items():
         if name not in own:

@@ -16,9 +16,10 @@ from training.data.loading import Resized, sent
 from training.progress import Reporter, duration
 from training.run.checkpoint import Checkpoint
 from training.run.features import Features, stages, why_not_once
+from training.run.feed import Images
 from training.run.planned import Planned
 from training.run.recipe import Keep, Recipe
-from training.run.trainer import Images, Trained, Trainer, train
+from training.run.trainer import Trained, Trainer, train
 
 _TIMES = 10
 """A run is measured so often on its way; after every epoch where the best one is kept."""

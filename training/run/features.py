@@ -14,7 +14,6 @@ from petl_vit.executors.functional import Functional
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT
 from training.data.loading import Resized
-from training.run.precision import autocast
 from training.run.recipe import Recipe
 
 KEPT_BYTES = 2 * 2**30
@@ -64,7 +63,7 @@ class Features:
         places = torch.arange(len(images)) if places is None else places
         self.labels = images.labels[places]
         self._plain, *mirrored = (
-            _computed(images, places, recipe, vit, advance, mirrored=bool(variant))
+            _computed(images, places, vit, advance, mirrored=bool(variant))
             for variant in range(_variants(recipe))
         )
         self._mirrored = mirrored[0] if mirrored else None
@@ -94,7 +93,6 @@ def _variants(recipe: Recipe) -> int:
 def _computed(
     images: Resized,
     places: Tensor,
-    recipe: Recipe,
     vit: FrozenViT,
     advance: Callable[[int], None],
     *,
@@ -103,7 +101,6 @@ def _computed(
     """[n, D]"""
     run, parts = Functional(vit, []), []
     for indices in places.split(_BATCH):
-        with autocast(vit, recipe.precision):
-            parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
+        parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
         advance(len(indices))
     return torch.cat(parts)

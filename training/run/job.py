@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
-from model_store.names import BASE, LATEST, check_name
+from model_store.names import LATEST
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
 from model_store.store import Store
@@ -26,7 +26,7 @@ from petl_vit import methods
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import NotFound
 from petl_vit.image_input import MAX_PIXELS, Interpolation, Resize
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
@@ -42,10 +42,10 @@ from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
 from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
 from training.run.planned import Planned
-from training.run.precision import check_precision, frozen
+from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
 from training.run.task import check_spec, create, new_spec
-from training.run.together import check_together
+from training.run.together import check_names, check_together
 from training.run.trainer import Trained
 from training.run.training_data import TrainingData, unlearnt
 from training.run.transform import Input, Normalise
@@ -156,8 +156,9 @@ class _Run:
     def __init__(self, store: Store, jobs: Sequence[Job], reporter: Reporter) -> None:
         self._store, self._reporter = store, reporter
         for one in jobs:
-            _check_names(one)
+            check_names(one)
         use_threads()
+        jobs = settled(store, jobs, reporter.note)
         self._device = chosen_device(jobs[0].device)
         check_precision(jobs[0].recipe.precision, self._device)
         self._adapters = [_adapter(one) for one in jobs]
@@ -385,13 +386,6 @@ class _Run:
             models=partial(models_of, task, trained),
         )
         return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
-
-
-def _check_names(job: Job) -> None:
-    """Refuses names that could not be registered, before anything is trained."""
-    check_name(job.task, "task")
-    if check_name(job.name, "name") == BASE:
-        raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
 
 
 def _adapter(job: Job) -> Planned:

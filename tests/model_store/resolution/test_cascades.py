@@ -96,8 +96,7 @@ def test_promoting_a_member_says_that_the_thresholds_are_to_be_learnt_again(worl
     (route,) = [standing for standing in standings if standing.name == "digits/live"]
     assert not route.moves
     assert route.promote == (
-        "corolla routes put live 'cascade(lora:2, ssf:1; loss<=0.01)' --task digits "
-        "&& corolla routes calibrate live --task digits --data IMAGES"
+        "corolla routes calibrate 'cascade(lora:2, ssf:1; loss<=0.01)' --as live --data IMAGES --task digits"
     )
 
 

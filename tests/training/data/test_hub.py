@@ -132,7 +132,7 @@ def test_rows_without_a_label_are_named_or_skipped(tmp_path: Path) -> None:
     assert (sorted(values(dataset)), dataset.left_out) == ([10, 20], {"without a label": 2})
     none = saved(tmp_path / "none", made([10, 20], [-1, -1]))
     with pytest.raises(
-        InvalidInput, match="2 of 2 rows of .* have no label: row 1, row 2; name another part"
+        InvalidInput, match=r"2 of 2 rows of .* have no label: row 1, row 2; name another part"
     ):
         load_dataset(none, reading=Reading(skip_bad=True))
 

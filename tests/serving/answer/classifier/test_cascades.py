@@ -182,7 +182,7 @@ async def test_a_cascade_without_thresholds_is_refused_with_what_to_do(own_world
     own_world.put_route("raw", TEXT)
     async with parts_of(own_world) as parts:
         for text, remedy in (
-            (TEXT, "name it with `corolla routes put`"),
+            (TEXT, "corolla routes calibrate ... --as NAME"),
             ("raw", "calibrate raw --task shapes"),
         ):
             with pytest.raises(InvalidInput) as error:

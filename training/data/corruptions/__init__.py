@@ -1,0 +1,1 @@
+"""Shifts of images, one file for each family; pixels only."""
