@@ -109,6 +109,12 @@ def test_the_same_cascade_put_again_keeps_its_thresholds_and_another_does_not(wo
     assert now(world).cascade == CASCADE
     put(world, "cascade(lora, ssf; loss<=0.02)")
     assert world.store.routes.get("digits", "live").cascade is None
+    history = world.store.history.of("routes/digits/live")
+    assert [record.note for record in history] == [
+        "",
+        "thresholds learnt: asks 1.1 of 2 members on average",
+        "thresholds are gone",
+    ]
 
 
 def test_a_cascade_takes_no_temperature(world: World) -> None:
