@@ -47,7 +47,14 @@ def test_numbers_of_every_figure_and_table_have_names_of_their_own() -> None:
 def test_worst_classes_name_what_they_are_taken_for() -> None:
     table = worst_classes(Material(evaluation=small(ONE)), "lora:1")
     assert not isinstance(table, str)
-    assert [cell.text for cell in table.rows[0]] == ["cat", "photo", "90.0\xa0%", "87 to 92", "500", "dog (50 images)"]
+    assert [cell.text for cell in table.rows[0]] == [
+        "cat",
+        "photo",
+        "90.0\xa0%",
+        "87 to 92",
+        "500",
+        "dog (50 images)",
+    ]
     whole = worst_classes(Material(evaluation=small({"photo": {"lora:1": 1.0}})), "lora:1")
     assert whole == "lora finds every image of every class."
 
@@ -71,7 +78,9 @@ def manifest(sweep: dict[str, object]) -> Manifest:
 
 @pytest.mark.usefixtures("_undrawn")
 def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
-    def trial(number: int, rate: float, state: str, value: float | None, values: dict[str, float]) -> dict[str, object]:
+    def trial(
+        number: int, rate: float, state: str, value: float | None, values: dict[str, float]
+    ) -> dict[str, object]:
         recipe = {"learning_rate": rate, "weight_decay": 1e-4}
         place = {"method": "lora", "trial": number, "recipe": recipe, "config": {"rank": 8}, "seconds": 2.5}
         return {**place, "state": state, "value": value, "values": values, "reason": ""}

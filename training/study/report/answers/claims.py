@@ -123,7 +123,12 @@ def _size(material: Material) -> Verdict:
     sizes = [material.routes[one.route].parameters for one in results]
     if len(set(sizes)) < 5:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs PETL adapters of five sizes or more.")
-    found = spearmanr(sizes, [one.accuracy for one in results])
+    accuracies = [one.accuracy for one in results]
+    if len(set(accuracies)) == 1:
+        return Verdict(
+            claim=claim, verdict=OPEN, because=f"All {len(results)} adapters are equally accurate."
+        )
+    found = spearmanr(sizes, accuracies)
     told = float(found.pvalue) < ALPHA
     trend = (
         "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
