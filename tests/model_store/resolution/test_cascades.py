@@ -7,7 +7,7 @@ import pytest
 from model_store.format.records import Cascade, CascadeMeasured, NamedRoute, TaskRecord
 from model_store.resolution import named_route
 from model_store.resolution.answering import Answering, answering, versions_now
-from model_store.resolution.promotion import after_move
+from model_store.resolution.promotion import after_move, after_registration
 from model_store.store import Store
 from petl_vit.cascade import Score, Stage
 from petl_vit.errors import InvalidInput
@@ -86,6 +86,19 @@ def test_a_moved_alias_voids_the_thresholds_and_all_members_answer(world: World)
     assert "are not applied" in standing.line
     world.store.adapters.set_alias("digits", "lora", "prod", 1)
     assert now(world).cascade == CASCADE, "rolled back, they are valid again"
+
+
+def test_promoting_a_member_says_that_the_thresholds_are_to_be_learnt_again(world: World) -> None:
+    put(world, "cascade(lora, ssf; loss<=0.01)")
+    calibrate(world)
+    manifest = world.store.adapters.publish(world.draft(), world.adapter(2.0))
+    standings = after_registration(world.store, [manifest])
+    (route,) = [standing for standing in standings if standing.name == "digits/live"]
+    assert not route.moves
+    assert route.promote == (
+        "corolla routes put live 'cascade(lora:2, ssf:1; loss<=0.01)' --task digits "
+        "&& corolla routes calibrate live --task digits --data IMAGES"
+    )
 
 
 def test_the_same_cascade_put_again_keeps_its_thresholds_and_another_does_not(world: World) -> None:
