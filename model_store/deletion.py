@@ -1,5 +1,7 @@
 """Deleting a version of an adapter, which no alias or named route may name; and a task, or a version of one.
 
+The references of routes that a deleted adapter was in go with it.
+
 `latest` does not prevent it: it moves to the newest version that remains, or goes with the last one.
 """
 
@@ -33,7 +35,10 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
         Conflict: An alias or a named route names it; lists all of them.
     """
     check(store, task, name, version)
-    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.adapters.remove(task, name, version))
+    digest = store.adapters.manifest(task, name, version).digest
+    latest = store.adapters.remove(task, name, version)
+    store.references.remove(digest)
+    return Deleted(adapter=f"{task}/{name}:{version}", latest=latest)
 
 
 def check(store: Store, task: str, name: str, version: int) -> None:
@@ -111,6 +116,7 @@ def delete_task(store: Store, deletion: TaskDeletion) -> None:
     for manifest in deletion.adapters:
         store.adapters.drop_aliases(manifest.task, manifest.name, manifest.version)
         store.adapters.remove(manifest.task, manifest.name, manifest.version)
+    store.references.remove(*(manifest.digest for manifest in deletion.adapters))
     for record in deletion.records:
         store.tasks.remove(record)
 

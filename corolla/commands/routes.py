@@ -21,7 +21,12 @@ COMMANDS = {
         target="corolla.commands.fit:fit_route",
         line="Fit the temperature of a named route on labelled images.",
         extra="train",
-    )
+    ),
+    "reference": Lazy(
+        target="corolla.commands.reference:reference_route",
+        line="Measure what monitoring compares a named route with.",
+        extra="train",
+    ),
 }
 
 
