@@ -6,13 +6,14 @@ The references of routes that a deleted adapter was in go with it.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model_store.format.records import Manifest, NamedRoute, TaskRecord
 from model_store.names import LATEST
 from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
-from petl_vit.errors import Conflict
+from petl_vit.errors import Conflict, NotFound
 
 _LISTED = 8
 
@@ -35,10 +36,9 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
         Conflict: An alias or a named route names it; lists all of them.
     """
     check(store, task, name, version)
-    digest = store.adapters.manifest(task, name, version).digest
-    latest = store.adapters.remove(task, name, version)
-    store.references.remove(digest)
-    return Deleted(adapter=f"{task}/{name}:{version}", latest=latest)
+    with suppress(NotFound):  # where a deletion that was begun goes on
+        store.references.remove(store.adapters.manifest(task, name, version).digest)
+    return Deleted(adapter=f"{task}/{name}:{version}", latest=store.adapters.remove(task, name, version))
 
 
 def check(store: Store, task: str, name: str, version: int) -> None:
@@ -113,10 +113,10 @@ def delete_task(store: Store, deletion: TaskDeletion) -> None:
     """
     for route in deletion.routes:
         store.routes.delete(route.task, route.name)
+    store.references.remove(*(manifest.digest for manifest in deletion.adapters))
     for manifest in deletion.adapters:
         store.adapters.drop_aliases(manifest.task, manifest.name, manifest.version)
         store.adapters.remove(manifest.task, manifest.name, manifest.version)
-    store.references.remove(*(manifest.digest for manifest in deletion.adapters))
     for record in deletion.records:
         store.tasks.remove(record)
 

@@ -20,7 +20,6 @@ from model_store.names import BASE, LATEST, check_name
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
 from model_store.store import Store
-from petl_vit import methods
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
@@ -160,7 +159,7 @@ class _Run:
         use_threads()
         self._device = chosen_device(jobs[0].device)
         check_precision(jobs[0].recipe.precision, self._device)
-        self._adapters = [_adapter(one) for one in jobs]
+        self._adapters = [Planned.of(one.name, one.recipe) for one in jobs]
         self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
@@ -396,8 +395,3 @@ def _check_names(job: Job) -> None:
     check_name(job.task, "task")
     if check_name(job.name, "name") == BASE:
         raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
-
-
-def _adapter(job: Job) -> Planned:
-    method = methods.get(job.recipe.method).configure(job.recipe.config)
-    return Planned(name=job.name, recipe=job.recipe, method=method)
