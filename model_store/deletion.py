@@ -113,7 +113,8 @@ def delete_task(store: Store, deletion: TaskDeletion) -> None:
     """
     for route in deletion.routes:
         store.routes.delete(route.task, route.name)
-    store.references.remove(*(manifest.digest for manifest in deletion.adapters))
+    digests = [manifest.digest for manifest in deletion.adapters]
+    store.references.remove(*digests, *(record.digest for record in deletion.records))
     for manifest in deletion.adapters:
         store.adapters.drop_aliases(manifest.task, manifest.name, manifest.version)
         store.adapters.remove(manifest.task, manifest.name, manifest.version)
