@@ -85,7 +85,7 @@ def _similar(material: Material) -> Verdict:
         claim=claim,
         verdict=verdict,
         because=f"From the best to the worst of {len(results)} it is {points(spread)} "
-        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {told} of {len(compared)} "
+        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {apart} of {len(compared)} "
         "pairs differ by more than chance.",
     )
 
