@@ -59,6 +59,9 @@ def _head_at_rate(recipe: Recipe) -> Recipe:
 
 
 def _joins(method: str) -> bool:
+    """Whether it shares forwards with others; what has no edits computes its features once instead."""
+    if method == "linear":
+        return False
     try:
         check_joins(methods.get(method))
     except Unsupported:

@@ -1,6 +1,6 @@
 """`corolla routes`: named routes, in a store or through a running server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 
 import click
@@ -11,7 +11,7 @@ from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
 from model_store.collections.history import KEPT
-from model_store.format.records import Audit
+from model_store.format.records import Audit, Cascade, NamedRoute
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
@@ -126,7 +126,12 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
     store = Store.open(url)
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
-    tables.show(route_document(store, route) | {"meaning": meaning}, as_json)
+    document = route_document(store, route) | {"meaning": meaning}
+    if route.cascade is None or as_json:
+        return tables.show(document, as_json)
+    del document["cascade"]
+    tables.show(document, as_json)
+    click.echo("\n".join(_stages(route, route.cascade)))
 
 
 @routes.command(
@@ -180,6 +185,19 @@ def show_history(name: str | None, task: str | None, limit: int, names: Names, a
         columns=("when (UTC)", "name", "from", "to", "by", "note"),
         rows=[_history_row(record) for record in records],
         when_empty="Nothing has been changed yet.",
+    )
+
+
+def _stages(route: NamedRoute, cascade: Cascade) -> Iterator[str]:
+    """How a cascade asks, one line for each member, and what that did where it was learnt."""
+    entries = route.parsed().entries
+    for place, stage in zip(cascade.order, cascade.stages, strict=True):
+        settles = "always" if stage.threshold is None else f"from {cascade.score} {stage.threshold:.4g}"
+        yield f"asks {entries[place]}: settled {settles}, at temperature {stage.temperature:.4g}"
+    measured = cascade.measured
+    yield (
+        f"cross-validated on {measured.images:,} images: accuracy loss {measured.accuracy_loss:.4f}, "
+        f"{measured.cost:.2f} of {len(cascade.order)} members asked"
     )
 
 

@@ -69,6 +69,8 @@ class Job:
         image_size, resize, crop_ratio, interpolation, normalise: How images of a new task reach the backbone,
             as `training.run.transform.Input` says.
         runs: Folder for the state of unfinished runs.
+        micro_batch: Images of one forward and backward; a step of the batch adds up its micro-batches, with
+            the same result to rounding. None is the batch, or as many as fit in memory.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
@@ -96,6 +98,7 @@ class Job:
     interpolation: Interpolation | None = None
     normalise: Normalise | None = None
     device: str = "cpu"
+    micro_batch: int | None = None
     again: bool = False
     measure_precision: Precision = Precision.AUTO
     promote: bool = False
@@ -231,6 +234,7 @@ class _Run:
             images=images,
             heldout=heldout,
             reporter=self._reporter,
+            micro_batch=self._job.micro_batch,
         )
         trained = list(zip(adapters, results, strict=True))
         drafts = self._drafts(task, heldout, trained)

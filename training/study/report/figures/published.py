@@ -55,6 +55,8 @@ def beside_the_study(material: Material) -> Figure | str:
 def order_in_words(material: Material) -> list[str]:
     """Whether the methods' order here is that of each group of the study, with the test."""
     own = own_accuracy(material)
+    if len(set(own.values())) == 1:
+        return [f"All {len(own)} methods are equally accurate here, so they have no order."]
     said = []
     for group in GROUPS:
         shared = [method for method in own if method in low_shot()[group]]
