@@ -23,7 +23,7 @@ from training.study.report.published_results import SOURCE
 from training.study.report.tables.agreement import agreement_in_words, agreement_matrix
 from training.study.report.tables.classes import worst_classes
 from training.study.report.tables.everything import everything
-from training.study.report.words import counted, told
+from training.study.report.words import counted, listed, told
 
 
 def contents(material: Material) -> Contents:
@@ -143,4 +143,13 @@ def _notes(material: Material) -> tuple[str, ...]:
             "Some images were training images of a model that was measured on them: see trained_on in the "
             "data.",
         )
-    return (*own, *material.notes, *material.evaluation.notes)
+    return (*own, *_left_out(material), *material.notes)
+
+
+def _left_out(material: Material) -> list[str]:
+    """Which files of the sets are not among the images."""
+    return [
+        f"Left out of {one.name}: {listed([f'{count:,} {why}' for why, count in one.left_out.items()])}."
+        for one in material.evaluation.sets
+        if one.left_out
+    ]

@@ -7,6 +7,7 @@ from training.study.report.drawing import magnitude
 from training.study.report.material import Material
 from training.study.report.words import (
     accuracy,
+    compared,
     counted,
     evidence,
     listed,
