@@ -28,6 +28,8 @@ _FEWEST = {"last": 64, "best": 256}
 _SHARE = {"last": 0.5, "best": 1.0}
 """Of the images of an epoch, so that measuring costs little beside training; more where it decides."""
 _BATCH = 64
+_NOTABLE_WAIT = 0.05
+"""Share of a run."""
 
 
 def run_epochs(
@@ -90,14 +92,20 @@ def run_epochs(
         if watch is not None:
             watch(learning)
 
+    waits, started = list[float](), time.monotonic()
     with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
-        return train(
+        trained = train(
             trainers,
             trained_on,
             micro_batch=micro_batch,
+            waited=waits.append,
             progress=lambda loss: advance(1),
             after_epoch=after_epoch,
         )
+    share = sum(waits) / max(1e-9, time.monotonic() - started)
+    if share >= _NOTABLE_WAIT:
+        reporter.note(f"steps waited for images to be decoded for {share:.0%} of the time")
+    return trained
 
 
 def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Reporter, *, alone: bool) -> bool:

@@ -287,6 +287,7 @@ def train(
     images: Images,
     *,
     micro_batch: int | None = None,
+    waited: Callable[[float], None] = lambda seconds: None,
     progress: Callable[[float], None] = lambda loss: None,
     after_epoch: Callable[[Sequence[Trainer]], None] = lambda trainers: None,
 ) -> list[Trained]:
@@ -296,6 +297,7 @@ def train(
         trainers: With one backbone, batch size, augmentation and precision.
         micro_batch: Images of one forward and backward: a step adds up the gradients of its parts, with
             the same result to rounding, random numbers included. None is the batch.
+        waited: Called with the seconds for which a step waited for images to be decoded.
         progress: Called after each step with the mean of the losses.
         after_epoch: Called with those that ended one, before their states are saved; it may stop some.
 
@@ -303,7 +305,7 @@ def train(
         InvalidInput: A loss is no longer finite.
     """
     while learning := _furthest_behind(trainers):
-        _train_epoch(learning, images, micro_batch, progress)
+        _train_epoch(learning, images, micro_batch, waited, progress)
         after_epoch(learning)
         for trainer in learning:
             if not trainer.stopped:
@@ -321,13 +323,11 @@ def _train_epoch(
     trainers: Sequence[Trainer],
     images: Images,
     micro_batch: int | None,
+    waited: Callable[[float], None],
     progress: Callable[[float], None],
 ) -> None:
     """Adapters of one seed see the same images in each step, and share them as far as the first edit."""
-    feeds = {
-        trainer.recipe.seed: Feed(images, trainer.recipe, trainer.epoch, trainer.vit.device)
-        for trainer in trainers
-    }
+    feeds = {t.recipe.seed: Feed(images, t.recipe, t.epoch, t.vit.device, waited) for t in trainers}
     places = [list(feeds).index(trainer.recipe.seed) for trainer in trainers]
     for trainer in trainers:
         trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
