@@ -172,8 +172,9 @@ class _Evaluating:
     def _title(self, dataset: Dataset) -> str:
         models = {member_key(member) for route in self._routes for member in route.members}
         what = str(self._candidates[0].label) if len(models) == 1 else f"{len(models)} models"
-        shifts = f" under {len(self._under)} shifts" if len(self._under) > 1 else ""
-        return f"{what} on {dataset.name}{shifts}"
+        shifts = len(self._under) - 1
+        also = f" and under {shifts} shift{'s' if shifts > 1 else ''}" if shifts else ""
+        return f"{what} on {dataset.name}{also}"
 
     def _curves(self, seen: Sequence[Seen]) -> list[Curve]:
         models = {
