@@ -11,7 +11,7 @@ TOOLS := .venv/.tools
 PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
 
-BENCHMARKS := mixed scale memory peers serve backends hotload
+BENCHMARKS := mixed scale memory peers serve backends hotload training
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive

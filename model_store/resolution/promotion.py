@@ -106,13 +106,14 @@ def _pinned(route: NamedRoute, pinned: Sequence[str], new: Mapping[AdapterId, in
 
     text = shlex.quote(str(route.parsed().with_adapters(at_new)))
     options = f"--task {route.task}{' --extrapolate' if route.extrapolate else ''}"
-    is_cascade = route.parsed().combine is Combine.CASCADE
-    calibrate = f" && corolla routes calibrate {route.name} --task {route.task} --data IMAGES"
+    again = f"put {route.name} {text}"
+    if route.parsed().combine is Combine.CASCADE:  # whose thresholds are for the old versions
+        again = f"calibrate {text} --as {route.name} --data IMAGES"
     return Standing(
         name=_name(route),
         moves=False,
         says=f"route {_name(route)} stays on {', '.join(pinned)}, pinned",
-        promote=f"corolla routes put {route.name} {text} {options}{calibrate if is_cascade else ''}",
+        promote=f"corolla routes {again} {options}",
     )
 
 

@@ -16,7 +16,7 @@ from model_store.resolution.loading import Loader
 from model_store.store import Store
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
-from petl_vit.batch import Batch, Model, Term
+from petl_vit.batch import Batch, Features, Model, Term
 from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
@@ -60,6 +60,17 @@ class HeldOut:
         """
         batches = self.images.batches(images_at_once(len(models)))
         return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
+
+    def answers(
+        self, batch: Batch, models: Sequence[Model], advance: Callable[[int], None] = lambda n: None
+    ) -> tuple[list[Tensor], Tensor]:
+        """As `logits`, and the frozen features [n, D] of the same forwards.
+
+        Args:
+            models: The last is the base, whose row gives the features too.
+        """
+        *logits, features = self.logits(batch, [*models, Features(models[-1].terms)], advance)
+        return logits, features
 
     def far_below(self, logits: Tensor, base: Tensor) -> bool:
         """Whether an adapter's accuracy is five points or more below the base head's, and not by chance.

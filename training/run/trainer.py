@@ -146,6 +146,11 @@ class Trainer:
         """Starts an epoch of so many steps; `noise` seeds dropout and drop path."""
         self._now = _Epoch(noise=Noise(self.vit.device, noise), steps=steps)
 
+    @property
+    def drawn_bytes(self) -> int:
+        """Of the masks of dropout and drop path in this epoch."""
+        return self._now.noise.drawn_bytes
+
     def part(self, first: int, stop: int, batch: int) -> None:
         """Says which rows of a batch the next forward has."""
         self._now.noise.part(first, stop, batch)

@@ -32,6 +32,8 @@ from training.study.trials import Saved, Trial, best
 TOGETHER = 4
 """Trials of one forward, unless the user says how many."""
 _POLL_S = 2.0
+_FEW = 50
+"""Of fewer validation images than these a note is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,11 @@ class _Run:
             f"base head {prepared.yardstick.base:.3f} on the {len(prepared.validation)} validation images; "
             f"trials learn the other {len(prepared.train)}"
         )
+        if len(prepared.validation) < _FEW:
+            self._board.note(
+                f"{len(prepared.validation)} validation images tell little: trials will tie, and fewer "
+                "parameters and lower rates win ties"
+            )
         packer = Packer(
             ground=prepared,
             studies=studies,

@@ -96,8 +96,7 @@ def test_promoting_a_member_says_that_the_thresholds_are_to_be_learnt_again(worl
     (route,) = [standing for standing in standings if standing.name == "digits/live"]
     assert not route.moves
     assert route.promote == (
-        "corolla routes put live 'cascade(lora:2, ssf:1; loss<=0.01)' --task digits "
-        "&& corolla routes calibrate live --task digits --data IMAGES"
+        "corolla routes calibrate 'cascade(lora:2, ssf:1; loss<=0.01)' --as live --data IMAGES --task digits"
     )
 
 
@@ -110,6 +109,12 @@ def test_the_same_cascade_put_again_keeps_its_thresholds_and_another_does_not(wo
     assert now(world).cascade == CASCADE
     put(world, "cascade(lora, ssf; loss<=0.02)")
     assert world.store.routes.get("digits", "live").cascade is None
+    history = world.store.history.of("routes/digits/live")
+    assert [record.note for record in history] == [
+        "",
+        "thresholds learnt: asks 1.1 of 2 members on average",
+        "thresholds are gone",
+    ]
 
 
 def test_a_cascade_takes_no_temperature(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from petl_vit.errors import InvalidInput, NotFound
-from tests.training.data.files import folder, image, refusal, values
+from tests.training.data.files import FLOWERS, folder, image, refusal, values
 from training.data.reading import Reading
 from training.data.sources import load_dataset, source_parts, training_parts
 
@@ -81,6 +81,15 @@ def test_a_folder_of_parquet_files_has_the_splits_of_their_names(tmp_path: Path)
     assert sorted(values(load_dataset(f"{source}::test"))) == [50, 60]
     one = tmp_path / "pets" / "data" / "test-00000-of-00001.parquet"
     assert load_dataset(str(one)).digest == load_dataset(f"{source}::test").digest
+
+
+def test_a_folder_of_images_stays_one_whatever_lies_beside_them(tmp_path: Path) -> None:
+    beside: dict[str, int | bytes] = {
+        "dataset_info.json": b"{}",
+        "index.parquet": b"x",
+        "rose/x.parquet": b"x",
+    }
+    assert load_dataset(folder(tmp_path, FLOWERS | beside)).classes == ("rose", "tulip")
 
 
 def test_images_that_are_files_elsewhere_are_read_from_there(tmp_path: Path) -> None:

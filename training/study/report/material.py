@@ -1,7 +1,7 @@
 """What a report is made from, and how its parts look things up in it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -106,9 +106,7 @@ class Material:
 
     @cached_property
     def _short(self) -> dict[str, str]:
-        stems = [_stem(label) for label in self.routes]
-        alone = {stem for stem in stems if stems.count(stem) == 1}
-        return {label: _stem(label) for label in self.routes if _stem(label) in alone}
+        return short_names(list(self.routes))
 
     @cached_property
     def groups(self) -> list[list[EvaluatedRoute]]:
@@ -132,6 +130,14 @@ def adjusted(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, float]
         return []
     values = false_discovery_control([one.mcnemar_p for one in tested])
     return [(one, float(value)) for one, value in zip(tested, values, strict=True)]
+
+
+def short_names(labels: Sequence[str]) -> dict[str, str]:
+    """Labels without versions, where no other one is the same without them."""
+    stems = [_stem(label) for label in labels]
+    return {
+        label: stem if stems.count(stem) == 1 else label for label, stem in zip(labels, stems, strict=True)
+    }
 
 
 def _stem(label: str) -> str:

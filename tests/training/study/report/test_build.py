@@ -91,7 +91,7 @@ def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
         trial(3, 1e-1, "failed", None, {}),
         {"method": "ssf", "trial": 1, "state": "complete", "value": 0.8},
     ]
-    sweep = {"study": "s", "grid": "small", "trials": trials, "chosen": 1}
+    sweep = {"study": "s", "grid": "small", "trials": trials, "chosen": 0}
     figure = sweep_history(Material(evaluation=small(ONE), manifests={"lora:1": manifest(sweep)}))
     assert not isinstance(figure, str)
     rows = [dict(zip(figure.data.columns, row, strict=True)) for row in figure.data.rows]
@@ -101,4 +101,4 @@ def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
         (1e-1, "failed", None),
     ]
     assert [row["chosen"] for row in rows] == [True, False, False]
-    assert "no sweep" not in str(sweep_history(Material(evaluation=small(ONE))))
+    assert "`corolla sweep` tunes methods" in str(sweep_history(Material(evaluation=small(ONE))))

@@ -67,7 +67,7 @@ def published_curves() -> Figure:
     ]
     return Figure(
         title=title,
-        caption=f"CLIP ViT-B/16; the shifted sets are ImageNet-V2, -R, -Sketch and -A. Source: {SOURCE}.",
+        caption=f"CLIP ViT-B/16; shifted: ImageNet-V2, ImageNet-R, ImageNet-Sketch, ImageNet-A. Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(

@@ -60,7 +60,9 @@ def _taken_for(material: Material, result: Result, number: int) -> str:
     shown = [
         f"{material.evaluation.classes[other]} ({counted(count, 'image')})" for count, other in wrong[:3]
     ]
-    return ", ".join(shown) + (f" and {len(wrong) - 3} other classes" if len(wrong) > 3 else "")
+    return ", ".join(shown) + (
+        f" and {counted(len(wrong) - 3, 'other class', 'other classes')}" if len(wrong) > 3 else ""
+    )
 
 
 def _data(material: Material) -> Data:
