@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from benchmarks.crossfit import METHODS, ROUTE, Bench, Plan, Said, folds_of, joined
+from benchmarks import crossfit
+from benchmarks.crossfit import Bench, Plan, Said, folds_of, joined
 from benchmarks.estimate import Estimate
 from benchmarks.inprocess import in_process
 from benchmarks.interleave import cpu_seconds
@@ -106,7 +107,7 @@ def digits(bench: Bench, plan: Plan, folds: int, limit: int | None) -> Found:
         clean.append(bench.ask(_fold(number), heldout))
         noisy.append(bench.ask(_fold(number), subset(heldout, 400 // folds, 0), NOISE))
     mnist = bench.ask(_fold(0), subset(load_dataset("mnist"), 400, 0))
-    return Found(joined("digits", clean), [joined("noise", noisy), mnist])
+    return Found(joined("digits", clean), [joined("noise:3", noisy), mnist])
 
 
 def pacs(bench: Bench, plan: Plan, zipped: str) -> Found:
@@ -126,9 +127,10 @@ def pacs(bench: Bench, plan: Plan, zipped: str) -> Found:
 def served(bench: Bench, task: str, cascade: LearntCascade, found: Outcome, rounds: int) -> Estimate:
     """CPU seconds of a server that answers by the cascade / by all members at once."""
     put = partial(naming.check, bench.store, task=task)
-    quick = put(name="quick", text=f"cascade({ROUTE}; loss<={LOSS})").route
+    members = ", ".join(crossfit.names())
+    quick = put(name="quick", text=f"cascade({members}; loss<={LOSS})").route
     bench.store.routes.put(_with(bench, quick, cascade, found))
-    bench.store.routes.put(put(name="whole", text=ROUTE).route)
+    bench.store.routes.put(put(name="whole", text=members).route)
     spec = bench.route(task).preprocess
     settings = Settings(
         store=str(bench.folder / "store"),
@@ -200,7 +202,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for prefix, one in sets.items():
         figures |= one.figures(prefix)
     settings: Mapping[str, Value] = {
-        "members": len(METHODS),
+        "members": len(crossfit.METHODS),
         "stated_loss": LOSS,
         "score": str(found.cascade.score),
         "folds": folds,
@@ -214,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _table(sets: Iterable[Found]) -> Table:
-    title = f"a cascade of {len(METHODS)} members, stated loss {LOSS}"
+    title = f"a cascade of {len(crossfit.METHODS)} members, stated loss {LOSS}"
     columns = ["images", "number", "best member", "all", "cascade", "loss (95 %)", "asked", "cost / all"]
     table = Table(*columns, title=title)
     for one in sets:
@@ -224,7 +226,7 @@ def _table(sets: Iterable[Found]) -> Table:
 
 def _order(found: Calibrated) -> Table:
     """The digits' cascade, stage by stage."""
-    names, stages = list(METHODS), found.cascade.stages
+    names, stages = crossfit.names(), found.cascade.stages
     table = Table("asked", "member", "accuracy", "settles at", "settled", title="digits: order and threshold")
     for place, member in enumerate(found.cascade.order):
         threshold = stages[place].threshold

@@ -20,6 +20,7 @@ from model_store.resolution.versions import ResolvedRoute, backbone_of, resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
 from model_store.store import Store
+from petl_vit.precision import Precision
 from training.data.dataset import align_classes, without
 from training.data.records import Dataset
 from training.measure.logit_store import LogitStore
@@ -30,8 +31,11 @@ from training.run.recipe import Recipe
 
 METHODS = ("lora", "ssf", "adaptformer", "bitfit", "houlsby", "repadapter", "convpass", "fact_tk")
 """Methods that learn in one forward with each other, and enough in a few epochs."""
-NAMES = tuple(method.replace("_", "-") for method in METHODS)
-ROUTE = ", ".join(NAMES)
+
+
+def names() -> list[str]:
+    """What the adapters are called, in order of their methods."""
+    return [method.replace("_", "-") for method in METHODS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,7 @@ class Bench:
                 heldout=other,
                 image_size=plan.image_size,
                 runs=self.folder / "runs",
+                measure_precision=Precision.FP32,
                 recipe=Recipe.of(
                     method=method,
                     epochs=plan.epochs,
@@ -117,13 +122,13 @@ class Bench:
                     precision=plan.precision,
                 ),
             )
-            for name, method in zip(NAMES, METHODS, strict=True)
+            for name, method in zip(names(), METHODS, strict=True)
         ]
         run_together(self.store, jobs, Bars())
 
     def route(self, task: str) -> ResolvedRoute:
         """The mean of all members of a task."""
-        route = parse_route(ROUTE)
+        route = parse_route(", ".join(names()))
         digest = backbone_of(route, task=task, store=self.store)
         return resolve(route, task=task, store=self.store, backbone_digest=digest)
 

@@ -67,13 +67,6 @@ def test_a_dry_run_stores_nothing_and_needs_no_name(calibrate: Shell) -> None:
     assert Store.open(str(calibrate.folder / "store")).routes.names() == []
 
 
-def test_a_loss_that_cannot_be_met_stores_nothing(calibrate: Shell) -> None:
-    code, _, err = learn(calibrate, CASCADE, "--as", "quick", "--loss", "0")
-    assert code == 2
-    assert "--loss: " in err
-    assert Store.open(str(calibrate.folder / "store")).routes.names() == []
-
-
 @pytest.mark.parametrize(
     ("route", "message"),
     [
