@@ -62,9 +62,9 @@ class Found:
         self.shifted = {one.name: outcome(self.learnt.cascade, one.logits, one.labels) for one in shifted}
 
     def rows(self, table: Table) -> None:
-        self._row(table, f"{self.name}, cross-validated", self.learnt.validated)
+        self._row(table, self.name, self.learnt.validated)
         for name, found in self.shifted.items():
-            self._row(table, f"{name}, shifted", found)
+            self._row(table, f"  {name}", found)
 
     def figures(self, prefix: str = "") -> dict[str, Value]:
         found = self.learnt.validated
@@ -89,11 +89,12 @@ class Found:
         table.add_row(
             name,
             str(found.images),
-            f"{max(found.members):.4f}",
-            f"{found.ensemble:.4f}",
-            f"{found.accuracy:.4f}",
-            f"{found.loss:.4f} ({low:.4f} to {high:.4f})",
-            f"{found.cost:.2f} of {len(found.members)}",
+            f"{max(found.members):.3f}",
+            f"{found.ensemble:.3f}",
+            f"{found.accuracy:.3f}",
+            f"{found.loss:+.4f}",
+            f"{low:+.3f} {high:+.3f}",
+            f"{found.cost:.2f}",
             f"{found.cost_over_ensemble:.3f}",
         )
 
@@ -216,8 +217,8 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _table(sets: Iterable[Found]) -> Table:
-    title = f"a cascade of {len(crossfit.METHODS)} members, stated loss {LOSS}"
-    columns = ["images", "number", "best member", "all", "cascade", "loss (95 %)", "asked", "cost / all"]
+    title = f"a cascade of {len(crossfit.METHODS)} members, stated loss {LOSS}: cross-validated, then shifted"
+    columns = ["set", "n", "best", "all", "cascade", "loss", "95 %", "asked", "of all"]
     table = Table(*columns, title=title)
     for one in sets:
         one.rows(table)
