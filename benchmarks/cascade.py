@@ -17,7 +17,7 @@ cores. A --folder keeps what was trained and measured.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -202,7 +202,7 @@ def main(given: Sequence[str] | None = None) -> None:
     figures: dict[str, Value] = {}
     for prefix, one in sets.items():
         figures |= one.figures(prefix)
-    settings: Mapping[str, Value] = {
+    settings: dict[str, Value] = {
         "members": len(crossfit.METHODS),
         "stated_loss": LOSS,
         "score": str(found.cascade.score),
