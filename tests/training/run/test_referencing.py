@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from model_store.collections.references import References
 from model_store.format.reference import Reference
@@ -12,7 +11,6 @@ from model_store.resolution.loading import Loader
 from model_store.resolution.reference import of_adapter
 from model_store.store import Store
 from petl_vit.errors import Unreachable
-from petl_vit.executors.functional import Functional
 from petl_vit.preprocess import normalise
 from petl_vit.vit import FrozenViT
 from tests.training.conftest import SPEC, recipe
@@ -45,10 +43,8 @@ def test_its_features_are_those_of_the_frozen_backbone(store: Store, job: Job, v
     assert statistics is not None
     assert job.heldout is not None
     dataset = align_classes(load_dataset(job.heldout), store.tasks.of(manifest).spec.classes)
-    with torch.inference_mode():
-        features = (
-            vit.forward(normalise(load_pixels(dataset, SPEC), SPEC), Functional(vit, [])).double().numpy()
-        )
+    images = normalise(load_pixels(dataset, SPEC), SPEC)
+    features = probe.features(vit, [images], lambda n: None).double().numpy()
     assert np.allclose(statistics.mean, features.mean(axis=0), atol=1e-4)
     assert np.allclose(statistics.variance, features.var(axis=0), rtol=1e-3, atol=1e-6)
 
