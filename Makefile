@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test numerics lint check proto docs bench clean
+.PHONY: help install demo test numerics lint check proto docs bench study clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
@@ -11,7 +11,7 @@ TOOLS := .venv/.tools
 PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
 
-BENCHMARKS := mixed scale memory peers serve backends hotload
+BENCHMARKS := mixed scale memory peers serve backends hotload training
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
@@ -83,6 +83,10 @@ docs: $(TOOLS)  ## write the pages that are made from code
 
 bench: $(PEERS)  ## every benchmark the quick way, in fp32 and bf16, beside other servers: a quarter of an hour
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+study: $(READY)  ## the study on your own images: make study DATA=FOLDER_OR_ZIP [ARGS=...]; hours on a CPU, resumable
+	@test -n "$(DATA)" || { echo "name the images: make study DATA=pacs.zip, laid out as DOMAIN/CLASS/IMAGE" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,7 +3,8 @@
 Trains six kinds of adapters on scikit-learn's digits over one frozen ViT, registers them, serves them
 from one process, classifies held-out digits, the same digits with noise, and MNIST's digits (the same
 classes from other writers and scanners) by single, interpolated and ensemble routes, sends the true
-labels back, and reads everything in the table from the server's Prometheus metrics.
+labels back, and reads everything in the table from the server's Prometheus metrics. Then it measures the
+adapters without a server and writes a report about them.
 
 A second run trains nothing that is there already. All it makes lies in `.demo`.
 """
@@ -87,6 +88,12 @@ def main() -> int:
         metrics = scrape(metrics_url)
     CONSOLE.rule("5. what the server's metrics say")
     show(metrics, domains)
+    CONSOLE.rule("6. the same adapters measured without a server, as a page to read")
+    sets = ["--data", "digits", "--data", "mnist"]
+    measured = [*sets, "--task", TASK, "--holdout", "0.2", "--limit", str(IMAGES_PER_DOMAIN)]
+    document, page = str(FOLDER / "evaluation.json"), str(FOLDER / "report.html")
+    run("evaluate", *measured, "--alphas", "0.5", "--out", document, "--overwrite")
+    run("report", "--eval", document, *sets, "--out", page, "--overwrite")
     what_next(domains, time.monotonic() - started)
     return 0
 

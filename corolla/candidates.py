@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from model_store.format.canonical import canonical_json
 from model_store.format.records import Manifest
 from model_store.names import BASE, LATEST
-from model_store.resolution.answering import answering
+from model_store.resolution.answering import answering, uncalibrated
 from model_store.resolution.versions import ResolvedRoute, resolve
 from model_store.routes.algebra import MAX_ENTRIES, AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
@@ -116,6 +116,8 @@ class Chooser:
         route = parse_route(text)
         named = self.store.routes.meant_by(self.task, route)
         if named is None:
+            if route.combine is Combine.CASCADE:
+                raise uncalibrated(route)
             return self._resolved(route)
         now = answering(self.store, named, self.backbone)
         if now.note:

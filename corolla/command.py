@@ -57,6 +57,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="train",
         target="corolla.commands.evaluate:evaluate",
     ),
+    "report": Lazy(
+        section="Train",
+        line="Write a page about the methods of a task.",
+        extra="report",
+        target="corolla.commands.report:report",
+    ),
     "methods": Lazy(
         section="Train",
         line="List the PETL methods and what they cost.",

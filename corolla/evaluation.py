@@ -193,6 +193,14 @@ class _Learning:
         return len(Overlap(dataset, self.of(one)))
 
 
+def images(
+    store: Store, what: Measurement, candidates: "Sequence[Candidate]", reporter: "Reporter"
+) -> "list[Dataset]":
+    """The sets that `evaluate` measures these routes on, as they are."""
+    learning, classes = _Learning(store, candidates), candidates[0].route.classes
+    return [_dataset(source, what, learning, classes, reporter) for source in what.data]
+
+
 def _dataset(
     source: str, what: Measurement, learning: _Learning, classes: Sequence[str], reporter: "Reporter"
 ) -> "Dataset":
@@ -221,8 +229,7 @@ def _dataset(
             )
         else:
             reporter.note(
-                f"no route was trained on an image of {dataset.name}, so all of them are measured, whatever "
-                "--holdout says"
+                f"no route was trained on an image of {dataset.name}, so --holdout takes none of them away"
             )
     if what.limit is not None:
         dataset = subset(dataset, min(what.limit, len(dataset)), _LIMIT_SEED)

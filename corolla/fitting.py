@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.format.records import NamedRoute
-from model_store.resolution.answering import Answering, answering, exact_versions
+from model_store.resolution.answering import Answering, answering, calibrate_command, exact_versions
 from model_store.store import Store
+from petl_vit.combine import Combine
+from petl_vit.errors import Unsupported
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import Precision
 
@@ -62,17 +64,24 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     Raises:
         NotFound: There is no such route, or no such data.
         InvalidInput: The images do not tell a temperature, or the route was trained on most of them.
-        Unsupported: The members' answers are not combined by their logits.
+        Unsupported: The members' answers are not combined by their logits, or it is a cascade.
         Conflict: The route was put again meanwhile.
     """
     named = store.routes.get(what.task, what.name)
     now = answering(store, named)
+    if now.resolved.combine is Combine.CASCADE:
+        raise Unsupported(
+            f"{what.name} is a cascade, which has a temperature for each of its stages",
+            field="route",
+            remedy=f"learn them with its thresholds: {calibrate_command(named)}",
+        )
 
     from model_store.resolution.loading import Loader
     from model_store.resolution.precision import checked, subjects
     from petl_vit.device import chosen_device
     from training.data.reading import reading_of
     from training.data.sources import load_measured
+    from training.measure.logit_store import LogitStore, default_folder
     from training.measure.route_temperature import fit_route
     from training.run.training_data import unlearnt_by
 
@@ -90,7 +99,8 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     exact = Loader(store, record, device=chosen_device(what.device))
     loader = checked(Precision(what.precision), exact, subjects(now.resolved.members), reporter.note)
     with reporter.stage(f"{now.resolved} on {dataset.name}", len(dataset)) as advance:
-        temperature = fit_route(loader, now.resolved, dataset, advance=advance)
+        logits = LogitStore(default_folder())
+        temperature = fit_route(loader, now.resolved, dataset, store=logits, advance=advance)
     fields = dict(named) | {"temperature": temperature, "versions": exact_versions(now.resolved)}
     route = NamedRoute.of(**fields)
     store.routes.put(route, expected=named)

@@ -35,6 +35,8 @@ class Measuring(Contents):
         split_seed: int = 0,
         limit: int | None = None,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         extrapolate: bool = False,
         progress: bool = False,
     ) -> list[Measured]:
@@ -49,6 +51,7 @@ class Measuring(Contents):
             split_seed: The split seed of that training.
             limit: At most so many images of each set.
             skip_bad: Leave out images that cannot be used, instead of refusing the set.
+            image_column, label_column: Of tables and sets of Hugging Face; empty finds them.
             extrapolate: Whether an alpha may be outside [0, 1].
             progress: Show bars on stderr.
 
@@ -69,6 +72,8 @@ class Measuring(Contents):
                 split_seed=split_seed,
                 limit=limit,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 extrapolate=extrapolate,
                 progress=progress,
             )
@@ -87,6 +92,8 @@ class Measuring(Contents):
         split_seed: int = 0,
         limit: int | None = None,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         extrapolate: bool = False,
         logits: PathLike | None = None,
         again: bool = False,
@@ -117,6 +124,8 @@ class Measuring(Contents):
             limit=limit,
             max_pixels=self._settings.max_pixels,
             skip_bad=skip_bad,
+            image_column=image_column,
+            label_column=label_column,
             extrapolate=extrapolate,
             backbone=self._settings.backbone,
             device=self._settings.device,

@@ -40,8 +40,9 @@ class Names(Protocol):
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
         """The named routes as documents: the fields of each as stored, and how it answers now.
 
-        `follows` are the adapters that training moves, `answers` the route with versions, `note` what became
-        of its temperature, and `problem` why it cannot be answered.
+        `follows` are the adapters that training moves, `answers` the route with versions, `asks` how many of
+        its members a cascade asks, `note` what became of its temperature or thresholds, and `problem` why it
+        cannot be answered.
         """
 
     def put_route(
@@ -134,7 +135,7 @@ def route_document(store: Store, route: NamedRoute) -> dict[str, JsonValue]:
     """The fields of a named route, and how it answers now; see `Names.routes`."""
     document: dict[str, JsonValue] = route.model_dump(mode="json")
     document["follows"] = list(route.follows)
-    document |= {"answers": "", "answers_at_temperature": None, "note": "", "problem": ""}
+    document |= {"answers": "", "answers_at_temperature": None, "asks": "", "note": "", "problem": ""}
     try:
         now = answering(store, route)
     except CorollaError as error:
@@ -142,8 +143,16 @@ def route_document(store: Store, route: NamedRoute) -> dict[str, JsonValue]:
     return document | {
         "answers": str(now.resolved),
         "answers_at_temperature": now.temperature,
+        "asks": asks(route, void=now.cascade is None),
         "note": now.note,
     }
+
+
+def asks(route: NamedRoute, *, void: bool) -> str:
+    """How many of its members a cascade asks; empty for any other route."""
+    if route.cascade is None:
+        return ""
+    return f"all {len(route.cascade.order)}: thresholds void" if void else route.cascade.asks
 
 
 def chosen_task(store: Store, task: str | None) -> str:

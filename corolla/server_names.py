@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from corolla.connection import connect, document
 from corolla.flags import Connection
-from corolla.names import Moved
+from corolla.names import Moved, asks
 from model_store.format.records import Audit, NamedRoute
 from model_store.resolution.named_route import Naming
 from serving.client.admin import AdminClient
@@ -46,7 +46,7 @@ class ServerNames:
             name, text, task=task or "", temperature=temperature, extrapolate=extrapolate, follow=follow
         )
         return Naming(
-            route=NamedRoute.of(**document(done.route)),
+            route=_route(done.route),
             resolved=done.resolved,
             why=done.temperature_reason,
             shadows=done.shadows_adapter,
@@ -61,16 +61,26 @@ class ServerNames:
         return [_audit(change) for change in changes]
 
 
+def _route(message: Any) -> NamedRoute:
+    return NamedRoute.of(**document(message))
+
+
 def _document(state: Any) -> dict[str, JsonValue]:
     """A route of a server as `Names.routes` gives it."""
     now = document(state)
-    return document(state.route) | {
-        "follows": now["follows"],
-        "answers": now["resolved"],
-        "answers_at_temperature": now["temperature"] if now["resolved"] else None,
-        "note": now["note"],
-        "problem": now["problem"],
-    }
+    cascade = state.route.HasField("cascade")
+    return (
+        {"cascade": None}
+        | document(state.route)
+        | {
+            "follows": now["follows"],
+            "answers": now["resolved"],
+            "answers_at_temperature": now["temperature"] if now["resolved"] else None,
+            "asks": asks(_route(state.route), void=state.thresholds_void) if cascade else "",
+            "note": now["note"],
+            "problem": now["problem"],
+        }
+    )
 
 
 def _audit(change: Any) -> Audit:

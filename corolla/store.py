@@ -249,8 +249,11 @@ class Store(Measuring):
         holdout: float = 0.2,
         split_seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
         move_base: bool = False,
         skip_bad: bool = False,
+        image_column: str = "",
+        label_column: str = "",
         progress: bool = False,
     ) -> TaskRecord:
         """Fits the base head of a task again; the result is the task's next version.
@@ -279,7 +282,10 @@ class Store(Measuring):
                 split_seed=split_seed,
                 limit=limit,
                 max_pixels=self._settings.max_pixels,
+                shots=shots,
                 skip_bad=skip_bad,
+                image_column=image_column,
+                label_column=label_column,
                 device=self._settings.device,
                 move_base=move_base,
             ),

@@ -92,11 +92,14 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip().strip("\ufeff\u200b\0").strip()
 
 
-def differences(found: Iterable[str], expected: Iterable[str], *, whose: str, most: int = 5) -> str:
+def differences(
+    found: Iterable[str], expected: Iterable[str], *, whose: str, most: int = 5, subset: bool = False
+) -> str:
     """The classes that only one of two lists has, those that are nearly the same beside each other.
 
     Args:
         whose: What the expected ones are called, for example `task`.
+        subset: Whether no more than some of the expected ones have to be found.
     """
     extra, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
     texts = []
@@ -106,7 +109,7 @@ def differences(found: Iterable[str], expected: Iterable[str], *, whose: str, mo
             texts.append("{} ({}: {})".format(*_told_apart(name, whose, matches[0])))
             extra.remove(name)
             missing.remove(matches[0])
-    texts += sorted(extra + missing)
+    texts += sorted(extra if subset else extra + missing)
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 

@@ -42,8 +42,8 @@ def attend(
         bias = None if tokens is None else tokens.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     rows = q.shape[0]
-    keys = _joined([p for p, _, _ in prefixes], k)
-    values = _joined([p for _, p, _ in prefixes], v)
+    keys = in_front([p for p, _, _ in prefixes], k)
+    values = in_front([p for _, p, _ in prefixes], v)
     bias = None
     if tokens is not None or any(alpha is not None for _, _, alpha in prefixes):
         of_tokens = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens
@@ -52,7 +52,7 @@ def attend(
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
-def _joined(prefixes: Sequence[Tensor], of_tokens: Tensor) -> Tensor:
+def in_front(prefixes: Sequence[Tensor], of_tokens: Tensor) -> Tensor:
     """Keys or values [A, H, n, d] in front of the tokens' [B, H, N, d]: [B, H, n + N, d], in their dtype."""
     rows, parts = of_tokens.shape[0], [p.to(of_tokens.dtype) for p in prefixes]
     if all(p.shape[0] in (1, rows) for p in parts):

@@ -39,6 +39,7 @@ class Summary(_Record):
     name: str
     title: str
     paper: str
+    foldable: bool
     learning_rate: float
     faster_if_short: bool
     drop_path: float
@@ -97,6 +98,7 @@ def _summary(method: Any) -> Summary:
         name=method.name,
         title=method.title,
         paper=method.paper,
+        foldable=method.foldable,
         learning_rate=method.learning_rate,
         faster_if_short=method.faster_if_short,
         drop_path=method.drop_path,

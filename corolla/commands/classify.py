@@ -13,6 +13,7 @@ from corolla.flags import epilog
 from corolla.sending import classified
 from model_store.names import printable
 from model_store.routes.text import parse_route
+from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
 from serving.client.messages import Priority
@@ -86,23 +87,35 @@ def classify(
 
 
 def _print(response: Any, members: bool, ids: bool) -> None:
-    table = Table("image", "class", "probability", "agreement")
+    count = _cascade_of(response)
+    table = Table("image", "class", "probability", "agreement", *(["asked"] if count else []))
     for result in response.results:
         if result.error.code:
             table.add_row(result.id, Text(result.error.message, style="red"), "", "")
             continue
         classes = "\n".join(score.class_name for score in result.top)
         probabilities = "\n".join(f"{score.probability:.3f}" for score in result.top)
-        table.add_row(result.id, classes, probabilities, f"{result.agreement:.2f}")
+        asked = [f"{result.members_asked} of {count}"] if count else []
+        table.add_row(result.id, classes, probabilities, f"{result.agreement:.2f}", *asked)
         for vote in result.members if members else ():
-            row = [f"  {vote.member}", vote.top.class_name, f"{vote.top.probability:.3f}", ""]
-            table.add_row(*row, style="dim")
+            said = (
+                [vote.top.class_name, f"{vote.top.probability:.3f}"]
+                if vote.HasField("top")
+                else ["not asked"]
+            )
+            table.add_row(f"  {vote.member}", *said, style="dim")
     tables.print_table(table)
     for result in response.results if ids else ():
         click.echo(f"{result.id} {result.prediction_id}")
     click.echo(f"answered by {response.route}")
     if response.route_note:
         click.echo(f"note: {response.route_note}", err=True)
+
+
+def _cascade_of(response: Any) -> int:
+    """How many members the cascade has that answered; 0 where it was another route."""
+    route = parse_route(response.route) if response.route else None
+    return len(route.entries) if route is not None and route.combine is Combine.CASCADE else 0
 
 
 def _read(path: Path) -> bytes:

@@ -1,6 +1,6 @@
 """`corolla routes`: named routes, in a store or through a running server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 
 import click
@@ -12,7 +12,7 @@ from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
 from corolla.references import route_reference
 from model_store.collections.history import KEPT
-from model_store.format.records import Audit
+from model_store.format.records import Audit, Cascade, NamedRoute
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
@@ -21,6 +21,11 @@ COMMANDS = {
     "fit": Lazy(
         target="corolla.commands.fit:fit_route",
         line="Fit the temperature of a named route on labelled images.",
+        extra="train",
+    ),
+    "calibrate": Lazy(
+        target="corolla.commands.calibrate:calibrate_route",
+        line="Learn on labelled images when a cascade's answer is settled.",
         extra="train",
     ),
     "reference": Lazy(
@@ -42,6 +47,7 @@ def routes() -> None:
         'corolla routes put both "lora, ssf" --task digits',
         'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
         "corolla routes put nightly lora --task digits --follow",
+        'corolla routes put quick "cascade(lora, ssf, full; loss<=0.002)" --task digits',
         'corolla routes put both "lora, ssf" --task digits --server localhost:50051',
     ),
 )
@@ -68,6 +74,9 @@ def put_route(
     Adapters without a version are pinned to the version that is the newest now, so that training does not
     change what NAME answers; aliases stay aliases. The temperature belongs to the versions of now: when an
     alias moves, or with --follow an adapter is trained again, it is no longer applied.
+
+    A cascade asks its members one after another until the answer is settled; requests for it are refused
+    until `corolla routes calibrate` has learnt when that is.
     """
     named = names.put_route(
         name,
@@ -101,7 +110,9 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
     """List the named routes."""
     documents = names.routes(task)
     columns = ["task", "name", "route", "answers", "temperature", "follows"]
-    columns += [name for name in ("note", "problem") if any(document.get(name) for document in documents)]
+    columns += [
+        name for name in ("asks", "note", "problem") if any(document.get(name) for document in documents)
+    ]
     tables.listing(
         documents,
         as_json,
@@ -122,7 +133,12 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
     document = route_document(store, route) | {"meaning": meaning}
-    tables.show(document | {"reference": route_reference(store, route)}, as_json)
+    document["reference"] = route_reference(store, route)
+    if route.cascade is None or as_json:
+        return tables.show(document, as_json)
+    del document["cascade"]
+    tables.show(document, as_json)
+    click.echo("\n".join(_stages(route, route.cascade)))
 
 
 @routes.command(
@@ -176,6 +192,19 @@ def show_history(name: str | None, task: str | None, limit: int, names: Names, a
         columns=("when (UTC)", "name", "from", "to", "by", "note"),
         rows=[_history_row(record) for record in records],
         when_empty="Nothing has been changed yet.",
+    )
+
+
+def _stages(route: NamedRoute, cascade: Cascade) -> Iterator[str]:
+    """How a cascade asks, one line for each member, and what that did where it was learnt."""
+    entries = route.parsed().entries
+    for place, stage in zip(cascade.order, cascade.stages, strict=True):
+        settles = "always" if stage.threshold is None else f"from {cascade.score} {stage.threshold:.4g}"
+        yield f"asks {entries[place]}: settled {settles}, at temperature {stage.temperature:.4g}"
+    measured = cascade.measured
+    yield (
+        f"cross-validated on {measured.images:,} images: accuracy loss {measured.accuracy_loss:.4f}, "
+        f"{measured.cost:.2f} of {len(cascade.order)} members asked"
     )
 
 

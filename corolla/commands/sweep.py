@@ -1,6 +1,6 @@
 """`corolla sweep`: tunes methods by a grid and registers each one's winner."""
 
-import sys
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,10 @@ from platformdirs import user_cache_dir
 
 from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of
+from corolla.task_input import apply_transform, task_input
 from model_store.names import check_name
 from model_store.store import Store
+from petl_vit import heap
 from petl_vit.precision import Precision
 from training.run.recipe import Recipe
 from training.study import grids
@@ -50,7 +52,7 @@ _FLAGS: list[flags.Decorator] = [
         type=click.FloatRange(0.02, 0.33),
         default=0.2,
         show_default=True,
-        help="Share of the training images that trials are measured on.",
+        help="Share of the training images that trials are measured on, where --data has no part for it.",
     ),
     click.option("--together", type=click.IntRange(1, 64), help="Trials of one forward.  [default: 4]"),
     click.option(
@@ -72,25 +74,18 @@ _FLAGS: list[flags.Decorator] = [
     flags.holdout("Share of the images that is held out; trials never see them."),
     flags.split_seed("Decides which images are held out, and which are validation images."),
     click.option("--limit", type=click.IntRange(2), help="Train on at most so many images."),
+    click.option("--shots", type=click.IntRange(1), help="Train on so many images of each class."),
     flags.max_pixels,
     flags.skip_bad,
-    click.option(
-        "--image-size",
-        type=click.IntRange(14, 1024),
-        help="Input size of a new task, px.  [default: the backbone's]",
-    ),
-    click.option(
-        "--resize",
-        type=click.Choice(["squash", "crop"]),
-        help="How images of a new task reach it.  [default: squash]",
-    ),
+    flags.columns,
+    task_input,
     *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio")),
     click.option(
         "--drop-path",
         type=click.FloatRange(0, 1, max_open=True),
         help="Stochastic depth of the last block.  [default: the method's]",
     ),
-    *map(_of_recipe, ("augment", "init", "head_init", "seed", "precision")),
+    *map(_of_recipe, ("augment", "balance", "init", "head_init", "seed", "precision")),
     flags.precision(
         "What held-out images are measured in, as a server's --precision", flag="--measure-precision"
     ),
@@ -133,6 +128,7 @@ def sweep(**options: Any) -> None:
     Trials learn a part of the training images and are measured on the rest of them. The winner of each method
     is trained on both and registered as `corolla train` would do it.
     """
+    heap.keep(os.environ)
     store = Store.open(options.pop("url"))
     methods = grids.chosen_methods([*options.pop("names"), *options.pop("more")])
     grid = grids.grid_of(options.pop("grid_name"))
@@ -147,7 +143,7 @@ def sweep(**options: Any) -> None:
         _print(swept)
         standings.say(store, registered)
     if any(tuned.outcome is None for tuned in swept.methods):
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict[str, Any]) -> "Swept":
@@ -155,6 +151,7 @@ def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict
     backbone = options.pop("backbone") or store.backbones.get(None).digest
     own = {n: options.pop(n) for n in ("trials", "validation", "together", "prune", "storage", "restart")}
     name = check_name(options.pop("name") or options["task"], "name")
+    apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
     values = {name: value for name, value in values.items() if value is not None}
     recipe = Recipe.of(method=methods[0], **values)

@@ -4,11 +4,12 @@ Further adapters of the same run are given as texts, which are parsed by the com
 computes is imported once the arguments are read.
 """
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from platformdirs import user_cache_dir
@@ -17,15 +18,14 @@ from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
 from corolla.method_settings import recipe_of, trainable
+from corolla.task_input import apply_transform, task_input
 from model_store.store import Store
-from petl_vit import summaries
+from petl_vit import heap, summaries
 from petl_vit.errors import InvalidInput
-from petl_vit.image_input import Interpolation, Resize
 from petl_vit.precision import Precision
 from petl_vit.summaries import Summary
 from training.progress import Bars
 from training.run.recipe import Recipe
-from training.run.transform import NORMALISATIONS, TRANSFORMS, with_transform
 
 if TYPE_CHECKING:
     from training.run.job import Outcome
@@ -62,38 +62,7 @@ _COMMON: list[flags.Decorator] = [
     flags.max_pixels,
     flags.skip_bad,
     flags.columns,
-    click.option(
-        "--image-size",
-        type=click.IntRange(14, 1024),
-        help="Input size of a new task, px.  [default: the backbone's]",
-    ),
-    click.option(
-        "--resize",
-        type=click.Choice(get_args(Resize)),
-        help="How images of a new task reach it: squashed, the centre cropped, or both.  [default: squash]",
-    ),
-    click.option(
-        "--crop-ratio",
-        type=click.FloatRange(0.1, 1),
-        help="Share of the side that is kept where a new task's images are cropped.  [default: 1]",
-    ),
-    click.option(
-        "--interpolation",
-        type=click.Choice(get_args(Interpolation)),
-        help="How images of a new task are scaled.  [default: bicubic]",
-    ),
-    click.option(
-        "--normalise",
-        type=click.Choice([*NORMALISATIONS]),
-        help="Mean and deviation of a new task's pixels: none, 0.5, ImageNet's or CLIP's.  [default: the "
-        "backbone's]",
-    ),
-    click.option(
-        "--transform",
-        type=click.Choice([*TRANSFORMS]),
-        help="As in one of the study's experiments: what --resize, --crop-ratio, --interpolation, "
-        "--normalise and --augment do not say.",
-    ),
+    task_input,
     *map(_of_recipe, ("epochs", "batch_size", "weight_decay", "warmup_ratio", "augment", "balance")),
     *map(_of_recipe, ("init", "head_init", "seed", "keep")),
     click.option(
@@ -108,6 +77,12 @@ _COMMON: list[flags.Decorator] = [
     _of_recipe("precision"),
     flags.precision(
         "What held-out images are measured in, as a server's --precision", flag="--measure-precision"
+    ),
+    click.option(
+        "--micro-batch",
+        type=click.IntRange(1),
+        help="Images of one forward and backward: less memory, with the same result to rounding.  [default: "
+        "the batch, or as many as fit in memory]",
     ),
     flags.device,
     click.option(
@@ -243,10 +218,11 @@ def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
 
 
 def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
+    heap.keep(os.environ)
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
-    _apply_transform(options)
+    apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
     backbone = options.pop("backbone") or store.backbones.get(None).digest
     first = _Adapter(method=method, name=options.pop("name"), values=values, config=config)
@@ -281,15 +257,6 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     task, route = jobs[0].task, ", ".join(name for name, _ in adapters)
     route = f"'{route}'" if others else route
     click.echo(f"Next: corolla serve, then corolla classify IMAGE --task {task} --route {route}")
-
-
-def _apply_transform(options: dict[str, Any]) -> None:
-    """Puts the values of --transform where the user typed none."""
-    transform = options.pop("transform")
-    asked = {name: options[name] for name in ("resize", "crop_ratio", "interpolation", "normalise")}
-    augment = options["augment"] if typed(click.get_current_context(), "augment") else None
-    filled = with_transform(transform, asked | {"augment": augment})
-    options |= filled | {"augment": filled["augment"] or "none"}
 
 
 def _print_outcome(outcome: "Outcome") -> None:

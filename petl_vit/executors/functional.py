@@ -39,7 +39,7 @@ class Functional(Executor):
         drop_path: float = 0.0,
     ) -> None:
         self.arch = vit.arch
-        self._edits = EditSet(edits)
+        self.edits = EditSet(edits)
         self._alpha = alpha
         self._noise = noise
         depth = vit.arch.depth
@@ -49,58 +49,63 @@ class Functional(Executor):
             for sublayer in ("attn", "mlp")
         }
         self.params = vit.params
-        if self._edits.dense:
+        if self.edits.dense:
             assert alpha is None, "dense edits at alpha are folded by the caller"
             # All foldable edits are folded: each reads the frozen weights, not the Dense ones.
             foldable = [edit for edit in edits if isinstance(edit, Foldable)]
             self.params = fold(vit.params, [(edit, 1.0) for edit in foldable])
-            self._edits = EditSet([edit for edit in edits if not isinstance(edit, Foldable)])
-        self._outputs: list[list[Tensor]] = [[] for _ in self._edits.queries]
+            self.edits = EditSet([edit for edit in edits if not isinstance(edit, Foldable)])
+        self._outputs: list[list[Tensor]] = [[] for _ in self.edits.queries]
 
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
-        edits = self._edits.sites.get(site, ())
+        edits = self.edits.sites.get(site, ())
         deltas = [edit.delta(x, y, self._alpha, self._noise) for edit in edits]
         return sum(deltas, start=y)
 
     def extend(self, x: Tensor) -> Tensor:
-        tokens = [t.rows(x.shape[0], self._noise) for t in self._edits.tokens]
+        tokens = [t.rows(x.shape[0], self._noise) for t in self.edits.tokens]
         return torch.cat([*tokens, x], dim=1) if tokens else x
 
     def strip(self, x: Tensor) -> Tensor:
-        return x[:, self._edits.extra_tokens :]
+        return x[:, self.edits.extra_tokens :]
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
-        for queries, outputs in zip(self._edits.queries, self._outputs, strict=True):
-            outputs.append(queries.outputs(block, k, v, self._noise))
+        self.ask(block, k, v)
         prefixes = [
             (*prefix.keys_values(q.shape[0], self._noise), weighted(self._alpha, prefix.weight, q))
-            for prefix in self._edits.prefixes.get(block, ())
+            for prefix in self.edits.prefixes.get(block, ())
         ]
-        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self._edits.tokens]
+        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self.edits.tokens]
         return merge_heads(attend(q, k, v, prefixes, token_bias(factors, k)))
 
+    def ask(self, block: int, keys: Tensor, values: Tensor) -> None:
+        """Takes the outputs of a block's queries, if there are any: keys and values are [B, H, N, d]."""
+        for queries, outputs in zip(self.edits.queries, self._outputs, strict=True):
+            outputs.append(queries.outputs(block, keys, values, self._noise))
+
     def feature(self, feature: Tensor) -> Tensor:
-        outputs, self._outputs = self._outputs, [[] for _ in self._edits.queries]
-        queries = zip(self._edits.queries, outputs, strict=True)
+        outputs, self._outputs = self._outputs, [[] for _ in self.edits.queries]
+        queries = zip(self.edits.queries, outputs, strict=True)
         return sum((q.feature(feature, of_blocks, self._alpha) for q, of_blocks in queries), start=feature)
 
     def add(self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor) -> Tensor:
-        rate, total, parallel = self._drop_path[sublayer], out, []
-        for branch in self._edits.branches.get(sublayer, ()):
+        total, parallel = out, []
+        for branch in self.edits.branches.get(sublayer, ()):
             delta = branch.delta(stream, normed, out, self._alpha, self._noise)
             if branch.source is Source.OUTPUT:
                 total = total + delta
             else:
-                parallel.append((delta, self._path(delta, rate)))
-        stream = _added(stream, total, self._path(total, rate))
+                parallel.append((delta, self.path(sublayer, len(delta), like=delta)))
+        stream = _added(stream, total, self.path(sublayer, len(total), like=stream))
         for delta, path in parallel:
             stream = _added(stream, delta, path)
         return stream
 
-    def _path(self, x: Tensor, rate: float) -> Tensor | None:
-        """[B, 1, 1]: what stochastic depth multiplies rows by; None for 1."""
-        return None if self._noise is None or not rate else self._noise.path(len(x), rate, like=x)
+    def path(self, sublayer: str, rows: int, like: Tensor) -> Tensor | None:
+        """[rows, 1, 1]: what stochastic depth multiplies a sublayer's output by; None for 1."""
+        rate = self._drop_path[sublayer]
+        return None if self._noise is None or not rate else self._noise.path(rows, rate, like)
 
 
 def _added(stream: Tensor, x: Tensor, factor: Tensor | None) -> Tensor:

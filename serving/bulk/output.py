@@ -27,6 +27,7 @@ COLUMNS = (
     "agreement",
     "entropy",
     "mutual_information",
+    "members_asked",
     "route",
     "adapters",
     "error",
@@ -207,6 +208,7 @@ def _write_parquet(path: Path, rows: Iterable[Row], classes: Sequence[str]) -> N
     kinds = dict.fromkeys(COLUMNS, text) | dict.fromkeys(
         ("probability", "agreement", "entropy", "mutual_information"), number
     )
+    kinds["members_asked"] = arrow.int64()
     kinds["top"] = arrow.list_(arrow.struct([("label", text), ("probability", number)]))
     kinds["adapters"] = arrow.list_(text)
     if classes:

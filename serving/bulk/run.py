@@ -251,6 +251,7 @@ def _row(path: str, answer: ImageAnswer | CorollaError, *, classes: Sequence[str
         "agreement": answer.agreement,
         "entropy": answer.entropy,
         "mutual_information": answer.mutual_information,
+        "members_asked": answer.members_asked,
     }
     if bulk.probabilities:
         row[PROBABILITIES] = dict(zip(classes, answer.probabilities.tolist(), strict=True))

@@ -318,6 +318,11 @@ COLUMNS = {
             read=lambda answers: answers.column(lambda image: image.mutual_information),
         ),
         Column(
+            name="members_asked",
+            datatype="INT64",
+            read=lambda answers: np.array([image.members_asked for image in answers.images], np.int64),
+        ),
+        Column(
             name="prediction_id",
             datatype="BYTES",
             read=lambda answers: np.array([image.prediction_id for image in answers.images], object),

@@ -205,5 +205,6 @@ def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[s
         "agreement": answer.agreement,
         "entropy": answer.entropy,
         "mutual_information": answer.mutual_information,
+        "members_asked": answer.members_asked,
         "prediction_id": answer.prediction_id,
     }

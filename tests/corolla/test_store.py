@@ -284,6 +284,9 @@ def test_routes_are_measured_as_the_command_measures_them(
         (one["route"], one["accuracy"], one["confidence"]) for one in found["results"]
     ]
     assert [row.data for row in rows] == [data, f"{data} noise:2"] * 2
+    document = trained.evaluation("lora", data=data, alphas=[0.5], limit=9)
+    assert document.results[0].accuracy == rows[0].accuracy
+    assert document.curves[0].accuracy[document.reference.name][1] == rows[2].accuracy
 
 
 def test_a_misspelt_argument_of_training_is_told(trained: corolla.Store) -> None:
@@ -301,7 +304,7 @@ def test_the_defaults_of_training_are_the_recipes_and_the_jobs() -> None:
     given = inspect.signature(corolla.Store.train).parameters
     recipe = {name: field.default for name, field in Recipe.model_fields.items() if name in given}
     job = {name: field.default for name, field in Job.__dataclass_fields__.items() if name in given}
-    own = {"learning_rate", "drop_path", "method", "data", "task", "name", "runs"}
+    own = {"learning_rate", "drop_path", "augment", "method", "data", "task", "name", "runs"}
 
     for name, default in (recipe | job).items():
         if name not in own:

@@ -83,7 +83,7 @@ def _parts(images: Images, indices: Sequence[int], spec: Preprocess, seed: int) 
             some = indices[start : start + _AT_ONCE]
             whole = list(pool.map(lambda index: _to_pillow(images[index]), some))
             with _drawing(seeds.getrandbits(32)):
-                draw = RandomResizedCropAndInterpolation.get_params
+                draw: Any = RandomResizedCropAndInterpolation.get_params
                 boxes = [draw(image, _AREA, _ASPECT) for image in whole]
             found += pool.map(part, whole, boxes)
     return found
@@ -114,7 +114,8 @@ def _erased(images: Tensor, seed: int, generator: torch.Generator) -> Tensor:
     """Normal noise in a rectangle of a quarter of the images; timm chooses which and where."""
     from timm.data.random_erasing import RandomErasing
 
-    erase = RandomErasing(_ERASED, mode="const", device="cpu")
+    erasing: Any = RandomErasing
+    erase = erasing(_ERASED, mode="const", device="cpu")
     with _drawing(seed):
         kept = torch.stack([erase(torch.ones_like(image)) for image in images]).bool()
     return torch.where(kept, images, torch.randn(images.shape, generator=generator))

@@ -125,7 +125,7 @@ def align_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     if unknown:
         raise InvalidInput(
             f"{dataset.name} has classes that the task does not have: "
-            f"{differences(unknown, set(places) - set(names), whose='task')}",
+            f"{differences(unknown, set(places) - set(names), whose='task', subset=True)}",
             field="classes",
             remedy=f"the task's classes are {listed(classes)}; rename those that mean one of them, and leave "
             "out the images of the others",

@@ -75,7 +75,7 @@ class Resized:
 
     def pixels(self, indices: Tensor) -> Tensor:
         """uint8 [b, 3, S, S]."""
-        indices = indices if self._places is None else self._places[indices]
+        indices = self._in_set(indices)
         if self._kept is not None:
             return self._kept[indices]
         some = Selection(images=self._dataset.images, indices=indices.tolist())
@@ -88,9 +88,9 @@ class Resized:
     ) -> Tensor:
         """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
         if generator is not None and self._augmentation not in OF_PIXELS:
-            images, places = self._dataset.images, indices.tolist()
+            places, kind = self._in_set(indices).tolist(), self._augmentation
             with torch.inference_mode(False):
-                changed = cropped(images, places, self._spec, self._augmentation, generator)
+                changed = cropped(self._dataset.images, places, self._spec, kind, generator)
             return sent(changed, self._device).to(self._dtype)
         pixels = self.pixels(indices)
         if mirrored:
@@ -98,6 +98,9 @@ class Resized:
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
         return normalise(sent(pixels, self._device), self._spec).to(self._dtype)
+
+    def _in_set(self, indices: Tensor) -> Tensor:
+        return indices if self._places is None else self._places[indices]
 
     def batches(self, size: int = 64) -> list[Tensor]:
         """Indices of consecutive batches."""

@@ -131,12 +131,7 @@ def load_parts(
         NotFound, InvalidInput: As `load_dataset`, `split_dataset`, `subset`, `few_shot` and `align_classes`.
         InvalidInput: Both a limit and shots.
     """
-    if limit is not None and shots is not None:
-        raise InvalidInput(
-            "images are limited by their number or by their number in each class, not by both",
-            field="shots",
-            remedy="leave out --limit or --shots",
-        )
+    _check_fewer(limit, shots)
     dataset = load_dataset(source, reading=reading)
     if heldout is None:
         train, other = split_dataset(dataset, holdout=holdout, seed=seed)
@@ -146,9 +141,28 @@ def load_parts(
         found = load_dataset(heldout, field="heldout", reading=measured)
         note_absent(found, dataset.classes, reading.reporter.note)
         other = align_classes(found, dataset.classes)
+    return fewer(train, limit=limit, shots=shots, seed=seed), other
+
+
+def fewer(dataset: Dataset, *, limit: int | None, shots: int | None, seed: int) -> Dataset:
+    """Some training images: at most so many, or so many of each class.
+
+    Raises:
+        InvalidInput: As `subset` and `few_shot` do, or both a limit and shots.
+    """
+    _check_fewer(limit, shots)
     if shots is not None:
-        return few_shot(train, shots, seed), other
-    return (train if limit is None else subset(train, limit, seed)), other
+        return few_shot(dataset, shots, seed)
+    return dataset if limit is None else subset(dataset, limit, seed)
+
+
+def _check_fewer(limit: int | None, shots: int | None) -> None:
+    if limit is not None and shots is not None:
+        raise InvalidInput(
+            "images are limited by their number or by their number in each class, not by both",
+            field="shots",
+            remedy="leave out --limit or --shots",
+        )
 
 
 def load_measured(source: str, *, holdout: float | None, seed: int, reading: Reading) -> Dataset:

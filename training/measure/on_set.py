@@ -122,7 +122,9 @@ class OnSet:
         low, high = wilson(int(said.correct.sum()), len(self.labels))
         macro_f1, per_class = by_class(said, classes)
         served = said.honesty.scores(said.correct)
-        raw, fit = scored(one, self.logits, self.labels, temperature=1.0).honesty, self._fits[one.label]
+        plain = one.temperature == 1 and one.cascade is None
+        raw = said if plain else scored(one, self.logits, self.labels, temperature=1.0)
+        fit = self._fits[one.label]
         honest = None
         if fit is not None:
             is_first = self.first is None
@@ -143,7 +145,7 @@ class OnSet:
             ece=served.ece,
             brier=served.brier,
             confidence_histogram=served.bins,
-            raw=raw.scores(said.correct),
+            raw=raw.honesty.scores(said.correct),
             calibrated=honest,
             member_accuracies=members,
             cost=float(said.asked.mean()),

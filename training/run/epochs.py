@@ -14,11 +14,13 @@ from petl_vit.heads import Head
 from petl_vit.vit import FrozenViT
 from training.data.loading import Resized, sent
 from training.progress import Reporter, duration
+from training.run import memory
 from training.run.checkpoint import Checkpoint
 from training.run.features import Features, stages, why_not_once
+from training.run.feed import Images
 from training.run.planned import Planned
 from training.run.recipe import Keep, Recipe
-from training.run.trainer import Images, Trained, Trainer, train
+from training.run.trainer import Trained, Trainer, train
 
 _TIMES = 10
 """A run is measured so often on its way; after every epoch where the best one is kept."""
@@ -38,6 +40,7 @@ def run_epochs(
     images: Resized,
     heldout: Resized,
     reporter: Reporter,
+    micro_batch: int | None = None,
     watch: Callable[[Sequence[Trainer]], None] | None = None,
 ) -> list[Trained]:
     """Trains adapters, each from the state that its checkpoint has, and saves it there after every epoch.
@@ -45,11 +48,13 @@ def run_epochs(
     Args:
         vit: The backbone in float32, on the host.
         on: The backbone as training runs it.
+        micro_batch: Images of one forward and backward; None is the batch, or as many as fit in memory.
         watch: Called after every epoch with those that ended it, once they are measured; it may stop some.
             With it, one whose loss is no longer finite stops alone. Those that stopped have no result.
 
     Raises:
-        InvalidInput: A loss is no longer finite, or a checkpoint cannot be written.
+        InvalidInput: A loss is no longer finite, a checkpoint cannot be written, or the run does not fit in
+            memory.
     """
     alone = len(adapters) == 1
     once = [_features_once(adapter, on, len(images), reporter, alone=alone) for adapter in adapters]
@@ -74,6 +79,8 @@ def run_epochs(
         trainers.append(trainer)
     recipe, on_which = adapters[0].recipe, (images, heldout)
     trained_on, measured_on = _as_features(on_which, recipe, on, reporter) if all(once) else on_which
+    if not all(once):
+        micro_batch = memory.fitting(trainers, images, micro_batch, reporter.note)
     epochs = recipe.epochs - min(trainer.epoch for trainer in trainers)
     names = [adapter.recipe.method if alone else adapter.name for adapter in adapters]
     told = Epochs(trainers, measured_on, len(images), reporter, of=len(heldout))
@@ -84,7 +91,13 @@ def run_epochs(
             watch(learning)
 
     with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
-        return train(trainers, trained_on, progress=lambda loss: advance(1), after_epoch=after_epoch)
+        return train(
+            trainers,
+            trained_on,
+            micro_batch=micro_batch,
+            progress=lambda loss: advance(1),
+            after_epoch=after_epoch,
+        )
 
 
 def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Reporter, *, alone: bool) -> bool:

@@ -6,6 +6,7 @@ Shapes: n images, b of a batch, D width.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +14,21 @@ from torch import Tensor
 from petl_vit.executors.functional import Functional
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT
-from training.data.loading import Resized
-from training.run.precision import autocast
+from training.run.feed import Images
 from training.run.recipe import Recipe
 
 KEPT_BYTES = 2 * 2**30
 """More features than this are not kept."""
 _BATCH = 64
+
+
+class Mirrorable(Images, Protocol):
+    """Labelled images that may be asked for mirrored."""
+
+    def batch(
+        self, indices: Tensor, augment: torch.Generator | None = None, *, mirrored: bool = False
+    ) -> Tensor:
+        """As `Images` has it, of mirrored images where asked to."""
 
 
 def why_not_once(method: Method, recipe: Recipe, vit: FrozenViT, images: int, *, alone: bool) -> str | None:
@@ -54,7 +63,7 @@ class Features:
 
     def __init__(
         self,
-        images: Resized,
+        images: Mirrorable,
         recipe: Recipe,
         vit: FrozenViT,
         advance: Callable[[int], None] = lambda n: None,
@@ -64,7 +73,7 @@ class Features:
         places = torch.arange(len(images)) if places is None else places
         self.labels = images.labels[places]
         self._plain, *mirrored = (
-            _computed(images, places, recipe, vit, advance, mirrored=bool(variant))
+            _computed(images, places, vit, advance, mirrored=bool(variant))
             for variant in range(_variants(recipe))
         )
         self._mirrored = mirrored[0] if mirrored else None
@@ -92,9 +101,8 @@ def _variants(recipe: Recipe) -> int:
 
 @torch.no_grad()
 def _computed(
-    images: Resized,
+    images: Mirrorable,
     places: Tensor,
-    recipe: Recipe,
     vit: FrozenViT,
     advance: Callable[[int], None],
     *,
@@ -103,7 +111,6 @@ def _computed(
     """[n, D]"""
     run, parts = Functional(vit, []), []
     for indices in places.split(_BATCH):
-        with autocast(vit, recipe.precision):
-            parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
+        parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
         advance(len(indices))
     return torch.cat(parts)

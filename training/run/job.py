@@ -16,14 +16,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
-from model_store.names import BASE, LATEST, check_name
+from model_store.names import LATEST
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
-from petl_vit.errors import InvalidInput, NotFound
+from petl_vit.errors import NotFound
 from petl_vit.image_input import MAX_PIXELS, Interpolation, Resize
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
@@ -40,11 +40,11 @@ from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
 from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
 from training.run.planned import Planned
-from training.run.precision import check_precision, frozen
+from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
 from training.run.referencing import Answered
 from training.run.task import check_spec, create, new_spec
-from training.run.together import check_together
+from training.run.together import check_names, check_together
 from training.run.trainer import Trained
 from training.run.training_data import TrainingData, unlearnt
 from training.run.transform import Input, Normalise
@@ -68,6 +68,8 @@ class Job:
         image_size, resize, crop_ratio, interpolation, normalise: How images of a new task reach the backbone,
             as `training.run.transform.Input` says.
         runs: Folder for the state of unfinished runs.
+        micro_batch: Images of one forward and backward; a step of the batch adds up its micro-batches, with
+            the same result to rounding. None is the batch, or as many as fit in memory.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
@@ -95,6 +97,7 @@ class Job:
     interpolation: Interpolation | None = None
     normalise: Normalise | None = None
     device: str = "cpu"
+    micro_batch: int | None = None
     again: bool = False
     measure_precision: Precision = Precision.AUTO
     promote: bool = False
@@ -155,8 +158,9 @@ class _Run:
     def __init__(self, store: Store, jobs: Sequence[Job], reporter: Reporter) -> None:
         self._store, self._reporter = store, reporter
         for one in jobs:
-            _check_names(one)
+            check_names(one)
         use_threads()
+        jobs = settled(store, jobs, reporter.note)
         self._device = chosen_device(jobs[0].device)
         check_precision(jobs[0].recipe.precision, self._device)
         self._adapters = [Planned.of(one.name, one.recipe) for one in jobs]
@@ -229,6 +233,7 @@ class _Run:
             images=images,
             heldout=heldout,
             reporter=self._reporter,
+            micro_batch=self._job.micro_batch,
         )
         trained = list(zip(adapters, results, strict=True))
         drafts = self._drafts(task, heldout, trained)
@@ -388,10 +393,3 @@ class _Run:
             models=partial(models_of, task, trained),
         )
         return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
-
-
-def _check_names(job: Job) -> None:
-    """Refuses names that could not be registered, before anything is trained."""
-    check_name(job.task, "task")
-    if check_name(job.name, "name") == BASE:
-        raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")

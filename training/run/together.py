@@ -1,9 +1,10 @@
-"""Which jobs can share their forwards."""
+"""Which jobs can run, and which can share their forwards."""
 
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from model_store.names import BASE, check_name
 from petl_vit import methods
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.joint import check_joins
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 
 _SHARED = ("epochs", "batch_size", "augment", "balance", "precision", "keep")
 """Fields of the recipe that jobs which run together have in common."""
+
+
+def check_names(job: "Job") -> None:
+    """Refuses names that could not be registered, before anything is trained.
+
+    Raises:
+        InvalidInput: They could not.
+    """
+    check_name(job.task, "task")
+    if check_name(job.name, "name") == BASE:
+        raise InvalidInput("`base` means the frozen backbone", field="name", remedy="choose another name")
 
 
 def check_together(jobs: "Sequence[Job]") -> None:

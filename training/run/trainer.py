@@ -8,10 +8,9 @@ Shapes: n images, b of a step, S image size, D width, C classes.
 """
 
 import math
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +23,9 @@ from petl_vit.heads import Head
 from petl_vit.methods.method import Method
 from petl_vit.noise import Noise
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
-from training.data.loading import sent
-from training.run.order import epoch_order
-from training.run.precision import autocast, frozen
+from training.run.feed import Batch, Feed, Images
+from training.run.precision import frozen
 from training.run.recipe import Recipe
-
-
-class Images(Protocol):
-    """Labelled images, ready for the backbone."""
-
-    labels: Tensor
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        """[b, 3, S, S], normalised, on the backbone's device; augmented if a generator is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +146,11 @@ class Trainer:
         """Starts an epoch of so many steps; `noise` seeds dropout and drop path."""
         self._now = _Epoch(noise=Noise(self.vit.device, noise), steps=steps)
 
+    @property
+    def drawn_bytes(self) -> int:
+        """Of the masks of dropout and drop path in this epoch."""
+        return self._now.noise.drawn_bytes
+
     def part(self, first: int, stop: int, batch: int) -> None:
         """Says which rows of a batch the next forward has."""
         self._now.noise.part(first, stop, batch)
@@ -167,12 +159,10 @@ class Trainer:
         """[b, D] of images, alone."""
         if self._given_features:
             return inputs
-        edits = self._method.edits(self.vit, self._tensors)
-        run = Functional(self.vit, edits, noise=self._now.noise, drop_path=self.recipe.drop_path)
-        return self.vit.forward(inputs, run)
+        return self.vit.forward(inputs, Joint(self.vit, [self.learner(len(inputs))]))
 
     def learner(self, rows: int) -> Learner:
-        """Its part in a forward with others."""
+        """Its part in a forward, alone or with others."""
         edits = self._method.edits(self.vit, self._tensors)
         return Learner(rows=rows, edits=edits, drop_path=self.recipe.drop_path, noise=self._now.noise)
 
@@ -210,8 +200,7 @@ class Trainer:
         features = inputs
         if not self._given_features:
             edits = self._method.edits(self.vit, self._tensors)
-            with autocast(self.vit, self.recipe.precision):
-                features = self.vit.forward(inputs, Functional(self.vit, edits))
+            features = self.vit.forward(inputs, Functional(self.vit, edits))
         return self._start.replaced(self._head).logits(features)
 
     def note_accuracy(self, accuracy: float) -> None:
@@ -323,7 +312,10 @@ def _train_epoch(
     progress: Callable[[float], None],
 ) -> None:
     """Adapters of one seed see the same images in each step, and share them as far as the first edit."""
-    feeds = {trainer.recipe.seed: _Feed(images, trainer) for trainer in trainers}
+    feeds = {
+        trainer.recipe.seed: Feed(images, trainer.recipe, trainer.epoch, trainer.vit.device)
+        for trainer in trainers
+    }
     places = [list(feeds).index(trainer.recipe.seed) for trainer in trainers]
     for trainer in trainers:
         trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
@@ -345,7 +337,7 @@ def _train_epoch(
 
 def gradients(
     trainers: Sequence[Trainer],
-    batches: Sequence["Batch"],
+    batches: Sequence[Batch],
     places: Sequence[int],
     micro_batch: int | None = None,
 ) -> Tensor:
@@ -367,53 +359,22 @@ def gradients(
     return torch.stack(losses).sum(dim=0)
 
 
-def losses_of(trainers: Sequence[Trainer], batches: Sequence["Batch"], places: Sequence[int]) -> list[Tensor]:
+def losses_of(trainers: Sequence[Trainer], batches: Sequence[Batch], places: Sequence[int]) -> list[Tensor]:
     """Each trainer's loss on the batch at its place, in one forward."""
-    vit, recipe = trainers[0].vit, trainers[0].recipe
+    vit = trainers[0].vit
     inputs = torch.cat([batch.inputs for batch in batches]) if len(batches) > 1 else batches[0].inputs
-    with autocast(vit, recipe.precision):
-        if len(trainers) == 1:
-            features = trainers[0].features(inputs)
-        else:
-            rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
-            run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
-            patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
-            features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
+    if len(trainers) == 1:
+        features = trainers[0].features(inputs)
+    else:
+        rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
+        run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
+        patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
+        features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
     parts = features.split([len(batches[place].labels) for place in places])
     return [
         trainer.loss(part, batches[place].labels)
         for trainer, part, place in zip(trainers, parts, places, strict=True)
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """On the backbone's device: inputs [b, 3, S, S], labels [b]."""
-
-    inputs: Tensor
-    labels: Tensor
-
-    def part(self, first: int, stop: int) -> "Batch":
-        """Some of its rows."""
-        return Batch(inputs=self.inputs[first:stop], labels=self.labels[first:stop])
-
-
-class _Feed:
-    """The batches of one seed's epoch, in its order; `noise` seeds what is random in the forward."""
-
-    def __init__(self, images: Images, trainer: Trainer) -> None:
-        self._images, self._recipe, self._device = images, trainer.recipe, trainer.vit.device
-        seed = zlib.crc32(f"{trainer.recipe.seed}/{trainer.epoch}".encode())
-        self._generator = torch.Generator().manual_seed(seed)
-        self.noise = int(torch.randint(2**31, (), generator=self._generator))
-
-    def __iter__(self) -> Iterator[Batch]:
-        images, recipe = self._images, self._recipe
-        augment = self._generator if recipe.augment != "none" else None
-        order = epoch_order(images.labels, recipe.balance, self._generator)
-        for indices in order.split(recipe.batch_size):
-            inputs = images.batch(indices, augment)
-            yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Studies of a task: every method tuned alike."""
+"""Studies of one task: methods tuned fairly, compared and reported."""

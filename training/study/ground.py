@@ -6,7 +6,7 @@ start from one that is fitted to the train part alone.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,12 +20,12 @@ from petl_vit.device import chosen_device, use_threads
 from petl_vit.errors import InvalidInput, NotFound
 from petl_vit.heads import Head, LinearHead
 from petl_vit.vit import FrozenViT
-from training.data.dataset import align_classes, split_dataset
+from training.data.dataset import align_classes, split_dataset, without
 from training.data.learnt import by_base_head
 from training.data.loading import Resized
-from training.data.reading import reading_of
+from training.data.reading import Reading, reading_of
 from training.data.records import Dataset, Selection
-from training.data.sources import load_parts
+from training.data.sources import fewer, load_dataset, source_parts
 from training.progress import Reporter
 from training.run import probe
 from training.run.checkpoint import Checkpoint
@@ -59,8 +59,7 @@ class Tuning:
         return {
             "task": self.spec.name,
             "backbone": self.backbone.digest[:12],
-            "image_size": self.spec.preprocess.image_size,
-            "resize": self.spec.preprocess.resize,
+            **self.spec.preprocess.model_dump(mode="json"),
             "data": f"{self.dataset.name}, {len(self.dataset)} images ({self.digest[:12]})",
             "base_head": self.task.digest[:12] if self.task else None,
         }
@@ -85,22 +84,35 @@ class Ground:
     yardstick: Yardstick
 
 
-def split(store: Store, job: Job, share: float, reporter: Reporter) -> Tuning:
+def on_parts(job: Job, reporter: Reporter) -> tuple[Job, str | None]:
+    """A job on the parts that its data was published in, and the part to validate on.
+
+    Where there is a part for tests besides the one for validation, winners are trained on all but the former.
+    None where a share of the training images is the validation part.
+    """
+    parts = source_parts(job.data, reading=reading_of(job, reporter))
+    if parts is None:
+        return job, None
+    if parts.tuning is None or parts.tested in parts.tuning:
+        return replace(job, data=parts.training, heldout=job.heldout or parts.heldout), None
+    return replace(job, data=parts.final, heldout=job.heldout or parts.tested), parts.tuning[1]
+
+
+def split(store: Store, job: Job, share: float, reporter: Reporter, part: str | None = None) -> Tuning:
     """Finds the training images of a job, and splits `share` of each class off as the validation part.
+
+    Args:
+        part: The source of the validation part, which is among the training images; None takes the share.
 
     Raises:
         NotFound, InvalidInput: As `training.run.job.run` does.
     """
     backbone = store.backbones.get(job.backbone)
-    dataset, _ = load_parts(
-        job.data,
-        heldout=job.heldout,
-        holdout=job.holdout,
-        seed=job.split_seed,
-        limit=job.limit,
-        shots=job.shots,
-        reading=reading_of(job, reporter),
-    )
+    reading = reading_of(job, reporter)
+    dataset = load_dataset(job.data, reading=reading)
+    if job.heldout is None:
+        dataset, _ = split_dataset(dataset, holdout=job.holdout, seed=job.split_seed)
+    dataset = fewer(dataset, limit=job.limit, shots=job.shots, seed=job.split_seed)
     task = None
     try:
         task = store.tasks.get(job.task, backbone.digest)
@@ -109,10 +121,7 @@ def split(store: Store, job: Job, share: float, reporter: Reporter) -> Tuning:
         spec = new_spec(job.task, dataset.classes, backbone, job.input)
     check_spec(spec, dataset, job.input)
     dataset = align_classes(dataset, spec.classes)
-    try:
-        train, validation = split_dataset(dataset, holdout=share, seed=job.split_seed)
-    except InvalidInput as error:
-        raise error.about("validation") from None
+    train, validation = _parted(dataset, job, share, part, reading)
     return Tuning(
         backbone=backbone,
         spec=spec,
@@ -122,6 +131,27 @@ def split(store: Store, job: Job, share: float, reporter: Reporter) -> Tuning:
         digest=train.digest,
         task=task if task is not None and _is_new_to(store, task, validation) else None,
     )
+
+
+def _parted(
+    dataset: Dataset, job: Job, share: float, part: str | None, reading: Reading
+) -> tuple[Dataset, Dataset]:
+    """The train and the validation part."""
+    if part is None:
+        try:
+            return split_dataset(dataset, holdout=share, seed=job.split_seed)
+        except InvalidInput as error:
+            raise error.about("validation") from None
+    found = load_dataset(part, field="validation", reading=replace(reading, measured=True))
+    train = without(dataset, set(found.fingerprints))
+    validation = without(dataset, set(train.fingerprints))
+    if not len(train) or not len(validation):
+        raise InvalidInput(
+            f"{len(validation)} of the {len(dataset)} training images are those of {part}",
+            field="validation",
+            remedy="name the part to train on with --data, and --validation takes a share of it",
+        )
+    return train, validation
 
 
 def prepare(store: Store, job: Job, tuning: Tuning, folder: Path, reporter: Reporter) -> Ground:
@@ -143,7 +173,8 @@ def prepare(store: Store, job: Job, tuning: Tuning, folder: Path, reporter: Repo
     train, validation = images.part(tuning.train), images.part(tuning.validation)
     theirs = None if tuning.task is None else loader.base_head(tuning.task)
     kept = Checkpoint(path=folder / f"base-head-{_digest(tuning)}.pt")
-    head, accuracy = _base_head(theirs, exact, train, validation, kept, reporter)
+    classes = len(tuning.spec.classes)
+    head, accuracy = _base_head(theirs, exact, train, validation, classes, kept, reporter)
     counts = torch.bincount(validation.labels, minlength=len(dataset.classes))
     return Ground(
         vit=vit,
@@ -166,6 +197,7 @@ def _base_head(
     vit: FrozenViT,
     train: Resized,
     validation: Resized,
+    classes: int,
     kept: Checkpoint,
     reporter: Reporter,
 ) -> tuple[Head, float]:
@@ -179,7 +211,6 @@ def _base_head(
                 probe.features(vit, (images.batch(i) for i in images.batches()), advance)
                 for images in (validation, *fitted_to)
             )
-            classes = int(train.labels.max()) + 1
             head = theirs or probe.fit(learnt[0], train.labels, classes)
         right = head.logits(other).argmax(dim=-1) == validation.labels
         state = {"accuracy": float(right.float().mean())}

@@ -20,13 +20,14 @@ from petl_vit.executors.joint import check_joins
 from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
+from training.run.feed import Batch
 from training.run.planned import Planned
 from training.run.recipe import Recipe
-from training.run.trainer import Batch, Trained, Trainer, losses_of
+from training.run.trainer import Trained, Trainer, losses_of
 from training.study.grids import FACTOR, RECIPE, Point
 from training.study.ground import Ground
 from training.study.studies import Studies, Taken
-from training.study.trials import State
+from training.study.trials import Saved, State
 
 
 def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planned:
@@ -68,31 +69,6 @@ def joins(method: str) -> bool:
 
 
 @dataclass(kw_only=True)
-class Saved:
-    """What sharing forwards saved.
-
-    Attributes:
-        packs, trials: How many packs of several trials there were, and how many trials were in them.
-        rows: Image rows that went through the frozen patch embedding.
-        rows_alone: Those that would have, had every trial run alone.
-        seconds: What the steps of those packs took.
-        seconds_alone: An estimate of what they would have taken: the steps of each trial, by one that was
-            timed alone.
-    """
-
-    packs: int = 0
-    trials: int = 0
-    rows: int = 0
-    rows_alone: int = 0
-    seconds: float = 0.0
-    seconds_alone: float = 0.0
-
-    def add(self, other: "Saved") -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
-@dataclass(kw_only=True)
 class Packer:
     """Runs trials on one ground, and tells their studies what came of them.
 
@@ -109,7 +85,6 @@ class Packer:
     states: Path
     prune: bool = True
     changed: Callable[[Taken, str], None] = lambda taken, what: None
-    saved: Saved = field(default_factory=Saved)
     _alone_s: dict[bytes, float] = field(default_factory=dict)
 
     def run(self, taken: Sequence[Taken]) -> None:
@@ -178,7 +153,7 @@ class Packer:
         for trial in adapters:
             self._checkpoint(trial).remove()
         if len(several) > 1:
-            self.saved.add(self._saving(watch, steps))
+            self.studies.save(several[0][0].method, self._saving(watch, steps))
 
     def _checkpoint(self, trial: Planned) -> Checkpoint:
         head = self.ground.base_head.tensors()

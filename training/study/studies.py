@@ -22,11 +22,12 @@ from pydantic import JsonValue
 
 from petl_vit.errors import InvalidInput
 from training.study.grids import Point
-from training.study.trials import State, Trial, best
+from training.study.trials import Saved, State, Trial, best
 from training.study.verdict import Pruner, Yardstick
 
 _SILENT_S, _EPOCHS = 600.0, 5.0
 """A worker of another machine is taken for dead after so long, or so many epochs, without one."""
+_PACK = "pack "
 _JOURNALS = (".log", ".journal")
 _RANK = {State.COMPLETE: 4, State.PRUNED: 3, State.FAILED: 2, State.RUNNING: 1, State.WAITING: 0}
 _STATES = {
@@ -77,10 +78,8 @@ class Studies:
         path = self._locks / f"{self._worker}.lock"
         with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+            yield  # when it fails, the file stays: a lock that nobody holds says that the worker is dead
+            path.unlink(missing_ok=True)
 
     # Points
 
@@ -164,6 +163,15 @@ class Studies:
         trials = self._history(method)
         over = bool(trials) and all(trial.state.over for trial in trials)
         return self.registered(method) is not None or (over and best(trials) is None)
+
+    def save(self, method: str, saved: Saved) -> None:
+        """Takes note of what a pack saved whose first trial is of this method."""
+        self._study(method).set_user_attr(f"{_PACK}{uuid.uuid4().hex}", vars(saved))
+
+    def saved(self, methods: Sequence[str]) -> Saved:
+        """What the packs of the methods saved, those of other workers and earlier calls among them."""
+        attributes = [item for method in methods for item in self._study(method).user_attrs.items()]
+        return sum((Saved(**value) for key, value in attributes if key.startswith(_PACK)), Saved())
 
     def delete(self) -> None:
         """Forgets all trials."""

@@ -21,16 +21,19 @@ from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from training.progress import Reporter
 from training.run import job as jobs
 from training.run.job import Job, Outcome
+from training.run.precision import settled
 from training.run.recipe import Recipe
 from training.study import ground, identity
 from training.study.grids import Grid, Point
-from training.study.pack import Packer, Saved, joins, planned
+from training.study.pack import Packer, joins, planned
 from training.study.studies import Studies, Taken, closed, opened
-from training.study.trials import Trial, best
+from training.study.trials import Saved, Trial, best
 
 TOGETHER = 4
 """Trials of one forward, unless the user says how many."""
 _POLL_S = 2.0
+_FEW = 50
+"""Of fewer validation images than these a note is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Sweep:
         methods: In the order in which they are tried.
         trials: Most trials of a method; None is the whole grid.
         job: The run of a winner but for its name and recipe; its recipe is what all trials have in common.
-        validation: Share of the training images that trials are measured on.
+        validation: Share of the training images that trials are measured on, where there is no part for it.
         together: Most trials of one forward; None chooses.
         prune: End trials that are far behind the best of their method.
         storage: URL or journal of a storage that several machines share; None is a file below `runs`.
@@ -109,7 +112,9 @@ def run(store: Store, sweep: Sweep, board: Board) -> Swept:
     """
     points = {m: sweep.grid.points(m, sweep.trials, sweep.job.recipe.seed) for m in sweep.methods}
     _check(sweep, points)
-    tuning = ground.split(store, sweep.job, sweep.validation, board)
+    job, part = ground.on_parts(settled(store, [sweep.job], board.note)[0], board)
+    sweep = replace(sweep, job=job)
+    tuning = ground.split(store, job, sweep.validation, board, part)
     common = tuning.common() | _common(sweep)
     storage = opened(sweep.storage, sweep.folder)
     try:
@@ -135,7 +140,9 @@ class _Run:
     def swept(self) -> Swept:
         methods = list(self._sweep.methods)
         self._studies.revive(methods)
-        saved = self._trials() if self._left() else Saved()
+        if self._left():
+            self._trials()
+        saved = self._studies.saved(methods)
         histories = self._studies.history(methods)
         self._board.show(histories)
         winners = {method: best(trials) for method, trials in histories.items()}
@@ -147,7 +154,7 @@ class _Run:
         histories = self._studies.history(self._sweep.methods)
         return not all(trial.state.over for trials in histories.values() for trial in trials)
 
-    def _trials(self) -> Saved:
+    def _trials(self) -> None:
         """Runs trials until none waits, here or elsewhere."""
         sweep, studies = self._sweep, self._studies
         prepared = ground.prepare(self._store, sweep.job, self._tuning, sweep.folder, self._board)
@@ -156,6 +163,11 @@ class _Run:
             f"base head {prepared.yardstick.base:.3f} on the {len(prepared.validation)} validation images; "
             f"trials learn the other {len(prepared.train)}"
         )
+        if len(prepared.validation) < _FEW:
+            self._board.note(
+                f"{len(prepared.validation)} validation images tell little: trials will tie, and fewer "
+                "parameters and lower rates win ties"
+            )
         packer = Packer(
             ground=prepared,
             studies=studies,
@@ -169,7 +181,6 @@ class _Run:
                 packer.run(taken)
             elif not studies.revive(sweep.methods):
                 time.sleep(_POLL_S)  # others run what is left
-        return packer.saved
 
     def _changed(self, taken: Taken, what: str) -> None:
         histories = self._studies.history(self._sweep.methods)

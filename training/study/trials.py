@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from training.study.grids import Point
+from training.study.grids import FACTOR, Point
 
 
 class State(StrEnum):
@@ -57,7 +57,10 @@ class Trial:
     @property
     def settings(self) -> str:
         """`rank 8, lr 0.001`: what sets it apart from the other trials of its method."""
-        return ", ".join(f"{_SHORT.get(name, name)} {_text(value)}" for name, value in self.point.items())
+        point = dict(self.point)
+        if (rate := self.recipe.get("learning_rate")) is not None and point.pop(FACTOR, None) is not None:
+            point["learning_rate"] = float(str(rate))
+        return ", ".join(f"{_SHORT.get(name, name)} {_text(value)}" for name, value in point.items())
 
     @property
     def order(self) -> tuple[float, int, float, float, int]:
@@ -89,7 +92,31 @@ class Trial:
         }
 
 
-_SHORT = {"learning_rate": "lr", "lr_factor": "lr x", "head_rate": "head lr", "weight_decay": "wd"}
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What sharing forwards saved.
+
+    Attributes:
+        packs, trials: How many packs of several trials there were, and how many trials were in them.
+        rows: Image rows that went through the frozen patch embedding.
+        rows_alone: Those that would have, had every trial run alone.
+        seconds: What the steps of those packs took.
+        seconds_alone: An estimate of what they would have taken: the steps of each trial, by one that was
+            timed alone.
+    """
+
+    packs: int = 0
+    trials: int = 0
+    rows: int = 0
+    rows_alone: int = 0
+    seconds: float = 0.0
+    seconds_alone: float = 0.0
+
+    def __add__(self, other: "Saved") -> "Saved":
+        return Saved(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+_SHORT = {"learning_rate": "lr", FACTOR: "lr x", "head_rate": "head lr", "weight_decay": "wd"}
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:

@@ -108,3 +108,10 @@ def test_a_batch_is_cropped_from_whole_images_whether_they_are_kept_or_not(
     assert torch.equal(batches[0], expected)
     kept = Resized(dataset, SPEC, vit, augmentation="resized-crop-flip")
     assert torch.equal(kept.batch(indices), Resized(dataset, SPEC, vit).batch(indices))
+
+
+def test_a_part_of_a_set_is_cropped_from_its_own_images(dataset: Dataset, vit: FrozenViT) -> None:
+    images = Resized(dataset, SPEC, vit, augmentation="resized-crop-flip")
+    part = images.part(torch.tensor([59, 3]))
+    of_part = part.batch(torch.tensor([1, 0]), torch.Generator().manual_seed(4))
+    assert torch.equal(of_part, images.batch(torch.tensor([3, 59]), torch.Generator().manual_seed(4)))

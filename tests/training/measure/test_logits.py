@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from model_store.resolution.loading import Loader
-from model_store.resolution.versions import ResolvedRoute, resolve
+from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import AdapterRef
-from model_store.routes.text import parse_route
-from model_store.store import Store
 from petl_vit import methods
-from petl_vit.batch import Batch, Row
+from petl_vit.batch import Row
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.functional import Functional
 from petl_vit.heads import LinearHead
@@ -21,12 +19,11 @@ from petl_vit.image_input import Preprocess
 from petl_vit.precision import Precision
 from petl_vit.preprocess import normalise
 from tests.training.answered import said
-from tests.training.conftest import SPEC, imported, recipe
+from tests.training.conftest import SPEC, recipe
+from tests.training.measure.conftest import Resolving
 from training.data import shifts
-from training.data.dataset import subset
 from training.data.pixels import load_pixels
 from training.data.records import Dataset, Images, Selection
-from training.data.sources import load_dataset
 from training.measure import logits as measured
 from training.measure.logit_store import LogitStore
 from training.measure.logits import Logits, logits_of_routes, logits_under
@@ -35,35 +32,8 @@ from training.run.job import Job, run
 pytestmark = pytest.mark.numerics
 
 
-@pytest.fixture(scope="module")
-def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    """A store with two adapters, which no test here changes."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    store = Store.open(str(folder / "store"))
-    backbone = imported(store)
-    for method in ("lora", "vpt_deep"):
-        job = Job(
-            backbone=backbone.digest,
-            task="digits",
-            name=method,
-            data="digits",
-            limit=60,
-            recipe=recipe(method, epochs=1, learning_rate=1e-2),
-            runs=folder / "runs",
-            measure_precision=Precision.FP32,
-        )
-        run(store, job)
-    return Loader(store, store.backbones.get(backbone.digest))
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    return subset(load_dataset("digits"), 60, 0)
-
-
-def resolved(loader: Loader, text: str, task: str = "digits") -> ResolvedRoute:
-    digest = loader.record.digest
-    return resolve(parse_route(text), task=task, store=loader.store, backbone_digest=digest)
+def resolved(loader: Loader, text: str) -> ResolvedRoute:
+    return Resolving(loader)(text)
 
 
 def offline(loader: Loader, name: str, pixels: torch.Tensor) -> torch.Tensor:
@@ -149,8 +119,6 @@ def test_a_shift_is_applied_after_resizing_in_an_order_that_the_images_decide(
     pixels = shifts.apply(load_pixels(dataset, SPEC)[order], "noise", 5, seed=0)
     expected = offline(loader, "lora", pixels).numpy()
     assert shifted.of(resolved(loader, "lora"))[order, 0] == pytest.approx(expected, abs=1e-3)
-    listed = subset(dataset, len(dataset), 0)
-    assert listed.fingerprints == dataset.fingerprints
     places = list(range(len(dataset)))[::-1]
     backwards = replace(
         dataset,
@@ -250,19 +218,6 @@ def test_images_are_decoded_and_shifted_once_for_all_routes(
     logits_under(loader, routes(loader), replace(dataset, images=images), under)
     assert images.reads == Counter(range(len(dataset)))
     assert shifted == {"noise": 1, "blur": 1}
-
-
-@pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
-    """The rows of every forward."""
-    found, logits_of = list[Row](), Batch.logits
-
-    def counted(batch: Batch, images: torch.Tensor, some: Sequence[Row]) -> list[torch.Tensor]:
-        found.extend(some)
-        return logits_of(batch, images, some)
-
-    monkeypatch.setattr(Batch, "logits", counted)
-    return found
 
 
 def test_a_member_of_several_routes_is_computed_once(

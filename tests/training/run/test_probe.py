@@ -47,3 +47,16 @@ def test_features_do_not_depend_on_the_batches_they_come_in(images: Resized, vit
     assert small.shape == (60, vit.arch.width)
     assert sum(done) == 120
     assert torch.allclose(small, large, atol=1e-5)
+
+
+@pytest.mark.parametrize("present", [(0, 3), (1, 2, 4)])
+def test_classes_without_images_are_never_the_answer(present: tuple[int, ...]) -> None:
+    y = torch.tensor(present)[torch.arange(60) % len(present)]
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) + y[:, None]
+    head = probe.fit(x, y, 5)
+    assert head.weight.shape == (5, 8)
+    probabilities = head.logits(x).softmax(dim=1)
+    absent = [label for label in range(5) if label not in present]
+    assert float(probabilities[:, absent].max()) < 1e-3
+    one = probe.fit(x, torch.unique(y, return_inverse=True)[1], len(present))
+    assert torch.allclose(head.weight[list(present)], one.weight, atol=1e-5)

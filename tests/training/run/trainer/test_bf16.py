@@ -12,8 +12,9 @@ from tests.petl_vit.backbones import FAMILIES, family
 from tests.training.conftest import recipe
 from tests.training.run.trainer.runs import tensors, trainer
 from training.data.loading import Resized
+from training.run.feed import Batch
 from training.run.precision import frozen
-from training.run.trainer import Batch, Trainer, losses_of
+from training.run.trainer import Trainer, losses_of
 
 
 def one_step(subject: Trainer, images: Resized) -> float:

@@ -1,0 +1,162 @@
+"""Eight adapters of eight methods for each fold of a labelled set, and what they say of the fold held out.
+
+Every image is answered by members that were trained on other images, so a whole set can be used to learn and
+to judge what combines them. A folder keeps what was trained, and a second run trains only what it lacks.
+
+Shapes: n images, K members, C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from model_store.resolution.loading import Loader
+from model_store.resolution.versions import ResolvedRoute, backbone_of, resolve
+from model_store.routes.text import parse_route
+from model_store.sources import backbones
+from model_store.store import Store
+from petl_vit.batch import Batch, Model
+from petl_vit.logits import images_at_once, logits_of_images
+from petl_vit.preprocess import normalise
+from training.data import shifts
+from training.data.dataset import align_classes, without
+from training.data.loading import Resized
+from training.data.records import Dataset
+from training.progress import Bars
+from training.run.job import Job, run_together
+from training.run.recipe import Recipe
+
+METHODS = ("lora", "ssf", "adaptformer", "bitfit", "vpt_deep", "repadapter", "convpass", "fact_tk")
+"""One of each family that can learn in one forward with the others."""
+NAMES = tuple(method.replace("_", "-") for method in METHODS)
+ROUTE = ", ".join(NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What members say of labelled images.
+
+    Attributes:
+        logits: float64 [n, K, C], the members in order of `METHODS`.
+        labels: [n].
+    """
+
+    name: str
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How members are trained.
+
+    Attributes:
+        precision: Of training.
+    """
+
+    image_size: int
+    epochs: int
+    precision: str = "fp32"
+    batch_size: int = 32
+    seed: int = 0
+
+
+def folds_of(dataset: Dataset, count: int, seed: int = 0) -> Iterator[tuple[Dataset, Dataset]]:
+    """The training and the held-out images of every fold; copies of an image are in one fold."""
+    copies = np.array(dataset.fingerprints)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for train, heldout in splitter.split(np.zeros(len(dataset)), dataset.labels.numpy(), copies):
+        yield without(dataset, set(copies[heldout])), without(dataset, set(copies[train]))
+
+
+def joined(name: str, several: Sequence[Said]) -> Said:
+    """What members of several folds say, each of its own images, as of one set."""
+    return Said(
+        name=name,
+        logits=np.concatenate([said.logits for said in several]),
+        labels=np.concatenate([said.labels for said in several]),
+    )
+
+
+class Bench:
+    """A store in a folder with one backbone, in which members are trained and asked.
+
+    Args:
+        source: As `corolla backbones import` takes it.
+        architecture: Of a checkpoint file.
+    """
+
+    def __init__(self, folder: Path, source: str, architecture: str | None = None) -> None:
+        self._folder = folder
+        self._store = Store.open(str(folder / "store"))
+        if not self._store.backbones.list():
+            imported = backbones.read(source, backbones.Request(architecture=architecture))
+            self._store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
+        self.loader = Loader(self._store, self._store.backbones.get(None))
+
+    def train(self, task: str, train: Dataset, heldout: Dataset, plan: Plan) -> None:
+        """Trains the members of a task together, but for those that are registered."""
+        data, other = self._written(f"{task}-train", train), self._written(f"{task}-heldout", heldout)
+        jobs = [
+            Job(
+                backbone=self.loader.record.digest,
+                task=task,
+                name=name,
+                data=data,
+                heldout=other,
+                image_size=plan.image_size,
+                runs=self._folder / "runs",
+                recipe=Recipe.of(
+                    method=method,
+                    epochs=plan.epochs,
+                    batch_size=plan.batch_size,
+                    drop_path=0.0,
+                    seed=plan.seed,
+                    precision=plan.precision,
+                ),
+            )
+            for name, method in zip(NAMES, METHODS, strict=True)
+        ]
+        run_together(self._store, jobs, Bars())
+
+    def route(self, task: str) -> ResolvedRoute:
+        """The mean of all members of a task."""
+        route = parse_route(ROUTE)
+        digest = backbone_of(route, task=task, store=self._store)
+        return resolve(route, task=task, store=self._store, backbone_digest=digest)
+
+    def models(self, task: str) -> list[Model]:
+        """The members of a task as they run."""
+        return list(self.loader.models(self.route(task)))
+
+    def ask(self, task: str, dataset: Dataset, shift: tuple[str, int] | None = None) -> Said:
+        """What the members of a task say of images, in the order of the task's classes."""
+        route, models = self.route(task), self.models(task)
+        dataset = align_classes(dataset, route.classes)
+        vit = self.loader.vit(route.preprocess.image_size)
+        batch, images, parts = Batch(vit), Resized(dataset, route.preprocess, vit), []
+        for places in images.batches(images_at_once(len(models))):
+            pixels = images.pixels(places)
+            if shift is not None:
+                pixels = shifts.apply(pixels, *shift, seed=int(places[0]))
+            of_models = logits_of_images(batch, models, normalise(pixels, route.preprocess))
+            parts.append(torch.stack(of_models, dim=1))
+        name = dataset.name if shift is None else f"{shift[0]}:{shift[1]}"
+        return Said(name=name, logits=torch.cat(parts).double().numpy(), labels=dataset.labels.numpy())
+
+    def _written(self, name: str, dataset: Dataset) -> str:
+        """The images of a set in a file of their own; all have one size."""
+        path = self._folder / f"{name}.npz"
+        pixels = torch.stack([dataset.images[i] for i in range(len(dataset))])
+        np.savez(
+            path,
+            images=pixels.permute(0, 2, 3, 1).numpy(),
+            labels=dataset.labels.numpy(),
+            classes=np.array(dataset.classes),
+        )
+        return str(path)

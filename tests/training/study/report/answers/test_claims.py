@@ -1,0 +1,62 @@
+import pytest
+
+from tests.training.study.report.small import curve, joined, small
+from training.study.report.answers.claims import verdicts
+from training.study.report.material import Material
+
+CLAIMS = ("similar", "linear", "full", "size", "mistakes", "ensembles", "diversity", "shift", "wise")
+HERE = {"linear:1": 0.80, "layernorm:1": 0.90, "bitfit:1": 0.91, "lora:1": 0.92, "full:1": 0.85}
+
+
+def said(material: Material) -> dict[str, str]:
+    return {name: one.verdict for name, one in zip(CLAIMS, verdicts(material), strict=True)}
+
+
+def of(there: dict[str, float] | None = None, **more: object) -> dict[str, str]:
+    accuracies = {"photo": HERE} | ({"sketch": HERE | there} if there else {})
+    return said(Material(evaluation=small(accuracies, **more)))  # type: ignore[arg-type]
+
+
+def test_claims_about_single_methods_hold_where_paired_tests_say_so() -> None:
+    similar = verdicts(Material(evaluation=small({"photo": HERE})))[0]
+    assert similar.because.endswith("; 0 of 3 pairs differ by more than chance.")
+    found = of()
+    assert (found["similar"], found["linear"], found["full"]) == ("holds here", "holds here", "holds here")
+
+
+def test_methods_of_which_some_pairs_are_told_apart_are_similar_in_part() -> None:
+    found = small({"photo": {"layernorm:1": 0.885, "bitfit:1": 0.92, "lora:1": 0.90, "linear:1": 0.96}})
+    assert said(Material(evaluation=found))["similar"] == "holds in part"
+    assert said(Material(evaluation=found))["linear"] == "does not hold here"
+
+
+@pytest.mark.parametrize(
+    ("full", "verdict"), [(0.5, "holds here"), (0.61, "cannot be told"), (0.8, "does not hold here")]
+)
+def test_petl_keeps_shifted_accuracy_only_where_it_is_measurably_above_full(
+    full: float, verdict: str
+) -> None:
+    there = {"layernorm:1": 0.6, "bitfit:1": 0.61, "lora:1": 0.62, "full:1": full}
+    assert of(there)["shift"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.04, "holds here"), (0.01, "cannot be told"), (-0.05, "does not hold here")]
+)
+def test_an_ensemble_has_to_beat_its_best_member_and_its_control(gain: float, verdict: str) -> None:
+    assert of(ensembles=(joined(gain),))["ensembles"] == verdict
+    found = of(ensembles=(joined(0.04, over_control=gain),))
+    assert (found["ensembles"], found["diversity"]) == ("holds here", verdict)
+
+
+@pytest.mark.parametrize(
+    ("half", "verdict"), [(0.7, "holds here"), (0.61, "cannot be told"), (0.5, "does not hold here")]
+)
+def test_interpolation_gives_accuracy_back_only_beyond_chance(half: float, verdict: str) -> None:
+    curves = (curve("lora:1", (0.8, 0.9, 0.92), (0.6, half, 0.6)),)
+    assert of({"lora:1": 0.6}, curves=curves)["wise"] == verdict
+
+
+def test_what_was_not_measured_is_said_to_be_so() -> None:
+    found = said(Material(evaluation=small({"photo": {"lora:1": 0.9}})))
+    assert set(found.values()) == {"was not measured"}

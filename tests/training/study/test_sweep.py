@@ -1,0 +1,226 @@
+"""A sweep from its grid to the registered winners."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from model_store.store import Store
+from petl_vit.errors import InvalidInput
+from petl_vit.vit import FrozenViT
+from tests.training.run.notes import Notes
+from tests.training.study.conftest import RATES, Shown, grid, with_recipe
+from training.run import epochs, trainer
+from training.run import job as jobs
+from training.run.precision import frozen
+from training.run.recipe import Recipe
+from training.study import pack, studies
+from training.study.sweep import Sweep, Swept, run
+from training.study.trials import State
+
+
+def events(swept: Swept, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in swept.log.read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def values(swept: Swept) -> dict[str, list[float | None]]:
+    return {tuned.method: [trial.value for trial in tuned.trials] for tuned in swept.methods}
+
+
+def test_each_methods_winner_is_what_train_makes_of_its_recipe_and_has_the_history(
+    store: Store, sweep: Sweep
+) -> None:
+    board = Shown()
+    sweep = replace(sweep, methods=("bitfit", "ssf", "linear"))
+    swept = run(store, sweep, board)
+
+    assert [tuned.method for tuned in swept.methods] == ["bitfit", "ssf", "linear"]
+    assert board.stages.count("reading training images") == 3  # the trials, and two runs of winners
+    for tuned in swept.methods:
+        assert tuned.winner is not None
+        assert tuned.outcome is not None
+        manifest = tuned.outcome.manifest
+        history: Any = manifest.training["sweep"]
+        assert [one["state"] for one in history["trials"]] == ["complete", "complete"]
+        assert [one["recipe"]["learning_rate"] for one in history["trials"]] == [*RATES]
+        assert history["chosen"] == tuned.winner.place
+        assert (history["study"], history["grid"]) == ("tiny", "tiny")
+        assert (history["train_images"], history["validation_images"]) == (50, 10)
+        chosen = history["trials"][history["chosen"]]
+        assert chosen["value"] == max(one["value"] for one in history["trials"])
+        assert [*chosen["values"]] == ["1", "2", "3"]
+        assert manifest.training["images"] == 60
+        assert manifest.training["learning_rate"] == chosen["recipe"]["learning_rate"]
+        job = replace(sweep.job, name=tuned.method, recipe=Recipe.of(**tuned.winner.recipe))
+        assert jobs.run(store, job).reused
+    assert swept.saved.packs == 1
+    assert swept.saved.trials == 4
+    assert swept.saved.rows_alone == 4 * swept.saved.rows
+    assert not list((sweep.folder / "states").iterdir())
+
+
+def test_the_same_sweep_again_trains_nothing(store: Store, sweep: Sweep) -> None:
+    sweep = replace(sweep, methods=("bitfit",))
+    first, notes = run(store, sweep, Shown()), Shown()
+    again = run(store, sweep, notes)
+
+    assert notes.stages == []
+    assert values(again) == values(first)
+    assert [tuned.outcome and tuned.outcome.reused for tuned in again.methods] == [True]
+
+
+def test_trials_of_one_forward_end_as_each_would_alone(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exact(vit: FrozenViT, *given: Any) -> FrozenViT:
+        return frozen(vit.to(dtype=torch.float64), *given)
+
+    monkeypatch.setattr("training.study.ground.frozen", exact)
+    ends: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+
+    def remembering(adapters: Any, *given: Any, **named: Any) -> Any:
+        results = run_epochs(adapters, *given, **named)
+        for adapter, result in zip(adapters, results, strict=True):
+            ends[adapter.name, len(adapters)] = result.tensors
+        return results
+
+    run_epochs = epochs.run_epochs
+    monkeypatch.setattr(pack, "run_epochs", remembering)
+    together = run(store, replace(sweep, name="together"), Shown())
+    alone = run(store, replace(sweep, name="alone", together=1), Shown())
+
+    assert values(together) == values(alone)
+    assert (together.saved.packs, alone.saved.packs) == (1, 0)
+    for name in ("bitfit 1", "bitfit 2", "ssf 1", "ssf 2"):
+        for key, tensor in ends[name, 4].items():
+            torch.testing.assert_close(ends[name, 1][key], tensor, rtol=1e-6, atol=1e-9, msg=f"{name} {key}")
+
+
+def test_a_killed_sweep_repeats_no_finished_trial_and_no_epoch(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = replace(sweep, together=2)
+    whole = run(store, replace(sweep, name="whole"), Shown())
+    beats: list[Any] = []
+    heartbeat = studies.Studies.heartbeat
+
+    def killed(of: Any, taken: Any, **signs: Any) -> None:
+        heartbeat(of, taken, **signs)
+        beats.append(taken)
+        if len(beats) == 9:  # of the second pack's second epoch, after the first trial
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies.Studies, "heartbeat", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, replace(sweep, job=replace(sweep.job, again=True)), Shown())
+    swept = run(store, sweep, Shown())
+
+    assert values(swept) == values(whole)
+    assert len(events(swept, "begun")) == 4 + 2
+    assert len(beats) == 9 + 4  # after one saved epoch, two more of two trials
+    assert [trial.state for tuned in swept.methods for trial in tuned.trials] == [State.COMPLETE] * 4
+
+
+def test_an_unfinished_sweep_is_not_gone_on_with_as_another_one(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack.Packer, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(store, sweep, Shown())
+    other = with_recipe(sweep, epochs=1)
+    with pytest.raises(InvalidInput, match=r"unfinished \(bitfit, ssf\).*epochs was 3 and is 1"):
+        run(store, other, Shown())
+    with pytest.raises(InvalidInput, match=r"data was digits, 60 images .* and is digits, 50 images"):
+        run(store, replace(sweep, job=replace(sweep.job, limit=50)), Shown())
+    with pytest.raises(InvalidInput, match="the trials of bitfit, ssf are others"):
+        run(store, replace(sweep, trials=1), Shown())
+    swept = run(store, replace(other, restart=True), Shown())
+    assert all(tuned.outcome for tuned in swept.methods)
+    assert all(tuned.outcome for tuned in run(store, replace(other, trials=1), Shown()).methods)
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_alone(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = trainer.Trainer.loss
+
+    def diverging(of: trainer.Trainer, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        value = loss(of, features, labels)
+        return value * float("nan") if of.name == "ssf 2" and of.epoch == 1 else value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "loss", diverging)
+        swept = run(store, sweep, Shown())
+    plain = run(store, replace(sweep, name="plain"), Shown())
+
+    failed = swept.methods[1].trials[1]
+    assert (failed.state, failed.reason) == (
+        State.FAILED,
+        "diverged: the loss of ssf 2 became nan in epoch 2",
+    )
+    assert failed.value is None
+    assert [*failed.values] == [1]
+    assert values(swept)["bitfit"] == values(plain)["bitfit"]
+    assert values(swept)["ssf"] == [values(plain)["ssf"][0], None]
+    assert swept.methods[1].outcome is not None
+    history: Any = swept.methods[1].outcome.manifest.training["sweep"]
+    assert history["trials"][1]["reason"] == failed.reason
+
+
+def test_a_method_without_a_complete_trial_has_no_adapter_and_says_why(store: Store, sweep: Sweep) -> None:
+    only = grid(selective={"blocks": ("5",)}, bitfit={"learning_rate": (1e-3,)})
+    swept = run(store, replace(sweep, grid=only, methods=("selective", "bitfit")), Shown())
+
+    failed, fine = swept.methods
+    assert failed.outcome is None
+    assert failed.problem == "no trial is complete"
+    assert "there is no block 5" in failed.trials[0].reason
+    assert fine.outcome is not None
+
+
+@pytest.mark.parametrize("alone_too", [False, True])
+def test_a_pack_that_does_not_fit_into_memory_runs_one_by_one(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, alone_too: bool
+) -> None:
+    run_epochs = epochs.run_epochs
+
+    def small(adapters: Any, *given: Any, **named: Any) -> Any:
+        if len(adapters) > 1 or (alone_too and adapters[0].name == "ssf 1"):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return run_epochs(adapters, *given, **named)
+
+    monkeypatch.setattr(pack, "run_epochs", small)
+    swept = run(store, with_recipe(sweep, epochs=1), Shown())
+
+    states = [trial.state for tuned in swept.methods for trial in tuned.trials]
+    assert states == [State.COMPLETE] * 2 + [State.FAILED if alone_too else State.COMPLETE, State.COMPLETE]
+    assert swept.methods[1].trials[0].reason.startswith("out of memory: " if alone_too else "")
+
+
+def test_a_full_disk_while_winners_are_published_registers_nothing_half(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = with_recipe(sweep, epochs=1)
+    publish, notes = type(store.adapters).publish, Notes()
+
+    def full(adapters: Any, draft: Any, *given: Any, **named: Any) -> Any:
+        if draft.name == "ssf":
+            raise OSError(28, "No space left on device")
+        return publish(adapters, draft, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.adapters), "publish", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(store, sweep, Shown())
+    assert store.adapters.versions("digits", "ssf") == []
+    swept = run(store, sweep, board := Shown())
+    assert [tuned.outcome and tuned.outcome.reused for tuned in swept.methods] == [True, False]
+    assert "fitting the base head" not in board.stages + notes.stages
+    assert len(events(swept, "begun")) == 4

@@ -1,0 +1,1 @@
+"""One page that a person reads about the methods of one task: figures, words and tests."""

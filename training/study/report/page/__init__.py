@@ -1,0 +1,1 @@
+"""How the page looks: its template, its style and the script that sorts tables."""

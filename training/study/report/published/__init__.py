@@ -1,0 +1,1 @@
+"""The study's published results, as files; see SOURCE.md beside them."""
