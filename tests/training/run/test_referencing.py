@@ -18,6 +18,7 @@ from tests.training.run.notes import Notes
 from training.data.dataset import align_classes
 from training.data.pixels import load_pixels
 from training.data.sources import load_dataset
+from training.run import probe
 from training.run.job import Job, run, run_together
 
 
