@@ -67,7 +67,8 @@ def published_curves() -> Figure:
     ]
     return Figure(
         title=title,
-        caption=f"CLIP ViT-B/16; shifted: ImageNet-V2, ImageNet-R, ImageNet-Sketch, ImageNet-A. Source: {SOURCE}.",
+        caption="CLIP ViT-B/16; shifted: ImageNet-V2, ImageNet-R, ImageNet-Sketch, ImageNet-A. "
+        f"Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(
