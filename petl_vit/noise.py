@@ -23,6 +23,8 @@ class Noise:
         self._generator = torch.Generator(device).manual_seed(seed)
         self._rows: slice | None = None
         self._batch, self._drawn, self._next = 0, list[Tensor](), 0
+        self.drawn_bytes = 0
+        """Of all masks so far."""
 
     def part(self, first: int, stop: int, batch: int) -> None:
         """Says which rows of a batch the next forward has; parts follow each other from row 0.
@@ -61,6 +63,7 @@ class Noise:
 
     def _draw(self, shape: tuple[int, ...], rate: float) -> Tensor:
         mask = torch.empty(shape, dtype=torch.bool, device=self._generator.device)
+        self.drawn_bytes += mask.nbytes
         return mask.bernoulli_(1 - rate, generator=self._generator)
 
 

@@ -9,19 +9,14 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
+from petl_vit import heap
+
 PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 """Entries of two caches. For every shape of a bf16 product oneDNN keeps code (0.36 MiB) and PyTorch a
 description (0.32 MiB), by default of 1,024 shapes, and every number of rows is a shape. Both caches must hold
 the shapes of one forward. More entries do not pay: a server answers as many images with 32 as with 256."""
 
-_LARGEST_BLOCK = 32 * 2**20  # the largest threshold that glibc accepts
-_MALLOC = {
-    # In an arena of the engine's thread, activations would be unmapped and mapped again with most forwards.
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_THRESHOLD_": (-3, _LARGEST_BLOCK),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 4 * _LARGEST_BLOCK),
-}
-"""glibc's variables, and the option and value of `mallopt` that mean the same."""
+_KEPT_FREE = 4 * heap.LARGEST_BLOCK
 
 
 def bound_memory(
@@ -37,11 +32,7 @@ def bound_memory(
     """
     for name, value in PRODUCTS.items():
         environ.setdefault(name, value)
-    with suppress(OSError, AttributeError):  # other C libraries have neither file nor function
-        call = mallopt or ctypes.CDLL("libc.so.6").mallopt
-        for name, (option, size) in _MALLOC.items():
-            if name not in environ:
-                call(option, size)
+    heap.keep(environ, free=_KEPT_FREE, mallopt=mallopt)
 
 
 def settle() -> None:

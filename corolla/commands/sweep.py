@@ -1,5 +1,6 @@
 """`corolla sweep`: tunes methods by a grid and registers each one's winner."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from corolla.flags import epilog, option_of
 from corolla.task_input import apply_transform, task_input
 from model_store.names import check_name
 from model_store.store import Store
+from petl_vit import heap
 from petl_vit.precision import Precision
 from training.run.recipe import Recipe
 from training.study import grids
@@ -139,6 +141,7 @@ def sweep(**options: Any) -> None:
     Trials learn a part of the training images and are measured on the rest of them. The winner of each method
     is trained on both and registered as `corolla train` would do it.
     """
+    heap.keep(os.environ)
     store = Store.open(url := options.pop("url"))
     methods = grids.chosen_methods([*options.pop("names"), *options.pop("more")])
     grid = grids.grid_of(options.pop("grid_name"))

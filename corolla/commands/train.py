@@ -4,6 +4,7 @@ Further adapters of the same run are given as texts, which are parsed by the com
 computes is imported once the arguments are read.
 """
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from corolla.group import CommandGroup
 from corolla.method_settings import recipe_of, trainable
 from corolla.task_input import apply_transform, task_input
 from model_store.store import Store
-from petl_vit import summaries
+from petl_vit import heap, summaries
 from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.summaries import Summary
@@ -76,6 +77,12 @@ _COMMON: list[flags.Decorator] = [
     _of_recipe("precision"),
     flags.precision(
         "What held-out images are measured in, as a server's --precision", flag="--measure-precision"
+    ),
+    click.option(
+        "--micro-batch",
+        type=click.IntRange(1),
+        help="Images of one forward and backward: less memory, with the same result to rounding.  [default: "
+        "the batch, or as many as fit in memory]",
     ),
     flags.device,
     click.option(
@@ -211,6 +218,7 @@ def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
 
 
 def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
+    heap.keep(os.environ)
     store = Store.open(options.pop("url"))
     as_json, others = options.pop("as_json"), options.pop("others")
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"

@@ -6,6 +6,7 @@ PyTorch's gradient of it takes three times as long in bf16 there. On other devic
 Shapes: B rows, N tokens, n added keys, D width, H heads, d head width.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,8 +20,8 @@ from petl_vit.products import wide
 
 _FORWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
-_AT_ONCE = 2**20
-"""Bytes of the queries, keys and values of so many rows as the gradient is computed of at once."""
+_AT_ONCE = 2**18
+"""Elements of the queries, keys and values of so many rows as the gradient is computed of at once."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -56,8 +57,11 @@ class _SelfAttention(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, out, sums = ctx.saved_tensors
         of_qkv = torch.empty_like(qkv)
-        q, k, v = split_heads(qkv, ctx.heads)
-        _backward(grad, (q, k, v), out, sums, split_heads(of_qkv, ctx.heads))
+        for part in _parts(qkv):
+            q, k, v = split_heads(wide(qkv[part]), ctx.heads)
+            found = _backward(grad[part], q, k, v, out[part], sums[part])
+            for into, of_one in zip(split_heads(of_qkv[part], ctx.heads), found, strict=True):
+                into.copy_(of_one)
         return of_qkv, None
 
 
@@ -73,10 +77,20 @@ class _Attention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, sums = ctx.saved_tensors
-        found = tuple(torch.empty_like(x.transpose(1, 2)).transpose(1, 2) for x in (q, k, v))
-        _backward(grad, (q, k, v), out, sums, found)
-        return found
+        *inputs, out, sums = ctx.saved_tensors
+        gradients = [torch.empty_like(x) for x in inputs]
+        for part in _parts(*inputs):
+            q, k, v = (wide(x[part]) for x in inputs)
+            found = _backward(grad[part], q, k, v, out[part], sums[part])
+            for into, of_one in zip(gradients, found, strict=True):
+                into[part].copy_(of_one)
+        return tuple(gradients)
+
+
+def _parts(*inputs: Tensor) -> Iterator[slice]:
+    """The rows [B, ...] that the gradient is computed of at once."""
+    rows = max(1, _AT_ONCE // max(1, sum(x[0].numel() for x in inputs)))
+    return (slice(first, first + rows) for first in range(0, len(inputs[0]), rows))
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,15 +99,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return out, sums
 
 
-def _backward(
-    grad: Tensor, inputs: tuple[Tensor, ...], out: Tensor, sums: Tensor, found: tuple[Tensor, ...]
-) -> None:
-    """Writes the gradients of queries, keys and values, from that of the output [B, N, D]."""
+def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor) -> Sequence[Tensor]:
+    """The gradients of queries, keys and values, from that of the output [b, N, D]."""
     of_out = wide(grad).unflatten(-1, (out.shape[1], -1)).transpose(1, 2)
-    rows = max(1, _AT_ONCE // max(1, sum(x[0].numel() * out.itemsize for x in inputs)))
-    for first in range(0, len(grad), rows):
-        part = slice(first, first + rows)
-        q, k, v = (wide(x[part]) for x in inputs)
-        of_part = cast("Any", _BACKWARD)(of_out[part], q, k, v, out[part], sums[part], 0.0, False)
-        for into, of_one in zip(found, of_part, strict=True):
-            into[part].copy_(of_one)
+    found: Sequence[Tensor] = cast("Any", _BACKWARD)(of_out, q, k, v, out, sums, 0.0, False)
+    return found

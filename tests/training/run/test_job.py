@@ -184,8 +184,9 @@ def test_a_killed_job_registers_nothing_and_the_next_run_ends_as_if_it_had_not_b
     assert store.adapters.list() == []
     notes = Notes()
     resumed = run(store, job, notes)
-    assert len(notes.notes) == 1
     assert notes.notes[0].startswith("resuming after epoch ")
+    assert notes.notes[1].startswith("training takes about ")
+    assert len(notes.notes) == 2
     assert not resumed.reused
     assert list(job.runs.iterdir()) == []
     whole = run(store, replace(job, name="whole"))

@@ -1,0 +1,1 @@
+"""What `benchmarks.training` measures: steps in this process, peaks of memory in processes of their own."""
