@@ -94,16 +94,20 @@ class Packer:
             return
         try:
             self._train(several)
+        except InvalidInput as error:
+            if error.field == "runs":  # the folder of states cannot be written: no trial would end well
+                raise
+            self._alone_after(error.problem, several)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            self._alone_after(error, several)
+            self._alone_after(f"out of memory: {str(error).splitlines()[0]}", several)
 
-    def _alone_after(self, error: Exception, several: Sequence[tuple[Taken, Planned]]) -> None:
-        reason = f"out of memory: {str(error).splitlines()[0]}"
+    def _alone_after(self, reason: str, several: Sequence[tuple[Taken, Planned]]) -> None:
+        """Runs one by one the trials that failed together; one that was alone fails."""
         over = self._over(several)
         left = [pair for pair in several if pair[0] not in over]
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         for taken, trial in left:
             if len(several) == 1:
@@ -299,7 +303,8 @@ class _Steps:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda n: self._times.append(time.perf_counter())
+        steps = name.startswith("training ")
+        yield lambda n: self._times.append(time.perf_counter()) if steps else None
 
     def note(self, text: str) -> None:
         pass

@@ -186,15 +186,19 @@ def test_a_method_without_a_complete_trial_has_no_adapter_and_says_why(store: St
     assert fine.outcome is not None
 
 
-@pytest.mark.parametrize("alone_too", [False, True])
+ALLOCATION = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+TOO_LARGE = InvalidInput("out of memory: one image takes 9 GiB", field="batch_size")
+
+
+@pytest.mark.parametrize(("error", "alone_too"), [(ALLOCATION, True), (TOO_LARGE, False)])
 def test_a_pack_that_does_not_fit_into_memory_runs_one_by_one(
-    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, alone_too: bool
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, error: Exception, alone_too: bool
 ) -> None:
     run_epochs = epochs.run_epochs
 
     def small(adapters: Any, *given: Any, **named: Any) -> Any:
         if len(adapters) > 1 or (alone_too and adapters[0].name == "ssf 1"):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+            raise error
         return run_epochs(adapters, *given, **named)
 
     monkeypatch.setattr(pack, "run_epochs", small)
