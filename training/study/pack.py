@@ -7,7 +7,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -123,12 +123,15 @@ class Packer:
     def _planned(self, taken: Taken) -> tuple[Taken, Planned] | None:
         """A trial as it is trained; None where it fails before that, as settings do not fit the backbone."""
         try:
-            trial = planned(taken.method, taken.point, self.common, str(taken))
-            trial.method.shapes(self.ground.vit.arch)
+            return taken, self._fitting(taken)
         except InvalidInput as error:
             self.end(taken, State.FAILED, reason=str(error))
             return None
-        return taken, with_rates(trial, taken.point, len(self.ground.train))
+
+    def _fitting(self, taken: Taken) -> Planned:
+        trial = planned(taken.method, taken.point, self.common, str(taken))
+        trial.method.shapes(self.ground.vit.arch)
+        return with_rates(trial, taken.point, len(self.ground.train))
 
     def _train(self, several: Sequence[tuple[Taken, Planned]]) -> None:
         ground = self.ground
@@ -189,26 +192,49 @@ class Packer:
             seconds_alone=alone * per_epoch,
         )
 
+    def joint_share(self, taken: Sequence[Taken]) -> float:
+        """What a step of trials in one forward takes, relative to their steps alone; measured now."""
+        trials = []
+        for one in taken:
+            with suppress(InvalidInput):  # it fails when it runs
+                trials.append(self._fitting(one))
+        alone = sum(self._alone(trial) for trial in trials)
+        return self._step_s(trials) / alone if alone else 1.0
+
     def _alone(self, trial: Planned) -> float:
-        """Seconds of a step of a trial alone, without the optimiser's; measured once for each setting."""
+        """A step of a trial alone, measured once for each setting."""
         key = canonical_json([trial.recipe.method, trial.recipe.config])
         if key not in self._alone_s:
-            ground, recipe = self.ground, trial.recipe
-            trainer = Trainer(ground.vit, trial.method, ground.base_head, recipe, on=ground.on)
-            places = torch.arange(min(recipe.batch_size, len(ground.train)))
-            batch = Batch(inputs=ground.train.batch(places), labels=ground.train.labels[places])
-            batch = replace(batch, labels=batch.labels.to(batch.inputs.device))
-            times = []
-            for _ in range(2):
-                trainer.begin_epoch(0, 1)
-                started = time.perf_counter()
-                torch.autograd.backward(losses_of([trainer], [batch], [0]))
-                if batch.inputs.is_cuda:
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - started)
-                trainer.optimizer.zero_grad(set_to_none=True)
-            self._alone_s[key] = min(times)
+            self._alone_s[key] = self._step_s([trial])
         return self._alone_s[key]
+
+    def _step_s(self, trials: Sequence[Planned]) -> float:
+        """Seconds of a step of trials in one forward, without the optimiser's; the faster of two.
+
+        On a CPU of all its threads together, so that other programs do not count.
+        """
+        ground, clock = self.ground, time.perf_counter
+        if ground.on.device.type == "cpu":
+            clock = time.process_time
+        trainers = [
+            Trainer(ground.vit, t.method, ground.base_head, t.recipe, on=ground.on, name=t.name)
+            for t in trials
+        ]
+        places = torch.arange(min(self.common.batch_size, len(ground.train)))
+        inputs = ground.train.batch(places)
+        batch = Batch(inputs=inputs, labels=ground.train.labels[places].to(inputs.device))
+        times = []
+        for _ in range(2):
+            for trainer in trainers:
+                trainer.begin_epoch(0, 1)
+            started = clock()
+            torch.autograd.backward(losses_of(trainers, [batch], [0] * len(trainers)))
+            if inputs.is_cuda:
+                torch.cuda.synchronize()
+            times.append(clock() - started)
+            for trainer in trainers:
+                trainer.optimizer.zero_grad(set_to_none=True)
+        return min(times)
 
 
 class _Watch:

@@ -54,6 +54,7 @@ def sweep(store: Store, tmp_path: Path) -> Sweep:
         methods=("bitfit", "ssf"),
         job=job,
         prune=False,
+        together=4,
         storage=str(tmp_path / "trials.log"),
     )
 

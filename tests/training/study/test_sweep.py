@@ -209,6 +209,18 @@ def test_a_pack_that_does_not_fit_into_memory_runs_one_by_one(
     assert swept.methods[1].trials[0].reason.startswith("out of memory: " if alone_too else "")
 
 
+@pytest.mark.parametrize(("share", "packs"), [(0.9, 1), (1.1, 0)])
+def test_trials_share_forwards_where_that_is_measured_to_be_faster(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, share: float, packs: int
+) -> None:
+    monkeypatch.setattr(pack.Packer, "joint_share", lambda packer, taken: share)
+    board = Shown()
+    swept = run(store, with_recipe(replace(sweep, together=None), epochs=1), board)
+    assert swept.saved.packs == packs
+    told = "trials share forwards" if packs else "trials run one by one"
+    assert any(note.startswith(f"{told}: a joint step of 4 trials takes {share:.2f}") for note in board.notes)
+
+
 def test_a_full_disk_while_winners_are_published_registers_nothing_half(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
