@@ -27,8 +27,8 @@ def in_words(shown: dict[str, JsonValue]) -> str:
     if "accuracy" not in shown:
         return f"{state}: {why}"
     figures = (
-        f"accuracy {shown['accuracy']:.3f} at confidence {shown['confidence']:.3f} on {shown['images']} images of "
-        f"{shown['data']}, in {shown['precision']}, {str(shown['made_at'])[:10]}"
+        f"accuracy {shown['accuracy']:.3f} at confidence {shown['confidence']:.3f} on {shown['images']} images "
+        f"of {shown['data']}, in {shown['precision']}, {str(shown['made_at'])[:10]}"
     )
     return f"{state}: {figures}" + (f"; {why}" if why else "")
 
