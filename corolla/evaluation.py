@@ -229,8 +229,7 @@ def _dataset(
             )
         else:
             reporter.note(
-                f"no route was trained on an image of {dataset.name}, so all of them are measured, whatever "
-                "--holdout says"
+                f"no route was trained on an image of {dataset.name}, so --holdout takes none of them away"
             )
     if what.limit is not None:
         dataset = subset(dataset, min(what.limit, len(dataset)), _LIMIT_SEED)

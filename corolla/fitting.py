@@ -81,6 +81,7 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     from petl_vit.device import chosen_device
     from training.data.reading import reading_of
     from training.data.sources import load_measured
+    from training.measure.logit_store import LogitStore, default_folder
     from training.measure.route_temperature import fit_route
     from training.run.training_data import unlearnt_by
 
@@ -98,7 +99,8 @@ def fit(store: Store, what: Fitting, reporter: "Reporter") -> Fitted:
     exact = Loader(store, record, device=chosen_device(what.device))
     loader = checked(Precision(what.precision), exact, subjects(now.resolved.members), reporter.note)
     with reporter.stage(f"{now.resolved} on {dataset.name}", len(dataset)) as advance:
-        temperature = fit_route(loader, now.resolved, dataset, advance=advance)
+        logits = LogitStore(default_folder())
+        temperature = fit_route(loader, now.resolved, dataset, store=logits, advance=advance)
     fields = dict(named) | {"temperature": temperature, "versions": exact_versions(now.resolved)}
     route = NamedRoute.of(**fields)
     store.routes.put(route, expected=named)

@@ -113,6 +113,7 @@ def _gallery(
 ) -> "tuple[Gallery | None, str]":
     """Thumbnails of the most disputed images; or None, and why."""
     from training.study.report.disputed import most_disputed
+    from training.study.report.material import short_names
 
     models = [route for route in found.routes if route.kind in ("base", "adapter")]
     sets = _voted(store, replace(what, task=found.task), found, models, reporter)
@@ -122,7 +123,8 @@ def _gallery(
             f"The images of --data are none of the evaluated sets ({names}); give --data, --holdout, "
             "--split-seed and --limit as to `corolla evaluate`."
         )
-    made = most_disputed(sets, [route.text for route in models], found.classes)
+    short = short_names([route.label for route in found.routes])
+    made = most_disputed(sets, [short[route.label] for route in models], found.classes)
     return (None, made) if isinstance(made, str) else (made, "")
 
 

@@ -31,6 +31,17 @@ topk by (route) (5, sum by (route, class) (increase(corolla_class_predictions_to
 sum by (route, domain, pair) (increase(corolla_ensemble_pair_agreements_total[1h]))
   / sum by (route, domain, pair) (increase(corolla_ensemble_pair_comparisons_total[1h]))
 """,
+    "Members that a cascade asks for an image, on average": """
+sum by (route, domain) (rate(corolla_cascade_members_asked_sum[1h]))
+  / sum by (route, domain) (rate(corolla_cascade_members_asked_count[1h]))
+""",
+    "How often a cascade answers as all its members would": """
+sum by (route, domain) (increase(corolla_cascade_full_agreements_total[1d]))
+  / sum by (route, domain) (increase(corolla_cascade_full_predictions_total[1d]))
+""",
+    "Cascades whose thresholds are void on a replica": """
+max by (route) (corolla_cascade_void) == 1
+""",
     "Time in which 99 % of the calls were answered": """
 histogram_quantile(0.99, sum by (method, le) (rate(corolla_request_duration_seconds_bucket[5m])))
 """,

@@ -1,6 +1,6 @@
 """`corolla routes`: named routes, in a store or through a running server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 
 import click
@@ -10,8 +10,9 @@ from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
+from corolla.references import route_reference
 from model_store.collections.history import KEPT
-from model_store.format.records import Audit
+from model_store.format.records import Audit, Cascade, NamedRoute
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
@@ -25,6 +26,11 @@ COMMANDS = {
     "calibrate": Lazy(
         target="corolla.commands.calibrate:calibrate_route",
         line="Learn on labelled images when a cascade's answer is settled.",
+        extra="train",
+    ),
+    "reference": Lazy(
+        target="corolla.commands.reference:reference_route",
+        line="Measure what monitoring compares a named route with.",
         extra="train",
     ),
 }
@@ -122,11 +128,17 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
 @flags.store
 @flags.as_json
 def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
-    """Show a named route, how it is read, and how it answers now."""
+    """Show a named route, how it is read, how it answers now, and what monitoring compares it with."""
     store = Store.open(url)
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
-    tables.show(route_document(store, route) | {"meaning": meaning}, as_json)
+    document = route_document(store, route) | {"meaning": meaning}
+    document["reference"] = route_reference(store, route)
+    if route.cascade is None or as_json:
+        return tables.show(document, as_json)
+    del document["cascade"]
+    tables.show(document, as_json)
+    click.echo("\n".join(_stages(route, route.cascade)))
 
 
 @routes.command(
@@ -180,6 +192,19 @@ def show_history(name: str | None, task: str | None, limit: int, names: Names, a
         columns=("when (UTC)", "name", "from", "to", "by", "note"),
         rows=[_history_row(record) for record in records],
         when_empty="Nothing has been changed yet.",
+    )
+
+
+def _stages(route: NamedRoute, cascade: Cascade) -> Iterator[str]:
+    """How a cascade asks, one line for each member, and what that did where it was learnt."""
+    entries = route.parsed().entries
+    for place, stage in zip(cascade.order, cascade.stages, strict=True):
+        settles = "always" if stage.threshold is None else f"from {cascade.score} {stage.threshold:.4g}"
+        yield f"asks {entries[place]}: settled {settles}, at temperature {stage.temperature:.4g}"
+    measured = cascade.measured
+    yield (
+        f"cross-validated on {measured.images:,} images: accuracy loss {measured.accuracy_loss:.4f}, "
+        f"{measured.cost:.2f} of {len(cascade.order)} members asked"
     )
 
 

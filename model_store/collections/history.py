@@ -53,7 +53,8 @@ class History:
         """Record that a named route has changed; `key` is the route's. Nothing where it has not."""
         if before != after:
             _, task, name = key.split("/")
-            self.add(key, route_audit(f"{task}/{name}", before, after, by=by))
+            note = _thresholds(before, after)
+            self.add(key, route_audit(f"{task}/{name}", before, after, by=by, note=note))
 
     def add(self, key: str, record: Audit, *, file: str | None = None) -> bool:
         """Add a record to the history of what lies under a key; whether it was not there yet.
@@ -121,6 +122,14 @@ def route_audit(
         by=by or this_user(),
         note=note,
     )
+
+
+def _thresholds(before: NamedRoute | None, after: NamedRoute | None) -> str:
+    """What has become of a cascade's thresholds, where they have changed."""
+    old, new = (None if route is None else route.cascade for route in (before, after))
+    if old == new or after is None:
+        return ""
+    return "thresholds are gone" if new is None else f"thresholds learnt: {new.asks}"
 
 
 def in_order(records: Iterable[Audit]) -> list[Audit]:

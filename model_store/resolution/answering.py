@@ -71,8 +71,7 @@ def uncalibrated(route: Route | ResolvedRoute, named: NamedRoute | None = None) 
         return InvalidInput(
             f"{route} is a cascade by its text alone, and its thresholds have to be learnt",
             field="route",
-            remedy="name it with `corolla routes put`, learn them with `corolla routes calibrate`, and "
-            "ask for the name",
+            remedy="learn them with `corolla routes calibrate ... --as NAME`, and ask for that name",
         )
     return InvalidInput(
         f"the thresholds of cascade {named.name} were not learnt yet",

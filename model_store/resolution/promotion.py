@@ -10,6 +10,7 @@ from model_store.names import LATEST, AdapterId
 from model_store.resolution.answering import Answering, answering
 from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
+from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError
 
 
@@ -105,11 +106,14 @@ def _pinned(route: NamedRoute, pinned: Sequence[str], new: Mapping[AdapterId, in
 
     text = shlex.quote(str(route.parsed().with_adapters(at_new)))
     options = f"--task {route.task}{' --extrapolate' if route.extrapolate else ''}"
+    again = f"put {route.name} {text}"
+    if route.parsed().combine is Combine.CASCADE:  # whose thresholds are for the old versions
+        again = f"calibrate {text} --as {route.name} --data IMAGES"
     return Standing(
         name=_name(route),
         moves=False,
         says=f"route {_name(route)} stays on {', '.join(pinned)}, pinned",
-        promote=f"corolla routes put {route.name} {text} {options}",
+        promote=f"corolla routes {again} {options}",
     )
 
 

@@ -164,9 +164,9 @@ class Classifier:
 
     async def _in_share(self, request: Request, plan: Plan) -> Sequence[bool]:
         """Which images of a request a cascade puts to all members, whatever their answers need."""
-        if plan.cascade is None:
-            return [False] * len(request.images)
         share = self._cascade_full_share
+        if plan.cascade is None or share == 0:
+            return [False] * len(request.images)
         return await self.in_pool(lambda: [in_share(image, share) for image in request.images])
 
     def _prepare(self, request: Request) -> Plan:

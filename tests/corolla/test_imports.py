@@ -20,7 +20,18 @@ from corolla import command
 from tests.serving.world import World, encoded
 
 ROOT = Path(command.__file__).parent.parent
-HEAVY = ("torch", "torchvision", "timm", "safetensors", "PIL", "triton", "sympy")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "safetensors",
+    "PIL",
+    "triton",
+    "sympy",
+    "datasets",
+    "pandas",
+    "pyarrow",
+)
 CHILD = f"""
 import contextlib, io, json, os, sys
 from corolla import command

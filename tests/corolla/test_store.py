@@ -284,6 +284,9 @@ def test_routes_are_measured_as_the_command_measures_them(
         (one["route"], one["accuracy"], one["confidence"]) for one in found["results"]
     ]
     assert [row.data for row in rows] == [data, f"{data} noise:2"] * 2
+    document = trained.evaluation("lora", data=data, alphas=[0.5], limit=9)
+    assert document.results[0].accuracy == rows[0].accuracy
+    assert document.curves[0].accuracy[document.reference.name][1] == rows[2].accuracy
 
 
 def test_a_misspelt_argument_of_training_is_told(trained: corolla.Store) -> None:

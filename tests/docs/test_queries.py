@@ -57,7 +57,8 @@ def replica(version: int) -> Metrics:
     metrics = Metrics(CollectorRegistry(), Domains(["photo"]), zero_places=9)
     metrics.add_methods(["Classify"], ["OK"])
     for route in ("digits/best", "digits/idle", "digits/late"):
-        metrics.add_route(route, MEMBERS, CLASSES)
+        # `best` is a cascade, whose thresholds are void on the second replica.
+        metrics.add_route(route, MEMBERS, CLASSES, void=version == 2 if route == "digits/best" else None)
         for member in MEMBERS:
             name = f"{member}:{version if member == 'lora' else 1}"
             metrics.set_adapter(route=route, member=member, version=name, method=member, digest="d")
@@ -82,6 +83,11 @@ def serve(metrics: Metrics, correct: int) -> None:
                 mutual_information=0.1,
                 agreement=0.5 + number % 2 / 2,
             )
+            if route == "digits/best":
+                whole = number % 2 == 0
+                metrics.cascade(
+                    route=route, domain="photo", asked=1 + number % 2, as_all=number > 0 if whole else None
+                )
             right = {"lora": number < correct, "ssf": True}
             metrics.feedback(
                 route=route, domain="photo", correct=right["lora"], members=right, delay_seconds=1
@@ -151,6 +157,9 @@ HERE = ROUTE | {"domain": "photo"}
         ("Accuracy of each member", ROUTE | {"member": "ssf"}, 1),
         ("Mean confidence", HERE, 0.6),
         ("How often two members", HERE, 0.5),
+        ("Members that a cascade", HERE, 1.5),
+        ("How often a cascade", HERE, 0.75),
+        ("Cascades whose thresholds", ROUTE, 1),
         ("The five classes", ROUTE | {"class": "zero"}, 0),
         ("Members whose version", ROUTE | {"member": "lora"}, 2),
         ("Members whose version", ROUTE | {"member": "ssf"}, None),

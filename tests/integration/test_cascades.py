@@ -179,6 +179,12 @@ def test_commands_show_who_was_asked(world: World, server: Running, tmp_path: Pa
     document = json.loads(show.stdout)
     assert document["cascade"]["order"] == list(ORDER)
     assert document["meaning"][0].startswith("cascade of 3 models")
+    lines = (
+        CliRunner().invoke(routes, ["show", "quick", "--task", "shapes"], env=environment).stdout.splitlines()
+    )
+    assert [line.split(":")[0] for line in lines[-4:-1]] == ["asks ssf", "asks lora", "asks bitfit"]
+    assert lines[-2].endswith("settled always, at temperature 1")
+    assert lines[-1].endswith("accuracy loss 0.0000, 1.50 of 3 members asked")
 
 
 def test_python_and_bulk_answer_as_the_server(

@@ -3,5 +3,5 @@
 from typing import Literal
 
 Augmentation = Literal["none", "flip", "crop-flip", "resized-crop-flip", "resized-crop-flips", "imagenet"]
-OF_PIXELS = frozenset({"none", "flip", "crop-flip"})
+OF_PIXELS = ("none", "flip", "crop-flip")
 """Those that change images which have the model's size already; the others start from the whole image."""

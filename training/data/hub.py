@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from image_files.clutter import is_clutter
+from image_files.formats import named_as_image
 from image_files.left_out import LeftOut
 from model_store.names import class_name
 from petl_vit.errors import InvalidInput, NotFound
@@ -20,22 +22,26 @@ from training.data.source_parts import JOIN, SourceParts, by_usual_names
 from training.data.tables import LABEL_COLUMNS, chosen_column, class_names, label_text
 
 PREFIX = "hf:"
-_SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+_SAVED = ("dataset_dict.json", "state.json")
 _NO_LABEL = "without a label"
 _NO_IMAGE = "without an image"
 _SHOWN = 8
 
 
 def is_saved(folder: str) -> bool:
-    """Whether `datasets` saved a folder, or it holds Parquet files as the Hub has them."""
+    """Whether `datasets` saved a folder, or it holds Parquet files, and no images, as sets of the Hub do."""
     if any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED):
         return True
-    return any(
-        name.lower().endswith(".parquet")
-        for place in (folder, os.path.join(folder, "data"))
-        if os.path.isdir(place)
-        for name in os.listdir(place)
-    )
+    try:
+        below = [entry.path for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name)]
+        names = [name for place in (folder, *below) for name in os.listdir(place)]
+    except OSError:  # whoever reads the folder says why it cannot be listed
+        return False
+    return any(map(_is_parquet, names)) and not any(map(named_as_image, names))
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
 
 
 class HubSet:
@@ -99,6 +105,8 @@ class HubSet:
         return listing.dataset(self._field, self._reading)
 
     def _check_labels(self, texts: dict[str, str], origin: str, left_out: LeftOut) -> None:
+        if not texts:
+            raise InvalidInput(f"{origin} has no rows", field=self._field, remedy="name another part")
         bad = [row for row, text in texts.items() if not text]
         if len(bad) == len(texts) or (bad and not self._reading.skip_bad):
             more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""

@@ -65,7 +65,7 @@ def augment(images: Tensor, kind: Augmentation, generator: torch.Generator) -> T
         raise InvalidInput(
             f"the augmentation {kind!r} does not change pixels of the model's size",
             field="augment",
-            remedy=f"choose one of {', '.join(sorted(OF_PIXELS))}",
+            remedy=f"choose one of {', '.join(OF_PIXELS)}",
         )
     if kind == "none" or len(images) == 0:
         return images

@@ -69,8 +69,11 @@ def refuse_all_tasks(folder: str, field: str) -> None:
     Raises:
         InvalidInput: It is that folder.
     """
-    with os.scandir(folder) as entries:
-        tasks = sorted(entry.name for entry in entries if entry.is_dir() and is_task(entry.path))
+    try:
+        names = os.listdir(folder)
+    except OSError:  # whoever reads the folder says why it cannot be listed
+        return
+    tasks = sorted(name for name in names if is_task(os.path.join(folder, name)))
     if tasks:
         raise InvalidInput(
             f"{folder} holds the tasks {listed(tasks)} of VTAB-1K",

@@ -56,8 +56,8 @@ def test_every_command_names_all_bad_images_or_goes_on_without_them(shell: Shell
         "the image is too large": 1,
     }
     assert manifest["training"]["left_out"] == counts
-    (row,) = shell.document(*commands[3], "--skip-bad", "--json")
-    assert (row["images"], row["left_out"]) == (10, counts)
+    (evaluated,) = shell.document(*commands[3], "--skip-bad", "--json")["sets"]
+    assert (evaluated["images"], evaluated["left_out"]) == (10, counts)
 
 
 def test_a_program_skips_bad_images_and_limits_pixels(shell: Shell, photos: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from model_store.format.records import Cascade, CascadeMeasured, NamedRoute, TaskRecord
 from model_store.resolution import named_route
 from model_store.resolution.answering import Answering, answering, versions_now
-from model_store.resolution.promotion import after_move
+from model_store.resolution.promotion import after_move, after_registration
 from model_store.store import Store
 from petl_vit.cascade import Score, Stage
 from petl_vit.errors import InvalidInput
@@ -88,6 +88,18 @@ def test_a_moved_alias_voids_the_thresholds_and_all_members_answer(world: World)
     assert now(world).cascade == CASCADE, "rolled back, they are valid again"
 
 
+def test_promoting_a_member_says_that_the_thresholds_are_to_be_learnt_again(world: World) -> None:
+    put(world, "cascade(lora, ssf; loss<=0.01)")
+    calibrate(world)
+    manifest = world.store.adapters.publish(world.draft(), world.adapter(2.0))
+    standings = after_registration(world.store, [manifest])
+    (route,) = [standing for standing in standings if standing.name == "digits/live"]
+    assert not route.moves
+    assert route.promote == (
+        "corolla routes calibrate 'cascade(lora:2, ssf:1; loss<=0.01)' --as live --data IMAGES --task digits"
+    )
+
+
 def test_the_same_cascade_put_again_keeps_its_thresholds_and_another_does_not(world: World) -> None:
     put(world, "cascade(lora, ssf; loss<=0.01)")
     calibrate(world)
@@ -97,6 +109,12 @@ def test_the_same_cascade_put_again_keeps_its_thresholds_and_another_does_not(wo
     assert now(world).cascade == CASCADE
     put(world, "cascade(lora, ssf; loss<=0.02)")
     assert world.store.routes.get("digits", "live").cascade is None
+    history = world.store.history.of("routes/digits/live")
+    assert [record.note for record in history] == [
+        "",
+        "thresholds learnt: asks 1.1 of 2 members on average",
+        "thresholds are gone",
+    ]
 
 
 def test_a_cascade_takes_no_temperature(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from petl_vit.errors import InvalidInput, NotFound
-from tests.training.data.files import folder, image, refusal, values
+from tests.training.data.files import FLOWERS, folder, image, refusal, values
 from training.data.reading import Reading
 from training.data.sources import load_dataset, source_parts, training_parts
 
@@ -83,6 +83,15 @@ def test_a_folder_of_parquet_files_has_the_splits_of_their_names(tmp_path: Path)
     assert load_dataset(str(one)).digest == load_dataset(f"{source}::test").digest
 
 
+def test_a_folder_of_images_stays_one_whatever_lies_beside_them(tmp_path: Path) -> None:
+    beside: dict[str, int | bytes] = {
+        "dataset_info.json": b"{}",
+        "index.parquet": b"x",
+        "rose/x.parquet": b"x",
+    }
+    assert load_dataset(folder(tmp_path, FLOWERS | beside)).classes == ("rose", "tulip")
+
+
 def test_images_that_are_files_elsewhere_are_read_from_there(tmp_path: Path) -> None:
     files = folder(tmp_path / "files", {"1.png": 10, "2.png": 20})
     rows = {"image": [f"{files}/1.png", f"{files}/2.png"], "label": ["cat", "dog"]}
@@ -135,6 +144,12 @@ def test_rows_without_a_label_are_named_or_skipped(tmp_path: Path) -> None:
         InvalidInput, match=r"2 of 2 rows of .* have no label: row 1, row 2; name another part"
     ):
         load_dataset(none, reading=Reading(skip_bad=True))
+
+
+def test_a_split_without_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = datasets.DatasetDict({"train": made([10, 20], [0, 1]), "test": made([], [])})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: several)
+    assert "hf:org/set::test has no rows; name another part" in str(refusal("hf:org/set::test"))
 
 
 def test_unreadable_images_are_named_or_skipped(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from model_store.format.records import Cascade
+from petl_vit.cascade import Stage
 from petl_vit.combine import Combine
 from tests.training.measure.made import answered, logits_of, random_logits
 from training.measure import logits
 from training.measure.calibration import calibration_error
-from training.measure.scores import bins_of, by_class, confusion, expected_calibration_error, wilson
+from training.measure.logits import Stacked
+from training.measure.scores import bins_of, by_class, confusion, expected_calibration_error, score, wilson
 
 LABELS = np.random.default_rng(1).integers(0, 4, 500)
 Z = random_logits(500, 4, seed=2, labels=LABELS.tolist())
@@ -85,6 +88,41 @@ def test_each_rule_combines_members_as_it_says() -> None:
     ]
     assert np.isfinite(vote.honesty.nll).all()  # nobody voted for some of the true classes
     assert vote.honesty.nll.max() == pytest.approx(-np.log(1e-15))
+
+
+def test_a_cascade_is_scored_as_it_answers_and_costs_what_it_asks() -> None:
+    cascade = Cascade.of(
+        score="margin",
+        order=(1, 0),
+        stages=(Stage(threshold=2.0, temperature=2.0), Stage(temperature=0.5)),
+        loss=0.01,
+        measured={"accuracy_loss": 0, "cost": 1.5, "images": 9, "data": "a" * 64, "folds": 5},
+    )
+    first = logits_of([1, 1, 1, 1], 2, [9.0, 9, 9, 1])
+    second = logits_of([0, 0, 1, 1], 2, [6.0, 1, 1, 6])  # settled with a margin of 4, at temperature 2
+    found = score(
+        Stacked((first, second)),
+        np.array([0, 0, 1, 0]),
+        np.ones(2),
+        rule=Combine.CASCADE,
+        cascade=cascade,
+    )
+    assert found.asked.tolist() == [1, 2, 2, 1]
+    assert found.predicted.tolist() == [0, 1, 1, 1]
+    assert found.agreement.tolist() == [1, 0.5, 1, 1]
+    assert found.member_accuracies == [0.25, 0.75]  # as if each had been asked
+    margins = np.array([6 / 2, (9 - 1) / 2 / 0.5, (9 + 1) / 2 / 0.5, 6 / 2])
+    assert found.honesty.confidence == pytest.approx(1 / (1 + np.exp(-margins)))
+    plain = score(
+        Stacked((first, second)),
+        np.array([0, 0, 1, 0]),
+        np.ones(2),
+        rule=Combine.CASCADE,
+        cascade=cascade,
+        staged=False,
+    )
+    assert plain.asked.tolist() == found.asked.tolist()
+    assert plain.honesty.confidence == pytest.approx(1 / (1 + np.exp(-np.array([6.0, 4, 5, 6]))))
 
 
 def test_images_by_the_block_are_scored_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.training.run.notes import Notes
 from training.run.job import Job
 from training.run.recipe import Recipe
 from training.study.grids import Grid
-from training.study.sweep import Sweep
+from training.study.session import Sweep
 from training.study.trials import Trial
 
 RATES = (5e-4, 1e-3)
@@ -43,13 +43,20 @@ def sweep(backbone: BackboneRecord, tmp_path: Path) -> Sweep:
         task="digits",
         name="-",
         data="digits",
-        heldout=write_npz(tmp_path / "heldout.npz", names=list("0123456789")),
+        heldout=write_npz(tmp_path / "heldout.npz", images=30, names=list("0123456789")),
         limit=60,
         recipe=Recipe.of(method="bitfit", epochs=3, batch_size=16),
         runs=tmp_path / "runs",
         measure_precision=Precision.FP32,
     )
-    return Sweep(name="tiny", grid=grid(), methods=("bitfit", "ssf"), job=job, prune=False)
+    return Sweep(
+        name="tiny",
+        grid=grid(),
+        methods=("bitfit", "ssf"),
+        job=job,
+        prune=False,
+        storage=str(tmp_path / "trials.log"),
+    )
 
 
 def with_recipe(sweep: Sweep, **values: Any) -> Sweep:

@@ -17,7 +17,8 @@ from training.run import job as jobs
 from training.run.precision import frozen
 from training.run.recipe import Recipe
 from training.study import pack, studies
-from training.study.sweep import Sweep, Swept, run
+from training.study.session import Sweep
+from training.study.sweep import Swept, run
 from training.study.trials import State
 
 
@@ -149,15 +150,16 @@ def test_an_unfinished_sweep_is_not_gone_on_with_as_another_one(
 def test_a_trial_whose_loss_is_not_finite_fails_alone(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = run(store, replace(sweep, name="plain"), Shown())
     loss = trainer.Trainer.loss
 
     def diverging(of: trainer.Trainer, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         value = loss(of, features, labels)
         return value * float("nan") if of.name == "ssf 2" and of.epoch == 1 else value
 
-    monkeypatch.setattr(trainer.Trainer, "loss", diverging)
-    swept = run(store, sweep, Shown())
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "loss", diverging)
+        swept = run(store, sweep, Shown())
+    plain = run(store, replace(sweep, name="plain"), Shown())
 
     failed = swept.methods[1].trials[1]
     assert (failed.state, failed.reason) == (

@@ -23,6 +23,7 @@ from training.study.report.published_results import SOURCE
 from training.study.report.tables.agreement import agreement_in_words, agreement_matrix
 from training.study.report.tables.classes import worst_classes
 from training.study.report.tables.everything import everything
+from training.study.report.words import counted, listed, told
 
 
 def contents(material: Material) -> Contents:
@@ -86,7 +87,7 @@ def _served(material: Material, stand: Standing) -> str:
     paying = [
         one
         for one in material.evaluation.ensembles
-        if one.set == material.reference.name and one.over_best.low > 0
+        if one.set == material.reference.name and told(one.over_best) > 0
     ]
     return max(paying, key=lambda one: one.mean).route if paying else stand.best.label
 
@@ -104,17 +105,19 @@ def _section(key: str, heading: str, *blocks: Block | str, words: Sequence[str] 
 
 def _subtitle(material: Material) -> str:
     names = [one.name for one in material.shifted]
-    shifts = f", and under {len(names)} shifts" if names else ""
+    shifts = f", and on {counted(len(names), 'shifted set')}" if names else ""
     models, joint = len(material.models), len(material.joint)
     return (
-        f"{models} single models and {joint} ensembles over one frozen backbone, measured on "
-        f"{material.reference.images:,} images of {material.reference.name}{shifts}."
+        f"{counted(models, 'single model')} and {counted(joint, 'ensemble')} over one frozen backbone, "
+        f"measured on {material.reference.images:,} images of {material.reference.name}{shifts}."
     )
 
 
 def _facts(material: Material) -> tuple[tuple[str, str], ...]:
     found = material.evaluation
-    sets = ", ".join(f"{one.name} {one.images:,}" for one in found.sets)
+    sets = ", ".join(f"{one.name} {one.images:,}" for one in material.shown)
+    more = len(found.sets) - len(material.shown)
+    sets += f" and {counted(more, 'set')} more" if more else ""
     backbone = f"{found.backbone.name}, {found.backbone.parameters / 1e6:.1f}M parameters"
     machine = f"{found.machine.device} ({found.machine.cpu}), {found.machine.precision}"
     return (
@@ -142,4 +145,13 @@ def _notes(material: Material) -> tuple[str, ...]:
             "Some images were training images of a model that was measured on them: see trained_on in the "
             "data.",
         )
-    return (*own, *material.notes, *material.evaluation.notes)
+    return (*own, *_left_out(material), *material.notes)
+
+
+def _left_out(material: Material) -> list[str]:
+    """Which files of the sets are not among the images."""
+    return [
+        f"Left out of {one.name}: {listed([f'{count:,} {why}' for why, count in one.left_out.items()])}."
+        for one in material.evaluation.sets
+        if one.left_out
+    ]

@@ -1,7 +1,7 @@
 """What a report is made from, and how its parts look things up in it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +12,9 @@ from training.measure.document import EvaluatedRoute, EvaluatedSet, Evaluation
 from training.measure.figures import Comparison, Result
 from training.study.report.contents import Gallery
 from training.study.report.families import PETL
+
+MOST_SHIFTED = 6
+"""Shifted sets in figures and tables; a suite of corruptions has up to 75."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,28 @@ class Material:
     def shifted(self) -> list[EvaluatedSet]:
         """Sets of other domains, or corrupted ones."""
         return [one for one in self.evaluation.sets if one.shifted]
+
+    @cached_property
+    def shown(self) -> list[EvaluatedSet]:
+        """The sets that figures have room for: the reference and at most `MOST_SHIFTED` others.
+
+        Domains come before corruptions, of which some are taken from the easiest to the hardest.
+        """
+        domains = [one for one in self.shifted if one.shift is None][:MOST_SHIFTED]
+        corrupted = sorted((one for one in self.shifted if one.shift is not None), key=self._ease)
+        room = min(MOST_SHIFTED - len(domains), len(corrupted))
+        taken = {round(place * (len(corrupted) - 1) / max(room - 1, 1)) for place in range(room)}
+        return [self.reference, *domains, *(corrupted[place] for place in sorted(taken))]
+
+    def _ease(self, one: EvaluatedSet) -> float:
+        """Falls with the models' mean accuracy on a set."""
+        return -sum(result.accuracy for result in self.measured(self.models, one.name))
+
+    @property
+    def unshown(self) -> str:
+        """A sentence on the sets that are not among the shown ones; empty where all are."""
+        more = len(self.evaluation.sets) - len(self.shown)
+        return f" {more} more sets are in the CSV of the last table." if more else ""
 
     @cached_property
     def routes(self) -> dict[str, EvaluatedRoute]:
@@ -106,9 +131,7 @@ class Material:
 
     @cached_property
     def _short(self) -> dict[str, str]:
-        stems = [_stem(label) for label in self.routes]
-        alone = {stem for stem in stems if stems.count(stem) == 1}
-        return {label: _stem(label) for label in self.routes if _stem(label) in alone}
+        return short_names(list(self.routes))
 
     @cached_property
     def groups(self) -> list[list[EvaluatedRoute]]:
@@ -132,6 +155,14 @@ def adjusted(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, float]
         return []
     values = false_discovery_control([one.mcnemar_p for one in tested])
     return [(one, float(value)) for one, value in zip(tested, values, strict=True)]
+
+
+def short_names(labels: Sequence[str]) -> dict[str, str]:
+    """Labels without versions, where no other one is the same without them."""
+    stems = [_stem(label) for label in labels]
+    return {
+        label: stem if stems.count(stem) == 1 else label for label, stem in zip(labels, stems, strict=True)
+    }
 
 
 def _stem(label: str) -> str:

@@ -35,7 +35,8 @@ def data_uri(data: Data) -> str:
 
 
 def _code(text: str) -> Markup:
-    """Text in which what stands between backticks is code."""
+    """Text in which what stands between backticks is code, and a number keeps its per cent sign."""
+    text = re.sub(r"(\d) %", "\\1\u00a0%", text)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 

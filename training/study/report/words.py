@@ -21,12 +21,28 @@ def points(difference: float) -> str:
 
 def signed(difference: float) -> str:
     """A difference of accuracies in points with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def accuracy(result: Result) -> str:
     """An accuracy with its interval."""
     return f"{percent(result.accuracy)} ({100 * result.low:.1f} to {100 * result.high:.1f})"
+
+
+def told(difference: Difference) -> int:
+    """1 where more than chance is above zero, -1 where it is below, 0 where that cannot be told.
+
+    Both the interval and McNemar's test, where there is one, have to say so.
+    """
+    if difference.mcnemar_p is not None and difference.mcnemar_p >= ALPHA:
+        return 0
+    return (difference.low > 0) - (difference.high < 0)
+
+
+def compared(difference: Difference, more: str, less: str) -> str:
+    """Which of two phrases a difference allows; where it may be chance, that."""
+    return {1: more, 0: "not measurably different from", -1: less}[told(difference)]
 
 
 def decimal(number: float) -> str:

@@ -1,5 +1,6 @@
 """Cascades through a real store, cache, batcher and engine: who is asked, what is answered and counted."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -78,6 +79,17 @@ async def test_members_are_asked_in_rounds_until_the_answer_is_settled(
     assert rounds == [[digests[member]] * count for member, count in zip(ORDER, asked, strict=True)]
     assert str(response.resolved) == "cascade(shapes/lora:2, shapes/ssf:1, reordered/lora:1; loss<=0.01)"
     assert response.timings.forward_s > 0
+
+
+async def test_rounds_of_many_requests_share_batches_and_none_is_mixed_up(
+    own_world: World, expected: CascadeAnswer
+) -> None:
+    async with parts_of(own_world) as parts:
+        requests = [parts.classify("quick", *IMAGES[i:], *IMAGES[:i]) for i in range(8)]
+        for i, response in enumerate(await asyncio.gather(*requests)):
+            for position, answer in enumerate(answers(response)):
+                check(answer, expected, (position + i) % 8)
+        assert not parts.batcher.busy
 
 
 async def test_what_a_cascade_asks_is_counted_and_how_its_members_agree_is_not(
@@ -182,7 +194,7 @@ async def test_a_cascade_without_thresholds_is_refused_with_what_to_do(own_world
     own_world.put_route("raw", TEXT)
     async with parts_of(own_world) as parts:
         for text, remedy in (
-            (TEXT, "name it with `corolla routes put`"),
+            (TEXT, "corolla routes calibrate ... --as NAME"),
             ("raw", "calibrate raw --task shapes"),
         ):
             with pytest.raises(InvalidInput) as error:

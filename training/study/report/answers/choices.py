@@ -8,7 +8,7 @@ from training.study.report.answers.standing import Standing
 from training.study.report.contents import Cell, Table
 from training.study.report.drawing import magnitude
 from training.study.report.material import Material
-from training.study.report.words import accuracy, counted, evidence, listed, percent, signed
+from training.study.report.words import accuracy, counted, evidence, listed, percent, signed, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +110,8 @@ def _joint(material: Material) -> list[Advice]:
     """Ensembles and cascades, the most accurate of each kind."""
     said = []
     for kind, situation in (
-        ("ensemble", "accuracy, and can pay several forwards"),
-        ("cascade", "that for less"),
+        ("ensemble", "the highest accuracy, for several forwards"),
+        ("cascade", "nearly that, for less"),
     ):
         results = material.measured(route for route in material.joint if route.kind == kind)
         if not results:
@@ -127,7 +127,7 @@ def _joint(material: Material) -> list[Advice]:
         )
         gain = ""
         if found is not None:
-            shown = "more" if found.over_best.low > 0 else "not measurably more"
+            shown = "more" if told(found.over_best) > 0 else "not measurably more"
             gain = (
                 f" {signed(found.over_best.difference)} points over {material.short(found.best_member)}, its "
                 f"best member: {shown} ({evidence(found.over_best)})."
@@ -135,7 +135,7 @@ def _joint(material: Material) -> list[Advice]:
         said.append(
             Advice(
                 situation=situation,
-                take=material.short(label) if found is None or found.over_best.low > 0 else "",
+                take=material.short(label) if found is None or told(found.over_best) > 0 else "",
                 because=f"{material.short(label)}: {accuracy(results[0])} for {results[0].cost:.3g} models "
                 f"an image in the mean.{gain}",
             )
@@ -147,13 +147,13 @@ def _shifted(material: Material) -> list[Advice]:
     """On each shifted set the best single model, beside the one that the reference set chooses."""
     said = []
     chosen = material.measured(material.models)
-    for one in material.shifted:
+    for one in material.shown[1:]:
         results = material.measured((r for r in material.routes.values() if r.cost == 1), one.name)
         if not results or not chosen:
             continue
         best, own = results[0], chosen[0].route
         over = material.comparison(best.route, own, one.name)
-        better = over is not None and over.low > 0
+        better = over is not None and told(over) > 0
         text = f"{accuracy(best)}, the best of {len(results)} models there, which flatters it."
         if over is not None and best.route != own:
             text += f" {signed(over.difference)} points over {material.short(own)} ({evidence(over)})."

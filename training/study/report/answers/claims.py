@@ -11,10 +11,21 @@ from training.measure.figures import Comparison, Curve
 from training.study.report.contents import Cell, Table
 from training.study.report.material import Material, adjusted
 from training.study.report.tables.agreement import agreement_in_words
-from training.study.report.words import ALPHA, counted, decimal, evidence, p_value, percent, points, signed
+from training.study.report.words import (
+    ALPHA,
+    counted,
+    decimal,
+    evidence,
+    p_value,
+    percent,
+    points,
+    signed,
+    told,
+)
 
 HOLDS, PARTLY, FAILS, OPEN = "holds here", "holds in part", "does not hold here", "cannot be told"
 ABSENT = "was not measured"
+_VERDICTS = {1: HOLDS, 0: OPEN, -1: FAILS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +77,15 @@ def _similar(material: Material) -> Verdict:
     compared = list(_between(material, combinations(material.petl, 2)))
     if not compared:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs two PETL adapters.")
-    told = sum(p < ALPHA for _, p in adjusted(compared))
+    apart = sum(p < ALPHA for _, p in adjusted(compared))
     results = material.measured(material.petl)
     spread = results[0].accuracy - results[-1].accuracy
-    verdict = HOLDS if told == 0 else PARTLY if 2 * told < len(compared) else FAILS
+    verdict = HOLDS if apart == 0 else PARTLY if 2 * apart < len(compared) else FAILS
     return Verdict(
         claim=claim,
         verdict=verdict,
         because=f"From the best to the worst of {len(results)} it is {points(spread)} "
-        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {told} of {len(compared)} "
+        f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {apart} of {len(compared)} "
         "pairs differ by more than chance.",
     )
 
@@ -89,7 +100,7 @@ def _against(material: Material, method: str, claim: str) -> Verdict:
 
 def _of_counts(compared: Sequence[Comparison]) -> str:
     """From how many of them a is better, and how many worse, than b."""
-    return verdict_of(*_told(compared), len(compared))
+    return verdict_of(*_counts(compared), len(compared))
 
 
 def verdict_of(better: int, worse: int, of: int) -> str:
@@ -101,14 +112,14 @@ def verdict_of(better: int, worse: int, of: int) -> str:
     return PARTLY if better else OPEN
 
 
-def _told(compared: Sequence[Comparison]) -> tuple[int, int]:
+def _counts(compared: Sequence[Comparison]) -> tuple[int, int]:
     tested = adjusted(compared)
     better = sum(p < ALPHA and one.difference > 0 for one, p in tested)
     return better, sum(p < ALPHA and one.difference < 0 for one, p in tested)
 
 
 def _counted(compared: Sequence[Comparison], other: str) -> str:
-    better, worse = _told(compared)
+    better, worse = _counts(compared)
     mean = sum(one.difference for one in compared) / len(compared)
     rest = len(compared) - better - worse
     return (
@@ -123,20 +134,15 @@ def _size(material: Material) -> Verdict:
     sizes = [material.routes[one.route].parameters for one in results]
     if len(set(sizes)) < 5:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs PETL adapters of five sizes or more.")
-    accuracies = [one.accuracy for one in results]
-    if len(set(accuracies)) == 1:
-        return Verdict(
-            claim=claim, verdict=OPEN, because=f"All {len(results)} adapters are equally accurate."
-        )
-    found = spearmanr(sizes, accuracies)
-    told = float(found.pvalue) < ALPHA
+    found = spearmanr(sizes, [one.accuracy for one in results])
+    related = float(found.pvalue) < ALPHA
     trend = (
         "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
     )
     return Verdict(
         claim=claim,
-        verdict="larger gain" if told and found.statistic > 0 else "few suffice" if told else OPEN,
-        because=f"{trend if told else 'Size and accuracy are not measurably related'} among {len(sizes)} "
+        verdict="larger gain" if related and found.statistic > 0 else "few suffice" if related else OPEN,
+        because=f"{trend if related else 'Size and accuracy are not measurably related'} among {len(sizes)} "
         f"(Spearman's rank correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))}).",
     )
 
@@ -156,7 +162,7 @@ def _ensembles(material: Material) -> Verdict:
         return Verdict(claim=claim, verdict=ABSENT, because="No ensemble was measured.")
     largest = max(here, key=lambda one: len(one.members))
     gain = largest.over_best
-    verdict = HOLDS if gain.low > 0 else FAILS if gain.high < 0 else OPEN
+    verdict = _VERDICTS[told(gain)]
     return Verdict(
         claim=claim,
         verdict=verdict,
@@ -180,7 +186,7 @@ def _diversity(material: Material) -> Verdict:
     largest = max(here, key=lambda one: one.controls[0].size)
     control = largest.controls[0]
     over = control.over_control
-    verdict = HOLDS if over.low > 0 else FAILS if over.high < 0 else OPEN
+    verdict = _VERDICTS[told(over)]
     return Verdict(
         claim=claim,
         verdict=verdict,

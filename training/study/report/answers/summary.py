@@ -5,7 +5,17 @@ from training.study.report.answers.standing import Standing, resolution
 from training.study.report.contents import Card
 from training.study.report.drawing import magnitude
 from training.study.report.material import Material
-from training.study.report.words import accuracy, counted, evidence, listed, percent, points, signed
+from training.study.report.words import (
+    accuracy,
+    compared,
+    counted,
+    evidence,
+    listed,
+    percent,
+    points,
+    signed,
+    told,
+)
 
 
 def cards(material: Material, stand: Standing) -> tuple[Card, ...]:
@@ -22,10 +32,13 @@ def _method(material: Material, stand: Standing) -> Card:
     best, smallest = material.short(stand.best.label), stand.smallest
     images = f"the {material.reference.images:,} images of {material.reference.name}"
     if not stand.rivals:
+        alone = len(material.models) == 1
         return Card(
             question="Which method?",
-            answer=f"{best}, the only single model: {accuracy(stand.result)} on {images}.",
-            evidence=("A choice needs two models or more.",),
+            answer=f"{best}: {accuracy(stand.result)} on {images}."
+            if alone
+            else f"It cannot be told: nothing was compared. {best} has {accuracy(stand.result)}.",
+            evidence=("It is the only single model: a choice needs two or more.",) if alone else (),
         )
     if len(stand.tied) == 1:
         second = stand.rivals[0]
@@ -80,9 +93,9 @@ def _ensemble(material: Material) -> Card:
     gain, name = best.over_best, material.short(best.route)
     shown = (
         f"{name} beats its best member"
-        if gain.low > 0
+        if told(gain) > 0
         else f"None is shown to pay: {name}, the best, is not measurably better than its best member"
-        if gain.high >= 0
+        if told(gain) == 0
         else f"None: {name} is worse than its best member"
     )
     return Card(
@@ -105,7 +118,7 @@ def _control(material: Material, best: Ensemble) -> str:
         )
     control = best.controls[0]
     over = control.over_control
-    word = "more than" if over.low > 0 else "less than" if over.high < 0 else "not measurably different from"
+    word = compared(over, "more than", "less than")
     return (
         f"Control: {control.size} seeds of {control.method} have {percent(control.mean)}. {control.size} "
         f"members of {material.short(best.route)} have {percent(control.ensemble)}, {word} that "
@@ -114,7 +127,7 @@ def _control(material: Material, best: Ensemble) -> str:
 
 
 def _shift(material: Material, stand: Standing) -> Card:
-    shifted = [(one, r) for one in material.shifted if (r := material.result(stand.best.label, one.name))]
+    shifted = [(one, r) for one in material.shown[1:] if (r := material.result(stand.best.label, one.name))]
     if not shifted:
         return Card(
             question="What does a shift do?",
@@ -154,9 +167,7 @@ def _robust(material: Material, on: str) -> list[str]:
     over = material.comparison(petl[0].route, full[0].route, on) if petl and full else None
     if over is None:
         return []
-    word = (
-        "better than" if over.low > 0 else "worse than" if over.high < 0 else "not measurably different from"
-    )
+    word = compared(over, "better than", "worse than")
     return [
         f"On {on} {material.short(over.a)}, the most accurate PETL adapter on {material.reference.name}, is "
         f"{word} full fine-tuning: {signed(over.difference)} points ({evidence(over)})."
@@ -170,7 +181,7 @@ def _next(material: Material, stand: Standing) -> Card:
     ensembles = [
         one
         for one in material.evaluation.ensembles
-        if one.set == material.reference.name and one.over_best.low > 0
+        if one.set == material.reference.name and told(one.over_best) > 0
     ]
     commands = []
     if take.kind != "base":
@@ -189,11 +200,11 @@ def _next(material: Material, stand: Standing) -> Card:
                 "figure shows what it does elsewhere."
             )
             commands.append(f"corolla routes put steady '{curve.chosen_alpha:g}*{take.text}' --task {task}")
-    told = resolution(material)
-    if told is not None:
+    smallest = resolution(material)
+    if smallest is not None:
         said.append(
             f"With {material.reference.images:,} images, two models that differ by less than about "
-            f"{points(told)} cannot be told apart. Four times as many images halve that."
+            f"{points(smallest)} cannot be told apart. Four times as many images halve that."
         )
     return Card(
         question="What to do?",

@@ -11,7 +11,7 @@ from training.study.report.material import Material
 from training.study.report.theme import colour
 from training.study.report.words import listed, percent
 
-_DODGE = 1.07  # of seeds of one method, which have the same number of parameters
+_DODGE = 1.08  # between models of one size
 _MARKED = ("linear", "full")
 
 
@@ -29,8 +29,8 @@ def accuracy_by_size(material: Material) -> Figure:
     return Figure(
         title=title,
         caption="Each mark is one adapter, with Wilson's 95 % interval. The trained parameters do not "
-        "count the head, which all of them train; adapters that differ in their seed alone stand side by "
-        "side. The dashed lines mark training of the head alone and of the whole backbone.",
+        "count the head, which all of them train; models of one size stand side by side. The dashed lines "
+        "mark training of the head alone and of the whole backbone.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
@@ -43,7 +43,7 @@ def _draw(material: Material, width: Width) -> Canvas:
     smallest = min(sizes, default=1000)
     labels, bars = [], []
     for group in material.groups:
-        marks = _marks(material, group)
+        marks = _marks(material, group, smallest)
         if not marks:
             continue
         kind = family(group[0].method)
@@ -69,13 +69,17 @@ def _draw(material: Material, width: Width) -> Canvas:
     return canvas
 
 
-def _marks(material: Material, group: list[EvaluatedRoute]) -> list[tuple[float, float, float, float]]:
-    """x, accuracy, low and high of each model of a group, dodged around their number of parameters."""
+def _marks(
+    material: Material, group: list[EvaluatedRoute], smallest: int
+) -> list[tuple[float, float, float, float]]:
+    """x, accuracy, low and high of each model of a group; models of one size stand side by side."""
     marks = []
-    for number, route in enumerate(group):
+    for route in group:
         result = material.result(route.label)
         if result is not None:
-            x = route.parameters * _DODGE ** (number - (len(group) - 1) / 2)
+            alike = [one.label for one in material.models if one.parameters == route.parameters]
+            step = alike.index(route.label) - (len(alike) - 1) / 2
+            x = route.parameters * _DODGE**step if route.parameters else 0.05 * smallest * step
             marks.append((x, result.accuracy, result.low, result.high))
     return marks
 

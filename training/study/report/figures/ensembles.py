@@ -24,15 +24,16 @@ def ensemble_gain(material: Material) -> Figure | str:
         f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member "
         f"{percent(one.best)}, its worst {percent(one.worst)}."
         for one in ensembles
+        if one.set == material.reference.name
     ]
     wide, narrow = drawn(lambda width: _draw(material, width), "ensembles", title, " ".join(parts))
     return Figure(
         title=title,
-        caption="The grey bar reaches from the worst member to the best. The blue line is the 95 % "
-        "interval of the ensemble's gain over its best member on the same images: where it begins right of "
-        "the bar, the gain is more than chance. The control has as many members, all of one method, that "
-        "differ in their seed alone: only what an ensemble has beyond its control is due to different "
-        "methods.",
+        caption="One row is one ensemble. The grey bar reaches from the worst member to the best. The blue "
+        "line is the 95 % interval of the ensemble's gain over its best member on the same images: where "
+        "it begins right of the bar, the gain is more than chance. The control has as many members, all of "
+        "one method, that differ in their seed alone: only what an ensemble has beyond its control is due "
+        "to different methods.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
@@ -44,26 +45,29 @@ def _routes(material: Material) -> list[str]:
 
 
 def _draw(material: Material, width: Width) -> Canvas:
-    routes, sets = _routes(material), [one.name for one in material.evaluation.sets]
-    height = 46 + len(sets) * (46 if width.narrow else 38)
-    canvas, all_axes = panels(width, height, len(routes), columns=1 if width.narrow else 2)
+    routes, sets = _routes(material), [one.name for one in material.shown]
+    names = [_name(material, route, width) for route in routes]
+    height = 66 + 36 * len(routes)
+    columns = 1 if width.narrow else 2
+    canvas, all_axes = panels(width, height, len(sets), columns=columns, share_x=False)
     handles: dict[str, object] = {}
-    for axes, route in zip(all_axes, routes, strict=True):
+    for axes, name in zip(all_axes, sets, strict=True):
         for one in material.evaluation.ensembles:
-            if one.route == route:
-                handles |= _row(axes, one, sets.index(one.set))
-        axes.set_title(_title(material, route, width))
-        axes.set_yticks(range(len(sets)), sets)
-        axes.set_ylim(len(sets) - 0.5, -0.5)
-        axes.tick_params(labelbottom=True)
+            if one.set == name:
+                handles |= _row(axes, one, routes.index(one.route))
+        axes.set_title(name)
+        axes.set_yticks(range(len(routes)), names)
+        axes.set_ylim(len(routes) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=6)
         percent_axis(axes)
     label_below(canvas, list(handles.values()), list(handles), width)
     return canvas
 
 
-def _title(material: Material, route: str, width: Width) -> str:
-    """The name of an ensemble, cut where it is too long for the panel."""
-    room = 34 if width.narrow else 42
+def _name(material: Material, route: str, width: Width) -> str:
+    """The name of an ensemble, cut where it is too long for the left margin."""
+    room = 15 if width.narrow else 22
     name = material.short(route)
     return name if len(name) <= room else f"{name[: room - 1]}…"
 

@@ -51,10 +51,10 @@ def _sweeps(material: Material) -> dict[str, list[Trial]]:
         key = (manifest.method, str(record))
         if own and key not in seen and isinstance(record, dict):
             seen.add(key)
-            chosen = record.get("chosen")
+            chosen = record.get("chosen")  # counted from 0, `trial` from 1
             sweeps[material.short(label)] = [
-                {**trial, "chosen": chosen in (trial, trial.get("number"), place)}
-                for place, trial in enumerate(own)
+                {**trial, "chosen": isinstance(chosen, int) and trial.get("trial") == chosen + 1}
+                for trial in own
             ]
     return sweeps
 

@@ -18,6 +18,8 @@ def of(there: dict[str, float] | None = None, **more: object) -> dict[str, str]:
 
 
 def test_claims_about_single_methods_hold_where_paired_tests_say_so() -> None:
+    similar = verdicts(Material(evaluation=small({"photo": HERE})))[0]
+    assert similar.because.endswith("; 0 of 3 pairs differ by more than chance.")
     found = of()
     assert (found["similar"], found["linear"], found["full"]) == ("holds here", "holds here", "holds here")
 
