@@ -1,8 +1,8 @@
 """Attention in training, with its gradient a few rows at a time, so that what it reads stays in the cache.
 
 On a CPU, PyTorch's gradient of attention takes three times as long in bf16 as in float32. So where the
-products around it are in bf16, scores and softmax are float32 and the weights are kept in bf16, for products in
-bf16; where these would take much memory, as images are large, or where keys are added, it is PyTorch's in
+products around it are in bf16, scores and softmax are float32 and the weights are kept in bf16, for products
+in bf16; where these would take much memory, as images are large, or where keys are added, it is PyTorch's in
 float32. On other devices it is PyTorch's own.
 
 Shapes: B rows, N tokens, n added keys, D width, H heads, d head width.

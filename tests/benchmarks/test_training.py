@@ -10,7 +10,7 @@ def test_ratios_are_of_the_slowest_method_the_sum_of_four_and_the_larger_memory(
     taken = {name: [1.0] for name in FOUR}
     taken |= {FULL: [2.0], OURS: [0.9], PEFT: [1.0], "convpass": [1.4], "vpt_shallow": [3.0], JOINT: [3.0]}
     taken |= {UNCACHED: [2.0], CACHED: [0.1]}
-    ours, theirs = Peak(before=100, most=150), Peak(before=140, most=200)
+    ours, theirs = Peak(before=100, most=150, said=40), Peak(before=140, most=200)
 
     found = training.figures(taken, ours, theirs)
 
@@ -20,6 +20,7 @@ def test_ratios_are_of_the_slowest_method_the_sum_of_four_and_the_larger_memory(
     assert values["four_joint_over_four_runs"] == pytest.approx(0.75)
     assert values["linear_epoch_cached_over_uncached"] == pytest.approx(0.05)
     assert values["peak_memory_over_peft"] == pytest.approx(50 / 60)
+    assert values["grown_over_said"] == pytest.approx(1.25)
     assert values["peak_memory_over_peft_whole"] == pytest.approx(0.75)
 
 
