@@ -166,6 +166,8 @@ REFUSED = {
     "feedback one": "a prediction id without its class",
     "package torchserve --backbone tinny --out x": "did you mean tiny",
     "predict gone.jpg --route lora --out x.csv": "gone.jpg",
+    "report --eval gone.json --out x.html": "gone.json does not exist",
+    "report --task shapse --data digits --out x.html": "has no adapter to report",
     "routes put both lora,,ssf --task shapes": "route",
     "serve --device tpu": "'tpu' is not one of",
     "serve --host 0.0.0.0": "without TLS",
