@@ -20,21 +20,22 @@ from model_store.resolution.versions import ResolvedRoute, backbone_of, resolve
 from model_store.routes.text import parse_route
 from model_store.sources import backbones
 from model_store.store import Store
-from petl_vit.batch import Batch, Model
-from petl_vit.logits import images_at_once, logits_of_images
-from petl_vit.preprocess import normalise
-from training.data import shifts
+from petl_vit.precision import Precision
 from training.data.dataset import align_classes, without
-from training.data.loading import Resized
 from training.data.records import Dataset
+from training.measure.logit_store import LogitStore
+from training.measure.logits import logits_of_routes
 from training.progress import Bars
 from training.run.job import Job, run_together
 from training.run.recipe import Recipe
 
-METHODS = ("lora", "ssf", "adaptformer", "bitfit", "vpt_deep", "repadapter", "convpass", "fact_tk")
-"""One of each family that can learn in one forward with the others."""
-NAMES = tuple(method.replace("_", "-") for method in METHODS)
-ROUTE = ", ".join(NAMES)
+METHODS = ("lora", "ssf", "adaptformer", "bitfit", "houlsby", "repadapter", "convpass", "fact_tk")
+"""Methods that learn in one forward with each other, and enough in a few epochs."""
+
+
+def names() -> list[str]:
+    """What the adapters are called, in order of their methods."""
+    return [method.replace("_", "-") for method in METHODS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,12 @@ class Bench:
     """
 
     def __init__(self, folder: Path, source: str, architecture: str | None = None) -> None:
-        self._folder = folder
-        self._store = Store.open(str(folder / "store"))
-        if not self._store.backbones.list():
+        self.folder = folder
+        self.store = Store.open(str(folder / "store"))
+        if not self.store.backbones.list():
             imported = backbones.read(source, backbones.Request(architecture=architecture))
-            self._store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
-        self.loader = Loader(self._store, self._store.backbones.get(None))
+            self.store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
+        self.loader = Loader(self.store, self.store.backbones.get(None))
 
     def train(self, task: str, train: Dataset, heldout: Dataset, plan: Plan) -> None:
         """Trains the members of a task together, but for those that are registered."""
@@ -110,7 +111,8 @@ class Bench:
                 data=data,
                 heldout=other,
                 image_size=plan.image_size,
-                runs=self._folder / "runs",
+                runs=self.folder / "runs",
+                measure_precision=Precision.FP32,
                 recipe=Recipe.of(
                     method=method,
                     epochs=plan.epochs,
@@ -120,38 +122,28 @@ class Bench:
                     precision=plan.precision,
                 ),
             )
-            for name, method in zip(NAMES, METHODS, strict=True)
+            for name, method in zip(names(), METHODS, strict=True)
         ]
-        run_together(self._store, jobs, Bars())
+        run_together(self.store, jobs, Bars())
 
     def route(self, task: str) -> ResolvedRoute:
         """The mean of all members of a task."""
-        route = parse_route(ROUTE)
-        digest = backbone_of(route, task=task, store=self._store)
-        return resolve(route, task=task, store=self._store, backbone_digest=digest)
-
-    def models(self, task: str) -> list[Model]:
-        """The members of a task as they run."""
-        return list(self.loader.models(self.route(task)))
+        route = parse_route(", ".join(names()))
+        digest = backbone_of(route, task=task, store=self.store)
+        return resolve(route, task=task, store=self.store, backbone_digest=digest)
 
     def ask(self, task: str, dataset: Dataset, shift: tuple[str, int] | None = None) -> Said:
-        """What the members of a task say of images, in the order of the task's classes."""
-        route, models = self.route(task), self.models(task)
+        """What the members of a task say of images; kept in the folder."""
+        route = self.route(task)
         dataset = align_classes(dataset, route.classes)
-        vit = self.loader.vit(route.preprocess.image_size)
-        batch, images, parts = Batch(vit), Resized(dataset, route.preprocess, vit), []
-        for places in images.batches(images_at_once(len(models))):
-            pixels = images.pixels(places)
-            if shift is not None:
-                pixels = shifts.apply(pixels, *shift, seed=int(places[0]))
-            of_models = logits_of_images(batch, models, normalise(pixels, route.preprocess))
-            parts.append(torch.stack(of_models, dim=1))
+        kept = LogitStore(self.folder / "logits")
+        logits = logits_of_routes(self.loader, [route], dataset, shift=shift, store=kept)
         name = dataset.name if shift is None else f"{shift[0]}:{shift[1]}"
-        return Said(name=name, logits=torch.cat(parts).double().numpy(), labels=dataset.labels.numpy())
+        return Said(name=name, logits=logits.of(route), labels=dataset.labels.numpy())
 
     def _written(self, name: str, dataset: Dataset) -> str:
         """The images of a set in a file of their own; all have one size."""
-        path = self._folder / f"{name}.npz"
+        path = self.folder / f"{name}.npz"
         pixels = torch.stack([dataset.images[i] for i in range(len(dataset))])
         np.savez(
             path,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.stores import TASK
+from model_store.routes.algebra import Route
 from model_store.routes.text import parse_route
 from serving.request import Request
 from serving.service import Service
@@ -28,6 +29,10 @@ class InProcess:
     def ask(self, names: Sequence[str]) -> None:
         """One image under each adapter, as many requests at a time as there are images."""
         self._runner.run(self._ask(names))
+
+    def classify(self, task: str, route: str, at_once: int) -> None:
+        """Every image under one route, in requests of so many images, all at the same time."""
+        self._runner.run(self._classify(task, parse_route(route), at_once))
 
     def load(self, names: Sequence[str]) -> None:
         """Brings adapters into memory and into slots, as far as they fit."""
@@ -60,12 +65,36 @@ class InProcess:
             for _ in self._images:
                 group.create_task(caller())
 
+    async def _classify(self, task: str, route: Route, at_once: int) -> None:
+        parts = [self._images[i : i + at_once] for i in range(0, len(self._images), at_once)]
+        async with asyncio.TaskGroup() as group:
+            for images in parts:
+                request = Request(task=task, route=route, images=images)
+                group.create_task(self._answered(request))
+
+    async def _answered(self, request: Request) -> None:
+        for answer in await self._service.classifier.classify(request, lambda said: said.images):
+            if isinstance(answer, Exception):
+                raise answer
+
 
 @contextmanager
-def in_process(settings: Settings, image_size: int, *, in_flight: int = IN_FLIGHT) -> Iterator[InProcess]:
-    """A service that runs until the block ends."""
+def in_process(
+    settings: Settings,
+    image_size: int,
+    *,
+    in_flight: int = IN_FLIGHT,
+    images: Sequence[NDArray[np.float32]] | None = None,
+) -> Iterator[InProcess]:
+    """A service that runs until the block ends.
+
+    Args:
+        images: Preprocessed, [3, S, S] each; None is as many random ones as are in flight.
+    """
     generator = np.random.default_rng(0)
-    images = [generator.standard_normal((3, image_size, image_size), np.float32) for _ in range(in_flight)]
+    if images is None:
+        shape = (3, image_size, image_size)
+        images = [generator.standard_normal(shape, np.float32) for _ in range(in_flight)]
     service = Service(settings)
     with asyncio.Runner() as runner:
         try:

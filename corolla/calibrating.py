@@ -151,7 +151,7 @@ def calibrate(store: Store, what: Calibration, reporter: "Reporter") -> Learnt:
         judged.append(
             Judged(name=domain.name, outcome=outcome(found.cascade, of_domain, domain.labels.numpy()))
         )
-    learnt = _with(route, resolved, loss, found.cascade, found.validated, images.digest)
+    learnt = with_thresholds(route, resolved, loss, found.cascade, found.validated, images.digest)
     if what.store:
         store.routes.put(learnt, expected=before)
     return Learnt(
@@ -244,7 +244,7 @@ def _logits(
     return logits
 
 
-def _with(
+def with_thresholds(
     route: NamedRoute,
     resolved: ResolvedRoute,
     loss: float,

@@ -199,8 +199,8 @@ class Contents:
     ) -> NamedRoute:
         """Keeps a route under a name, in the place of any other.
 
-        Adapters without a version are pinned to the one that is the newest now; aliases stay aliases. A cascade
-        is refused until `corolla routes calibrate` has learnt when its answers are settled.
+        Adapters without a version are pinned to the one that is the newest now; aliases stay aliases. A
+        cascade is refused until `corolla routes calibrate` has learnt when its answers are settled.
 
         Args:
             task: Its task; None is the only one.

@@ -1,16 +1,19 @@
 """Deleting a version of an adapter, which no alias or named route may name; and a task, or a version of one.
 
+The references of routes that a deleted adapter was in go with it.
+
 `latest` does not prevent it: it moves to the newest version that remains, or goes with the last one.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model_store.format.records import Manifest, NamedRoute, TaskRecord
 from model_store.names import LATEST
 from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
-from petl_vit.errors import Conflict
+from petl_vit.errors import Conflict, NotFound
 
 _LISTED = 8
 
@@ -33,6 +36,8 @@ def delete(store: Store, task: str, name: str, version: int) -> Deleted:
         Conflict: An alias or a named route names it; lists all of them.
     """
     check(store, task, name, version)
+    with suppress(NotFound):  # where a deletion that was begun goes on
+        store.references.remove(store.adapters.manifest(task, name, version).digest)
     return Deleted(adapter=f"{task}/{name}:{version}", latest=store.adapters.remove(task, name, version))
 
 
@@ -108,6 +113,8 @@ def delete_task(store: Store, deletion: TaskDeletion) -> None:
     """
     for route in deletion.routes:
         store.routes.delete(route.task, route.name)
+    digests = [manifest.digest for manifest in deletion.adapters]
+    store.references.remove(*digests, *(record.digest for record in deletion.records))
     for manifest in deletion.adapters:
         store.adapters.drop_aliases(manifest.task, manifest.name, manifest.version)
         store.adapters.remove(manifest.task, manifest.name, manifest.version)

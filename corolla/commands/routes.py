@@ -10,6 +10,7 @@ from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
+from corolla.references import route_reference
 from model_store.collections.history import KEPT
 from model_store.format.records import Audit, Cascade, NamedRoute
 from model_store.routes.text import explain_route, parse_route
@@ -25,6 +26,11 @@ COMMANDS = {
     "calibrate": Lazy(
         target="corolla.commands.calibrate:calibrate_route",
         line="Learn on labelled images when a cascade's answer is settled.",
+        extra="train",
+    ),
+    "reference": Lazy(
+        target="corolla.commands.reference:reference_route",
+        line="Measure what monitoring compares a named route with.",
         extra="train",
     ),
 }
@@ -122,11 +128,12 @@ def list_routes(task: str | None, names: Names, as_json: bool) -> None:
 @flags.store
 @flags.as_json
 def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> None:
-    """Show a named route, how it is read, and how it answers now."""
+    """Show a named route, how it is read, how it answers now, and what monitoring compares it with."""
     store = Store.open(url)
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
     document = route_document(store, route) | {"meaning": meaning}
+    document["reference"] = route_reference(store, route)
     if route.cascade is None or as_json:
         return tables.show(document, as_json)
     del document["cascade"]

@@ -64,8 +64,8 @@ class References:
         """
         return self._read(keys.REFERENCES)
 
-    def remove(self, adapter: str) -> int:
-        """Remove the references of the routes that an adapter is in, by its digest; how many there were.
+    def remove(self, *adapters: str) -> int:
+        """Remove the references of the routes that adapters are in, by their digests; how many there were.
 
         One that is damaged stays.
         """
@@ -76,7 +76,7 @@ class References:
             except Corrupt:
                 continue
             members = () if reference is None else reference.route.members
-            if any(term.digest == adapter for member in members for term in member.terms):
+            if any(term.digest in adapters for member in members for term in member.terms):
                 self._place.delete(keys.reference(route, data))
                 removed += 1
         return removed

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, Field, FiniteFloat, JsonValue, model_validat
 
 from model_store.format.canonical import canonical_json
 from model_store.format.records import ComputedIn, Digest, Name, Record, StoredRecord, Temperature
+from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import BINS, EDGES
 from petl_vit.errors import Corrupt
@@ -44,6 +45,14 @@ class ReferenceMember(Record):
     terms: Annotated[tuple[ReferenceTerm, ...], Field(min_length=1)]
 
 
+class ReferenceCascade(Record):
+    """When a cascade's answer is settled: as in a named route."""
+
+    score: Score
+    order: tuple[Count, ...]
+    stages: tuple[Stage, ...]
+
+
 class ReferenceRoute(Record):
     """What answered.
 
@@ -62,6 +71,7 @@ class ReferenceRoute(Record):
     temperature: Temperature
     task_digest: Digest
     members: Annotated[tuple[ReferenceMember, ...], Field(min_length=1)]
+    cascade: ReferenceCascade | None = None
 
     @classmethod
     def over(
@@ -74,9 +84,10 @@ class ReferenceRoute(Record):
         temperature: float,
         task_digest: str,
         members: Sequence[ReferenceMember],
+        cascade: ReferenceCascade | None = None,
     ) -> Self:
         """A route with the digest that it has."""
-        digest = identity(combine, temperature, task_digest, members)
+        digest = identity(combine, temperature, task_digest, members, cascade)
         return cls(
             digest=digest,
             task=task,
@@ -86,20 +97,26 @@ class ReferenceRoute(Record):
             temperature=temperature,
             task_digest=task_digest,
             members=tuple(members),
+            cascade=cascade,
         )
 
     @model_validator(mode="after")
     def _check_digest(self) -> Self:
-        if self.digest != identity(self.combine, self.temperature, self.task_digest, self.members):
+        own = identity(self.combine, self.temperature, self.task_digest, self.members, self.cascade)
+        if self.digest != own:
             raise ValueError("route.digest: it is not that of the route's members, weights and temperature")
         return self
 
 
 def identity(
-    combine: Combine, temperature: float, task_digest: str, members: Sequence[ReferenceMember]
+    combine: Combine,
+    temperature: float,
+    task_digest: str,
+    members: Sequence[ReferenceMember],
+    cascade: ReferenceCascade | None = None,
 ) -> str:
     """The digest of what a route computes: the sha256 of canonical JSON; names and versions do not count."""
-    document: JsonValue = {
+    document: dict[str, JsonValue] = {
         "combine": str(combine),
         "temperature": float(temperature),
         "task_digest": task_digest,
@@ -111,6 +128,8 @@ def identity(
             for member in members
         ],
     }
+    if cascade is not None:
+        document["cascade"] = cascade.model_dump(mode="json")
     return hashlib.sha256(canonical_json(document)).hexdigest()
 
 
@@ -237,6 +256,10 @@ class Reference(StoredRecord):
         if found is not None:
             return found
         return -math.inf if self.accuracy == 1 else math.inf
+
+    def encode(self) -> bytes:
+        """As `StoredRecord.encode`, in one line: most of it is numbers."""
+        return (self.model_dump_json() + "\n").encode()
 
     @classmethod
     def parse(cls, data: bytes, key: str) -> Self:

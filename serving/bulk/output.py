@@ -27,10 +27,10 @@ COLUMNS = (
     "agreement",
     "entropy",
     "mutual_information",
-    "members_asked",
     "route",
     "adapters",
     "error",
+    "members_asked",  # the newest last: readers of CSV files may count columns
 )
 PROBABILITIES = "probabilities"
 _GROUP = 10_000

@@ -103,6 +103,8 @@ class _ImageFolder:
             )
 
     def _instead(self, root: Sequence[str] | None) -> str:
+        if self._origin.lower().endswith(".zip") and any("/train800" in f"/{path}" for path in self._paths):
+            return "unpack it: the lists of VTAB-1K are read from a folder"
         if not root:
             return "put the images of each class in a folder of its own, named after the class"
         separator = INSIDE if self._origin.lower().endswith(".zip") else "/"

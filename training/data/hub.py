@@ -105,6 +105,8 @@ class HubSet:
         return listing.dataset(self._field, self._reading)
 
     def _check_labels(self, texts: dict[str, str], origin: str, left_out: LeftOut) -> None:
+        if not texts:
+            raise InvalidInput(f"{origin} has no rows", field=self._field, remedy="name another part")
         bad = [row for row, text in texts.items() if not text]
         if len(bad) == len(texts) or (bad and not self._reading.skip_bad):
             more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""

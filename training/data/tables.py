@@ -139,9 +139,7 @@ class Table:
 
     def _reader(self, contents: dict[str, bytes]) -> Read:
         folder = Path(self.origin).parent
-        if contents:
-            return contents.__getitem__
-        return lambda path: read_file(folder / path, self._field)
+        return lambda key: contents[key] if key in contents else read_file(folder / key, self._field)
 
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:

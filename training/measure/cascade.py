@@ -7,7 +7,7 @@
   the *expected* loss is within what is stated. An answer that stands early is expected to lose the
   probability of the whole ensemble's answer less its own, both by the whole ensemble's calibrated
   probabilities. Images that happened to turn out right or wrong decide less of it than in a count, whose
-  thresholds lose twice what is stated on other images (docs/decisions/0024-cascades.md).
+  thresholds lose twice what is stated on other images (docs/decisions/0026-how-a-cascade-learns.md).
 
 Counting right and wrong answers is for judging (`training.measure.cascade_validation`). Nothing is random.
 

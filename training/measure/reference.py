@@ -3,10 +3,8 @@
 Shapes: n images, K members, C classes, D the backbone's width.
 """
 
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +20,14 @@ from model_store.format.reference import (
     ReferenceRoute,
     ReferenceThreshold,
 )
-from petl_vit import random_features
+from petl_vit import cascade, random_features
 from petl_vit.combine import Answer, combine
 from petl_vit.confidence import BINS, EDGES, bins_of, cumulative
 from petl_vit.errors import InvalidInput
 from petl_vit.estimators import SCORES, estimate, threshold
 from petl_vit.precision import Precision
 from petl_vit.random_features import RandomFeatures
+from training.measure.versions import package_versions
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -73,8 +72,7 @@ def reference(
             remedy="measure it with --precision fp32, or train it again",
         )
     labels = observed.labels[finite]
-    weights = np.array([member.weight for member in route.members])
-    answer = combine(observed.logits[finite], weights, rule=route.combine, temperature=route.temperature)
+    answer, votes = _answer(route, observed.logits[finite])
     correct = answer.predicted == labels
     return Reference(
         route=route,
@@ -82,15 +80,15 @@ def reference(
         classes=classes,
         precision=precision,
         made_at=datetime.now(UTC),
-        versions=_versions(),
+        versions=package_versions(),
         images=len(labels),
         invalid=int((~finite).sum()),
         accuracy=float(correct.mean()),
-        member_accuracies=tuple((answer.votes == labels[:, None]).mean(axis=0).tolist()),
+        member_accuracies=tuple((votes == labels[:, None]).mean(axis=0).tolist()),
         agreement=float(answer.agreement.mean()),
         entropy=max(float(answer.entropy.mean()), 0.0),
         mutual_information=float(answer.mutual_information.mean()),
-        pairs=_pairs(answer.votes, labels),
+        pairs=_pairs(votes, labels),
         confidence=_confidence(answer.probabilities.max(axis=-1), correct),
         atc=_thresholds(answer, correct),
         true=_counts(labels, len(classes)),
@@ -99,6 +97,17 @@ def reference(
         features=None if observed.features is None else _features(observed.features[finite]),
         no_estimate=f"{len(labels)} images are fewer than {FEWEST}" if len(labels) < FEWEST else "",
     )
+
+
+def _answer(route: ReferenceRoute, logits: Array) -> tuple[Answer, Ints]:
+    """What the route says, and the votes [n, K] of all members, also of those that a cascade does not ask."""
+    if route.cascade is not None:
+        of = route.cascade
+        answered = cascade.answers(logits, of.score, of.stages, order=of.order).answer
+        return answered, logits.argmax(axis=-1)
+    weights = np.array([member.weight for member in route.members])
+    answered = combine(logits, weights, rule=route.combine, temperature=route.temperature)
+    return answered, answered.votes
 
 
 def _pairs(votes: Ints, labels: Ints) -> tuple[Pair, ...]:
@@ -172,9 +181,3 @@ def _features(features: Array) -> ReferenceFeatures:
 
 def _rounded(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("corolla", "numpy", "torch")
-    }

@@ -16,7 +16,7 @@ from model_store.resolution.loading import Loader
 from model_store.store import Store
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture
-from petl_vit.batch import Batch, Model, Term
+from petl_vit.batch import Batch, Features, Model, Term
 from petl_vit.logits import images_at_once, logits_over
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
@@ -58,7 +58,27 @@ class HeldOut:
         Args:
             advance: Called with the number of images that are done.
         """
-        batches = self.images.batches(images_at_once(len(models)))
+        return self._over(batch, models, images_at_once(len(models)), advance)
+
+    def answers(
+        self, batch: Batch, models: Sequence[Model], advance: Callable[[int], None] = lambda n: None
+    ) -> tuple[list[Tensor], Tensor]:
+        """As `logits`, and the frozen features [n, D] of the same forwards.
+
+        Args:
+            models: The last is the base, whose row gives the features too.
+        """
+        frozen, size = (
+            Features(models[-1].terms),
+            images_at_once(len(models)),
+        )  # whose rows cost next to nothing
+        *logits, features = self._over(batch, [*models, frozen], size, advance)
+        return logits, features
+
+    def _over(
+        self, batch: Batch, models: Sequence[Model], size: int, advance: Callable[[int], None]
+    ) -> list[Tensor]:
+        batches = self.images.batches(size)
         return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
 
     def far_below(self, logits: Tensor, base: Tensor) -> bool:

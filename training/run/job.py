@@ -3,15 +3,13 @@
     data -> split -> task and its base head (once) -> train (resumable) -> held-out metrics -> publish
 
 Several jobs that differ in name and recipe alone can run together: they share data, base head and forwards.
-Nothing is registered half-way: the only write that others see is the last one, and it is atomic. A
-job that was killed goes on from its last epoch; one that is registered already is not trained again.
+The only write that others see is the last one, and it is atomic. A job that was killed goes on from its last
+epoch; one that is registered already is not trained again.
 """
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from model_store.names import LATEST
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import Subject, checked
 from model_store.store import Store
-from petl_vit import methods
 from petl_vit.architecture import describe
 from petl_vit.batch import Batch
 from petl_vit.device import chosen_device, use_threads
@@ -36,6 +33,7 @@ from training.data.loading import Resized
 from training.data.reading import reading_of
 from training.data.records import Dataset
 from training.data.sources import load_parts, training_parts
+from training.measure.versions import package_versions
 from training.progress import Reporter, Silent
 from training.run import rates
 from training.run.checkpoint import Checkpoint
@@ -44,6 +42,7 @@ from training.run.heldout import HeldOut, below_base, compare_with_previous, mod
 from training.run.planned import Planned
 from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
+from training.run.referencing import Answered
 from training.run.task import check_spec, create, new_spec
 from training.run.together import check_names, check_together
 from training.run.trainer import Trained
@@ -69,8 +68,7 @@ class Job:
         image_size, resize, crop_ratio, interpolation, normalise: How images of a new task reach the backbone,
             as `training.run.transform.Input` says.
         runs: Folder for the state of unfinished runs.
-        micro_batch: Images of one forward and backward; a step of the batch adds up its micro-batches, with
-            the same result to rounding. None is the batch, or as many as fit in memory.
+        micro_batch: Images of one forward and backward; None is the batch, or as many as fit in memory.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
@@ -161,14 +159,13 @@ class _Run:
         for one in jobs:
             check_names(one)
         use_threads()
-        jobs = settled(store, jobs, reporter.note)
-        self._device = chosen_device(jobs[0].device)
-        check_precision(jobs[0].recipe.precision, self._device)
-        self._adapters = [_adapter(one) for one in jobs]
+        job, *_ = jobs = settled(store, jobs, reporter.note)
+        self._device = chosen_device(job.device)
+        check_precision(job.recipe.precision, self._device)
+        self._adapters = [Planned.of(one.name, one.recipe) for one in jobs]
         self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
-        job = jobs[0]
         self._backbone = store.backbones.get(job.backbone)
         reading = reading_of(job, reporter)
         data, heldout = training_parts(job.data, job.heldout, reading)
@@ -241,15 +238,16 @@ class _Run:
         self._data.remember(self._store)  # before a manifest names them
         manifests = {}
         for adapter, result in trained:
-            tensors = result.tensors | result.head.tensors()
-            draft = drafts[adapter.name]
+            draft, answered = drafts[adapter.name]
             good = self._job.promote or not draft.training.get("far_below_base")
+            tensors = result.tensors | result.head.tensors()
             manifests[adapter.name] = self._store.adapters.publish(draft, tensors, latest=good)
+            answered.keep(self._store, manifests[adapter.name], self._reporter.note)
             self._checkpoint(adapter, task).remove()
         return manifests
 
     def _exact(self, vit: FrozenViT, on: FrozenViT) -> FrozenViT:
-        """The backbone in float32 on the device: what base heads are fitted with."""
+        """In float32 on the device: what base heads are fitted with."""
         return on if self._job.recipe.precision == "fp32" else vit.to(device=self._device)
 
     def _existing_task(self) -> TaskRecord | None:
@@ -335,8 +333,8 @@ class _Run:
 
     def _drafts(
         self, task: TaskRecord, images: Resized, trained: Sequence[tuple[Planned, Trained]]
-    ) -> dict[str, Draft]:
-        """The drafts by name, with their temperatures and held-out metrics: as a server would answer."""
+    ) -> dict[str, tuple[Draft, Answered]]:
+        """The drafts by name, with temperatures and metrics, and what those are of: as a server answers."""
         job, loader = self._job, self._measuring(task, trained)
         vit, models = loader.vit(task.spec.preprocess.image_size), models_of(task, trained, loader)
         heldout = HeldOut(
@@ -346,22 +344,25 @@ class _Run:
             split_seed=job.split_seed,
         )
         with self._reporter.stage("measuring on held-out images", len(images)) as advance:
-            *logits, base = heldout.logits(Batch(vit), models, advance)
-        return {
-            adapter.name: heldout.drafted(
-                task=task,
-                name=adapter.name,
-                method=adapter.method,
-                training=self._training(
-                    adapter, task, result, [other.name for other, _ in trained if other is not adapter]
+            (*logits, base), features = heldout.answers(Batch(vit), models, advance)
+        answered = partial(Answered, heldout=heldout, features=features, precision=loader.precision)
+        drafts = {}
+        for (adapter, result), answers in zip(trained, logits, strict=True):
+            beside = [other.name for other, _ in trained if other is not adapter]
+            drafts[adapter.name] = (
+                heldout.drafted(
+                    task=task,
+                    name=adapter.name,
+                    method=adapter.method,
+                    training=self._training(adapter, task, result, beside),
+                    logits=answers,
+                    base=base,
+                    arch=vit.arch,
+                    precision=loader.precision,
                 ),
-                logits=answers,
-                base=base,
-                arch=vit.arch,
-                precision=loader.precision,
+                answered(logits=answers),
             )
-            for (adapter, result), answers in zip(trained, logits, strict=True)
-        }
+        return drafts
 
     def _training(
         self, adapter: Planned, task: TaskRecord, trained: Trained, beside: Sequence[str]
@@ -376,7 +377,7 @@ class _Run:
             "epoch": trained.epoch,
             "accuracies": {str(epoch): accuracy for epoch, accuracy in trained.accuracies.items()},
             "device": str(self._device),
-            "versions": _versions(),
+            "versions": package_versions(),
             **({"sweep": self._sweeps[adapter.name]} if adapter.name in self._sweeps else {}),
         }
 
@@ -390,13 +391,3 @@ class _Run:
             models=partial(models_of, task, trained),
         )
         return checked(self._job.measure_precision, exact, [subject], self._reporter.note)
-
-
-def _adapter(job: Job) -> Planned:
-    method = methods.get(job.recipe.method).configure(job.recipe.config)
-    return Planned(name=job.name, recipe=job.recipe, method=method)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "timm", "numpy", "scikit-learn", "corolla")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from petl_vit import methods
 from petl_vit.methods.method import Method
 from training.run.recipe import Recipe
 
@@ -20,3 +21,8 @@ class Planned:
     recipe: Recipe
     method: Method
     rates_for: str = ""
+
+    @classmethod
+    def of(cls, name: str, recipe: Recipe) -> "Planned":
+        """An adapter by its recipe, before the images are known."""
+        return cls(name=name, recipe=recipe, method=methods.get(recipe.method).configure(recipe.config))

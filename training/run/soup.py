@@ -38,6 +38,7 @@ from training.data.records import Dataset
 from training.data.sources import load_measured
 from training.progress import Reporter, Silent
 from training.run.heldout import HeldOut, below_base
+from training.run.referencing import Answered
 from training.run.training_data import unlearnt_by
 
 Kind = Literal["greedy", "uniform"]
@@ -128,7 +129,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         for term in ranked
     )
     parts = [ingredient for ingredient in ingredients if ingredient.weight]
-    logits, base = averages.logits(chosen)
+    logits, base, features = averages.answers(chosen)
     draft = averages.heldout.drafted(
         task=task,
         name=job.name,
@@ -144,6 +145,10 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         _tensors(store, parts) | averages.head(chosen),
         latest=not draft.training.get("far_below_base"),
     )
+    answered = Answered(
+        heldout=averages.heldout, logits=logits, features=features, precision=loader.precision
+    )
+    answered.keep(store, manifest, reporter.note)
     latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)
     return Outcome(manifest=manifest, members=ingredients, latest=latest)
 
@@ -219,10 +224,12 @@ class _Averages:
         (logits,) = self._run([self._average(terms)], " + ".join(term.label for term in terms))
         return self._accuracy(logits)
 
-    def logits(self, terms: list[ResolvedTerm]) -> tuple[Tensor, Tensor]:
-        """[n, C] of the average of the terms and of the frozen backbone with the task's base head."""
-        average, base = self._run([self._average(terms), Model([Term(adapter=self._base)])], "the soup")
-        return average, base
+    def answers(self, terms: list[ResolvedTerm]) -> tuple[Tensor, Tensor, Tensor]:
+        """[n, C] of the average of the terms and of the task's base head, and the frozen features [n, D]."""
+        models = [self._average(terms), Model([Term(adapter=self._base)])]
+        with self._reporter.stage("measuring the soup", len(self.heldout.images)) as advance:
+            (average, base), features = self.heldout.answers(self._batch, models, advance)
+        return average, base, features
 
     def head(self, terms: list[ResolvedTerm]) -> dict[str, Tensor]:
         """The average's head, on the CPU."""

@@ -3,18 +3,8 @@ from training.data.shift import IMAGENET_C
 
 
 def test_a_suite_of_shifts_is_measured_by_name(trained: Shell) -> None:
-    command = [
-        "evaluate",
-        "lora",
-        "--data",
-        "digits",
-        "--limit",
-        "10",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
+    command = ["evaluate", "lora", "--task", "digits", "--data", "digits", "--limit", "10", "--device", "cpu"]
+    command += ["--precision", "fp32"]
     evaluation = trained.document(*command, "--shifts", "imagenet-c:2", "--shift", "noise:1", "--json")
     shifts = [one["shift"] for one in evaluation["sets"]]
     assert shifts == [None, *(f"{name}:2" for name in IMAGENET_C), "noise:1"]

@@ -146,6 +146,12 @@ def test_rows_without_a_label_are_named_or_skipped(tmp_path: Path) -> None:
         load_dataset(none, reading=Reading(skip_bad=True))
 
 
+def test_a_split_without_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = datasets.DatasetDict({"train": made([10, 20], [0, 1]), "test": made([], [])})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: several)
+    assert "hf:org/set::test has no rows; name another part" in str(refusal("hf:org/set::test"))
+
+
 def test_unreadable_images_are_named_or_skipped(tmp_path: Path) -> None:
     files = {"good.png": image(10), "bad.png": b"no image", "other.png": image(20)}
     cells = [{"bytes": data, "path": name} for name, data in files.items()]

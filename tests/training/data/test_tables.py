@@ -199,6 +199,13 @@ def test_parquet_holds_paths(tmp_path: Path) -> None:
     assert (dataset.classes, values(dataset)) == (("rose", "tulip"), [10, 20, 30, 40])
 
 
+def test_parquet_may_hold_some_images_and_the_paths_of_others(tmp_path: Path) -> None:
+    folder(tmp_path, {"1.png": 10})
+    cells = [{"bytes": None, "path": "1.png"}, {"bytes": image(20), "path": None}]
+    dataset = load_dataset(parquet(tmp_path / "x.parquet", {"image": cells, "label": ["a", "b"]}))
+    assert values(dataset) == [10, 20]
+
+
 def test_parquet_holds_the_images_and_names_their_classes(tmp_path: Path) -> None:
     cells = [{"bytes": image(value), "path": "x.png"} for value in (10, 20, 30, 40)]
     columns = {"image": cells, "label": [1, 0, 1, 0]}

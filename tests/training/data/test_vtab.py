@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from petl_vit.errors import InvalidInput, NotFound
-from tests.training.data.files import folder, image, refusal, values
+from tests.training.data.files import folder, image, refusal, values, zipped
 from tests.training.run.notes import Notes
 from training.data.reading import Reading
 from training.data.sources import load_dataset, source_parts, training_parts
@@ -149,3 +149,10 @@ def test_the_folder_of_all_tasks_is_refused_with_one_to_name(tmp_path: Path) -> 
     task(tmp_path / "svhn", KITTI)
     with pytest.raises(InvalidInput, match="holds the tasks 'kitti', 'svhn' of VTAB-1K; name one"):
         load_dataset(str(tmp_path))
+
+
+def test_a_task_in_a_zip_has_to_be_unpacked(tmp_path: Path) -> None:
+    source = Path(task(tmp_path / "kitti", KITTI))
+    files = {str(file.relative_to(source)): file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    said = str(refusal(zipped(tmp_path / "kitti.zip", files)))
+    assert said.endswith("unpack it: the lists of VTAB-1K are read from a folder")

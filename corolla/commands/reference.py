@@ -1,0 +1,79 @@
+"""`corolla routes reference`: what monitoring compares a named route with, measured on labelled images."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corolla import flags, referencing, tables
+from corolla.flags import epilog
+from corolla.names import chosen_task
+from model_store.store import Store
+from petl_vit.errors import InvalidInput
+from training.progress import Bars
+
+
+@click.command(
+    "reference",
+    epilog=epilog(
+        "corolla routes reference live --task digits",
+        "corolla routes reference live --data photos/val --all-images",
+        "corolla routes reference --all",
+    ),
+)
+@click.argument("name", required=False)
+@flags.task()
+@click.option("--all", "every", is_flag=True, help="Every named route, of --task or of all tasks.")
+@click.option(
+    "--data",
+    help="Labelled images, of which the held-out share is used.  [default: what the route's first adapter "
+    "held out]",
+)
+@flags.holdout("Share of the images of --data that training held out.")
+@click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
+@flags.split_seed("The --split-seed of that training.")
+@flags.max_pixels
+@flags.skip_bad
+@flags.columns
+@flags.precision("What the backbone computes in, as a server's")
+@flags.device
+@click.option(
+    "--logits",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="COROLLA_LOGITS",
+    help="Folder in which logits are kept, so that none is computed twice (env: COROLLA_LOGITS).  "
+    "[default: the user's cache]",
+)
+@flags.store
+@flags.as_json
+def reference_route(
+    name: str | None,
+    task: str | None,
+    every: bool,
+    holdout: float,
+    all_images: bool,
+    url: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Measure a named route on labelled images, as monitoring compares its traffic with.
+
+    Accuracy, agreements, confidences, thresholds, class counts and frozen features are kept in the store, for
+    the versions and the temperature that answer now. An adapter by itself has its own from training.
+    """
+    if (name is None) == (not every):
+        raise InvalidInput("name one route, or give --all", field="all")
+    store = Store.open(url)
+    what = referencing.Referencing(
+        task=task if every else chosen_task(store, task),
+        name=name,
+        holdout=None if all_images else holdout,
+        **settings,
+    )
+    references = referencing.measure(store, what, Bars())
+    if as_json:
+        return tables.print_json([reference.model_dump(mode="json") for reference in references])
+    for line in referencing.lines(references):
+        click.echo(line)
+    if not references:
+        click.echo('No named route yet. Type: corolla routes put both "lora, ssf" --task TASK')
