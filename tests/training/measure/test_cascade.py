@@ -112,11 +112,9 @@ def test_temperatures_are_those_of_the_measured_calibration() -> None:
     assert nll > 0
 
 
-def test_confidences_are_as_high_as_answers_are_often_right_at_every_stage() -> None:
-    logits, labels = members(6000)
-    cascade = learn(logits[:3000], labels[:3000], loss=0.005)
-    said = cascade.answers(logits[3000:])
-    right, confidence = said.answer.predicted == labels[3000:], said.answer.probabilities.max(axis=-1)
-    for asked in (said.asked == 1, said.asked == 4):
-        assert asked.sum() > 50
-        assert confidence[asked].mean() == pytest.approx(right[asked].mean(), abs=0.06)
+def test_confidences_are_as_high_as_answers_are_often_right_on_other_images() -> None:
+    logits, labels = members(4000)
+    cascade = learn(logits[:2000], labels[:2000], loss=0.005)
+    said = cascade.answers(logits[2000:])
+    right, confidence = said.answer.predicted == labels[2000:], said.answer.probabilities.max(axis=-1)
+    assert confidence.mean() == pytest.approx(right.mean(), abs=0.03)
