@@ -10,6 +10,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
+CHROMIUM := .venv/chromium
 
 BENCHMARKS := mixed scale memory peers serve backends hotload training
 
@@ -31,11 +32,11 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "corolla needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "installing the pinned packages into .venv (5 GB; minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(PIP) -e '.[serve,train]'
+	$(PIP) -e '.[serve,train,report]'
 	@touch $(READY)
 
 $(TOOLS): $(READY)
-	$(PIP) -e '.[serve,train,dev,torchserve]'
+	$(PIP) -e '.[serve,train,report,dev,torchserve]'
 	@touch $(TOOLS)
 
 $(PEERS): $(READY)
@@ -46,13 +47,17 @@ $(PEERS): $(READY)
 $(PROMETHEUS): | $(READY)
 	-@.ci/prometheus $@
 
+# Without it, the test that reads a report in a browser is skipped by name.
+$(CHROMIUM): | $(READY)
+	-@.ci/chromium $@
+
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
 
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: lint | $(PROMETHEUS)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
+test: lint | $(PROMETHEUS) $(CHROMIUM)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
 	$(MAKE) --no-print-directory numerics
 
@@ -72,7 +77,7 @@ lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Docke
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/hadolint Dockerfile
 
-check: lint | $(PROMETHEUS)  ## lint and the quick tests only
+check: lint | $(PROMETHEUS) $(CHROMIUM)  ## lint and the quick tests only
 	$(PYTEST) -m 'not slow'
 
 proto: $(TOOLS)  ## write the code of protos/**/*.proto

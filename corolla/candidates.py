@@ -19,7 +19,7 @@ from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput, NotFound
-from training.measure.candidate import Candidate
+from training.measure.candidate import Candidate, seed_groups
 from training.run.recipe import Recipe
 
 _RECIPE = sorted(set(Recipe.model_fields) - {"seed", "method", "config"})
@@ -85,16 +85,18 @@ class Chooser:
 
     def _joined(self, adapters: Sequence[Candidate]) -> Iterator[Candidate]:
         """Ensembles by mean logits that tell whether methods complement each other."""
-        groups = dict[str, list[Candidate]]()
-        for one in adapters:
-            groups.setdefault(one.seeds_of or one.label, []).append(one)
-        several = {key: group for key, group in groups.items() if len(group) > 1}
-        if several and len(groups) > 1:
-            yield from self._mean([group[0] for group in groups.values()], "one of each")
-        for group in several.values():
-            method = group[0].adapter.method if group[0].adapter is not None else ""
-            yield from self._mean(group, f"seeds of {method}")
-        yield from self._mean(adapters, "all")
+        groups = seed_groups(adapters)
+        others = {one.label for group in groups for one in group[1:]}
+        different = [one for one in adapters if one.label not in others]
+        if groups and len(different) > 1:
+            yield from self._mean(different, "one of each")
+        methods = [_method(group[0]) for group in groups]
+        for group, method in zip(groups, methods, strict=True):
+            yield from self._mean(
+                group, f"seeds of {method if methods.count(method) == 1 else group[0].label}"
+            )
+        if len(adapters) not in map(len, groups):
+            yield from self._mean(adapters, "all")
 
     def _mean(self, adapters: Sequence[Candidate], what: str) -> Iterator[Candidate]:
         name = f"mean of {len(adapters)}: {what}"
@@ -143,6 +145,10 @@ class Chooser:
     def _member(self, route: ResolvedRoute, place: int) -> Candidate:
         alone = replace(route, members=(replace(route.members[place], weight=1.0),), combine=Combine.MEAN)
         return Candidate(route=alone, seeds_of=_seeds_of(alone))
+
+
+def _method(one: Candidate) -> str:
+    return "" if one.adapter is None else one.adapter.method
 
 
 def _entry(adapter: AdapterRef) -> Entry:

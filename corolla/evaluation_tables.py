@@ -19,6 +19,10 @@ _PAIRS = 10
 _SHIFTS = 5
 """Shifts of a set that are listed one by one unless all are asked for."""
 _LISTED = 6
+_NO_CONTROL = (
+    "no control: seeds of one method among the routes would tell whether methods matter, such as\n"
+    "`corolla train lora --seed 1 --name lora-1 ...` beside lora"
+)
 _CHANCE = 0.05
 
 
@@ -228,6 +232,8 @@ def _ensembles(evaluation: Evaluation, full: bool) -> None:
             table.add_row(*cells, *(["", ""] if control else []))
     click.echo()
     tables.print_table(table)
+    if not control:
+        click.echo(_NO_CONTROL)
 
 
 def _difference(one: Difference) -> str:

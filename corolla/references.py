@@ -21,6 +21,18 @@ def adapter_reference(store: Store, manifest: Manifest) -> dict[str, JsonValue]:
     return _shown(lambda: of_adapter(store, manifest), "training, or a named route of it, makes one")
 
 
+def in_words(shown: dict[str, JsonValue]) -> str:
+    """The same as a sentence."""
+    state, why = str(shown["state"]), str(shown["why"])
+    if "accuracy" not in shown:
+        return f"{state}: {why}"
+    figures = (
+        f"accuracy {shown['accuracy']:.3f} at confidence {shown['confidence']:.3f} on {shown['images']} images of "
+        f"{shown['data']}, in {shown['precision']}, {str(shown['made_at'])[:10]}"
+    )
+    return f"{state}: {figures}" + (f"; {why}" if why else "")
+
+
 def _shown(find: Callable[[], Referenced], remedy: str) -> dict[str, JsonValue]:
     try:
         found = find()

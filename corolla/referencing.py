@@ -18,6 +18,7 @@ from petl_vit.precision import Precision
 from training.measure.candidate import Candidate
 
 if TYPE_CHECKING:
+    from model_store.resolution.loading import Loader
     from training.data.reading import Reading
     from training.data.records import Dataset
     from training.progress import Reporter
@@ -62,11 +63,12 @@ def measure(store: Store, what: Referencing, reporter: "Reporter") -> list[Refer
     """
     if what.name is not None:
         assert what.task is not None
-        return [_measured(store, store.routes.get(what.task, what.name), what, reporter)]
+        return [_measured(store, store.routes.get(what.task, what.name), what, reporter, {})]
     named, references = store.routes.list(what.task), list[Reference]()
+    loaders: dict[str, Loader] = {}
     for route in named:
         try:
-            references.append(_measured(store, route, what, reporter))
+            references.append(_measured(store, route, what, reporter, loaders))
         except CorollaError as error:
             reporter.note(f"route {route.task}/{route.name} is not measured: {error}")
     if named and not references:
@@ -74,7 +76,10 @@ def measure(store: Store, what: Referencing, reporter: "Reporter") -> list[Refer
     return references
 
 
-def _measured(store: Store, named: NamedRoute, what: Referencing, reporter: "Reporter") -> Reference:
+def _measured(
+    store: Store, named: NamedRoute, what: Referencing, reporter: "Reporter", loaders: "dict[str, Loader]"
+) -> Reference:
+    """Measures one route; `loaders` are those of the backbones that were read before, by digest."""
     now = answering(store, named)
 
     from model_store.resolution.loading import Loader
@@ -85,9 +90,11 @@ def _measured(store: Store, named: NamedRoute, what: Referencing, reporter: "Rep
 
     dataset = _dataset(store, now, what, reporter)
     use_threads()
-    record = store.backbones.get(now.resolved.task.spec.backbone_digest)
-    exact = Loader(store, record, device=chosen_device(what.device))
-    loader = checked(Precision(what.precision), exact, subjects(now.resolved.members), reporter.note)
+    digest = now.resolved.task.spec.backbone_digest
+    if digest not in loaders:
+        loaders[digest] = Loader(store, store.backbones.get(digest), device=chosen_device(what.device))
+    members = subjects(now.resolved.members)
+    loader = checked(Precision(what.precision), loaders[digest], members, reporter.note)
     one = Candidate(route=now.resolved, temperature=now.temperature, cascade=now.cascade, name=named.name)
     logits = LogitStore(what.logits or default_folder())
     with reporter.stage(f"{named.name} on {dataset.name}", 2 * len(dataset)) as advance:

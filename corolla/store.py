@@ -14,8 +14,9 @@ from platformdirs import user_cache_dir
 
 from corolla.answers import Embedding, Prediction
 from corolla.contents import PathLike, Setting
-from corolla.measuring import Measuring, reporter_of
+from corolla.measuring import reporter_of
 from corolla.method_settings import recipe_of
+from corolla.tuning import Tuning
 from model_store.format.records import Manifest, TaskRecord
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from corolla.in_process import ImageLike, InProcess
 
 
-class Store(Measuring):
+class Store(Tuning):
     """A model store, and what this process computes with it; safe to share between threads.
 
     From the first call to `close`, `classify` and `embed` keep one backbone in memory.

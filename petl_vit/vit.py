@@ -97,11 +97,28 @@ class FrozenViT:
         """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which all rows of an image share."""
         return wide(convolution(params, "patch_embed.proj", images, self.arch.patch_size))
 
-    def features(self, patches: Tensor, run: Executor, forks: Mapping[int, Tensor] | None = None) -> Tensor:
+    def stream(self, images: Tensor, run: Executor, block: int) -> Tensor:
+        """What comes to a block, [B, N, D] of images [B, 3, S, S]: the patches, for block 0."""
+        x = run.over(PATCH_CONVOLUTION, self.patches, images)
+        if block == 0:
+            return x
+        x = self._begun(x, run)
+        for number, name in enumerate(self._blocks[:block]):
+            x = self._block(number, name, x, run)
+        return x
+
+    def features(
+        self,
+        patches: Tensor,
+        run: Executor,
+        forks: Mapping[int, Tensor] | None = None,
+        *,
+        start: int = 0,
+    ) -> Tensor:
         """Pooled features of a batch of rows.
 
         Args:
-            patches: [U, N, D], of the distinct images.
+            patches: [U, N, D], of the distinct images; what comes to block `start`, where that is not 0.
             run: The executor with the rows' edits.
             forks: Where rows that were equal so far become several: before block l (0: before the edits of
                 the patch embedding; the depth: before the final norm) the stream is indexed by `forks[l]`,
@@ -110,19 +127,21 @@ class FrozenViT:
         Returns:
             [B, D].
         """
-        forks = forks or {}
-        x = patches[forks[0]] if 0 in forks else patches
-        x = run.over(_EMBEDDINGS, self._embed, run.embed(x))
-        if self.arch.pre_norm:
-            x = run.norm("norm_pre", x)
-        x = run.extend(x)
-        for number, block in enumerate(self._blocks):
-            if number and number in forks:
+        forks, x = forks or {}, patches
+        for number, block in enumerate(self._blocks[start:], start):
+            if number in forks:
                 x = x[forks[number]]
-            x = self._block(number, block, x, run)
+            x = self._block(number, block, self._begun(x, run) if number == 0 else x, run)
         if self.arch.depth in forks:
             x = x[forks[self.arch.depth]]
         return run.feature(self._feature(x if self.arch.pool == "token" else run.strip(x), run))
+
+    def _begun(self, patches: Tensor, run: Executor) -> Tensor:
+        """Patches [B, N, D] with their edits, embeddings and whatever tokens the edits carry."""
+        x = run.over(_EMBEDDINGS, self._embed, run.embed(patches))
+        if self.arch.pre_norm:
+            x = run.norm("norm_pre", x)
+        return run.extend(x)
 
     def _feature(self, x: Tensor, run: Executor) -> Tensor:
         """The final norm and the pooling: [B, N, D], or the class token's [B, 1, D], -> [B, D]."""

@@ -63,7 +63,7 @@ def _study(options: argparse.Namespace, folder: Path) -> None:
     )
     data = ["--data", domains.places[domains.source], "--task", TASK, "--holdout", f"{holdout:.4f}"]
     common = ["--image-size", str(options.image_size), "--epochs", str(sizes.epochs)]
-    common += ["--batch-size", str(sizes.batch_size), "--drop-path", "0"]
+    common += ["--batch-size", str(sizes.batch_size), "--drop-path", "0", "--precision", options.precision]
     CONSOLE.rule("2. tune every method by a small fair grid")
     _corolla(["sweep", *sizes.methods, *data, *common, "--grid", "small", "--trials", str(sizes.trials)])
     CONSOLE.rule("3. more seeds of the winners, and heads that start at random")
@@ -151,6 +151,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=5, help="of every run (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="of every run (%(default)s)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of training (%(default)s)"
+    )
     parser.add_argument("--trials", type=int, default=3, help="most trials of a method (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="of every method (%(default)s)")
     parser.add_argument("--members", type=int, default=8, help=f"seeds of {ONE} in an ensemble (%(default)s)")

@@ -75,3 +75,5 @@ def reference_route(
         return tables.print_json([reference.model_dump(mode="json") for reference in references])
     for line in referencing.lines(references):
         click.echo(line)
+    if not references:
+        click.echo('No named route yet. Type: corolla routes put both "lora, ssf" --task TASK')

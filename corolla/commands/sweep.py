@@ -27,6 +27,7 @@ def _of_recipe(name: str) -> flags.Decorator:
     return option_of(name, Recipe.model_fields[name])
 
 
+_OF_SWEEP = ("trials", "validation", "together", "prune", "storage", "restart", "workers", "ray")
 _FLAGS: list[flags.Decorator] = [
     click.argument("names", metavar="[METHOD]...", nargs=-1),
     click.option(
@@ -68,6 +69,18 @@ _FLAGS: list[flags.Decorator] = [
         metavar="URL",
         help="Optuna storage that several machines share, or a journal file (x.log).  "
         "[default: a file in --runs]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 256),
+        default=1,
+        show_default=True,
+        help="Processes of this machine that run trials, or Ray's tasks at a time with --ray local.",
+    ),
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run trials as tasks of this Ray cluster, such as ray://host:10001, or of a `local` one.",
     ),
     flags.backbone,
     click.option("--heldout", help="Held-out images from here, instead of a split."),
@@ -129,12 +142,12 @@ def sweep(**options: Any) -> None:
     is trained on both and registered as `corolla train` would do it.
     """
     heap.keep(os.environ)
-    store = Store.open(options.pop("url"))
+    store = Store.open(url := options.pop("url"))
     methods = grids.chosen_methods([*options.pop("names"), *options.pop("more")])
     grid = grids.grid_of(options.pop("grid_name"))
     for method in methods:
         grid.settings(method)
-    as_json, swept = options.pop("as_json"), _swept(store, methods, grid, options)
+    as_json, swept = options.pop("as_json"), _swept(store, url, methods, grid, options)
     registered = [t.outcome.manifest for t in swept.methods if t.outcome and not t.outcome.reused]
     if as_json:
         names = standings.documents(store, registered)
@@ -146,10 +159,12 @@ def sweep(**options: Any) -> None:
         click.get_current_context().exit(1)
 
 
-def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict[str, Any]) -> "Swept":
+def _swept(
+    store: Store, url: str | None, methods: Sequence[str], grid: grids.Grid, options: dict[str, Any]
+) -> "Swept":
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
     backbone = options.pop("backbone") or store.backbones.get(None).digest
-    own = {n: options.pop(n) for n in ("trials", "validation", "together", "prune", "storage", "restart")}
+    own = {name: options.pop(name) for name in _OF_SWEEP}
     name = check_name(options.pop("name") or options["task"], "name")
     apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
@@ -159,6 +174,7 @@ def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict
     from training.run.job import Job
     from training.study import sweep as study
     from training.study.board import Board
+    from training.study.session import Sweep
 
     job = Job(
         backbone=backbone,
@@ -170,7 +186,8 @@ def _swept(store: Store, methods: Sequence[str], grid: grids.Grid, options: dict
         **options,
     )
     with Board(recipe.epochs).closing() as board:
-        return study.run(store, study.Sweep(name=name, grid=grid, methods=methods, job=job, **own), board)
+        what = Sweep(name=name, grid=grid, methods=methods, job=job, **own)
+        return study.run(store, what, board, url=url)
 
 
 def _print(swept: "Swept") -> None:

@@ -116,7 +116,8 @@ class Client:
             tensor: A uint8 [n, H, W, 3] or float32 [n, 3, S, S] array instead of images (anything with
                 `dtype`, `shape` and `tobytes`); float32 is taken as preprocessed.
             probabilities: Whether results have the probability of every class.
-            members: Whether results have what each member of the route said.
+            members: Whether results have what each member of the route said; one that a cascade did not ask
+                is listed without its `top`.
             extrapolate: Whether an alpha may be outside [0, 1].
             ids: Names of the images, echoed in the results.
             priority: Its share of a busy engine; None is `normal`.

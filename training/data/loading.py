@@ -73,6 +73,11 @@ class Resized:
         """Whether the pixels stay in memory."""
         return self._kept is not None
 
+    @property
+    def decodes(self) -> bool:
+        """Whether an augmented batch is decoded when it is asked for."""
+        return not self.kept or self._augmentation not in OF_PIXELS
+
     def pixels(self, indices: Tensor) -> Tensor:
         """uint8 [b, 3, S, S]."""
         indices = self._in_set(indices)

@@ -1,6 +1,9 @@
 """A route that is to be measured, by its name. Imports no torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from model_store.format.records import Cascade, Manifest
 from model_store.resolution.versions import ResolvedRoute
@@ -56,3 +59,26 @@ class Candidate:
         """The one adapter that it is, at any alpha."""
         terms = [term for member in self.route.members for term in member.terms]
         return terms[0].manifest if len(terms) == 1 else None
+
+    @property
+    def seed(self) -> JsonValue:
+        """Of its training; None where that is not recorded, or it is not one adapter as it was trained."""
+        return self.adapter.training.get("seed") if self.kind == "adapter" and self.adapter else None
+
+
+def trained_models(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The base and the adapters as they were trained, each once, whatever it is called."""
+    found = dict[str, Candidate]()
+    for one in candidates:
+        if one.kind in ("base", "adapter"):
+            found.setdefault(one.route.members[0].terms[0].digest, one)
+    return list(found.values())
+
+
+def seed_groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """Adapters that differ in nothing but their seed, one for each seed; groups of two or more."""
+    groups = dict[str, dict[str, Candidate]]()
+    for one in trained_models(candidates):
+        if one.seeds_of and one.seed is not None:
+            groups.setdefault(one.seeds_of, {}).setdefault(str(one.seed), one)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]

@@ -23,7 +23,7 @@ from petl_vit.errors import InvalidInput
 from training.data.dataset import align_classes
 from training.data.records import Dataset
 from training.measure import machine
-from training.measure.candidate import Candidate
+from training.measure.candidate import Candidate, trained_models
 from training.measure.choices import Option, choose
 from training.measure.curves import at_alpha, curve
 from training.measure.described import described
@@ -89,7 +89,7 @@ class _Evaluating:
         self._datasets = [align_classes(dataset, self._classes) for dataset in datasets]
         self._under: list[Shift | None] = [None, *under]
         self._alphas = tuple(alphas)
-        singles = [one for one in self._candidates if one.kind == "adapter"] if alphas else []
+        singles = [one for one in trained_models(self._candidates) if one.kind == "adapter" and alphas]
         self._points = {one.label: {a: at_alpha(one.route, a) for a in self._alphas} for one in singles}
         self._routes = [one.route for one in self._candidates]
         self._routes += [route for points in self._points.values() for route in points.values()]
@@ -172,14 +172,14 @@ class _Evaluating:
     def _title(self, dataset: Dataset) -> str:
         models = {member_key(member) for route in self._routes for member in route.members}
         what = str(self._candidates[0].label) if len(models) == 1 else f"{len(models)} models"
-        shifts = f" under {len(self._under)} shifts" if len(self._under) > 1 else ""
-        return f"{what} on {dataset.name}{shifts}"
+        shifts = len(self._under) - 1
+        also = f" and under {shifts} shift{'s' if shifts > 1 else ''}" if shifts else ""
+        return f"{what} on {dataset.name}{also}"
 
     def _curves(self, seen: Sequence[Seen]) -> list[Curve]:
         models = {
             one.label: {s.on.name: s.kept[one.label].accuracy for s in seen}
-            for one in self._candidates
-            if one.kind in ("base", "adapter")
+            for one in trained_models(self._candidates)
         }
         images = {s.on.name: s.on.images for s in seen}
         curves = []

@@ -11,7 +11,7 @@ import numpy as np
 from model_store.resolution.versions import ResolvedRoute
 from training.measure.arrays import Flags, Labels, Rows
 from training.measure.calibrated import Fitted, calibrated, fitted
-from training.measure.candidate import Candidate
+from training.measure.candidate import Candidate, seed_groups, trained_models
 from training.measure.document import EvaluatedSet
 from training.measure.ensembles import Members, ensemble
 from training.measure.figures import Comparison, Ensemble, Pair, Result
@@ -160,8 +160,8 @@ class OnSet:
         own = {term.digest for term in one.route.terms()} if not one.several else set()
         points = {
             other.label: (self.first.kept[other.label].accuracy, self._scored[other.label].accuracy)
-            for other in self.candidates
-            if other.kind in ("base", "adapter") and not own & {term.digest for term in other.route.terms()}
+            for other in trained_models(self.candidates)
+            if not own & {term.digest for term in other.route.terms()}
         }
         line = fitted_line(points, self.first.on.images, self.on.images)
         if line is None:
@@ -181,14 +181,9 @@ class OnSet:
 
     def _seeds(self) -> dict[str, Members]:
         """Adapters that differ in their seed alone, by method."""
-        groups = dict[str, list[Candidate]]()
-        for one in self.candidates:
-            if one.kind == "adapter" and one.seeds_of:
-                groups.setdefault(one.seeds_of, []).append(one)
         found = dict[str, Members]()
-        for group in groups.values():
-            if len(group) > 1 and group[0].adapter is not None:
-                method = group[0].adapter.method
-                columns = {one.members[0]: self.logits.stacked(one.route).columns[0] for one in group}
-                found[method if method not in found else f"{method} ({len(found)})"] = Members.equal(columns)
+        for group in seed_groups(self.candidates):
+            method = group[0].adapter.method if group[0].adapter is not None else ""
+            columns = {one.members[0]: self.logits.stacked(one.route).columns[0] for one in group}
+            found[method if method not in found else f"{method} ({len(found)})"] = Members.equal(columns)
         return found

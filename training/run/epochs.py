@@ -14,12 +14,12 @@ from petl_vit.heads import Head
 from petl_vit.vit import FrozenViT
 from training.data.loading import Resized, sent
 from training.progress import Reporter, duration
-from training.run import memory
+from training.run import memory, prefix
 from training.run.checkpoint import Checkpoint
 from training.run.features import Features, stages, why_not_once
 from training.run.feed import Images
 from training.run.planned import Planned
-from training.run.recipe import Keep, Recipe
+from training.run.recipe import Keep
 from training.run.trainer import Trained, Trainer, train
 
 _TIMES = 10
@@ -28,6 +28,8 @@ _FEWEST = {"last": 64, "best": 256}
 _SHARE = {"last": 0.5, "best": 1.0}
 """Of the images of an epoch, so that measuring costs little beside training; more where it decides."""
 _BATCH = 64
+_NOTABLE_WAIT = 0.05
+"""Share of a run."""
 
 
 def run_epochs(
@@ -77,10 +79,10 @@ def run_epochs(
             which = "" if alone else f"{adapter.name}: "
             reporter.note(f"{which}resuming after epoch {done} of {adapter.recipe.epochs}")
         trainers.append(trainer)
-    recipe, on_which = adapters[0].recipe, (images, heldout)
-    trained_on, measured_on = _as_features(on_which, recipe, on, reporter) if all(once) else on_which
+    recipe = adapters[0].recipe
+    trained_on, measured_on = _once((images, heldout), trainers, reporter, head_alone=all(once))
     if not all(once):
-        micro_batch = memory.fitting(trainers, images, micro_batch, reporter.note)
+        micro_batch = memory.fitting(trainers, trained_on, micro_batch, reporter.note)
     epochs = recipe.epochs - min(trainer.epoch for trainer in trainers)
     names = [adapter.recipe.method if alone else adapter.name for adapter in adapters]
     told = Epochs(trainers, measured_on, len(images), reporter, of=len(heldout))
@@ -90,14 +92,20 @@ def run_epochs(
         if watch is not None:
             watch(learning)
 
+    waits, started = list[float](), time.monotonic()
     with reporter.stage(f"training {', '.join(names)}", epochs * trainers[0].steps(images)) as advance:
-        return train(
+        trained = train(
             trainers,
             trained_on,
             micro_batch=micro_batch,
+            waited=waits.append,
             progress=lambda loss: advance(1),
             after_epoch=after_epoch,
         )
+    share = sum(waits) / max(1e-9, time.monotonic() - started)
+    if share >= _NOTABLE_WAIT:
+        reporter.note(f"steps waited for images to be decoded for {share:.0%} of the time")
+    return trained
 
 
 def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Reporter, *, alone: bool) -> bool:
@@ -108,20 +116,27 @@ def _features_once(adapter: Planned, vit: FrozenViT, images: int, reporter: Repo
     return why == ""
 
 
-def _as_features(
-    several: tuple[Resized, Resized], recipe: Recipe, vit: FrozenViT, reporter: Reporter
-) -> tuple[Features, Features]:
-    """The features of training and held-out images."""
+def _once(
+    several: tuple[Resized, Resized], trainers: Sequence[Trainer], reporter: Reporter, *, head_alone: bool
+) -> tuple[Images, Images]:
+    """Training and held-out images, or what is computed of them once: features, or what comes to a block."""
     images, heldout = several
-    plain, places = (
-        recipe.model_copy(update={"augment": "none"}),
-        measured(len(heldout), len(images), recipe.keep),
-    )
-    with reporter.stage("computing frozen features", stages(recipe, len(images)) + len(places)) as advance:
-        return (
-            Features(images, recipe, vit, advance),
-            Features(heldout, plain, vit, advance, places=places),
-        )
+    recipe, vit = trainers[0].recipe, trainers[0].vit
+    places = measured(len(heldout), len(images), recipe.keep)
+    count = stages(recipe, len(images)) + len(places)
+    block, what = None, "computing frozen features"
+    if not head_alone:
+        block = prefix.first_block(trainers)
+        if block is None or not prefix.is_kept(trainers, block, len(images) + len(places), recipe):
+            return several
+        what = prefix.told(block)
+    plain = recipe.model_copy(update={"augment": "none"})
+    with reporter.stage(what, count) as advance:
+        kept = Features(images, recipe, vit, advance, block=block)
+        kept_heldout = Features(heldout, plain, vit, advance, places=places, block=block)
+    for trainer in trainers:
+        trainer.start = block
+    return kept, kept_heldout
 
 
 class Epochs:

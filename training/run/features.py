@@ -58,6 +58,7 @@ class Features:
         images: What they are features of.
         places: Which of them; None is all.
         vit: The backbone as training runs it.
+        block: Keeps what comes to this block in the place of features; see `FrozenViT.stream`.
         advance: Called with the number of images that are done, mirrored ones included.
     """
 
@@ -69,11 +70,12 @@ class Features:
         advance: Callable[[int], None] = lambda n: None,
         *,
         places: Tensor | None = None,
+        block: int | None = None,
     ) -> None:
         places = torch.arange(len(images)) if places is None else places
         self.labels = images.labels[places]
         self._plain, *mirrored = (
-            _computed(images, places, vit, advance, mirrored=bool(variant))
+            _computed(images, places, vit, advance, block, mirrored=bool(variant))
             for variant in range(_variants(recipe))
         )
         self._mirrored = mirrored[0] if mirrored else None
@@ -82,12 +84,13 @@ class Features:
         return len(self.labels)
 
     def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        """[b, D], on the backbone's device; of mirrored images where the generator says so."""
+        """[b, D] or [b, N, D], on the backbone's device; of mirrored images where the generator says so."""
         places = indices.to(self._plain.device)
         if augment is None or self._mirrored is None:
             return self._plain[places]
         mirrored = (torch.rand(len(indices), generator=augment) < 0.5).to(self._plain.device)
-        return torch.where(mirrored[:, None], self._mirrored[places], self._plain[places])
+        shape = (-1, *[1] * (self._plain.dim() - 1))
+        return torch.where(mirrored.view(shape), self._mirrored[places], self._plain[places])
 
 
 def stages(recipe: Recipe, images: int) -> int:
@@ -105,12 +108,14 @@ def _computed(
     places: Tensor,
     vit: FrozenViT,
     advance: Callable[[int], None],
+    block: int | None,
     *,
     mirrored: bool,
 ) -> Tensor:
-    """[n, D]"""
+    """[n, D], or [n, N, D] where a block is named."""
     run, parts = Functional(vit, []), []
     for indices in places.split(_BATCH):
-        parts.append(vit.forward(images.batch(indices, mirrored=mirrored), run))
+        inputs = images.batch(indices, mirrored=mirrored)
+        parts.append(vit.forward(inputs, run) if block is None else vit.stream(inputs, run, block))
         advance(len(indices))
     return torch.cat(parts)

@@ -4,14 +4,15 @@ Shapes: n images, b of a step, S image size.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from training.data.loading import sent
+from training.data.loading import Resized, sent
+from training.run.ahead import ahead
 from training.run.order import epoch_order
 from training.run.recipe import Recipe
 
@@ -40,18 +41,36 @@ class Batch:
 
 
 class Feed:
-    """The batches of one seed's epoch, in its order; `noise` seeds what is random in the forward."""
+    """The batches of one seed's epoch, in its order; `noise` seeds what is random in the forward.
 
-    def __init__(self, images: Images, recipe: Recipe, epoch: int, device: torch.device) -> None:
-        self._images, self._recipe, self._device = images, recipe, device
+    Images that are decoded for each batch are so in a thread that is ahead of the steps: the same batches, as
+    their random numbers are drawn in order.
+
+    Args:
+        waited: Called with the seconds for which a step waited for such a batch.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        epoch: int,
+        device: torch.device,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._images, self._recipe, self._device, self._waited = images, recipe, device, waited
         seed = zlib.crc32(f"{recipe.seed}/{epoch}".encode())
         self._generator = torch.Generator().manual_seed(seed)
         self.noise = int(torch.randint(2**31, (), generator=self._generator))
 
     def __iter__(self) -> Iterator[Batch]:
-        images, recipe = self._images, self._recipe
-        augment = self._generator if recipe.augment != "none" else None
-        order = epoch_order(images.labels, recipe.balance, self._generator)
-        for indices in order.split(recipe.batch_size):
-            inputs = images.batch(indices, augment)
-            yield Batch(inputs=inputs, labels=sent(images.labels[indices], self._device))
+        order = epoch_order(self._images.labels, self._recipe.balance, self._generator)
+        places = order.split(self._recipe.batch_size)
+        if isinstance(self._images, Resized) and self._images.decodes:
+            return ahead(self._read, places, self._waited)
+        return map(self._read, places)
+
+    def _read(self, indices: Tensor) -> Batch:
+        augment = self._generator if self._recipe.augment != "none" else None
+        inputs = self._images.batch(indices, augment)
+        return Batch(inputs=inputs, labels=sent(self._images.labels[indices], self._device))

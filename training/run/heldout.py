@@ -58,8 +58,7 @@ class HeldOut:
         Args:
             advance: Called with the number of images that are done.
         """
-        batches = self.images.batches(images_at_once(len(models)))
-        return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
+        return self._over(batch, models, images_at_once(len(models)), advance)
 
     def answers(
         self, batch: Batch, models: Sequence[Model], advance: Callable[[int], None] = lambda n: None
@@ -69,8 +68,18 @@ class HeldOut:
         Args:
             models: The last is the base, whose row gives the features too.
         """
-        *logits, features = self.logits(batch, [*models, Features(models[-1].terms)], advance)
+        frozen, size = (
+            Features(models[-1].terms),
+            images_at_once(len(models)),
+        )  # whose rows cost next to nothing
+        *logits, features = self._over(batch, [*models, frozen], size, advance)
         return logits, features
+
+    def _over(
+        self, batch: Batch, models: Sequence[Model], size: int, advance: Callable[[int], None]
+    ) -> list[Tensor]:
+        batches = self.images.batches(size)
+        return logits_over(batch, models, (self.images.batch(indices) for indices in batches), advance)
 
     def far_below(self, logits: Tensor, base: Tensor) -> bool:
         """Whether an adapter's accuracy is five points or more below the base head's, and not by chance.

@@ -3,8 +3,8 @@
     data -> split -> task and its base head (once) -> train (resumable) -> held-out metrics -> publish
 
 Several jobs that differ in name and recipe alone can run together: they share data, base head and forwards.
-Nothing is registered half-way: the only write that others see is the last one, and it is atomic. A
-job that was killed goes on from its last epoch; one that is registered already is not trained again.
+The only write that others see is the last one, and it is atomic. A job that was killed goes on from its last
+epoch; one that is registered already is not trained again.
 """
 
 from collections.abc import Sequence
@@ -68,8 +68,7 @@ class Job:
         image_size, resize, crop_ratio, interpolation, normalise: How images of a new task reach the backbone,
             as `training.run.transform.Input` says.
         runs: Folder for the state of unfinished runs.
-        micro_batch: Images of one forward and backward; a step of the batch adds up its micro-batches, with
-            the same result to rounding. None is the batch, or as many as fit in memory.
+        micro_batch: Images of one forward and backward; None is the batch, or as many as fit in memory.
         again: Train and register even if the same run is registered already.
         measure_precision: What the held-out images are measured in, as a server's --precision.
         promote: Move `latest` even to an adapter that is far below its base head.
@@ -160,14 +159,13 @@ class _Run:
         for one in jobs:
             check_names(one)
         use_threads()
-        jobs = settled(store, jobs, reporter.note)
-        self._device = chosen_device(jobs[0].device)
-        check_precision(jobs[0].recipe.precision, self._device)
+        job, *_ = jobs = settled(store, jobs, reporter.note)
+        self._device = chosen_device(job.device)
+        check_precision(job.recipe.precision, self._device)
         self._adapters = [Planned.of(one.name, one.recipe) for one in jobs]
         self._sweeps = {one.name: one.sweep for one in jobs if one.sweep is not None}
         if len(jobs) > 1:
             check_together(jobs)
-        job = jobs[0]
         self._backbone = store.backbones.get(job.backbone)
         reading = reading_of(job, reporter)
         data, heldout = training_parts(job.data, job.heldout, reading)
@@ -249,7 +247,7 @@ class _Run:
         return manifests
 
     def _exact(self, vit: FrozenViT, on: FrozenViT) -> FrozenViT:
-        """The backbone in float32 on the device: what base heads are fitted with."""
+        """In float32 on the device: what base heads are fitted with."""
         return on if self._job.recipe.precision == "fp32" else vit.to(device=self._device)
 
     def _existing_task(self) -> TaskRecord | None:

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petl_vit.edits import Edit
 from petl_vit.errors import InvalidInput
+from petl_vit.executor import Executor
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.joint import Joint, Learner
 from petl_vit.heads import Head
@@ -88,6 +90,8 @@ class Trainer:
         self.epoch = 0
         self._method, self.name, self._save = method, name, save
         self._given_features, self._fails_alone = given_features, fails_alone
+        self.start: int | None = None
+        """The block that inputs come to, as `FrozenViT.stream` has it; None where they are images."""
         self.stopped = ""
         """Why it learns no further before its last epoch; empty while it does."""
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -159,12 +163,21 @@ class Trainer:
         """[b, D] of images, alone."""
         if self._given_features:
             return inputs
-        return self.vit.forward(inputs, Joint(self.vit, [self.learner(len(inputs))]))
+        return self._through(inputs, Joint(self.vit, [self.learner(len(inputs))]))
+
+    def _through(self, inputs: Tensor, run: Executor) -> Tensor:
+        """[b, D] of what the trainer is given."""
+        if self.start is None:
+            return self.vit.forward(inputs, run)
+        return self.vit.features(inputs, run, start=self.start)
+
+    def edits(self) -> list[Edit]:
+        """The edits as they are now."""
+        return self._method.edits(self.vit, self._tensors)
 
     def learner(self, rows: int) -> Learner:
         """Its part in a forward, alone or with others."""
-        edits = self._method.edits(self.vit, self._tensors)
-        return Learner(rows=rows, edits=edits, drop_path=self.recipe.drop_path, noise=self._now.noise)
+        return Learner(rows=rows, edits=self.edits(), drop_path=self.recipe.drop_path, noise=self._now.noise)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self._start.replaced(self._head).logits(features), labels)
@@ -199,8 +212,7 @@ class Trainer:
         """[b, C] of images as the adapter is now, without dropout and drop path."""
         features = inputs
         if not self._given_features:
-            edits = self._method.edits(self.vit, self._tensors)
-            features = self.vit.forward(inputs, Functional(self.vit, edits))
+            features = self._through(inputs, Functional(self.vit, self.edits()))
         return self._start.replaced(self._head).logits(features)
 
     def note_accuracy(self, accuracy: float) -> None:
@@ -275,6 +287,7 @@ def train(
     images: Images,
     *,
     micro_batch: int | None = None,
+    waited: Callable[[float], None] = lambda seconds: None,
     progress: Callable[[float], None] = lambda loss: None,
     after_epoch: Callable[[Sequence[Trainer]], None] = lambda trainers: None,
 ) -> list[Trained]:
@@ -284,6 +297,7 @@ def train(
         trainers: With one backbone, batch size, augmentation and precision.
         micro_batch: Images of one forward and backward: a step adds up the gradients of its parts, with
             the same result to rounding, random numbers included. None is the batch.
+        waited: Called with the seconds for which a step waited for images to be decoded.
         progress: Called after each step with the mean of the losses.
         after_epoch: Called with those that ended one, before their states are saved; it may stop some.
 
@@ -291,7 +305,7 @@ def train(
         InvalidInput: A loss is no longer finite.
     """
     while learning := _furthest_behind(trainers):
-        _train_epoch(learning, images, micro_batch, progress)
+        _train_epoch(learning, images, micro_batch, waited, progress)
         after_epoch(learning)
         for trainer in learning:
             if not trainer.stopped:
@@ -309,13 +323,11 @@ def _train_epoch(
     trainers: Sequence[Trainer],
     images: Images,
     micro_batch: int | None,
+    waited: Callable[[float], None],
     progress: Callable[[float], None],
 ) -> None:
     """Adapters of one seed see the same images in each step, and share them as far as the first edit."""
-    feeds = {
-        trainer.recipe.seed: Feed(images, trainer.recipe, trainer.epoch, trainer.vit.device)
-        for trainer in trainers
-    }
+    feeds = {t.recipe.seed: Feed(images, t.recipe, t.epoch, t.vit.device, waited) for t in trainers}
     places = [list(feeds).index(trainer.recipe.seed) for trainer in trainers]
     for trainer in trainers:
         trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
@@ -368,8 +380,10 @@ def losses_of(trainers: Sequence[Trainer], batches: Sequence[Batch], places: Seq
     else:
         rows = torch.arange(len(inputs), device=inputs.device).split([len(b.labels) for b in batches])
         run = Joint(vit, [t.learner(len(rows[p])) for t, p in zip(trainers, places, strict=True)])
-        patches = run.over(PATCH_CONVOLUTION, vit.patches, inputs)
-        features = vit.features(patches, run, {0: torch.cat([rows[place] for place in places])})
+        start = trainers[0].start
+        x = run.over(PATCH_CONVOLUTION, vit.patches, inputs) if start is None else inputs
+        fork = {start or 0: torch.cat([rows[place] for place in places])}
+        features = vit.features(x, run, fork, start=start or 0)
     parts = features.split([len(batches[place].labels) for place in places])
     return [
         trainer.loss(part, batches[place].labels)

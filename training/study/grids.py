@@ -135,13 +135,16 @@ SMALL = Grid(name="small", methods=_SMALL)
 NAMED = {grid.name: grid for grid in (SMALL, PAPER)}
 
 
-def grid_of(text: str) -> Grid:
-    """A grid by its name, or from a JSON file `{"lora": {"rank": [4, 8], "lr": [0.001]}, "*": {...}}`.
+def grid_of(given: str | Mapping[str, Any]) -> Grid:
+    """A grid by its name, from a JSON file, or as it is: `{"lora": {"rank": [4, 8], "lr": [0.001]}}`.
 
     Raises:
         NotFound: It names a method that does not exist.
         InvalidInput: There is no such grid or file; it is empty, or names a setting that does not exist.
     """
+    if not isinstance(given, str):
+        return Grid(name="given", methods=_checked(given, "the grid"))
+    text = given
     if text in NAMED:
         return NAMED[text]
     path = Path(text)
@@ -208,7 +211,7 @@ def _balanced(settings: Settings, most: int, order: random.Random) -> list[Point
 
 
 def _checked(document: object, source: str) -> dict[str, Settings]:
-    if not isinstance(document, dict) or not all(isinstance(entry, dict) for entry in document.values()):
+    if not isinstance(document, Mapping) or not all(isinstance(e, Mapping) for e in document.values()):
         raise InvalidInput(
             f"{source} is not an object with an object of settings for each method",
             field="grid",
@@ -228,7 +231,7 @@ def _settings(method: str, entry: Mapping[str, object], source: str) -> Settings
     for given, values in entry.items():
         name = _SPELLINGS.get(spelt := given.replace("-", "_"), spelt)
         _check_name(name, summary, source)
-        several: list[Any] = values if isinstance(values, list) else [values]
+        several: list[Any] = [*values] if isinstance(values, list | tuple) else [values]
         if not several:
             raise InvalidInput(
                 f"{source} has no values for {given} of {method}",

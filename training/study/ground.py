@@ -154,9 +154,17 @@ def _parted(
     return train, validation
 
 
-def prepare(store: Store, job: Job, tuning: Tuning, folder: Path, reporter: Reporter) -> Ground:
+def prepare(
+    store: Store,
+    job: Job,
+    tuning: Tuning,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    threads: int | None = None,
+) -> Ground:
     """Decodes the images and fits the base head, once for all trials; the head is kept in the folder."""
-    use_threads()
+    use_threads(threads)
     device = chosen_device(job.device)
     check_precision(job.recipe.precision, device)
     loader = Loader(store, tuning.backbone)

@@ -1,7 +1,7 @@
 """What makes two calls the same sweep, and what differs where they are not."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -55,6 +55,21 @@ def matching(
     index.set_user_attr("common", dict(common))
     index.set_user_attr("studies", own if changed else known | own)
     return studies
+
+
+def agreed(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    common: Mapping[str, JsonValue],
+    what: str,
+    choose: Callable[[], str],
+) -> str:
+    """What the first call of a sweep chose, for all later ones and all machines."""
+    index = optuna.create_study(storage=storage, study_name=f"corolla/{name}", load_if_exists=True)
+    key = f"{what} of {_digest(dict(common))}"
+    if key not in index.user_attrs:
+        index.set_user_attr(key, choose())
+    return str(index.user_attrs[key])
 
 
 def _study_name(name: str, common: Mapping[str, JsonValue], method: str, points: Sequence[Point]) -> str:

@@ -7,66 +7,21 @@ Finished trials are not repeated, by whoever calls the same sweep again: a trial
 from its last epoch on the machine that has its state, and begins anew on another.
 """
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from pydantic import JsonValue
 
 from model_store.store import Store
-from petl_vit.errors import CorollaError, InvalidInput, NotFound
-from training.progress import Reporter
+from petl_vit.errors import CorollaError, NotFound
 from training.run import job as jobs
 from training.run.job import Job, Outcome
-from training.run.precision import settled
 from training.run.recipe import Recipe
-from training.study import ground, identity
-from training.study.grids import Grid, Point
-from training.study.pack import Packer, joins, planned
-from training.study.studies import Studies, Taken, closed, opened
+from training.study.pack import joins
+from training.study.session import TOGETHER, Board, Session, Sweep, session
 from training.study.trials import Saved, Trial, best
-
-TOGETHER = 4
-"""Trials of one forward, unless the user says how many."""
-_POLL_S = 2.0
-_FEW = 50
-"""Of fewer validation images than these a note is made."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What to try, and on what.
-
-    Attributes:
-        name: Of the sweep; calls of one name go on with one another's trials.
-        methods: In the order in which they are tried.
-        trials: Most trials of a method; None is the whole grid.
-        job: The run of a winner but for its name and recipe; its recipe is what all trials have in common.
-        validation: Share of the training images that trials are measured on, where there is no part for it.
-        together: Most trials of one forward; None chooses.
-        prune: End trials that are far behind the best of their method.
-        storage: URL or journal of a storage that several machines share; None is a file below `runs`.
-        restart: Forget the trials of an unfinished sweep of this name.
-    """
-
-    name: str
-    grid: Grid
-    methods: Sequence[str]
-    job: Job
-    trials: int | None = None
-    validation: float = 0.2
-    together: int | None = None
-    prune: bool = True
-    storage: str | None = None
-    restart: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where states, locks, log and, without a storage of its own, trials are."""
-        return self.job.runs / "sweeps" / self.name
+from training.study.workers import run_in_processes, run_on_ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,97 +51,41 @@ class Swept:
     log: Path
 
 
-class Board(Reporter, Protocol):
-    """Shows people how far a sweep is."""
-
-    def show(self, trials: Mapping[str, Sequence[Trial]]) -> None:
-        """The trials as they are now."""
-
-
-def run(store: Store, sweep: Sweep, board: Board) -> Swept:
+def run(store: Store, sweep: Sweep, board: Board, *, url: str | None = None) -> Swept:
     """Tunes every method and registers each one's winner.
+
+    Args:
+        url: Of the store, for workers in processes of their own.
 
     Raises:
         NotFound: The backbone, the data or a method do not exist.
         InvalidInput: A setting or the data cannot work, or an unfinished sweep of this name is another one.
     """
-    points = {m: sweep.grid.points(m, sweep.trials, sweep.job.recipe.seed) for m in sweep.methods}
-    _check(sweep, points)
-    job, part = ground.on_parts(settled(store, [sweep.job], board.note)[0], board)
-    sweep = replace(sweep, job=job)
-    tuning = ground.split(store, job, sweep.validation, board, part)
-    common = tuning.common() | _common(sweep)
-    storage = opened(sweep.storage, sweep.folder)
-    try:
-        studies = identity.matching(
-            storage, sweep.name, common, points, locks=sweep.folder / "workers", restart=sweep.restart
-        )
-        with studies.at_work():
-            return _Run(store, sweep, board, tuning, studies).swept()
-    finally:
-        closed(storage)
+    with session(store, sweep, board) as here:
+        if here.left():
+            if sweep.ray is not None:
+                run_on_ray(here, url)
+            elif sweep.workers > 1:
+                run_in_processes(here, url)
+            here.run()
+        return _Winners(here).registered()
 
 
-class _Run:
-    """The steps of a sweep, in order of `swept`."""
+class _Winners:
+    """The winners of a sweep whose trials are over."""
 
-    def __init__(
-        self, store: Store, sweep: Sweep, board: Board, tuning: ground.Tuning, studies: Studies
-    ) -> None:
-        self._store, self._sweep, self._board = store, sweep, board
-        self._tuning, self._studies = tuning, studies
-        self._log = Log(sweep.folder / "log.jsonl")
+    def __init__(self, here: Session) -> None:
+        self._store, self._sweep, self._board = here.store, here.sweep, here.board
+        self._tuning, self._studies, self._log = here.tuning, here.studies, here.log
 
-    def swept(self) -> Swept:
+    def registered(self) -> Swept:
+        """Trains and registers those that are not registered yet."""
         methods = list(self._sweep.methods)
-        self._studies.revive(methods)
-        if self._left():
-            self._trials()
-        saved = self._studies.saved(methods)
-        histories = self._studies.history(methods)
+        histories, saved = self._studies.history(methods), self._studies.saved(methods)
         self._board.show(histories)
         winners = {method: best(trials) for method, trials in histories.items()}
         tuned = self._retrained(histories, winners, saved)
         return Swept(methods=tuned, saved=saved, log=self._log.path)
-
-    def _left(self) -> bool:
-        """Whether trials are left to run."""
-        histories = self._studies.history(self._sweep.methods)
-        return not all(trial.state.over for trials in histories.values() for trial in trials)
-
-    def _trials(self) -> None:
-        """Runs trials until none waits, here or elsewhere."""
-        sweep, studies = self._sweep, self._studies
-        prepared = ground.prepare(self._store, sweep.job, self._tuning, sweep.folder, self._board)
-        studies.judge(prepared.yardstick)
-        self._board.note(
-            f"base head {prepared.yardstick.base:.3f} on the {len(prepared.validation)} validation images; "
-            f"trials learn the other {len(prepared.train)}"
-        )
-        if len(prepared.validation) < _FEW:
-            self._board.note(
-                f"{len(prepared.validation)} validation images tell little: trials will tie, and fewer "
-                "parameters and lower rates win ties"
-            )
-        packer = Packer(
-            ground=prepared,
-            studies=studies,
-            common=sweep.job.recipe,
-            states=sweep.folder / "states",
-            prune=sweep.prune,
-            changed=self._changed,
-        )
-        while self._left():
-            if taken := next_pack(studies, sweep.methods, sweep.together or TOGETHER):
-                packer.run(taken)
-            elif not studies.revive(sweep.methods):
-                time.sleep(_POLL_S)  # others run what is left
-
-    def _changed(self, taken: Taken, what: str) -> None:
-        histories = self._studies.history(self._sweep.methods)
-        trial = histories[taken.method][taken.place]
-        self._log.add(what, **trial.document())
-        self._board.show(histories)
 
     def _retrained(
         self,
@@ -273,46 +172,7 @@ class _Run:
         }
 
 
-def next_pack(studies: Studies, methods: Sequence[str], together: int) -> list[Taken]:
-    """The next trials that one worker runs: several that can share a forward, or one that cannot."""
-    alone = [method for method in methods if not joins(method)]
-    joint = [method for method in methods if method not in alone]
-    return studies.take(joint, together) or studies.take(alone, 1)
-
-
-class Log:
-    """A sweep's events, one JSON object a line; several workers may append to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"at": round(time.time(), 3), "event": event} | fields, ensure_ascii=False)
-        with self.path.open("a") as file:
-            file.write(f"{line}\n")
-
-
 def _packs(methods: Sequence[str], together: int) -> list[list[str]]:
     joint = [method for method in methods if joins(method)]
     packs = [joint[start : start + together] for start in range(0, len(joint), together)]
     return packs + [[method] for method in methods if method not in joint]
-
-
-def _check(sweep: Sweep, points: Mapping[str, Sequence[Point]]) -> None:
-    """Refuses what could never work, before anything is read."""
-    if sweep.job.recipe.keep != "last":
-        raise InvalidInput("a sweep compares last epochs", field="keep", remedy="leave it out")
-    for method, several in points.items():
-        if not several:
-            raise InvalidInput(f"grid {sweep.grid.name} has no trials of {method}", field="grid")
-        for point in several:
-            try:
-                planned(method, point, sweep.job.recipe)
-            except InvalidInput as error:
-                raise InvalidInput(f"{method}: {error}", field="grid", remedy=error.remedy) from None
-
-
-def _common(sweep: Sweep) -> dict[str, JsonValue]:
-    """What decides the result of every trial, beside its point and the images."""
-    recipe = sweep.job.recipe.model_dump(mode="json", exclude={"method", "config", "keep"})
-    return {"validation": sweep.validation, "grid": sweep.grid.name, **recipe}

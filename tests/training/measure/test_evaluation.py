@@ -14,7 +14,7 @@ from training.data.dataset import subset
 from training.data.records import Dataset, Selection
 from training.data.sources import load_dataset
 from training.measure import evaluation
-from training.measure.candidate import Candidate
+from training.measure.candidate import Candidate, seed_groups, trained_models
 from training.measure.document import Evaluation, load_evaluation, save_evaluation
 from training.measure.evaluation import evaluate
 from training.measure.logit_store import LogitStore
@@ -208,6 +208,20 @@ def test_shifts_that_do_not_fit_in_memory_are_measured_in_turns(
     kept = {(one.set, one.a, one.b): one for one in found.pairs}
     assert len(turns.pairs) == 4 * 3
     assert all(kept[one.set, one.a, one.b] == one for one in turns.pairs)
+
+
+def test_an_adapter_under_several_names_is_one_seed_and_one_model(resolving: Resolving) -> None:
+    lora, other = resolving("lora"), resolving("lora-1")
+    several = [
+        Candidate(route=lora, seeds_of="x"),
+        Candidate(route=lora, seeds_of="x", name="live"),
+        Candidate(route=other, seeds_of="x"),
+        Candidate(route=resolving("base")),
+        Candidate(route=resolving("0.5*lora")),
+        Candidate(route=resolving("vpt_deep"), seeds_of="y"),
+    ]
+    assert [one.label for one in trained_models(several)] == ["lora:1", "lora-1:1", "base", "vpt_deep:1"]
+    assert [[one.label for one in group] for group in seed_groups(several)] == [["lora:1", "lora-1:1"]]
 
 
 def test_a_route_that_is_there_twice_is_measured_once(measuring: Callable[..., Evaluation]) -> None:

@@ -14,7 +14,7 @@ from tests.training.run.notes import Notes
 from training.run.job import Job
 from training.run.recipe import Recipe
 from training.study.grids import Grid
-from training.study.sweep import Sweep
+from training.study.session import Sweep
 from training.study.trials import Trial
 
 RATES = (5e-4, 1e-3)

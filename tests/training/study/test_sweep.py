@@ -17,7 +17,8 @@ from training.run import job as jobs
 from training.run.precision import frozen
 from training.run.recipe import Recipe
 from training.study import pack, studies
-from training.study.sweep import Sweep, Swept, run
+from training.study.session import Sweep
+from training.study.sweep import Swept, run
 from training.study.trials import State
 
 

@@ -115,7 +115,9 @@ def _subtitle(material: Material) -> str:
 
 def _facts(material: Material) -> tuple[tuple[str, str], ...]:
     found = material.evaluation
-    sets = ", ".join(f"{one.name} {one.images:,}" for one in found.sets)
+    sets = ", ".join(f"{one.name} {one.images:,}" for one in material.shown)
+    more = len(found.sets) - len(material.shown)
+    sets += f" and {counted(more, 'set')} more" if more else ""
     backbone = f"{found.backbone.name}, {found.backbone.parameters / 1e6:.1f}M parameters"
     machine = f"{found.machine.device} ({found.machine.cpu}), {found.machine.precision}"
     return (

@@ -13,6 +13,9 @@ from training.measure.figures import Comparison, Result
 from training.study.report.contents import Gallery
 from training.study.report.families import PETL
 
+MOST_SHIFTED = 6
+"""Shifted sets in figures and tables; a suite of corruptions has up to 75."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
@@ -40,6 +43,28 @@ class Material:
     def shifted(self) -> list[EvaluatedSet]:
         """Sets of other domains, or corrupted ones."""
         return [one for one in self.evaluation.sets if one.shifted]
+
+    @cached_property
+    def shown(self) -> list[EvaluatedSet]:
+        """The sets that figures have room for: the reference and at most `MOST_SHIFTED` others.
+
+        Domains come before corruptions, of which some are taken from the easiest to the hardest.
+        """
+        domains = [one for one in self.shifted if one.shift is None][:MOST_SHIFTED]
+        corrupted = sorted((one for one in self.shifted if one.shift is not None), key=self._ease)
+        room = min(MOST_SHIFTED - len(domains), len(corrupted))
+        taken = {round(place * (len(corrupted) - 1) / max(room - 1, 1)) for place in range(room)}
+        return [self.reference, *domains, *(corrupted[place] for place in sorted(taken))]
+
+    def _ease(self, one: EvaluatedSet) -> float:
+        """Falls with the models' mean accuracy on a set."""
+        return -sum(result.accuracy for result in self.measured(self.models, one.name))
+
+    @property
+    def unshown(self) -> str:
+        """A sentence on the sets that are not among the shown ones; empty where all are."""
+        more = len(self.evaluation.sets) - len(self.shown)
+        return f" {more} more sets are in the CSV of the last table." if more else ""
 
     @cached_property
     def routes(self) -> dict[str, EvaluatedRoute]:

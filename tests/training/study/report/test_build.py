@@ -9,6 +9,7 @@ from training.study.report import build
 from training.study.report.figures.sweep import sweep_history
 from training.study.report.material import Material
 from training.study.report.tables.classes import worst_classes
+from training.study.report.tables.everything import everything
 
 ONE = {"photo": {"lora:1": 0.9}}
 
@@ -102,3 +103,17 @@ def test_the_trials_of_a_sweep_are_drawn_with_what_became_of_them() -> None:
     ]
     assert [row["chosen"] for row in rows] == [True, False, False]
     assert "`corolla sweep` tunes methods" in str(sweep_history(Material(evaluation=small(ONE))))
+
+
+def test_of_many_corruptions_some_are_shown_from_the_easiest_to_the_hardest_and_all_are_in_the_data() -> None:
+    easier = {f"photo fog:{place}": {"lora:1": 0.9 - place / 100} for place in range(20)}
+    found = small({"photo": {"lora:1": 0.95}} | easier)
+    sets = [one.model_copy(update={"shift": one.name.partition(" ")[2] or None}) for one in found.sets]
+    material = Material(evaluation=found.model_copy(update={"sets": tuple(sets)}))
+    shown = [one.name for one in material.shown]
+    assert (len(shown), shown[0], shown[1], shown[-1]) == (7, "photo", "photo fog:0", "photo fog:19")
+    table = everything(material)
+    assert len(table.rows) == 7
+    assert "14 more sets" in table.caption
+    assert table.data is not None
+    assert len(table.data.rows) == 21

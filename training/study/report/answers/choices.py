@@ -147,7 +147,7 @@ def _shifted(material: Material) -> list[Advice]:
     """On each shifted set the best single model, beside the one that the reference set chooses."""
     said = []
     chosen = material.measured(material.models)
-    for one in material.shifted:
+    for one in material.shown[1:]:
         results = material.measured((r for r in material.routes.values() if r.cost == 1), one.name)
         if not results or not chosen:
             continue

@@ -127,7 +127,7 @@ def _control(material: Material, best: Ensemble) -> str:
 
 
 def _shift(material: Material, stand: Standing) -> Card:
-    shifted = [(one, r) for one in material.shifted if (r := material.result(stand.best.label, one.name))]
+    shifted = [(one, r) for one in material.shown[1:] if (r := material.result(stand.best.label, one.name))]
     if not shifted:
         return Card(
             question="What does a shift do?",

@@ -1,7 +1,6 @@
 """WiSE: accuracy on the reference set against that on shifted sets along alpha, one line for each adapter."""
 
 from collections.abc import Sequence
-from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -19,7 +18,7 @@ from training.study.report.words import percent
 
 def alpha_curves(material: Material) -> Figure | str:
     """The figure, or why there is none."""
-    curves, shifted = material.evaluation.curves, material.shifted
+    curves, shifted = material.evaluation.curves, material.shown[1:]
     if not shifted:
         return (
             "No shifted set was measured. `corolla evaluate` takes more --data of the same classes, or "
@@ -42,14 +41,13 @@ def alpha_curves(material: Material) -> Figure | str:
         caption="Each line goes from the frozen backbone with the task's base head (alpha 0) to the "
         "adapter as it was trained (alpha 1, the large mark). A ring is the alpha that the reference set "
         "alone chooses, without a shifted label. Up and right is better. Of adapters that differ in their "
-        "seed alone one is drawn.",
+        "seed alone one is drawn." + material.unshown,
         wide=wide,
         narrow=narrow,
         data=_data(material),
     )
 
 
-@cache
 def published_curves() -> Figure:
     """The study's curves, in the same form."""
     title = "The study: ImageNet, 100 images a class, and the mean of four shifted sets"
@@ -67,7 +65,8 @@ def published_curves() -> Figure:
     ]
     return Figure(
         title=title,
-        caption=f"CLIP ViT-B/16; shifted: ImageNet-V2, ImageNet-R, ImageNet-Sketch, ImageNet-A. Source: {SOURCE}.",
+        caption="CLIP ViT-B/16; shifted: ImageNet-V2, ImageNet-R, ImageNet-Sketch, ImageNet-A. "
+        f"Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(
@@ -88,7 +87,7 @@ def _shown(material: Material) -> list[Curve]:
 
 
 def _draw(material: Material, width: Width) -> Canvas:
-    shifted = material.shifted
+    shifted = material.shown[1:]
     canvas, all_axes = panels(
         width,
         350 if width.narrow else 400,

@@ -24,6 +24,7 @@ def ensemble_gain(material: Material) -> Figure | str:
         f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member "
         f"{percent(one.best)}, its worst {percent(one.worst)}."
         for one in ensembles
+        if one.set == material.reference.name
     ]
     wide, narrow = drawn(lambda width: _draw(material, width), "ensembles", title, " ".join(parts))
     return Figure(
@@ -44,7 +45,7 @@ def _routes(material: Material) -> list[str]:
 
 
 def _draw(material: Material, width: Width) -> Canvas:
-    routes, sets = _routes(material), [one.name for one in material.evaluation.sets]
+    routes, sets = _routes(material), [one.name for one in material.shown]
     names = [_name(material, route, width) for route in routes]
     height = 66 + 36 * len(routes)
     columns = 1 if width.narrow else 2

@@ -1,7 +1,5 @@
 """The study's published results beside this task's: the order of the methods, and accuracy by size."""
 
-from functools import cache
-
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import spearmanr
 
@@ -92,7 +90,6 @@ def _dots(material: Material, own: dict[str, float], shared: list[str], width: W
     return canvas
 
 
-@cache
 def sizes_in_the_study() -> Figure:
     """Accuracy against trained parameters in the study's few- and many-shot settings."""
     title = "The study: accuracy against trained parameters, with few and with many images"

@@ -89,7 +89,8 @@ def _bins(axes: Axes, bins: Sequence[Bin], tint: str, style: str) -> object:
 
 def _bins_data(material: Material) -> Data:
     rows = []
-    for result in material.evaluation.results:
+    shown = {one.name for one in material.shown}
+    for result in (one for one in material.evaluation.results if one.set in shown):
         scores: list[tuple[str, Scores | None]] = [("before", result.raw), ("after", result.calibrated)]
         for when, one in scores:
             for number, bin in enumerate(one.bins if one else ()):
@@ -113,7 +114,7 @@ def confidence_against_accuracy(material: Material) -> Figure:
     """Mean confidence of every model on every set, against its accuracy there."""
     title = "Confidence against accuracy, by domain"
     parts = []
-    for one in material.evaluation.sets:
+    for one in material.shown:
         results = material.measured(material.models, one.name)
         if results:
             sure, right = _mean([r.confidence for r in results]), _mean([r.accuracy for r in results])
@@ -138,7 +139,7 @@ def _scatter(material: Material, width: Width) -> Canvas:
     canvas, (axes,) = panels(width, 350 if width.narrow else 430)
     axes.axline((0.5, 0.5), slope=1, color=colour("muted"), linewidth=0.8, linestyle=(0, (4, 4)))
     handles = []
-    for number, one in enumerate(material.evaluation.sets):
+    for number, one in enumerate(material.shown):
         tint = colour(SETS[number % len(SETS)])
         for routes, marker, size in ((material.models, "o", 6), (material.joint, "*", 10)):
             results = material.measured(routes, one.name)
@@ -151,13 +152,13 @@ def _scatter(material: Material, width: Width) -> Canvas:
     percent_axis(axes, "x")
     percent_axis(axes, "y")
     axes.margins(0.06)
-    label_below(canvas, handles, [one.name for one in material.evaluation.sets], width)
+    label_below(canvas, handles, [one.name for one in material.shown], width)
     return canvas
 
 
 def confidence_by_domain(material: Material, label: str) -> Figure:
     """How the confidence of one route is distributed on each set, right and wrong answers apart."""
-    results = [r for one in material.evaluation.sets if (r := material.result(label, one.name)) is not None]
+    results = [r for one in material.shown if (r := material.result(label, one.name)) is not None]
     name = material.short(label)
     title = f"How sure {name} is, by domain"
     parts = [

@@ -114,6 +114,7 @@ def _cell(share: float | None, span: tuple[float, float], *, same: bool) -> Cell
 
 
 def _data(material: Material) -> Data:
+    shown = {one.name for one in material.shown}
     rows = [
         (
             one.set,
@@ -131,6 +132,7 @@ def _data(material: Material) -> Data:
             one.doubtful_overlap,
         )
         for one in material.evaluation.pairs
+        if one.set in shown
     ]
     columns: tuple[str, ...] = (
         "set",

@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 from training.measure.figures import Result
 from training.study.report.contents import Cell, Data, Table
 from training.study.report.material import Material
-from training.study.report.words import counted, percent
+from training.study.report.words import counted, listed, percent
 
 WORST = 3
 """Classes of each set."""
@@ -14,7 +14,7 @@ WORST = 3
 def worst_classes(material: Material, label: str) -> Table | str:
     """The worst classes of one route on every set, or that there are none."""
     rows = []
-    for one in material.evaluation.sets:
+    for one in material.shown:
         result = material.result(label, one.name)
         if result is not None:
             rows += [_row(material, result, number) for number in _worst(result)]
@@ -60,15 +60,17 @@ def _taken_for(material: Material, result: Result, number: int) -> str:
     shown = [
         f"{material.evaluation.classes[other]} ({counted(count, 'image')})" for count, other in wrong[:3]
     ]
-    return ", ".join(shown) + (
-        f" and {counted(len(wrong) - 3, 'other class', 'other classes')}" if len(wrong) > 3 else ""
-    )
+    if len(wrong) > 3:
+        shown.append(counted(len(wrong) - 3, "other class", "other classes"))
+    return listed(shown)
 
 
 def _data(material: Material) -> Data:
+    shown = {one.name for one in material.shown}
     rows = [
         (result.set, result.route, name, one.support, one.recall, one.precision, one.f1)
         for result in material.evaluation.results
+        if result.set in shown
         for name, one in zip(material.evaluation.classes, result.per_class, strict=True)
     ]
     columns = ("set", "route", "class", "images", "recall", "precision", "f1")

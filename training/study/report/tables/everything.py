@@ -16,7 +16,7 @@ def everything(material: Material) -> Table:
     """The table."""
     rows = [
         _row(material, material.routes[result.route], result)
-        for one in material.evaluation.sets
+        for one in material.shown
         for result in material.measured(material.routes.values(), one.name)
     ]
     return Table(
@@ -24,7 +24,7 @@ def everything(material: Material) -> Table:
         caption="Accuracy in per cent with Wilson's 95 % interval. Cost: models in the forward of an "
         "image, in the mean. NLL: negative log-likelihood in nats; ECE: expected calibration error in per "
         "cent; both at the temperature that is served, and ECE also before (temperature 1) and after one "
-        "is fitted.",
+        "is fitted." + material.unshown,
         columns=_COLUMNS,
         rows=tuple(rows),
         data=_data(material),

@@ -1,0 +1,44 @@
+"""Trials in other processes: of this machine, and tasks of a real local Ray."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model_store.store import Store
+from petl_vit.errors import InvalidInput
+from tests.training.study.conftest import Shown, with_recipe
+from training.study.session import Sweep
+from training.study.sweep import run
+from training.study.trials import State
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["processes", "ray"])
+def test_trials_in_other_processes_end_as_in_this_one(
+    store: Store, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    if where == "ray":
+        pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    sweep = with_recipe(replace(sweep, together=2), epochs=1)
+    here = run(store, replace(sweep, name="here"), Shown())
+    elsewhere = replace(sweep, name="elsewhere", workers=2, ray="local" if where == "ray" else None)
+    board = Shown()
+    swept = run(store, elsewhere, board, url=str(tmp_path / "store"))
+
+    assert not any("ended with" in note or "failed" in note for note in board.notes), board.notes
+    for tuned, known in zip(swept.methods, here.methods, strict=True):
+        assert [trial.state for trial in tuned.trials] == [State.COMPLETE] * 2
+        assert [trial.value for trial in tuned.trials] == [trial.value for trial in known.trials]
+    assert swept.saved.packs == 2
+    events = [json.loads(line)["event"] for line in swept.log.read_text().splitlines()]
+    assert events.count("begun") == 4
+    assert "fitting the base head" not in board.stages  # which the process that runs trials does
+
+
+def test_a_cluster_needs_a_storage_that_its_machines_share(store: Store, sweep: Sweep) -> None:
+    with pytest.raises(InvalidInput, match="need a storage that they share"):
+        run(store, replace(sweep, ray="ray://host:10001", storage=None), Shown())
