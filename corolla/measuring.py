@@ -56,7 +56,8 @@ class Measuring(Contents):
             progress: Show bars on stderr.
 
         Returns:
-            A row for each route, set and shift, in that order; the images as they are come first.
+            A row for each route, set and shift, in that order; the images as they are come first. A named
+            route is called by its name, another one by its text with versions.
 
         Raises:
             NotFound: A route, the task or the data do not exist.
