@@ -37,13 +37,14 @@ from corolla.calibrating import with_thresholds
 from model_store.format.records import NamedRoute
 from model_store.resolution import named_route as naming
 from model_store.resolution.answering import versions_now
+from petl_vit.errors import InvalidInput
 from petl_vit.preprocess import normalise
 from serving.settings import Settings
 from training.data.dataset import split_dataset, subset
 from training.data.loading import Resized
 from training.data.sources import load_dataset
-from training.measure.cascade import LearntCascade
-from training.measure.cascade_validation import Calibrated, Outcome, calibrated, outcome
+from training.measure.cascade import LearntCascade, learn
+from training.measure.cascade_validation import Calibrated, Outcome, calibrated, cross_validate, outcome
 
 LOSS = 0.002
 NOISE = ("noise", 3)
@@ -58,7 +59,7 @@ class Found:
 
     def __init__(self, said: Said, shifted: Sequence[Said]) -> None:
         self.name = said.name
-        self.learnt: Calibrated = calibrated(said.logits, said.labels, loss=LOSS)
+        self.learnt = _learnt(said)
         self.shifted = {one.name: outcome(self.learnt.cascade, one.logits, one.labels) for one in shifted}
 
     def rows(self, table: Table) -> None:
@@ -153,6 +154,18 @@ def served(bench: Bench, task: str, cascade: LearntCascade, found: Outcome, roun
 def _with(bench: Bench, route: NamedRoute, cascade: LearntCascade, found: Outcome) -> NamedRoute:
     resolved = versions_now(bench.store, route)
     return with_thresholds(route, resolved, LOSS, cascade, found, resolved.task.digest)
+
+
+def _learnt(said: Said) -> Calibrated:
+    """A cascade of the stated loss; where none keeps to it, the one that was expected to, as it is."""
+    try:
+        return calibrated(said.logits, said.labels, loss=LOSS)
+    except InvalidInput as refused:
+        progress(f"{said.name}: {refused}")
+        return Calibrated(
+            cascade=learn(said.logits, said.labels, loss=LOSS),
+            validated=cross_validate(said.logits, said.labels, loss=LOSS),
+        )
 
 
 def _fold(number: int) -> str:

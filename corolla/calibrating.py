@@ -23,10 +23,10 @@ from petl_vit.precision import Precision
 
 if TYPE_CHECKING:
     from model_store.resolution.loading import Loader
+    from petl_vit.combine import Array
     from training.data.records import Dataset
     from training.measure.cascade import LearntCascade
     from training.measure.cascade_validation import Outcome
-    from training.measure.logits import Logits
     from training.progress import Reporter
 
 _UNNAMED = "unnamed"
@@ -116,11 +116,15 @@ def calibrate(store: Store, what: Calibration, reporter: "Reporter") -> Learnt:
         Conflict: The route was put again meanwhile.
     """
     route, before = _route(store, what)
-    resolved = versions_now(store, route)
+    learnt = _learnt(store, what, route, versions_now(store, route), reporter)
+    if what.store:
+        store.routes.put(learnt.route, expected=before)
+    return learnt
 
-    from model_store.resolution.loading import Loader
-    from model_store.resolution.precision import checked, subjects
-    from petl_vit.device import chosen_device, use_threads
+
+def _learnt(
+    store: Store, what: Calibration, route: NamedRoute, resolved: ResolvedRoute, reporter: "Reporter"
+) -> Learnt:
     from training.measure.cascade_validation import STEPS, calibrated, outcome
 
     images = _images(store, what, resolved, what.data, reporter, holdout=what.holdout, field="data")
@@ -128,16 +132,13 @@ def calibrate(store: Store, what: Calibration, reporter: "Reporter") -> Learnt:
         _images(store, what, resolved, source, reporter, holdout=None, field="domain")
         for source in what.domains
     ]
-    use_threads()
-    record = store.backbones.get(resolved.task.spec.backbone_digest)
-    exact = Loader(store, record, device=chosen_device(what.device))
-    loader = checked(Precision(what.precision), exact, subjects(resolved.members), reporter.note)
+    loader = _loader(store, what, resolved, reporter)
     logits = _logits(loader, what, resolved, images, reporter)
     loss = route.parsed().loss
     assert loss is not None, "a cascade has a loss"
     with reporter.stage("learning order and thresholds", STEPS) as advance:
         found = calibrated(
-            logits.of(resolved),
+            logits,
             images.labels.numpy(),
             loss=loss,
             score=what.score,
@@ -147,20 +148,28 @@ def calibrate(store: Store, what: Calibration, reporter: "Reporter") -> Learnt:
         )
     judged = [Judged(name=images.name, outcome=found.validated, learnt_on=True)]
     for domain in others:
-        of_domain = _logits(loader, what, resolved, domain, reporter).of(resolved)
+        of_domain = _logits(loader, what, resolved, domain, reporter)
         judged.append(
             Judged(name=domain.name, outcome=outcome(found.cascade, of_domain, domain.labels.numpy()))
         )
-    learnt = with_thresholds(route, resolved, loss, found.cascade, found.validated, images.digest)
-    if what.store:
-        store.routes.put(learnt, expected=before)
     return Learnt(
-        route=learnt,
+        route=with_thresholds(route, resolved, loss, found.cascade, found.validated, images.digest),
         members=tuple(map(str, resolved.members)),
         cascade=found.cascade,
         judged=tuple(judged),
         warning=_warning(loss, len(images)),
     )
+
+
+def _loader(store: Store, what: Calibration, resolved: ResolvedRoute, reporter: "Reporter") -> "Loader":
+    from model_store.resolution.loading import Loader
+    from model_store.resolution.precision import checked, subjects
+    from petl_vit.device import chosen_device, use_threads
+
+    use_threads()
+    record = store.backbones.get(resolved.task.spec.backbone_digest)
+    exact = Loader(store, record, device=chosen_device(what.device))
+    return checked(Precision(what.precision), exact, subjects(resolved.members), reporter.note)
 
 
 def _route(store: Store, what: Calibration) -> tuple[NamedRoute, NamedRoute | None]:
@@ -231,8 +240,8 @@ def _images(
 
 def _logits(
     loader: "Loader", what: Calibration, resolved: ResolvedRoute, dataset: "Dataset", reporter: "Reporter"
-) -> "Logits":
-    """What all members say, computed where it is not stored."""
+) -> "Array":
+    """What all members say, [n, K, C], computed where it is not stored."""
     from training.measure.logit_store import LogitStore, default_folder
     from training.measure.logits import logits_of_routes
 
@@ -241,7 +250,7 @@ def _logits(
         logits = logits_of_routes(loader, [resolved], dataset, store=kept, advance=advance)
     if kept.problem:
         reporter.note(kept.problem)
-    return logits
+    return logits.of(resolved)
 
 
 def with_thresholds(

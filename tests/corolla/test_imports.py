@@ -166,6 +166,8 @@ REFUSED = {
     "feedback one": "a prediction id without its class",
     "package torchserve --backbone tinny --out x": "did you mean tiny",
     "predict gone.jpg --route lora --out x.csv": "gone.jpg",
+    "report --eval gone.json --out x.html": "gone.json does not exist",
+    "report --task shapse --data digits --out x.html": "has no adapter to report",
     "routes put both lora,,ssf --task shapes": "route",
     "sweep --data digits --task t": "no method is named",
     "sweep lora --data digits --task t --grid papr": "did you mean paper",

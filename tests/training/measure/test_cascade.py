@@ -110,3 +110,11 @@ def test_temperatures_are_those_of_the_measured_calibration() -> None:
         fit_temperature(torch.from_numpy(logits[:, 0]), torch.from_numpy(labels)), rel=0.02
     )
     assert nll > 0
+
+
+def test_confidences_are_as_high_as_answers_are_often_right_on_other_images() -> None:
+    logits, labels = members(4000)
+    cascade = learn(logits[:2000], labels[:2000], loss=0.005)
+    said = cascade.answers(logits[2000:])
+    right, confidence = said.answer.predicted == labels[2000:], said.answer.probabilities.max(axis=-1)
+    assert confidence.mean() == pytest.approx(right.mean(), abs=0.03)
