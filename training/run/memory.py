@@ -19,8 +19,8 @@ from training.run.trainer import Trainer, losses_of
 
 SHARE = 0.9
 """Of what this process may still take, a run is planned with so much."""
-MARGIN = 0.2
-"""How far the peak may be from what is told, relative to what the run takes."""
+_TOUCHED = 24 * 2**20
+"""Bytes of PyTorch that only training touches, and of its products' buffers, on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Need:
     """Bytes that a run takes besides what the process has once it is prepared.
 
     Attributes:
-        trained: Gradients and the optimiser's moments.
+        trained: Gradients, the optimiser's moments, and what does not depend on the adapter.
         once: What a forward and backward takes whatever its number of images; image: and for each of them.
     """
 
@@ -56,7 +56,7 @@ def need(trainers: Sequence[Trainer], images: Images) -> Need:
     trained = sum(t.nbytes for trainer in trainers for t in trainer.parameters.values())
     largest = max(t.nbytes for trainer in trainers for t in trainer.parameters.values())
     return Need(
-        trained=3 * trained + 2 * largest,
+        trained=3 * trained + 2 * largest + (_TOUCHED if trainers[0].vit.device.type == "cpu" else 0),
         once=max(0, 2 * one - two),
         image=two - one + len(trainers) * at_work + pixels,
     )

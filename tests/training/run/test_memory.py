@@ -31,7 +31,7 @@ def test_the_frozen_backbone_keeps_less_than_a_trained_one(
     lora: Trainer, vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
     full = need([trainer(vit, base_head, recipe("full", batch_size=32))], images)
-    assert full.trained > 10 * need([lora], images).trained
+    assert full.trained > need([lora], images).trained + 5 * sum(p.nbytes for p in vit.params.values()) // 2
     assert full.image > need([lora], images).image
 
 
