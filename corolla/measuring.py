@@ -46,7 +46,7 @@ class Measuring(Contents):
             routes: One or several routes, or names of routes.
             data: One or several sets of images, as `train` takes them.
             task: The task; None is the only one.
-            shifts: Also under these, as NAME:SEVERITY, e.g. `noise:3`.
+            shifts: Also under these, as NAME:SEVERITY, e.g. `noise:3`, or as SUITE or SUITE:SEVERITY.
             holdout: Only the images that training with this `holdout` holds out; None is all.
             split_seed: The split seed of that training.
             limit: At most so many images of each set.
@@ -56,7 +56,8 @@ class Measuring(Contents):
             progress: Show bars on stderr.
 
         Returns:
-            A row for each route, set and shift, in that order; the images as they are come first.
+            A row for each route, set and shift, in that order; the images as they are come first. A named
+            route is called by its name, another one by its text with versions.
 
         Raises:
             NotFound: A route, the task or the data do not exist.

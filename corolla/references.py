@@ -26,9 +26,10 @@ def in_words(shown: dict[str, JsonValue]) -> str:
     state, why = str(shown["state"]), str(shown["why"])
     if "accuracy" not in shown:
         return f"{state}: {why}"
+    images = f"{shown['images']} images of {shown['data']}"
     figures = (
-        f"accuracy {shown['accuracy']:.3f} at confidence {shown['confidence']:.3f} on {shown['images']} images of "
-        f"{shown['data']}, in {shown['precision']}, {str(shown['made_at'])[:10]}"
+        f"accuracy {shown['accuracy']:.3f} at confidence {shown['confidence']:.3f} on {images}, "
+        f"in {shown['precision']}, {str(shown['made_at'])[:10]}"
     )
     return f"{state}: {figures}" + (f"; {why}" if why else "")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.resident import resident_bytes
-from benchmarks.training_inside.steps import Ground, Peft, ours
+from benchmarks.training_inside.steps import Ground, Peft, Several, ours
 from petl_vit import heap
+from training.run import memory
 
 _STEPS = 3
 
@@ -21,12 +22,12 @@ class Peak:
     Attributes:
         before: Of the process with its model and its images.
         most: The most while it trained.
-        expected: What was said before the run, of `most`; None where nothing was.
+        said: By how much it would grow, before it did; None where nothing was said.
     """
 
     before: int
     most: int
-    expected: int | None = None
+    said: int | None = None
 
     @property
     def grown(self) -> int:
@@ -46,7 +47,8 @@ def _ours(ground: Ground) -> Peak:
     heap.keep(os.environ)  # as `corolla train` does
     trainer = ground.trainer("lora", noise=False)
     _ = ground.images
-    return _peak(ours(ground, [trainer]))
+    said = memory.need([trainer], Several(ground)).of(ground.batch)
+    return _peak(ours(ground, [trainer]), said)
 
 
 def _peft(ground: Ground) -> Peak:
@@ -55,12 +57,12 @@ def _peft(ground: Ground) -> Peak:
     return _peak(peft.step)
 
 
-def _peak(step: Callable[[], object]) -> Peak:
+def _peak(step: Callable[[], object], said: int | None = None) -> Peak:
     before = resident_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     for _ in range(_STEPS):
         step()
-    return Peak(before=before, most=_high_water())
+    return Peak(before=before, most=_high_water(), said=said)
 
 
 def _high_water() -> int:

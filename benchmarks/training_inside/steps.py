@@ -87,6 +87,22 @@ class Ground:
         )
 
 
+class Several:
+    """Two batches of random images."""
+
+    def __init__(self, ground: Ground) -> None:
+        one = ground.images
+        self._inputs, self.labels = torch.cat([one.inputs, one.inputs.flip(-1)]), one.labels.repeat(2)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(
+        self, indices: Tensor, augment: torch.Generator | None = None, *, mirrored: bool = False
+    ) -> Tensor:
+        return self._inputs[indices]
+
+
 def ours(ground: Ground, trainers: Sequence[Trainer]) -> Step:
     """A step of trainers in one forward."""
     for trainer in trainers:

@@ -11,7 +11,7 @@ from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names
-from corolla.references import adapter_reference
+from corolla.references import adapter_reference, in_words
 from model_store.format.records import Manifest
 from model_store.names import not_found
 from model_store.routes.algebra import MAX_VERSION
@@ -121,7 +121,8 @@ def show_adapter(adapter: str, task: str | None, url: str | None, as_json: bool)
     of_task = {record.digest: record.version for record in store.tasks.versions(manifest.task)}
     task_version = of_task.get(manifest.task_digest)
     document = manifest.model_dump(mode="json") | {"aliases": list(pointing), "task_version": task_version}
-    tables.show(document | {"reference": adapter_reference(store, manifest)}, as_json)
+    reference = adapter_reference(store, manifest)
+    tables.show(document | {"reference": reference if as_json else in_words(reference)}, as_json)
 
 
 @click.command(

@@ -41,13 +41,19 @@ if TYPE_CHECKING:
     "--csv", "csv", type=flags.PATH, help="Also write the numbers of each figure and table to this folder."
 )
 @click.option(
-    "--shift", "shifts", multiple=True, help="Without --eval: also under NAME:SEVERITY, e.g. noise:3."
+    "--shift",
+    "--shifts",
+    "shifts",
+    multiple=True,
+    metavar="SHIFT",
+    help="Without --eval: also under NAME:SEVERITY, e.g. fog:3, or a suite such as imagenet-c:3.",
 )
 @flags.holdout("Only the images that training with this --holdout holds out.  [default: all]", default=None)
 @flags.split_seed("The --split-seed of that training.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many images of each set.")
 @flags.max_pixels
 @flags.skip_bad
+@flags.columns
 @flags.backbone
 @flags.precision("Without --eval: what the backbone computes in, as a server's")
 @flags.device

@@ -10,7 +10,7 @@ from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.group import CommandGroup, Lazy
 from corolla.names import Names, chosen_task, on_names, route_document
-from corolla.references import route_reference
+from corolla.references import in_words, route_reference
 from model_store.collections.history import KEPT
 from model_store.format.records import Audit, Cascade, NamedRoute
 from model_store.routes.text import explain_route, parse_route
@@ -133,7 +133,8 @@ def show_route(name: str, task: str | None, url: str | None, as_json: bool) -> N
     route = store.routes.get(chosen_task(store, task), name)
     meaning: list[JsonValue] = list(explain_route(route.parsed(), route.task))
     document = route_document(store, route) | {"meaning": meaning}
-    document["reference"] = route_reference(store, route)
+    reference = route_reference(store, route)
+    document["reference"] = reference if as_json else in_words(reference)
     if route.cascade is None or as_json:
         return tables.show(document, as_json)
     del document["cascade"]

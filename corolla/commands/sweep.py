@@ -55,7 +55,11 @@ _FLAGS: list[flags.Decorator] = [
         show_default=True,
         help="Share of the training images that trials are measured on, where --data has no part for it.",
     ),
-    click.option("--together", type=click.IntRange(1, 64), help="Trials of one forward.  [default: 4]"),
+    click.option(
+        "--together",
+        type=click.IntRange(1, 64),
+        help="Trials of one forward.  [default: 4 if that is measured to pay, else 1]",
+    ),
     click.option(
         "--prune/--no-prune",
         default=True,

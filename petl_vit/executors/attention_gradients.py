@@ -1,7 +1,9 @@
 """Attention in training, with its gradient a few rows at a time, so that what it reads stays in the cache.
 
-On a CPU the attention is computed in at least float32, also where the products around it are in bf16:
-PyTorch's gradient of it takes three times as long in bf16 there. On other devices it is PyTorch's own.
+On a CPU, PyTorch's gradient of attention takes three times as long in bf16 as in float32. So where the
+products around it are in bf16, scores and softmax are float32 and the weights are kept in bf16, for products
+in bf16; where these would take much memory, as images are large, or where keys are added, it is PyTorch's in
+float32. On other devices it is PyTorch's own.
 
 Shapes: B rows, N tokens, n added keys, D width, H heads, d head width.
 """
@@ -35,7 +37,9 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """[B, N, 3D] -> [B, N, D]"""
     if not _by_hand(qkv):
         return merge_heads(F.scaled_dot_product_attention(*split_heads(qkv, heads)))
-    return cast("Tensor", _SelfAttention.apply(qkv, heads))
+    _, tokens, width = qkv.shape
+    kind = _InBf16 if qkv.dtype == torch.bfloat16 and 3 * heads * tokens <= 4 * width else _SelfAttention
+    return cast("Tensor", kind.apply(qkv, heads))
 
 
 def _by_hand(x: Tensor) -> bool:
@@ -63,6 +67,62 @@ class _SelfAttention(Function):
             for into, of_one in zip(split_heads(of_qkv[part], ctx.heads), found, strict=True):
                 into.copy_(of_one)
         return of_qkv, None
+
+
+class _InBf16(Function):
+    """The same of queries, keys and values in bf16, with the weights [B H, N, N] kept in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
+        rows, tokens, width = qkv.shape
+        out = qkv.new_empty(rows, tokens, width // 3)
+        weights = qkv.new_empty(rows * heads, tokens, tokens)
+        scale = (width // (3 * heads)) ** -0.5
+        for part, kept in _chunks(rows, heads):
+            q, k, v = split_heads(qkv[part], heads)
+            scores = torch.bmm(_batched(q.float()) * scale, _batched(k.float()).transpose(1, 2))
+            weights[kept].copy_(torch.softmax(scores, dim=-1))
+            found = torch.bmm(weights[kept], _batched(v)).unflatten(0, (-1, heads))
+            out[part].unflatten(-1, (heads, -1)).copy_(found.transpose(1, 2))
+        ctx.save_for_backward(qkv, weights)
+        ctx.heads, ctx.scale = heads, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, weights = ctx.saved_tensors
+        of_qkv, heads = torch.empty_like(qkv), ctx.heads
+        for part, kept in _chunks(len(qkv), heads):
+            q, k, v = (_batched(x) for x in split_heads(qkv[part], heads))
+            of_out = _batched(grad[part].unflatten(-1, (heads, -1)).transpose(1, 2))
+            p = weights[kept]
+            of_p = torch.bmm(of_out, v.transpose(1, 2))
+            of_scores = torch.ops.aten._softmax_backward_data(of_p, p, -1, qkv.dtype).mul_(ctx.scale)
+            found = (
+                torch.bmm(of_scores, k),
+                torch.bmm(of_scores.transpose(1, 2), q),
+                torch.bmm(p.transpose(1, 2), of_out),
+            )
+            for into, of_one in zip(split_heads(of_qkv[part], heads), found, strict=True):
+                into.copy_(of_one.unflatten(0, (-1, heads)))
+        return of_qkv, None
+
+
+_CHUNK = 4
+"""Rows whose weights are computed at once."""
+
+
+def _chunks(rows: int, heads: int) -> Iterator[tuple[slice, slice]]:
+    """A few rows at a time, and their heads among those of all rows."""
+    for first in range(0, rows, _CHUNK):
+        stop = min(rows, first + _CHUNK)
+        yield slice(first, stop), slice(first * heads, stop * heads)
+
+
+def _batched(x: Tensor) -> Tensor:
+    """[b, H, N, d] -> [b H, N, d]"""
+    return x.reshape(-1, *x.shape[2:])
 
 
 class _Attention(Function):

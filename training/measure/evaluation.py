@@ -209,13 +209,17 @@ def _of_one_task(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     if not candidates:
         raise InvalidInput("there is no route to measure", field="route", remedy="name one, such as base")
-    task = candidates[0].route.task
-    once = {one.label: one for one in candidates}
-    for one in once.values():
+    task, once = candidates[0].route.task, dict[str, Candidate]()
+    for one in candidates:
         if set(map(class_name, one.route.classes)) != set(map(class_name, task.spec.classes)):
             raise InvalidInput(
                 f"{one.label} and {candidates[0].label} answer with different classes",
                 field="route",
                 remedy="measure the routes of one task at a time",
             )
-    return [replace(one, route=replace(one.route, task=task)) for one in once.values()]
+        same = replace(one, route=replace(one.route, task=task))
+        if once.setdefault(same.label, same).route != same.route:
+            raise InvalidInput(
+                f"two different routes are called {same.label}", field="route", remedy="name them differently"
+            )
+    return list(once.values())

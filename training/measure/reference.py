@@ -3,8 +3,10 @@
 Shapes: n images, K members, C classes, D the backbone's width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +34,16 @@ from training.measure.versions import package_versions
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_BLOCK = 8 * 2**20  # logits that are combined at a time
 _RANDOM = 256  # random features
 _DIGITS = 7  # of the statistics of features, which are computed from float32
+
+
+class Sliced(Protocol):
+    """Logits of images, some at a time."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]:
+        """[b, K, C]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +51,37 @@ class Observed:
     """What a route's members said of labelled images.
 
     Attributes:
-        logits: [n, K, C], in the order of the answer's classes.
+        logits: [n, K, C], in the order of the answer's classes; read in slices.
         labels: [n]
         features: [n, D], of the frozen backbone; None where they were not computed.
     """
 
-    logits: Array
+    logits: Sliced
     labels: Ints
     features: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What is known of each image whose logits are finite, [f] all but the votes, [f, K]; where it stands."""
+
+    places: Ints
+    predicted: Ints
+    votes: Ints
+    confidence: Array
+    agreement: Array
+    entropy: Array
+    mutual_information: Array
+    scores: dict[str, Array]
+
+    @classmethod
+    def together(cls, blocks: "Sequence[_Said]") -> "_Said":
+        names = [field.name for field in fields(cls) if field.name != "scores"]
+        scores = {name: np.concatenate([block.scores[name] for block in blocks]) for name in SCORES}
+        return cls(
+            **{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names},
+            scores=scores,
+        )
 
 
 def reference(
@@ -64,16 +97,15 @@ def reference(
     Raises:
         InvalidInput: No image has finite logits under every member.
     """
-    finite = np.asarray(np.isfinite(observed.logits).all(axis=(1, 2)))
-    if not finite.any():
+    said = _said(route, observed.logits, len(observed.labels))
+    labels = observed.labels[said.places]
+    if not len(labels):
         raise InvalidInput(
-            f"{route.text} answers none of the {len(finite)} images of {data.name} with finite numbers",
+            f"{route.text} answers none of the {data.images} images of {data.name} with finite numbers",
             field="route",
             remedy="measure it with --precision fp32, or train it again",
         )
-    labels = observed.labels[finite]
-    answer, votes = _answer(route, observed.logits[finite])
-    correct = answer.predicted == labels
+    correct = said.predicted == labels
     return Reference(
         route=route,
         data=data,
@@ -82,21 +114,43 @@ def reference(
         made_at=datetime.now(UTC),
         versions=package_versions(),
         images=len(labels),
-        invalid=int((~finite).sum()),
+        invalid=len(observed.labels) - len(labels),
         accuracy=float(correct.mean()),
-        member_accuracies=tuple((votes == labels[:, None]).mean(axis=0).tolist()),
-        agreement=float(answer.agreement.mean()),
-        entropy=max(float(answer.entropy.mean()), 0.0),
-        mutual_information=float(answer.mutual_information.mean()),
-        pairs=_pairs(votes, labels),
-        confidence=_confidence(answer.probabilities.max(axis=-1), correct),
-        atc=_thresholds(answer, correct),
+        member_accuracies=tuple((said.votes == labels[:, None]).mean(axis=0).tolist()),
+        agreement=float(said.agreement.mean()),
+        entropy=max(float(said.entropy.mean()), 0.0),
+        mutual_information=float(said.mutual_information.mean()),
+        pairs=_pairs(said.votes, labels),
+        confidence=_confidence(said.confidence, correct),
+        atc=_thresholds(said.scores, correct),
         true=_counts(labels, len(classes)),
-        predicted=_counts(answer.predicted, len(classes)),
-        confusion=_confusion(labels, answer.predicted),
-        features=None if observed.features is None else _features(observed.features[finite]),
+        predicted=_counts(said.predicted, len(classes)),
+        confusion=_confusion(labels, said.predicted),
+        features=None if observed.features is None else _features(observed.features[said.places]),
         no_estimate=f"{len(labels)} images are fewer than {FEWEST}" if len(labels) < FEWEST else "",
     )
+
+
+def _said(route: ReferenceRoute, logits: Sliced, images: int) -> _Said:
+    size = max(1, _BLOCK // max(1, logits[:1].size))
+    blocks = []
+    for start in range(0, images, size):
+        z = np.asarray(logits[start : start + size], dtype=np.float64)
+        finite = np.flatnonzero(np.isfinite(z).all(axis=(1, 2)))
+        answer, votes = _answer(route, z[finite])
+        blocks.append(
+            _Said(
+                places=start + finite,
+                predicted=answer.predicted,
+                votes=votes,
+                confidence=answer.probabilities.max(axis=-1),
+                agreement=answer.agreement,
+                entropy=answer.entropy,
+                mutual_information=answer.mutual_information,
+                scores={name: score(answer.probabilities) for name, score in SCORES.items()},
+            )
+        )
+    return _Said.together(blocks)
 
 
 def _answer(route: ReferenceRoute, logits: Array) -> tuple[Answer, Ints]:
@@ -140,13 +194,12 @@ def _confidence(confidences: Array, correct: NDArray[np.bool_]) -> ReferenceConf
     )
 
 
-def _thresholds(answer: Answer, correct: NDArray[np.bool_]) -> dict[str, ReferenceThreshold]:
+def _thresholds(scores: dict[str, Array], correct: NDArray[np.bool_]) -> dict[str, ReferenceThreshold]:
     thresholds = {}
-    for name, score in SCORES.items():
-        scores = score(answer.probabilities)
-        least = threshold(scores, correct)
+    for name, values in scores.items():
+        least = threshold(values, correct)
         thresholds[name] = ReferenceThreshold(
-            threshold=least if np.isfinite(least) else None, estimate=estimate(scores, least)
+            threshold=least if np.isfinite(least) else None, estimate=estimate(values, least)
         )
     return thresholds
 

@@ -50,7 +50,7 @@ def references(
     data = ReferenceData(name=dataset.name, digest=dataset.digest, images=len(dataset))
     return [
         reference(
-            Observed(logits=logits.of(one.route), labels=images.labels.numpy(), features=features),
+            Observed(logits=logits.stacked(one.route), labels=images.labels.numpy(), features=features),
             route=referenced_route(one.route, one.temperature, name=one.name, cascade=one.cascade),
             data=data,
             classes=one.route.classes,

@@ -41,7 +41,7 @@ class Answered:
         """
         data = self.heldout.dataset
         observed = Observed(
-            logits=self.logits.double().numpy()[:, None],
+            logits=self.logits.float().numpy()[:, None],
             labels=self.heldout.labels.numpy(),
             features=self.features.double().numpy().astype(np.float64),
         )

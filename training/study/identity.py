@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from model_store.format.canonical import canonical_json
 from petl_vit.errors import InvalidInput
 from training.study.grids import Point
-from training.study.studies import Studies
+from training.study.studies import Studies, winner
 
 _DIGITS = 12
 
@@ -41,7 +41,7 @@ def matching(
     unlike = {m: known[m] for m in known if changed or (m in own and known[m] != own[m])}
     earlier = Studies(storage, unlike, locks)
     if restart:
-        Studies(storage, known | own, locks).delete()
+        Studies(storage, _with_winners(known | own), locks).delete()
     elif unfinished := [method for method in unlike if not earlier.finished(method)]:
         what = _changes(before, common) or f"the trials of {', '.join(unfinished)} are others"
         raise InvalidInput(
@@ -49,9 +49,10 @@ def matching(
             field="sweep",
             remedy="call it as before, give this one another --name, or drop the trials with --restart",
         )
-    studies = Studies(storage, own, locks)
+    studies = Studies(storage, _with_winners(own), locks)
     for method, several in points.items():
         studies.add(method, several)
+        studies.add(winner(method), [{}])
     index.set_user_attr("common", dict(common))
     index.set_user_attr("studies", own if changed else known | own)
     return studies
@@ -70,6 +71,10 @@ def agreed(
     if key not in index.user_attrs:
         index.set_user_attr(key, choose())
     return str(index.user_attrs[key])
+
+
+def _with_winners(names: Mapping[str, str]) -> dict[str, str]:
+    return dict(names) | {winner(method): f"{name}/winner" for method, name in names.items()}
 
 
 def _study_name(name: str, common: Mapping[str, JsonValue], method: str, points: Sequence[Point]) -> str:

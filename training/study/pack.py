@@ -7,7 +7,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from training.run.feed import Batch
 from training.run.planned import Planned
 from training.run.recipe import Recipe
 from training.run.trainer import Trained, Trainer, losses_of
-from training.study.grids import FACTOR, RECIPE, Point
+from training.study.grids import FACTOR, RECIPE, Value
 from training.study.ground import Ground
 from training.study.studies import Studies, Taken
 from training.study.trials import Saved, State
 
 
-def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planned:
+def planned(method: str, point: Mapping[str, Value], common: Recipe, name: str = "") -> Planned:
     """A trial as training takes it: what its point does not say is as in `common`, or its method's own.
 
     Raises:
@@ -46,7 +46,7 @@ def planned(method: str, point: Point, common: Recipe, name: str = "") -> Planne
     return Planned(name=name or method, recipe=recipe, method=configured)
 
 
-def with_rates(trial: Planned, point: Point, images: int) -> Planned:
+def with_rates(trial: Planned, point: Mapping[str, Value], images: int) -> Planned:
     """The trial with its learning rates: its point's, or what `corolla train` takes times its factor."""
     settled = rates.settled(trial, images)
     factor = float(point.get(FACTOR, 1.0))
@@ -94,16 +94,20 @@ class Packer:
             return
         try:
             self._train(several)
+        except InvalidInput as error:
+            if error.field == "runs":  # the folder of states cannot be written: no trial would end well
+                raise
+            self._alone_after(error.problem, several)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            self._alone_after(error, several)
+            self._alone_after(f"out of memory: {str(error).splitlines()[0]}", several)
 
-    def _alone_after(self, error: Exception, several: Sequence[tuple[Taken, Planned]]) -> None:
-        reason = f"out of memory: {str(error).splitlines()[0]}"
+    def _alone_after(self, reason: str, several: Sequence[tuple[Taken, Planned]]) -> None:
+        """Runs one by one the trials that failed together; one that was alone fails."""
         over = self._over(several)
         left = [pair for pair in several if pair[0] not in over]
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         for taken, trial in left:
             if len(several) == 1:
@@ -119,12 +123,15 @@ class Packer:
     def _planned(self, taken: Taken) -> tuple[Taken, Planned] | None:
         """A trial as it is trained; None where it fails before that, as settings do not fit the backbone."""
         try:
-            trial = planned(taken.method, taken.point, self.common, str(taken))
-            trial.method.shapes(self.ground.vit.arch)
+            return taken, self._fitting(taken)
         except InvalidInput as error:
             self.end(taken, State.FAILED, reason=str(error))
             return None
-        return taken, with_rates(trial, taken.point, len(self.ground.train))
+
+    def _fitting(self, taken: Taken) -> Planned:
+        trial = planned(taken.method, taken.point, self.common, str(taken))
+        trial.method.shapes(self.ground.vit.arch)
+        return with_rates(trial, taken.point, len(self.ground.train))
 
     def _train(self, several: Sequence[tuple[Taken, Planned]]) -> None:
         ground = self.ground
@@ -185,26 +192,49 @@ class Packer:
             seconds_alone=alone * per_epoch,
         )
 
+    def joint_share(self, taken: Sequence[Taken]) -> float:
+        """What a step of trials in one forward takes, relative to their steps alone; measured now."""
+        trials = []
+        for one in taken:
+            with suppress(InvalidInput):  # it fails when it runs
+                trials.append(self._fitting(one))
+        alone = sum(self._alone(trial) for trial in trials)
+        return self._step_s(trials) / alone if alone else 1.0
+
     def _alone(self, trial: Planned) -> float:
-        """Seconds of a step of a trial alone, without the optimiser's; measured once for each setting."""
+        """A step of a trial alone, measured once for each setting."""
         key = canonical_json([trial.recipe.method, trial.recipe.config])
         if key not in self._alone_s:
-            ground, recipe = self.ground, trial.recipe
-            trainer = Trainer(ground.vit, trial.method, ground.base_head, recipe, on=ground.on)
-            places = torch.arange(min(recipe.batch_size, len(ground.train)))
-            batch = Batch(inputs=ground.train.batch(places), labels=ground.train.labels[places])
-            batch = replace(batch, labels=batch.labels.to(batch.inputs.device))
-            times = []
-            for _ in range(2):
-                trainer.begin_epoch(0, 1)
-                started = time.perf_counter()
-                torch.autograd.backward(losses_of([trainer], [batch], [0]))
-                if batch.inputs.is_cuda:
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - started)
-                trainer.optimizer.zero_grad(set_to_none=True)
-            self._alone_s[key] = min(times)
+            self._alone_s[key] = self._step_s([trial])
         return self._alone_s[key]
+
+    def _step_s(self, trials: Sequence[Planned]) -> float:
+        """Seconds of a step of trials in one forward, without the optimiser's; the faster of two.
+
+        On a CPU of all its threads together, so that other programs do not count.
+        """
+        ground, clock = self.ground, time.perf_counter
+        if ground.on.device.type == "cpu":
+            clock = time.process_time
+        trainers = [
+            Trainer(ground.vit, t.method, ground.base_head, t.recipe, on=ground.on, name=t.name)
+            for t in trials
+        ]
+        places = torch.arange(min(self.common.batch_size, len(ground.train)))
+        inputs = ground.train.batch(places)
+        batch = Batch(inputs=inputs, labels=ground.train.labels[places].to(inputs.device))
+        times = []
+        for _ in range(2):
+            for trainer in trainers:
+                trainer.begin_epoch(0, 1)
+            started = clock()
+            torch.autograd.backward(losses_of(trainers, [batch], [0] * len(trainers)))
+            if inputs.is_cuda:
+                torch.cuda.synchronize()
+            times.append(clock() - started)
+            for trainer in trainers:
+                trainer.optimizer.zero_grad(set_to_none=True)
+        return min(times)
 
 
 class _Watch:
@@ -299,7 +329,8 @@ class _Steps:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda n: self._times.append(time.perf_counter())
+        steps = name.startswith("training ")
+        yield lambda n: self._times.append(time.perf_counter()) if steps else None
 
     def note(self, text: str) -> None:
         pass

@@ -19,11 +19,11 @@ from training.run.precision import settled
 from training.study import ground, identity
 from training.study.grids import Grid, Point
 from training.study.pack import Packer, joins, planned
-from training.study.studies import Studies, Taken, closed, opened
+from training.study.studies import Studies, Taken, closed, opened, winner
 from training.study.trials import Trial
 
 TOGETHER = 4
-"""Trials of one forward, unless the user says how many."""
+"""Trials of one forward, unless the user says how many, or one by one is measured to be as fast."""
 _POLL_S = 2.0
 _SHOWN_S = 1.0
 """Epochs are shown no more often than that."""
@@ -41,7 +41,7 @@ class Sweep:
         trials: Most trials of a method; None is the whole grid.
         job: The run of a winner but for its name and recipe; its recipe is what all trials have in common.
         validation: Share of the training images that trials are measured on, where there is no part for it.
-        together: Most trials of one forward; None chooses.
+        together: Most trials of one forward; None is `TOGETHER` where that is measured to be faster.
         prune: End trials that are far behind the best of their method.
         storage: URL or journal of a storage that several machines share; None is a file below `runs`.
         restart: Forget the trials of an unfinished sweep of this name.
@@ -102,6 +102,7 @@ class Session:
         asked: As it was called.
         sweep: With the job's precision and the parts of its data, as they were chosen.
         threads: CPU threads of this process; None leaves the choice.
+        together: Most trials of one forward, as asked for or measured.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class Session:
         self.log = Log(sweep.folder / "log.jsonl")
         self._seen: dict[str, list[Trial]] = {}
         self._shown = 0.0
+        self.together = sweep.together or TOGETHER
+        self._measured = sweep.together is not None
 
     def left(self) -> bool:
         """Whether trials are left to run, here or elsewhere."""
@@ -140,11 +143,22 @@ class Session:
         """Runs the next trials: several that can share a forward, or one that cannot; whether any waited."""
         alone = [method for method in self.sweep.methods if not joins(method)]
         joint = [method for method in self.sweep.methods if method not in alone]
-        most = self.sweep.together or TOGETHER
-        taken = self.studies.take(joint, most) or self.studies.take(alone, 1)
-        if taken:
-            self._packer.run(taken)
+        taken = self.studies.take(joint, self.together) or self.studies.take(alone, 1)
+        if len(taken) > 1 and not self._measured:
+            self._measure(taken)
+        for first in range(0, len(taken), self.together):
+            self._packer.run(taken[first : first + self.together])
         return bool(taken)
+
+    def _measure(self, taken: Sequence[Taken]) -> None:
+        """Decides whether trials share forwards: where a step of several takes less than theirs alone."""
+        share, self._measured = self._packer.joint_share(taken), True
+        said = f"a joint step of {len(taken)} trials takes {share:.2f} of their steps alone"
+        if share >= 1:
+            self.together = 1
+            self.board.note(f"trials run one by one: {said}; --together 4 shares forwards")
+        else:
+            self.board.note(f"trials share forwards: {said}")
 
     @cached_property
     def _packer(self) -> Packer:
@@ -212,7 +226,7 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
         recipe = job.recipe.model_copy(update={"precision": precision})
         chosen = replace(sweep, job=replace(job, recipe=recipe))
         with studies.at_work():
-            studies.revive(sweep.methods)
+            studies.revive([*sweep.methods, *map(winner, sweep.methods)])
             yield Session(store, sweep, chosen, board, tuning, studies, threads)
     finally:
         closed(storage)

@@ -164,6 +164,11 @@ class Studies:
         over = bool(trials) and all(trial.state.over for trial in trials)
         return self.registered(method) is not None or (over and best(trials) is None)
 
+    def claim(self, method: str) -> Taken | None:
+        """The right to register the winner of a method; None where another worker has it."""
+        claims = self.take([winner(method)], 1)
+        return claims[0] if claims else None
+
     def save(self, method: str, saved: Saved) -> None:
         """Takes note of what a pack saved whose first trial is of this method."""
         self._study(method).set_user_attr(f"{_PACK}{uuid.uuid4().hex}", vars(saved))
@@ -263,6 +268,11 @@ class Studies:
             started = trial.datetime_start
             return started is None or time.time() - started.timestamp() > _SILENT_S
         return bool(time.time() - signs["at"] > max(_SILENT_S, _EPOCHS * signs["epoch_s"]))
+
+
+def winner(method: str) -> str:
+    """What the study is called that has one trial: to register the winner of a method."""
+    return f"{method} winner"
 
 
 def opened(storage: str | None, folder: Path) -> optuna.storages.BaseStorage:

@@ -7,6 +7,7 @@ Finished trials are not repeated, by whoever calls the same sweep again: a trial
 from its last epoch on the machine that has its state, and begins anew on another.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from training.run import job as jobs
 from training.run.job import Job, Outcome
 from training.run.recipe import Recipe
 from training.study.pack import joins
-from training.study.session import TOGETHER, Board, Session, Sweep, session
-from training.study.trials import Saved, Trial, best
+from training.study.session import Board, Session, Sweep, session
+from training.study.studies import Taken, winner
+from training.study.trials import Saved, State, Trial, best
 from training.study.workers import run_in_processes, run_on_ray
+
+_POLL_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ class _Winners:
     def __init__(self, here: Session) -> None:
         self._store, self._sweep, self._board = here.store, here.sweep, here.board
         self._tuning, self._studies, self._log = here.tuning, here.studies, here.log
+        self._together = here.together
 
     def registered(self) -> Swept:
         """Trains and registers those that are not registered yet."""
@@ -106,13 +111,20 @@ class _Winners:
         }
         outcomes: dict[str, Outcome] = {}
         problems = {m: "no trial is complete" for m, winner in winners.items() if winner is None}
-        known = {method: outcome for method in runs if (outcome := self._known(method))}
-        outcomes |= known
-        left = [method for method in runs if method not in known]
-        for pack in _packs(left, self._sweep.together or TOGETHER):
-            done, failed = self._run_pack({method: runs[method] for method in pack})
-            outcomes |= done
-            problems |= failed
+        left = [*runs]
+        while left:
+            known = {method: outcome for method in left if (outcome := self._known(method))}
+            outcomes |= known
+            claims = {m: claim for m in left if m not in known and (claim := self._claim(m))}
+            for pack in _packs([*claims], self._together):
+                done, failed = self._run_pack({method: runs[method] for method in pack})
+                outcomes |= done
+                problems |= failed
+                for method in pack:
+                    self._settle(claims[method], done=method in done)
+            left = [m for m in left if m not in known and m not in claims]
+            if left and not self._studies.revive([winner(method) for method in left]):
+                time.sleep(_POLL_S)  # another machine trains them
         return [
             Tuned(
                 method=method,
@@ -123,6 +135,19 @@ class _Winners:
             )
             for method in self._sweep.methods
         ]
+
+    def _claim(self, method: str) -> Taken | bool | None:
+        """The right to train the winner of a method; true where the adapter that it was is gone."""
+        gone = self._studies.registered(method) is not None
+        return gone or self._studies.claim(method)
+
+    def _settle(self, claim: Taken | bool, *, done: bool) -> None:
+        """Ends a claim; one that failed may be taken again by a later call."""
+        if isinstance(claim, Taken):
+            if done:
+                self._studies.end(claim, State.COMPLETE, value=1.0)
+            else:
+                self._studies.put_back(claim)
 
     def _run_pack(self, pack: Mapping[str, Job]) -> tuple[dict[str, Outcome], dict[str, str]]:
         """The adapters of winners that share their forwards; each alone where they fail together."""

@@ -48,6 +48,10 @@ def test_a_reference_of_another_temperature_is_shown_as_stale(routed: Shell) -> 
     assert shown["state"] == "stale"
     assert shown["why"].startswith("its temperature was ")
     assert shown["why"].endswith("; corolla routes reference live --task digits")
+    words = " ".join(routed("routes", "show", "live")[1].split())
+    assert "stale: accuracy " in words
+    assert "on 359 images of digits, in fp32, 20" in words
+    assert shown["why"] in words
 
 
 def test_all_named_routes_are_measured_and_one_that_cannot_be_is_noted(routed: Shell) -> None:

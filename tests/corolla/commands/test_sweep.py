@@ -18,7 +18,7 @@ def grid(empty: Shell) -> str:
 
 
 def test_a_sweep_says_which_settings_won_and_registers_them(shell: Shell, grid: str) -> None:
-    command = ["sweep", "bitfit", *DIGITS, *QUICK, "--grid", grid]
+    command = ["sweep", "bitfit", *DIGITS, *QUICK, "--grid", grid, "--together", "4"]
     code, out, err = shell(*command)
     assert code == 0, err
     head, row, *rest = out.splitlines()

@@ -73,6 +73,43 @@ def test_every_method_that_joins_learns_beside_all_others_what_it_would_alone(
     assert_equal_to_alone(vit, JOINING, drop_path)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_an_adapter_alone_has_the_gradients_that_autograd_finds(name: str, scale: float) -> None:
+    """Alone its edits are carried out in other ways; with small scales and tensors in yet another."""
+    vit, _ = family("dinov2", dtype=torch.float64)
+    method, images, found = method_of(name), images_of(vit, 3), []
+    for by_hand in (False, True):
+        tensors = {n: (scale * t).requires_grad_() for n, t in random_tensors(method, vit, 1).items()}
+        edits, noise = method.edits(vit, tensors), Noise(CPU, 3)
+        learner = Learner(rows=3, edits=edits, drop_path=0.4, noise=noise)
+        run = Joint(vit, [learner]) if by_hand else Functional(vit, edits, noise=noise, drop_path=0.4)
+        features = vit.forward(images, run)
+        if tensors:
+            features.square().sum().backward()
+        found.append([features.detach(), *(t.grad for t in tensors.values())])
+    for wanted, by_hand_found in zip(*found, strict=True):
+        assert float((by_hand_found - wanted).norm()) <= 1e-8 * max(float(wanted.norm()), 1e-6)
+
+
+def test_nothing_before_the_first_edit_has_a_gradient() -> None:
+    vit, _ = family("plain", dtype=torch.float64)
+    last = vit.arch.depth - 1
+    method = methods.get("selective").configure({"blocks": (last,)})
+    tensors = {n: t.requires_grad_() for n, t in random_tensors(method, vit, 0).items()}
+    streams: list[Tensor] = []
+
+    class Watched(Joint):
+        def norm(self, site: str, x: Tensor) -> Tensor:
+            streams.append(x)
+            return super().norm(site, x)
+
+    learner = Learner(rows=2, edits=method.edits(vit, tensors), drop_path=0.4, noise=Noise(CPU, 0))
+    vit.forward(images_of(vit, 2), Watched(vit, [learner]))
+    assert [x.requires_grad for x in streams[: 2 * last + 1]] == [False] * (2 * last + 1)
+    assert streams[-1].requires_grad
+
+
 def test_adapters_of_one_method_keep_to_their_own_rows() -> None:
     vit, _ = family("plain", dtype=torch.float64)
     assert_equal_to_alone(vit, ["lora", "lora", "vpt_deep", "vpt_deep", "houlsby", "houlsby"], 0.4)

@@ -228,6 +228,12 @@ def test_a_route_that_is_there_twice_is_measured_once(measuring: Callable[..., E
     assert [one.label for one in measuring("base", "base", alphas=()).routes] == ["base"]
 
 
+def test_two_routes_of_one_name_are_refused(resolving: Resolving, here: Dataset) -> None:
+    candidates = [Candidate(route=resolving(text), name="live") for text in ("base", "lora")]
+    with pytest.raises(InvalidInput, match="route: two different routes are called live"):
+        evaluate(resolving.loader, candidates, [here])
+
+
 def test_a_set_with_other_classes_and_no_route_are_refused(resolving: Resolving, here: Dataset) -> None:
     other = replace(here, classes=("ten", *here.classes[1:]))
     base = Candidate(route=resolving("base"))

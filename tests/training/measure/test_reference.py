@@ -166,3 +166,14 @@ def test_a_cascade_is_measured_as_it_answers_and_its_pairs_by_all_members() -> N
     # The second member is asked first and settles images 2 and 4, at 0.82 both.
     assert found.confidence.images[8] == 2
     assert found.pairs == made(Observed(logits=LOGITS, labels=LABELS), route(combine=Combine.MEAN)).pairs
+
+
+def test_many_images_are_measured_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = np.tile(LOGITS, (10, 1, 1)), np.tile(LABELS, 10)
+    logits[7, 0, 0] = np.inf
+    observed = Observed(logits=logits, labels=labels, features=np.tile(FEATURES, (10, 1)))
+    whole = made(observed, route())
+    monkeypatch.setattr("training.measure.reference._BLOCK", 7 * 6)
+    parts = made(observed, route())
+    assert parts.model_copy(update={"made_at": whole.made_at}) == whole
+    assert whole.invalid == 1

@@ -116,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     def killed(batch: Batch, images: torch.Tensor, some: Sequence[Row]) -> list[torch.Tensor]:
         if len(rows) >= 40:
             raise KeyboardInterrupt
-        return counted(batch, images, some)  # type: ignore[arg-type]
+        return counted(batch, images, some)
 
     monkeypatch.setattr(Batch, "logits", killed)
     route = resolving("lora")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from model_store.format.records import BackboneRecord
+from model_store.store import Store
 from petl_vit.precision import Precision
-from tests.training.conftest import write_npz
+from tests.training.conftest import imported, write_npz
 from tests.training.run.notes import Notes
 from training.run.job import Job
 from training.run.recipe import Recipe
@@ -36,15 +36,14 @@ def grid(**methods: Mapping[str, Any]) -> Grid:
 
 
 @pytest.fixture
-def sweep(backbone: BackboneRecord, tmp_path: Path) -> Sweep:
-    """Two trials of two methods that share a forward, on 50 digits; 10 more are validation images."""
+def sweep(store: Store, tmp_path: Path) -> Sweep:
+    """Two trials of two methods that share a forward, on 36 digits; 9 more are validation images."""
     job = Job(
-        backbone=backbone.name,
+        backbone=imported(store, depth=1).name,
         task="digits",
         name="-",
-        data="digits",
-        heldout=write_npz(tmp_path / "heldout.npz", images=30, names=list("0123456789")),
-        limit=60,
+        data=write_npz(tmp_path / "digits.npz", classes=3),
+        holdout=0.25,
         recipe=Recipe.of(method="bitfit", epochs=3, batch_size=16),
         runs=tmp_path / "runs",
         measure_precision=Precision.FP32,
@@ -55,6 +54,7 @@ def sweep(backbone: BackboneRecord, tmp_path: Path) -> Sweep:
         methods=("bitfit", "ssf"),
         job=job,
         prune=False,
+        together=4,
         storage=str(tmp_path / "trials.log"),
     )
 

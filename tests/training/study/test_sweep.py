@@ -49,11 +49,11 @@ def test_each_methods_winner_is_what_train_makes_of_its_recipe_and_has_the_histo
         assert [one["recipe"]["learning_rate"] for one in history["trials"]] == [*RATES]
         assert history["chosen"] == tuned.winner.place
         assert (history["study"], history["grid"]) == ("tiny", "tiny")
-        assert (history["train_images"], history["validation_images"]) == (50, 10)
+        assert (history["train_images"], history["validation_images"]) == (36, 9)
         chosen = history["trials"][history["chosen"]]
         assert chosen["value"] == max(one["value"] for one in history["trials"])
         assert [*chosen["values"]] == ["1", "2", "3"]
-        assert manifest.training["images"] == 60
+        assert manifest.training["images"] == 45
         assert manifest.training["learning_rate"] == chosen["recipe"]["learning_rate"]
         job = replace(sweep.job, name=tuned.method, recipe=Recipe.of(**tuned.winner.recipe))
         assert jobs.run(store, job).reused
@@ -138,8 +138,8 @@ def test_an_unfinished_sweep_is_not_gone_on_with_as_another_one(
     other = with_recipe(sweep, epochs=1)
     with pytest.raises(InvalidInput, match=r"unfinished \(bitfit, ssf\).*epochs was 3 and is 1"):
         run(store, other, Shown())
-    with pytest.raises(InvalidInput, match=r"data was digits, 60 images .* and is digits, 50 images"):
-        run(store, replace(sweep, job=replace(sweep.job, limit=50)), Shown())
+    with pytest.raises(InvalidInput, match=r"data was .*digits.npz, 45 images .* and is .*, 30 images"):
+        run(store, replace(sweep, job=replace(sweep.job, limit=30)), Shown())
     with pytest.raises(InvalidInput, match="the trials of bitfit, ssf are others"):
         run(store, replace(sweep, trials=1), Shown())
     swept = run(store, replace(other, restart=True), Shown())
@@ -186,15 +186,19 @@ def test_a_method_without_a_complete_trial_has_no_adapter_and_says_why(store: St
     assert fine.outcome is not None
 
 
-@pytest.mark.parametrize("alone_too", [False, True])
+ALLOCATION = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+TOO_LARGE = InvalidInput("out of memory: one image takes 9 GiB", field="batch_size")
+
+
+@pytest.mark.parametrize(("error", "alone_too"), [(ALLOCATION, True), (TOO_LARGE, False)])
 def test_a_pack_that_does_not_fit_into_memory_runs_one_by_one(
-    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, alone_too: bool
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, error: Exception, alone_too: bool
 ) -> None:
     run_epochs = epochs.run_epochs
 
     def small(adapters: Any, *given: Any, **named: Any) -> Any:
         if len(adapters) > 1 or (alone_too and adapters[0].name == "ssf 1"):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+            raise error
         return run_epochs(adapters, *given, **named)
 
     monkeypatch.setattr(pack, "run_epochs", small)
@@ -203,6 +207,18 @@ def test_a_pack_that_does_not_fit_into_memory_runs_one_by_one(
     states = [trial.state for tuned in swept.methods for trial in tuned.trials]
     assert states == [State.COMPLETE] * 2 + [State.FAILED if alone_too else State.COMPLETE, State.COMPLETE]
     assert swept.methods[1].trials[0].reason.startswith("out of memory: " if alone_too else "")
+
+
+@pytest.mark.parametrize(("share", "packs"), [(0.9, 1), (1.1, 0)])
+def test_trials_share_forwards_where_that_is_measured_to_be_faster(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, share: float, packs: int
+) -> None:
+    monkeypatch.setattr(pack.Packer, "joint_share", lambda packer, taken: share)
+    board = Shown()
+    swept = run(store, with_recipe(replace(sweep, together=None), epochs=1), board)
+    assert swept.saved.packs == packs
+    told = "trials share forwards" if packs else "trials run one by one"
+    assert any(note.startswith(f"{told}: a joint step of 4 trials takes {share:.2f}") for note in board.notes)
 
 
 def test_a_full_disk_while_winners_are_published_registers_nothing_half(

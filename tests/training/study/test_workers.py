@@ -10,7 +10,7 @@ import pytest
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from tests.training.study.conftest import Shown, with_recipe
-from training.study.session import Sweep
+from training.study.session import Sweep, Unseen, session
 from training.study.sweep import run
 from training.study.trials import State
 
@@ -42,3 +42,28 @@ def test_trials_in_other_processes_end_as_in_this_one(
 def test_a_cluster_needs_a_storage_that_its_machines_share(store: Store, sweep: Sweep) -> None:
     with pytest.raises(InvalidInput, match="need a storage that they share"):
         run(store, replace(sweep, ray="ray://host:10001", storage=None), Shown())
+
+
+def test_of_two_machines_one_registers_a_winner_and_the_other_waits_for_it(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = with_recipe(replace(sweep, methods=("bitfit",)), epochs=1)
+    here = replace(sweep, job=replace(sweep.job, runs=sweep.job.runs / "here"))
+    with session(store, sweep, Unseen()) as there:
+        there.run()
+        claim = there.studies.claim("bitfit")
+        assert claim is not None
+        waits: list[float] = []
+
+        def meanwhile(seconds: float) -> None:
+            waits.append(seconds)
+            there.studies.put_back(claim)
+
+        monkeypatch.setattr("training.study.sweep.time.sleep", meanwhile)
+        board = Shown()
+        swept = run(store, here, board)
+        assert len(waits) == 1
+        again = run(store, sweep, Shown())
+    assert [tuned.outcome and tuned.outcome.reused for tuned in swept.methods] == [False]
+    assert [tuned.outcome and tuned.outcome.reused for tuned in again.methods] == [True]
+    assert store.adapters.versions("digits", "bitfit") == [1]

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 
 from model_store.format.records import Manifest
 from training.measure.document import EvaluatedRoute, EvaluatedSet, Evaluation
-from training.measure.figures import Comparison, Result
+from training.measure.figures import Comparison, Control, Ensemble, Result
 from training.study.report.contents import Gallery
 from training.study.report.families import PETL
 
@@ -142,10 +142,10 @@ class Material:
         return list(groups.values())
 
     def group_name(self, group: list[EvaluatedRoute]) -> str:
-        """The short label of a single model, or the method of several seeds."""
+        """The short label of a single model, or the method of several seeds and how many they are."""
         if len(group) == 1:
             return self.short(group[0].label)
-        return f"{group[0].method}, {len(group)} seeds"
+        return f"{group[0].method} ×{len(group)}"
 
 
 def adjusted(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, float]]:
@@ -155,6 +155,13 @@ def adjusted(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, float]
         return []
     values = false_discovery_control([one.mcnemar_p for one in tested])
     return [(one, float(value)) for one, value in zip(tested, values, strict=True)]
+
+
+def control_of(ensemble: Ensemble) -> Control | None:
+    """The strongest of the largest controls: what an ensemble has beyond it is not due to more seeds."""
+    sizes = [one.size for one in ensemble.controls]
+    largest = [one for one in ensemble.controls if one.size == max(sizes)]
+    return max(largest, key=lambda one: one.mean, default=None)
 
 
 def short_names(labels: Sequence[str]) -> dict[str, str]:

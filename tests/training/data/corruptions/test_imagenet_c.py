@@ -71,7 +71,8 @@ def test_a_corruption_is_decided_by_the_seed_and_by_the_place_of_the_image(name:
     images = photos(1, 40).expand(70, -1, -1, -1)
     whole, again = apply(images, name, 3, seed=0), apply(images, name, 3, seed=0)
     assert torch.equal(whole, again)
-    assert torch.equal(whole[40:45], apply(images[40:45], name, 3, seed=40))
+    some = apply(images[40:45], name, 3, seed=40)
+    assert (whole[40:45].int() - some.int()).abs().amax() <= 2  # sums depend on the number of rows
     assert torch.equal(whole[0], whole[1]) == (name not in RANDOM)
 
 

@@ -1,5 +1,6 @@
 """Evaluations of logits that are drawn, not computed: their numbers fit together as real ones do."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -38,14 +39,16 @@ def evaluation(
     classes: tuple[str, ...] = CLASSES,
     sets: tuple[str, ...] = tuple(SETS),
     seeds: int = 3,
+    of_all: bool = False,
 ) -> Evaluation:
     """One evaluation.
 
     Args:
-        methods: One adapter each, but for `lora`, of which there are so many `seeds`.
+        methods: One adapter each, but for `lora`, of which there are so many `seeds`; or `of_all`.
         sets: Names from `SETS`; the first is the reference.
     """
-    routes = _routes(methods, seeds)
+    seeded = methods if of_all else ("lora",)
+    routes = _routes(methods, {method: seeds for method in seeded if seeds > 1})
     ensembles = [one for one in routes if one.kind == "ensemble"]
     single = [one for one in routes if one.kind != "ensemble"]
     results, compared, paired, joint = [], [], [], []
@@ -61,7 +64,10 @@ def evaluation(
         for one in ensembles:
             scored[one.label] = _score([logits[member] for member in one.members], labels)
             ones = {label: logits[label] for label in one.members}
-            seeds_of = {"lora": Members.equal({r.label: logits[r.label] for r in single if r.seeds_of})}
+            seeds_of = {
+                method: Members.equal({r.label: logits[r.label] for r in single if r.seeds_of == method})
+                for method in {r.seeds_of for r in single if r.seeds_of}
+            }
             joint.append(
                 ensemble(
                     name,
@@ -69,7 +75,7 @@ def evaluation(
                     Members.equal(ones),
                     scored[one.label],
                     on_first=scored[one.label].member_accuracies,
-                    seeds=seeds_of if seeds > 1 and "lora" in methods else {},
+                    seeds=seeds_of,
                 )
             )
         for label, one in scored.items():
@@ -106,17 +112,19 @@ def evaluation(
 _ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def _routes(methods: tuple[str, ...], seeds: int) -> list[EvaluatedRoute]:
+def _routes(methods: tuple[str, ...], seeds: Mapping[str, int]) -> list[EvaluatedRoute]:
     routes = [_route("base", "base", "linear")]
     for method in methods:
-        for seed in range(seeds if method == "lora" else 1):
-            name = f"lora-{seed}:1" if method == "lora" and seeds > 1 else f"{method}:1"
-            routes.append(_route(name, "adapter", method, seed=seed, seeds_of="lora" if seeds > 1 else ""))
+        for seed in range(seeds.get(method, 1)):
+            name = f"{method}-{seed}:1" if method in seeds else f"{method}:1"
+            group = method if method in seeds else ""
+            routes.append(_route(name, "adapter", method, seed=seed, seeds_of=group))
     adapters = [one for one in routes if one.kind == "adapter" and one.seed == 0]
     if len(adapters) > 2:
         members = tuple(one.label for one in adapters if one.method not in ("linear", "full"))
         routes.append(_joint(members, adapters))
-        routes.append(_joint(members[:2], adapters))
+        if len(members) > 2:
+            routes.append(_joint(members[:2], adapters))
     return routes
 
 
@@ -136,7 +144,7 @@ def _route(
         seed=seed,
         head_init="probe",
         seconds=None if kind == "base" else 60.0 + METHODS[method][0] % 97,
-        seeds_of=seeds_of if method == "lora" else "",
+        seeds_of=seeds_of,
     )
 
 

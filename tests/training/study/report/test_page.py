@@ -17,13 +17,15 @@ from training.study.report.drawing import Width, drawn, panels
 from training.study.report.material import Material
 from training.study.report.render import html
 
-METHODS = ("linear", "bitfit", "lora", "convpass", "full")
+METHODS = ("linear", "bitfit", "lora", "full")
 CUT_OFF = Path(__file__).with_name("cut_off.js").read_text()
 
 
 @pytest.fixture(scope="module")
 def page() -> Contents:
-    return contents(Material(evaluation=evaluation(METHODS, seeds=2), disputed=gallery()))
+    return contents(
+        Material(evaluation=evaluation(METHODS, sets=("photo", "sketch"), seeds=2), disputed=gallery())
+    )
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control, fisher_exact, spearmanr
 from training.measure.document import EvaluatedRoute
 from training.measure.figures import Comparison, Curve
 from training.study.report.contents import Cell, Table
-from training.study.report.material import Material, adjusted
+from training.study.report.material import Material, adjusted, control_of
 from training.study.report.tables.agreement import agreement_in_words
 from training.study.report.words import (
     ALPHA,
@@ -184,7 +184,8 @@ def _diversity(material: Material) -> Verdict:
             because="It needs an ensemble and adapters of one method that differ in their seed alone.",
         )
     largest = max(here, key=lambda one: one.controls[0].size)
-    control = largest.controls[0]
+    control = control_of(largest)
+    assert control is not None, "it was chosen for having one"
     over = control.over_control
     verdict = _VERDICTS[told(over)]
     return Verdict(

@@ -4,7 +4,7 @@ from training.measure.figures import Ensemble
 from training.study.report.answers.standing import Standing, resolution
 from training.study.report.contents import Card
 from training.study.report.drawing import magnitude
-from training.study.report.material import Material
+from training.study.report.material import Material, control_of
 from training.study.report.words import (
     accuracy,
     compared,
@@ -111,18 +111,18 @@ def _ensemble(material: Material) -> Card:
 
 
 def _control(material: Material, best: Ensemble) -> str:
-    if not best.controls:
+    control = control_of(best)
+    if control is None:
         return (
             "Whether different methods are what helps is open: there are no adapters of one method that "
             "differ in their seed alone, as a control (`corolla train --seed`)."
         )
-    control = best.controls[0]
     over = control.over_control
     word = compared(over, "more than", "less than")
     return (
-        f"Control: {control.size} seeds of {control.method} have {percent(control.mean)}. {control.size} "
-        f"members of {material.short(best.route)} have {percent(control.ensemble)}, {word} that "
-        f"({evidence(over)})."
+        f"Control, the strongest there is: {control.size} seeds of {control.method} have "
+        f"{percent(control.mean)}. {control.size} members of {material.short(best.route)} have "
+        f"{percent(control.ensemble)}, {word} that ({evidence(over)})."
     )
 
 

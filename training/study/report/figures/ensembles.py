@@ -3,12 +3,12 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from training.measure.figures import Control, Ensemble
+from training.measure.figures import Ensemble
 from training.study.report.contents import Data, Figure, Value
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis
-from training.study.report.material import Material
+from training.study.report.material import Material, control_of
 from training.study.report.theme import colour
-from training.study.report.words import percent, signed
+from training.study.report.words import percent
 
 
 def ensemble_gain(material: Material) -> Figure | str:
@@ -31,9 +31,9 @@ def ensemble_gain(material: Material) -> Figure | str:
         title=title,
         caption="One row is one ensemble. The grey bar reaches from the worst member to the best. The blue "
         "line is the 95 % interval of the ensemble's gain over its best member on the same images: where "
-        "it begins right of the bar, the gain is more than chance. The control has as many members, all of "
-        "one method, that differ in their seed alone: only what an ensemble has beyond its control is due "
-        "to different methods.",
+        "it begins right of the bar, the gain is more than chance. The control is the strongest of as many "
+        "adapters of one method that differ in their seed alone: only what an ensemble has beyond its "
+        "control is due to different methods.",
         wide=wide,
         narrow=narrow,
         data=_data(material),
@@ -80,7 +80,7 @@ def _row(axes: Axes, one: Ensemble, y: int) -> dict[str, object]:
     tick = axes.plot(one.mean_of_members, y, "|", color=colour("ink"), markersize=13)[0]
     best = axes.plot(one.best, y, "o", color=colour("grey"), markersize=6)[0]
     handles: dict[str, object] = {"best member": best, "mean of members": tick}
-    control = _largest(one)
+    control = control_of(one)
     if control is not None:
         mark = axes.plot(control.mean, y, "D", color=colour("orange"), fillstyle="none", markersize=8)[0]
         handles["seeds of one method"] = mark
@@ -89,10 +89,6 @@ def _row(axes: Axes, one: Ensemble, y: int) -> dict[str, object]:
     handles["ensemble, mean logits"] = axes.plot(one.mean, y, "*", color=colour("blue"), markersize=13)[0]
     handles["majority vote"] = axes.plot(one.vote, y, "x", color=colour("blue"), markersize=6)[0]
     return handles
-
-
-def _largest(one: Ensemble) -> Control | None:
-    return one.controls[0] if one.controls else None
 
 
 def _data(material: Material) -> Data:
@@ -122,7 +118,7 @@ def _data(material: Material) -> Data:
 
 
 def _numbers(one: Ensemble) -> tuple[Value, ...]:
-    control = _largest(one)
+    control = control_of(one)
     gain = one.over_best
     row: tuple[Value, ...] = (one.set, one.route, len(one.members), one.mean, one.prob, one.vote)
     row += (one.best_member, one.best, one.worst_member, one.worst, one.mean_of_members)
@@ -132,8 +128,3 @@ def _numbers(one: Ensemble) -> tuple[Value, ...]:
     over = control.over_control
     row += (control.method, control.size, control.mean)
     return (*row, over.difference, over.low, over.high, over.mcnemar_p)
-
-
-def gain_in_words(one: Ensemble) -> str:
-    """An ensemble's gain over its best member, with its sign."""
-    return f"{signed(one.over_best.difference)} points"

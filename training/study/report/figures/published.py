@@ -41,7 +41,7 @@ def beside_the_study(material: Material) -> Figure | str:
     return Figure(
         title=title,
         caption="Methods from the least to the most accurate on this task. The study: VTAB-1K, ViT-B/16 "
-        f"trained on ImageNet-21k, mean of the tasks of each group. Source: {SOURCE}.",
+        f"trained on ImageNet-21k, mean of the tasks of each group, last epoch. Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(
@@ -104,7 +104,8 @@ def sizes_in_the_study() -> Figure:
     return Figure(
         title=title,
         caption="With few images and classes near those of pre-training (CIFAR-100) small methods suffice; "
-        f"with many images, or far from it (RESISC45, CLEVR), larger ones gain. ViT-B/16. Source: {SOURCE}.",
+        "with many images, or far from it (RESISC45, CLEVR), larger ones gain. ViT-B/16, last epoch. "
+        f"Source: {SOURCE}.",
         wide=wide,
         narrow=narrow,
         data=Data(

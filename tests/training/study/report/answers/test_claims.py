@@ -2,7 +2,7 @@ import pytest
 
 from tests.training.study.report.small import curve, joined, small
 from training.study.report.answers.claims import verdicts
-from training.study.report.material import Material
+from training.study.report.material import Material, control_of
 
 CLAIMS = ("similar", "linear", "full", "size", "mistakes", "ensembles", "diversity", "shift", "wise")
 HERE = {"linear:1": 0.80, "layernorm:1": 0.90, "bitfit:1": 0.91, "lora:1": 0.92, "full:1": 0.85}
@@ -60,3 +60,15 @@ def test_interpolation_gives_accuracy_back_only_beyond_chance(half: float, verdi
 def test_what_was_not_measured_is_said_to_be_so() -> None:
     found = said(Material(evaluation=small({"photo": {"lora:1": 0.9}})))
     assert set(found.values()) == {"was not measured"}
+
+
+def test_the_control_is_the_strongest_of_the_largest() -> None:
+    one = joined(0.04, over_control=0.04)
+    control = one.controls[0]
+    others = (
+        control.model_copy(update={"method": "ssf", "mean": 0.95}),
+        control.model_copy(update={"method": "full", "mean": 0.99, "size": 1}),
+    )
+    found = control_of(one.model_copy(update={"controls": (control, *others)}))
+    assert found is not None
+    assert found.method == "ssf"

@@ -1,0 +1,169 @@
+"""Trials in a storage that several workers share."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import optuna
+import pytest
+
+from petl_vit.errors import InvalidInput
+from training.study.grids import Point
+from training.study.studies import Studies, Taken, closed, opened
+from training.study.trials import Saved, State, Trial, best
+from training.study.verdict import Yardstick
+
+POINTS: list[Point] = [{"rank": 1, "lr": 0.1}, {"rank": 2, "lr": 0.1}, {"rank": 1, "lr": 0.2}]
+NAMES = {"lora": "corolla/x/lora", "ssf": "corolla/x/ssf"}
+YARDSTICK = Yardstick(base=0.8, chance=0.25, classes=4, images=200, epochs=6)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[optuna.storages.BaseStorage]:
+    storage = opened(str(tmp_path / "trials.log"), tmp_path)
+    yield storage
+    closed(storage)
+
+
+class Machine:
+    """A worker with a folder of its own for locks, which may die."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, locks: Path) -> None:
+        self.studies = Studies(storage, NAMES, locks)
+        self._alive = ExitStack()
+        self._alive.enter_context(self.studies.at_work())
+
+    def take(self, most: int = 9) -> list[Taken]:
+        return self.studies.take(["lora"], most)
+
+    def die(self) -> None:
+        """As a kill does: the lock is let go of, its file stays."""
+        with pytest.raises(KeyboardInterrupt), self._alive:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def one(storage: optuna.storages.BaseStorage, tmp_path: Path) -> Machine:
+    machine = Machine(storage, tmp_path / "locks")
+    machine.studies.add("lora", POINTS)
+    machine.studies.judge(YARDSTICK)
+    return machine
+
+
+@pytest.fixture
+def other(storage: optuna.storages.BaseStorage, tmp_path: Path, one: Machine) -> Machine:
+    machine = Machine(storage, tmp_path / "locks")
+    machine.studies.add("lora", POINTS)
+    machine.studies.judge(YARDSTICK)
+    return machine
+
+
+def states(machine: Machine) -> list[State]:
+    return [trial.state for trial in machine.studies.history(["lora"])["lora"]]
+
+
+def test_every_trial_is_given_to_one_worker(one: Machine, other: Machine) -> None:
+    mine, theirs = one.take(2), other.take()
+    assert [(taken.place, taken.point) for taken in [*mine, *theirs]] == [*enumerate(POINTS)]
+    assert one.take() == []
+    assert states(one) == [State.RUNNING] * 3
+
+
+def test_the_trials_of_a_worker_that_died_wait_again_with_the_seconds_they_took(
+    one: Machine, other: Machine
+) -> None:
+    first, second = one.take(2)
+    one.studies.heartbeat(first, seconds=3.0, epoch_s=3.0)
+    one.studies.end(second, State.COMPLETE, value=0.5)
+    assert other.studies.revive(["lora"]) == 0
+    one.die()
+    assert other.studies.revive(["lora"]) == 1
+    assert states(other) == [State.WAITING, State.COMPLETE, State.WAITING]
+    again = {taken.place: taken for taken in other.take()}
+    assert again[0].before_s == 3.0
+    other.studies.end(again[0], State.FAILED, reason="diverged")
+    assert states(other) == [State.FAILED, State.COMPLETE, State.RUNNING]
+
+
+def test_a_worker_of_another_machine_is_dead_when_it_was_silent_for_long(
+    storage: optuna.storages.BaseStorage, tmp_path: Path, one: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (taken,) = one.take(1)
+    one.studies.heartbeat(taken, seconds=1.0, epoch_s=400.0)
+    elsewhere = Machine(storage, tmp_path / "other")
+    elsewhere.studies.add("lora", POINTS)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1990.0)
+    assert elsewhere.studies.revive(["lora"]) == 0
+    monkeypatch.setattr(time, "time", lambda: now + 2010.0)
+    assert elsewhere.studies.revive(["lora"]) == 1
+
+
+def test_a_trial_far_behind_the_best_running_one_is_hopeless_once_it_is_warm(one: Machine) -> None:
+    good, bad, _ = one.take()
+    assert not one.studies.report(good, 1, 0.9)
+    assert not one.studies.report(bad, 1, 0.5)
+    assert not one.studies.report(good, 2, 0.9)
+    assert one.studies.report(bad, 2, 0.8)
+    assert not one.studies.report(bad, 3, 0.5)  # nobody else is there yet
+    assert not one.studies.report(good, 3, 0.9)
+    one.studies.end(bad, State.PRUNED, reason="far behind")
+    found = one.studies.history(["lora"])["lora"][1]
+    assert (found.state, found.reason, found.value) == (State.PRUNED, "far behind", None)
+    assert found.values == {1: 0.5, 2: 0.8, 3: 0.5}
+
+
+def test_what_packs_saved_adds_up_over_workers(one: Machine, other: Machine) -> None:
+    one.studies.save("lora", Saved(packs=1, trials=4, seconds=2.0))
+    other.studies.save("lora", Saved(packs=1, trials=3, seconds=1.0))
+    saved = other.studies.saved(["lora", "ssf"])
+    assert saved == Saved(packs=2, trials=7, seconds=3.0)
+
+
+def test_a_method_is_finished_when_its_winner_is_registered_or_there_is_none(one: Machine) -> None:
+    first, *rest = one.take()
+    for taken in rest:
+        one.studies.end(taken, State.FAILED, reason="diverged")
+    assert not one.studies.finished("lora")
+    one.studies.end(first, State.FAILED, reason="diverged")
+    assert one.studies.finished("lora")
+    assert one.studies.registered("lora") is None
+    one.studies.register("lora", 3)
+    assert one.studies.registered("lora") == 3
+
+
+@pytest.mark.parametrize("url", ["shared", "nosql://host/x", "sqlite:////nowhere/at/all.db"])
+def test_a_storage_that_cannot_be_opened_is_told(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidInput, match="storage"):
+        opened(url, tmp_path)
+
+
+def trial(place: int, value: float | None, parameters: int = 1, **recipe: float) -> Trial:
+    state = State.FAILED if value is None else State.COMPLETE
+    return Trial(
+        method="lora",
+        place=place,
+        point={},
+        state=state,
+        value=value,
+        parameters=parameters,
+        recipe={"learning_rate": 1.0, "weight_decay": 0.0} | recipe,
+    )
+
+
+@pytest.mark.parametrize(
+    ("trials", "winner"),
+    [
+        ([], None),
+        ([trial(0, None)], None),
+        ([trial(0, 0.5), trial(1, 0.6), trial(2, None)], 1),
+        ([trial(0, 0.6, 2), trial(1, 0.6, 1)], 1),
+        ([trial(0, 0.6), trial(1, 0.6, learning_rate=0.5)], 1),
+        ([trial(0, 0.6, weight_decay=0.1), trial(1, 0.6)], 1),
+        ([trial(0, 0.6), trial(1, 0.6)], 0),
+    ],
+)
+def test_ties_go_to_fewer_parameters_then_to_lower_rates(trials: list[Trial], winner: int | None) -> None:
+    found = best(trials)
+    assert (found and found.place) == winner
