@@ -170,13 +170,7 @@ class Packer:
         return begun
 
     def _checkpoint(self, trial: Planned) -> Checkpoint:
-        head = self.ground.base_head.tensors()
-        name = trial.recipe.digest(
-            backbone=self.ground.vit.arch.name,
-            task=str({key: float(tensor.double().sum()) for key, tensor in head.items()}),
-            data=str(len(self.ground.train)),
-            heldout="",
-        )
+        name = trial.recipe.digest(backbone="", task="", data=self.ground.digest, heldout="")
         return Checkpoint(path=self.states / f"{name}.pt")
 
     def end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
