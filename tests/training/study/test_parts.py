@@ -76,7 +76,7 @@ def test_a_sweep_restarted_with_other_validation_images_goes_on_with_no_trial(
     with pytest.raises(KeyboardInterrupt):
         run(store, sweep, Shown())
     Image.new("L", (8, 8), 77).save(tmp_path / "25.png")
-    with pytest.raises(InvalidInput, match="unfinished .* and was another one: data was"):
+    with pytest.raises(InvalidInput, match=r"unfinished .* and was another one: data was"):
         run(store, sweep, Shown())
     run(store, replace(sweep, restart=True), Shown())
     assert len(beats) == 2 + 2
