@@ -195,7 +195,7 @@ def _csv(path: str, field: str, reading: Reading) -> tuple[tuple[str, ...], list
     rows = []
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        next(lines)
+        next(cells for cells in lines if any(cell.strip() for cell in cells))  # the header
         for cells in lines:
             if not any(cell.strip() for cell in cells):
                 continue

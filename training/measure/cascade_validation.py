@@ -142,7 +142,7 @@ def calibrated(
         InvalidInput: There are too few images, or none of the cascades keeps to the loss and asks fewer
             members than all; says the best that can be had.
     """
-    _check(logits, labels)
+    _check(logits, labels, copies)
     learner = Learner(logits, labels)
     advance(1)
     validation = _Validation(logits, labels, folds(labels, copies, seed), advance)
@@ -221,25 +221,31 @@ class _Count:
 
 def folds(labels: NDArray[np.int64], copies: Sequence[str] | None, seed: int) -> Iterator[NDArray[np.bool_]]:
     """Which images each fold holds out, [n]; a repeat has `FOLDS`, each in the classes' proportions."""
-    of = np.arange(len(labels)) if copies is None else np.array(copies)
-    _, first, image = np.unique(of, return_index=True, return_inverse=True)
+    first, image = _different(len(labels), copies)
     for repeat in range(REPEATS):
         splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repeat)
         for _, heldout in splitter.split(first, labels[first]):
             yield np.isin(image, heldout)
 
 
-def _check(logits: Array, labels: NDArray[np.int64]) -> None:
+def _different(n: int, copies: Sequence[str] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The place of the first of each different image, and which of these each of the images is, [n]."""
+    of = np.arange(n) if copies is None else np.array(copies)
+    _, first, image = np.unique(of, return_index=True, return_inverse=True)
+    return first, image
+
+
+def _check(logits: Array, labels: NDArray[np.int64], copies: Sequence[str] | None) -> None:
     if len(labels) < _FEWEST:
         raise InvalidInput(
             f"{len(labels)} images are fewer than {_FEWEST}, too few to learn a cascade",
             field="data",
             remedy="give more: a larger --holdout, or --all-images where nothing was trained on them",
         )
-    counts = np.bincount(labels)
-    if counts.max() < FOLDS:
+    first, _ = _different(len(labels), copies)
+    if np.bincount(labels[first]).max() < FOLDS:
         raise InvalidInput(
-            f"no class has {FOLDS} images, so they cannot be cross-validated",
+            f"no class has {FOLDS} different images, so they cannot be cross-validated",
             field="data",
             remedy="give more images of each class",
         )

@@ -24,7 +24,7 @@ from training.data.dataset import align_classes, split_dataset, without
 from training.data.learnt import by_base_head
 from training.data.loading import Resized
 from training.data.reading import Reading, reading_of
-from training.data.records import Dataset, Selection
+from training.data.records import Dataset, Selection, content_digest
 from training.data.sources import fewer, load_dataset, source_parts
 from training.progress import Reporter
 from training.run import probe
@@ -74,6 +74,7 @@ class Ground:
         on: The backbone as training runs it.
         base_head: Where the heads of trials start; it has not learnt the validation part.
         train, validation: The two parts of the training images.
+        digest: Of what of all this decides the result of a trial.
     """
 
     vit: FrozenViT
@@ -82,6 +83,7 @@ class Ground:
     train: Resized
     validation: Resized
     yardstick: Yardstick
+    digest: str
 
 
 def on_parts(job: Job, reporter: Reporter) -> tuple[Job, str | None]:
@@ -128,7 +130,7 @@ def split(store: Store, job: Job, share: float, reporter: Reporter, part: str | 
         dataset=dataset,
         train=_places(train),
         validation=_places(validation),
-        digest=train.digest,
+        digest=content_digest([train.digest, validation.digest]),
         task=task if task is not None and _is_new_to(store, task, validation) else None,
     )
 
@@ -197,6 +199,7 @@ def prepare(
             images=len(validation),
             epochs=job.recipe.epochs,
         ),
+        digest=_digest(tuning),
     )
 
 

@@ -135,15 +135,10 @@ class Packer:
 
     def _train(self, several: Sequence[tuple[Taken, Planned]]) -> None:
         ground = self.ground
+        several = [pair for pair in several if self._begun(*pair, several)]
+        if not several:
+            return
         adapters = [trial for _, trial in several]
-        for taken, trial in several:
-            self.studies.begin(
-                taken,
-                recipe=trial.recipe.model_dump(mode="json"),
-                parameters=trial.method.parameters(ground.vit.arch),
-                beside=[other.name for other in adapters if other is not trial],
-            )
-            self.changed(taken, "begun")
         watch, steps = _Watch(self, several), _Steps(_clock(ground))
         results = run_epochs(
             adapters,
@@ -162,14 +157,20 @@ class Packer:
         if len(several) > 1:
             self.studies.save(several[0][0].method, self._saving(watch, steps))
 
-    def _checkpoint(self, trial: Planned) -> Checkpoint:
-        head = self.ground.base_head.tensors()
-        name = trial.recipe.digest(
-            backbone=self.ground.vit.arch.name,
-            task=str({key: float(tensor.double().sum()) for key, tensor in head.items()}),
-            data=str(len(self.ground.train)),
-            heldout="",
+    def _begun(self, taken: Taken, trial: Planned, several: Sequence[tuple[Taken, Planned]]) -> bool:
+        """Tells that a trial begins; false where another worker has it by now."""
+        begun = self.studies.begin(
+            taken,
+            recipe=trial.recipe.model_dump(mode="json"),
+            parameters=trial.method.parameters(self.ground.vit.arch),
+            beside=[other.name for _, other in several if other is not trial],
         )
+        if begun:
+            self.changed(taken, "begun")
+        return begun
+
+    def _checkpoint(self, trial: Planned) -> Checkpoint:
+        name = trial.recipe.digest(backbone="", task="", data=self.ground.digest, heldout="")
         return Checkpoint(path=self.states / f"{name}.pt")
 
     def end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
@@ -253,8 +254,11 @@ class _Watch:
             taken = self._by_name[trainer.name] if trainer.name else self.several[0][0]
             self._epochs[taken] = self._epochs.get(taken, 0) + 1
             self._seconds[taken] += took / len(trainers)
-            self._packer.studies.heartbeat(taken, seconds=self._seconds[taken] - taken.before_s, epoch_s=took)
-            self._judge(taken, trainer)
+            seconds = self._seconds[taken] - taken.before_s
+            if self._packer.studies.heartbeat(taken, seconds=seconds, epoch_s=took):
+                self._judge(taken, trainer)
+            else:
+                trainer.stopped, self._ended[taken] = "another worker has it", State.WAITING
 
     def epochs(self, taken: Taken) -> int:
         """How many epochs a trial had in this pack."""

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from petl_vit.errors import InvalidInput
 from training.study.grids import Point
+from training.study.interrupted import END, is_interrupted, is_repeated, lost, wait_again
 from training.study.trials import Saved, State, Trial, best
 from training.study.verdict import Pruner, Yardstick
 
@@ -115,20 +117,23 @@ class Studies:
 
     def begin(
         self, taken: Taken, *, recipe: Mapping[str, JsonValue], parameters: int, beside: Sequence[str]
-    ) -> None:
-        """Takes note of what is trained."""
-        taken.handle.set_user_attr(
-            "trained", {"recipe": dict(recipe), "parameters": parameters, "beside": list(beside)}
-        )
+    ) -> bool:
+        """Takes note of what is trained; returns whether the trial is still this worker's."""
+        trained = {"recipe": dict(recipe), "parameters": parameters, "beside": list(beside)}
+        return _noted(taken, "trained", trained)
 
-    def heartbeat(self, taken: Taken, *, seconds: float, epoch_s: float) -> None:
-        """Takes note of an epoch: of the seconds of the trial so far, and how long the epoch took."""
-        signs = {"at": time.time(), "epoch_s": epoch_s, "seconds": seconds}
-        taken.handle.set_user_attr("signs", signs)
+    def heartbeat(self, taken: Taken, *, seconds: float, epoch_s: float) -> bool:
+        """Takes note of an epoch: of the seconds of the trial so far, and how long the epoch took.
+
+        Returns:
+            Whether the trial is still this worker's: one that was silent for long is taken for dead.
+        """
+        return _noted(taken, "signs", {"at": time.time(), "epoch_s": epoch_s, "seconds": seconds})
 
     def report(self, taken: Taken, epoch: int, accuracy: float) -> bool:
         """Takes note of a validation accuracy; returns whether the trial is hopeless."""
-        taken.handle.report(accuracy, epoch)
+        with suppress(UpdateFinishedTrialError):  # the next heartbeat says so
+            taken.handle.report(accuracy, epoch)
         return taken.handle.should_prune()
 
     def end(self, taken: Taken, state: State, *, value: float | None = None, reason: str = "") -> None:
@@ -138,7 +143,7 @@ class Studies:
             State.PRUNED: TrialState.PRUNED,
             State.FAILED: TrialState.FAIL,
         }
-        taken.handle.set_user_attr("reason", reason)
+        _noted(taken, END, [str(ends[state].name), reason])  # first: what is told is over
         values = value if state is State.COMPLETE else None
         self._study(taken.method).tell(taken.handle, values, state=ends[state], skip_if_finished=True)
 
@@ -148,13 +153,14 @@ class Studies:
 
     def revive(self, methods: Sequence[str]) -> int:
         """Lets the trials of workers that died wait again; returns how many."""
-        dead = 0
+        revived = 0
         for method in methods:
             study = self._study(method)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if self._is_dead(trial):
-                    dead += self._restart(study, trial.number)
-        return dead
+                    revived += self._restart(study, trial.number)
+            revived += sum(wait_again(study, trial) for trial in lost(study))
+        return revived
 
     # What came of a method
 
@@ -207,16 +213,21 @@ class Studies:
 
     def _next(self, method: str) -> Taken | None:
         study = self._study(method)
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        points, choices = study.user_attrs["points"], study.user_attrs["choices"]
-        handle = study.ask(
-            {name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()}
-        )
-        attributes = handle.user_attrs
-        if "place" not in attributes:  # another worker took the last one meanwhile
-            study.tell(handle, state=TrialState.FAIL)
-            return None
+        while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            handle = study.ask(
+                {
+                    name: optuna.distributions.CategoricalDistribution(values)
+                    for name, values in study.user_attrs["choices"].items()
+                }
+            )
+            if "place" in handle.user_attrs and not is_repeated(study, handle):
+                return self._signed(method, handle)
+            study.tell(handle, state=TrialState.FAIL)  # of another worker, which was faster
+        return None
+
+    def _signed(self, method: str, handle: optuna.Trial) -> Taken:
+        """A trial that is this worker's from now on."""
+        points, attributes = self._study(method).user_attrs["points"], handle.user_attrs
         handle.set_user_attr("worker", self._worker)
         handle.set_user_attr("signs", {"at": time.time(), "epoch_s": _SILENT_S, "seconds": 0.0})
         return Taken(
@@ -233,8 +244,8 @@ class Studies:
         trials: dict[int, Trial] = {}
         for one in study.get_trials(deepcopy=False):
             place = one.user_attrs.get("place")
-            if place is None or (one.state is TrialState.FAIL and "reason" not in one.user_attrs):
-                continue  # one too many, or interrupted
+            if place is None or is_interrupted(one):
+                continue
             trial = _trial(method, points, place, one)
             if place not in trials or _RANK[trials[place].state] < _RANK[trial.state]:
                 trials[place] = trial
@@ -250,11 +261,7 @@ class Studies:
             study.tell(number, state=TrialState.FAIL)
         except (ValueError, RuntimeError):  # another worker was faster
             return False
-        seconds = one.user_attrs.get("before_s", 0.0) + one.user_attrs.get("signs", {}).get("seconds", 0.0)
-        attributes = {"place": one.user_attrs["place"], "before_s": seconds}
-        points = study.user_attrs["points"]
-        study.enqueue_trial(dict(points[attributes["place"]]), user_attrs=attributes)
-        return True
+        return wait_again(study, one)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         """Whether the worker of a running trial is no more."""
@@ -313,6 +320,15 @@ def closed(storage: optuna.storages.BaseStorage) -> None:
         storage.engine.dispose()
 
 
+def _noted(taken: Taken, name: str, value: object) -> bool:
+    """Takes note of something about a trial, unless it is over: it may have been given to another worker."""
+    try:
+        taken.handle.set_user_attr(name, value)
+    except UpdateFinishedTrialError:
+        return False
+    return True
+
+
 def _holds_lock(path: Path) -> bool | None:
     """Whether a process holds the lock of a file; None where there is no such file."""
     with suppress(FileNotFoundError), path.open("r+") as lock:
@@ -333,7 +349,7 @@ def _trial(method: str, points: Sequence[Point], place: int, one: FrozenTrial) -
         place=place,
         point=points[place],
         state=state,
-        reason=attributes.get("reason", ""),
+        reason=attributes.get(END, ["", ""])[1],
         value=one.value if state is State.COMPLETE else None,
         values=dict(sorted(one.intermediate_values.items())),
         recipe=trained.get("recipe", {}),

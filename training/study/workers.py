@@ -98,7 +98,7 @@ def _until_none_waits(here: Session, ray: Any, submit: Callable[[], Any]) -> Non
             here.board.note(f"a task failed: {failed}")
             here.studies.revive(here.sweep.methods)
         here.board.show(here.histories())
-        if not running and not waiting:
+        if not running:  # what is left is another machine's, or was a dead one's
             here.studies.revive(here.sweep.methods)
             time.sleep(_POLL_S)
 

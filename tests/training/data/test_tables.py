@@ -54,10 +54,18 @@ def test_a_csv_names_the_images_that_a_folder_would_have(tmp_path: Path) -> None
         + "\n".join("\t".join([r.split(",")[1], "x", r.split(",")[0]]) for r in ROWS.split()),
         '"image","label"\r\n'
         + "".join(f'"{r.split(",")[0]}","{r.split(",")[1]}"\r\n\r\n' for r in ROWS.split()),
+        "\n\nimage,label\n" + ROWS,
         "image,label\n" + ROWS.replace("/", "\\"),
         "image,label\n" + ROWS.replace("rose/1", "./rose/1"),
     ],
-    ids=["byte-order mark, semicolons", "tabs, other columns", "quotation marks, empty lines", "\\", "./"],
+    ids=[
+        "byte-order mark, semicolons",
+        "tabs, other columns",
+        "quotation marks, empty lines",
+        "empty lines first",
+        "\\",
+        "./",
+    ],
 )
 def test_tables_of_other_programs_are_read(tmp_path: Path, text: str) -> None:
     assert values(load_dataset(table(tmp_path, text))) == [10, 20, 30, 40]

@@ -103,12 +103,19 @@ def test_members_that_never_settle_an_answer_are_refused_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "message"), [(20, "20 images are fewer than 50"), (60, "no class has 5 images")]
+    ("n", "message"), [(20, "20 images are fewer than 50"), (60, "no class has 5 different images")]
 )
 def test_too_few_images_are_refused(n: int, message: str) -> None:
     logits = np.random.default_rng(0).standard_normal((n, 2, 30))
     with pytest.raises(InvalidInput, match=message):
         calibrated(logits, np.arange(n) % 30, loss=0.01)
+
+
+def test_copies_do_not_count_as_images_of_a_class() -> None:
+    labels = np.repeat(np.arange(12), 5)
+    copies = [f"{label} {place % 4}" for place, label in enumerate(labels)]
+    with pytest.raises(InvalidInput, match="no class has 5 different images"):
+        calibrated(np.zeros((60, 2, 12)), labels, loss=0.01, copies=copies)
 
 
 def test_what_images_can_tell_follows_from_the_interval_without_a_difference() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from model_store.format.records import BackboneRecord
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from tests.training.conftest import recipe
+from tests.training.study.conftest import Shown, with_recipe
 from training.progress import Silent
 from training.run.job import Job
-from training.study import ground
+from training.study import ground, studies
+from training.study.session import Sweep
+from training.study.sweep import run
 
 
 def table(root: Path, *splits: str) -> str:
@@ -51,6 +55,31 @@ def test_trials_are_validated_on_the_part_for_it_and_winners_are_trained_on_both
     assert sorted([*tuning.train.tolist(), *tuning.validation.tolist()]) == list(range(30))
     other, part = ground.on_parts(replace(unsplit, data=source, heldout="digits"), Silent())
     assert (other.heldout, part) == ("digits", f"{source}::val")
+
+
+def test_a_sweep_restarted_with_other_validation_images_goes_on_with_no_trial(
+    store: Store, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = table(tmp_path, "train", "train", "val", "test")
+    sweep = replace(with_recipe(sweep, epochs=2), methods=("bitfit",), trials=1)
+    sweep = replace(sweep, job=replace(sweep.job, data=source))
+    beats: list[float] = []
+    heartbeat = studies.Studies.heartbeat
+
+    def killed(of: Any, taken: Any, **signs: Any) -> bool:
+        beats.append(signs["epoch_s"])
+        if len(beats) == 2:
+            raise KeyboardInterrupt
+        return heartbeat(of, taken, **signs)
+
+    monkeypatch.setattr(studies.Studies, "heartbeat", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, sweep, Shown())
+    Image.new("L", (8, 8), 77).save(tmp_path / "25.png")
+    with pytest.raises(InvalidInput, match=r"unfinished .* and was another one: data was"):
+        run(store, sweep, Shown())
+    run(store, replace(sweep, restart=True), Shown())
+    assert len(beats) == 2 + 2
 
 
 def test_without_a_part_for_tests_the_one_for_validation_is_held_out(unsplit: Job, tmp_path: Path) -> None:

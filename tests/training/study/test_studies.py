@@ -30,7 +30,7 @@ class Machine:
     """A worker with a folder of its own for locks, which may die."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, locks: Path) -> None:
-        self.studies = Studies(storage, NAMES, locks)
+        self.storage, self.studies = storage, Studies(storage, NAMES, locks)
         self._alive = ExitStack()
         self._alive.enter_context(self.studies.at_work())
 
@@ -98,6 +98,80 @@ def test_a_worker_of_another_machine_is_dead_when_it_was_silent_for_long(
     assert elsewhere.studies.revive(["lora"]) == 0
     monkeypatch.setattr(time, "time", lambda: now + 2010.0)
     assert elsewhere.studies.revive(["lora"]) == 1
+
+
+def test_a_worker_that_slept_learns_that_its_trial_is_given_to_another(
+    storage: optuna.storages.BaseStorage, tmp_path: Path, one: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (taken,) = one.take(1)
+    elsewhere = Machine(storage, tmp_path / "other")
+    elsewhere.studies.add("lora", POINTS)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 9000.0)
+    assert elsewhere.studies.revive(["lora"]) == 1
+    assert not one.studies.begin(taken, recipe={}, parameters=1, beside=[])
+    assert not one.studies.heartbeat(taken, seconds=1.0, epoch_s=1.0)
+    one.studies.report(taken, 1, 0.5)
+    one.studies.end(taken, State.COMPLETE, value=0.5)
+    assert states(one) == [State.WAITING] * 3
+
+
+def killed(*args: object, **settings: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["enqueue_trial", "tell"])
+def test_a_worker_that_is_killed_as_it_lets_trials_wait_again_loses_none(
+    one: Machine, other: Machine, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.take(2)
+    one.die()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            other.studies.revive(["lora"])
+    assert other.studies.revive(["lora"]) == 2
+    assert sorted(taken.place for taken in other.take()) == [0, 1, 2]
+
+
+def test_a_trial_whose_worker_is_killed_as_it_ends_is_not_taken_for_a_failure(
+    one: Machine, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (taken,) = one.take(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.studies.end(taken, State.COMPLETE, value=0.5)
+    one.die()
+    other.studies.revive(["lora"])
+    assert states(other) == [State.WAITING] * 3
+
+
+def test_a_worker_that_asked_in_vain_and_was_killed_leaves_nothing(
+    one: Machine, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = one.take(2)
+    theirs = other.studies.take(["lora"], 1)
+    waiting, now = optuna.Study.get_trials, time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", killed)
+        patch.setattr(optuna.Study, "get_trials", lambda self, **settings: waiting(self, deepcopy=False))
+        with pytest.raises(KeyboardInterrupt):
+            other.take(1)
+    for taken in [*mine, *theirs]:
+        one.studies.end(taken, State.COMPLETE, value=0.5)
+    monkeypatch.setattr(time, "time", lambda: now + 9000.0)
+    assert one.studies.revive(["lora"]) == 0
+    assert states(one) == [State.COMPLETE] * 3
+
+
+def test_a_trial_that_waits_twice_is_run_once(one: Machine, other: Machine) -> None:
+    taken = one.take()
+    one.studies.put_back(taken[0])
+    study = optuna.load_study(study_name=NAMES["lora"], storage=other.storage)
+    study.enqueue_trial(dict(POINTS[0]), user_attrs={"place": 0})
+    assert [again.place for again in other.take()] == [0]
+    assert states(one) == [State.RUNNING] * 3
 
 
 def test_a_trial_far_behind_the_best_running_one_is_hopeless_once_it_is_warm(one: Machine) -> None:

@@ -108,11 +108,12 @@ def test_a_killed_sweep_repeats_no_finished_trial_and_no_epoch(
     beats: list[Any] = []
     heartbeat = studies.Studies.heartbeat
 
-    def killed(of: Any, taken: Any, **signs: Any) -> None:
-        heartbeat(of, taken, **signs)
+    def killed(of: Any, taken: Any, **signs: Any) -> bool:
+        ours = heartbeat(of, taken, **signs)
         beats.append(taken)
         if len(beats) == 9:  # of the second pack's second epoch, after the first trial
             raise KeyboardInterrupt
+        return ours
 
     monkeypatch.setattr(studies.Studies, "heartbeat", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -2,8 +2,11 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,8 @@ from petl_vit.errors import InvalidInput
 from tests.training.study.conftest import Shown, with_recipe
 from training.study.session import Sweep, Unseen, session
 from training.study.sweep import run
-from training.study.trials import State
+from training.study.trials import State, Trial
+from training.study.workers import run_on_ray
 
 
 @pytest.mark.slow
@@ -42,6 +46,33 @@ def test_trials_in_other_processes_end_as_in_this_one(
 def test_a_cluster_needs_a_storage_that_its_machines_share(store: Store, sweep: Sweep) -> None:
     with pytest.raises(InvalidInput, match="need a storage that they share"):
         run(store, replace(sweep, ray="ray://host:10001", storage=None), Shown())
+
+
+def test_ray_takes_up_the_trials_of_another_machine_that_died(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    ray = SimpleNamespace(
+        init=lambda **settings: None,
+        shutdown=lambda: None,
+        remote=lambda **settings: lambda task: SimpleNamespace(remote=lambda *given: "task"),
+        wait=lambda running, timeout: (running, []),
+        get=lambda task: calls.append("task"),
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    trial = Trial(method="bitfit", place=0, point={}, state=State.RUNNING)
+    here: Any = SimpleNamespace(
+        sweep=replace(sweep, ray="local"),
+        asked=replace(sweep, ray="local"),
+        board=Unseen(),
+        left=lambda: calls.count("revived") == 0 and len(calls) < 9,
+        histories=lambda: {"bitfit": [trial]},
+        studies=SimpleNamespace(revive=lambda methods: calls.append("revived")),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("training.study.workers.time.sleep", lambda seconds: None)
+    run_on_ray(here, None)
+    assert calls == ["task", "revived"]
 
 
 def test_of_two_machines_one_registers_a_winner_and_the_other_waits_for_it(
