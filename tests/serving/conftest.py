@@ -1,5 +1,4 @@
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +41,3 @@ def certificates(tmp_path: Path) -> Certificates:
     made.issue("server")
     made.issue("client")
     return made
-
-
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """As in a terminal: this process hears it close, though the tests may run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)

@@ -57,7 +57,6 @@ def test_the_command_says_which_variables_of_kubernetes_it_ignores(
     assert "ignored, as Kubernetes sets them for a Service (enableServiceLinks): COROLLA_PORT" in caplog.text
 
 
-@pytest.mark.usefixtures("terminal")
 async def test_a_server_under_nohup_does_not_hear_its_terminal_close(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,6 @@ def test_loads_ahead_see_whether_anybody_waits_for_answers(running: Running) -> 
     until(lambda: not busy())
 
 
-@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_served_process_is_no_business_of_its_garbage_collector_and_ends_at_a_signal(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
