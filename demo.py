@@ -89,10 +89,9 @@ def main() -> int:
     CONSOLE.rule("5. what the server's metrics say")
     show(metrics, domains)
     CONSOLE.rule("6. the same adapters measured without a server, as a page to read")
-    sets = ["--data", "digits", "--data", "mnist"]
-    measured = [*sets, "--task", TASK, "--holdout", "0.2", "--limit", str(IMAGES_PER_DOMAIN)]
+    sets = ["--data", "digits", "--data", "mnist", "--holdout", "0.2", "--limit", str(IMAGES_PER_DOMAIN)]
     document, page = str(FOLDER / "evaluation.json"), str(FOLDER / "report.html")
-    run("evaluate", *measured, "--alphas", "0.5", "--out", document, "--overwrite")
+    run("evaluate", "--task", TASK, *sets, "--alphas", "0.5", "--out", document, "--overwrite", quiet=True)
     run("report", "--eval", document, *sets, "--out", page, "--overwrite")
     what_next(domains, time.monotonic() - started)
     return 0

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,8 @@ CLASSES = 10
 
 def backbone(architecture: str, image_size: int) -> tuple[FrozenViT, nn.Module]:
     """Our backbone and timm's plain model with a head, on the same weights."""
+    import timm  # seconds, of which the processes that only serve need none
+
     torch.manual_seed(0)
     plain = timm.create_model(architecture, num_classes=CLASSES, img_size=image_size).eval()
     plain.requires_grad_(False)

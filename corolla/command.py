@@ -47,7 +47,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "sweep": Lazy(
         section="Train",
-        line="Tune methods by a grid, and register the winners.",
+        line="Tune methods by a grid, and register each one's winner.",
         extra="train",
         target="corolla.commands.sweep:sweep",
     ),

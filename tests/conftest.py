@@ -1,6 +1,7 @@
 """What every test may rely on: no network, no store of the person who runs them, no choice by the machine."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 # Read when torch is imported, so set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Under nohup it is ignored, and processes that tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Read when a kernel is defined: without a GPU, kernels run in Triton's interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")

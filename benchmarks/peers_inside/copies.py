@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -61,5 +60,7 @@ class Copies:
 
 
 def _empty(architecture: str, image_size: int) -> nn.Module:
+    import timm
+
     model: nn.Module = timm.create_model(architecture, num_classes=CLASSES, img_size=image_size)
     return model.eval().requires_grad_(False)

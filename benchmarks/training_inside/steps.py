@@ -16,6 +16,7 @@ from benchmarks.adapters import CLASSES, backbone, base_head
 from petl_vit import methods
 from petl_vit.vit import FrozenViT
 from training.run.feed import Batch
+from training.run.memory import at_once
 from training.run.precision import frozen
 from training.run.recipe import Precision, Recipe
 from training.run.trainer import Trainer, gradients
@@ -109,7 +110,7 @@ def ours(ground: Ground, trainers: Sequence[Trainer]) -> Step:
         trainer.begin_epoch(0, 10_000)  # far from the end of the rate's cosine
 
     def run() -> None:
-        gradients(trainers, [ground.images], [0] * len(trainers))
+        gradients(trainers, [ground.images], [0] * len(trainers), at_once(trainers))
         for trainer in trainers:
             trainer.advance()
 

@@ -76,10 +76,11 @@ def report(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Write one HTML page about a task: which method, which ensemble, what a shift does, what to do.
+    """Write a page about the methods of a task.
 
-    With figures and tests from an evaluation, beside the published results of the study. docs/report.md says
-    what each figure means.
+    One HTML file says which method, which ensemble, what a shift does and what to do, with figures
+    and tests from an evaluation, beside the published results of the study. docs/report.md says what each
+    figure means.
     """
     files.check_free(out, overwrite)
     store = Store.open(url)

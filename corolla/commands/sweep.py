@@ -235,8 +235,9 @@ def _saved(swept: "Swept") -> str:
     saved = swept.saved
     rows = saved.rows_alone - saved.rows
     return (
-        f"{saved.trials} trials shared {saved.packs} joint runs: {saved.seconds:.0f} s of steps instead of "
-        f"an estimated {saved.seconds_alone:.0f} s alone; {rows:,} of {saved.rows_alone:,} image rows shared"
+        f"{saved.trials} trials shared {saved.packs} joint runs: {saved.seconds:.0f} s of computing instead "
+        f"of an estimated {saved.seconds_alone:.0f} s alone; {rows:,} of {saved.rows_alone:,} image rows "
+        "shared"
     )
 
 

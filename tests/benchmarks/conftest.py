@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-TINY = ("--architecture", "vit_tiny_patch16_224")
+TINY = ("--architecture", "test_vit")
 
 Figures = Mapping[str, Any]
 Benchmark = Callable[..., Figures]

@@ -23,7 +23,7 @@ def test_it_ends_with_its_figures(figures: Any) -> None:
 
 
 def test_agreement_is_counted_even_where_bf16_is_emulated() -> None:
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
 
     agreed, accuracy = backends.agreement(vit, 40, emulated=True)
 
@@ -43,7 +43,7 @@ def test_agreement_is_the_share_of_images_that_all_answer_alike(monkeypatch: pyt
         return {backends.FP32: exact, "another": contrary}
 
     monkeypatch.setattr(backends, "back_ends", two)
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
 
     assert backends.agreement(vit, 40)[0] == 0.75
 
@@ -61,13 +61,13 @@ def test_textures_of_a_class_are_alike_and_of_others_are_not() -> None:
 
 @pytest.mark.skipif(has_bf16(backends.CPU), reason="this machine has bf16")
 def test_without_hardware_bf16_is_left_out() -> None:
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
 
     assert list(backends.back_ends(vit, backends.base_head(vit))) == [backends.FP32, backends.ONNX]
 
 
 def test_without_onnx_runtime_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
 
     assert backends.ONNX not in backends.back_ends(vit, backends.base_head(vit))

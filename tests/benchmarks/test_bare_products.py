@@ -17,7 +17,7 @@ ROWS = 3
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
 def test_they_are_the_products_of_our_forward(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
     batch, images = Batch(vit.in_precision(precision)), torch.randn(ROWS, 3, 32, 32)
     model = Model([Term(adapter=adapter("bitfit", vit, 0, on=batch.vit))])
     done: Counter[tuple[object, ...]] = Counter()

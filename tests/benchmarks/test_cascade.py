@@ -22,7 +22,7 @@ def test_it_ends_with_what_a_cascade_costs_and_loses(
     monkeypatch.setattr(cascade, "LOSS", 0.5)
     monkeypatch.setattr(cascade, "SERVED", 10)
     monkeypatch.setattr(crossfit, "METHODS", ("lora", "ssf", "bitfit"))
-    tiny = ["--backbone", "random:vit_tiny_patch16_224", "--image-size", "32", "--epochs", "1"]
+    tiny = ["--backbone", "random:test_vit", "--image-size", "32", "--epochs", "1"]
 
     cascade.main([*tiny, "--folds", "2", "--limit", "20", "--rounds", "1", "--folder", str(tmp_path)])
 

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    found = figures(memory.main, "--image-size", "32", "--adapters", "3", "--seconds", "2")
+    found = figures(memory.main, "--image-size", "32", "--adapters", "3", "--seconds", "1")
 
     parts = [found["extra_over_backbone_account"], found["extra_over_backbone_rss"]]
     assert found["extra_over_backbone"] == max(parts)

@@ -7,9 +7,7 @@ from petl_vit.precision import Precision
 
 @pytest.mark.benchmarks
 def test_every_variant_is_measured_in_bf16_too() -> None:
-    setting = Setting(
-        architecture="vit_tiny_patch16_224", image_size=32, rounds=2, others=[ONE, PRODUCTS, mixed.FULL]
-    )
+    setting = Setting(architecture="test_vit", image_size=32, rounds=2, others=[ONE, PRODUCTS, mixed.FULL])
 
     taken = mixed.measure(setting, Precision.BF16)
 

@@ -32,7 +32,7 @@ def test_it_ends_with_its_figures(figures: Any) -> None:
 @pytest.mark.skipif(not servers.installed(LITSERVE), reason="LitServe is not installed")
 @pytest.mark.skipif(not servers.installed(TORCHSERVE), reason="TorchServe is not installed")
 def test_served_peers_answer_as_we_do() -> None:
-    found = phases.measure("vit_tiny_patch16_224", 32, adapters=2, requests=4, rounds=1)
+    found = phases.measure("test_vit", 32, adapters=2, requests=4, rounds=1)
 
     assert found.taken.keys() >= {OURS, LITSERVE, TORCHSERVE}
     assert all(size > 0 for size in found.private_bytes.values())
@@ -44,11 +44,11 @@ def test_a_candidate_with_other_results_is_refused() -> None:
 
 
 def test_a_merged_model_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    vit, _ = backbone("vit_tiny_patch16_224", 32)
+    vit, _ = backbone("test_vit", 32)
     model = copies.merged(tensors("lora", vit, 0), vit)
     images = torch.randn(2, 3, 32, 32)
 
     copies.save(model, tmp_path / "model.safetensors")
-    again = copies.read(tmp_path / "model.safetensors", "vit_tiny_patch16_224", 32)
+    again = copies.read(tmp_path / "model.safetensors", "test_vit", 32)
 
     assert torch.equal(again(images), model(images))

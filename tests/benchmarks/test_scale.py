@@ -10,14 +10,14 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    small = ("--image-size", "32", "--small-image-size", "16", "--adapters", "80", "--in-flight", "2")
+    small = ("--image-size", "32", "--small-image-size", "16", "--adapters", "40", "--in-flight", "2")
 
     found = figures(scale.main, *small, "--requests", "2", "--rounds", "1", "--precision", "fp32")
 
     keys = ("throughput_1000_over_1", "throughput_tenth_fits", "throughput_tenth_fits_uniform")
     assert all(isinstance(found[key], float) for key in keys)
     assert all(isinstance(found[f"{key}_64px"], float) for key in keys[:2])
-    counts = ("10", "80", "tenth")
+    counts = ("10", "40", "tenth")
     variants = {f"{count} {traffic}" for count in counts for traffic in ("uniform", "zipf")}
     assert found["over_1"].keys() == variants | {"1 uniform"}
 

@@ -27,7 +27,7 @@ def test_ratios_are_of_the_slowest_method_the_sum_of_four_and_the_larger_memory(
 @pytest.mark.slow
 @pytest.mark.benchmarks
 def test_every_step_is_measured_beside_a_peft_that_computes_the_same() -> None:
-    ground = Ground(architecture="vit_tiny_patch16_224", image_size=32, batch=2, precision="fp32")
+    ground = Ground(architecture="test_vit", image_size=32, batch=2, precision="fp32")
     taken = training.measure(ground, [*FOUR, FULL], rounds=1)
     assert taken.keys() == {OURS, PEFT, *FOUR, FULL, JOINT, UNCACHED, CACHED}
     assert all(len(costs) == 1 for costs in taken.values())

@@ -128,9 +128,7 @@ def test_train_trains_once_and_measures_the_ensemble(run: Run, tmp_path: Path) -
     options = ["--store", folder, "--data", data, "--epochs", "1", "--runs", str(tmp_path / "runs")]
     first, again = run("train", *options), run("train", *options)
 
-    assert re.fullmatch(
-        r"lora:1: accuracy .*\nssf:1: accuracy .*\nlora:1, ssf:1: accuracy .*, agreement .*\n", first
-    )
+    assert re.fullmatch(r"lora:1: accuracy .*\nssf:1: accuracy .*\nboth: accuracy .*, agreement .*\n", first)
     assert again == first
 
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from petl_vit import memory
+from petl_vit import heap, memory
 from petl_vit.errors import InvalidInput
 from training.run.feed import Batch, Images
 from training.run.trainer import Trainer, losses_of
 
 SHARE = 0.9
 """Of what this process may still take, a run is planned with so much."""
-MARGIN = 0.2
-"""How far the peak may be from what is told, relative to what the run takes."""
+_TOUCHED = 24 * 2**20
+"""Bytes of PyTorch that only training touches, and of its products' buffers, on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Need:
     """Bytes that a run takes besides what the process has once it is prepared.
 
     Attributes:
-        trained: Gradients and the optimiser's moments.
+        trained: Gradients, the optimiser's moments, and what does not depend on the adapter.
         once: What a forward and backward takes whatever its number of images; image: and for each of them.
     """
 
@@ -56,10 +56,24 @@ def need(trainers: Sequence[Trainer], images: Images) -> Need:
     trained = sum(t.nbytes for trainer in trainers for t in trainer.parameters.values())
     largest = max(t.nbytes for trainer in trainers for t in trainer.parameters.values())
     return Need(
-        trained=3 * trained + 2 * largest,
+        trained=3 * trained + 2 * largest + (_TOUCHED if trainers[0].vit.device.type == "cpu" else 0),
         once=max(0, 2 * one - two),
         image=two - one + len(trainers) * at_work + pixels,
     )
+
+
+def at_once(trainers: Sequence[Trainer]) -> int:
+    """As many images as go into one forward and backward before time suffers.
+
+    The C library maps blocks beyond `heap.LARGEST_BLOCK` anew each time, and their page faults cost more than
+    larger products save; the largest block of a forward is the hidden layer of all rows.
+    """
+    vit, batch = trainers[0].vit, trainers[0].recipe.batch_size
+    tokens = vit.arch.grid**2 + vit.arch.prefix_tokens
+    row = tokens * max(vit.arch.hidden, 3 * vit.arch.width) * vit.dtype.itemsize
+    if vit.device.type != "cpu":
+        return batch
+    return min(batch, max(1, heap.LARGEST_BLOCK // (len(trainers) * row)))
 
 
 def fitting(
@@ -73,13 +87,13 @@ def fitting(
     """How many images go into one forward and backward, and how much memory that takes, which a note tells.
 
     Args:
-        micro_batch: What the user asked for; None is the batch, or as many as fit.
+        micro_batch: What the user asked for; None is the batch, or as many as `at_once` says and fit.
         usable: Bytes that this process may still take; None asks the system.
 
     Raises:
         InvalidInput: Not even one image fits, or not as many as the user asked for.
     """
-    asked = min(micro_batch or trainers[0].recipe.batch_size, trainers[0].recipe.batch_size, len(images))
+    asked = min(micro_batch or at_once(trainers), trainers[0].recipe.batch_size, len(images))
     device = trainers[0].vit.device
     usable = _usable(device) if usable is None else usable
     found = need(trainers, images)
@@ -89,8 +103,8 @@ def fitting(
     note(_told(found, fit, device))
     if fit < asked:
         note(
-            f"steps run in micro-batches of {fit} images, as the batch of {asked} would take "
-            f"{size(found.of(asked))} and {size(usable or 0)} are free; the result is the same to rounding"
+            f"steps run in micro-batches of {fit} images, as {asked} would take {size(found.of(asked))} and "
+            f"{size(usable or 0)} are free; the result is the same to rounding"
         )
     return fit if fit < trainers[0].recipe.batch_size else None
 

@@ -139,7 +139,7 @@ class Packer:
         if not several:
             return
         adapters = [trial for _, trial in several]
-        watch, steps = _Watch(self, several), _Steps()
+        watch, steps = _Watch(self, several), _Steps(_clock(ground))
         results = run_epochs(
             adapters,
             [self._checkpoint(trial) for trial in adapters],
@@ -210,13 +210,8 @@ class Packer:
         return self._alone_s[key]
 
     def _step_s(self, trials: Sequence[Planned]) -> float:
-        """Seconds of a step of trials in one forward, without the optimiser's; the faster of two.
-
-        On a CPU of all its threads together, so that other programs do not count.
-        """
-        ground, clock = self.ground, time.perf_counter
-        if ground.on.device.type == "cpu":
-            clock = time.process_time
+        """Seconds of a step of trials in one forward, without the optimiser's; the faster of two."""
+        ground, clock = self.ground, _clock(self.ground)
         trainers = [
             Trainer(ground.vit, t.method, ground.base_head, t.recipe, on=ground.on, name=t.name)
             for t in trials
@@ -322,7 +317,8 @@ class _Watch:
 class _Steps:
     """A reporter that says nothing and takes the time of steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._times: list[float] = []
 
     @property
@@ -334,13 +330,18 @@ class _Steps:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         steps = name.startswith("training ")
-        yield lambda n: self._times.append(time.perf_counter()) if steps else None
+        yield lambda n: self._times.append(self._clock()) if steps else None
 
     def note(self, text: str) -> None:
         pass
 
     def status(self, text: str) -> None:
         pass
+
+
+def _clock(ground: Ground) -> Callable[[], float]:
+    """What steps are timed by: on a CPU its time in all threads, so that other programs do not count."""
+    return time.process_time if ground.on.device.type == "cpu" else time.perf_counter
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -100,7 +100,7 @@ class Saved:
         packs, trials: How many packs of several trials there were, and how many trials were in them.
         rows: Image rows that went through the frozen patch embedding.
         rows_alone: Those that would have, had every trial run alone.
-        seconds: What the steps of those packs took.
+        seconds: What the steps of those packs took; on a CPU its time in all threads.
         seconds_alone: An estimate of what they would have taken: the steps of each trial, by one that was
             timed alone.
     """

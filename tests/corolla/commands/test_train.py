@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
     assert "on 359 images (base head 0." in result
     assert result.endswith(", measured in fp32")
     assert after == "Next: corolla serve, then corolla classify IMAGE --task digits --route lora"
-    stages = [line.partition(":")[0] for line in err.splitlines()]
+    stages = [re.split(":| about ", line)[0] for line in err.splitlines()]
     assert stages == [
         "reading training images",
         "reading held-out images",
@@ -38,6 +39,8 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
         "--limit; `corolla tasks refit-head digits` fits it to more",
         "fitting the base head",
         "lora",  # its learning rates
+        "computing patches",
+        "training takes",  # its memory
         "epoch 1/1",
         "training lora",
         "measuring on held-out images",
@@ -192,7 +195,7 @@ def test_the_help_shows_an_example_of_bf16_and_of_several_adapters(empty: Shell)
     assert "--method ssf --method 'lora --seed 1 --name lora-1'" in said
     own = " ".join(empty("train", "lora", "--help")[1].split())
     assert "--method 'METHOD [OPTIONS]'" in own
-    assert "--precision [fp32|bf16]" in own
+    assert "--precision [fp32|bf16|auto]" in own
 
 
 def test_training_in_bf16_from_the_command_line(shell: Shell) -> None:
@@ -212,7 +215,7 @@ def test_several_methods_train_together_and_each_has_its_own_name_and_options(sh
     assert after == (
         "Next: corolla serve, then corolla classify IMAGE --task digits --route 'lora, vpt-deep, lora-1'"
     )
-    assert [line for line in err.splitlines() if line.startswith("training ")] == [
+    assert [line for line in err.splitlines() if line.startswith("training lora")] == [
         line for line in err.splitlines() if line.startswith("training lora, vpt-deep, lora-1: 4 in ")
     ]
     store = Store.open(str(shell.folder / "store"))

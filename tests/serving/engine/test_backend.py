@@ -77,15 +77,15 @@ import sys
 import numpy as np
 import torch
 
+from petl_vit import plain_vits
+from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Model, Term
 from petl_vit.errors import Overloaded
-from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from serving.engine.backend import TorchBackend
 from serving.engine.engine import Engine, Job
 from tests.petl_vit.adapters import adapter_of
-from tests.petl_vit.backbones import config_of, tensors_of, timm_model
 
 SIZE, MIB = 512, 2**20
 
@@ -120,8 +120,13 @@ def refused(z):
 
 
 torch.set_num_threads(1)
-config = config_of("vit_tiny_patch16_224", SIZE, (), 1)
-vit = FrozenViT(config, tensors_of(timm_model(config.model_dump_json())))
+half, options = (0.5, 0.5, 0.5), {"depth": 1}
+config = BackboneConfig(
+    architecture="vit_tiny_patch16_224", image_size=SIZE, options=options, mean=half, std=half
+)
+torch.manual_seed(0)
+shapes = plain_vits.find(config).shapes(SIZE)  # without timm, which takes as long to import as torch
+vit = FrozenViT(config, {name: 0.02 * torch.randn(shape) for name, shape in shapes.items()})
 counted, slots = Counted(), Slots()
 engine = Engine(TorchBackend(lambda size: vit, slots), slots=slots, metrics=counted)
 models = [Model([Term(adapter=adapter_of(name, vit))]) for name in ("lora", "ssf", "bitfit", "convpass")]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from petl_vit import heap
 from petl_vit.errors import InvalidInput
 from petl_vit.heads import LinearHead
 from petl_vit.vit import FrozenViT
@@ -31,7 +32,7 @@ def test_the_frozen_backbone_keeps_less_than_a_trained_one(
     lora: Trainer, vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
     full = need([trainer(vit, base_head, recipe("full", batch_size=32))], images)
-    assert full.trained > 10 * need([lora], images).trained
+    assert full.trained > need([lora], images).trained + 5 * sum(p.nbytes for p in vit.params.values()) // 2
     assert full.image > need([lora], images).image
 
 
@@ -43,11 +44,20 @@ def test_a_batch_that_fits_runs_whole_and_what_it_takes_is_told(lora: Trainer, i
     assert "MiB of memory besides the " in told
 
 
+def test_blocks_of_a_forward_stay_small_enough_to_be_used_again(
+    lora: Trainer, images: Resized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "LARGEST_BLOCK", 12 * 5 * 768 * 4)  # 5 tokens, 768 hidden
+    assert fitting([lora], images, None, lambda text: None, usable=2**40) == 12
+    assert fitting([lora, lora], images, None, lambda text: None, usable=2**40) == 6
+    assert fitting([lora], images, 20, lambda text: None, usable=2**40) == 20
+
+
 def test_a_batch_that_does_not_fit_runs_in_micro_batches_that_do(lora: Trainer, images: Resized) -> None:
     notes: list[str] = []
     usable = int(need([lora], images).of(10) / SHARE) + 1
     assert fitting([lora], images, None, notes.append, usable=usable) == 10
-    assert "micro-batches of 10 images, as the batch of 32" in notes[-1]
+    assert "micro-batches of 10 images, as 32 would take" in notes[-1]
 
 
 def test_a_micro_batch_that_does_not_fit_is_refused_with_one_that_does(

@@ -176,6 +176,28 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone(
     assert history["trials"][1]["reason"] == failed.reason
 
 
+@pytest.mark.parametrize("prune", [True, False])
+def test_a_hopeless_trial_leaves_its_forward_unless_told_otherwise(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, prune: bool
+) -> None:
+    report = studies.Studies.report
+
+    def hopeless(of: Any, taken: Any, epoch: int, accuracy: float) -> bool:
+        report(of, taken, epoch, accuracy)
+        return str(taken) == "ssf 2"
+
+    monkeypatch.setattr(studies.Studies, "report", hopeless)
+    swept = run(store, with_recipe(replace(sweep, prune=prune), epochs=2), Shown())
+    trials = [trial for tuned in swept.methods for trial in tuned.trials]
+    assert [trial.state for trial in trials[:3]] == [State.COMPLETE] * 3
+    if prune:
+        assert trials[3].state is State.PRUNED
+        assert trials[3].reason == "far behind the best of ssf after epoch 1"
+        assert [*trials[3].values] == [1]
+    else:
+        assert trials[3].state is State.COMPLETE
+
+
 def test_a_method_without_a_complete_trial_has_no_adapter_and_says_why(store: Store, sweep: Sweep) -> None:
     only = grid(selective={"blocks": ("5",)}, bitfit={"learning_rate": (1e-3,)})
     swept = run(store, replace(sweep, grid=only, methods=("selective", "bitfit")), Shown())
