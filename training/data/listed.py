@@ -123,6 +123,8 @@ def read_file(file: Path, field: str) -> bytes:
             field=field,
             remedy="check the file and its permissions",
         ) from error
+    except ValueError as error:  # of os.stat: a path with a zero byte
+        raise InvalidInput(f"no file has such a path ({error})", field=field) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ _TWICE = "listed twice"
 _NO_LABEL = "without a label"
 _NO_IMAGE = "without an image"
 _SHOWN = 8
+_NUMBER = re.compile(r"-?[0-9]{1,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ class Table:
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """The classes of labels: in order of their numbers where all are numbers, else of the alphabet."""
     names = set(labels)
-    numbers = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
+    numbers = all(_NUMBER.fullmatch(name) for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
