@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from scipy.stats import false_discovery_control, fisher_exact, spearmanr
+from scipy.stats import false_discovery_control, fisher_exact
 
 from training.measure.document import EvaluatedRoute
 from training.measure.figures import Comparison, Curve
 from training.study.report.contents import Cell, Table
+from training.study.report.correlation import FEWEST, rank_correlation
 from training.study.report.material import Material, adjusted, control_of
 from training.study.report.tables.agreement import agreement_in_words
 from training.study.report.words import (
@@ -132,18 +133,16 @@ def _size(material: Material) -> Verdict:
     claim = "Near the pre-training data few parameters suffice; far from it larger modules gain."
     results = material.measured(material.petl)
     sizes = [material.routes[one.route].parameters for one in results]
-    if len(set(sizes)) < 5:
+    if len(set(sizes)) < FEWEST:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs PETL adapters of five sizes or more.")
-    found = spearmanr(sizes, [one.accuracy for one in results])
-    related = float(found.pvalue) < ALPHA
-    trend = (
-        "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
-    )
+    found = rank_correlation(sizes, [one.accuracy for one in results])
+    related = found.p < ALPHA
+    trend = f"{'Larger' if found.rank > 0 else 'Smaller'} adapters are more accurate"
     return Verdict(
         claim=claim,
-        verdict="larger gain" if related and found.statistic > 0 else "few suffice" if related else OPEN,
+        verdict="larger gain" if related and found.rank > 0 else "few suffice" if related else OPEN,
         because=f"{trend if related else 'Size and accuracy are not measurably related'} among {len(sizes)} "
-        f"(Spearman's rank correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))}).",
+        f"(Spearman's rank correlation {decimal(found.rank)}, {p_value(found.p)}).",
     )
 
 
