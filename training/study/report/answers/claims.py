@@ -98,11 +98,14 @@ def _similar(material: Material) -> Verdict:
 
 
 def _against(material: Material, method: str, claim: str) -> Verdict:
-    others = [r for r in material.models if r.method == method]
+    others = [r for r in material.adapters if r.method == method]
+    name = method
+    if method == "linear" and not others:  # the base head is a head alone, too
+        others, name = [r for r in material.models if r.kind == "base"], "the base head"
     compared = list(_between(material, ((a, b) for a in material.petl for b in others)))
     if not compared:
         return Verdict(claim=claim, verdict=ABSENT, because=f"It needs a PETL adapter and one of {method}.")
-    return Verdict(claim=claim, verdict=_of_counts(compared), because=_counted(compared, method))
+    return Verdict(claim=claim, verdict=_of_counts(compared), because=_counted(compared, name))
 
 
 def _of_counts(compared: Sequence[Comparison]) -> str:

@@ -24,6 +24,13 @@ def test_claims_about_single_methods_hold_where_paired_tests_say_so() -> None:
     assert said(Material(evaluation=linear_best))["linear"] == "does not hold here"
 
 
+def test_the_base_is_not_counted_among_adapters_of_a_trained_head() -> None:
+    linear = verdicts(Material(evaluation=small({"photo": HERE | {"base": 0.8}})))[1]
+    assert linear.because.startswith("Of 3 comparisons with linear, PETL is better in 3")
+    alone = verdicts(Material(evaluation=small({"photo": {"base": 0.8, "lora:1": 0.92}})))[1]
+    assert alone.because.startswith("Of 1 comparison with the base head, PETL is better in 1")
+
+
 @pytest.mark.parametrize(
     ("lowest", "verdict", "because"),
     [
