@@ -113,6 +113,8 @@ def read_file(file: Path, field: str) -> bytes:
     Raises:
         InvalidInput: It is not a file, or cannot be read.
     """
+    if "\0" in str(file):
+        raise InvalidInput("no file has a path with a zero byte", field=field)
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # reading a pipe or a device might never end
             raise InvalidInput("it is not a file", field=field, remedy="remove it")
@@ -123,8 +125,6 @@ def read_file(file: Path, field: str) -> bytes:
             field=field,
             remedy="check the file and its permissions",
         ) from error
-    except ValueError as error:  # of os.stat: a path with a zero byte
-        raise InvalidInput(f"no file has such a path ({error})", field=field) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
