@@ -19,7 +19,8 @@ from training.run.precision import settled
 from training.study import ground, identity
 from training.study.grids import Grid, Point
 from training.study.pack import Packer, joins, planned
-from training.study.studies import Studies, Taken, closed, opened, winner
+from training.study.storage import closed, opened
+from training.study.studies import Studies, Taken, winner
 from training.study.trials import Trial
 
 TOGETHER = 4
@@ -211,7 +212,7 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
     job, part = ground.on_parts(sweep.job, board)
     tuning = ground.split(store, job, sweep.validation, board, part)
     common = tuning.common() | _common(sweep)
-    storage = opened(sweep.storage, sweep.folder)
+    storage = opened(sweep.storage, sweep.folder, restart=sweep.restart)
     try:
         studies = identity.matching(
             storage, sweep.name, common, points, locks=sweep.folder / "workers", restart=sweep.restart
