@@ -215,7 +215,13 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
     storage = opened(sweep.storage, sweep.folder, restart=sweep.restart)
     try:
         studies = identity.matching(
-            storage, sweep.name, common, points, locks=sweep.folder / "workers", restart=sweep.restart
+            storage,
+            sweep.name,
+            common,
+            points,
+            locks=sweep.folder / "workers",
+            restart=sweep.restart,
+            note=board.note,
         )
         precision = identity.agreed(
             storage,
