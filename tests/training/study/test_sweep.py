@@ -118,8 +118,9 @@ def test_a_killed_sweep_repeats_no_finished_trial_and_no_epoch(
     monkeypatch.setattr(studies.Studies, "heartbeat", killed)
     with pytest.raises(KeyboardInterrupt):
         run(store, replace(sweep, job=replace(sweep.job, again=True)), Shown())
-    swept = run(store, sweep, Shown())
+    swept = run(store, sweep, board := Shown())
 
+    assert "going on: 2 of 4 trials are done" in board.notes
     assert values(swept) == values(whole)
     assert len(events(swept, "begun")) == 4 + 2
     assert len(beats) == 9 + 4  # after one saved epoch, two more of two trials
