@@ -245,6 +245,21 @@ def test_trials_share_forwards_where_that_is_measured_to_be_faster(
     assert any(note.startswith(f"{told}: a joint step of 4 trials takes {share:.2f}") for note in board.notes)
 
 
+def test_what_sharing_saved_is_said_by_the_share_that_was_measured_before(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    measure = pack.Packer.joint_share
+
+    def measured(packer: pack.Packer, taken: Any) -> float:
+        shares.append(measure(packer, taken))
+        return 0.5  # so that they share forwards
+
+    monkeypatch.setattr(pack.Packer, "joint_share", measured)
+    saved = run(store, with_recipe(replace(sweep, together=None), epochs=1), Shown()).saved
+    assert saved.seconds_alone * shares[0] == pytest.approx(saved.seconds)
+
+
 def test_a_full_disk_while_winners_are_published_registers_nothing_half(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
