@@ -17,7 +17,7 @@ from training.progress import Reporter, Silent
 from training.run.job import Job
 from training.run.precision import settled
 from training.study import ground, identity
-from training.study.grids import Grid, Point
+from training.study.grids import Grid, Point, spelling
 from training.study.pack import Packer, joins, planned
 from training.study.storage import closed, opened
 from training.study.studies import Studies, Taken, winner
@@ -248,7 +248,9 @@ def _check(sweep: Sweep, points: Mapping[str, Sequence[Point]]) -> None:
             try:
                 planned(method, point, sweep.job.recipe)
             except InvalidInput as error:
-                raise InvalidInput(f"{method}: {error}", field="grid", remedy=error.remedy) from None
+                setting = spelling((error.field or "").removeprefix(f"{method}."))
+                where = f"{setting} of {method}" if setting else method
+                raise InvalidInput(f"{where}: {error.problem}", field="grid", remedy=error.remedy) from None
 
 
 def _common(sweep: Sweep) -> dict[str, JsonValue]:
