@@ -143,7 +143,9 @@ class Chooser:
         return Candidate(route=found, seeds_of=_seeds_of(found))
 
     def _member(self, route: ResolvedRoute, place: int) -> Candidate:
-        alone = replace(route, members=(replace(route.members[place], weight=1.0),), combine=Combine.MEAN)
+        """As naming it alone would find it: without what a cascade adds to a route."""
+        members = (replace(route.members[place], weight=1.0),)
+        alone = replace(route, members=members, combine=Combine.MEAN, loss=None)
         return Candidate(route=alone, seeds_of=_seeds_of(alone))
 
 

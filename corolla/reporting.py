@@ -52,8 +52,6 @@ def report(store: Store, what: Reporting, reporter: "Reporter") -> "Contents":
             gallery, why = _gallery(store, what.measurement, found, reporter)
         except CorollaError as error:  # a page without thumbnails is better than none
             why = f"They cannot be shown: {error}."
-        if gallery is None:
-            reporter.note(f"no thumbnails: {why}")
 
     from training.study.report.build import contents
     from training.study.report.material import Material
@@ -66,6 +64,12 @@ def report(store: Store, what: Reporting, reporter: "Reporter") -> "Contents":
 def _evaluation(store: Store, what: Reporting, reporter: "Reporter") -> Evaluation:
     task = what.measurement.task
     if what.evaluation is not None:
+        if what.measurement.shifts:
+            raise InvalidInput(
+                "an evaluation has the shifts that it was measured under",
+                field="shift",
+                remedy="leave it out, or give --shift to `corolla evaluate`, or measure now without --eval",
+            )
         found = load_evaluation(what.evaluation)
         if task and found.task != task:
             raise InvalidInput(

@@ -220,6 +220,8 @@ def _of_one_task(candidates: Sequence[Candidate]) -> list[Candidate]:
         same = replace(one, route=replace(one.route, task=task))
         if once.setdefault(same.label, same).route != same.route:
             raise InvalidInput(
-                f"two different routes are called {same.label}", field="route", remedy="name them differently"
+                f"two different routes are called {same.label}",
+                field="route",
+                remedy="measure them one at a time",
             )
     return list(once.values())

@@ -64,6 +64,11 @@ def test_an_evaluation_of_another_task_is_refused(empty: Shell, evaluated: Path)
     assert "is of the task photos, not of plants; report --task photos, or evaluate plants" in said
 
 
+def test_a_shift_beside_an_evaluation_is_refused(empty: Shell, evaluated: Path) -> None:
+    said = empty.refused("report", "--eval", str(evaluated), "--shift", "noise:3", "--out", "page.html")
+    assert "--shift: an evaluation has the shifts that it was measured under; leave it out" in said
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -94,9 +99,8 @@ def test_without_an_evaluation_and_without_images_there_is_nothing_to_report(tra
 
 def test_images_that_were_not_evaluated_give_a_page_without_thumbnails(empty: Shell, evaluated: Path) -> None:
     out = empty.folder / "page.html"
-    code, said, err = empty("report", "--eval", str(evaluated), "--data", "nowhere/", "--out", str(out))
+    code, said, _ = empty("report", "--eval", str(evaluated), "--data", "nowhere/", "--out", str(out))
     assert code == 0
-    assert "no thumbnails: They cannot be shown" in err
     assert "left out: The most disputed images: They cannot be shown" in said
     assert out.exists()
 

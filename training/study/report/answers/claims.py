@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from scipy.stats import false_discovery_control, fisher_exact, spearmanr
+from scipy.stats import false_discovery_control, fisher_exact
 
 from training.measure.document import EvaluatedRoute
 from training.measure.figures import Comparison, Curve
 from training.study.report.contents import Cell, Table
+from training.study.report.correlation import FEWEST, rank_correlation
 from training.study.report.material import Material, adjusted, control_of
 from training.study.report.tables.agreement import agreement_in_words
 from training.study.report.words import (
@@ -25,6 +26,8 @@ from training.study.report.words import (
 
 HOLDS, PARTLY, FAILS, OPEN = "holds here", "holds in part", "does not hold here", "cannot be told"
 ABSENT = "was not measured"
+SIMILAR = 0.02
+"""Accuracies are similar where the whole interval of their difference lies within so much of zero."""
 _VERDICTS = {1: HOLDS, 0: OPEN, -1: FAILS}
 
 
@@ -51,7 +54,8 @@ def claims_table(material: Material) -> Table:
         title="The study's claims on this task",
         caption="Tests are McNemar's on the same images, adjusted for the number of comparisons of each "
         "claim (Benjamini and Hochberg); the level is 5 %. “Cannot be told” is not “equal”: these images "
-        "are too few to tell.",
+        "are too few to tell. Accuracies are similar only where the 95 % interval of every difference lies "
+        f"within {points(SIMILAR)} of zero.",
         columns=("claim", "on this task", "evidence"),
         rows=rows,
     )
@@ -74,28 +78,34 @@ def verdicts(material: Material) -> list[Verdict]:
 
 def _similar(material: Material) -> Verdict:
     claim = "Tuned fairly, PETL methods reach similar accuracy."
-    compared = list(_between(material, combinations(material.petl, 2)))
+    pairs = ((a, b) for a, b in combinations(material.petl, 2) if a.method != b.method)
+    compared = list(_between(material, pairs))
     if not compared:
-        return Verdict(claim=claim, verdict=ABSENT, because="It needs two PETL adapters.")
+        return Verdict(claim=claim, verdict=ABSENT, because="It needs adapters of two PETL methods.")
+    close = sum(one.low >= -SIMILAR and one.high <= SIMILAR for one in compared)
     apart = sum(p < ALPHA for _, p in adjusted(compared))
     results = material.measured(material.petl)
     spread = results[0].accuracy - results[-1].accuracy
-    verdict = HOLDS if apart == 0 else PARTLY if 2 * apart < len(compared) else FAILS
+    verdict = HOLDS if close == len(compared) else FAILS if apart else OPEN
     return Verdict(
         claim=claim,
         verdict=verdict,
         because=f"From the best to the worst of {len(results)} it is {points(spread)} "
         f"({percent(results[0].accuracy)} to {percent(results[-1].accuracy)}); {apart} of {len(compared)} "
-        "pairs differ by more than chance.",
+        f"pairs differ by more than chance, and {close} {'is' if close == 1 else 'are'} shown to be less "
+        f"than {points(SIMILAR)} apart.",
     )
 
 
 def _against(material: Material, method: str, claim: str) -> Verdict:
-    others = [r for r in material.models if r.method == method]
+    others = [r for r in material.adapters if r.method == method]
+    name = method
+    if method == "linear" and not others:  # the base head is a head alone, too
+        others, name = [r for r in material.models if r.kind == "base"], "the base head"
     compared = list(_between(material, ((a, b) for a in material.petl for b in others)))
     if not compared:
         return Verdict(claim=claim, verdict=ABSENT, because=f"It needs a PETL adapter and one of {method}.")
-    return Verdict(claim=claim, verdict=_of_counts(compared), because=_counted(compared, method))
+    return Verdict(claim=claim, verdict=_of_counts(compared), because=_counted(compared, name))
 
 
 def _of_counts(compared: Sequence[Comparison]) -> str:
@@ -132,18 +142,16 @@ def _size(material: Material) -> Verdict:
     claim = "Near the pre-training data few parameters suffice; far from it larger modules gain."
     results = material.measured(material.petl)
     sizes = [material.routes[one.route].parameters for one in results]
-    if len(set(sizes)) < 5:
+    if len(set(sizes)) < FEWEST:
         return Verdict(claim=claim, verdict=ABSENT, because="It needs PETL adapters of five sizes or more.")
-    found = spearmanr(sizes, [one.accuracy for one in results])
-    related = float(found.pvalue) < ALPHA
-    trend = (
-        "Larger adapters are more accurate" if found.statistic > 0 else "Smaller adapters are more accurate"
-    )
+    found = rank_correlation(sizes, [one.accuracy for one in results])
+    related = found.p < ALPHA
+    trend = f"{'Larger' if found.rank > 0 else 'Smaller'} adapters are more accurate"
     return Verdict(
         claim=claim,
-        verdict="larger gain" if related and found.statistic > 0 else "few suffice" if related else OPEN,
+        verdict="larger gain" if related and found.rank > 0 else "few suffice" if related else OPEN,
         because=f"{trend if related else 'Size and accuracy are not measurably related'} among {len(sizes)} "
-        f"(Spearman's rank correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))}).",
+        f"(Spearman's rank correlation {decimal(found.rank)}, {p_value(found.p)}).",
     )
 
 

@@ -183,9 +183,9 @@ def _next(material: Material, stand: Standing) -> Card:
         for one in material.evaluation.ensembles
         if one.set == material.reference.name and told(one.over_best) > 0
     ]
-    commands = []
-    if take.kind != "base":
-        commands.append(f"corolla routes put best '{take.text}' --task {task}")
+    commands = [f"corolla routes put best '{take.text}' --task {task}"]
+    if take.kind == "base":
+        said.append("No adapter is shown to be better than the frozen backbone with its base head.")
     if ensembles:
         one = max(ensembles, key=lambda e: e.mean)
         commands.append(f"corolla routes put careful '{material.routes[one.route].text}' --task {task}")
@@ -203,8 +203,9 @@ def _next(material: Material, stand: Standing) -> Card:
     smallest = resolution(material)
     if smallest is not None:
         said.append(
-            f"With {material.reference.images:,} images, two models that differ by less than about "
-            f"{points(smallest)} cannot be told apart. Four times as many images halve that."
+            f"With {material.reference.images:,} images, the interval of a difference usually reaches "
+            f"{points(smallest)} to either side: a smaller one is seldom told from chance, and a larger one "
+            "not always. Four times as many images halve that."
         )
     return Card(
         question="What to do?",

@@ -29,12 +29,23 @@ def accuracy_by_size(material: Material) -> Figure:
     return Figure(
         title=title,
         caption="Each mark is one adapter, with Wilson's 95 % interval. The trained parameters do not "
-        "count the head, which all of them train; models of one size stand side by side. The dashed lines "
-        "mark training of the head alone and of the whole backbone.",
+        "count the head, which all of them train; models of one size stand side by side." + _lines(material),
         wide=wide,
         narrow=narrow,
         data=_data(material),
     )
+
+
+def _lines(material: Material) -> str:
+    """A sentence on the dashed lines; empty where there is none."""
+    groups = [group for group in material.groups if _has_line(group)]
+    names = listed([material.group_name(group) for group in groups])
+    return f" The dashed {'line is' if len(groups) == 1 else 'lines are'} at {names}." if groups else ""
+
+
+def _has_line(group: list[EvaluatedRoute]) -> bool:
+    """The base, heads alone and whole backbones: what the others are held against."""
+    return group[0].kind == "base" or group[0].method in _MARKED
 
 
 def _draw(material: Material, width: Width) -> Canvas:
@@ -52,9 +63,9 @@ def _draw(material: Material, width: Width) -> Canvas:
             axes.plot(x, y, kind.marker, color=colour(kind.colour), markersize=7)
             bars.append((x, low, high))
         x, y, *_ = marks[len(marks) // 2]
-        strong = group[0].method in _MARKED
+        strong = _has_line(group)
         labels.append(Label(x=x, y=y, text=material.group_name(group), colour=kind.colour, strong=strong))
-        if strong or group[0].kind == "base":
+        if strong:
             axes.axhline(y, color=colour(kind.colour), linestyle=(0, (4, 4)), linewidth=0.9)
     size_axis(axes, smallest / 2)
     axes.set_xlim(-smallest / 5, max(sizes, default=1000) * 2.5)

@@ -26,6 +26,7 @@ def alpha_curves(material: Material) -> Figure | str:
         )
     if not curves:
         return "No adapter was measured along alpha. `corolla evaluate --alphas` does it."
+    alike = len(_shown(material)) < len(curves)
     title = f"Accuracy on {material.reference.name} and on shifted sets, between frozen and trained"
     parts = []
     for curve in _shown(material):
@@ -40,8 +41,9 @@ def alpha_curves(material: Material) -> Figure | str:
         title=title,
         caption="Each line goes from the frozen backbone with the task's base head (alpha 0) to the "
         "adapter as it was trained (alpha 1, the large mark). A ring is the alpha that the reference set "
-        "alone chooses, without a shifted label. Up and right is better. Of adapters that differ in their "
-        "seed alone one is drawn." + material.unshown,
+        "alone chooses, without a shifted label. Up and right is better."
+        + (" Of adapters that differ in their seed alone one is drawn." if alike else "")
+        + material.unshown,
         wide=wide,
         narrow=narrow,
         data=_data(material),

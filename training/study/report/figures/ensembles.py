@@ -10,6 +10,11 @@ from training.study.report.material import Material, control_of
 from training.study.report.theme import colour
 from training.study.report.words import percent
 
+_CONTROL = (
+    " The control is the strongest of as many adapters of one method that differ in their seed alone: only "
+    "what an ensemble has beyond its control is due to different methods."
+)
+
 
 def ensemble_gain(material: Material) -> Figure | str:
     """The figure, or why there is none."""
@@ -19,7 +24,9 @@ def ensemble_gain(material: Material) -> Figure | str:
             "No ensemble was measured. `corolla evaluate` takes one as --route 'lora, bitfit' (two "
             "adapters or more)."
         )
-    title = "Ensembles beside their members and beside seeds of one method"
+    shown = {one.name for one in material.shown}
+    controlled = any(one.controls and one.set in shown for one in ensembles)
+    title = "Ensembles beside their members" + (" and beside seeds of one method" if controlled else "")
     parts = [
         f"On {one.set}, {material.short(one.route)} has {percent(one.mean)}, its best member "
         f"{percent(one.best)}, its worst {percent(one.worst)}."
@@ -31,9 +38,7 @@ def ensemble_gain(material: Material) -> Figure | str:
         title=title,
         caption="One row is one ensemble. The grey bar reaches from the worst member to the best. The blue "
         "line is the 95 % interval of the ensemble's gain over its best member on the same images: where "
-        "it begins right of the bar, the gain is more than chance. The control is the strongest of as many "
-        "adapters of one method that differ in their seed alone: only what an ensemble has beyond its "
-        "control is due to different methods.",
+        "it begins right of the bar, the gain is more than chance." + (_CONTROL if controlled else ""),
         wide=wide,
         narrow=narrow,
         data=_data(material),

@@ -1,15 +1,15 @@
 """The study's published results beside this task's: the order of the methods, and accuracy by size."""
 
 from matplotlib.figure import Figure as Canvas
-from scipy.stats import spearmanr
 
 from training.study.report.contents import Data, Figure, Value
+from training.study.report.correlation import FEWEST, rank_correlation
 from training.study.report.drawing import Width, drawn, label_below, panels, percent_axis, size_axis
 from training.study.report.families import FAMILIES, OTHER, family
 from training.study.report.material import Material
 from training.study.report.published_results import GROUPS, MANY_SHOT, SOURCE, by_size, low_shot
 from training.study.report.theme import colour
-from training.study.report.words import decimal, p_value, percent
+from training.study.report.words import ALPHA, decimal, p_value, percent
 
 
 def own_accuracy(material: Material) -> dict[str, float]:
@@ -58,17 +58,16 @@ def order_in_words(material: Material) -> list[str]:
     said = []
     for group in GROUPS:
         shared = [method for method in own if method in low_shot()[group]]
-        if len(shared) < 4:
-            return [f"{len(shared)} methods are too few to compare their order with the study's."]
-        found = spearmanr([own[m] for m in shared], [low_shot()[group][m] for m in shared])
-        like = (
-            "like the study's"
-            if found.pvalue < 0.05 and found.statistic > 0
-            else "not measurably the study's"
-        )
+        if len(shared) < FEWEST:
+            return [
+                f"{len(shared)} methods are too few to compare their order with the study's: "
+                "fewer than five may have the same order by chance."
+            ]
+        found = rank_correlation([own[m] for m in shared], [low_shot()[group][m] for m in shared])
+        like = "like the study's" if found.p < ALPHA and found.rank > 0 else "not measurably the study's"
         said.append(
             f"The order of {len(shared)} methods here is {like} on {group} tasks (Spearman's rank "
-            f"correlation {decimal(found.statistic)}, {p_value(float(found.pvalue))})."
+            f"correlation {decimal(found.rank)}, {p_value(found.p)})."
         )
     return said
 

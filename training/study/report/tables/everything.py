@@ -34,6 +34,7 @@ def everything(material: Material) -> Table:
 
 def _row(material: Material, route: EvaluatedRoute, result: Result) -> tuple[Cell, ...]:
     after = result.calibrated.ece if result.calibrated else None
+    agreement = _agreement(route, result)
     return (
         Cell(text=material.short(route.label)),
         Cell(text=result.set),
@@ -44,13 +45,18 @@ def _row(material: Material, route: EvaluatedRoute, result: Result) -> tuple[Cel
         Cell(text=f"{100 * result.low:.1f} to {100 * result.high:.1f}", sort=result.low, number=True),
         _number(100 * result.macro_f1, "{:.1f}"),
         _number(100 * result.confidence, "{:.1f}"),
-        _number(100 * result.agreement, "{:.1f}"),
+        _number(None if agreement is None else 100 * agreement, "{:.1f}"),
         _number(result.nll, "{:.3f}"),
         _number(result.brier, "{:.3f}"),
         _number(100 * result.ece, "{:.1f}"),
         _number(100 * result.raw.ece, "{:.1f}"),
         _number(None if after is None else 100 * after, "{:.1f}"),
     )
+
+
+def _agreement(route: EvaluatedRoute, result: Result) -> float | None:
+    """None of a single model, which has nobody to agree with."""
+    return result.agreement if len(route.members) > 1 else None
 
 
 def _number(value: float | None, form: str) -> Cell:
@@ -65,7 +71,8 @@ def _data(material: Material) -> Data:
         rows.append(
             (result.set, route.label, route.text, route.kind, route.method, route.setting, route.seed)
             + (route.head_init, route.parameters, result.cost, route.seconds, route.temperature)
-            + (result.accuracy, result.low, result.high, result.macro_f1, result.confidence, result.agreement)
+            + (result.accuracy, result.low, result.high, result.macro_f1, result.confidence)
+            + (_agreement(route, result),)
             + (result.nll, result.ece, result.brier, result.raw.nll, result.raw.ece, result.raw.brier)
             + ((after.temperature, after.nll, after.ece, after.brier) if after else (None,) * 4)
             + (result.effective_robustness, result.trained_on)

@@ -18,16 +18,42 @@ def of(there: dict[str, float] | None = None, **more: object) -> dict[str, str]:
 
 
 def test_claims_about_single_methods_hold_where_paired_tests_say_so() -> None:
-    similar = verdicts(Material(evaluation=small({"photo": HERE})))[0]
-    assert similar.because.endswith("; 0 of 3 pairs differ by more than chance.")
     found = of()
-    assert (found["similar"], found["linear"], found["full"]) == ("holds here", "holds here", "holds here")
+    assert (found["linear"], found["full"]) == ("holds here", "holds here")
+    linear_best = small({"photo": {"layernorm:1": 0.885, "bitfit:1": 0.92, "linear:1": 0.96}})
+    assert said(Material(evaluation=linear_best))["linear"] == "does not hold here"
 
 
-def test_methods_of_which_some_pairs_are_told_apart_are_similar_in_part() -> None:
-    found = small({"photo": {"layernorm:1": 0.885, "bitfit:1": 0.92, "lora:1": 0.90, "linear:1": 0.96}})
-    assert said(Material(evaluation=found))["similar"] == "holds in part"
-    assert said(Material(evaluation=found))["linear"] == "does not hold here"
+def test_the_base_is_not_counted_among_adapters_of_a_trained_head() -> None:
+    linear = verdicts(Material(evaluation=small({"photo": HERE | {"base": 0.8}})))[1]
+    assert linear.because.startswith("Of 3 comparisons with linear, PETL is better in 3")
+    alone = verdicts(Material(evaluation=small({"photo": {"base": 0.8, "lora:1": 0.92}})))[1]
+    assert alone.because.startswith("Of 1 comparison with the base head, PETL is better in 1")
+
+
+@pytest.mark.parametrize(
+    ("lowest", "verdict", "because"),
+    [
+        (0.92, "holds here", "0 of 3 pairs differ by more than chance, and 3 are shown to be less than 2.0"),
+        (0.91, "cannot be told", "0 of 3 pairs differ by more than chance, and 1 is shown"),
+        (0.87, "does not hold here", "2 of 3 pairs differ by more than chance, and 1 is shown"),
+    ],
+)
+def test_accuracies_are_similar_only_where_every_interval_of_a_difference_is_near_zero(
+    lowest: float, verdict: str, because: str
+) -> None:
+    """Intervals here reach two points to either side of a difference."""
+    found = small({"photo": {"layernorm:1": lowest, "bitfit:1": 0.92, "lora:1": 0.92}})
+    similar = verdicts(Material(evaluation=found))[0]
+    assert similar.verdict == verdict
+    assert because in similar.because
+
+
+def test_two_adapters_of_one_method_do_not_say_that_methods_are_similar() -> None:
+    found = small({"photo": {"lora:1": 0.92, "bitfit:1": 0.92}})
+    same = [one.model_copy(update={"method": "lora"}) for one in found.routes]
+    evaluation = found.model_copy(update={"routes": tuple(same)})
+    assert said(Material(evaluation=evaluation))["similar"] == "was not measured"
 
 
 @pytest.mark.parametrize(

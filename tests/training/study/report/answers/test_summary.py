@@ -28,6 +28,14 @@ def test_a_model_that_beats_all_others_is_the_answer() -> None:
     assert "better than every other single model" in method.answer
 
 
+def test_the_base_is_recommended_with_a_command_where_no_adapter_is_shown_to_be_better() -> None:
+    todo = answers(Material(evaluation=small({"photo": {"base": 0.91, "lora:1": 0.92}})))[3]
+    assert todo.answer == "Take base."
+    assert todo.commands == ("corolla routes put best 'base' --task photos",)
+    assert todo.evidence[0] == "No adapter is shown to be better than the frozen backbone with its base head."
+    assert "reaches 2.0 points to either side: a smaller one is seldom told from chance" in todo.evidence[1]
+
+
 def test_an_ensemble_is_said_to_pay_only_beyond_chance() -> None:
     found = HERE | {"lora:1, bitfit:1": 0.96}
     paying = answers(Material(evaluation=small({"photo": found}, ensembles=(joined(0.04, 0.0),))))
