@@ -199,8 +199,8 @@ def run(arguments: Sequence[str]) -> int:
         return _say(_usage(error), 2)
     except CorollaError as error:
         return _say(_with_flag(error, command), 2, error)
-    except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        return _say("; ".join(["interrupted", *map(str, stop.args)]), 130)
     except OSError as error:
         return _quiet() if error.errno == errno.EPIPE else _unexpected(error)
     except Exception as error:

@@ -41,6 +41,12 @@ def given(context: click.Context) -> dict[str, Any]:
     return {name: value for name, value in context.params.items() if typed(context, name)}
 
 
+LABELLED_IMAGES = (
+    "Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, hf:NAME, `digits` or `mnist`; "
+    "SOURCE::PART is a part of it."
+)
+"""The help of an option that takes any source of labelled images."""
+
 # Flags of one value
 
 store = click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from model_store.format.records import Manifest, NamedRoute
 from model_store.format.reference import Reference
 from model_store.resolution.answering import Answering, answering
+from model_store.resolution.reference import of_named
 from model_store.store import Store
 from petl_vit.errors import CorollaError, InvalidInput
 from petl_vit.image_input import MAX_PIXELS
@@ -35,6 +36,7 @@ class Referencing:
         holdout: Only the images of `data` that training with this share holds out; None is all.
         max_pixels, skip_bad, image_column, label_column: How images are read, as
             `training.data.reading.Reading` says.
+        again: Of all routes, also those measured that have a reference of what answers now.
         logits: Folder in which logits are kept; None is the user's.
     """
 
@@ -49,11 +51,29 @@ class Referencing:
     label_column: str = ""
     device: str = "auto"
     precision: str = "auto"
+    again: bool = False
     logits: Path | None = None
 
 
-def measure(store: Store, what: Referencing, reporter: "Reporter") -> list[Reference]:
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """What came of measuring routes.
+
+    Attributes:
+        current: Routes that were left alone, as their references are of what answers now; `task/name`.
+        failed: Routes that could not be measured; `task/name`.
+    """
+
+    references: Sequence[Reference]
+    current: Sequence[str] = ()
+    failed: Sequence[str] = ()
+
+
+def measure(store: Store, what: Referencing, reporter: "Reporter") -> Measurements:
     """Measures routes and keeps their references; of all routes, one that cannot be measured is noted.
+
+    Of all routes, those with a reference of what answers now are left alone, unless `what` names data or asks
+    for them again.
 
     Raises:
         NotFound: There is no such route, or no such data.
@@ -63,17 +83,30 @@ def measure(store: Store, what: Referencing, reporter: "Reporter") -> list[Refer
     """
     if what.name is not None:
         assert what.task is not None
-        return [_measured(store, store.routes.get(what.task, what.name), what, reporter, {})]
-    named, references = store.routes.list(what.task), list[Reference]()
+        return Measurements(
+            references=[_measured(store, store.routes.get(what.task, what.name), what, reporter, {})]
+        )
+    references, current, failed = list[Reference](), list[str](), list[str]()
     loaders: dict[str, Loader] = {}
-    for route in named:
+    for route in store.routes.list(what.task):
+        name = f"{route.task}/{route.name}"
         try:
-            references.append(_measured(store, route, what, reporter, loaders))
+            if what.data is None and not what.again and _is_current(store, route):
+                current.append(name)
+            else:
+                references.append(_measured(store, route, what, reporter, loaders))
         except CorollaError as error:
-            reporter.note(f"route {route.task}/{route.name} is not measured: {error}")
-    if named and not references:
+            failed.append(name)
+            reporter.note(f"route {name} is not measured: {error}")
+    if failed and not references and not current:
         raise InvalidInput("none of the named routes could be measured", field="all")
-    return references
+    return Measurements(references=references, current=current, failed=failed)
+
+
+def _is_current(store: Store, route: NamedRoute) -> bool:
+    """Whether a route has a reference of what it answers now."""
+    found = of_named(store, route)
+    return found.reference is not None and not found.stale
 
 
 def _measured(
@@ -142,11 +175,18 @@ def _held_out_by(manifest: Manifest | None, reading: "Reading") -> "Dataset":
     raise InvalidInput(whose, field="data", remedy="name labelled images with --data")
 
 
-def lines(references: Sequence[Reference]) -> list[str]:
-    """What people should know of references that were measured, one line for each."""
-    return [
+def lines(measured: Measurements) -> list[str]:
+    """What people should know of routes that were measured, one line for each, and of those that were not."""
+    said = [
         f"route {r.route.task}/{r.route.name} = {r.route.text}: accuracy {r.accuracy:.3f} at confidence "
         f"{r.confidence.mean:.3f} on {r.images} images of {r.data.name}"
         + (f"; no estimate should be made of it: {r.no_estimate}" if r.no_estimate else "")
-        for r in references
+        for r in measured.references
     ]
+    if measured.current:
+        said.append(
+            f"measured before and current: {', '.join(measured.current)}; --again measures them again"
+        )
+    if measured.failed:
+        said.append(f"not measured: {', '.join(measured.failed)}")
+    return said

@@ -19,7 +19,8 @@ from training.progress import Bars
         "corolla routes reference live --task digits",
         "corolla routes reference live --data photos/val --all-images",
         "corolla routes reference --all",
-    ),
+    )
+    + "\n\nExit codes: 0 every route has a reference; 1 some could not be measured; 2 a mistake.",
 )
 @click.argument("name", required=False)
 @flags.task()
@@ -37,6 +38,11 @@ from training.progress import Bars
 @flags.columns
 @flags.precision("What the backbone computes in, as a server's")
 @flags.device
+@click.option(
+    "--again",
+    is_flag=True,
+    help="With --all: measure also the routes whose reference is of what answers now.",
+)
 @click.option(
     "--logits",
     type=click.Path(file_okay=False, path_type=Path),
@@ -70,10 +76,13 @@ def reference_route(
         holdout=None if all_images else holdout,
         **settings,
     )
-    references = referencing.measure(store, what, Bars())
+    measured = referencing.measure(store, what, Bars())
     if as_json:
-        return tables.print_json([reference.model_dump(mode="json") for reference in references])
-    for line in referencing.lines(references):
-        click.echo(line)
-    if not references:
-        click.echo('No named route yet. Type: corolla routes put both "lora, ssf" --task TASK')
+        tables.print_json([reference.model_dump(mode="json") for reference in measured.references])
+    else:
+        for line in (said := referencing.lines(measured)):
+            click.echo(line)
+        if not said:
+            click.echo('No named route yet. Type: corolla routes put both "lora, ssf" --task TASK')
+    if measured.failed:
+        click.get_current_context().exit(1)

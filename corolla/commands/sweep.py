@@ -10,8 +10,9 @@ from platformdirs import user_cache_dir
 
 from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of
+from corolla.interruption import goes_on
 from corolla.task_input import apply_transform, task_input
-from model_store.names import check_name
+from model_store.names import BASE, check_name
 from model_store.store import Store
 from petl_vit import heap
 from petl_vit.precision import Precision
@@ -20,6 +21,7 @@ from training.study import grids
 from training.study.trials import State
 
 if TYPE_CHECKING:
+    from training.run.job import Outcome
     from training.study.sweep import Swept, Tuned
 
 
@@ -37,7 +39,7 @@ _FLAGS: list[flags.Decorator] = [
         "--data",
         "source",
         required=True,
-        help="Folder, .zip or .npz of labelled images, `digits` or `mnist`.",
+        help=flags.LABELLED_IMAGES,
     ),
     flags.task("Task to register under; created if it does not exist.", required=True),
     click.option(
@@ -159,6 +161,8 @@ def sweep(**options: Any) -> None:
     else:
         _print(swept)
         standings.say(store, registered)
+        if (best := next((t.outcome for t in _best_first(swept.methods) if t.outcome), None)) is not None:
+            click.echo(_next(best))
     if any(tuned.outcome is None for tuned in swept.methods):
         click.get_current_context().exit(1)
 
@@ -189,7 +193,10 @@ def _swept(
         measure_precision=Precision(options.pop("measure_precision")),
         **options,
     )
-    with Board(recipe.epochs).closing() as board:
+    again = "the same command{} goes on where it stopped".format(
+        " without --restart" if own["restart"] else ""
+    )
+    with goes_on(again), Board(recipe.epochs).closing() as board:
         what = Sweep(name=name, grid=grid, methods=methods, job=job, **own)
         return study.run(store, what, board, url=url)
 
@@ -212,6 +219,9 @@ def _print(swept: "Swept") -> None:
             str(states.count(State.FAILED) or ""),
             winner.settings if winner else tuned.problem,
         )
+    if (registered := [tuned.outcome.manifest for tuned in swept.methods if tuned.outcome]) != []:
+        base = registered[0].metrics["base_accuracy"]
+        table.add_row("base head", f"{registered[0].task}/{BASE}", f"{base:.3f}", *[""] * 6)
     tables.print_table(table)
     for tuned in swept.methods:
         for trial in tuned.trials:
@@ -226,6 +236,13 @@ def _print(swept: "Swept") -> None:
     click.echo(f"Every trial is in {swept.log}")
 
 
+def _next(best: "Outcome") -> str:
+    """How to use the winner of the highest validation accuracy."""
+    manifest = best.manifest
+    route = manifest.name if best.latest == manifest.version else f"{manifest.name}:{manifest.version}"
+    return f"Next: corolla serve, then corolla classify IMAGE --task {manifest.task} --route {route}"
+
+
 def _best_first(methods: "Sequence[Tuned]") -> "list[Tuned]":
     """The winners in the order of their validation accuracies: the held-out images choose nothing."""
     return sorted(methods, key=lambda t: t.winner.order if t.winner else (1.0, 0, 0.0, 0.0, 0))
@@ -234,10 +251,11 @@ def _best_first(methods: "Sequence[Tuned]") -> "list[Tuned]":
 def _saved(swept: "Swept") -> str:
     saved = swept.saved
     rows = saved.rows_alone - saved.rows
+    runs = "run" if saved.packs == 1 else "runs"
     return (
-        f"{saved.trials} trials shared {saved.packs} joint runs: {saved.seconds:.0f} s of computing instead "
-        f"of an estimated {saved.seconds_alone:.0f} s alone; {rows:,} of {saved.rows_alone:,} image rows "
-        "shared"
+        f"{saved.trials} trials shared {saved.packs} joint {runs}: {saved.seconds:.0f} s of computing "
+        f"instead of an estimated {saved.seconds_alone:.0f} s alone; {rows:,} of {saved.rows_alone:,} image "
+        "rows shared"
     )
 
 

@@ -17,6 +17,7 @@ from platformdirs import user_cache_dir
 from corolla import flags, standings, tables
 from corolla.flags import epilog, option_of, typed
 from corolla.group import CommandGroup
+from corolla.interruption import goes_on
 from corolla.method_settings import recipe_of, trainable
 from corolla.task_input import apply_transform, task_input
 from model_store.store import Store
@@ -46,8 +47,7 @@ _COMMON: list[flags.Decorator] = [
         "--data",
         "source",
         required=True,
-        help="Labelled images: a folder, .zip, .npz, .csv or .parquet, a VTAB-1K task, hf:NAME, `digits` or "
-        "`mnist`; SOURCE::PART is a part of it.",
+        help=flags.LABELLED_IMAGES,
     ),
     flags.task("Task to register under; created if it does not exist.", required=True),
     click.option("--name", help="Name to register under.  [default: the method's]"),
@@ -241,7 +241,8 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     from training.run import job
 
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in adapters]
-    outcomes = job.run_together(store, jobs, Bars())
+    with goes_on():
+        outcomes = job.run_together(store, jobs, Bars())
     if as_json:
         names = standings.documents(store, [o.manifest for o in outcomes if not o.reused])
         documents = [

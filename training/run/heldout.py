@@ -169,7 +169,12 @@ def compare_with_previous(store: Store, manifest: Manifest, note: Callable[[str]
         return
     was, now = before.metrics.get("accuracy", 0.0), manifest.metrics["accuracy"]
     if now < was:
-        note(f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}")
+        back = f"corolla adapters alias {before.task}/{before.name} {LATEST} {before.version}"
+        latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)
+        note(
+            f"{before} did better on the same held-out images: {was:.3f}, now {now:.3f}"
+            + (f"; to go back to it: {back}" if latest == manifest.version else "")
+        )
 
 
 def models_of(task: TaskRecord, trained: Sequence[tuple[Planned, Trained]], loader: Loader) -> list[Model]:

@@ -123,8 +123,19 @@ class Outcome:
 
     @property
     def warning(self) -> str:
-        """That the adapter is far below its base head, and how to promote it nevertheless; else empty."""
-        return below_base(self.manifest, self.latest)
+        """That the adapter is far below its base head, or is reused and not `latest`, and how to promote it
+        nevertheless; else empty."""
+        return below_base(self.manifest, self.latest) or self._left_behind
+
+    @property
+    def _left_behind(self) -> str:
+        manifest, latest = self.manifest, self.latest
+        if not self.reused or latest in (None, manifest.version):
+            return ""
+        return (
+            f"{manifest} is not `{LATEST}`, which is version {latest}; to make it so: "
+            f"corolla adapters alias {manifest.task}/{manifest.name} {LATEST} {manifest.version}"
+        )
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:

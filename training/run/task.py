@@ -29,12 +29,24 @@ def check_spec(spec: TaskSpec, dataset: Dataset, wanted: Input) -> None:
     wanted.check(spec)
     expected, found = (set(map(class_name, classes)) for classes in (spec.classes, dataset.classes))
     if found != expected:
-        raise InvalidInput(
-            f"task {spec.name!r} has other classes than {dataset.name}: "
-            f"they differ in {differences(found, expected, whose='task')}",
-            field="data",
-            remedy="choose another --task name for other classes",
-        )
+        raise _other_classes(spec.name, dataset.name, found=found, expected=expected)
+
+
+def _other_classes(task: str, source: str, *, found: set[str], expected: set[str]) -> InvalidInput:
+    """The error that says which side has which classes."""
+    listed = differences(found, expected, whose="task")
+    if found < expected:
+        problem = f"{source} has no images of {listed}, which task {task!r} has"
+        remedy = "give images of every class, or choose another --task name for these classes alone"
+    elif found > expected:
+        problem = f"task {task!r} has other classes than {source}: it does not have {listed}"
+        remedy = "leave them out, or choose another --task name for other classes"
+    else:
+        problem = f"task {task!r} has other classes than {source}: they differ in {listed}"
+        only, missing = len(found - expected), len(expected - found)
+        problem += f" (only in {source}: {only}, only in the task: {missing})"
+        remedy = "choose another --task name for other classes"
+    return InvalidInput(problem, field="data", remedy=remedy)
 
 
 def create(

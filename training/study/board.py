@@ -77,20 +77,22 @@ class Board(Bars):
         self._live.update(shown)
 
     def _summary(self, trials: Trials) -> str:
-        """`12 of 56 trials, best 0.931 (ssf 2: lr x 4), 12 min left`"""
+        """`12 of 56 trials, best 0.931 (ssf 2: lr x 4), 12 min left for trials`"""
         every = [trial for several in trials.values() for trial in several]
         said = f"{len(_over(trials))} of {len(every)} trials"
         if (leader := best(every)) is not None:
             said += f", best {leader.value:.3f} ({leader}: {leader.settings})"
         left = self._left(trials)
-        return said if left is None else f"{said}, {duration(left)} left"
+        return said if left is None else f"{said}, {duration(left)} left for trials"
 
     def _left(self, trials: Trials) -> float | None:
-        """Seconds; None before anything is done."""
+        """Seconds that trials still take; None before anything is done, and when all is."""
         assert self._started is not None, "it is shown"
         since, before = self._started
         done, total = self._done(trials), sum(map(len, trials.values()))
-        return (self._now() - since) / (done - before) * (total - done) if done > before else None
+        if not before < done < total:
+            return None
+        return (self._now() - since) / (done - before) * (total - done)
 
     def _done(self, trials: Trials) -> float:
         """In trials, with shares of those that run."""

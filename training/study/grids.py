@@ -12,6 +12,7 @@ whose winners took the study's lower rate, and from 1 upwards for those whose wi
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ RECIPE = (
 )
 """What a trial may set besides its method's settings. All else is common to a sweep."""
 _SPELLINGS = {"lr": "learning_rate", "head_lr": "head_rate"}
+_SPELT = {name: spelling for spelling, name in _SPELLINGS.items()}
 
 _SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 _PAPER: dict[str, Settings] = {
@@ -133,6 +135,11 @@ class Grid:
 PAPER = Grid(name="paper", methods=_PAPER)
 SMALL = Grid(name="small", methods=_SMALL)
 NAMED = {grid.name: grid for grid in (SMALL, PAPER)}
+
+
+def spelling(name: str) -> str:
+    """How a grid's file and the command line spell a setting: `lr` for `learning_rate`."""
+    return _SPELT.get(name, name)
 
 
 def grid_of(given: str | Mapping[str, Any]) -> Grid:
@@ -245,6 +252,12 @@ def _settings(method: str, entry: Mapping[str, object], source: str) -> Settings
                     field="grid",
                     remedy="give numbers, texts, true or false",
                 )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(
+                    f"{source}: {given} of {method} is not a finite number ({value})",
+                    field="grid",
+                    remedy="give another one, or leave it out",
+                )
         settings[name] = tuple(dict.fromkeys(several))
     if {"learning_rate", FACTOR} <= settings.keys():
         raise InvalidInput(
@@ -254,11 +267,12 @@ def _settings(method: str, entry: Mapping[str, object], source: str) -> Settings
 
 
 def _check_name(name: str, summary: Summary | None, source: str) -> None:
-    known = [*RECIPE, *((setting.name for setting in summary.settings) if summary else ())]
-    if name not in known:
+    own = [setting.name for setting in summary.settings] if summary else []
+    if name not in (*RECIPE, *own):
+        known = [*own, *map(spelling, RECIPE)]
         whose = f"of {summary.name}" if summary else "that every method has"
         raise InvalidInput(
             f"{source}: there is no setting {name!r} {whose} to vary",
             field="grid",
-            remedy=near(name, [*known, *_SPELLINGS]) or f"use one of {', '.join(known)}",
+            remedy=near(name, known) or f"use one of {', '.join(known)}",
         )

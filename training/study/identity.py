@@ -23,6 +23,7 @@ def matching(
     *,
     locks: Path,
     restart: bool,
+    note: Callable[[str], None],
 ) -> Studies:
     """The studies of a sweep, in which the points of its methods are or wait.
 
@@ -30,6 +31,7 @@ def matching(
         name: Of the sweep.
         common: What decides the result of every trial, beside its point: data, recipe, backbone.
         restart: Forget the trials of an unfinished sweep of this name.
+        note: Is told what differs from a finished sweep of this name, and what is tuned anew for it.
 
     Raises:
         InvalidInput: A sweep of this name is unfinished and another one; says what differs.
@@ -53,6 +55,11 @@ def matching(
     for method, several in points.items():
         studies.add(method, several)
         studies.add(winner(method), [{}])
+    if not restart and (others := [method for method in points if method in unlike]):
+        what = _changes(before, common) or f"the trials of {', '.join(others)} are others"
+        anew = [method for method in others if not studies.finished(method)]
+        then = f"{', '.join(anew)} tuned anew" if anew else "tuned so before, and nothing is trained"
+        note(f"sweep {name} was finished and was another one: {what}; {then}")
     index.set_user_attr("common", dict(common))
     index.set_user_attr("studies", own if changed else known | own)
     return studies

@@ -85,7 +85,7 @@ class Packer:
     states: Path
     prune: bool = True
     changed: Callable[[Taken, str], None] = lambda taken, what: None
-    _alone_s: dict[bytes, float] = field(default_factory=dict)
+    _steps_s: dict[bytes, float] = field(default_factory=dict)
 
     def run(self, taken: Sequence[Taken]) -> None:
         """Trains trials in one forward; where there is not enough memory, one after the other."""
@@ -179,10 +179,8 @@ class Packer:
         self.changed(taken, str(state))
 
     def _saving(self, watch: "_Watch", steps: "_Steps") -> Saved:
-        """What a pack saved."""
-        batch = min(self.common.batch_size, len(self.ground.train))
-        alone = sum(watch.epochs(taken) * self._alone(trial) for taken, trial in watch.several)
-        per_epoch = -(-len(self.ground.train) // batch)
+        """What a pack saved; of its time, by the share that a joint step was measured to take."""
+        share = self._share([trial for _, trial in watch.several])
         rows = len(self.ground.train) * watch.longest
         return Saved(
             packs=1,
@@ -190,7 +188,7 @@ class Packer:
             rows=rows,
             rows_alone=len(self.ground.train) * sum(watch.epochs(taken) for taken, _ in watch.several),
             seconds=steps.seconds,
-            seconds_alone=alone * per_epoch,
+            seconds_alone=steps.seconds / share,
         )
 
     def joint_share(self, taken: Sequence[Taken]) -> float:
@@ -199,15 +197,18 @@ class Packer:
         for one in taken:
             with suppress(InvalidInput):  # it fails when it runs
                 trials.append(self._fitting(one))
-        alone = sum(self._alone(trial) for trial in trials)
-        return self._step_s(trials) / alone if alone else 1.0
+        return self._share(trials)
 
-    def _alone(self, trial: Planned) -> float:
-        """A step of a trial alone, measured once for each setting."""
-        key = canonical_json([trial.recipe.method, trial.recipe.config])
-        if key not in self._alone_s:
-            self._alone_s[key] = self._step_s([trial])
-        return self._alone_s[key]
+    def _share(self, trials: Sequence[Planned]) -> float:
+        alone = sum(self._step_of([trial]) for trial in trials)
+        return self._step_of(trials) / alone if alone else 1.0
+
+    def _step_of(self, trials: Sequence[Planned]) -> float:
+        """A step of trials in one forward, or of one alone, measured once for trials of the same settings."""
+        key = canonical_json(sorted(([t.recipe.method, t.recipe.config] for t in trials), key=canonical_json))
+        if key not in self._steps_s:
+            self._steps_s[key] = self._step_s(trials)
+        return self._steps_s[key]
 
     def _step_s(self, trials: Sequence[Planned]) -> float:
         """Seconds of a step of trials in one forward, without the optimiser's; the faster of two."""

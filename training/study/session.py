@@ -17,9 +17,10 @@ from training.progress import Reporter, Silent
 from training.run.job import Job
 from training.run.precision import settled
 from training.study import ground, identity
-from training.study.grids import Grid, Point
+from training.study.grids import Grid, Point, spelling
 from training.study.pack import Packer, joins, planned
-from training.study.studies import Studies, Taken, closed, opened, winner
+from training.study.storage import closed, opened
+from training.study.studies import Studies, Taken, winner
 from training.study.trials import Trial
 
 TOGETHER = 4
@@ -211,10 +212,16 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
     job, part = ground.on_parts(sweep.job, board)
     tuning = ground.split(store, job, sweep.validation, board, part)
     common = tuning.common() | _common(sweep)
-    storage = opened(sweep.storage, sweep.folder)
+    storage = opened(sweep.storage, sweep.folder, restart=sweep.restart)
     try:
         studies = identity.matching(
-            storage, sweep.name, common, points, locks=sweep.folder / "workers", restart=sweep.restart
+            storage,
+            sweep.name,
+            common,
+            points,
+            locks=sweep.folder / "workers",
+            restart=sweep.restart,
+            note=board.note,
         )
         precision = identity.agreed(
             storage,
@@ -241,7 +248,9 @@ def _check(sweep: Sweep, points: Mapping[str, Sequence[Point]]) -> None:
             try:
                 planned(method, point, sweep.job.recipe)
             except InvalidInput as error:
-                raise InvalidInput(f"{method}: {error}", field="grid", remedy=error.remedy) from None
+                setting = spelling((error.field or "").removeprefix(f"{method}."))
+                where = f"{setting} of {method}" if setting else method
+                raise InvalidInput(f"{where}: {error.problem}", field="grid", remedy=error.remedy) from None
 
 
 def _common(sweep: Sweep) -> dict[str, JsonValue]:

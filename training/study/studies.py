@@ -6,7 +6,6 @@ A worker holds a lock while it lives; the running trials of one that died wait a
 """
 
 import fcntl
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +16,9 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
-from petl_vit.errors import InvalidInput
 from training.study.grids import Point
 from training.study.interrupted import END, is_interrupted, is_repeated, lost, wait_again
 from training.study.trials import Saved, State, Trial, best
@@ -30,7 +27,6 @@ from training.study.verdict import Pruner, Yardstick
 _SILENT_S, _EPOCHS = 600.0, 5.0
 """A worker of another machine is taken for dead after so long, or so many epochs, without one."""
 _PACK = "pack "
-_JOURNALS = (".log", ".journal")
 _RANK = {State.COMPLETE: 4, State.PRUNED: 3, State.FAILED: 2, State.RUNNING: 1, State.WAITING: 0}
 _STATES = {
     TrialState.WAITING: State.WAITING,
@@ -280,44 +276,6 @@ class Studies:
 def winner(method: str) -> str:
     """What the study is called that has one trial: to register the winner of a method."""
     return f"{method} winner"
-
-
-def opened(storage: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    """The storage of a URL, of a journal's path, or the file in a sweep's folder.
-
-    Raises:
-        InvalidInput: It cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        if storage is not None and "://" not in storage:
-            if not storage.endswith(_JOURNALS):
-                raise InvalidInput(
-                    f"{storage!r} is neither a URL nor a journal",
-                    field="storage",
-                    remedy="write for example postgresql://host/optuna, sqlite:////shared/sweep.db or "
-                    "/shared/sweep.log",
-                )
-            backend = JournalFileBackend(storage)
-            return optuna.storages.JournalStorage(backend)
-        folder.mkdir(parents=True, exist_ok=True)
-        url = storage or f"sqlite:///{os.fspath(folder.resolve() / 'trials.db')}"
-        waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-        return optuna.storages.RDBStorage(url, engine_kwargs=waits)
-    except InvalidInput:
-        raise
-    except Exception as error:  # of the drivers of databases, which share no class
-        raise InvalidInput(
-            f"the storage cannot be opened: {str(error).splitlines()[0] or type(error).__name__}",
-            field="storage" if storage else "runs",
-        ) from error
-
-
-def closed(storage: optuna.storages.BaseStorage) -> None:
-    """Lets go of a storage's connections."""
-    storage.remove_session()
-    if isinstance(storage, optuna.storages.RDBStorage):
-        storage.engine.dispose()
 
 
 def _noted(taken: Taken, name: str, value: object) -> bool:

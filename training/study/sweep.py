@@ -67,12 +67,19 @@ def run(store: Store, sweep: Sweep, board: Board, *, url: str | None = None) -> 
     """
     with session(store, sweep, board) as here:
         if here.left():
+            _say_what_is_done(here, board)
             if sweep.ray is not None:
                 run_on_ray(here, url)
             elif sweep.workers > 1:
                 run_in_processes(here, url)
             here.run()
         return _Winners(here).registered()
+
+
+def _say_what_is_done(here: Session, board: Board) -> None:
+    trials = [trial for several in here.histories().values() for trial in several]
+    if done := sum(trial.state.over for trial in trials):
+        board.note(f"going on: {done} of {len(trials)} trials are done")
 
 
 class _Winners:
@@ -117,6 +124,7 @@ class _Winners:
             outcomes |= known
             claims = {m: claim for m in left if m not in known and (claim := self._claim(m))}
             for pack in _packs([*claims], self._together):
+                self._announce({method: winners[method] for method in pack})
                 done, failed = self._run_pack({method: runs[method] for method in pack})
                 outcomes |= done
                 problems |= failed
@@ -135,6 +143,12 @@ class _Winners:
             )
             for method in self._sweep.methods
         ]
+
+    def _announce(self, pack: Mapping[str, Trial | None]) -> None:
+        chosen = ", ".join(f"{trial} ({trial.settings})" for trial in pack.values() if trial is not None)
+        images = len(self._tuning.dataset)
+        whose = "the winner" if len(pack) == 1 else "the winners"
+        self._board.note(f"training {whose} {chosen} on all {images} training images, to register")
 
     def _claim(self, method: str) -> Taken | bool | None:
         """The right to train the winner of a method; true where the adapter that it was is gone."""

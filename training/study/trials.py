@@ -101,8 +101,8 @@ class Saved:
         rows: Image rows that went through the frozen patch embedding.
         rows_alone: Those that would have, had every trial run alone.
         seconds: What the steps of those packs took; on a CPU its time in all threads.
-        seconds_alone: An estimate of what they would have taken: the steps of each trial, by one that was
-            timed alone.
+        seconds_alone: An estimate of what they would have taken alone: `seconds` by the share that a joint
+            step was measured to take of the trials' steps alone.
     """
 
     packs: int = 0

@@ -54,15 +54,30 @@ def test_a_reference_of_another_temperature_is_shown_as_stale(routed: Shell) -> 
     assert shown["why"] in words
 
 
-def test_all_named_routes_are_measured_and_one_that_cannot_be_is_noted(routed: Shell) -> None:
+def test_all_measures_what_has_no_current_reference_and_exits_with_1_where_one_cannot_be(
+    routed: Shell,
+) -> None:
     assert routed("routes", "put", "bare", "base")[0] == 0
-    logits = ["--logits", str(routed.folder / "logits")]
-    code, out, err = routed("routes", "reference", "--all", *logits, *ON)
-    assert code == 0
-    assert [line.split(" = ")[0] for line in out.splitlines()] == ["route digits/both", "route digits/live"]
+    every = ["routes", "reference", "--all", "--logits", str(routed.folder / "logits"), *ON]
+    code, out, err = routed(*every)
+    assert code == 1
+    assert [line.split(" = ")[0] for line in out.splitlines()] == [
+        "route digits/both",
+        "measured before and current: digits/live; --again measures them again",
+        "not measured: digits/bare",
+    ]
     assert "route digits/bare is not measured: data: the route has no adapter; name labelled" in err
     store = Store.open(str(routed.folder / "store"))
-    assert sorted(r.route.name for r in store.references.list()) == ["both", "live"]
+    assert [r.route.name for r in store.references.list()].count("both") == 1
+    assert routed("routes", "delete", "bare")[0] == 0
+    code, out, _ = routed(*every)
+    assert (code, out) == (
+        0,
+        "measured before and current: digits/both, digits/live; --again measures them again\n",
+    )
+    code, out, _ = routed(*every, "--again")
+    assert code == 0
+    assert [line.split(" = ")[0] for line in out.splitlines()] == ["route digits/both", "route digits/live"]
 
 
 def test_a_set_of_its_own_is_taken_whole_and_a_small_one_gives_no_estimate(routed: Shell) -> None:

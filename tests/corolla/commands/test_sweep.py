@@ -25,7 +25,12 @@ def test_a_sweep_says_which_settings_won_and_registers_them(shell: Shell, grid: 
     assert head.split()[:3] == ["method", "adapter", "held-out"]
     assert row.split()[:2] == ["bitfit", "digits/bitfit:1"]
     assert "lr 0.0005" in row or "lr 0.001" in row
-    assert rest[0].startswith("2 trials shared 1 joint runs: ")
+    manifest = shell.document("adapters", "show", "bitfit", "--json")
+    assert rest[0].split() == ["base", "head", "digits/base", f"{manifest['metrics']['base_accuracy']:.3f}"]
+    assert rest[1].startswith("2 trials shared 1 joint run: ")
+    assert rest[-1] == "Next: corolla serve, then corolla classify IMAGE --task digits --route bitfit"
+    assert "training the winner bitfit " in err
+    assert "on all 60 training images, to register" in err
     assert "bitfit 1 (lr 0.0005): " in err
     assert "2 of 2 trials, best " in err
     assert (shell.folder / "runs" / "sweeps" / "digits" / "trials.db").exists()
@@ -42,6 +47,25 @@ def test_a_method_without_a_winner_is_told_and_exits_with_1(shell: Shell, grid: 
     assert code == 1, err
     assert "selective 1 (blocks 7) failed: selective.blocks: there is no block 7" in out
     assert "selective has no adapter: no trial is complete" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "interrupted; the same command goes on where it stopped"),
+        (["--restart"], "interrupted; the same command without --restart goes on where it stopped"),
+    ],
+)
+def test_an_interrupted_sweep_says_how_it_goes_on(
+    shell: Shell, grid: str, monkeypatch: pytest.MonkeyPatch, more: list[str], says: str
+) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.study.sweep.session", interrupted)
+    code, _, err = shell("sweep", "bitfit", *DIGITS, *QUICK, "--grid", grid, *more)
+    assert code == 130
+    assert says in err
 
 
 MISTAKES: dict[str, str] = {

@@ -157,6 +157,18 @@ def test_several_backbones_have_to_be_chosen_from(shell: Shell) -> None:
     assert "backbone: the store has several backbones; name one of" in said
 
 
+def test_an_interrupted_run_says_that_the_same_command_goes_on(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.run.job.run_together", interrupted)
+    code, _, err = shell("train", "lora", "--data", "digits", "--task", "digits")
+    assert code == 130
+    assert "interrupted; the same command goes on where it stopped" in err
+
+
 def test_a_runs_folder_that_cannot_be_written_is_refused_before_training(shell: Shell) -> None:
     (shell.folder / "file").write_text("in the way")
     runs = str(shell.folder / "file" / "runs")

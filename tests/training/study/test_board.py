@@ -37,8 +37,17 @@ def test_a_log_has_a_line_for_every_trial_that_ends() -> None:
     shown(Board(9, Console(file=out, width=200), clock=clock), WAITING, FIRST, FIRST, SECOND)
     first, second = out.getvalue().splitlines()
     assert first.startswith("lora 1 (rank 4): 0.875 in 30 s; 1 of 4 trials, best 0.875 (lora 1: rank 4), ")
-    assert first.endswith(" s left") or "min" in first
+    assert first.endswith(" left for trials")
     assert second.startswith("lora 2 (rank 8): failed, collapsed: 0.1 in 0 s; 2 of 4 trials, best 0.875")
+
+
+def test_nothing_is_said_to_be_left_once_all_trials_are_over() -> None:
+    out = io.StringIO()
+    clock.now = 0.0  # type: ignore[attr-defined]
+    over = [done(trial, 0.5) for trial in WAITING]
+    shown(Board(9, Console(file=out, width=200), clock=clock), WAITING, over)
+    assert "4 of 4 trials, best 0.500" in out.getvalue()
+    assert "left" not in out.getvalue()
 
 
 def test_a_terminal_has_one_table_that_stays() -> None:

@@ -99,6 +99,8 @@ def test_a_grid_of_ones_own_spells_settings_as_the_command_line_does(tmp_path: P
         ('{"lora": {"rank": [[1]]}}', "cannot be [1]"),
         ('{"lora": {"lr": [1], "lr_factor": [1]}}', "both lr and lr_factor"),
         ('{"lora": {"epochs": [3]}}', "no setting 'epochs'"),
+        ('{"lora": {"epochs": [3]}}', "use one of rank, dropout, targets, lr, lr_factor, head_lr, "),
+        ('{"lora": {"lr": [NaN]}}', "lr of lora is not a finite number (nan)"),
     ],
 )
 def test_a_grid_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:

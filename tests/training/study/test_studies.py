@@ -8,9 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from petl_vit.errors import InvalidInput
 from training.study.grids import Point
-from training.study.studies import Studies, Taken, closed, opened
+from training.study.storage import closed, opened
+from training.study.studies import Studies, Taken
 from training.study.trials import Saved, State, Trial, best
 from training.study.verdict import Yardstick
 
@@ -205,12 +205,6 @@ def test_a_method_is_finished_when_its_winner_is_registered_or_there_is_none(one
     assert one.studies.registered("lora") is None
     one.studies.register("lora", 3)
     assert one.studies.registered("lora") == 3
-
-
-@pytest.mark.parametrize("url", ["shared", "nosql://host/x", "sqlite:////nowhere/at/all.db"])
-def test_a_storage_that_cannot_be_opened_is_told(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidInput, match="storage"):
-        opened(url, tmp_path)
 
 
 def trial(place: int, value: float | None, parameters: int = 1, **recipe: float) -> Trial:

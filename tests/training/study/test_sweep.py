@@ -118,8 +118,9 @@ def test_a_killed_sweep_repeats_no_finished_trial_and_no_epoch(
     monkeypatch.setattr(studies.Studies, "heartbeat", killed)
     with pytest.raises(KeyboardInterrupt):
         run(store, replace(sweep, job=replace(sweep.job, again=True)), Shown())
-    swept = run(store, sweep, Shown())
+    swept = run(store, sweep, board := Shown())
 
+    assert "going on: 2 of 4 trials are done" in board.notes
     assert values(swept) == values(whole)
     assert len(events(swept, "begun")) == 4 + 2
     assert len(beats) == 9 + 4  # after one saved epoch, two more of two trials
@@ -242,6 +243,21 @@ def test_trials_share_forwards_where_that_is_measured_to_be_faster(
     assert swept.saved.packs == packs
     told = "trials share forwards" if packs else "trials run one by one"
     assert any(note.startswith(f"{told}: a joint step of 4 trials takes {share:.2f}") for note in board.notes)
+
+
+def test_what_sharing_saved_is_said_by_the_share_that_was_measured_before(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    measure = pack.Packer.joint_share
+
+    def measured(packer: pack.Packer, taken: Any) -> float:
+        shares.append(measure(packer, taken))
+        return 0.5  # so that they share forwards
+
+    monkeypatch.setattr(pack.Packer, "joint_share", measured)
+    saved = run(store, with_recipe(replace(sweep, together=None), epochs=1), Shown()).saved
+    assert saved.seconds_alone * shares[0] == pytest.approx(saved.seconds)
 
 
 def test_a_full_disk_while_winners_are_published_registers_nothing_half(
