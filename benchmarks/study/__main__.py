@@ -19,6 +19,7 @@ from corolla import command
 from model_store.store import Store
 from petl_vit.errors import CorollaError
 from training.data.sources import load_dataset
+from training.progress import duration
 
 CONSOLE = Console()
 TASK = "study"
@@ -59,7 +60,7 @@ def _study(options: argparse.Namespace, folder: Path) -> None:
     store = Store.open(str(folder / "store"))
     hours = sizes.hours(*plan.speeds(store, options.image_size, options.batch_size))
     CONSOLE.print(
-        f"All of it takes about {plan.duration(hours)} on this machine; interrupt and resume it freely."
+        f"All of it takes about {duration(3600 * hours)} on this machine; interrupt and resume it freely."
     )
     data = ["--data", domains.places[domains.source], "--task", TASK, "--holdout", f"{holdout:.4f}"]
     common = ["--image-size", str(options.image_size), "--epochs", str(sizes.epochs)]

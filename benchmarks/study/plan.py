@@ -4,7 +4,6 @@ Adapters are named `lora` (seed 0, from the sweep), `lora-seed1`, and `lora-rand
 starts at random.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,8 +129,3 @@ class _Pixels:
 
     def batch(self, indices: torch.Tensor, augment: torch.Generator | None = None) -> torch.Tensor:
         return torch.randn(len(indices), 3, self._size, self._size, generator=augment)
-
-
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    return f"{math.ceil(60 * hours)} minutes" if hours < 1 else f"{hours:.1f} hours"
