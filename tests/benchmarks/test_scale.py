@@ -10,7 +10,8 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 @pytest.mark.slow
 def test_it_ends_with_its_figures(figures: Any) -> None:
-    small = ("--image-size", "32", "--small-image-size", "16", "--adapters", "40", "--in-flight", "2")
+    # A tenth of 40 adapters has room for one in flight and the one before, whose memory may not be free yet.
+    small = ("--image-size", "32", "--small-image-size", "16", "--adapters", "40", "--in-flight", "1")
 
     found = figures(scale.main, *small, "--requests", "2", "--rounds", "1", "--precision", "fp32")
 
