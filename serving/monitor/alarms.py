@@ -7,11 +7,13 @@ proves it and says on what it rests. All that is known is a function of the look
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
 
 from petl_vit.errors import Corrupt
-from petl_vit.evidence import Evidence, merged
+from petl_vit.evidence import Candidate, Evidence, candidates, merged
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
 from serving.monitor.indicators import INDICATORS, KINDS, Counted
 from serving.monitor.look import Judgement, Look, ReferenceValues
@@ -36,21 +38,16 @@ def domain_share(batch: int) -> float:
     return _FIRST_DOMAINS if batch == 0 else (1 - _FIRST_DOMAINS) / (batch * (batch + 1))
 
 
-def allowed_rates(reference: ReferenceValues, settings: AlarmSettings) -> dict[str, float]:
-    """What the mean of each indicator exceeds, while nothing has changed, with a small probability.
+@lru_cache(maxsize=1024)
+def allowed(indicator: str, mean: float, images: int, margin: float, most: float) -> tuple[Candidate, ...]:
+    """What the mean of an indicator may be while nothing has changed.
 
-    It is an upper confidence bound of the reference's mean, and the margin. The probabilities that the bounds
-    are wrong add up to alpha / 2.
+    Args:
+        mean: On so many reference images.
+        most: What evidence has to be able to reach, as a natural logarithm.
     """
-    rates = {}
-    for name, indicator in INDICATORS.items():
-        mean = reference.rates.get(name, math.nan)
-        if not 0 <= mean <= 1 or reference.images < 1:
-            continue
-        level = settings.alpha / (2 * len(KINDS) * len(KINDS[indicator.kind]))
-        bound = indicator.bound(mean, reference.images, level)
-        rates[name] = min(bound + settings.margin_of(indicator.kind), 1.0)
-    return rates
+    bound = INDICATORS[indicator].bound
+    return candidates(lambda level: bound(mean, images, level), margin=margin, most=most)
 
 
 class _State(BaseModel):
@@ -88,13 +85,46 @@ class _Domain(_State):
 
 
 class _Basis(_State):
-    """What the evidence of a route is against; where that changes, it begins anew."""
+    """What the evidence of a route rests on; where that changes, it begins anew."""
 
     digest: str
     data: str
     images: int
-    block: int
     rates: dict[str, FiniteFloat]
+    settings: AlarmSettings
+
+    @classmethod
+    def of(cls, reference: ReferenceValues, settings: AlarmSettings) -> Self:
+        known = {
+            name: reference.rates[name]
+            for name in INDICATORS
+            if reference.images >= 1 and 0 <= reference.rates.get(name, math.nan) <= 1
+        }
+        return cls(
+            digest=reference.digest,
+            data=reference.data,
+            images=reference.images,
+            rates=known,
+            settings=settings,
+        )
+
+    def threshold(self, share: float) -> float:
+        """What merged evidence has to reach with a share of alpha of each kind, as a logarithm to base 10."""
+        return -math.log10(self.settings.alpha / len(KINDS) * share)
+
+    def start(self, kind: Kind, share: float) -> dict[str, Evidence]:
+        """The evidence of all indicators of a kind that the reference has, before any image."""
+        margin, block = self.settings.margin_of(kind), self.settings.block
+        most = self.limit(kind, share) * math.log(10)
+        return {
+            name: Evidence.start(*allowed(name, self.rates[name], self.images, margin, most), block=block)
+            for name in KINDS[kind]
+            if name in self.rates
+        }
+
+    def limit(self, kind: Kind, share: float) -> float:
+        """What one indicator alone has to reach, as a logarithm to base 10."""
+        return self.threshold(share) + math.log10(len(KINDS[kind]))
 
 
 class _Route(_State):
@@ -126,7 +156,6 @@ class SequentialAlarms:
     def __init__(self, settings: SettingsByRoute | None = None) -> None:
         self._settings = settings or SettingsByRoute()
         self._routes: dict[str, _Route] = {}
-        self._bases: dict[str, tuple[ReferenceValues, _Basis]] = {}
 
     def step(self, look: Look) -> Mapping[Place, Judgement]:
         """Takes one look, and says what is true after it."""
@@ -134,7 +163,7 @@ class SequentialAlarms:
             self._take(route, reference, look)
         self._routes = {name: one for name, one in self._routes.items() if look.at - one.seen <= _KEPT_S}
         return {
-            (route, domain): _judgement(one, _threshold(self._settings.of(route), one.share))
+            (route, domain): _judgement(one, known.basis.threshold(one.share))
             for route, known in self._routes.items()
             if look.at - known.seen <= _SHOWN_S
             for domain, one in known.domains.items()
@@ -162,7 +191,7 @@ class SequentialAlarms:
         self._routes = everything.routes
 
     def _take(self, route: str, reference: ReferenceValues, look: Look) -> None:
-        basis, known = self._basis(route, reference), self._routes.get(route)
+        basis, known = _Basis.of(reference, self._settings.of(route)), self._routes.get(route)
         if known is None or known.basis != basis:
             changed = known is not None
             known = self._routes[route] = _Route(basis=basis, seen=look.at)
@@ -173,29 +202,9 @@ class SequentialAlarms:
         _add_domains(known, sorted({domain for name, domain in places if name == route}))
         for domain, one in known.domains.items():
             counted = Counted(counts=look.increase, route=route, domain=domain, reference=reference)
-            threshold = _threshold(self._settings.of(route), one.share)
             for kind, watch in one.watches.items():
-                _watch(watch, kind, counted, threshold, basis, look.at)
-
-    def _basis(self, route: str, reference: ReferenceValues) -> _Basis:
-        """Bounds are computed once for each reference."""
-        kept = self._bases.get(route)
-        if kept is None or kept[0] != reference:
-            own = self._settings.of(route)
-            basis = _Basis(
-                digest=reference.digest,
-                data=reference.data,
-                images=reference.images,
-                block=own.block,
-                rates=allowed_rates(reference, own),
-            )
-            kept = self._bases[route] = (reference, basis)
-        return kept[1]
-
-
-def _threshold(settings: AlarmSettings, share: float) -> float:
-    """What merged evidence has to reach, as a logarithm to base 10: half of alpha, by kinds and domains."""
-    return -math.log10(settings.alpha / 2 / len(KINDS) * share)
+                _count(watch, kind, counted)
+                _decide(watch, kind, counted, basis, one.share, look.at)
 
 
 def _add_domains(route: _Route, domains: Sequence[str]) -> None:
@@ -205,17 +214,12 @@ def _add_domains(route: _Route, domains: Sequence[str]) -> None:
     share = domain_share(route.batches) / len(new)
     route.batches += 1
     for domain in new:
-        watches = {kind: _started(names, route.basis) for kind, names in KINDS.items()}
+        watches = {kind: _Watch(evidence=route.basis.start(kind, share)) for kind in KINDS}
         route.domains[domain] = _Domain(share=share, watches=watches)
 
 
-def _started(names: Sequence[str], basis: _Basis) -> _Watch:
-    known = (name for name in names if name in basis.rates)
-    return _Watch(evidence={name: Evidence.start(basis.rates[name], block=basis.block) for name in known})
-
-
-def _watch(watch: _Watch, kind: Kind, counted: Counted, threshold: float, basis: _Basis, at: float) -> None:
-    """One look at one kind of alarm: raised at the threshold, ended when nothing is left of the evidence."""
+def _count(watch: _Watch, kind: Kind, counted: Counted) -> None:
+    """Adds one look to the evidence."""
     watch.images += counted.total(_LABELS if kind == "accuracy" else _IMAGES)
     for name, evidence in watch.evidence.items():
         images, total = INDICATORS[name].sums(counted)
@@ -223,24 +227,25 @@ def _watch(watch: _Watch, kind: Kind, counted: Counted, threshold: float, basis:
         taken = min(max(wanted, 0.0), images)
         watch.carried[name] = wanted - taken
         watch.evidence[name] = evidence.after(images, taken)
+
+
+def _decide(watch: _Watch, kind: Kind, counted: Counted, basis: _Basis, share: float, at: float) -> None:
+    """An alarm is raised at the threshold, and ends when nothing is left of the evidence."""
     reached = _merged(watch, kind)
-    if watch.raised is None and reached >= threshold:
+    if watch.raised is None and reached >= basis.threshold(share):
         watch.raised = Alarm(
             route=counted.route,
             domain=counted.domain,
             kind=kind,
             indicator=max(watch.evidence, key=lambda name: watch.evidence[name].e_value),
             e_value=reached,
-            threshold=threshold,
+            threshold=basis.threshold(share),
             images=round(watch.images),
             first_seen=at,
         )
     elif watch.raised is not None and reached <= 0:
-        begun = _started(KINDS[kind], basis)
-        watch.evidence, watch.images, watch.raised = begun.evidence, 0.0, None
-    elif watch.raised is not None and reached > watch.raised.e_value:
-        watch.raised = watch.raised.model_copy(update={"e_value": reached})
-    limit = threshold + math.log10(len(KINDS[kind]))
+        watch.evidence, watch.images, watch.raised = basis.start(kind, share), 0.0, None
+    limit = basis.limit(kind, share)
     watch.evidence = {name: one.at_most(limit) for name, one in watch.evidence.items()}
 
 

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from petl_vit.errors import Corrupt
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
-from serving.monitor.alarms import SequentialAlarms, allowed_rates, domain_share
+from serving.monitor.alarms import SequentialAlarms, domain_share
 from serving.monitor.indicators import KINDS
 from serving.monitor.look import Judgement, Look, ReferenceValues
 from serving.monitor.samples import Counts
@@ -84,7 +84,7 @@ def test_traffic_like_the_reference_raises_no_alarm() -> None:
     judgement = run(SequentialAlarms(), quiet(200))
 
     assert judgement.alarms == ()
-    assert judgement.threshold == pytest.approx(-math.log10(0.01 / 4 * 0.9))
+    assert judgement.threshold == pytest.approx(-math.log10(0.01 / 2 * 0.9))
     assert judgement.evidence.keys() == {*USUAL, "shift", "error"}
     assert max(judgement.evidence.values()) <= 0
 
@@ -126,12 +126,11 @@ def test_an_alarm_ends_when_traffic_is_again_like_the_reference() -> None:
     )
 
 
-def test_an_alarm_tells_how_strong_its_evidence_became() -> None:
+def test_an_alarm_stays_as_it_was_raised() -> None:
     alarms = SequentialAlarms()
     (first,) = run(alarms, [look(0, counts(200, shifted(30)))]).alarms
     (later,) = run(alarms, [look(1, counts(2000, shifted(30)))]).alarms
-    assert later.e_value > first.e_value
-    assert later.first_seen == first.first_seen
+    assert later == first
 
 
 def test_labels_raise_an_alarm_of_accuracy_alone() -> None:
@@ -151,20 +150,19 @@ def test_accuracy_within_its_margin_raises_none() -> None:
     assert run(SequentialAlarms(strict), looks).alarms
 
 
-def test_the_bounds_of_the_reference_share_half_of_alpha() -> None:
-    settings = AlarmSettings(margin=0)
-    rates = allowed_rates(REFERENCE, settings)
-    assert rates.keys() == REFERENCE.rates.keys()
-    assert all(rates[name] > rate for name, rate in REFERENCE.rates.items() if name != "error")
-    few = allowed_rates(replace(REFERENCE, images=500), settings)
-    assert all(few[name] > rates[name] for name in USUAL)
-    surer = allowed_rates(REFERENCE, AlarmSettings(alpha=1e-6, margin=0))
-    assert all(surer[name] > rates[name] for name in rates)
+def test_a_small_reference_needs_more_images() -> None:
+    needed = []
+    for images in (500, 50_000):
+        alarms, found = SequentialAlarms(), 0
+        reference = {ROUTE: replace(REFERENCE, images=images)}
+        while not run(alarms, [look(found, counts(50, shifted(10)), references=reference)]).alarms:
+            found += 50
+        needed.append(found)
+    assert needed[1] < needed[0] < 2000
 
 
 def test_a_rate_that_is_not_one_is_left_out() -> None:
     odd = replace(REFERENCE, rates={"unsure": math.nan, "low_score": 1.2, "override": -0.1, "error": 0.1})
-    assert allowed_rates(odd, AlarmSettings()).keys() == {"error"}
     judgement = run(SequentialAlarms(), [look(0, counts(10), references={ROUTE: odd})])
     assert judgement.evidence.keys() == {"error"}
 
@@ -179,8 +177,8 @@ def test_domains_that_appear_at_once_share_alike_and_later_ones_share_what_is_le
     later = alarms.step(look(1, *(counts(10, domain=name) for name in "abc")))
     thresholds = {domain: later[ROUTE, domain].threshold for domain in "abc"}
     assert thresholds["a"] == thresholds["b"] == first[ROUTE, "a"].threshold
-    assert thresholds["a"] == pytest.approx(-math.log10(0.01 / 4 * 0.9 / 2))
-    assert thresholds["c"] == pytest.approx(-math.log10(0.01 / 4 * 0.1 / 2))
+    assert thresholds["a"] == pytest.approx(-math.log10(0.01 / 2 * 0.9 / 2))
+    assert thresholds["c"] == pytest.approx(-math.log10(0.01 / 2 * 0.1 / 2))
 
 
 def test_one_domain_does_not_raise_the_alarm_of_another() -> None:
