@@ -62,7 +62,7 @@ class EProcess:
 
 
 class ZTest:
-    """How much higher the share of the last `WINDOW` images is than the reference's: z, once for each window."""
+    """How much higher the share of the last `WINDOW` images is than the reference's: z, once a window."""
 
     def __init__(self, reference: Reference, *, margin: float = 0.0) -> None:
         self._reference, self._margin = reference, margin

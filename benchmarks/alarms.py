@@ -5,14 +5,14 @@
 
 Simulated streams of images that are like the reference: every alarm is false. `false_alarms_known`: of the
 evidence itself, at 1 / alpha, where the mean is known and is exactly what it may be at most.
-`false_alarms_route`: of a whole route, whose five indicators are compared with 2,000 reference images of their
-own, without any margin. Both must be at most `bound`, which a probability of alpha exceeds in one of a
+`false_alarms_route`: of a whole route, whose five indicators are compared with 2,000 reference images of
+their own, without any margin. Both must be at most `bound`, which a probability of alpha exceeds in one of a
 hundred such experiments. Bursts are streams where every image comes 20 times in a row, with `block` 20 and
 without.
 
 Then an indicator rises from 5 % by 1 to 20 points after up to a million images of quiet, and images are
-counted until the alarm, at default settings: one domain, and one of five indicators rises. Beside it, all with
-the same 10,000 reference images: a z-test of the last 1,000 images, every 1,000 images, at the usual 1 %
+counted until the alarm, at default settings: one domain, and one of five indicators rises. Beside it, all
+with the same 10,000 reference images: a z-test of the last 1,000 images, every 1,000 images, at the usual 1 %
 (z 2.33) and with a margin of 3 points, as dashboards do it; the same test, and a cumulative sum, with limits
 that were found by simulation, so that they are false in alpha of the streams of this length too, but in more
 of longer ones. Takes less than three minutes of CPU; --quick takes seconds.

@@ -116,7 +116,7 @@ def test_an_alarm_ends_when_traffic_is_again_like_the_reference() -> None:
     alarms = SequentialAlarms()
     assert run(alarms, [look(n, counts(200, shifted(20))) for n in range(50)]).alarms
 
-    still = [bool(run(alarms, [look(100 + n, counts(200))]).alarms) for n in range(20)]
+    still = [bool(run(alarms, [look(100 + n, counts(200))]).alarms) for n in range(50)]
 
     assert still[0]
     assert not still[-1]
