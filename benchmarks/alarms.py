@@ -271,7 +271,7 @@ class Bench:
 
     def _limit(self) -> float:
         """Of merged evidence, in one domain."""
-        return -math.log(self._settings.alpha / len(KINDS) * domain_share(0))
+        return -math.log(self._settings.alpha / len(KINDS) * domain_share(0, 1))
 
     def _windows(self) -> list[int]:
         return [WINDOW] * (self._size.images // WINDOW)

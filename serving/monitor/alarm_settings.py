@@ -12,7 +12,7 @@ A file of these settings is TOML; a route's table overrides what stands above it
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,6 +43,15 @@ class AlarmSettings(BaseModel):
     )
     block: int = Field(
         default=1, ge=1, description="images in a row that may depend on each other: bursts, duplicates"
+    )
+
+    labels: Literal["requested", "all"] = Field(
+        default="requested",
+        description="labels that alarms of accuracy are from: those that servers requested, whoever sends "
+        "others, or all, where they come no matter whether the answer was right",
+    )
+    label_share: float = Field(
+        default=0.01, gt=0, le=1, description="the least --label-share of the servers, for requested labels"
     )
 
     def margin_of(self, kind: str) -> float:

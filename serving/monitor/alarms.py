@@ -15,27 +15,24 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 from petl_vit.errors import Corrupt
 from petl_vit.evidence import Candidate, Evidence, candidates, merged
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
-from serving.monitor.indicators import INDICATORS, KINDS, Counted
+from serving.monitor.indicators import INDICATORS, KINDS, Counted, heavier_than
 from serving.monitor.look import Judgement, Look, ReferenceValues
 from serving.monitor.samples import Place
 from serving.monitor.status import Alarm, Kind
 
 _VERSION = 1
 _IMAGES = "corolla_predictions_total"
-_LABELS = "corolla_feedback_total"
-_FIRST_DOMAINS = 0.9
+_PLACES = (_IMAGES, "corolla_feedback_total")
 _SHOWN_S = 3600.0  # an alarm of a route that has no usable reference any more
 _KEPT_S = 7 * 86400.0
 
 
-def domain_share(batch: int) -> float:
-    """The share of alpha of all domains that appear at once.
+def domain_share(known: int, new: int) -> float:
+    """The share of alpha of each of some domains that appear at once, after others that are known.
 
-    Args:
-        batch: 0 of the domains that were there at first, 1 of those that came next, and so on: the shares of
-            all batches, however many come, add up to 1.
+    The shares of all domains, however many come, add up to 1 at most: the first one alone has a half.
     """
-    return _FIRST_DOMAINS if batch == 0 else (1 - _FIRST_DOMAINS) / (batch * (batch + 1))
+    return (1 / (known + 1) - 1 / (known + new + 1)) / new
 
 
 @lru_cache(maxsize=1024)
@@ -63,7 +60,7 @@ class _Watch(_State):
         evidence: By indicator.
         carried: By indicator, what its sum was ahead of its images by: counters of one image need not rise in
             one scrape.
-        images: Images, or labels, since it began.
+        images: Images, or labels by their weights, since it began.
         raised: The alarm, while there is one.
     """
 
@@ -132,12 +129,10 @@ class _Route(_State):
 
     Attributes:
         seen: When its reference was usable last.
-        batches: How often domains appeared.
     """
 
     basis: _Basis
     seen: FiniteFloat
-    batches: int = 0
     domains: dict[str, _Domain] = {}
 
 
@@ -159,11 +154,17 @@ class SequentialAlarms:
 
     def step(self, look: Look) -> Mapping[Place, Judgement]:
         """Takes one look, and says what is true after it."""
+        problems: dict[Place, str] = {}
         for route, reference in look.references.items():
-            self._take(route, reference, look)
+            problems |= self._take(route, reference, look)
         self._routes = {name: one for name, one in self._routes.items() if look.at - one.seen <= _KEPT_S}
         return {
-            (route, domain): _judgement(one, known.basis.threshold(one.share))
+            (route, domain): Judgement(
+                alarms=tuple(watch.raised for watch in one.watches.values() if watch.raised is not None),
+                evidence=dict(_evidence(one)),
+                threshold=known.basis.threshold(one.share),
+                problem=problems.get((route, domain), ""),
+            )
             for route, known in self._routes.items()
             if look.at - known.seen <= _SHOWN_S
             for domain, one in known.domains.items()
@@ -190,39 +191,66 @@ class SequentialAlarms:
             raise Corrupt(f"version {everything.version} of the state is not known", field="alarms")
         self._routes = everything.routes
 
-    def _take(self, route: str, reference: ReferenceValues, look: Look) -> None:
+    def _take(self, route: str, reference: ReferenceValues, look: Look) -> dict[Place, str]:
+        """Takes what was counted of one route; what could not be."""
         basis, known = _Basis.of(reference, self._settings.of(route)), self._routes.get(route)
         if known is None or known.basis != basis:
             changed = known is not None
             known = self._routes[route] = _Route(basis=basis, seen=look.at)
             if changed:
-                return  # what was counted since the last look may be of what answered before
+                return {}  # what was counted since the last look may be of what answered before
         known.seen = look.at
-        places = look.increase.places(_IMAGES) + look.increase.places(_LABELS)
+        places = [place for name in _PLACES for place in look.increase.places(name)]
         _add_domains(known, sorted({domain for name, domain in places if name == route}))
+        problems = {}
         for domain, one in known.domains.items():
-            counted = Counted(counts=look.increase, route=route, domain=domain, reference=reference)
+            counted = Counted(
+                counts=look.increase,
+                route=route,
+                domain=domain,
+                reference=reference,
+                settings=basis.settings,
+            )
             for kind, watch in one.watches.items():
-                _count(watch, kind, counted)
+                if problem := _problem(kind, counted):
+                    problems[route, domain] = problem
+                else:
+                    _count(watch, kind, counted)
                 _decide(watch, kind, counted, basis, one.share, look.at)
+        return problems
 
 
 def _add_domains(route: _Route, domains: Sequence[str]) -> None:
     new = [domain for domain in domains if domain not in route.domains]
     if not new:
         return
-    share = domain_share(route.batches) / len(new)
-    route.batches += 1
+    share = domain_share(len(route.domains), len(new))
     for domain in new:
         watches = {kind: _Watch(evidence=route.basis.start(kind, share)) for kind in KINDS}
         route.domains[domain] = _Domain(share=share, watches=watches)
 
 
+def _problem(kind: Kind, counted: Counted) -> str:
+    """Why what was counted cannot be evidence; empty where it can."""
+    if kind != "accuracy" or counted.settings.labels != "requested":
+        return ""
+    weight = heavier_than(counted)
+    if weight is None:
+        return ""
+    return (
+        f"requested labels are not evidence of accuracy: they speak for {weight:.0f} images each, so that "
+        f"a server's --label-share is below {counted.settings.label_share:g}; set label_share to the least"
+    )
+
+
 def _count(watch: _Watch, kind: Kind, counted: Counted) -> None:
     """Adds one look to the evidence."""
-    watch.images += counted.total(_LABELS if kind == "accuracy" else _IMAGES)
+    if kind == "shift":
+        watch.images += counted.total(_IMAGES)
     for name, evidence in watch.evidence.items():
         images, total = INDICATORS[name].sums(counted)
+        if kind == "accuracy":
+            watch.images += images
         wanted = total + watch.carried.get(name, 0.0)
         taken = min(max(wanted, 0.0), images)
         watch.carried[name] = wanted - taken
@@ -253,14 +281,6 @@ def _merged(watch: _Watch, kind: Kind) -> float:
     """Of all indicators of the kind; one that is not known says nothing, an e-value of 1."""
     known = [one.e_value for one in watch.evidence.values()]
     return merged([*known, *[0.0] * (len(KINDS[kind]) - len(known))])
-
-
-def _judgement(domain: _Domain, threshold: float) -> Judgement:
-    return Judgement(
-        alarms=tuple(one.raised for one in domain.watches.values() if one.raised is not None),
-        evidence=dict(_evidence(domain)),
-        threshold=threshold,
-    )
 
 
 def _evidence(domain: _Domain) -> Iterator[tuple[str, float]]:
