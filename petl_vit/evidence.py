@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -226,7 +226,7 @@ class Evidence:
         wealth = bets(self.candidates).after(np.array(self.wealth), self.images, more, ones)
         return replace(self, images=self.images + more, wealth=_rows(wealth))
 
-    @property
+    @cached_property
     def e_value(self) -> float:
         """As a logarithm to base 10."""
         wealth, unfinished = np.array(self.wealth), self.block > 1
