@@ -123,7 +123,7 @@ def _url(where: str) -> URL:
         raise InvalidInput(f"{scheme} is not a database for labels", field=_FIELD, remedy=remedy)
     try:
         url = make_url(where)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInput("the URL cannot be read", field=_FIELD, remedy=_EXAMPLE) from error
     if scheme in _SQLITE:
         if not url.database or url.database == ":memory:":
