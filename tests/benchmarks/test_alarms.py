@@ -24,6 +24,7 @@ def test_it_ends_with_false_alarms_and_images_to_detection(
     assert figures["streams"] == 100
     assert figures["e_process_quiet_0_plus_20"] <= figures["e_process_quiet_1000_plus_10"] <= 2000
     assert figures["z_plus_20"] == 1000
+    assert figures["labels_reference_10000_plus_20"] <= figures["labels_reference_360_plus_20"] <= 1000
     assert figures["e_process_quiet_0_plus_1"] is None
 
 
