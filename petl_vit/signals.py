@@ -6,7 +6,6 @@ time, place or replica. Pure functions on float64 arrays; nothing here knows whe
 Shapes: n images, K members, C classes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,24 +23,24 @@ MARGIN_EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1
 DISTANCE_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Upper edges of the histogram of distances, in units of what 95 % of the reference images do not exceed."""
 
-METHODS = ("confidence", "vote", *SCORES)
+CONFIDENCE, VOTE = "confidence", "vote"
+
+METHODS = (CONFIDENCE, VOTE, *SCORES)
 """Ways to expect, image by image, whether the answer is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """Of n answered images.
+    """Of n answered images; NaN where an image's probabilities are not finite.
 
     Attributes:
-        finite: [n], whether every number of the image is finite: no other is to be summed.
-        confidence: [n], probability of the answer, at most 1: calibrated, it is how often the answer is right.
+        confidence: [n], probability of the answer: how often it is right, where that is calibrated.
         margin: [n], what the answer has more than the runner-up; 0 where the answer is not the most probable.
         entropy, mutual_information: [n], nats, at least 0.
         agreement: [n], share of the members whose class is the answer.
         scores: By the names of `petl_vit.estimators.SCORES`, [n] each.
     """
 
-    finite: NDArray[np.bool_]
     confidence: Array
     margin: Array
     entropy: Array
@@ -53,12 +52,15 @@ class Signals:
         """How often each answer is right, [n] in [0, 1], by each method that can tell.
 
         Args:
-            thresholds: Of the scores of `petl_vit.estimators`, by their names; a NaN is none.
+            thresholds: Of the scores of `petl_vit.estimators`, by their names.
+
+        Returns:
+            NaN for an image whose numbers are not finite.
         """
-        methods = {"confidence": self.confidence, "vote": self.agreement}
+        methods = {CONFIDENCE: self.confidence, VOTE: self.agreement}
         for name, threshold in thresholds.items():
-            if not math.isnan(threshold):
-                methods[name] = (self.scores[name] >= threshold).astype(np.float64)
+            score = self.scores[name]
+            methods[name] = np.where(np.isnan(score), np.nan, score >= threshold)
         return methods
 
 
@@ -70,9 +72,7 @@ def signals(answer: Answer) -> Signals:
     others[rows, answer.predicted] = -np.inf
     margin = np.clip(confidence - others.max(axis=-1), 0.0, 1.0)
     scores = {name: score(p) for name, score in SCORES.items()}
-    numbers = (confidence, margin, answer.entropy, answer.mutual_information, answer.agreement)
     return Signals(
-        finite=np.isfinite(np.stack(numbers)).all(axis=0) & np.isfinite(p).all(axis=-1),
         confidence=confidence,
         margin=margin,
         entropy=np.maximum(answer.entropy, 0.0),
