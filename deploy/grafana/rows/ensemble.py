@@ -8,6 +8,7 @@ from deploy.grafana.panels import (
     joined,
     lines,
     matrix,
+    of_place,
     of_route,
     renamed,
     rows,
@@ -20,7 +21,7 @@ _CORRECT = 'outcome="correct"'
 
 def _labels(outcome: str) -> str:
     """How many labels a pair has of one outcome; half a label more, so that no ratio is of nothing."""
-    counted = increase("corolla_feedback_pair_total", f'outcome="{outcome}"', by=_PAIR)
+    counted = increase("corolla_feedback_pair_total", f'outcome="{outcome}"', by=_PAIR, of="route")
     return f"(0.5 + {counted})"
 
 
@@ -54,6 +55,12 @@ ROW = Row(
             transformations=(matrix("first", "second"),),
         ),
         lines(
+            "Members that vote for the answer, one hour",
+            "Their share, on average, beside that of the reference.",
+            Query(of_place("route_domain:corolla_ensemble_agreement_ratio:mean1h"), "{{domain}}"),
+            Query(f"max({of_route('corolla_reference_agreement_ratio')})", "reference"),
+        ),
+        lines(
             "Shape of the vote",
             "Images by how many members vote for the answer.",
             Query(increase("corolla_ensemble_predictions_total", by="consensus"), "{{consensus}}"),
@@ -64,6 +71,7 @@ ROW = Row(
             "Images by how far the members disagree, in nats.",
             "corolla_ensemble_mutual_information_nats",
             unit="none",
+            width=6,
         ),
         lines(
             "Members that are overruled",
@@ -79,6 +87,7 @@ ROW = Row(
                 f"/ {increase('corolla_frozen_predictions_total', by='domain')}",
                 "base head, {{domain}}",
             ),
+            width=6,
         ),
         lines(
             "Accuracy of each member, by labels",
@@ -88,6 +97,7 @@ ROW = Row(
                 f" / {increase('corolla_member_feedback_total', by='member')}",
                 "{{member}}",
             ),
+            width=6,
         ),
         rows(
             "Do pairs err together? (labels)",
@@ -95,6 +105,7 @@ ROW = Row(
             " Overlap: of the images that either gets wrong, those that both do.",
             Query(_Q),
             Query(f"{_labels('both_wrong')} / {_WRONG}"),
+            width=6,
             transformations=(
                 joined(_PAIR),
                 renamed({"Value #A": "Q", "Value #B": "overlap"}, without=("Time", "Time 1", "Time 2")),
