@@ -69,8 +69,7 @@ class View:
         commands = [
             command
             for route in self.status.routes
-            if (route.reference is None or route.reference.stale)
-            and (command := wording.reference_command(route)) is not None
+            if (command := wording.reference_command(route)) is not None
         ]
         if not self.status.routes:
             yield _plain('Name a route: corolla routes put best "lora, ssf" --task TASK', "dim")

@@ -134,7 +134,7 @@ class MetricsPort:
         shown = self._registry if names is None else self._registry.restricted_registry(_with_parts(names))
         with self._rendering:
             headers = (("Content-Type", kind), ("Vary", "Accept, Accept-Encoding"))
-            return _packed(lambda: Answer(headers=headers, body=encoder(_Paced(shown))), environ)
+            return _packed(lambda: Answer(headers=headers, body=encoder(Paced(shown))), environ)
 
 
 def _answered(page: Callable[[WSGIEnvironment], Answer], environ: WSGIEnvironment) -> Answer:
@@ -156,7 +156,7 @@ def _packed(page: Page, environ: WSGIEnvironment) -> Answer:
     return replace(answer, headers=headers, body=gzip.compress(answer.body, _LEVEL))
 
 
-class _Paced(Collector):
+class Paced(Collector):
     """The metrics of a registry, read with pauses, so that no other thread waits long for the interpreter."""
 
     def __init__(self, registry: Any) -> None:

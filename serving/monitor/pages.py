@@ -9,12 +9,12 @@ from serving.monitor.page.render import html
 from serving.monitor.status import Status
 
 JSON_PATH = "/status.json"
-_FRESH_S = 5.0  # looks of many readers are one
+_FRESH_S = 1.0  # looks of many readers are one
 _EVERY_S = 10.0  # the page in a browser
 
 
 class StatusPages:
-    """Pages over one look at a time; a look serves all who ask within five seconds of it.
+    """Pages over one look at a time; a look serves all who ask within a second of it.
 
     Args:
         look: The status now. Called from threads of the port, one at a time.
@@ -40,18 +40,19 @@ class StatusPages:
         """By path."""
         return {"/": self._html, JSON_PATH: self._json}
 
-    def _html(self) -> Answer:
-        return _answer("text/html; charset=utf-8", html(self._status(), every_s=self._every_s))
-
-    def _json(self) -> Answer:
-        return _answer("application/json", self._status().model_dump_json())
-
-    def _status(self) -> Status:
+    def status(self) -> Status:
+        """That of a look within `fresh_s`."""
         with self._lock:
             now = self._clock()
             if self._last is None or now - self._last[0] >= self._fresh_s:
                 self._last = (now, self._look())
             return self._last[1]
+
+    def _html(self) -> Answer:
+        return _answer("text/html; charset=utf-8", html(self.status(), every_s=self._every_s))
+
+    def _json(self) -> Answer:
+        return _answer("application/json", self.status().model_dump_json())
 
 
 def _answer(kind: str, text: str) -> Answer:

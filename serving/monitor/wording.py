@@ -32,8 +32,11 @@ _INDICATORS: Final = {
 }
 _KINDS: Final = {"shift": "shift", "accuracy": "accuracy"}
 _UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
-_UNNAMED: Final = ("adhoc", "other")
-"""Routes of the metrics that are not one named route."""
+
+
+def whole_percent(share: float) -> str:
+    """0.8 is 80 %."""
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def percent(share: float | None) -> str:
@@ -105,7 +108,7 @@ def state(route: RouteStatus, domain: DomainStatus) -> tuple[str, Tone]:
     if route.reference is None:
         return "no reference", "muted"
     if route.reference.stale:
-        return "reference is stale", "muted"
+        return "reference not usable", "muted"
     if not domain.images_in_window:
         return "no images now", "muted"
     return "no alarm", "good"
@@ -135,9 +138,9 @@ def unestimated(route: RouteStatus, domain: DomainStatus) -> str:
     """Why there is no headline."""
     if not domain.images_in_window:
         return "no images in the window"
-    if route.problem:
-        return route.problem
-    return "no reference" if route.reference is None else "too few images"
+    if route.reference is None or route.reference.stale:
+        return "no reference" if route.reference is None else "its reference cannot be used"
+    return route.problem or "too few images"
 
 
 def best(measured: Measured) -> tuple[float, float, float, str]:
@@ -152,21 +155,19 @@ def best(measured: Measured) -> tuple[float, float, float, str]:
 
 
 def reference_command(route: RouteStatus) -> str | None:
-    """What to type for a reference; None where the route cannot have one."""
+    """What to type for a route that has no reference; None where it has one, or cannot have any."""
     task, slash, name = route.route.partition("/")
-    if not slash or route.route in _UNNAMED:
+    if not slash or route.reference is not None:
         return None
     return f"corolla routes reference {shlex.quote(name)} --task {shlex.quote(task)}"
 
 
 def unreferenced(route: RouteStatus) -> str:
     """Why a route is not watched; empty where it is."""
-    if route.reference is not None and not route.reference.stale:
-        return route.problem
-    if route.route in _UNNAMED:
-        return "Requests without a named route: only a named one can have a reference (`corolla routes put`)."
     if route.reference is not None:
-        return "Its reference is of other versions than those that answer now. Measure it anew:"
+        return route.problem
+    if reference_command(route) is None:
+        return "Only a named route can have a reference: `corolla routes put` names one."
     return "It has no reference, so nothing is estimated and nothing raises an alarm. Measure one:"
 
 

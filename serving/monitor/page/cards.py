@@ -170,8 +170,8 @@ def _past(status: Status, domain: DomainStatus, scale: Scale, reference: float |
         words=f"Accuracy over time. Estimated: {estimated}. Measured: {measured}.",
         lines=tuple(lines.items()),
         level=None if reference is None else scale.y(reference),
-        low=wording.percent(scale.low),
-        high=wording.percent(scale.high),
+        low=wording.whole_percent(scale.low),
+        high=wording.whole_percent(scale.high),
         start=wording.clock(times[0], status.at),
         end=wording.clock(times[-1], status.at),
     )

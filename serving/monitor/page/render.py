@@ -114,7 +114,7 @@ def _route(number: int, status: Status, route: RouteStatus, shown: frozenset[tup
         key=f"route-{number}",
         reference=_reference(route),
         advice=wording.unreferenced(route),
-        command=_command(route),
+        command=wording.reference_command(route) or "",
         cards=tuple(
             card(status, route, domain) for domain in route.domains if (route.route, domain.domain) in shown
         ),
@@ -124,7 +124,9 @@ def _route(number: int, status: Status, route: RouteStatus, shown: frozenset[tup
 
 def _idle(route: RouteStatus) -> _Route:
     said = _reference(route) or wording.unreferenced(route)
-    return _Route(name=route.route, key="", reference=said, advice="", command=_command(route))
+    return _Route(
+        name=route.route, key="", reference=said, advice="", command=wording.reference_command(route) or ""
+    )
 
 
 def _reference(route: RouteStatus) -> str:
@@ -133,16 +135,11 @@ def _reference(route: RouteStatus) -> str:
     if reference is None:
         return ""
     on = f" of `{reference.data}`" if reference.data else ""
+    digest = reference.digest.rpartition(":")[2][:12]
     return (
-        f"Compared with its reference `{reference.digest[:12]}`: {wording.percent(reference.accuracy)} right "
+        f"Compared with its reference `{digest}`: {wording.percent(reference.accuracy)} right "
         f"on {wording.count(reference.images, 'labelled image')}{on}."
     )
-
-
-def _command(route: RouteStatus) -> str:
-    """What to type for a reference, where it needs one."""
-    missing = route.reference is None or route.reference.stale
-    return (wording.reference_command(route) or "") if missing else ""
 
 
 def _quiet(domains: list[DomainStatus]) -> str:

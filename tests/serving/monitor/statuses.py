@@ -29,7 +29,9 @@ REFERENCE = ReferenceStatus(
 )
 
 
-def history(*, drop: float = 0.0, labels: bool = True, points: int = 60) -> tuple[Point, ...]:
+def history(
+    *, drop: float = 0.0, labels: bool = True, watched: bool = True, points: int = 60
+) -> tuple[Point, ...]:
     """An hour, in whose second half the accuracy drops."""
     shares = [max(0.0, 2 * place / points - 1) for place in range(points)]
     return tuple(
@@ -37,8 +39,8 @@ def history(*, drop: float = 0.0, labels: bool = True, points: int = 60) -> tupl
             at=NOW - MINUTE * (points - 1 - place),
             images=40 + 13 * (place * 7 % 5),
             confidence=0.94 - 0.8 * drop * share,
-            agreement=0.95 - drop * share,
-            estimate=0.93 - drop * share,
+            agreement=0.95 - drop * share if watched else None,
+            estimate=0.93 - drop * share if watched else None,
             measured=0.925 - 1.1 * drop * share if labels and place % 20 > 3 else None,
         )
         for place, share in enumerate(shares)
@@ -130,7 +132,11 @@ def full() -> Status:
     """Two routes: one watched in three domains, one without a reference."""
     quiet = DomainStatus(domain="cartoon", images=0, images_in_window=0)
     raw = DomainStatus(
-        domain="photo", images=120, images_in_window=120, confidence=0.8, history=history(points=5)
+        domain="photo",
+        images=120,
+        images_in_window=120,
+        confidence=0.8,
+        history=history(points=5, watched=False),
     )
     return status(
         RouteStatus(

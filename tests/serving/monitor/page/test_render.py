@@ -76,11 +76,15 @@ def test_a_route_without_a_reference_says_which_command_measures_one() -> None:
     assert "Confidence 94.0 %" in text
 
 
-def test_a_stale_reference_is_told_with_the_same_command() -> None:
+def test_a_reference_that_cannot_be_used_is_told_with_the_reason() -> None:
     stale = REFERENCE.model_copy(update={"stale": True})
-    text = shown(status(RouteStatus(route="birds/best", reference=stale, domains=(watched(),))))
-    assert "of other versions than those that answer now" in text
-    assert "corolla routes reference best --task birds" in text
+    problem = "the route is not what its reference was measured on"
+    text = shown(
+        status(RouteStatus(route="birds/best", reference=stale, problem=problem, domains=(watched(),)))
+    )
+    assert problem in text
+    assert "reference not usable" in text
+    assert "No route has a reference" in text
 
 
 def test_a_domain_without_labels_says_so_and_the_page_how_to_send_some() -> None:
@@ -101,7 +105,7 @@ def test_routes_without_images_are_listed_with_what_they_lack() -> None:
         status(RouteStatus(route="birds/a", reference=REFERENCE), RouteStatus(route="birds/b", domains=()))
     )
     assert "Send one: corolla classify photo.jpg" in text
-    assert "birds/a: Compared with its reference sha256:4be10" in text
+    assert "birds/a: Compared with its reference 4be100000000" in text
     assert "birds/b: It has no reference" in text
 
 
