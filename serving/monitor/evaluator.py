@@ -19,7 +19,7 @@ from serving.monitor.confusion import Confusions
 from serving.monitor.domain_status import Windows, domain_status
 from serving.monitor.look import Alarms, Judgement, Look, ReferenceValues
 from serving.monitor.points import Points
-from serving.monitor.references import References, references
+from serving.monitor.references import References, command, references
 from serving.monitor.samples import Counts, Place, Reading, Source
 from serving.monitor.status import DomainStatus, RouteStatus, Status
 from serving.monitor.totals import Totals
@@ -286,10 +286,9 @@ def _named_routes(reading: Reading) -> frozenset[str]:
 
 
 def _no_reference(route: str) -> str:
-    task, slash, name = route.partition("/")
-    if not slash:
+    if "/" not in route:
         return "routes without a name have no reference"
-    return f"no reference; measure one: corolla routes reference {name} --task {task}"
+    return f"no reference; measure one: {command(route)}"
 
 
 def _clock(at: float) -> str:
