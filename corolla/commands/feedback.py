@@ -7,7 +7,7 @@ from corolla.connection import document, on_server
 from corolla.flags import epilog
 from petl_vit.errors import InvalidInput
 from serving.client.blocking import Client
-from serving.client.messages import status_name
+from serving.client.messages import TAKEN, status_name
 
 
 @click.command(epilog=epilog("corolla feedback PREDICTION_ID cat PREDICTION_ID dog"))
@@ -28,5 +28,5 @@ def feedback(labels: tuple[str, ...], client: Client, as_json: bool) -> None:
         for result in response.results:
             outcome = result.message or ("correct" if result.correct else "incorrect")
             click.echo(f"{status_name(result)}: {outcome}")
-    if any(status_name(result) != "counted" for result in response.results):
+    if any(status_name(result) not in TAKEN for result in response.results):
         click.get_current_context().exit(1)

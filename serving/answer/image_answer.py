@@ -11,7 +11,7 @@ from petl_vit.combine import Answer, Array, combine
 from petl_vit.errors import CorollaError
 from serving.answer.rounds import Asking
 from serving.engine.engine import Logits
-from serving.metrics.recorder import CascadeCounts, Recorder
+from serving.metrics.recorder import CascadeCounts, Recorded, Recorder
 from serving.registry.catalog import Plan
 from serving.request import BadScores, ImageAnswer
 
@@ -75,11 +75,11 @@ class Counting:
 
     def _counted(self, answer: Answer, counts: CascadeCounts | None) -> ImageAnswer:
         plan = self.plan
-        prediction_id = self.recorder.answer(plan.named, plan.resolved, self.domain, answer, counts)
-        return _image_answer(answer, prediction_id)
+        recorded = self.recorder.answer(plan.named, plan.resolved, self.domain, answer, counts)
+        return _image_answer(answer, recorded)
 
 
-def _image_answer(answer: Answer, prediction_id: str) -> ImageAnswer:
+def _image_answer(answer: Answer, recorded: Recorded) -> ImageAnswer:
     votes = [None if vote == NOT_ASKED else int(vote) for vote in answer.votes[0]]
     confidences = zip(votes, answer.confidences[0], strict=True)
     return ImageAnswer(
@@ -90,5 +90,6 @@ def _image_answer(answer: Answer, prediction_id: str) -> ImageAnswer:
         agreement=float(answer.agreement[0]),
         entropy=float(answer.entropy[0]),
         mutual_information=float(answer.mutual_information[0]),
-        prediction_id=prediction_id,
+        prediction_id=recorded.prediction_id,
+        label_request=recorded.label_request,
     )

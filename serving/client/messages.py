@@ -209,8 +209,12 @@ def too_large(error: RequestFailed) -> pb.ImageResult:
     return pb.ImageResult(error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message))
 
 
+TAKEN = frozenset({"matched", "duplicate", "corrected"})
+"""The statuses of labels that the server has now."""
+
+
 def status_name(result: pb.LabelResult) -> str:
-    """What became of a label, in lower case: `counted`, `duplicate`, `invalid_token`, `invalid_class`."""
+    """What became of a label, in lower case: `matched`, `duplicate`, `corrected`, `conflict`, and so on."""
     return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()
 
 

@@ -12,8 +12,9 @@ from petl_vit.cascade import NOT_ASKED
 from petl_vit.combine import Answer, Combine
 from petl_vit.errors import CorollaError
 from serving.metrics.events import Metrics
+from serving.metrics.label_requests import LabelRequest, Sampling
 from serving.metrics.label_values import ADHOC
-from serving.metrics.prediction_ids import Prediction, PredictionIds
+from serving.metrics.prediction_ids import Prediction, PredictionIds, new_nonce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,30 @@ class CascadeCounts:
     in_share: bool = False
 
 
-class Recorder:
-    """Counts answers, and seals what their labels will need into prediction ids. Its methods are blocking."""
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What an answer for one image brings along for its label.
 
-    def __init__(self, metrics: Metrics, prediction_ids: PredictionIds) -> None:
+    Attributes:
+        label_request: None where its label is not requested.
+    """
+
+    prediction_id: str
+    label_request: LabelRequest | None
+
+
+class Recorder:
+    """Counts answers, and seals what their labels will need into prediction ids. Its methods are blocking.
+
+    Args:
+        sampling: Draws the images whose labels are requested; by default none.
+    """
+
+    def __init__(
+        self, metrics: Metrics, prediction_ids: PredictionIds, sampling: Sampling | None = None
+    ) -> None:
         self._metrics, self._prediction_ids = metrics, prediction_ids
+        self._sampling = sampling or Sampling()
         self._announced: dict[str, tuple[str, bool]] = {}
         self._labels: dict[str, str] = {}
 
@@ -83,7 +103,7 @@ class Recorder:
         domain: str,
         answer: Answer,
         cascade: CascadeCounts | None = None,
-    ) -> str:
+    ) -> Recorded:
         """Counts the answer for one image.
 
         How a cascade's members vote and agree is counted only where all of them were asked, whatever the
@@ -94,9 +114,6 @@ class Recorder:
             domain: As the client sent it, or as `domain` has it.
             answer: Of one image.
             cascade: What else is counted of a cascade.
-
-        Returns:
-            Its prediction id.
         """
         route, domain = self._label(named), self._metrics.domains.label(domain)
         predicted = int(answer.predicted[0])
@@ -122,6 +139,10 @@ class Recorder:
                 asked=cascade.asked,
                 as_all=int(fair.predicted[0]) == predicted if fair is not None and cascade.in_share else None,
             )
+        nonce = new_nonce()
+        request = self._sampling.draw(nonce, 1 - float(answer.agreement[0]))
+        if request is not None:
+            self._metrics.label_requested(route, domain, request.reason)
         prediction = Prediction(
             route=route,
             domain=domain,
@@ -132,8 +153,10 @@ class Recorder:
             members=self._metrics.known_routes.get(route, ()) if votes else (),
             confidence=confidence,
             created_at=time.time(),
+            nonce=nonce,
+            inclusion=None if request is None else request.probability,
         )
-        return self._prediction_ids.seal(prediction)
+        return Recorded(prediction_id=self._prediction_ids.seal(prediction), label_request=request)
 
     def _label(self, named: str | None) -> str:
         """The route's label in the metrics."""

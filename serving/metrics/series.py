@@ -7,7 +7,7 @@ one costs less than half (docs/decisions/0005-serving.md). Knows nothing of what
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Literal
@@ -35,16 +35,45 @@ class Definition:
     buckets: tuple[float, ...] = ()
 
 
+def counter(name: str, labels: str, text: str) -> Definition:
+    """A counter; `labels` are separated by spaces."""
+    return Definition(name=name, kind="counter", labels=tuple(labels.split()), help=text)
+
+
+def gauge(name: str, labels: str, text: str) -> Definition:
+    """A gauge."""
+    return Definition(name=name, kind="gauge", labels=tuple(labels.split()), help=text)
+
+
+def histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> Definition:
+    """A histogram."""
+    return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
+
+
+Key = tuple[str, Labels, str]
+"""A number of a series: its name, its label values, and of a histogram `sum` or the place of a bucket."""
+
+
 class Number:
-    """The values of a counter or a gauge, by label values."""
+    """The values of a counter or a gauge, by label values.
+
+    Attributes:
+        kept: Values of before this start, for series that are not shown yet.
+    """
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.values: dict[Labels, float] = {}
+        self.kept: dict[Labels, float] = {}
 
     def create(self, labels: Labels) -> None:
         """Shows the series from now on, at zero, so that its first step is not lost to `rate()`."""
-        self.values.setdefault(labels, 0)
+        if labels not in self.values:
+            self.values[labels] = self.kept.pop(labels, 0)
+
+    def keep(self, labels: Labels, value: float) -> None:
+        """Sets a series that is shown, or what it will be when it is."""
+        (self.values if labels in self.values else self.kept)[labels] = value
 
     def add(self, labels: Labels = (), amount: float = 1) -> None:
         self.values[labels] = self.values.get(labels, 0) + amount
@@ -66,24 +95,45 @@ class Number:
 
 
 class Histogram:
-    """The counts per bucket and the sums of a histogram, by label values."""
+    """The counts per bucket and the sums of a histogram, by label values.
+
+    Attributes:
+        kept: Numbers of before this start by their parts, for series that are not shown yet.
+    """
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.counts: dict[Labels, list[int]] = {}
         self.sums: dict[Labels, float] = {}
+        self.kept: dict[Labels, dict[str, float]] = {}
 
     def create(self, labels: Labels) -> None:
         """Shows the series from now on, at zero."""
         if labels not in self.counts:
             self.counts[labels] = [0] * (len(self.definition.buckets) + 1)
             self.sums[labels] = 0
+            for part, value in self.kept.pop(labels, {}).items():
+                self.set(labels, part, value)
 
     def observe(self, value: float, labels: Labels = ()) -> None:
         """Counts one value, which must be finite and not negative: a NaN would stay in the sum for ever."""
         self.create(labels)
         self.counts[labels][bisect_left(self.definition.buckets, value)] += 1
         self.sums[labels] += value
+
+    def set(self, labels: Labels, part: str, value: float) -> None:
+        """Sets the sum or a bucket of a series that is shown; ignores a bucket that there is not."""
+        if part == "sum":
+            self.sums[labels] = value
+        elif part.isdecimal() and int(part) < len(self.counts[labels]):
+            self.counts[labels][int(part)] = round(value)
+
+    def keep(self, labels: Labels, part: str, value: float) -> None:
+        """Sets a part of a series that is shown, or what it will be when it is."""
+        if labels in self.counts:
+            self.set(labels, part, value)
+        else:
+            self.kept.setdefault(labels, {})[part] = value
 
     def copy(self) -> "Histogram":
         copy = Histogram(self.definition)
@@ -107,13 +157,41 @@ class Histogram:
 
 
 class Series(Collector):
-    """All values of one server. Hold `lock` to change them; a scrape copies them under it."""
+    """All values of one server. Hold `lock` to change them; a scrape copies them under it.
+
+    Attributes:
+        hidden: The names of metrics that a scrape does not show: their values are not known yet.
+    """
 
     def __init__(self, definitions: Iterable[Definition]) -> None:
         self.lock = Lock()
+        self.hidden: frozenset[str] = frozenset()
         self.definitions = tuple(definitions)
         self.numbers = {d.name: Number(d) for d in self.definitions if d.kind != "histogram"}
         self.histograms = {d.name: Histogram(d) for d in self.definitions if d.kind == "histogram"}
+
+    def add(self, additions: Mapping[Key, float]) -> None:
+        """Adds to series, which are shown from now on; the caller holds the lock."""
+        for (name, labels, part), amount in additions.items():
+            if not part:
+                self.numbers[name].create(labels)
+                self.numbers[name].add(labels, amount)
+                continue
+            histogram = self.histograms[name]
+            histogram.create(labels)
+            if part == "sum":
+                histogram.sums[labels] += amount
+            else:
+                histogram.counts[labels][int(part)] += round(amount)
+
+    def keep(self, values: Mapping[Key, float]) -> None:
+        """Sets series to what they were before this start; ignores what is not defined (any more)."""
+        for (name, labels, part), value in values.items():
+            if name in self.numbers and not part:
+                if len(labels) == len(self.numbers[name].definition.labels):
+                    self.numbers[name].keep(labels, value)
+            elif name in self.histograms and len(labels) == len(self.histograms[name].definition.labels):
+                self.histograms[name].keep(labels, part, value)
 
     def describe(self) -> Iterable[Metric]:
         """The families without values: lets a registry refuse two collectors of one name."""
@@ -121,8 +199,8 @@ class Series(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self.lock:
-            copies: list[Number | Histogram] = [number.copy() for number in self.numbers.values()]
-            copies += [histogram.copy() for histogram in self.histograms.values()]
+            shown: list[Number | Histogram] = [*self.numbers.values(), *self.histograms.values()]
+            copies = [each.copy() for each in shown if each.definition.name not in self.hidden]
         # Writing thousands of samples takes milliseconds, so it happens after the lock is released, and one
         # metric at a time, so that a reader may pause between them.
         for copy in copies:

@@ -17,6 +17,7 @@ from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
 from tests.prometheus import Prometheus, tool
+from tests.serving.metrics.counting import label
 from tests.serving.world import until
 
 ROOT = Path(__file__).parents[2]
@@ -89,9 +90,7 @@ def serve(metrics: Metrics, correct: int) -> None:
                     route=route, domain="photo", asked=1 + number % 2, as_all=number > 0 if whole else None
                 )
             right = {"lora": number < correct, "ssf": True}
-            metrics.feedback(
-                route=route, domain="photo", correct=right["lora"], members=right, delay_seconds=1
-            )
+            label(metrics, route, "photo", correct=right["lora"], members=right)
 
 
 @pytest.fixture(scope="module")

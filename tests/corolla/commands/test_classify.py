@@ -153,7 +153,7 @@ def test_labels_that_were_not_counted_exit_1(running: Running, folder: Path) -> 
 
     assert counted.exit_code == 0
     assert {result["status"] for result in json.loads(counted.stdout)["results"]} == {
-        "FEEDBACK_STATUS_COUNTED"
+        "FEEDBACK_STATUS_MATCHED"
     }
     assert again.exit_code == 1
     lines = again.stdout.splitlines()
