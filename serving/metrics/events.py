@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from model_store.format.reference import Reference
 from petl_vit.confidence import bin_of
 from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
@@ -26,6 +27,7 @@ from serving.metrics.label_values import (
     member_labels,
     outcome,
 )
+from serving.metrics.references import References
 from serving.metrics.series import Labels, Series
 from serving.metrics.top_classes import TopClasses, class_label
 
@@ -58,6 +60,7 @@ class Metrics:
         self._adapters: dict[tuple[str, str], Labels] = {}
         self._top_classes: dict[str, TopClasses] = {}
         self._cascades = Cascades(self._series)
+        self._references = References(self._series)
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -138,8 +141,10 @@ class Metrics:
             if full or name in RESERVED_ROUTES:
                 self._create_route(OTHER, ())
                 return OTHER
-            for member in set(self.known_routes.get(name, ())) - set(labels):
-                self._forget_adapter(name, member)
+            if (before := self.known_routes.get(name)) != labels:
+                for member in set(before or ()) - set(labels):
+                    self._forget_adapter(name, member)
+                self._references.show(name, labels, None, "")
             self.known_routes[name] = labels
             self._cascades.mark(name, void)
             self._top_classes.setdefault(name, TopClasses([*map(class_label, classes)]))
@@ -319,6 +324,26 @@ class Metrics:
         labels = self._adapters.pop((route, member), None)
         if labels is not None:
             del self._numbers["corolla_adapter_info"].values[labels]
+
+    def set_temperature(self, route: str, temperature: float) -> None:
+        """A named route answers by this temperature."""
+        with self._lock:
+            if route in self.known_routes:
+                self._numbers["corolla_temperature_ratio"].set(temperature, (route,))
+
+    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
+        """A named route is compared with this reference from now on, or with none.
+
+        Args:
+            stale: Why it is not of what answers now, so that nothing is estimated by it; else empty.
+        """
+        with self._lock:
+            if route in self.known_routes:
+                self._references.show(route, self.known_routes[route], reference, stale)
+
+    def reference(self, route: str) -> Reference | None:
+        """What estimates of a named route may rest on; None where it has no reference that fits."""
+        return self._references.usable.get(route)
 
     def set_row_buffers(self, size: int) -> None:
         """The buffers for rows take `size` bytes between forward passes."""
