@@ -152,24 +152,6 @@ class Metrics:
             self._create_route(name, labels)
             return name
 
-    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
-        """What a named route is compared with from now on.
-
-        Args:
-            route: A label as `add_route` has it.
-            reference: None where there is none.
-            stale: Why it is not of what answers now, so that nothing is estimated by it; else empty.
-        """
-        with self._lock:
-            if route in self.known_routes:
-                self._references.show(route, self.known_routes[route], reference, stale)
-
-    def set_temperature(self, route: str, temperature: float) -> None:
-        """A named route answers by this temperature."""
-        with self._lock:
-            if route in self.known_routes:
-                self._numbers["corolla_temperature_ratio"].set(temperature, (route,))
-
     def scoring(self, route: str, digest: str) -> Scoring | None:
         """What answers are scored by, where there is a reference of exactly what made them.
 
@@ -305,6 +287,22 @@ class Metrics:
         labels = self._adapters.pop((route, member), None)
         if labels is not None:
             del self._numbers["corolla_adapter_info"].values[labels]
+
+    def set_temperature(self, route: str, temperature: float) -> None:
+        """A named route answers by this temperature."""
+        with self._lock:
+            if route in self.known_routes:
+                self._numbers["corolla_temperature_ratio"].set(temperature, (route,))
+
+    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
+        """A named route is compared with this reference from now on, or with none.
+
+        Args:
+            stale: Why it is not of what answers now, so that nothing is estimated by it; else empty.
+        """
+        with self._lock:
+            if route in self.known_routes:
+                self._references.show(route, self.known_routes[route], reference, stale)
 
     def set_row_buffers(self, size: int) -> None:
         """The buffers for rows take `size` bytes between forward passes."""

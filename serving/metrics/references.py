@@ -1,4 +1,4 @@
-"""The references that named routes are compared with: as gauges, and as what their answers are scored by."""
+"""The references that named routes are compared with, as gauges, and what estimates may rest on."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,8 @@ class References:
     """The references of named routes, and their series; the caller holds the lock of `series`.
 
     Attributes:
-        scoring: By route, what answers are scored by; nothing where its reference is stale.
+        scoring: By route, what answers are scored by: a reference of what answers now, of images enough for
+            estimates.
     """
 
     def __init__(self, series: Series) -> None:
@@ -41,11 +42,9 @@ class References:
         if reference is None:
             return
         self._set(route, "corolla_reference_info", _digests(reference), 1)
-        if not fits:
+        if not fits or reference.no_estimate:
             return
         self.scoring[route] = Scoring.of(reference)
-        if reference.no_estimate:
-            return
         for name, labels, value in _constants(reference, members):
             self._set(route, name, labels, value)
 

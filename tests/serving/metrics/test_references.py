@@ -5,7 +5,6 @@ from prometheus_client import CollectorRegistry
 
 from serving.metrics.definitions import SECTIONS
 from serving.metrics.events import Metrics
-from serving.metrics.scoring import Scoring
 from tests.model_store.references import usable_reference
 from tests.serving.metrics.counting import counts, series, value
 
@@ -43,8 +42,10 @@ def test_a_reference_is_shown_with_all_its_constants(metrics: Metrics) -> None:
     metrics.set_reference(ROUTE, reference)
     metrics.set_temperature(ROUTE, 1.5)
     assert state(metrics) == (0, 2, CONSTANTS)
-    assert metrics.scoring(ROUTE, reference.route.digest) == Scoring.of(reference)
-    assert metrics.scoring(ROUTE, "0" * 64) is None
+    scoring = metrics.scoring(ROUTE, reference.route.digest)
+    assert scoring is not None
+    assert scoring.thresholds == {"atc_mc": -0.1}
+    assert metrics.scoring(ROUTE, "another") is None
     assert value(metrics, "corolla_temperature_ratio", route=ROUTE) == 1.5
     assert value(metrics, "corolla_reference_accuracy_ratio", route=ROUTE) == 0.5
     assert value(metrics, "corolla_reference_confidence_ratio", route=ROUTE) == 0.775
@@ -94,9 +95,7 @@ def test_a_reference_of_too_few_images_is_shown_and_gives_no_constants(metrics: 
     reference = usable_reference(*MEMBERS, no_estimate="2 images are fewer than 50")
     metrics.set_reference(ROUTE, reference)
     assert state(metrics) == (0, 2, ["corolla_reference_info"])
-    scoring = metrics.scoring(ROUTE, reference.route.digest)
-    assert scoring is not None
-    assert scoring.thresholds == {}
+    assert metrics.scoring(ROUTE, reference.route.digest) is None
 
 
 def test_another_reference_takes_the_place_of_the_one_before(metrics: Metrics) -> None:
