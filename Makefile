@@ -1,6 +1,7 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test numerics lint check proto docs bench study clean
+.PHONY: help install demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
+.PHONY: proto docs bench study clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
@@ -47,7 +48,7 @@ $(PEERS): $(READY)
 $(PROMETHEUS): | $(READY)
 	-@.ci/prometheus $@
 
-# Without it, the test that reads a report in a browser is skipped by name.
+# Without it, the tests that read pages in a browser are skipped by name.
 $(CHROMIUM): | $(READY)
 	-@.ci/chromium $@
 
@@ -55,7 +56,7 @@ demo: $(READY)  ## train, register, serve, classify and watch: the whole mission
 	$(BIN)/python demo.py
 
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint | $(PROMETHEUS) $(CHROMIUM)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
@@ -69,12 +70,27 @@ numerics: $(TOOLS)  ## the tests of numbers once more, as on other CPUs
 	@echo "as on other CPUs: $(OTHER_CPU) pytest --sums-by-rows -m numerics"
 	$(OTHER_CPU) $(PYTEST) -q --sums-by-rows -m numerics $$(grep -rl mark.numerics tests --include='test_*.py')
 
+# Two at a time; what one says is kept together where make can do that.
+LINTS := lint-types lint-pages lint-arrows lint-style lint-dockerfile
+TOGETHER := -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Dockerfile
+	@$(MAKE) --no-print-directory $(TOGETHER) $(LINTS)
+
+lint-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types:
 	$(BIN)/mypy
+
+lint-arrows:
 	$(BIN)/lint-imports
+
+lint-pages:
 	$(BIN)/python -m docs.generate --check
+
+lint-dockerfile:
 	$(BIN)/hadolint Dockerfile
 
 check: lint | $(PROMETHEUS) $(CHROMIUM)  ## lint and the quick tests only

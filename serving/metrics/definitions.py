@@ -6,7 +6,11 @@ Edges of buckets never change within a series' life: a new set of edges is a new
 
 from petl_vit.confidence import EDGES
 from petl_vit.signals import DISTANCE_EDGES, MARGIN_EDGES
+from serving.metrics.feedback_definitions import FEEDBACK
 from serving.metrics.series import Definition
+from serving.metrics.series import counter as _counter
+from serving.metrics.series import gauge as _gauge
+from serving.metrics.series import histogram as _histogram
 from serving.metrics.top_classes import MAX_CLASSES
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -17,19 +21,6 @@ _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 _DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
 _INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
 _ENTROPY = (*_INFORMATION, 3, 5, 7)
-_DELAY = (1, 10, 60, 300, 900, 3600, 4 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
-
-
-def _counter(name: str, labels: str, text: str) -> Definition:
-    return Definition(name=name, kind="counter", labels=tuple(labels.split()), help=text)
-
-
-def _gauge(name: str, labels: str, text: str) -> Definition:
-    return Definition(name=name, kind="gauge", labels=tuple(labels.split()), help=text)
-
-
-def _histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> Definition:
-    return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
 
 
 SECTIONS: dict[str, tuple[Definition, ...]] = {
@@ -210,24 +201,71 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "Those of them that all members together answer as the cascade did.",
         ),
     ),
-    "Feedback": (
-        _counter(
-            "corolla_feedback_submissions_total",
-            "route status",
-            "Labels received: counted, duplicate, invalid_token (the route is `unknown`) or invalid_class.",
+    "References": (
+        _gauge(
+            "corolla_reference_info",
+            "route digest data reference",
+            "1 for the reference of a named route, with the digests of the route that was measured, of the "
+            "images, and of all that it says. Replicas that compare with others show other digests.",
         ),
-        _counter(
-            "corolla_feedback_total",
-            "route domain outcome",
-            "Labels counted: the answer was correct or incorrect.",
+        _gauge(
+            "corolla_reference_stale",
+            "route",
+            "1 while the reference of a named route is of other versions, weights, temperature or thresholds "
+            "than those that answer: nothing is estimated by it, and it has no gauges but this and "
+            "`corolla_reference_info`.",
         ),
-        _counter(
-            "corolla_member_feedback_total",
-            "route domain member outcome",
-            "Labels counted: the member was correct or incorrect; named routes of at most 16 members.",
+        _gauge(
+            "corolla_reference_images",
+            "route",
+            "Labelled images behind all numbers of the reference; 0 where a route has none, or a stale one.",
         ),
-        _histogram("corolla_feedback_delay_seconds", "route", "Time from prediction to label.", _DELAY),
+        _gauge("corolla_reference_accuracy_ratio", "route", "Share of them that are answered rightly."),
+        _gauge(
+            "corolla_reference_member_accuracy_ratio",
+            "route member",
+            "Share of them that a member answers rightly; routes of at most 16 members.",
+        ),
+        _gauge("corolla_reference_confidence_ratio", "route", "Mean probability of the answered class."),
+        _gauge(
+            "corolla_reference_confidence_cdf_ratio",
+            "route edge",
+            "Share of them whose confidence does not exceed an edge: an `le` of "
+            "`corolla_prediction_confidence_ratio`, which a gauge may not have.",
+        ),
+        _gauge(
+            "corolla_reference_bin_ratio",
+            "route bin",
+            "Share of them in a bin of `corolla_prediction_bin_total`.",
+        ),
+        _gauge(
+            "corolla_reference_pair_agreement_ratio",
+            "route pair",
+            "Share of them of which two members name the same class; routes of 2 to 8 members.",
+        ),
+        _gauge(
+            "corolla_reference_agreement_ratio",
+            "route",
+            "Mean share of the members whose class is the answer's.",
+        ),
+        _gauge(
+            "corolla_reference_estimate_ratio",
+            "route method",
+            "Accuracy that an estimate without labels makes of them: confidence, vote, atc_mc, atc_ne.",
+        ),
+        _gauge(
+            "corolla_reference_rate_ratio",
+            "route indicator",
+            "Mean over them of a number that alarms watch: error, unsure, low_score, disagreement (of two or "
+            "more members), foreign and override (where they were measured).",
+        ),
+        _gauge(
+            "corolla_temperature_ratio",
+            "route",
+            "What divides the combined logits of a named route now; a cascade's, once all members are asked.",
+        ),
     ),
+    "Feedback": FEEDBACK,
     "State": (
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),

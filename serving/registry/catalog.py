@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,15 +51,15 @@ class Plan:
     note: str = ""
     cascade: Cascade | None = None
 
+    @cached_property
+    def digest(self) -> str:
+        """Of what it computes: a reference of this digest, and no other, is of this plan."""
+        return referenced_route(self.resolved, self.temperature, cascade=self.cascade).digest
+
     @property
     def void(self) -> bool:
         """Whether a cascade's thresholds belong to other versions, so that all its members answer."""
         return self.resolved.combine is Combine.CASCADE and self.cascade is None
-
-    @cached_property
-    def digest(self) -> str:
-        """Of what answers, as references say it."""
-        return referenced_route(self.resolved, self.temperature, cascade=self.cascade).digest
 
     def __str__(self) -> str:
         temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"
@@ -210,6 +210,11 @@ class Catalog:
             InvalidInput: None is named, and there are several.
         """
         return task or self._only_task(self.store)
+
+    @property
+    def named(self) -> Mapping[str, tuple[NamedRoute, Plan]]:
+        """The named routes that can be served, by `task/name`, at the moment of the view."""
+        return self._named
 
     def named_routes(self) -> list[tuple[NamedRoute, Plan]]:
         """Every named route that can be served by this backbone now."""

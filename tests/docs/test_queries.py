@@ -16,7 +16,9 @@ from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
+from tests.model_store.references import usable_reference
 from tests.prometheus import Prometheus, tool
+from tests.serving.metrics.counting import label
 from tests.serving.world import until
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,7 @@ def replica(version: int) -> Metrics:
         for member in MEMBERS:
             name = f"{member}:{version if member == 'lora' else 1}"
             metrics.set_adapter(route=route, member=member, version=name, method=member, digest="d")
+    metrics.set_reference("digits/best", usable_reference(*MEMBERS, accuracy=version / 4))
     return metrics
 
 
@@ -93,9 +96,7 @@ def serve(metrics: Metrics, correct: int) -> None:
                     route=route, domain="photo", asked=1 + number % 2, as_all=number > 0 if whole else None
                 )
             right = {"lora": number < correct, "ssf": True}
-            metrics.feedback(
-                route=route, domain="photo", correct=right["lora"], members=right, delay_seconds=1
-            )
+            label(metrics, route, "photo", correct=right["lora"], members=right)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,10 @@ HERE = ROUTE | {"domain": "photo"}
         ("The five classes", ROUTE | {"class": "zero"}, 0),
         ("Members whose version", ROUTE | {"member": "lora"}, 2),
         ("Members whose version", ROUTE | {"member": "ssf"}, None),
+        ("Named routes of which nothing", {"route": "digits/idle"}, 0),
+        ("Named routes of which nothing", ROUTE, None),
+        ("Named routes that replicas", ROUTE, 2),
+        ("Confidence above or below", HERE, 0.6 - 0.775),
         ("Replicas that do not", {}, 0),
         ("Named routes without", {"route": "digits/idle"}, 4),
         ("Named routes without", ROUTE, None),
