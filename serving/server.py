@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,6 +25,7 @@ from serving.feedback.feedback import Feedback
 from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
 from serving.metrics.series import Key
+from serving.monitor.alarm_settings import SettingsByRoute
 from serving.monitor.own import OwnStatus
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
@@ -60,7 +62,8 @@ class Server:
         self._serving = self._has_served = False
         self._stopping = asyncio.Event()
         registry = CollectorRegistry()
-        self._status = OwnStatus(registry, unready=self._unready)
+        alarms = SettingsByRoute.read(None if settings.alarms is None else Path(settings.alarms))
+        self._status = OwnStatus(registry, unready=self._unready, alarms=alarms)
         # Opened before anything is loaded: to a probe, the process lives and is not ready.
         self._exporter = MetricsPort(
             registry,

@@ -186,6 +186,9 @@ class Settings(BaseSettings):
         le=1e6,
         description="so much more often is asked about an image of which no two members agree",
     )
+    alarms: str | None = Field(
+        default=None, description="TOML file with alpha, margin, ... of the status page's alarms, by route"
+    )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
     stall_s: float = Field(
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"

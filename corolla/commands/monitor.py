@@ -135,7 +135,7 @@ def monitor(
     evaluator = Evaluator(
         _source(every=every, **others),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),
-        alarms=SequentialAlarms(_alarm_settings(alarms, own)),
+        alarms=SequentialAlarms(SettingsByRoute.read(alarms, default=own)),
         confusions=None if url is None else Confusions(Store.open(url).references),
     )
     file = None if state is None else StateFile(state)
@@ -144,17 +144,6 @@ def monitor(
     if once:
         return _once(evaluator, file, as_json)
     _serve(evaluator, file, as_json, host=host, port=port, resumed=resumed)
-
-
-def _alarm_settings(file: Path | None, own: AlarmSettings) -> SettingsByRoute:
-    if file is None:
-        return SettingsByRoute(default=own)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InvalidInput(f"{file} cannot be read: {(reason or '').lower()}", field="alarms") from error
-    return SettingsByRoute.parse(text, source=f"alarms: {file}", default=own)
 
 
 def _source(

@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from serving.metrics.port import Paced, Page
+from serving.monitor.alarm_settings import SettingsByRoute
 from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions, Stored
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
@@ -31,13 +32,20 @@ class OwnStatus:
     Args:
         registry: Of the process.
         unready: Why it does not serve at this moment; None while it does.
+        alarms: Default: the defaults for every route.
         every_s: Between two looks while nobody reads the pages.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, *, unready: Callable[[], str | None], every_s: float = EVERY_S
+        self,
+        registry: CollectorRegistry,
+        *,
+        unready: Callable[[], str | None],
+        alarms: SettingsByRoute | None = None,
+        every_s: float = EVERY_S,
     ) -> None:
         self._unready = unready
+        self._alarms = SequentialAlarms(alarms)
         self._settings = EvaluatorSettings(every_s=every_s)
         self._source = OwnSource(Paced(registry))
         self._evaluator: Evaluator | None = None
@@ -57,7 +65,7 @@ class OwnStatus:
             references: Of the store, for what gauges cannot hold.
         """
         self._evaluator = Evaluator(
-            self._source, self._settings, alarms=SequentialAlarms(), confusions=Confusions(references)
+            self._source, self._settings, alarms=self._alarms, confusions=Confusions(references)
         )
         self._thread.start()
 
