@@ -33,6 +33,11 @@ def test_the_commands_of_our_image_can_be_typed(service: str) -> None:
     command.make_context(name, arguments)
 
 
+def test_the_server_has_the_settings_that_are_given_to_it() -> None:
+    known = {f"COROLLA_{name.upper()}" for name in Settings.model_fields}
+    assert set(SERVICES["server"]["environment"]) <= known
+
+
 def test_what_is_mounted_from_here_is_here() -> None:
     mounts = [
         mount for service in SERVICES.values() for mount in service["volumes"] if mount.startswith("./")
