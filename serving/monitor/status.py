@@ -134,6 +134,11 @@ class Measured(StatusRecord):
     prediction_powered: PredictionPowered | None = None
     post_stratified: PostStratified | None = None
 
+    @property
+    def best(self) -> Interval:
+        """From labels that chance chose where there are any, else from the labels as they are."""
+        return self.prediction_powered or Interval(value=self.accuracy, low=self.low, high=self.high)
+
 
 class MemberStatus(StatusRecord):
     """One member of an ensemble.
