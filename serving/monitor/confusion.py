@@ -29,8 +29,8 @@ class Confusion:
 class Stored(Protocol):
     """The references of a store."""
 
-    def of_route(self, route: str) -> Sequence[Reference]:
-        """Those of a route, by its digest."""
+    def list(self) -> Sequence[Reference]:
+        """All of them, the newest first."""
         ...
 
 
@@ -39,7 +39,7 @@ class Confusions:
 
     def __init__(self, references: Stored) -> None:
         self._references = references
-        self._known: dict[tuple[str, str], Confusion | None] = {}
+        self._known: dict[str, Confusion | None] = {}
         self.problem = ""
 
     def of(self, values: ReferenceValues) -> Confusion | None:
@@ -47,17 +47,22 @@ class Confusions:
 
         A store that cannot be read is a `problem`, and is read again at the next call.
         """
-        key = (values.digest, values.data)
+        key = values.identity
         if key not in self._known:
             try:
-                stored = self._references.of_route(values.digest)
+                stored = self._references.list()
             except (CorollaError, OSError) as error:
-                self.problem = f"the store's confusion matrix of {values.digest[:12]} cannot be read: {error}"
+                self.problem = f"the store's confusion matrices cannot be read: {error}"
                 return None
             self.problem = ""
-            matching = [one for one in stored if values.data in (one.data.digest, one.data.name)]
-            self._known[key] = _matrix(matching[0]) if matching else None
+            matching = (one for one in stored if _is(one, values))
+            self._known[key] = next(map(_matrix, matching), None)
         return self._known[key]
+
+
+def _is(reference: Reference, values: ReferenceValues) -> bool:
+    """Whether servers compare with it; they show the beginnings of digests."""
+    return reference.route.digest.startswith(values.digest) and reference.data.digest.startswith(values.data)
 
 
 def _matrix(reference: Reference) -> Confusion:

@@ -173,10 +173,9 @@ class Evaluator:
     def _forget_changed(self, usable: Mapping[str, ReferenceValues], increase: Counts) -> None:
         """Starts a route anew that answers with other versions: its counts so far are not theirs."""
         for route, values in usable.items():
-            identity = f"{values.digest} {values.data}"
-            if self._digests.setdefault(route, identity) == identity:
+            if self._digests.setdefault(route, values.identity) == values.identity:
                 continue
-            self._digests[route] = identity
+            self._digests[route] = values.identity
             for counted in (increase, self._all, self._window, self._labels):
                 counted.drop(route)
 

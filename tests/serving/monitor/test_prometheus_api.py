@@ -17,7 +17,6 @@ from petl_vit.errors import NotFound, Unreachable
 from serving.metrics.port import MetricsPort
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
 from serving.monitor.prometheus_api import PrometheusSource, instance_of
-from serving.monitor.samples import Reading
 from serving.monitor.status import Status
 from tests.prometheus import Prometheus
 from tests.serving.monitor.world import DOMAIN, ROUTE
