@@ -201,12 +201,14 @@ class ReferenceFeatures(Record):
 
     Attributes:
         mean, variance: Of each of the D numbers.
-        distance: What 95 % of the images do not exceed in sqrt(mean over D of (x - mean)^2 / variance).
+        distance: What 95 % of the images do not exceed in `petl_vit.foreign.distance`.
+        beyond: How many of the images do; None where that was not counted.
     """
 
     mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
     variance: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=1)]
     distance: Annotated[FiniteFloat, Field(ge=0)]
+    beyond: Count | None = None
     random: RandomFeatureMean
 
 
@@ -222,6 +224,9 @@ class Reference(StoredRecord):
         entropy, mutual_information: Means, nats.
         pairs: Every two members, the first before the second.
         atc: By the names of `petl_vit.estimators.SCORES`.
+        unanimous: The images of which all members answer the same; None where that was not counted.
+        base_overrides: The images answered otherwise than by the task's base head alone; None where that was
+            not counted.
         true, predicted: How many images of each class there are, and how many answers.
         confusion: Triples of a true class, an answered class and a number of images above 0.
         features: None where they were not computed.
@@ -244,6 +249,8 @@ class Reference(StoredRecord):
     pairs: tuple[Pair, ...]
     confidence: ReferenceConfidence
     atc: dict[str, ReferenceThreshold]
+    unanimous: Count | None = None
+    base_overrides: Count | None = None
     true: tuple[Count, ...]
     predicted: tuple[Count, ...]
     confusion: tuple[tuple[Count, Count, Annotated[int, Field(ge=1)]], ...]

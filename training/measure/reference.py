@@ -22,7 +22,7 @@ from model_store.format.reference import (
     ReferenceRoute,
     ReferenceThreshold,
 )
-from petl_vit import cascade, random_features
+from petl_vit import cascade, foreign, random_features
 from petl_vit.combine import Answer, combine
 from petl_vit.confidence import BINS, EDGES, bins_of, cumulative
 from petl_vit.errors import InvalidInput
@@ -215,15 +215,14 @@ def _confusion(labels: Ints, predicted: Ints) -> tuple[tuple[int, int, int], ...
 
 def _features(features: Array) -> ReferenceFeatures:
     mean, variance = features.mean(axis=0), features.var(axis=0)
-    spread = np.where(variance > 0, variance, 1.0)
-    distances = np.sqrt((((features - mean) ** 2) / spread).mean(axis=1))
+    distances = foreign.standardised(mean, variance, features)
     random = RandomFeatures(
         width=features.shape[1], count=_RANDOM, bandwidth=_rounded(random_features.bandwidth(features))
     )
     return ReferenceFeatures(
         mean=tuple(map(_rounded, mean.tolist())),
         variance=tuple(map(_rounded, variance.tolist())),
-        distance=float(np.quantile(distances, 0.95)),
+        distance=float(np.quantile(distances, foreign.SHARE)),
         random=RandomFeatureMean(
             seed=random.seed,
             bandwidth=random.bandwidth,
