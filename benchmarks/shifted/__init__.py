@@ -1,1 +1,1 @@
-"""What monitoring says of images whose labels are known: estimates beside the truth, and alarms by their time."""
+"""What monitoring says of images whose labels are known: estimates, alarms and false alarms."""

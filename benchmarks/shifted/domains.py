@@ -1,4 +1,4 @@
-"""Labelled images of one origin, and what models say of them: logits, the base head's answers, frozen features.
+"""Labelled images of one origin, and what models say of them: logits, the base head's answers, features.
 
 What was computed before is taken from the folder of logits that `corolla evaluate` fills too.
 
@@ -6,12 +6,13 @@ Shapes: n images, K members of a route, C classes, D the backbone's width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from pydantic import JsonValue
 
+from model_store.format.records import TaskRecord
 from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedRoute
 from petl_vit.adapter import Adapter
@@ -37,27 +38,33 @@ class Domain:
         name: For tables, and as a server's domain.
         labels: [n], by the order of the routes' classes.
         logits: Of every member of every route.
-        base: The base head as a route.
         features: [n, D], of the frozen backbone.
+        base: [n], the class that the task's base head names.
     """
 
     name: str
     labels: Labels
     logits: Logits
-    base: ResolvedRoute
     features: Floats
+    base: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, places: Labels) -> "Domain":
+        """Some of the images, in this order."""
+        members = {key: rows[places] for key, rows in self.logits.members.items()}
+        return replace(
+            self,
+            labels=self.labels[places],
+            logits=replace(self.logits, members=members),
+            features=self.features[places],
+            base=self.base[places],
+        )
+
     def of(self, route: ResolvedRoute) -> Floats:
         """[n, K, C]"""
         return self.logits.of(route)
-
-    @property
-    def base_logits(self) -> Floats:
-        """[n, C]"""
-        return self.logits.of(self.base)[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +73,10 @@ class Asking:
 
     Attributes:
         routes: Of one task; their members prepare images alike.
-        base: The task's base head as a route.
     """
 
     loader: Loader
     routes: Sequence[ResolvedRoute]
-    base: ResolvedRoute
     store: LogitStore
 
     def under(
@@ -81,21 +86,32 @@ class Asking:
         images = align_classes(dataset, self.routes[0].classes)
         under = [shift for _, shift in named]
         with reporter.stage(f"logits of {dataset.name}", len(images) * len(under)) as advance:
-            found = logits_under(
-                self.loader, [*self.routes, self.base], images, under, store=self.store, advance=advance
-            )
+            found = logits_under(self.loader, self.routes, images, under, store=self.store, advance=advance)
         with reporter.stage(f"features of {dataset.name}", len(images) * len(under)) as advance:
             features = [self._features(images, shift, advance) for shift in under]
         return [
             Domain(
-                name=name, labels=images.labels.numpy(), logits=logits, base=self.base, features=of_images
+                name=name,
+                labels=images.labels.numpy(),
+                logits=logits,
+                features=of_images,
+                base=self._base(of_images),
             )
             for (name, _), logits, of_images in zip(named, found, features, strict=True)
         ]
 
+    @property
+    def _task(self) -> TaskRecord:
+        return self.routes[0].task
+
+    def _base(self, features: Floats) -> Labels:
+        """[n], of [n, D]"""
+        logits = self.loader.base_head(self._task).logits(torch.from_numpy(features))
+        return logits.argmax(dim=-1).numpy()
+
     def _features(self, dataset: Dataset, shift: Shift | None, advance: Callable[[int], None]) -> Floats:
         """[n, D], in the order of the set."""
-        spec = self.base.preprocess
+        spec = self.routes[0].preprocess
         vit = self.loader.vit(spec.image_size)
         images = Resized(dataset, spec, vit, kept_bytes=0)
         features = np.empty((len(dataset), vit.arch.width))
@@ -113,9 +129,8 @@ class Asking:
 
     def _computed(self, pixels: torch.Tensor, spec: Preprocess) -> Rows:
         """[b, D] of uint8 [b, 3, S, S]."""
-        base = Adapter.base(
-            base_head=self.loader.base_head(self.base.task), task_digest=self.base.task.digest
-        )
+        head = self.loader.base_head(self._task)
+        base = Adapter.base(base_head=head, task_digest=self._task.digest)
         batches = (normalise(some, spec) for some in pixels.split(images_at_once(1)))
         batch = Batch(self.loader.vit(spec.image_size))
         (rows,) = logits_over(batch, [Features([Term(adapter=base)])], batches)

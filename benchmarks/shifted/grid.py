@@ -1,4 +1,4 @@
-"""Tables that are shown to people and written into a page, between two marks, so that a page only has what was measured.
+"""Tables for people and for a page, which has them between two marks and is never edited there by hand.
 
 <!-- measured: NAME --> ... <!-- end of NAME -->
 """

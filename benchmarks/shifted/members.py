@@ -101,7 +101,7 @@ def _job(folder: Path, store: Store, plan: Plan, method: str, head: str, files: 
         image_size=plan.image_size,
         runs=folder / "runs",
         measure_precision=Precision.FP32,
-        promote=True,  # a random head may be below the base head after a few epochs, and is wanted all the same
+        promote=True,  # also where a random head is still below the base head
         recipe=Recipe.of(
             method=method,
             epochs=plan.epochs,
