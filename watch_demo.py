@@ -1,12 +1,12 @@
 """`make watch-demo`: a shift is played against a running server, until a real Prometheus raises the alert.
 
-A server over the demo's store (or over a small one, which this trains in under two minutes), `corolla monitor`
-beside it, and a Prometheus that scrapes both every second and evaluates deploy/prometheus/rules.yml. A camera
-sends digits that neither training nor the reference has seen; then, without a word, those of MNIST. It ends
-when the alert fires in Prometheus, and says after how many images.
+A server over the demo's store (or over a small one, which this trains in under two minutes), `corolla
+monitor` beside it, and a Prometheus that scrapes both every second and evaluates deploy/prometheus/rules.yml.
+A camera sends digits that neither training nor the reference has seen; then, without a word, those of MNIST.
+It ends when the alert fires in Prometheus, and says after how many images.
 
-Exit codes: 0 the alert fired on the shift, or there is no Prometheus here, which is said; 1 it did not fire, or
-it fired before the shift. All it makes lies in `.demo`, and in a temporary folder that goes away.
+Exit codes: 0 the alert fired on the shift, or there is no Prometheus here, which is said; 1 it did not fire,
+or it fired before the shift. All it makes lies in `.demo`, and in a temporary folder that goes away.
 """
 
 import json
@@ -155,8 +155,8 @@ class Outcome:
                 f" The evaluator's evidence sufficed after {max(self.counted - self.calm, 0)} of them."
             )
         return (
-            f"{ALERT} fired in Prometheus after {self.shifted} shifted images, {self.seconds:.0f} s after the "
-            f"first of them.{evaluator}"
+            f"{ALERT} fired in Prometheus after {self.shifted} shifted images, {self.seconds:.0f} s after "
+            f"the first of them.{evaluator}"
         )
 
 
