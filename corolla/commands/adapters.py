@@ -17,6 +17,7 @@ from model_store.names import not_found
 from model_store.routes.algebra import MAX_VERSION
 from model_store.routes.text import parse_adapter
 from model_store.store import Store
+from petl_vit.errors import Corrupt
 
 _STORE, _SERVER = "In a store", "In a running server"
 _VERSION = click.IntRange(1, MAX_VERSION)
@@ -61,10 +62,11 @@ def adapters() -> None:
 def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """List the adapters of a store.
 
-    Each with its newest version, all aliases, and that version's held-out metrics.
+    Each with its newest version, all aliases, and that version's held-out metrics. A damaged manifest is named
+    after all others are listed.
     """
     store = Store.open(url)
-    adapters = []
+    adapters, damaged = [], []
     versions_of_task = store.tasks.versions(task)
     if task is not None and not versions_of_task:
         known = {record.spec.name for record in store.tasks.list()}
@@ -72,7 +74,11 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     of_task = {record.digest: record.version for record in versions_of_task}
     for task_name, name in store.adapters.list(task):
         versions = store.adapters.versions(task_name, name)
-        newest = store.adapters.manifest(task_name, name, versions[-1])
+        try:
+            newest = store.adapters.manifest(task_name, name, versions[-1])
+        except Corrupt as error:
+            damaged.append(error)
+            continue
         adapters.append((newest, versions, store.adapters.aliases(task_name, name)))
     documents = [
         manifest.model_dump(mode="json")
@@ -101,6 +107,8 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
         ],
         when_empty="No adapter yet. Type: corolla train --help",
     )
+    if damaged:
+        raise damaged[0]
 
 
 @click.command("show", epilog=epilog("corolla adapters show lora", "corolla adapters show digits/lora@prod"))

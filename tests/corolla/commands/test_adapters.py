@@ -1,5 +1,6 @@
 import pytest
 
+from corolla import command
 from corolla.commands.adapters import adapters
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from tests.corolla.runner import document, printed
@@ -18,6 +19,19 @@ def test_adapters_are_listed_with_their_aliases_and_metrics(published: World) ->
     assert "0.900" in table
     assert "fp32" in table
     assert [item["name"] for item in document(adapters, "list", store=store)] == ["lora", "ssf"]
+
+
+def test_a_damaged_manifest_is_named_after_all_other_adapters_are_listed(
+    published: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (published.folder / "adapters" / "digits" / "lora" / "1" / "manifest.json").write_text("{")
+
+    code = command.run(["adapters", "list", "--store", str(published.folder)])
+
+    said = capsys.readouterr()
+    assert code == 2
+    assert "ssf" in said.out
+    assert "adapters/digits/lora/1/manifest.json" in said.err
 
 
 def test_an_alias_is_set_and_shown(published: World) -> None:
