@@ -1,0 +1,57 @@
+import pytest
+
+from petl_vit.errors import InvalidInput
+from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute, settings
+
+FILE = """
+alpha = 0.05
+block = 2
+
+[routes."digits/best"]
+alpha = 0.001
+
+[routes."pacs/all"]
+accuracy_margin = 0.1
+"""
+
+
+def test_a_route_overrides_the_file_and_the_file_overrides_the_flags() -> None:
+    found = SettingsByRoute.parse(FILE, default=AlarmSettings(alpha=0.5, margin=0.02))
+
+    assert found.of("another/route") == AlarmSettings(alpha=0.05, block=2, margin=0.02)
+    assert found.of("digits/best") == AlarmSettings(alpha=0.001, block=2, margin=0.02)
+    assert found.of("pacs/all") == AlarmSettings(alpha=0.05, block=2, margin=0.02, accuracy_margin=0.1)
+
+
+def test_an_empty_file_says_nothing() -> None:
+    assert SettingsByRoute.parse("") == SettingsByRoute()
+
+
+@pytest.mark.parametrize("alpha", [0, -0.1, 1.5, float("nan"), "much"])
+def test_an_alpha_that_no_alarm_can_keep_is_refused(alpha: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^alpha: .*; give a probability above 0, such as 0\.01"):
+        settings({"alpha": alpha})
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        ("alpha = 2", "f.toml: alpha", "give a probability"),
+        ('[routes."a/b"]\nalpha = 0', 'f.toml: routes."a/b": alpha', "give a probability"),
+        ('[routes."a/b"]\nmargin = 1', 'f.toml: routes."a/b": margin', "default 0.01"),
+        ("block = 0", "f.toml: block", "default 1"),
+        ("accuracy_margin = -0.1", "f.toml: accuracy_margin", "default 0.03"),
+        ("alfa = 0.1", "f.toml: alfa", "did you mean alpha?"),
+        ("zzz = 0.1", "f.toml: zzz", "one of alpha, margin"),
+        ("routes = 3", "f.toml: routes", "write"),
+        ('[routes]\n"a/b" = 3', "f.toml: routes", "write"),
+        ("alpha 0.1", "f.toml", "TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_by_the_name_of_its_setting(
+    text: str, field: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput) as error:
+        SettingsByRoute.parse(text, source="f.toml")
+    assert error.value.field == field
+    assert words in str(error.value)
