@@ -24,7 +24,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from prometheus_client import CollectorRegistry
 
-from docs import folders, front_door, queries
+from docs import folders, front_door, queries, signals
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
@@ -140,6 +140,12 @@ def metrics() -> str:
         "",
         "Each is right for one replica and for many.",
         *_queries(queries.QUERIES),
+        "",
+        "## Signals",
+        *signals.BEFORE,
+        "",
+        *_table(("signal", "what it says", "where"), signals.TABLE),
+        *signals.AFTER,
         "",
         "## Absent or zero",
         "",

@@ -24,6 +24,32 @@ count by (route, member) (count by (route, member, version) (corolla_adapter_inf
 sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
   / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
 """,
+    "Accuracy that each method expects without labels": """
+sum by (route, domain, method) (increase(corolla_estimated_correct_total[1h]))
+  / sum by (route, domain, method) (increase(corolla_estimated_predictions_total[1h]))
+""",
+    "Standard error of the accuracy that confidences expect": """
+sqrt(
+  (
+    sum by (route, domain) (increase(corolla_estimated_correct_squares_total[1h]))
+    - sum by (route, domain) (increase(corolla_estimated_correct_total{method="confidence"}[1h])) ^ 2
+    / sum by (route, domain) (increase(corolla_estimated_predictions_total{method="confidence"}[1h]))
+  )
+) / sum by (route, domain) (increase(corolla_estimated_predictions_total{method="confidence"}[1h]))
+""",
+    "How many inputs are unlike those of the reference, of which it is 5 %": """
+sum by (route, domain) (increase(corolla_foreign_inputs_total[1h]))
+  / sum by (route, domain) (increase(corolla_feature_distance_ratio_count[1h]))
+""",
+    "How often a route answers another class than the base head alone": """
+sum by (route, domain) (increase(corolla_base_overrides_total[1h]))
+  / sum by (route, domain) (increase(corolla_frozen_predictions_total[1h]))
+""",
+    "How often a member is overridden by the answer": """
+1
+  - sum by (route, domain, member) (increase(corolla_member_vote_agreements_total[1h]))
+  / sum by (route, domain, member) (increase(corolla_member_predictions_total[1h]))
+""",
     "The five classes that each route answered most often": """
 topk by (route) (5, sum by (route, class) (increase(corolla_class_predictions_total[1h])))
 """,

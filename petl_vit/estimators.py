@@ -22,8 +22,7 @@ def log_confidence(probabilities: Array) -> Array:
 
     Near 1 the probability itself saturates: 1 - 1e-17 is 1. The logarithm of it does not.
     """
-    rest = probabilities.copy()
-    np.put_along_axis(rest, rest.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
+    rest = np.partition(probabilities, -1, axis=-1)[..., :-1]
     remainder = np.minimum(rest.sum(axis=-1), 1.0)
     with np.errstate(divide="ignore"):
         score: Array = np.log1p(-remainder)

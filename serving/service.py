@@ -25,6 +25,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
+from serving.answer.frozen import FrozenShare
 from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
@@ -93,6 +94,7 @@ class Service:
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
             cascade_full_share=settings.cascade_full_share,
+            frozen_share=FrozenShare(settings.frozen_share, self.loader.base_head),
         )
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(

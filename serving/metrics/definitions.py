@@ -5,6 +5,7 @@ Edges of buckets never change within a series' life: a new set of edges is a new
 """
 
 from petl_vit.confidence import EDGES
+from petl_vit.signals import DISTANCE_EDGES, MARGIN_EDGES
 from serving.metrics.series import Definition
 from serving.metrics.top_classes import MAX_CLASSES
 
@@ -73,10 +74,65 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "Entropy of the answered probabilities.",
             _ENTROPY,
         ),
+        _histogram(
+            "corolla_margin_ratio",
+            "route domain",
+            "Probability of the answered class minus that of the runner-up.",
+            MARGIN_EDGES,
+        ),
         _counter(
             "corolla_invalid_scores_total",
             "route member",
-            "NaN or infinite scores, which no histogram counts; the member `ensemble` is the answer itself.",
+            "NaN or infinite scores, which nothing else counts; the member `ensemble` is the answer itself, "
+            "`frozen` what the frozen backbone says.",
+        ),
+    ),
+    "Estimates": (
+        _counter(
+            "corolla_estimated_correct_total",
+            "route domain method",
+            "Right answers that a method expects, without labels: the sum of the answers' confidences "
+            "(confidence), of the shares of the members whose class they are (vote; two or more members), "
+            "and the answers whose log confidence (atc_mc) or negative entropy (atc_ne) reaches the "
+            "threshold of the route's reference.",
+        ),
+        _counter(
+            "corolla_estimated_predictions_total",
+            "route domain method",
+            "Images that a method scored: what its estimate divides by. The atc methods score only while "
+            "there is a reference of exactly what answers.",
+        ),
+        _counter(
+            "corolla_estimated_correct_squares_total",
+            "route domain",
+            "The sum of the squares of the confidences, for intervals; over "
+            '`corolla_estimated_predictions_total{method="confidence"}`.',
+        ),
+    ),
+    "Frozen share": (
+        _counter(
+            "corolla_frozen_predictions_total",
+            "route domain",
+            "Images that the frozen backbone with its task's base head answered beside a named route: "
+            "`--frozen-share` of all, by their content.",
+        ),
+        _counter(
+            "corolla_base_overrides_total",
+            "route domain",
+            "Those of them where the route answers another class than the base head alone.",
+        ),
+        _histogram(
+            "corolla_feature_distance_ratio",
+            "route domain",
+            "Distance of their frozen features from those of the reference images, divided by what 95 % of "
+            "these do not exceed; only while there is a reference with features of exactly what answers.",
+            DISTANCE_EDGES,
+        ),
+        _counter(
+            "corolla_foreign_inputs_total",
+            "route domain",
+            "Those of them that are farther: beyond a ratio of 1. Divide by "
+            "`corolla_feature_distance_ratio_count`; of images like the reference's it is 5 %.",
         ),
     ),
     "Classes": (

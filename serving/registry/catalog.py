@@ -12,11 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from model_store.format.records import Cascade, NamedRoute
 from model_store.names import BASE, LATEST
 from model_store.place.snapshot import Snapshot
 from model_store.resolution.answering import answering, uncalibrated
+from model_store.resolution.reference import referenced_route
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
@@ -53,6 +55,11 @@ class Plan:
     def void(self) -> bool:
         """Whether a cascade's thresholds belong to other versions, so that all its members answer."""
         return self.resolved.combine is Combine.CASCADE and self.cascade is None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what answers, as references say it."""
+        return referenced_route(self.resolved, self.temperature, cascade=self.cascade).digest
 
     def __str__(self) -> str:
         temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"

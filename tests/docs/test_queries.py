@@ -82,7 +82,11 @@ def serve(metrics: Metrics, correct: int) -> None:
                 entropy=0.5,
                 mutual_information=0.1,
                 agreement=0.5 + number % 2 / 2,
+                margin=0.2,
+                expected={"confidence": 0.5 + number % 2 / 4, "atc_mc": float(number % 2)},
             )
+            distance = 0.5 + number % 2
+            metrics.frozen(route=route, domain="photo", override=number % 2 == 0, distance=distance)
             if route == "digits/best":
                 whole = number % 2 == 0
                 metrics.cascade(
@@ -157,6 +161,13 @@ HERE = ROUTE | {"domain": "photo"}
         ("Accuracy of each member", ROUTE | {"member": "ssf"}, 1),
         ("Mean confidence", HERE, 0.6),
         ("How often two members", HERE, 0.5),
+        ("Accuracy that each method", HERE | {"method": "confidence"}, 0.625),
+        ("Accuracy that each method", HERE | {"method": "atc_mc"}, 0.5),
+        ("Standard error", HERE, 0.125 / (2 * IMAGES) ** 0.5),
+        ("How many inputs", HERE, 0.5),
+        ("How often a route", HERE, 0.5),
+        ("How often a member", HERE | {"member": "lora"}, 0),
+        ("How often a member", HERE | {"member": "ssf"}, 0.5),
         ("Members that a cascade", HERE, 1.5),
         ("How often a cascade", HERE, 0.75),
         ("Cascades whose thresholds", ROUTE, 1),
