@@ -39,14 +39,14 @@ class Domain:
         labels: [n], by the order of the routes' classes.
         logits: Of every member of every route.
         features: [n, D], of the frozen backbone.
-        base: [n], the class that the task's base head names.
+        base: [n, C], the logits of the task's base head.
     """
 
     name: str
     labels: Labels
     logits: Logits
     features: Floats
-    base: Labels
+    base: Floats
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,10 +104,10 @@ class Asking:
     def _task(self) -> TaskRecord:
         return self.routes[0].task
 
-    def _base(self, features: Floats) -> Labels:
-        """[n], of [n, D]"""
+    def _base(self, features: Floats) -> Floats:
+        """[n, C], of [n, D]"""
         logits = self.loader.base_head(self._task).logits(torch.from_numpy(features))
-        return logits.argmax(dim=-1).numpy()
+        return logits.numpy().astype(np.float64)
 
     def _features(self, dataset: Dataset, shift: Shift | None, advance: Callable[[int], None]) -> Floats:
         """[n, D], in the order of the set."""

@@ -1,0 +1,171 @@
+"""One route as a server counts it, without the server: what every image adds to every counter.
+
+Answers go through `serving.metrics.recorder`, which counts for the server, image by image. Counters add up, so
+that the counters of any stream of these images are sums of what each adds.
+
+Shapes: n images of a domain, S series.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from benchmarks.shifted.domains import Domain
+from model_store.format.reference import Reference, ReferenceData
+from model_store.resolution.reference import referenced_route
+from petl_vit.combine import Answer, combine
+from petl_vit.precision import Precision
+from serving.metrics.events import Metrics
+from serving.metrics.label_values import Domains
+from serving.metrics.prediction_ids import PredictionIds
+from serving.metrics.recorder import Recorder
+from serving.monitor.names import COUNTERS, GAUGES
+from serving.monitor.samples import Labels as SeriesLabels
+from serving.monitor.samples import Sample
+from training.measure.arrays import Flags, Floats, Labels
+from training.measure.candidate import Candidate
+from training.measure.logits import weights_of
+from training.measure.reference import Observed, reference
+
+DOMAIN = "stream"
+"""The domain of every stream."""
+INSTANCE = "replayed"
+_FROZEN = ("corolla_frozen_", "corolla_base_", "corolla_foreign_", "corolla_feature_")
+
+Series = tuple[str, SeriesLabels]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Traces:
+    """What each image of a domain adds to every counter.
+
+    Attributes:
+        name: Of the domain.
+        series: [S], names with labels.
+        added: [n, S]
+        frozen, labelled: [S], whether a series only counts images that the frozen backbone sees too, or that
+            are labelled.
+        correct: [n], whether the answer is right.
+    """
+
+    name: str
+    series: tuple[Series, ...]
+    added: Floats
+    frozen: Flags
+    labelled: Flags
+    correct: Flags
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def sums(self, drawn: Labels, *, frozen: Flags, labelled: Flags) -> Floats:
+        """[..., S]: what images [..., b] add together.
+
+        Args:
+            drawn: [..., b], places of images.
+            frozen, labelled: [..., b], which of them the frozen backbone sees, and which are labelled.
+        """
+        shown = np.where(self.frozen, frozen[..., None], np.where(self.labelled, labelled[..., None], True))
+        total: Floats = np.einsum("...bs,...bs->...s", self.added[drawn], shown)
+        return total
+
+
+def reference_of(route: Candidate, domain: Domain, precision: Precision) -> Reference:
+    """The reference of a route on labelled images, as `corolla routes reference` makes it."""
+    return reference(
+        Observed(
+            logits=domain.of(route.route),
+            labels=domain.labels,
+            features=domain.features,
+            base=domain.base.argmax(axis=-1),
+        ),
+        route=referenced_route(route.route, route.temperature, name=route.name),
+        data=ReferenceData(name=domain.name, digest="0" * 64, images=len(domain)),
+        classes=route.route.classes,
+        precision=precision,
+    )
+
+
+class Served:
+    """A named route with its reference, and the counters of one server that answers by it."""
+
+    def __init__(self, route: Candidate, compared: Reference) -> None:
+        self.route, self.reference = route, compared
+        self.name = f"{route.route.task.spec.name}/{route.name or 'watched'}"
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry, Domains([DOMAIN]))
+        self._recorder = Recorder(self._metrics, PredictionIds(bytes(32)))
+        self._recorder.announce(self.name, route.route)
+        self._metrics.set_reference(self.name, compared)
+
+    def traces(self, domain: Domain) -> Traces:
+        """Counts every image of a domain once."""
+        answer = combine(
+            domain.of(self.route.route),
+            weights_of(self.route.route),
+            rule=self.route.route.combine,
+            temperature=self.route.temperature,
+        )
+        correct = answer.predicted == domain.labels
+        before = self._counters()
+        series = tuple(before)
+        rows = [np.array([before[one] for one in series])]
+        for place in range(len(domain)):
+            self._count(_one(answer, place), domain, place)
+            now = self._counters()
+            assert len(now) == len(series), "a series appeared late"
+            rows.append(np.array([now[one] for one in series]))
+        return Traces(
+            name=domain.name,
+            series=series,
+            added=np.diff(np.stack(rows), axis=0),
+            frozen=np.array([name.startswith(_FROZEN) for name, _ in series]),
+            labelled=np.array(["_feedback_" in name for name, _ in series]),
+            correct=correct,
+        )
+
+    def gauges(self) -> list[Sample]:
+        """What the server says of the route's reference."""
+        return self._samples(GAUGES)
+
+    def _count(self, answer: Answer, domain: Domain, place: int) -> None:
+        """One image: answered, seen by the frozen backbone, and labelled."""
+        digest, predicted = self.reference.route.digest, int(answer.predicted[0])
+        self._recorder.answers(self.name, self.route.route, DOMAIN, answer, digest=digest)
+        self._recorder.frozen(
+            self.name, DOMAIN, predicted, domain.features[place], domain.base[place], digest=digest
+        )
+        truth, members = int(domain.labels[place]), self._metrics.known_routes[self.name]
+        self._metrics.feedback(
+            route=self.name,
+            domain=DOMAIN,
+            correct=predicted == truth,
+            members={
+                member: vote == truth
+                for member, vote in zip(members, answer.votes[0].tolist(), strict=True)
+            },
+            delay_seconds=60.0,
+        )
+
+    def _counters(self) -> dict[Series, float]:
+        return {
+            (one.name, one.labels): one.value
+            for one in self._samples(COUNTERS)
+            if ("route", self.name) in one.labels
+        }
+
+    def _samples(self, names: Sequence[str]) -> list[Sample]:
+        wanted = frozenset(names)
+        return [
+            Sample(name=one.name, instance=INSTANCE, labels=tuple(sorted(one.labels.items())), value=one.value)
+            for family in self._registry.collect()
+            for one in family.samples
+            if one.name in wanted
+        ]
+
+
+def _one(answer: Answer, place: int) -> Answer:
+    """The answer for one image."""
+    return Answer(**{field.name: getattr(answer, field.name)[place : place + 1] for field in fields(answer)})
