@@ -99,6 +99,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="client",
         target="corolla.commands.feedback:feedback",
     ),
+    "monitor": Lazy(
+        section="Serve",
+        line="Estimate accuracy and raise alarms, from metrics.",
+        extra="monitor",
+        target="corolla.commands.monitor:monitor",
+    ),
     "domains": Lazy(
         section="Serve",
         line="List and add the domains of a server's metrics.",

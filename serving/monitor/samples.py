@@ -5,7 +5,9 @@ Knows nothing of where samples come from: a server's /metrics, Prometheus, or th
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
+
+from pydantic import JsonValue
 
 Labels = tuple[tuple[str, str], ...]
 """Label names with their values, sorted by name."""
@@ -50,10 +52,17 @@ class Source(Protocol):
         name: What people call it: a URL.
         origin: Servers that started after this moment (seconds since 1970) are counted from zero; of any
             other, the first reading is where counting starts. 0 counts everything since the servers' start.
+        step_s: The time between two readings of the past; 0 where a source keeps no history.
     """
 
-    name: str
-    origin: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def origin(self) -> float: ...
+
+    @property
+    def step_s(self) -> float: ...
 
     def read(self) -> Reading:
         """The newest values.
@@ -74,7 +83,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """Increases of counters over some time, summed over servers; series that did not move are zero or absent.
+    """Increases of counters over some time, summed over servers; series that did not move are not there.
 
     Attributes:
         series: By metric name, place and the labels besides route and domain.
@@ -84,6 +93,8 @@ class Counts:
 
     def add(self, name: str, labels: Labels, amount: float) -> None:
         """Counts an increase of one series."""
+        if not amount:
+            return
         place, rest = split(labels)
         values = self.series.setdefault((name, place), {})
         values[rest] = values.get(rest, 0.0) + amount
@@ -94,6 +105,11 @@ class Counts:
             own = self.series.setdefault(key, {})
             for rest, amount in values.items():
                 own[rest] = own.get(rest, 0.0) + amount
+
+    def drop(self, route: str) -> None:
+        """Forgets a route."""
+        for key in [key for key in self.series if key[1][0] == route]:
+            del self.series[key]
 
     def total(self, name: str, route: str = "", domain: str = "", **labels: str) -> float:
         """The sum over the series of a metric in a place that have these labels; 0 where there is none."""
@@ -110,6 +126,28 @@ class Counts:
     def places(self, name: str) -> list[Place]:
         """The places where a metric has series, sorted."""
         return sorted(place for metric, place in self.series if metric == name)
+
+    def state(self) -> JsonValue:
+        """As JSON."""
+        return [
+            [name, *place, dict(labels), amount]
+            for (name, place), values in self.series.items()
+            for labels, amount in values.items()
+        ]
+
+    @classmethod
+    def restored(cls, state: Any) -> Self:
+        """From JSON.
+
+        Raises:
+            TypeError, ValueError: It is not what `state` gave.
+        """
+        counts = cls()
+        for name, route, domain, labels, amount in state:
+            rest = tuple(sorted((str(label), str(value)) for label, value in dict(labels).items()))
+            values = counts.series.setdefault((str(name), (str(route), str(domain))), {})
+            values[rest] = float(amount)
+        return counts
 
     def _having(self, name: str, place: Place, labels: Mapping[str, str]) -> Iterable[tuple[Labels, float]]:
         wanted = set(labels.items())
