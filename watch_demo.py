@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -42,7 +42,9 @@ CONSOLE = Console(highlight=False, soft_wrap=True)
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: [{rules}]
-scrape_configs: [{{job_name: corolla, file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]}}]
+scrape_configs:
+  - {{job_name: corolla, file_sd_configs: [{{files: [{folder}/corolla.json], refresh_interval: 1s}}]}}
+  - {{job_name: corolla-monitor, file_sd_configs: [{{files: [{folder}/monitor.json], refresh_interval: 1s}}]}}
 """
 
 
@@ -63,8 +65,9 @@ def main() -> int:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="corolla-watch-")))
         prometheus = stack.enter_context(Prometheus(program, folder))
         flags = ["--port", "0", "--metrics-port", "0", "--domains", DOMAIN]
-        address, metrics = stack.enter_context(corolla("serve", *flags, line=r"gRPC (\S+), metrics (\S+)"))
-        prometheus.scrape([metrics])
+        line = r"gRPC (\S+), metrics (\S+)"
+        address, metrics = stack.enter_context(corolla("serve", *flags, line=line, folder=folder))
+        prometheus.scrape(corolla=metrics)
         monitor = stack.enter_context(watching(prometheus, folder))
         CONSOLE.rule("3. the camera")
         outcome = play(sender(address, route), calm, shifted, prometheus, monitor)
@@ -201,18 +204,18 @@ def _requests(images: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 @contextmanager
-def corolla(command: str, *flags: str, line: str) -> Iterator[tuple[str, ...]]:
-    """A `corolla` command in its own process; what is found in the line that it starts with."""
+def corolla(command: str, *flags: str, line: str, folder: Path) -> Iterator[tuple[str, ...]]:
+    """A `corolla` command in its own process; what is found in a line that it says when it is ready."""
     CONSOLE.print(f"[bold]$ corolla {command} {' '.join(flags)}")
-    words = [sys.executable, "-m", "corolla", command, *flags]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    said = folder / f"{command}.log"
+    with said.open("wb") as log:
+        words = [sys.executable, "-m", "corolla", command, *flags]
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
     try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.search(line, said)
-        if found is None:
-            sys.exit(f"watch-demo: `corolla {command}` did not start; see above")
-        CONSOLE.print(said.strip())
+        ready = _within(WAIT_S, lambda: re.search(line, said.read_text()) or process.poll() is not None)
+        found = re.search(line, said.read_text())
+        if not ready or found is None:
+            sys.exit(f"watch-demo: `corolla {command}` did not start: {said.read_text()[-2000:]}")
         yield found.groups()
     finally:
         process.terminate()
@@ -220,12 +223,11 @@ def corolla(command: str, *flags: str, line: str) -> Iterator[tuple[str, ...]]:
 
 
 @contextmanager
-def watching(prometheus: "Prometheus", folder: Path) -> "Iterator[Monitor]":
-    """`corolla monitor`, which reads Prometheus, and is scraped by it."""
-    flags = ["--prometheus", prometheus.url, "--interval", "1", "--port", "0"]
-    flags += ["--state", str(folder / "monitor.json")]
-    with corolla("monitor", *flags, line=r"http://([^/\s]+)") as (address,):
-        prometheus.scrape([*prometheus.targets, address])
+def watching(prometheus: "Prometheus", folder: Path, *flags: str) -> "Iterator[Monitor]":
+    """`corolla monitor`, which reads Prometheus and is scraped by it."""
+    words = ["--prometheus", prometheus.url, "--job", "corolla", "--every", "1s", "--port", "0", *flags]
+    with corolla("monitor", *words, line=r"metrics http://(\S+)/metrics", folder=folder) as (address,):
+        prometheus.scrape(monitor=address)
         yield Monitor(f"http://{address}/status.json")
 
 
@@ -268,38 +270,41 @@ class Prometheus:
     """Scrapes every second, and evaluates our rules as often."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.targets: Sequence[str] = ()
-        self._found, self._log = folder / "targets.json", folder / "prometheus.log"
+        self._folder, self._log = folder, folder / "prometheus.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.url = f"http://{address}"
         config = folder / "prometheus.yml"
         rules = json.dumps(str(ROOT / "deploy" / "prometheus" / "rules.yml"))
-        config.write_text(CONFIG.format(rules=rules, targets=json.dumps(str(self._found))))
+        config.write_text(CONFIG.format(rules=rules, folder=folder))
         self._command = [program, f"--config.file={config}", f"--web.listen-address={address}"]
         self._command.append(f"--storage.tsdb.path={folder / 'prometheus'}")
 
     def __enter__(self) -> Self:
-        self.scrape([])
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         if not _within(WAIT_S, self._ready):
             self.__exit__()
-            sys.exit(f"watch-demo: Prometheus did not start: {self._log.read_text()[-500:]}")
-        CONSOLE.print(f"Prometheus at {self.url}")
+            sys.exit(f"watch-demo: Prometheus did not start: {self._log.read_text()[-2000:]}")
+        CONSOLE.print(f"Prometheus answers at {self.url}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(timeout=WAIT_S)
 
-    def scrape(self, targets: Sequence[str]) -> None:
-        """These from now on."""
-        self.targets = targets
-        draft = self._found.with_suffix(".draft")
-        draft.write_text(json.dumps([{"targets": list(targets)}]))
-        draft.rename(self._found)
+    def scrape(self, **targets: str) -> None:
+        """Scrapes these addresses from now on, by job, and waits until it has."""
+        for job, address in targets.items():
+            draft = self._folder / f"{job}.draft"
+            draft.write_text(json.dumps([{"targets": [address]}]))
+            draft.rename(self._folder / f"{job}.json")
+            _within(WAIT_S, lambda address=address: self._up(address))
+
+    def _up(self, address: str) -> bool:
+        query = urlencode({"query": f'up{{instance="{address}"}} == 1'})
+        return bool(_json(f"{self.url}/api/v1/query?{query}")["data"]["result"])
 
     def firing(self, alert: str) -> bool:
         """Whether an alert fires."""

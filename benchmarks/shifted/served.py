@@ -1,7 +1,7 @@
 """One route as a server counts it, without the server: what every image adds to every counter.
 
-Answers go through `serving.metrics.recorder`, which counts for the server, image by image. Counters add up, so
-that the counters of any stream of these images are sums of what each adds.
+Answers go through `serving.metrics.recorder`, which counts for the server, image by image. Counters add up,
+so that the counters of any stream of these images are sums of what each adds.
 
 Shapes: n images of a domain, S series.
 """
@@ -143,8 +143,7 @@ class Served:
             domain=DOMAIN,
             correct=predicted == truth,
             members={
-                member: vote == truth
-                for member, vote in zip(members, answer.votes[0].tolist(), strict=True)
+                member: vote == truth for member, vote in zip(members, answer.votes[0].tolist(), strict=True)
             },
             delay_seconds=60.0,
         )
@@ -159,11 +158,18 @@ class Served:
     def _samples(self, names: Sequence[str]) -> list[Sample]:
         wanted = frozenset(names)
         return [
-            Sample(name=one.name, instance=INSTANCE, labels=tuple(sorted(one.labels.items())), value=one.value)
+            Sample(
+                name=one.name, instance=INSTANCE, labels=tuple(sorted(one.labels.items())), value=one.value
+            )
             for family in self._registry.collect()
             for one in family.samples
             if one.name in wanted
         ]
+
+
+def sample(name: str, labels: SeriesLabels, value: float) -> Sample:
+    """A value as the evaluator reads it."""
+    return Sample(name=name, instance=INSTANCE, labels=labels, value=value)
 
 
 def _one(answer: Answer, place: int) -> Answer:
