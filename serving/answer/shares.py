@@ -14,4 +14,5 @@ def place_of(image: Image) -> float:
     """
     content = image if isinstance(image, bytes) else image.tobytes()
     digest = hashlib.blake2b(content, digest_size=8).digest()
-    return (int.from_bytes(digest) >> (64 - _BITS)) / 2**_BITS
+    place: float = (int.from_bytes(digest) >> (64 - _BITS)) / 2**_BITS
+    return place
