@@ -68,6 +68,17 @@ sum by (route, domain) (increase(corolla_cascade_full_agreements_total[1d]))
     "Cascades whose thresholds are void on a replica": """
 max by (route) (corolla_cascade_void) == 1
 """,
+    "Named routes of which nothing can be estimated, for want of a reference that fits": """
+max by (route) (corolla_reference_images) == 0
+""",
+    "Named routes that replicas compare with different references": """
+count by (route) (count by (route, digest, data, reference) (corolla_reference_info)) > 1
+""",
+    "Confidence above or below that of the reference": """
+sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
+  / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
+  - on (route) group_left () avg by (route) (corolla_reference_confidence_ratio)
+""",
     "Time in which 99 % of the calls were answered": """
 histogram_quantile(0.99, sum by (method, le) (rate(corolla_request_duration_seconds_bucket[5m])))
 """,

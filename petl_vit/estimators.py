@@ -37,6 +37,9 @@ def negative_entropy(probabilities: Array) -> Array:
 SCORES = {"atc_mc": log_confidence, "atc_ne": negative_entropy}
 """The scores with thresholds, by the names of their estimates."""
 
+LOW_SCORE = "atc_mc"
+"""The one whose threshold says that an answer has a low score."""
+
 
 def threshold(scores: Array, correct: NDArray[np.bool_]) -> float:
     """The least score that counts as right, so that as many of these reach it as are right, but for ties.

@@ -1,7 +1,7 @@
 """How far frozen features are from those of reference images: what tells a foreign input without its answer.
 
-A reference keeps statistics of its images' features and what 95 % of the images do not exceed. Both sides, the
-measuring and the serving, compute the distance here. Pure functions on float64 arrays.
+A reference keeps statistics of its images' features and what 95 % of the images do not exceed. Measuring and
+serving both compute the distance here. Pure functions on float64 arrays.
 
 Shapes: n images, D the backbone's width.
 """
@@ -42,7 +42,8 @@ def distance(features: Statistics, vectors: Array) -> Array:
 def ratio(features: Statistics, vectors: Array) -> Array:
     """[n, D] -> [n]: the distance, divided by what 95 % of the reference images do not exceed.
 
-    An image is foreign where this exceeds 1. Where all reference images are alike any other is infinitely far.
+    An image is foreign where this exceeds 1. Where all reference images are alike, any other is infinitely
+    far.
     """
     distances = distance(features, vectors)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -56,3 +57,18 @@ def standardised(mean: Array, variance: Array, vectors: Array) -> Array:
         squares = (vectors - mean) ** 2 / np.where(variance > 0, variance, 1.0)
         distances: Array = np.sqrt(squares.mean(axis=-1))
     return np.where(np.isfinite(distances), distances, np.nan)
+
+
+def left_out(vectors: Array) -> Array:
+    """[n, D] -> [n]: the distance of each vector from all others.
+
+    A vector is nearer to statistics that it is part of than a new one is; the fewer there are, the more so.
+    """
+    n, mean, variance = len(vectors), vectors.mean(axis=0), vectors.var(axis=0)
+    if n < 3:
+        return standardised(mean, variance, vectors)
+    # The mean and the variance without x, from those with it.
+    step = n / (n - 1)
+    others = step * variance - step / (n - 1) * (vectors - mean) ** 2
+    others[others <= variance * 1e-12] = 0.0
+    return standardised(mean - (vectors - mean) / (n - 1), others, vectors)

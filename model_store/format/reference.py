@@ -17,6 +17,7 @@ from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import BINS, EDGES
 from petl_vit.errors import Corrupt
+from petl_vit.estimators import LOW_SCORE
 
 FEWEST = 50
 """Images below which no estimate is made of a reference."""
@@ -264,6 +265,32 @@ class Reference(StoredRecord):
             return found
         return -math.inf if self.accuracy == 1 else math.inf
 
+    @property
+    def estimates(self) -> dict[str, float]:
+        """The accuracy that each estimate of single answers makes of these images, by its name."""
+        scores = {name: one.estimate for name, one in self.atc.items()}
+        return {"confidence": self.confidence.mean, "vote": self.agreement} | scores
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The mean of each number of an image that alarms watch, all within [0, 1]; those that are known.
+
+        `disagreement` is the share of the pairs of members that differ, `unsure` what confidence leaves to 1,
+        `low_score` whether the score is below its threshold, `foreign` whether the features are beyond the
+        distance, `override` whether the answer is not the base head's, `error` whether it is wrong.
+        """
+        rates = {"error": 1 - self.accuracy, "unsure": 1 - self.confidence.mean}
+        if self.pairs:
+            agreements = sum(pair.agreements for pair in self.pairs)
+            rates["disagreement"] = 1 - agreements / (len(self.pairs) * self.images)
+        if LOW_SCORE in self.atc:
+            rates["low_score"] = 1 - self.atc[LOW_SCORE].estimate
+        if self.features is not None and self.features.beyond is not None:
+            rates["foreign"] = self.features.beyond / self.images
+        if self.base_overrides is not None:
+            rates["override"] = self.base_overrides / self.images
+        return rates
+
     def encode(self) -> bytes:
         """As `StoredRecord.encode`, in one line: most of it is numbers."""
         return (self.model_dump_json() + "\n").encode()
@@ -295,8 +322,16 @@ class Reference(StoredRecord):
         for pair in self.pairs:
             if pair.both_correct + pair.first_only + pair.second_only + pair.both_wrong != n:
                 yield f"field 'pairs': {pair.first} and {pair.second} do not count {n} images"
+        for name, count in self._counted():
+            if count is not None and count > n:
+                yield f"field {name!r}: {count} of {n} images"
         yield from self._confidence_disagreements()
         yield from self._confusion_disagreements()
+
+    def _counted(self) -> Iterator[tuple[str, int | None]]:
+        yield "unanimous", self.unanimous
+        yield "base_overrides", self.base_overrides
+        yield "features.beyond", None if self.features is None else self.features.beyond
 
     def _confidence_disagreements(self) -> Iterator[str]:
         confidence = self.confidence

@@ -210,6 +210,70 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "Those of them that all members together answer as the cascade did.",
         ),
     ),
+    "References": (
+        _gauge(
+            "corolla_reference_info",
+            "route digest data reference",
+            "1 for the reference of a named route, with the digests of the route that was measured, of the "
+            "images, and of all that it says. Replicas that compare with others show other digests.",
+        ),
+        _gauge(
+            "corolla_reference_stale",
+            "route",
+            "1 while the reference of a named route is of other versions, weights, temperature or thresholds "
+            "than those that answer: nothing is estimated by it, and it has no gauges but this and "
+            "`corolla_reference_info`.",
+        ),
+        _gauge(
+            "corolla_reference_images",
+            "route",
+            "Labelled images behind all numbers of the reference; 0 where a route has none, or a stale one.",
+        ),
+        _gauge("corolla_reference_accuracy_ratio", "route", "Share of them that are answered rightly."),
+        _gauge(
+            "corolla_reference_member_accuracy_ratio",
+            "route member",
+            "Share of them that a member answers rightly; routes of at most 16 members.",
+        ),
+        _gauge("corolla_reference_confidence_ratio", "route", "Mean probability of the answered class."),
+        _gauge(
+            "corolla_reference_confidence_cdf_ratio",
+            "route edge",
+            "Share of them whose confidence does not exceed an edge: an `le` of "
+            "`corolla_prediction_confidence_ratio`, which a gauge may not have.",
+        ),
+        _gauge(
+            "corolla_reference_bin_ratio",
+            "route bin",
+            "Share of them in a bin of `corolla_prediction_bin_total`.",
+        ),
+        _gauge(
+            "corolla_reference_pair_agreement_ratio",
+            "route pair",
+            "Share of them of which two members name the same class; routes of 2 to 8 members.",
+        ),
+        _gauge(
+            "corolla_reference_agreement_ratio",
+            "route",
+            "Mean share of the members whose class is the answer's.",
+        ),
+        _gauge(
+            "corolla_reference_estimate_ratio",
+            "route method",
+            "Accuracy that an estimate without labels makes of them: confidence, vote, atc_mc, atc_ne.",
+        ),
+        _gauge(
+            "corolla_reference_rate_ratio",
+            "route indicator",
+            "Mean over them of a number that alarms watch: error, unsure, low_score, disagreement (of two or "
+            "more members), foreign and override (where they were measured).",
+        ),
+        _gauge(
+            "corolla_temperature_ratio",
+            "route",
+            "What divides the combined logits of a named route now; a cascade's, once all members are asked.",
+        ),
+    ),
     "Feedback": (
         _counter(
             "corolla_feedback_submissions_total",

@@ -28,6 +28,7 @@ from serving.metrics.label_values import (
     member_labels,
     outcome,
 )
+from serving.metrics.references import References
 from serving.metrics.scoring import Scoring
 from serving.metrics.series import Labels, Series
 
@@ -61,6 +62,7 @@ class Metrics:
         self._answers = Answers(self._series)
         self._scoring: dict[str, Scoring] = {}
         self._cascades = Cascades(self._series)
+        self._references = References(self._series)
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -141,27 +143,15 @@ class Metrics:
             if full or name in RESERVED_ROUTES:
                 self._create_route(OTHER, ())
                 return OTHER
-            for member in set(self.known_routes.get(name, ())) - set(labels):
-                self._forget_adapter(name, member)
+            if (before := self.known_routes.get(name)) != labels:
+                for member in set(before or ()) - set(labels):
+                    self._forget_adapter(name, member)
+                self._references.show(name, labels, None, "")
             self.known_routes[name] = labels
             self._cascades.mark(name, void)
             self._answers.know(name, classes)
             self._create_route(name, labels)
             return name
-
-    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
-        """What a named route is compared with from now on.
-
-        Args:
-            route: A label as `add_route` has it.
-            reference: None where there is none.
-            stale: Why it is not of what answers now, so that nothing is scored by it; else empty.
-        """
-        with self._lock:
-            if reference is None or stale:
-                self._scoring.pop(route, None)
-            elif route in self.known_routes:
-                self._scoring[route] = Scoring.of(reference)
 
     def scoring(self, route: str, digest: str) -> Scoring | None:
         """What answers are scored by, where there is a reference of exactly what made them.
@@ -298,6 +288,30 @@ class Metrics:
         labels = self._adapters.pop((route, member), None)
         if labels is not None:
             del self._numbers["corolla_adapter_info"].values[labels]
+
+    def set_temperature(self, route: str, temperature: float) -> None:
+        """A named route answers by this temperature."""
+        with self._lock:
+            if route in self.known_routes:
+                self._numbers["corolla_temperature_ratio"].set(temperature, (route,))
+
+    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
+        """A named route is compared with this reference from now on, or with none.
+
+        Args:
+            stale: Why it is not of what answers now, so that nothing is estimated by it; else empty.
+        """
+        with self._lock:
+            if route in self.known_routes:
+                self._references.show(route, self.known_routes[route], reference, stale)
+            if reference is None or stale:
+                self._scoring.pop(route, None)
+            elif route in self.known_routes:
+                self._scoring[route] = Scoring.of(reference)
+
+    def reference(self, route: str) -> Reference | None:
+        """What estimates of a named route may rest on; None where it has no reference that fits."""
+        return self._references.usable.get(route)
 
     def set_row_buffers(self, size: int) -> None:
         """The buffers for rows take `size` bytes between forward passes."""

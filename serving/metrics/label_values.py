@@ -129,7 +129,7 @@ class RouteLabels:
             bins=tuple((*base, str(bin_)) for bin_ in range(BINS)),
             methods={method: (*base, method) for method in METHODS},
             members=tuple((*base, member) for member in members),
-            pairs=tuple((i, j, (*base, ":".join(sorted((members[i], members[j]))))) for i, j in pairs),
+            pairs=tuple((i, j, (*base, pair_label(members[i], members[j]))) for i, j in pairs),
         )
 
     def shown(self, *, named: bool, cascade: bool) -> tuple[dict[str, Sequence[Labels]], list[str]]:
@@ -189,6 +189,11 @@ def member_labels(members: Sequence[str]) -> tuple[str, ...]:
         counts[member] = counts.get(member, 0) + 1
         labels.append(member if counts[member] == 1 else f"{member}#{counts[member]}")
     return tuple(labels)
+
+
+def pair_label(first: str, second: str) -> str:
+    """The label of two members of a route."""
+    return ":".join(sorted((first, second)))
 
 
 def consensus(votes: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
+from tests.model_store.references import usable_reference
 from tests.prometheus import Prometheus, tool
 from tests.serving.world import until
 
@@ -62,6 +63,7 @@ def replica(version: int) -> Metrics:
         for member in MEMBERS:
             name = f"{member}:{version if member == 'lora' else 1}"
             metrics.set_adapter(route=route, member=member, version=name, method=member, digest="d")
+    metrics.set_reference("digits/best", usable_reference(*MEMBERS, accuracy=version / 4))
     return metrics
 
 
@@ -174,6 +176,10 @@ HERE = ROUTE | {"domain": "photo"}
         ("The five classes", ROUTE | {"class": "zero"}, 0),
         ("Members whose version", ROUTE | {"member": "lora"}, 2),
         ("Members whose version", ROUTE | {"member": "ssf"}, None),
+        ("Named routes of which nothing", {"route": "digits/idle"}, 0),
+        ("Named routes of which nothing", ROUTE, None),
+        ("Named routes that replicas", ROUTE, 2),
+        ("Confidence above or below", HERE, 0.6 - 0.775),
         ("Replicas that do not", {}, 0),
         ("Named routes without", {"route": "digits/idle"}, 4),
         ("Named routes without", ROUTE, None),

@@ -27,6 +27,20 @@ def test_a_vector_that_is_not_finite_has_no_distance() -> None:
     assert np.isnan(foreign.ratio(Kept(), vectors)).all()
 
 
+@pytest.mark.parametrize("n", [3, 4, 50])
+def test_each_image_is_compared_with_all_others(n: int) -> None:
+    vectors = np.random.default_rng(n).normal(size=(n, 6))
+    vectors[:, 2] = 7.0  # the same in all images
+    vectors[1, 3] += 5.0
+    vectors[:, 5] = 0.0
+    vectors[0, 5] = 3.0  # in one image alone
+    by_hand = []
+    for i in range(n):
+        others = np.delete(vectors, i, axis=0)
+        by_hand.append(foreign.standardised(others.mean(axis=0), others.var(axis=0), vectors[i]))
+    assert foreign.left_out(vectors).tolist() == pytest.approx(np.array(by_hand).tolist())
+
+
 def test_where_all_reference_images_are_alike_any_other_is_infinitely_far() -> None:
     alike = Kept(variance=(0.0, 0.0), distance=0.0)
     assert foreign.ratio(alike, np.array([[0.0, 1.0], [0.0, 1.5]])).tolist() == [0.0, np.inf]
