@@ -11,6 +11,7 @@ COUNTERS = (
     "corolla_estimated_correct_squares_total",
     "corolla_estimated_correct_total",
     "corolla_estimated_predictions_total",
+    "corolla_feature_distance_ratio_count",
     "corolla_feedback_bin_correct_total",
     "corolla_feedback_bin_total",
     "corolla_feedback_corrections_total",
