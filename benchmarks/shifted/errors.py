@@ -80,9 +80,7 @@ def lines(windows: Sequence[Window], group_of: Callable[[str], str], title: str)
         for name in GROUPS:
             for size in sorted({one.images for one in windows}):
                 own = [
-                    w
-                    for w in windows
-                    if (w.route, w.images) == (route, size) and group_of(w.domain) == name
+                    w for w in windows if (w.route, w.images) == (route, size) and group_of(w.domain) == name
                 ]
                 r2 = [one.line.r2 for one in own if one.line is not None]
                 if not r2:

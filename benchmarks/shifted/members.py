@@ -1,5 +1,7 @@
 """Two ensembles of eight adapters over scikit-learn's digits: their heads start from the probe, or at random.
 
+Random heads are only needed to compare agreements, so they learn for less.
+
 A folder keeps the store and the images, and a second call trains only what it lacks.
 """
 
@@ -23,10 +25,22 @@ from training.run.recipe import Recipe
 
 METHODS = ("lora", "ssf", "adaptformer", "bitfit", "houlsby", "repadapter", "convpass", "fact_tk")
 """Methods that learn in one forward with each other, and enough in a few epochs."""
-HEADS = ("probe", "random")
-"""Where heads start; each is the name of a route of all its members."""
 TASK = "digits"
 _MEASURED = 100  # held-out images that training measures its adapters on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """One adapter of each method, and a named route of all.
+
+    Attributes:
+        head: Where heads start, `probe` or `random`; also the name of the route.
+        images: Of training, at most.
+    """
+
+    head: str
+    images: int
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +49,8 @@ class Plan:
 
     Attributes:
         source, architecture: Of the backbone, as `corolla backbones import` takes them.
-        images: Of training; the others are held out.
+        images: For training.
+        heldout, others: Digits that are held out, and those of MNIST; at most.
         methods: Of each ensemble.
         precision: Of training.
     """
@@ -44,7 +59,12 @@ class Plan:
     architecture: str | None = None
     image_size: int = 56
     images: int = 500
-    epochs: int = 4
+    heldout: int = 800
+    others: int = 300
+    ensembles: tuple[Ensemble, ...] = (
+        Ensemble(head="probe", images=500, epochs=4),
+        Ensemble(head="random", images=300, epochs=3),
+    )
     batch_size: int = 32
     methods: tuple[str, ...] = METHODS
     precision: str = "auto"
@@ -56,13 +76,14 @@ class Trained:
     """A store with the ensembles, and the images that none of them was trained on.
 
     Attributes:
-        heldout: As `load_dataset` opens it.
+        heldout, others: Digits and those of MNIST, as `load_dataset` opens them.
         routes: Names of named routes.
     """
 
     store: Store
     task: str
     heldout: str
+    others: str
     routes: tuple[str, ...]
 
 
@@ -75,14 +96,16 @@ def trained(folder: Path, plan: Plan, reporter: Reporter) -> Trained:
         store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
     digits = load_dataset("digits")
     train, heldout = split_dataset(digits, holdout=1 - plan.images / len(digits), seed=plan.seed)
-    few = subset(heldout, min(_MEASURED, len(heldout)), plan.seed)
-    files = {"train": train, "heldout": heldout, "measured": few}
+    few = _some(heldout, _MEASURED, plan.seed)
+    files = {"train": train, "measured": few, "digits": _some(heldout, plan.heldout, plan.seed)}
+    files["mnist"] = _some(load_dataset("mnist"), plan.others, plan.seed)
     written = {name: _written(folder / f"{name}.npz", images) for name, images in files.items()}
-    for head in HEADS:
-        jobs = [_job(folder, store, plan, method, head, written) for method in plan.methods]
+    for one in plan.ensembles:
+        jobs = [_job(folder, store, plan, method, one, written) for method in plan.methods]
         run_together(store, jobs, reporter)
-        _put(store, head, ", ".join(name_of(method, head) for method in plan.methods))
-    return Trained(store=store, task=TASK, heldout=written["heldout"], routes=HEADS)
+        _put(store, one.head, ", ".join(name_of(method, one.head) for method in plan.methods))
+    routes = tuple(one.head for one in plan.ensembles)
+    return Trained(store=store, task=TASK, heldout=written["digits"], others=written["mnist"], routes=routes)
 
 
 def name_of(method: str, head: str) -> str:
@@ -91,12 +114,15 @@ def name_of(method: str, head: str) -> str:
     return name if head == "probe" else f"{name}-{head}"
 
 
-def _job(folder: Path, store: Store, plan: Plan, method: str, head: str, files: dict[str, str]) -> Job:
+def _job(
+    folder: Path, store: Store, plan: Plan, method: str, ensemble: Ensemble, files: dict[str, str]
+) -> Job:
     return Job(
         backbone=store.backbones.get(None).digest,
         task=TASK,
-        name=name_of(method, head),
+        name=name_of(method, ensemble.head),
         data=files["train"],
+        limit=None if ensemble.images >= plan.images else ensemble.images,
         heldout=files["measured"],
         image_size=plan.image_size,
         runs=folder / "runs",
@@ -104,14 +130,18 @@ def _job(folder: Path, store: Store, plan: Plan, method: str, head: str, files: 
         promote=True,  # also where a random head is still below the base head
         recipe=Recipe.of(
             method=method,
-            epochs=plan.epochs,
+            epochs=ensemble.epochs,
             batch_size=plan.batch_size,
             drop_path=0.0,
             seed=plan.seed,
-            head_init=head,
+            head_init=ensemble.head,
             precision=plan.precision,
         ),
     )
+
+
+def _some(dataset: Dataset, most: int, seed: int) -> Dataset:
+    return subset(dataset, min(most, len(dataset)), seed)
 
 
 def _put(store: Store, name: str, text: str) -> None:

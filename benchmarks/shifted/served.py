@@ -7,7 +7,7 @@ Shapes: n images of a domain, S series.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -17,6 +17,7 @@ from model_store.format.reference import Reference, ReferenceData
 from model_store.resolution.reference import referenced_route
 from petl_vit.combine import Answer, combine
 from petl_vit.precision import Precision
+from petl_vit.signals import signals
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds
@@ -60,16 +61,35 @@ class Traces:
     def __len__(self) -> int:
         return len(self.correct)
 
-    def sums(self, drawn: Labels, *, frozen: Flags, labelled: Flags) -> Floats:
-        """[..., S]: what images [..., b] add together.
+    def part(self, places: Labels) -> "Traces":
+        """Some of the images, in this order."""
+        return replace(self, added=self.added[places], correct=self.correct[places])
+
+    def sums(self, times: Labels, *, frozen: Labels, labelled: Labels) -> Floats:
+        """[..., S]: what images add together.
 
         Args:
-            drawn: [..., b], places of images.
-            frozen, labelled: [..., b], which of them the frozen backbone sees, and which are labelled.
+            times: [..., n], how often each is answered.
+            frozen, labelled: [..., n], how many of these times the frozen backbone sees it too, and how often
+                it is labelled.
         """
-        shown = np.where(self.frozen, frozen[..., None], np.where(self.labelled, labelled[..., None], True))
-        total: Floats = np.einsum("...bs,...bs->...s", self.added[drawn], shown)
+        total: Floats = times @ self.added
+        for which, seen in ((self.frozen, frozen), (self.labelled, labelled)):
+            total[..., which] = seen @ self.added[:, which]
         return total
+
+    def drawn(
+        self, random: np.random.Generator, images: int, *, looks: int = 1, frozen: float, labelled: float
+    ) -> Floats:
+        """[looks, S]: what so many images add at every look, drawn with replacement.
+
+        Args:
+            frozen, labelled: Shares of the images.
+        """
+        times = random.multinomial(images, np.full(len(self), 1 / len(self)), size=looks)
+        return self.sums(
+            times, frozen=random.binomial(times, frozen), labelled=random.binomial(times, labelled)
+        )
 
 
 def reference_of(route: Candidate, domain: Domain, precision: Precision) -> Reference:
@@ -102,12 +122,7 @@ class Served:
 
     def traces(self, domain: Domain) -> Traces:
         """Counts every image of a domain once."""
-        answer = combine(
-            domain.of(self.route.route),
-            weights_of(self.route.route),
-            rule=self.route.route.combine,
-            temperature=self.route.temperature,
-        )
+        answer = self._answer(domain)
         correct = answer.predicted == domain.labels
         before = self._counters()
         series = tuple(before)
@@ -126,9 +141,29 @@ class Served:
             correct=correct,
         )
 
+    def rescored(self, traces: Traces, domain: Domain) -> Traces:
+        """As `traces` of the domain, from those that were counted under another reference of the route."""
+        scoring = self._metrics.scoring(self.name, self.reference.route.digest)
+        assert scoring is not None, "the reference is of another route"
+        expected = signals(self._answer(domain)).expected(scoring.thresholds)
+        distances = np.array([scoring.distance(features) for features in domain.features])
+        added = traces.added.copy()
+        for column, (name, labels) in enumerate(traces.series):
+            method = dict(labels).get("method", "")
+            if name == "corolla_estimated_correct_total" and method in expected:
+                added[:, column] = expected[method]
+            elif name == "corolla_foreign_inputs_total":
+                added[:, column] = distances > 1
+        return replace(traces, added=added)
+
     def gauges(self) -> list[Sample]:
         """What the server says of the route's reference."""
         return self._samples(GAUGES)
+
+    def _answer(self, domain: Domain) -> Answer:
+        route = self.route.route
+        weights, temperature = weights_of(route), self.route.temperature
+        return combine(domain.of(route), weights, rule=route.combine, temperature=temperature)
 
     def _count(self, answer: Answer, domain: Domain, place: int) -> None:
         """One image: answered, seen by the frozen backbone, and labelled."""

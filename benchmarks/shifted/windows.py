@@ -56,16 +56,16 @@ def windows(served: Served, traces: Traces, sizes: Sequence[int], seeds: int) ->
     for size in sizes:
         for seed in range(seeds):
             random = np.random.default_rng([seed, size, *traces.name.encode()])
-            drawn = random.integers(0, len(traces), size)
-            frozen = random.random(size) < FROZEN_SHARE
-            sums = traces.sums(drawn, frozen=frozen, labelled=np.zeros(size, dtype=np.bool_))
+            times = np.bincount(random.integers(0, len(traces), size), minlength=len(traces))
+            frozen, labelled = random.binomial(times, FROZEN_SHARE), np.zeros_like(times)
+            sums = traces.sums(times, frozen=frozen, labelled=labelled)
             status = _status(traces, sums, gauges, confusions)
             yield Window(
                 route=served.route.label,
                 domain=traces.name,
                 images=size,
                 seed=seed,
-                truth=float(traces.correct[drawn].mean()),
+                truth=float(times @ traces.correct) / size,
                 estimates={one.method: one.value for one in status.estimates},
                 trusted=frozenset(one.method for one in status.estimates if one.trusted),
                 headline=status.headline,
@@ -79,9 +79,7 @@ def samples(traces: Traces, sums: Floats) -> list[Sample]:
     return [sample(name, labels, value) for (name, labels), value in series]
 
 
-def _status(
-    traces: Traces, sums: Floats, gauges: Sequence[Sample], confusions: Confusions
-) -> DomainStatus:
+def _status(traces: Traces, sums: Floats, gauges: Sequence[Sample], confusions: Confusions) -> DomainStatus:
     """What the evaluator says after its first reading."""
     evaluator = Evaluator(Replayed(), confusions=confusions)
     status = evaluator.take(Reading(at=AT, samples=(*samples(traces, sums), *gauges)))
@@ -107,5 +105,8 @@ class _Kept:
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
 
-    def of_route(self, route: str) -> Sequence[Reference]:
-        return [self._reference] if route == self._reference.route.digest else []
+    def stamps(self) -> Mapping[tuple[str, str], object]:
+        return {(self._reference.route.digest, self._reference.data.digest): None}
+
+    def get(self, route: str, data: str) -> Reference | None:
+        return self._reference
