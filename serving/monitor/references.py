@@ -69,6 +69,12 @@ def references(reading: Reading) -> References:
     return References(usable=usable, status=status, problems=problems)
 
 
+def command(route: str) -> str:
+    """What measures the reference of a named route."""
+    task, _, name = route.partition("/")
+    return f"corolla routes reference {name} --task {task}"
+
+
 def _problem(route: str, samples: Iterable[Sample]) -> str:
     """Why the reference of a route cannot be used; empty where it can."""
     stale = sorted(one.instance for one in samples if one.name == f"{_PREFIX}stale" and one.value > 0)
@@ -87,7 +93,7 @@ def _problem(route: str, samples: Iterable[Sample]) -> str:
     if stale:
         return (
             f"{route} is not what its reference was measured on ({', '.join(stale)}); measure it again: "
-            f"corolla routes reference {route.rpartition('/')[2]}"
+            f"{command(route)}"
         )
     if without and holding:
         return f"not all servers have the reference of {route}: {', '.join(without)}"

@@ -1,7 +1,8 @@
-"""An ensemble over images of latent difficulty: its members' answers and the labels, with a shift that is known.
+"""An ensemble over images of latent difficulty: its members' answers and the labels, with a shift that is
+known.
 
-Every member is right where its quality exceeds the image's difficulty plus its own luck, so that members err on
-the same images; a wrong member names the image's likely mistake or any other class.
+Every member is right where its quality exceeds the image's difficulty plus its own luck, so that members err
+on the same images; a wrong member names the image's likely mistake or any other class.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Answers:
 
 
 def answers(qualities: Sequence[float], images: int, *, shift: float, seed: int) -> Answers:
-    """Members of these qualities (in standard deviations of difficulty) on images that are harder by a shift."""
+    """Members of these qualities, in standard deviations of difficulty, on images harder by a shift."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, images)
     difficulty = random.normal(size=(images, 1)) + shift

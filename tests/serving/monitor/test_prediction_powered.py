@@ -50,7 +50,7 @@ def test_it_is_right_on_average_and_covers_where_disputed_images_are_labelled_mo
     random = np.random.default_rng(1)
     images, errors, naive, covered = 4000, [], [], 0
     for _ in range(300):
-        # Confident predictions under a shift: right 12 points less often than expected, and more so where disputed.
+        # Predictions that expect too much: by 12 points on average, and by more where members dispute.
         dispute = random.beta(1, 4, images)
         expected = np.clip(1 - 0.6 * dispute, 0, 1)
         correct = (random.random(images) < expected - 0.6 * dispute).astype(float)
