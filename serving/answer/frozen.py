@@ -7,6 +7,7 @@ Shapes: D width of the backbone, C classes of the task.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,7 +50,9 @@ class FrozenShare:
 
     def __init__(self, share: float, base_head: Callable[[TaskRecord], Head]) -> None:
         self._share, self._base_head = share, base_head
-        self._models: dict[str, Witness | None] = {}
+        self._models: dict[str, Witness] = {}
+        self._unread: set[str] = set()
+        self._lock = threading.Lock()
 
     def applies(self, plan: Plan) -> bool:
         """Whether any image under a plan may be in the share."""
@@ -64,17 +67,20 @@ class FrozenShare:
         if place >= self._share or plan.named is None:
             return None
         task = plan.resolved.task
-        if task.digest not in self._models and (model := self._read(task)) is not None:
-            self._models[task.digest] = model
-        return self._models.get(task.digest)
+        with self._lock:
+            if task.digest not in self._models:
+                self._read(task)
+            return self._models.get(task.digest)
 
-    def _read(self, task: TaskRecord) -> Witness | None:
+    def _read(self, task: TaskRecord) -> None:
         try:
             base = Adapter.base(base_head=self._base_head(task), task_digest=task.digest)
         except CorollaError as error:
-            _log.warning("no image of task %s is put to the frozen backbone: %s", task.spec.name, error)
-            return None
-        return Witness([Term(adapter=base)])
+            if task.digest not in self._unread:  # said once, tried again
+                _log.warning("no image of task %s is put to the frozen backbone: %s", task.spec.name, error)
+            self._unread.add(task.digest)
+        else:
+            self._models[task.digest] = Witness([Term(adapter=base)])
 
 
 def _no_head(task: TaskRecord) -> Head:

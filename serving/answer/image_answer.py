@@ -44,21 +44,15 @@ class Counting:
             logits: Of every member, as the route lists them; of a cascade, of those asked, in that order.
             all_asked: Of a cascade, whether an image was put to all members, whatever its answer needs.
         """
-        outcomes: dict[int, ImageAnswer | CorollaError] = {}
-        good: dict[int, Sequence[Array]] = {}
+        plan, outcomes = self.plan, dict[int, ImageAnswer | CorollaError]()
         for place, of_image in enumerate(logits):
             if isinstance(of_image, CorollaError):
                 outcomes[place] = of_image
-            elif self.plan.cascade is not None:
-                asking = Asking(resolved=self.plan.resolved, cascade=self.plan.cascade)
+            elif plan.cascade is not None:
+                asking = Asking(resolved=plan.resolved, cascade=plan.cascade)
                 outcomes[place] = self._of_cascade(asking, of_image, all_asked[place])
-            else:
-                members = self._finite(self.plan.resolved.members, self.plan.resolved.aligned(of_image))
-                if isinstance(members, BadScores):
-                    outcomes[place] = members
-                else:
-                    good[place] = members
-        outcomes |= self._of_all(good)
+        rest = {place: z for place, z in enumerate(logits) if place not in outcomes}
+        outcomes |= self._of_all({place: plan.resolved.aligned(z) for place, z in rest.items()})
         return [outcomes[place] for place in range(len(logits))]
 
     def frozen(self, images: Sequence[ImageAnswer | CorollaError], frozen: Sequence[Frozen | None]) -> None:
@@ -75,43 +69,54 @@ class Counting:
         """Of what answers; only named routes are compared with a reference."""
         return "" if self.plan.named is None else self.plan.digest
 
-    def _of_all(self, images: Mapping[int, Sequence[Array]]) -> dict[int, ImageAnswer]:
+    def _of_all(self, images: Mapping[int, Sequence[Array]]) -> dict[int, ImageAnswer | CorollaError]:
         """The answers of all members for images, by their places in the request."""
-        plan, answers = self.plan, dict[int, ImageAnswer]()
+        plan, outcomes = self.plan, dict[int, ImageAnswer | CorollaError]()
         weights = np.array([member.weight for member in plan.resolved.members])
         for places in _parts(images):
-            logits = np.stack([np.stack(images[place]) for place in places])
-            answer = combine(logits, weights, rule=plan.resolved.combine, temperature=plan.temperature)
+            logits = np.array([images[place] for place in places])
+            finite = np.isfinite(logits).all(axis=(1, 2))
+            for place in np.array(places)[~finite].tolist():
+                outcomes[place] = self._bad_scores(plan.resolved.members, images[place])
+            answered = np.array(places)[finite].tolist()
+            if not answered:
+                continue
+            answer = combine(
+                logits[finite], weights, rule=plan.resolved.combine, temperature=plan.temperature
+            )
             counts = [
                 CascadeCounts(asked=len(weights), of_all=answer.of(i))
-                for i in range(len(places) if plan.void else 0)
+                for i in range(len(answered) if plan.void else 0)
             ]
-            answers |= zip(places, self._counted(answer, counts), strict=True)
-        return answers
+            outcomes |= zip(answered, self._counted(answer, counts), strict=True)
+        return outcomes
 
     def _of_cascade(self, asking: Asking, logits: Logits, all_asked: bool) -> ImageAnswer | CorollaError:
         asked = asking.asked(logits) if all_asked else len(logits)
         order = [self.plan.resolved.members[i] for i in asking.cascade.order]
         aligned = asking.aligned(logits)
-        members = self._finite(order[:asked], aligned[:asked])
-        if isinstance(members, BadScores):
-            return members
-        rest = self._finite(order[asked:], aligned[asked:])
+        members = aligned[:asked]
+        if not _finite(members):
+            return self._bad_scores(order, members)
         of_all = None
-        if all_asked and not isinstance(rest, BadScores):
-            of_all = asking.answer_of_all(aligned)
+        if all_asked:
+            rest = aligned[asked:]
+            if _finite(rest):
+                of_all = asking.answer_of_all(aligned)
+            else:
+                self._bad_scores(order[asked:], rest)
         counts = CascadeCounts(asked=asked, of_all=of_all, in_share=of_all is not None)
         return self._counted(asking.answer(members), [counts])[0]
 
-    def _finite(self, members: Sequence[Member], logits: Sequence[Array]) -> Sequence[Array] | BadScores:
-        for member, z in zip(members, logits, strict=False):
-            if not np.isfinite(z).all():
-                self.recorder.invalid_scores(self.plan.named, member.name)
-                return BadScores(
-                    f"{member} gave scores that are not finite",
-                    remedy="look at the image's values and at alpha, then at the adapter's training",
-                )
-        return logits
+    def _bad_scores(self, members: Sequence[Member], logits: Sequence[Array]) -> BadScores:
+        """Counts and names the first member whose logits are not finite."""
+        bad = zip(members, logits, strict=False)
+        member = next(member for member, z in bad if not np.isfinite(z).all())
+        self.recorder.invalid_scores(self.plan.named, member.name)
+        return BadScores(
+            f"{member} gave scores that are not finite",
+            remedy="look at the image's values and at alpha, then at the adapter's training",
+        )
 
     def _counted(self, answer: Answer, counts: Sequence[CascadeCounts]) -> list[ImageAnswer]:
         plan = self.plan
@@ -119,6 +124,10 @@ class Counting:
             plan.named, plan.resolved, self.domain, answer, counts, digest=self._digest
         )
         return _image_answers(answer, ids)
+
+
+def _finite(logits: Sequence[Array]) -> bool:
+    return all(np.isfinite(z).all() for z in logits)
 
 
 def _parts(images: Mapping[int, Sequence[Array]]) -> Iterator[list[int]]:

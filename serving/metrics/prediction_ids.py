@@ -11,7 +11,7 @@ import hmac
 import json
 import secrets
 from collections import OrderedDict
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
 
@@ -85,7 +85,8 @@ class PredictionIds:
             confidence=round(prediction.confidence, 6),
             created_at=round(prediction.created_at, 3),
         )
-        payload = json.dumps(astuple(rounded), separators=(",", ":"), ensure_ascii=False).encode()
+        said = [getattr(rounded, name) for name in _FIELDS]  # `astuple` would copy every vote
+        payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
         prediction_id = _encode(self._mac(payload) + payload)
         assert len(prediction_id) <= MAX_LENGTH, f"{len(prediction_id)} characters could not be opened again"
         return prediction_id
