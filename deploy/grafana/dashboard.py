@@ -29,15 +29,16 @@ def text() -> str:
         .time("now-24h", "now")
         .refresh("1m")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .variables(_variables())
     )
+    for variable in _variables():
+        page = page.with_variable(variable)
     for row in ROWS:
         page = page.with_row(build.Row(row.title))
         for panel in row.panels:
             page = page.with_panel(panel)
     built = page.build()
-    for number, panel in enumerate(built.panels or (), start=1):
-        panel.id_val = number
+    for number, placed in enumerate(built.panels or (), start=1):
+        placed.id_val = number
     return JSONEncoder(indent=2, sort_keys=True).encode(built) + "\n"
 
 

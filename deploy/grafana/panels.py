@@ -1,13 +1,22 @@
 """The kinds of panels that the rows are made of, and how a query selects what the dashboard shows.
 
-Grafana replaces `$job`, `$route`, `$domain` and `$window` in a query by what is chosen at the top of the page.
+Grafana replaces `$job`, `$route`, `$domain` and `$window` in a query by what is chosen at its top.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grafana_foundation_sdk.builders import barchart, common, heatmap, prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import (
+    barchart,
+    common,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models.dashboard import (
@@ -24,6 +33,9 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 SHARE = "percentunit"
 HEIGHT = 8
+_CURVES, _TABLE, _HEATMAP = PromQueryFormat.TIME_SERIES, PromQueryFormat.TABLE, PromQueryFormat.HEATMAP
+_COLORED = DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})
+_DASHED = DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 6]})
 
 Kind = TypeVar(
     "Kind", barchart.Panel, heatmap.Panel, stat.Panel, statetimeline.Panel, table.Panel, timeseries.Panel
@@ -50,10 +62,10 @@ def rate(metric: str, *matchers: str, by: str) -> str:
     return f"sum by ({by}) (rate({of_place(metric, *matchers)}[$window]))"
 
 
-def increase(metric: str, *matchers: str, by: str, of: str = "place") -> str:
+def increase(metric: str, *matchers: str, by: str, of: str = "place", window: str = "$window") -> str:
     """The increase of a counter in the chosen window, summed over replicas and all labels but `by`."""
     series = of_place(metric, *matchers) if of == "place" else of_route(metric, *matchers)
-    return f"sum by ({by}) (increase({series}[$window]))"
+    return f"sum by ({by}) (increase({series}[{window}]))"
 
 
 Panels = barchart.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
@@ -67,7 +79,7 @@ class Row:
     panels: tuple[Panels, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Query:
     """One query of a panel.
 
@@ -80,10 +92,12 @@ class Query:
     legend: str = ""
     exemplars: bool = False
 
-    def target(self, letter: str, form: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> prometheus.Dataquery:
+    def target(self, letter: str, form: PromQueryFormat = _CURVES) -> prometheus.Dataquery:
         """As Grafana has it; tables have the newest values, everything else has those of the shown time."""
-        target = prometheus.Dataquery().ref_id(letter).expr(self.promql).format(form).legend_format(self.legend)
-        return target.instant() if form == PromQueryFormat.TABLE else target.range().exemplar(self.exemplars)
+        target = (
+            prometheus.Dataquery().ref_id(letter).expr(self.promql).format(form).legend_format(self.legend)
+        )
+        return target.instant() if form == _TABLE else target.range().exemplar(self.exemplars)
 
 
 def lines(
@@ -105,13 +119,15 @@ def lines(
         panel = panel.axis_soft_max(1)
     if stacked:
         panel = panel.fill_opacity(40).stacking(common.StackingConfig().mode(options.StackingMode.PERCENT))
-    dashed = [DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 6]})]
-    return panel.override_by_regexp("/(low|high|reference)$/", dashed)
+    return panel.override_by_regexp("/(low|high|reference)$/", [_DASHED])
 
 
-def heat(title: str, about: str, query: Query, *, unit: str, width: int = 8) -> heatmap.Panel:
-    """A histogram over time: of its buckets, how many images fell into each."""
-    panel = heatmap.Panel().with_target(query.target("A", PromQueryFormat.HEATMAP))
+def heat(
+    title: str, about: str, metric: str, *, unit: str, width: int = 8, exemplars: bool = False
+) -> heatmap.Panel:
+    """A histogram over time: how many images fell into each bucket between two points of the panel."""
+    query = Query(increase(f"{metric}_bucket", by="le", window="$__rate_interval"), "{{le}}", exemplars)
+    panel = heatmap.Panel().with_target(query.target("A", _HEATMAP))
     panel = _placed(panel, title, about, width, ()).unit("short")
     return panel.color(
         heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(64).exponent(0.5)
@@ -132,22 +148,19 @@ def rows(
     Args:
         steps: Colours of cells, by value.
     """
-    panel = _placed(table.Panel(), title, about, width, queries, PromQueryFormat.TABLE).unit(unit)
+    panel = _placed(table.Panel(), title, about, width, queries, _TABLE).unit(unit)
     for transformation in transformations:
         panel = panel.with_transformation(transformation)
     if steps:
-        panel = panel.thresholds(_thresholds(steps)).override_by_field_type(
-            "number", [DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})]
-        )
+        panel = panel.thresholds(_thresholds(steps)).override_by_field_type("number", [_COLORED])
     return panel
 
 
 def bars(title: str, about: str, *queries: Query, by: str, width: int = 8) -> barchart.Panel:
     """Bars of the newest values, side by side for each value of a label."""
-    panel = _placed(barchart.Panel(), title, about, width, queries, PromQueryFormat.TABLE).unit(SHARE)
-    panel = panel.with_transformation(joined(by)).with_transformation(
-        renamed({f"Value #{letter}": query.legend for letter, query in zip("ABCD", queries, strict=False)}, without=("Time",))
-    )
+    panel = _placed(barchart.Panel(), title, about, width, queries, _TABLE).unit(SHARE)
+    names = {f"Value #{letter}": query.legend for letter, query in zip("ABCD", queries, strict=False)}
+    panel = panel.with_transformation(joined(by)).with_transformation(renamed(names, without=("Time",)))
     return panel.x_field(by).min(0).max(1).legend(_legend()).tooltip(_tooltip())
 
 
@@ -202,7 +215,7 @@ def _placed(
     about: str,
     width: int,
     queries: tuple[Query, ...],
-    form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
+    form: PromQueryFormat = _CURVES,
 ) -> Kind:
     for letter, query in zip("ABCDEFGH", queries, strict=False):
         panel = panel.with_target(query.target(letter, form))

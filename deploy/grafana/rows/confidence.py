@@ -7,38 +7,39 @@ ROW = Row(
     (
         heat(
             "Confidence of the answers",
-            "Images by the probability of their answer. Diamonds are answers of low confidence, by prediction id.",
-            Query(
-                promql=increase("corolla_prediction_confidence_ratio_bucket", by="le"), legend="{{le}}", exemplars=True
-            ),
+            "Images by the probability of their answer. Diamonds are answers of low confidence, by "
+            "prediction id.",
+            "corolla_prediction_confidence_ratio",
             unit="percentunit",
+            exemplars=True,
         ),
         lines(
             "Mean confidence, one hour",
             "Beside that of the reference.",
             Query(
-                promql=of_place("route_domain:corolla_prediction_confidence_ratio:mean1h"), legend="{{domain}}"
+                of_place("route_domain:corolla_prediction_confidence_ratio:mean1h"),
+                "{{domain}}",
             ),
-            Query(promql=f"max({of_route('corolla_reference_confidence_ratio')})", legend="reference"),
+            Query(f"max({of_route('corolla_reference_confidence_ratio')})", "reference"),
         ),
         lines(
             "Distance from the reference's confidence, one hour",
             "Kolmogorov-Smirnov: where the two distributions differ most, by how much.",
-            Query(promql=of_place("route_domain:corolla_prediction_confidence_ratio:ks1h"), legend="{{domain}}"),
+            Query(of_place("route_domain:corolla_prediction_confidence_ratio:ks1h"), "{{domain}}"),
         ),
         bars(
             "Reliability",
-            "Of labelled images, by bin of confidence: how often the answer was right, and how sure it was on average. "
-            "Equal bars are good calibration, whatever images were labelled.",
+            "Of labelled images, by bin of confidence: how often the answer was right, and how sure it was "
+            "on average. Equal bars are good calibration, whatever images were labelled.",
             Query(
-                promql=f"{increase('corolla_feedback_bin_correct_total', by='bin')} "
+                f"{increase('corolla_feedback_bin_correct_total', by='bin')} "
                 f"/ {increase('corolla_feedback_bin_total', by='bin')}",
-                legend="right",
+                "right",
             ),
             Query(
-                promql=f"{increase('corolla_feedback_bin_confidence_ratio_total', by='bin')} "
+                f"{increase('corolla_feedback_bin_confidence_ratio_total', by='bin')} "
                 f"/ {increase('corolla_feedback_bin_total', by='bin')}",
-                legend="sure",
+                "sure",
             ),
             by="bin",
             width=12,
@@ -46,7 +47,7 @@ ROW = Row(
         lines(
             "Calibration error, six hours",
             "Expected calibration error of labelled images: high with few labels.",
-            Query(promql=of_place("route_domain:corolla_feedback_bin:ece6h"), legend="{{domain}}"),
+            Query(of_place("route_domain:corolla_feedback_bin:ece6h"), "{{domain}}"),
             width=12,
         ),
     ),
