@@ -17,6 +17,7 @@ from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from serving.address import joined
 from serving.metrics.port import MetricsPort
+from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
 from serving.monitor.gauges import Gauges
@@ -114,6 +115,7 @@ def monitor(
     evaluator = Evaluator(
         _source(every=every, **source),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),
+        alarms=SequentialAlarms(),
         confusions=None if url is None else Confusions(Store.open(url).references),
     )
     file = None if state is None else StateFile(state)
