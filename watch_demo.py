@@ -45,6 +45,7 @@ rule_files: [{rules}]
 scrape_configs:
   - {{job_name: corolla, file_sd_configs: [{{files: [{folder}/corolla.json], refresh_interval: 1s}}]}}
   - {{job_name: corolla-monitor, file_sd_configs: [{{files: [{folder}/monitor.json], refresh_interval: 1s}}]}}
+  - {{job_name: prometheus, static_configs: [{{targets: ["{address}"]}}]}}
 """
 
 
@@ -174,7 +175,8 @@ def play(
         if prometheus.firing(ALERT):
             return Outcome(fired=True, calm=sent, shifted=0)
         monitor.show("not shifted", sent)
-    monitor.wait_for(sent)
+    _within(WAIT_S, lambda: monitor.has_seen(sent))
+    prometheus.wait_for_rules()
     if prometheus.firing(ALERT):
         return Outcome(fired=True, calm=sent, shifted=0)
     CONSOLE.print(f"after {sent} images nothing has fired; now the camera sends MNIST's digits")
@@ -251,10 +253,10 @@ class Monitor:
             f"evidence of a shift 10^{evidence:.1f} of 10^{domain['threshold'] or 0:.1f}"
         )
 
-    def wait_for(self, images: int) -> None:
-        """Until the evaluator has seen so many images, and Prometheus what it says of them."""
-        _within(WAIT_S, lambda: (domain := self._domain()) is not None and domain["images"] >= images)
-        time.sleep(3)
+    def has_seen(self, images: int) -> bool:
+        """Whether the evaluator has seen so many images."""
+        domain = self._domain()
+        return domain is not None and int(domain["images"]) >= images
 
     def counted(self) -> int | None:
         """The images that it had counted when it raised its alarm."""
@@ -277,7 +279,7 @@ class Prometheus:
         self.url = f"http://{address}"
         config = folder / "prometheus.yml"
         rules = json.dumps(str(ROOT / "deploy" / "prometheus" / "rules.yml"))
-        config.write_text(CONFIG.format(rules=rules, folder=folder))
+        config.write_text(CONFIG.format(rules=rules, folder=folder, address=address))
         self._command = [program, f"--config.file={config}", f"--web.listen-address={address}"]
         self._command.append(f"--storage.tsdb.path={folder / 'prometheus'}")
 
@@ -303,8 +305,20 @@ class Prometheus:
             _within(WAIT_S, lambda address=address: self._up(address))
 
     def _up(self, address: str) -> bool:
-        query = urlencode({"query": f'up{{instance="{address}"}} == 1'})
-        return bool(_json(f"{self.url}/api/v1/query?{query}")["data"]["result"])
+        return self._value(f'up{{instance="{address}"}}') == 1
+
+    def _value(self, query: str) -> float:
+        """Of the first series; 0 where there is none."""
+        found = _json(f"{self.url}/api/v1/query?{urlencode({'query': query})}")["data"]["result"]
+        return float(found[0]["value"][1]) if found else 0.0
+
+    def wait_for_rules(self) -> None:
+        """Until the rules have been evaluated over what the evaluator says now."""
+        now = time.time()
+        _within(WAIT_S, lambda: self._value('timestamp(up{job="corolla-monitor"})') > now)
+        scraped = time.time()
+        evaluated = "min(prometheus_rule_group_last_evaluation_timestamp_seconds)"
+        _within(WAIT_S, lambda: self._value(evaluated) > scraped)
 
     def firing(self, alert: str) -> bool:
         """Whether an alert fires."""

@@ -1,10 +1,9 @@
-"""Two ensembles of eight adapters over scikit-learn's digits: their heads start from the probe, or at random.
-
-Random heads are only needed to compare agreements, so they learn for less.
+"""Three ensembles over digits: of eight methods, and of linear heads that start from the probe and at random.
 
 A folder keeps the store and the images, and a second call trains only what it lacks.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,27 +19,14 @@ from training.data.dataset import split_dataset, subset
 from training.data.records import Dataset
 from training.data.sources import load_dataset
 from training.progress import Reporter
-from training.run.job import Job, run_together
+from training.run.job import Job, run, run_together
 from training.run.recipe import Recipe
 
 METHODS = ("lora", "ssf", "adaptformer", "bitfit", "houlsby", "repadapter", "convpass", "fact_tk")
 """Methods that learn in one forward with each other, and enough in a few epochs."""
 TASK = "digits"
 _MEASURED = 100  # held-out images that training measures its adapters on
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ensemble:
-    """One adapter of each method, and a named route of all.
-
-    Attributes:
-        head: Where heads start, `probe` or `random`; also the name of the route.
-        images: Of training, at most.
-    """
-
-    head: str
-    images: int
-    epochs: int
+_LINEAR = 300  # images that linear heads learn on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +37,9 @@ class Plan:
         source, architecture: Of the backbone, as `corolla backbones import` takes them.
         images: For training.
         heldout, others: Digits that are held out, and those of MNIST; at most.
-        methods: Of each ensemble.
+        methods, epochs: Of the ensemble of methods.
+        members: Of each ensemble of linear heads: number i has seed i and learns for i + 1 epochs, so that
+            they are not equally good.
         precision: Of training.
     """
 
@@ -60,13 +48,11 @@ class Plan:
     image_size: int = 56
     images: int = 500
     heldout: int = 800
-    others: int = 300
-    ensembles: tuple[Ensemble, ...] = (
-        Ensemble(head="probe", images=500, epochs=4),
-        Ensemble(head="random", images=300, epochs=3),
-    )
-    batch_size: int = 32
+    others: int = 150
     methods: tuple[str, ...] = METHODS
+    epochs: int = 4
+    members: int = 6
+    batch_size: int = 32
     precision: str = "auto"
     seed: int = 0
 
@@ -96,48 +82,69 @@ def trained(folder: Path, plan: Plan, reporter: Reporter) -> Trained:
         store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
     digits = load_dataset("digits")
     train, heldout = split_dataset(digits, holdout=1 - plan.images / len(digits), seed=plan.seed)
-    few = _some(heldout, _MEASURED, plan.seed)
-    files = {"train": train, "measured": few, "digits": _some(heldout, plan.heldout, plan.seed)}
-    files["mnist"] = _some(load_dataset("mnist"), plan.others, plan.seed)
+    files = {
+        "train": train,
+        "measured": _some(heldout, _MEASURED, plan.seed),
+        "digits": _some(heldout, plan.heldout, plan.seed),
+        "mnist": _some(load_dataset("mnist"), plan.others, plan.seed),
+    }
     written = {name: _written(folder / f"{name}.npz", images) for name, images in files.items()}
-    for one in plan.ensembles:
-        jobs = [_job(folder, store, plan, method, one, written) for method in plan.methods]
-        run_together(store, jobs, reporter)
-        _put(store, one.head, ", ".join(name_of(method, one.head) for method in plan.methods))
-    routes = tuple(one.head for one in plan.ensembles)
-    return Trained(store=store, task=TASK, heldout=written["digits"], others=written["mnist"], routes=routes)
-
-
-def name_of(method: str, head: str) -> str:
-    """What an adapter is called."""
-    name = method.replace("_", "-")
-    return name if head == "probe" else f"{name}-{head}"
-
-
-def _job(
-    folder: Path, store: Store, plan: Plan, method: str, ensemble: Ensemble, files: dict[str, str]
-) -> Job:
-    return Job(
-        backbone=store.backbones.get(None).digest,
+    ensembles = dict(_ensembles(folder, store, plan, written))
+    for name, jobs in ensembles.items():
+        if name == "methods":
+            run_together(store, jobs, reporter)
+        else:
+            for job in jobs:
+                run(store, job, reporter)
+        _put(store, name, ", ".join(job.name for job in jobs))
+    return Trained(
+        store=store,
         task=TASK,
-        name=name_of(method, ensemble.head),
-        data=files["train"],
-        limit=None if ensemble.images >= plan.images else ensemble.images,
-        heldout=files["measured"],
-        image_size=plan.image_size,
-        runs=folder / "runs",
-        measure_precision=Precision.FP32,
-        promote=True,  # also where a random head is still below the base head
-        recipe=Recipe.of(
-            method=method,
-            epochs=ensemble.epochs,
-            batch_size=plan.batch_size,
-            drop_path=0.0,
-            seed=plan.seed,
-            head_init=ensemble.head,
-            precision=plan.precision,
-        ),
+        heldout=written["digits"],
+        others=written["mnist"],
+        routes=tuple(ensembles),
     )
+
+
+def _ensembles(
+    folder: Path, store: Store, plan: Plan, files: dict[str, str]
+) -> Iterator[tuple[str, Sequence[Job]]]:
+    """The names of routes, and what trains their members."""
+
+    def job(name: str, images: int, recipe: Recipe) -> Job:
+        return Job(
+            backbone=store.backbones.get(None).digest,
+            task=TASK,
+            name=name,
+            data=files["train"],
+            limit=images if images < plan.images else None,
+            heldout=files["measured"],
+            image_size=plan.image_size,
+            runs=folder / "runs",
+            measure_precision=Precision.FP32,
+            promote=True,  # also where a random head is still below the base head
+            recipe=recipe,
+        )
+
+    def recipe(method: str, **values: object) -> Recipe:
+        common = {"batch_size": plan.batch_size, "drop_path": 0.0, "precision": plan.precision}
+        return Recipe.of(method=method, **common, **values)
+
+    yield (
+        "methods",
+        [
+            job(one.replace("_", "-"), plan.images, recipe(one, epochs=plan.epochs, seed=plan.seed))
+            for one in plan.methods
+        ],
+    )
+    for head in ("probe", "random"):
+        yield (
+            f"linear-{head}",
+            [
+                job(f"linear-{head}-{i}", _LINEAR, recipe("linear", epochs=i + 1, seed=i, head_init=head))
+                for i in range(plan.members)
+            ],
+        )
 
 
 def _some(dataset: Dataset, most: int, seed: int) -> Dataset:

@@ -187,7 +187,7 @@ class Served:
         return {
             (one.name, one.labels): one.value
             for one in self._samples(COUNTERS)
-            if ("route", self.name) in one.labels
+            if ("route", self.name) in one.labels and dict(one.labels).get("domain", DOMAIN) == DOMAIN
         }
 
     def _samples(self, names: Sequence[str]) -> list[Sample]:

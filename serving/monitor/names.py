@@ -55,7 +55,7 @@ NAMES = frozenset((*COUNTERS, *GAUGES))
 LABELS = frozenset(
     (
         *("bin", "class", "consensus", "data", "digest", "domain", "from", "indicator"),
-        *("member", "method", "moment", "outcome", "pair", "route", "to"),
+        *("member", "method", "moment", "outcome", "pair", "reference", "route", "to"),
     )
 )
 """The labels that servers give; any other is Prometheus' and says which server it is."""
