@@ -10,8 +10,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from petl_vit.errors import InvalidInput
-
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
@@ -50,19 +48,13 @@ class Grid:
 
 
 def write(page: Path, name: str, text: str) -> None:
-    """Replaces what a page has between the marks of a name.
-
-    Raises:
-        InvalidInput: The page has no such marks.
-    """
+    """Replaces what a page has between the marks of a name, or adds it with them at the end."""
     start, end = f"<!-- measured: {name} -->", f"<!-- end of {name} -->"
     before = page.read_text(encoding="utf-8") if page.exists() else ""
+    block = f"{start}\n{text}\n{end}"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(before):
-        raise InvalidInput(
-            f"{page} has no place for {name}", field="page", remedy=f"add the lines {start} and {end}"
-        )
-    page.write_text(pattern.sub(lambda _: f"{start}\n{text}\n{end}", before), encoding="utf-8")
+    found = pattern.sub(lambda _: block, before) if pattern.search(before) else f"{before}\n{block}\n"
+    page.write_text(found, encoding="utf-8")
 
 
 def _line(cells: Sequence[str]) -> str:

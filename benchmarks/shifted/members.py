@@ -80,15 +80,7 @@ def trained(folder: Path, plan: Plan, reporter: Reporter) -> Trained:
     if not store.backbones.list():
         imported = backbones.read(plan.source, backbones.Request(architecture=plan.architecture))
         store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
-    digits = load_dataset("digits")
-    train, heldout = split_dataset(digits, holdout=1 - plan.images / len(digits), seed=plan.seed)
-    files = {
-        "train": train,
-        "measured": _some(heldout, _MEASURED, plan.seed),
-        "digits": _some(heldout, plan.heldout, plan.seed),
-        "mnist": _some(load_dataset("mnist"), plan.others, plan.seed),
-    }
-    written = {name: _written(folder / f"{name}.npz", images) for name, images in files.items()}
+    written = _images(folder, plan)
     ensembles = dict(_ensembles(folder, store, plan, written))
     for name, jobs in ensembles.items():
         if name == "methods":
@@ -104,6 +96,24 @@ def trained(folder: Path, plan: Plan, reporter: Reporter) -> Trained:
         others=written["mnist"],
         routes=tuple(ensembles),
     )
+
+
+def _images(folder: Path, plan: Plan) -> dict[str, str]:
+    """The files of images to train on, to measure training by, and to measure monitoring by."""
+    names = ("train", "measured", "digits", "mnist")
+    files = {name: folder / f"{name}.npz" for name in names}
+    if not all(path.exists() for path in files.values()):
+        digits = load_dataset("digits")
+        train, heldout = split_dataset(digits, holdout=1 - plan.images / len(digits), seed=plan.seed)
+        sets = (
+            train,
+            _some(heldout, _MEASURED, plan.seed),
+            _some(heldout, plan.heldout, plan.seed),
+            _some(load_dataset("mnist"), plan.others, plan.seed),
+        )
+        for path, dataset in zip(files.values(), sets, strict=True):
+            _write(path, dataset)
+    return {name: str(path) for name, path in files.items()}
 
 
 def _ensembles(
@@ -161,14 +171,12 @@ def _put(store: Store, name: str, text: str) -> None:
     store.routes.put(named_route.check(store, task=TASK, name=name, text=text).route)
 
 
-def _written(path: Path, dataset: Dataset) -> str:
+def _write(path: Path, dataset: Dataset) -> None:
     """The images of a set in a file of their own; all have one size."""
-    if not path.exists():
-        pixels = torch.stack([dataset.images[i] for i in range(len(dataset))])
-        np.savez(
-            path,
-            images=pixels.permute(0, 2, 3, 1).numpy(),
-            labels=dataset.labels.numpy(),
-            classes=np.array(dataset.classes),
-        )
-    return str(path)
+    pixels = torch.stack([dataset.images[i] for i in range(len(dataset))])
+    np.savez(
+        path,
+        images=pixels.permute(0, 2, 3, 1).numpy(),
+        labels=dataset.labels.numpy(),
+        classes=np.array(dataset.classes),
+    )

@@ -15,7 +15,6 @@ from benchmarks.shifted.grid import Grid
 from benchmarks.shifted.served import Served, reference_of
 from benchmarks.shifted.windows import windows
 from model_store.resolution.loading import member_key
-from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from tests.serving.world import World
 from training.data.dataset import subset
@@ -109,8 +108,8 @@ def test_a_page_has_the_tables_between_its_marks(tmp_path: Path) -> None:
     grid.write(page, "digits", Grid(title="t", columns=("a", "b"), rows=[("x", "1")]).markdown())
     assert "old" not in page.read_text()
     assert "| x | 1 |\n<!-- end of digits -->\nafter" in page.read_text()
-    with pytest.raises(InvalidInput, match="has no place for pacs"):
-        grid.write(page, "pacs", "")
+    grid.write(page, "pacs", "new")
+    assert page.read_text().endswith("after\n\n<!-- measured: pacs -->\nnew\n<!-- end of pacs -->\n")
 
 
 def test_it_ends_with_what_is_asked_of_monitoring(

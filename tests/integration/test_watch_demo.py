@@ -1,4 +1,4 @@
-"""`make watch-demo`, small: a real server, the evaluator, and a real Prometheus whose alert fires on the shift."""
+"""`make watch-demo`, small: a real server, the evaluator, and a real Prometheus whose alert fires."""
 
 from pathlib import Path
 
