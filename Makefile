@@ -1,6 +1,7 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo watch-demo test numerics lint check proto docs bench study clean
+.PHONY: help install demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
+.PHONY: proto docs bench study clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
@@ -21,7 +22,7 @@ export OMP_WAIT_POLICY := passive
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the verbs
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(TOOLS)  ## make .venv with everything in it, at the pinned versions
 
@@ -54,11 +55,8 @@ $(CHROMIUM): | $(READY)
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
 
-watch-demo: $(READY) | $(PROMETHEUS)  ## a shift against a running server, until a real Prometheus raises the alert
-	$(BIN)/python watch_demo.py
-
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint | $(PROMETHEUS) $(CHROMIUM)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
@@ -72,12 +70,27 @@ numerics: $(TOOLS)  ## the tests of numbers once more, as on other CPUs
 	@echo "as on other CPUs: $(OTHER_CPU) pytest --sums-by-rows -m numerics"
 	$(OTHER_CPU) $(PYTEST) -q --sums-by-rows -m numerics $$(grep -rl mark.numerics tests --include='test_*.py')
 
+# Two at a time; what one says is kept together where make can do that.
+LINTS := lint-types lint-pages lint-arrows lint-style lint-dockerfile
+TOGETHER := -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 lint: $(TOOLS)  ## style, types, arrows between packages, generated pages, Dockerfile
+	@$(MAKE) --no-print-directory $(TOGETHER) $(LINTS)
+
+lint-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types:
 	$(BIN)/mypy
+
+lint-arrows:
 	$(BIN)/lint-imports
+
+lint-pages:
 	$(BIN)/python -m docs.generate --check
+
+lint-dockerfile:
 	$(BIN)/hadolint Dockerfile
 
 check: lint | $(PROMETHEUS) $(CHROMIUM)  ## lint and the quick tests only

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -302,11 +303,19 @@ def check_same(theirs: Tensor, ours: Sequence[Tensor]) -> None:
 
 
 def kernels(stage: Stage) -> Found:
-    """Where the time of the mixed and of the compiled forward goes, kernel by kernel; also as a file."""
+    """Where the time of the mixed and of the compiled forward goes, kernel by kernel; also as files.
+
+    The tables are in gpu_profile.txt, a trace of each forward in gpu_trace_1.json.gz and gpu_trace_2.json.gz
+    (chrome://tracing, ui.perfetto.dev).
+    """
     runs: dict[str, Run] = {MIXED: stage.mixed(METHODS, MIXED_ADAPTERS)}
     best = stage.best or next(iter(stage.compiled), None)
     runs |= {EAGER: stage.eager} if best is None else {best: stage.compiled[best]}
-    tables = [_kernels(name, run, stage.setting) for name, run in runs.items()]
+    traces = [stage.setting.folder / f"gpu_trace_{number}.json.gz" for number in (1, 2)]
+    tables = [
+        _kernels(name, run, stage.setting, trace)
+        for (name, run), trace in zip(runs.items(), traces, strict=True)
+    ]
     path = stage.setting.folder / "gpu_profile.txt"
     with path.open("w", encoding="utf-8") as file:
         for found in tables:
@@ -314,8 +323,8 @@ def kernels(stage: Stage) -> Found:
     return Found(figures={"profile": str(path)}, tables=tables)
 
 
-def _kernels(name: str, run: Run, setting: Setting) -> Table:
-    """The kernels that take most of a run; on a CPU the operations."""
+def _kernels(name: str, run: Run, setting: Setting, trace: Path) -> Table:
+    """The kernels that take most of a run; on a CPU the operations. Writes the whole run to `trace`."""
     run()
     where = "CUDA" if setting.on_gpu else "CPU"
     if setting.on_gpu:
@@ -324,6 +333,7 @@ def _kernels(name: str, run: Run, setting: Setting) -> Table:
         run()
         if setting.on_gpu:
             torch.cuda.synchronize()
+    profiled.export_chrome_trace(str(trace))
     events = [event for event in profiled.key_averages() if event.device_type.name == where]
     taken = {
         event.key: event.self_device_time_total if setting.on_gpu else event.self_cpu_time_total

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -47,6 +48,7 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _data_folders: Iterator[P
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+_LONG = ("slow", "torchserve", "languages", "browser", "benchmarks")
 _ASKED = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
@@ -86,7 +88,14 @@ def _sums(pytestconfig: pytest.Config) -> object:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked `gpu` where there is none."""
+    """Skips tests marked `gpu` where there is none; and puts files that take long first.
+
+    Files are given to processes in this order (`--no-loadscope-reorder`), and a long one that came last would
+    leave all others waiting for it.
+    """
+    sizes = Counter(item.path for item in items)
+    long = {item.path for item in items if any(map(item.get_closest_marker, _LONG))}
+    items.sort(key=lambda item: (item.path not in long, -sizes[item.path], str(item.path)))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

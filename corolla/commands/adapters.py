@@ -62,8 +62,8 @@ def adapters() -> None:
 def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """List the adapters of a store.
 
-    Each with its newest version, all aliases, and that version's held-out metrics. A damaged manifest is named
-    after all others are listed.
+    Each with its newest version, all aliases, and that version's held-out metrics. A damaged manifest is
+    named after all others are listed.
     """
     store = Store.open(url)
     adapters, damaged = [], []

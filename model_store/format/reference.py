@@ -4,11 +4,14 @@ Everything in it follows from the members' logits, the labels and the frozen fea
 docs/store-format.md shows one.
 """
 
+import base64
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import AwareDatetime, Field, FiniteFloat, JsonValue, model_validator
 
 from model_store.format.canonical import canonical_json
@@ -18,6 +21,7 @@ from petl_vit.combine import Combine
 from petl_vit.confidence import BINS, EDGES
 from petl_vit.errors import Corrupt
 from petl_vit.estimators import LOW_SCORE
+from petl_vit.foreign import Plane
 
 FEWEST = 50
 """Images below which no estimate is made of a reference."""
@@ -202,15 +206,49 @@ class ReferenceFeatures(Record):
 
     Attributes:
         mean, variance: Of each of the D numbers.
+        directions: How many directions the plane of features of length 1 has, R.
+        plane_f16: [R + 1, D], its centre and its directions, as little-endian float16 in base64; None where
+            features were measured before there were planes.
         distance: What 95 % of the images do not exceed in `petl_vit.foreign.distance`.
         beyond: How many of the images do; None where that was not counted.
     """
 
     mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
     variance: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=1)]
+    directions: Count = 0
+    plane_f16: str | None = None
     distance: Annotated[FiniteFloat, Field(ge=0)]
     beyond: Count | None = None
     random: RandomFeatureMean
+
+    @cached_property
+    def plane(self) -> Plane | None:
+        """Where the features of usual images lie, once they have length 1."""
+        if self.plane_f16 is None:
+            return None
+        numbers = np.frombuffer(base64.b64decode(self.plane_f16, validate=True), dtype="<f2")
+        rows = numbers.astype(np.float64).reshape(self.directions + 1, len(self.mean))
+        return Plane(centre=rows[0], directions=rows[1:])
+
+    @classmethod
+    def packed(cls, plane: Plane) -> str:
+        """`plane_f16` of a plane."""
+        rows = np.concatenate([plane.centre[None], plane.directions]).astype("<f2")
+        return base64.b64encode(rows.tobytes()).decode()
+
+    @model_validator(mode="after")
+    def _check_plane(self) -> Self:
+        try:
+            plane = self.plane
+        except ValueError as error:
+            raise ValueError(
+                f"features.plane_f16: it is not base64 of {self.directions + 1} x {len(self.mean)} float16"
+            ) from error
+        if plane is not None and not (
+            np.isfinite(plane.centre).all() and np.isfinite(plane.directions).all()
+        ):
+            raise ValueError("features.plane_f16: a number is not finite")
+        return self
 
 
 class Reference(StoredRecord):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from model_store.format.reference import Reference
 from serving.metrics.label_values import MAX_PAIRED_MEMBERS, pair_label
+from serving.metrics.scoring import Scoring
 from serving.metrics.series import Labels, Series
 
 _DIGITS = 12  # of a digest
@@ -14,11 +15,12 @@ class References:
     """The references of named routes, and their series; the caller holds the lock of `series`.
 
     Attributes:
-        usable: By route, those of what answers now, of images enough for estimates.
+        scoring: By route, what answers are scored by: a reference of what answers now, of images enough for
+            estimates.
     """
 
     def __init__(self, series: Series) -> None:
-        self.usable: dict[str, Reference] = {}
+        self.scoring: dict[str, Scoring] = {}
         self._numbers = series.numbers
         self._shown: dict[str, list[tuple[str, Labels]]] = {}
 
@@ -31,7 +33,7 @@ class References:
         """
         for name, labels in self._shown.pop(route, ()):
             del self._numbers[name].values[labels]
-        self.usable.pop(route, None)
+        self.scoring.pop(route, None)
         fits = reference is not None and not stale
         self._numbers["corolla_reference_stale"].set(int(reference is not None and not fits), (route,))
         self._numbers["corolla_reference_images"].set(
@@ -42,7 +44,7 @@ class References:
         self._set(route, "corolla_reference_info", _digests(reference), 1)
         if not fits or reference.no_estimate:
             return
-        self.usable[route] = reference
+        self.scoring[route] = Scoring.of(reference)
         for name, labels, value in _constants(reference, members):
             self._set(route, name, labels, value)
 

@@ -22,8 +22,8 @@ class Scoring:
 
     Attributes:
         route: The digest of what it is of: nothing else is scored by it.
-        thresholds: By the names of `petl_vit.estimators.SCORES`; none where no estimate should be made, or
-            where all of the reference's answers were right or none was, so that no number tells.
+        thresholds: By the names of `petl_vit.estimators.SCORES`; none where all of the reference's answers
+            were right or none was, so that no number tells.
         features: None where the reference has none.
     """
 
@@ -33,8 +33,7 @@ class Scoring:
 
     @classmethod
     def of(cls, reference: Reference) -> Self:
-        known = () if reference.no_estimate else SCORES.keys() & reference.atc.keys()
-        thresholds = {name: reference.threshold(name) for name in known}
+        thresholds = {name: reference.threshold(name) for name in SCORES.keys() & reference.atc.keys()}
         return cls(
             route=reference.route.digest,
             thresholds={name: least for name, least in thresholds.items() if math.isfinite(least)},

@@ -61,11 +61,6 @@ class Plan:
         """Whether a cascade's thresholds belong to other versions, so that all its members answer."""
         return self.resolved.combine is Combine.CASCADE and self.cascade is None
 
-    @cached_property
-    def digest(self) -> str:
-        """Of what answers, as references say it."""
-        return referenced_route(self.resolved, self.temperature, cascade=self.cascade).digest
-
     def __str__(self) -> str:
         temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:.4g}"
         asked = "" if self.cascade is None else f", {self.cascade.asks}"

@@ -222,12 +222,15 @@ def _features(features: Array) -> ReferenceFeatures:
     mean, variance = features.mean(axis=0), features.var(axis=0)
     distances = foreign.left_out(features)
     usual = float(np.quantile(distances, foreign.SHARE, method="higher"))
+    plane = foreign.Plane.through(features)
     random = RandomFeatures(
         width=features.shape[1], count=_RANDOM, bandwidth=_rounded(random_features.bandwidth(features))
     )
     return ReferenceFeatures(
         mean=tuple(map(_rounded, mean.tolist())),
         variance=tuple(map(_rounded, variance.tolist())),
+        directions=len(plane.directions),
+        plane_f16=ReferenceFeatures.packed(plane),
         distance=usual,
         beyond=int((distances > usual).sum()),
         random=RandomFeatureMean(

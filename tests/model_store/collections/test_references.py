@@ -9,7 +9,7 @@ from model_store.format.reference import Reference
 from model_store.resolution.reference import route_of_adapter
 from model_store.store import Store
 from petl_vit.errors import Corrupt, Unsupported
-from tests.model_store.references import reference_of
+from tests.model_store.references import reference_of, usable_of
 from tests.model_store.world import World
 
 
@@ -109,6 +109,21 @@ def test_references_are_listed_with_their_stamps_and_not_read(world: World) -> N
     world.store.place.swap(key, lambda _: b"damaged")
     world.store.place.create("references/notes.txt", b"x")
     assert list(world.store.references.stamps()) == [(reference.route.digest, reference.data.digest)]
+
+
+@pytest.mark.parametrize(("plane", "directions"), [("not base64", 0), ("AAAA", 0), ("ADw=", 1), ("AHw=", 0)])
+def test_a_damaged_plane_is_refused_by_name(world: World, plane: str, directions: int) -> None:
+    """Of one number, 0x3c00 is 1 and 0x7c00 infinite."""
+    reference = usable_of(stored(world).route)
+    key = keys.reference(reference.route.digest, reference.data.digest)
+    document = json.loads(reference.encode())
+    for field, value in (("plane_f16", "ADw="), ("directions", 0)):
+        changed(document, f"features.{field}", value)
+    assert Reference.parse(json.dumps(document).encode(), key).features is not None
+    for field, value in (("plane_f16", plane), ("directions", directions)):
+        changed(document, f"features.{field}", value)
+    with pytest.raises(Corrupt, match=r"features\.plane_f16"):
+        Reference.parse(json.dumps(document).encode(), key)
 
 
 def test_a_newer_format_is_refused_by_name(world: World) -> None:

@@ -2,32 +2,25 @@
 
 import numpy as np
 
-from model_store.format.reference import (
-    RandomFeatureMean,
-    Reference,
-    ReferenceFeatures,
-    ReferenceThreshold,
-)
+from model_store.format.reference import RandomFeatureMean, Reference, ReferenceFeatures, ReferenceThreshold
 from model_store.resolution.reference import referenced_route
 from petl_vit import foreign
 from serving.registry.catalog import Plan
-from tests.model_store.references import reference_of as without_features
+from tests.model_store.references import usable_of
 
 THRESHOLD = -0.7
 
 
-def reference_of(plan: Plan, features: np.ndarray, *, no_estimate: str = "") -> Reference:
+def reference_of(plan: Plan, features: np.ndarray) -> Reference:
     """Of what a plan answers by, on images of these frozen features [n, D]."""
-    route = referenced_route(plan.resolved, plan.temperature, cascade=plan.cascade)
     mean, variance = features.mean(axis=0), features.var(axis=0)
     distances = foreign.standardised(mean, variance, features)
     statistics = ReferenceFeatures(
         mean=tuple(mean.tolist()),
         variance=tuple(variance.tolist()),
-        distance=float(np.quantile(distances, 0.95)),
+        distance=float(np.quantile(distances, foreign.SHARE)),
         random=RandomFeatureMean(seed=0, bandwidth=1.0, mean=(0.0,)),
     )
     atc = {name: ReferenceThreshold(threshold=THRESHOLD, estimate=0.5) for name in ("atc_mc", "atc_ne")}
-    return without_features(route).model_copy(
-        update={"features": statistics, "atc": atc, "no_estimate": no_estimate}
-    )
+    route = referenced_route(plan.resolved, plan.temperature, cascade=plan.cascade)
+    return usable_of(route, features=statistics, atc=atc)

@@ -35,7 +35,6 @@ def state(metrics: Metrics) -> tuple[float | None, float | None, list[str]]:
 
 def test_a_route_without_a_reference_has_no_images_from_the_start(metrics: Metrics) -> None:
     assert state(metrics) == (0, 0, [])
-    assert metrics.reference(ROUTE) is None
 
 
 def test_a_reference_is_shown_with_all_its_constants(metrics: Metrics) -> None:
@@ -43,7 +42,10 @@ def test_a_reference_is_shown_with_all_its_constants(metrics: Metrics) -> None:
     metrics.set_reference(ROUTE, reference)
     metrics.set_temperature(ROUTE, 1.5)
     assert state(metrics) == (0, 2, CONSTANTS)
-    assert metrics.reference(ROUTE) == reference
+    scoring = metrics.scoring(ROUTE, reference.route.digest)
+    assert scoring is not None
+    assert scoring.thresholds == {"atc_mc": -0.1}
+    assert metrics.scoring(ROUTE, "another") is None
     assert value(metrics, "corolla_temperature_ratio", route=ROUTE) == 1.5
     assert value(metrics, "corolla_reference_accuracy_ratio", route=ROUTE) == 0.5
     assert value(metrics, "corolla_reference_confidence_ratio", route=ROUTE) == 0.775
@@ -86,13 +88,14 @@ def test_a_stale_reference_is_shown_as_such_and_gives_no_constants(metrics: Metr
     metrics.set_reference(ROUTE, reference)
     metrics.set_reference(ROUTE, reference, "its temperature was 1.5, now 2")
     assert state(metrics) == (1, 0, ["corolla_reference_info"])
-    assert metrics.reference(ROUTE) is None
+    assert metrics.scoring(ROUTE, reference.route.digest) is None
 
 
 def test_a_reference_of_too_few_images_is_shown_and_gives_no_constants(metrics: Metrics) -> None:
-    metrics.set_reference(ROUTE, usable_reference(*MEMBERS, no_estimate="2 images are fewer than 50"))
+    reference = usable_reference(*MEMBERS, no_estimate="2 images are fewer than 50")
+    metrics.set_reference(ROUTE, reference)
     assert state(metrics) == (0, 2, ["corolla_reference_info"])
-    assert metrics.reference(ROUTE) is None
+    assert metrics.scoring(ROUTE, reference.route.digest) is None
 
 
 def test_another_reference_takes_the_place_of_the_one_before(metrics: Metrics) -> None:

@@ -13,6 +13,7 @@ from model_store.format.reference import (
     ReferenceRoute,
     ReferenceTerm,
 )
+from petl_vit import foreign
 from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import EDGES
@@ -103,13 +104,14 @@ def test_classes_are_counted(five: Reference) -> None:
     assert five.confusion == ((0, 0, 2), (1, 0, 1), (1, 1, 1), (2, 0, 1))
 
 
-def test_features_have_mean_variance_distance_and_random_features(five: Reference) -> None:
+def test_features_have_mean_variance_plane_distance_and_random_features(five: Reference) -> None:
     assert five.features is not None
     assert five.features.mean == pytest.approx((2.0, 1.0))
     assert five.features.variance == pytest.approx((0.8, 0.8))
-    # A corner is (5/4, 5/4) from the mean of the others, whose variances are 11/16.
-    assert five.features.distance == pytest.approx(math.sqrt((25 / 16) / (11 / 16)))
+    assert five.features.distance == foreign.left_out(FEATURES).max()
     assert five.features.beyond == 0
+    assert five.features.plane is not None
+    assert five.features.plane.directions.tolist() == foreign.Plane.through(FEATURES).directions.tolist()
     random = five.features.random
     features = RandomFeatures(width=2, count=len(random.mean), bandwidth=random.bandwidth, seed=random.seed)
     assert random.mean == pytest.approx(features.of(FEATURES).mean(axis=0).tolist(), abs=1e-6)
@@ -138,7 +140,7 @@ def test_estimates_and_rates_are_those_that_traffic_is_compared_with(five: Refer
 
 
 def test_one_image_in_twenty_is_beyond_what_is_usual() -> None:
-    features = np.random.default_rng(0).normal(size=(200, 4))
+    features = np.random.default_rng(0).normal(size=(200, 8))
     many = Observed(logits=np.tile(LOGITS, (40, 1, 1)), labels=np.tile(LABELS, 40), features=features)
     found = made(many, route()).features
     assert found is not None
