@@ -48,7 +48,7 @@ $(PEERS): $(READY)
 $(PROMETHEUS): | $(READY)
 	-@.ci/prometheus $@
 
-# Without it, the test that reads a report in a browser is skipped by name.
+# Without it, the tests that read pages in a browser are skipped by name.
 $(CHROMIUM): | $(READY)
 	-@.ci/chromium $@
 

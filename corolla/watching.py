@@ -132,20 +132,22 @@ def _table(places: Sequence[_Place], *, sparks: bool, spans: bool) -> Table:
     table.add_column("measured" if spans else "meas.", justify="left" if spans else "right", no_wrap=True)
     table.add_column("alarm", overflow="fold")
     for route, domain in places:
-        cells = _cells(domain, sparks=sparks, spans=spans)
-        name, (state, tone) = ("", ("no images yet", "muted")) if domain is None else _named(route, domain)
-        table.add_row(_plain(route.route), _plain(name), *cells, _plain(state, _STYLES[tone]))
+        table.add_row(*_cells(route, domain, sparks=sparks, spans=spans))
     return table
 
 
-def _named(route: RouteStatus, domain: DomainStatus) -> tuple[str, tuple[str, Tone]]:
-    return domain.domain, wording.state(route, domain)
-
-
-def _cells(domain: DomainStatus | None, *, sparks: bool, spans: bool) -> list[Text]:
-    """The numbers of a line, each but the last with its past."""
+def _cells(route: RouteStatus, domain: DomainStatus | None, *, sparks: bool, spans: bool) -> list[Text]:
+    """A line."""
     if domain is None:
-        return [_plain("")] * (len(_SHARES) * (1 + sparks) + 1)
+        numbers = [_plain("")] * (len(_SHARES) * (1 + sparks) + 1)
+        return [_plain(route.route), _plain(""), *numbers, _plain("no images yet", _STYLES["muted"])]
+    state, tone = wording.state(route, domain)
+    numbers = _numbers(domain, sparks=sparks, spans=spans)
+    return [_plain(route.route), _plain(domain.domain), *numbers, _plain(state, _STYLES[tone])]
+
+
+def _numbers(domain: DomainStatus, *, sparks: bool, spans: bool) -> list[Text]:
+    """Those of a line, each but the last with its past."""
     past = domain.history
     numbers = (
         (_plain(wording.count(domain.images_in_window)), _amounts([point.images for point in past])),

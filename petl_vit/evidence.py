@@ -1,14 +1,16 @@
-"""Evidence that the mean of a bounded number has risen above a rate: a sequential test from counters alone.
+"""Evidence that the mean of a bounded number has risen: a sequential test from counters alone.
 
-Somebody bets against "the mean is at most `rate`", starts with a wealth of 1, and gains in the long run only if
-it is not. The wealth is an e-process: it ever reaches 1 / alpha with at most the probability alpha, however often
-one looks. docs/alarms.md states and proves it. Pure functions, float64, wealth in natural logarithms.
+Somebody bets against "the mean is at most this rate", starts with a wealth of 1, and gains in the long run
+only if it is not. The wealth is an e-process: it ever reaches 1 / alpha with at most the probability alpha,
+however often one looks. Which rate it is, reference images say; what they leave open is part of the evidence.
+docs/alarms.md states all of it and proves it. Pure functions, float64, logarithms are natural.
 
-Shapes: ... any number of streams at once (none for one stream), G alternatives.
+Shapes: ... any number of streams at once, K candidates for the rate, G alternatives to each.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -20,15 +22,18 @@ from petl_vit.errors import InvalidInput
 
 Array = NDArray[np.float64]
 
-AT_START = 0.5
+AT_START = 0.4
 """The share of the wealth that is bet from the first image on."""
 
-PACE = 1000.0
+PACE = 3000.0
 """The images after which about half of the rest has been bet, too."""
 
-_NEAREST, _RATIO = 0.01, math.sqrt(2)
+_NEAREST, _RATIO = 0.02, 2.0
 """Distances of the alternatives from the rate, as angles: the least, and the ratio of each to the one before.
-At a rate of 10 % the least is 0.3 points."""
+At a rate of 10 % the least is 0.6 points."""
+
+_OPEN, _STEP = 0.25, 1.2
+"""Of what is bet on the reference, the share that needs no level; how far levels are apart, as logarithms."""
 
 
 def upper_count(count: int, n: int, level: float) -> float:
@@ -69,64 +74,98 @@ def divergence(mean: float, rate: float) -> float:
     return one + zero
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bets:
-    """What is bet against "the mean is at most `rate`": one bet for each alternative, a rate above it.
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A range of means that reference images leave open.
 
     Attributes:
-        rate: In (0, 1].
-        one, zero: [G], what a bet is multiplied by for an image whose number is 1, and 0, as logarithms.
+        rate: What no mean in it exceeds, in (0, 1].
+        log_e: The evidence that these images are against every mean in it, below 0 where there is none.
     """
 
     rate: float
+    log_e: float = 0.0
+
+
+def candidates(bound: Callable[[float], float], *, margin: float, most: float) -> tuple[Candidate, ...]:
+    """All means from 0 to 1, in ranges, from the lowest: the higher, the more speaks against them.
+
+    Args:
+        bound: What the mean exceeds with at most a probability, from that probability.
+        margin: How much more is allowed.
+        most: What evidence has to be able to reach, as a logarithm.
+    """
+    enough = (n for n in itertools.count(1) if math.log((1 - _OPEN) / n) + _STEP * n >= most)
+    count, found, against = next(enough), [], _OPEN
+    for place in range(1, count + 1):
+        level = math.exp(-_STEP * place)
+        found.append(Candidate(rate=min(bound(level) + margin, 1.0), log_e=math.log(against)))
+        against += (1 - _OPEN) / count / level
+    return (*found, Candidate(rate=1.0, log_e=math.log(against)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bets:
+    """What is bet against "the mean is at most a rate": one bet for each alternative, a rate above it.
+
+    Attributes:
+        one, zero: [..., K, G], what a bet is multiplied by for an image whose number is 1, and 0, as
+            logarithms.
+        known: [..., K], what is known against the candidates before any image.
+    """
+
     one: Array
     zero: Array
+    known: Array
 
     def start(self, *streams: int) -> Array:
-        """[..., G]: the wealth of each bet before any image."""
-        return np.full((*streams, len(self.one)), math.log(AT_START) - math.log(max(len(self.one), 1)))
+        """[..., K, G]: the wealth of each bet before any image."""
+        shape = np.broadcast_shapes((*streams, *self.one.shape[-2:]), self.one.shape)
+        return np.full(shape, math.log(AT_START / self.one.shape[-1]))
 
     def after(self, wealth: Array, images: ArrayLike, n: ArrayLike, total: ArrayLike) -> Array:
-        """[..., G]: the wealth of each bet after n more images.
+        """[..., K, G]: the wealth of each bet after n more images.
 
         Args:
-            wealth: [..., G], after `images` images [...].
+            wealth: [..., K, G], after `images` images [...].
             n: [...], real numbers where images are weighted or thinned.
             total: [...], the sum of their numbers, from 0 to n.
         """
         before, more, ones = (np.asarray(a, dtype=np.float64) for a in (images, n, total))
         moved = np.maximum(reserve(before) - reserve(before + more), 0.0)
         with np.errstate(divide="ignore"):
-            added = np.log(moved) - math.log(max(len(self.one), 1))
-        grown = wealth + ones[..., None] * self.one + (more - ones)[..., None] * self.zero
-        found: Array = np.logaddexp(grown, added[..., None])
+            added = np.log(moved / self.one.shape[-1])
+        zeros = (more - ones)[..., None, None]
+        grown = wealth + ones[..., None, None] * self.one + zeros * self.zero
+        found: Array = np.logaddexp(grown, added[..., None, None])
         return found
 
     def log_e(self, wealth: Array, images: ArrayLike) -> Array:
-        """[...]: the logarithm of the whole wealth: of the bets, and of what is not bet yet."""
+        """[...]: the evidence against every candidate: what speaks least against one."""
         kept = np.log(reserve(np.asarray(images, dtype=np.float64)))
-        if not len(self.one):
-            return np.zeros_like(kept)
-        found: Array = np.logaddexp(np.logaddexp.reduce(wealth, axis=-1), kept)
+        whole = np.logaddexp(np.logaddexp.reduce(wealth, axis=-1), kept[..., None])
+        found: Array = (self.known + whole).min(axis=-1)
         return found
 
 
 @lru_cache(maxsize=1024)
-def bets(rate: float) -> Bets:
-    """What is bet against a rate; nothing against one of 1, which no mean exceeds.
+def bets(against: tuple[Candidate, ...]) -> Bets:
+    """What is bet against some candidates.
 
     Raises:
-        InvalidInput: The rate is not in (0, 1].
+        InvalidInput: A rate is not in (0, 1].
     """
-    if not 0 < rate <= 1:
-        raise InvalidInput(f"a rate of {rate} is not in (0, 1]", field="rate")
-    angle = 2 * math.asin(math.sqrt(rate))
-    most = max(math.pi - angle, 0) / _NEAREST
-    steps = np.arange(math.ceil(math.log(most, _RATIO))) if most > 1 else np.zeros(0)
-    rates = np.sin((angle + _NEAREST * _RATIO**steps) / 2) ** 2
-    rates = rates[(rates > rate) & (rates < 1)]
+    gains = [_gains(candidate.rate) for candidate in against]
+    most = max(one.size for one, _ in gains)
+
+    def stacked(rows: Iterable[Array]) -> Array:
+        """Where there are fewer alternatives than elsewhere the last stands for several."""
+        return np.stack([np.pad(row, (0, most - row.size), mode="edge") for row in rows])
+
     return Bets(
-        rate=rate, one=np.log(rates / rate), zero=np.log1p(-rates) - math.log1p(-min(rate, 1 - 1e-16))
+        one=stacked(one for one, _ in gains),
+        zero=stacked(zero for _, zero in gains),
+        known=np.array([candidate.log_e for candidate in against]),
     )
 
 
@@ -141,27 +180,27 @@ class Evidence:
     """The evidence that one stream has given so far.
 
     Attributes:
-        rate: What the mean is if nothing has changed, or less.
+        candidates: What the mean may be if nothing has changed.
         block: Images that may depend on each other, at most: bursts and duplicates. Counts are divided by it.
         images: Images so far, divided by `block`.
-        wealth: [G], of each bet, as logarithms.
+        wealth: [K, G], of each bet.
     """
 
-    rate: float
+    candidates: tuple[Candidate, ...]
     block: int = 1
     images: float = 0.0
-    wealth: tuple[float, ...]
+    wealth: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def start(cls, rate: float, *, block: int = 1) -> Self:
+    def start(cls, *candidates: Candidate, block: int = 1) -> Self:
         """Before any image.
 
         Raises:
-            InvalidInput: The rate is not in (0, 1], or the block is not at least 1.
+            InvalidInput: A rate is not in (0, 1], or the block is not at least 1.
         """
         if block < 1:
             raise InvalidInput(f"a block of {block} images", field="block", remedy="give at least 1")
-        return cls(rate=rate, block=block, wealth=tuple(bets(rate).start().tolist()))
+        return cls(candidates=candidates, block=block, wealth=_rows(bets(candidates).start()))
 
     def after(self, n: float, total: float) -> Self:
         """With n more images.
@@ -178,16 +217,16 @@ class Evidence:
         if n == 0:
             return self
         more, ones = n / self.block, total / self.block
-        wealth = bets(self.rate).after(np.array(self.wealth), self.images, more, ones)
-        return replace(self, images=self.images + more, wealth=tuple(wealth.tolist()))
+        wealth = bets(self.candidates).after(np.array(self.wealth), self.images, more, ones)
+        return replace(self, images=self.images + more, wealth=_rows(wealth))
 
     @property
     def e_value(self) -> float:
-        """The wealth, as a logarithm to base 10.
+        """As a logarithm to base 10.
 
         Where images come in blocks the last may not be over: all that it still lacks counts as 0.
         """
-        against = bets(self.rate)
+        against = bets(self.candidates)
         wealth = np.array(self.wealth) + (against.zero if self.block > 1 else 0.0)
         return float(against.log_e(wealth, self.images)) / math.log(10)
 
@@ -196,18 +235,34 @@ class Evidence:
 
         To give wealth away proves no less. Without it evidence of months would take months to fade.
         """
-        if self.e_value <= e_value:
-            return self
-        kept = float(reserve(np.array(self.images)))
-        bet = float(np.logaddexp.reduce(self.wealth))
-        lower = bet - math.log(10.0**e_value - kept)
-        return replace(self, wealth=tuple(one - lower for one in self.wealth))
+        wealth = np.array(self.wealth)
+        limits = np.maximum(e_value * math.log(10) - bets(self.candidates).known, 0.0)
+        above = np.maximum(np.logaddexp.reduce(wealth, axis=-1) - limits, 0.0)
+        return replace(self, wealth=_rows(wealth - above[:, None])) if above.any() else self
 
 
 def merged(e_values: Sequence[float]) -> float:
     """The mean of e-values, which is one too, however they depend on each other; logarithms to base 10."""
     natural = np.array(e_values) * math.log(10)
     return float(np.logaddexp.reduce(natural) - math.log(len(natural))) / math.log(10)
+
+
+def _gains(rate: float) -> tuple[Array, Array]:
+    """[G] and [G], as in `Bets`; against a rate of 1, which no mean exceeds, nothing is gained or lost."""
+    if not 0 < rate <= 1:
+        raise InvalidInput(f"a rate of {rate} is not in (0, 1]", field="rate")
+    angle = 2 * math.asin(math.sqrt(rate))
+    furthest = max(math.pi - angle, 0.0) / _NEAREST
+    steps = np.arange(math.ceil(math.log(furthest, _RATIO))) if furthest > 1 else np.zeros(0)
+    rates = np.sin((angle + _NEAREST * _RATIO**steps) / 2) ** 2
+    rates = rates[(rates > rate) & (rates < 1)]
+    if not rates.size:
+        return np.zeros(1), np.zeros(1)
+    return np.log(rates / rate), np.log1p(-rates) - math.log1p(-rate)
+
+
+def _rows(wealth: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in wealth.tolist())
 
 
 def _log_ways(count: int, n: int) -> Array:

@@ -64,22 +64,37 @@ class Prometheus:
         )
         self._targets, self._log = len(ports) + len(monitors), folder / "log"
         self._moment: float | None = None
+        self._stopped = False
         self._command = [
             tool("prometheus"),
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'data'}",
         ]
 
+    @property
+    def url(self) -> str:
+        """Where its HTTP API is."""
+        return f"http://127.0.0.1:{self._port}"
+
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Starts it, or after `stop` again with its data and at its address, and waits until it scrapes."""
         until(self._started)
         until(lambda: len(self.query("up == 1")) == self._targets)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends its process; its data stays."""
         self._process.terminate()
         self._process.wait(WAIT_S)
+        self._stopped = True
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """The labels and the value of every series that an instant query returns.
@@ -117,9 +132,11 @@ class Prometheus:
     def _started(self) -> bool:
         """Whether it is ready; starts it, and starts it again where another process took its port."""
         if not hasattr(self, "_process") or self._process.poll() is not None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
+            if not self._stopped:
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    self._port = free.getsockname()[1]
+            self._stopped = False
             address = f"--web.listen-address=127.0.0.1:{self._port}"
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen([*self._command, address], stdout=log, stderr=log)
@@ -130,5 +147,5 @@ class Prometheus:
         return True
 
     def _read(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=WAIT_S) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=WAIT_S) as answer:
             return json.load(answer)

@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from corolla import flags, monitoring, tables
 from corolla.durations import Duration
-from corolla.flags import epilog
+from corolla.flags import epilog, option_of
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from serving.address import joined
 from serving.metrics.port import MetricsPort
+from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
 from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
@@ -29,6 +30,7 @@ from serving.monitor.sources import ServerSource
 from serving.monitor.status import Status
 
 PORT = 9096
+_ALARMS = AlarmSettings.model_fields
 _MOMENTS = 288  # of the past that are read from Prometheus
 
 
@@ -37,6 +39,7 @@ _MOMENTS = 288  # of the past that are read from Prometheus
         "corolla monitor --server-metrics http://localhost:9090",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --state monitor.json",
         "corolla monitor --server-metrics localhost:9090 --once --json",
+        "corolla monitor --server-metrics localhost:9090 --alpha 0.001 --alarms alarms.toml",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --once || echo look at it",
     )
     + "\n\nExit codes: 0 done; with --once 1 when an alarm is raised; 2 a mistake, or with --once nothing "
@@ -88,6 +91,18 @@ _MOMENTS = 288  # of the past that are read from Prometheus
     metavar="FILE",
     help="JSON file with what was seen, from which a restart goes on.  [default: none]",
 )
+@option_of("alpha", _ALARMS["alpha"])
+@option_of("margin", _ALARMS["margin"])
+@option_of("accuracy_margin", _ALARMS["accuracy_margin"])
+@option_of("block", _ALARMS["block"])
+@option_of("labels", _ALARMS["labels"])
+@option_of("label_share", _ALARMS["label_share"])
+@click.option(
+    "--alarms",
+    type=flags.PATH,
+    metavar="FILE",
+    help="TOML file with other alpha, margin, ... of some routes, in a table for each.  [default: none]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the metrics are served.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 picks a free one."
@@ -104,18 +119,23 @@ def monitor(
     port: int,
     once: bool,
     as_json: bool,
-    **source: Any,
+    alarms: Path | None,
+    **others: Any,
 ) -> None:
     """Estimate the accuracy of every route, and raise alarms, from what servers count.
 
     Reads --server-metrics or --prometheus again and again, and shows what it finds as metrics of its own
     (/metrics on --port). Every accuracy that no label tells is an estimate; docs/monitoring.md says which to
     believe when. Nothing is lost while the source does not answer: counters only rise.
+
+    A route whose traffic is like its reference raises an alarm with at most the probability --alpha, however
+    long it is watched and however often; docs/alarms.md has the proof, and what it rests on.
     """
+    own = AlarmSettings(**{name: others.pop(name) for name in _ALARMS})
     evaluator = Evaluator(
-        _source(every=every, **source),
+        _source(every=every, **others),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),
-        alarms=SequentialAlarms(),
+        alarms=SequentialAlarms(_alarm_settings(alarms, own)),
         confusions=None if url is None else Confusions(Store.open(url).references),
     )
     file = None if state is None else StateFile(state)
@@ -124,6 +144,17 @@ def monitor(
     if once:
         return _once(evaluator, file, as_json)
     _serve(evaluator, file, as_json, host=host, port=port, resumed=resumed)
+
+
+def _alarm_settings(file: Path | None, own: AlarmSettings) -> SettingsByRoute:
+    if file is None:
+        return SettingsByRoute(default=own)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidInput(f"{file} cannot be read: {(reason or '').lower()}", field="alarms") from error
+    return SettingsByRoute.parse(text, source=f"alarms: {file}", default=own)
 
 
 def _source(

@@ -1,10 +1,8 @@
 """How sure alarms have to be, for each route: what a user sets.
 
-A file of these settings is TOML; a route's table overrides what stands above it::
+Settings of some routes are a TOML file with a table for each; what it leaves out is as for all others::
 
-    alpha = 0.01
-
-    [routes."digits/best"]
+    ["digits/best"]
     alpha = 0.001
     block = 50
 """
@@ -12,13 +10,11 @@ A file of these settings is TOML; a route's table overrides what stands above it
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petl_vit.errors import InvalidInput, near
-
-_ROUTES = "routes"
 
 
 class AlarmSettings(BaseModel):
@@ -43,6 +39,15 @@ class AlarmSettings(BaseModel):
     )
     block: int = Field(
         default=1, ge=1, description="images in a row that may depend on each other: bursts, duplicates"
+    )
+
+    labels: Literal["requested", "all"] = Field(
+        default="requested",
+        description="labels that alarms of accuracy are from: those that servers requested, whoever sends "
+        "others, or all, where they come no matter whether the answer was right",
+    )
+    label_share: float = Field(
+        default=0.01, gt=0, le=1, description="the least --label-share of the servers, for requested labels"
     )
 
     def margin_of(self, kind: str) -> float:
@@ -72,7 +77,7 @@ class SettingsByRoute:
 
         Args:
             source: What errors call it.
-            default: What the file overrides, such as flags.
+            default: What a route's table overrides, and what holds for routes without one.
 
         Raises:
             InvalidInput: It is not TOML, or a setting is not known or cannot be what it says; names it.
@@ -81,21 +86,16 @@ class SettingsByRoute:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InvalidInput(f"it is not TOML: {error}", field=source) from error
-        routes = document.pop(_ROUTES, {})
-        if not isinstance(routes, dict) or not all(isinstance(one, dict) for one in routes.values()):
-            raise InvalidInput(
-                "it does not hold a table for each route",
-                field=f"{source}: {_ROUTES}",
-                remedy='write [routes."task/name"] above the settings of a route',
-            )
-        base = settings(document, over=default, source=source)
-        return cls(
-            default=base,
-            routes={
-                route: settings(own, over=base, source=f'{source}: {_ROUTES}."{route}"')
-                for route, own in routes.items()
-            },
-        )
+        routes = {}
+        for route, own in document.items():
+            if not isinstance(own, dict):
+                raise InvalidInput(
+                    "it is not in the table of a route",
+                    field=f"{source}: {route}",
+                    remedy='write ["task/name"] above the settings of a route; flags set those of all routes',
+                )
+            routes[route] = settings(own, over=default, source=f'{source}: "{route}"')
+        return cls(default=default or AlarmSettings(), routes=routes)
 
 
 def settings(

@@ -133,6 +133,9 @@ class Evaluator:
         self._gap(at, bool(reading.samples))
         if self._alarms is not None:
             self._judged = self._alarms.step(Look(at=at, increase=increase, references=found.usable))
+            problems += (
+                f"{', '.join(place)}: {one.problem}" for place, one in self._judged.items() if one.problem
+            )
         return self._say(at, problems, found)
 
     # Time

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petl_vit.evidence import upper_count, upper_mean
+from serving.monitor.alarm_settings import AlarmSettings
 from serving.monitor.look import ReferenceValues
 from serving.monitor.samples import Counts
 from serving.monitor.status import Kind
 
 _LOW_SCORE = "atc_mc"
+_MOMENTS = "corolla_feedback_moment_total"
 
 Sums = tuple[float, float]
 """How many images there are, and the sum of their numbers."""
@@ -19,12 +21,13 @@ Sums = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """Where an indicator is read: what was counted of a route in a domain, and the route's reference."""
+    """Where an indicator is read: what was counted of a route in a domain, and what holds for the route."""
 
     counts: Counts
     route: str
     domain: str
     reference: ReferenceValues
+    settings: AlarmSettings
 
     def total(self, name: str, **labels: str) -> float:
         """The increase of a counter."""
@@ -80,8 +83,19 @@ def _override(counted: Counted) -> Sums:
 
 
 def _error(counted: Counted) -> Sums:
+    """Of requested labels the weights, which rise to 1 at most; of all labels how many there are."""
+    if counted.settings.labels == "requested":
+        share = counted.settings.label_share
+        return share * counted.total(_MOMENTS, moment="w"), share * counted.total(_MOMENTS, moment="wrong")
     labels = "corolla_feedback_total"
     return counted.total(labels), counted.total(labels, outcome="incorrect")
+
+
+def heavier_than(counted: Counted) -> float | None:
+    """The mean weight of requested labels, by weight, where it is more than the settings say any can be."""
+    weight, squares = (counted.total(_MOMENTS, moment=moment) for moment in ("w", "w2"))
+    heaviest = squares / weight if weight > 0 else 0.0
+    return heaviest if heaviest * counted.settings.label_share > 1 + 1e-6 else None
 
 
 def _of_events(mean: float, images: int, level: float) -> float:

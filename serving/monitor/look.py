@@ -59,11 +59,16 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What the alarms say of one route in one domain; see `serving.monitor.status.DomainStatus`."""
+    """What the alarms say of one route in one domain; see `serving.monitor.status.DomainStatus`.
+
+    Attributes:
+        problem: Why something was not counted; empty where all was.
+    """
 
     alarms: tuple[Alarm, ...] = ()
     evidence: Mapping[str, float] = field(default_factory=dict)
     threshold: float | None = None
+    problem: str = ""
 
 
 class Alarms(Protocol):

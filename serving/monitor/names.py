@@ -17,6 +17,7 @@ COUNTERS = (
     "corolla_feedback_corrections_total",
     "corolla_feedback_moment_total",
     "corolla_feedback_total",
+    "corolla_feature_distance_ratio_count",
     "corolla_foreign_inputs_total",
     "corolla_frozen_predictions_total",
     "corolla_member_feedback_total",

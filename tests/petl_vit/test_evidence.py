@@ -5,23 +5,36 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from scipy import stats
 
 from petl_vit.errors import InvalidInput
-from petl_vit.evidence import Array, Evidence, bets, divergence, merged, upper_count, upper_mean
+from petl_vit.evidence import (
+    Array,
+    Candidate,
+    Evidence,
+    bets,
+    candidates,
+    divergence,
+    merged,
+    upper_count,
+    upper_mean,
+)
 
 RATES = (0.02, 0.1, 0.5, 0.9)
 LIMITS = (1.5, 2.0, 5.0, 20.0)
 
 
 def wealth_at_looks(
-    numbers: Array, rate: float, looks: Sequence[int], *, weights: Array | None = None
+    numbers: Array, rate: float | Sequence[Candidate], looks: Sequence[int], *, weights: Array | None = None
 ) -> Array:
     """[streams, looks] from [streams, n]: e-values of streams that are looked at after some images."""
-    against, streams = bets(rate), len(numbers)
+    against = bets((Candidate(rate=rate),) if isinstance(rate, float) else tuple(rate))
+    streams = len(numbers)
     weights = np.ones_like(numbers) if weights is None else weights
     wealth, images, found = against.start(streams), np.zeros(streams), []
     for begin, end in itertools.pairwise([0, *looks]):
@@ -30,6 +43,10 @@ def wealth_at_looks(
         images = images + n
         found.append(np.exp(against.log_e(wealth, images)))
     return np.stack(found, axis=1)
+
+
+def _log_e_at(against: Sequence[Candidate], mean: float) -> float:
+    return next(one.log_e for one in against if mean <= one.rate)
 
 
 def all_streams(values: Sequence[float], chances: Sequence[float], n: int) -> tuple[Array, Array]:
@@ -58,6 +75,49 @@ def test_the_wealth_ever_reaches_a_limit_with_at_most_the_probability_one_over_i
     streams, chances = all_streams((0, 1), (1 - rate, rate), 10)
     ever = wealth_at_looks(streams, rate, range(1, 11)).max(axis=1) >= limit
     assert chances @ ever <= 1 / limit
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_reference_and_the_images_after_it_prove_no_more_together(rate: float, limit: float) -> None:
+    """Every outcome of 12 reference images, and every stream of 8 images after it: all have one rate."""
+    streams, chances = all_streams((0, 1), (1 - rate, rate), 8)
+    false, expected = 0.0, np.zeros(8)
+    for count in range(13):
+        chance = float(stats.binom.pmf(count, 12, rate))
+        open_to_it = candidates(partial(upper_count, count, 12), margin=0.0, most=math.log(limit) + 1)
+        wealth = wealth_at_looks(streams, open_to_it, range(1, 9))
+        false += chance * float(chances @ (wealth.max(axis=1) >= limit))
+        expected += chance * (chances @ wealth)
+    assert false <= 1 / limit
+    assert (expected <= 1 + 1e-12).all()
+
+
+def test_candidates_cover_all_means_and_more_speaks_against_the_higher_ones() -> None:
+    found = candidates(partial(upper_count, 50, 1000), margin=0.01, most=9.0)
+    assert [one.rate for one in found] == sorted(one.rate for one in found)
+    assert [one.log_e for one in found] == sorted(one.log_e for one in found)
+    assert found[0].rate > 0.06
+    assert found[-1].rate == 1
+    assert found[-1].log_e >= 9
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_what_a_reference_says_against_its_own_rate_is_at_most_one_on_average(rate: float) -> None:
+    n = 60
+    counts = np.arange(n + 1)
+    against = [
+        _log_e_at(candidates(partial(upper_count, int(k), n), margin=0.0, most=6.0), rate) for k in counts
+    ]
+    assert stats.binom.pmf(counts, n, rate) @ np.exp(against) <= 1
+
+
+def test_a_larger_reference_leaves_less_open() -> None:
+    few, many = (
+        Evidence.start(*candidates(partial(upper_count, n // 20, n), margin=0.01, most=7.0)).after(500, 75)
+        for n in (300, 30_000)
+    )
+    assert few.e_value < many.e_value
 
 
 def test_numbers_between_0_and_1_prove_no_more_than_0_and_1_do() -> None:
@@ -102,7 +162,7 @@ def test_duplicates_within_a_block_prove_no_more_at_any_look() -> None:
     def ever(block: int, limit: float) -> float:
         highest = []
         for stream in repeated:
-            evidence, values = Evidence.start(rate, block=block), []
+            evidence, values = Evidence.start(Candidate(rate=rate), block=block), []
             for number in stream:
                 evidence = evidence.after(1, float(number))
                 values.append(evidence.e_value)
@@ -116,7 +176,7 @@ def test_duplicates_within_a_block_prove_no_more_at_any_look() -> None:
 def test_streams_like_the_reference_raise_at_most_alpha_false_alarms() -> None:
     """1,000 streams of 20,000 images, looked at every 50; `benchmarks.alarms` does it at full length."""
     random, rate, alpha, streams, step = np.random.default_rng(0), 0.08, 0.05, 1000, 50
-    against = bets(rate)
+    against = bets((Candidate(rate=rate),))
     wealth, images, alarms = against.start(streams), np.zeros(streams), np.zeros(streams, dtype=bool)
     for _ in range(400):
         wealth = against.after(wealth, images, step, random.binomial(step, rate, streams))
@@ -128,7 +188,7 @@ def test_streams_like_the_reference_raise_at_most_alpha_false_alarms() -> None:
 @pytest.mark.parametrize("quiet", [0, 10_000, 1_000_000, 100_000_000])
 def test_it_is_quick_after_a_long_time_of_quiet(quiet: int) -> None:
     """A rate of 5 % that becomes 15 %; ten times more quiet costs about as many images again."""
-    evidence = Evidence.start(0.05)
+    evidence = Evidence.start(Candidate(rate=0.05))
     if quiet:
         evidence = evidence.after(quiet / 2, quiet / 2 * 0.048).after(quiet / 2, quiet / 2 * 0.048)
     images = 0
@@ -138,7 +198,7 @@ def test_it_is_quick_after_a_long_time_of_quiet(quiet: int) -> None:
 
 
 def test_a_rate_that_does_not_rise_gives_no_evidence() -> None:
-    evidence = Evidence.start(0.05)
+    evidence = Evidence.start(Candidate(rate=0.05))
     for _ in range(200):
         evidence = evidence.after(1000, 50)
     assert evidence.e_value < 0
@@ -146,18 +206,20 @@ def test_a_rate_that_does_not_rise_gives_no_evidence() -> None:
 
 
 def test_evidence_fades_as_fast_as_it_grew_where_it_is_limited() -> None:
-    evidence = Evidence.start(0.05)
+    evidence = Evidence.start(Candidate(rate=0.05))
     for _ in range(100):
         evidence = evidence.after(1000, 300).at_most(3.0)
-    assert evidence.e_value == pytest.approx(3.0)
+    assert evidence.e_value == pytest.approx(3.0, abs=1e-3)
     assert evidence.at_most(3.5) is evidence
 
     assert evidence.after(500, 25).e_value < 0
 
 
 def test_evidence_is_the_same_after_a_way_through_json() -> None:
-    evidence = Evidence.start(0.07, block=3).after(100, 9.5).after(31, 0)
-    again = Evidence(**json.loads(json.dumps(asdict(evidence)), parse_float=float))
+    against = candidates(lambda level: upper_count(7, 100, level), margin=0.01, most=5.0)
+    evidence = Evidence.start(*against, block=3).after(100, 9.5).after(31, 0)
+    again = TypeAdapter(Evidence).validate_json(json.dumps(asdict(evidence)))
+    assert again == evidence
     assert again.after(10, 10).e_value == evidence.after(10, 10).e_value
 
 
@@ -167,12 +229,12 @@ def test_merged_evidence_is_the_mean_of_the_e_values() -> None:
 
 
 def test_nothing_is_evidence_against_a_rate_of_one() -> None:
-    assert Evidence.start(1.0).after(1000, 1000).e_value == 0
+    assert Evidence.start(Candidate(rate=1.0)).after(1000, 1000).e_value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("rate", [1e-9, 1e-4, 0.5, 1 - 1e-4])
 def test_every_rate_has_alternatives_and_finite_evidence(rate: float) -> None:
-    evidence = Evidence.start(rate).after(10**6, 10**6)
+    evidence = Evidence.start(Candidate(rate=rate)).after(10**6, 10**6)
     assert math.isfinite(evidence.e_value)
     assert evidence.e_value > 2
     assert math.isfinite(evidence.after(10**9, 0).e_value)
@@ -181,18 +243,18 @@ def test_every_rate_has_alternatives_and_finite_evidence(rate: float) -> None:
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan])
 def test_a_rate_that_is_not_a_probability_is_refused(rate: float) -> None:
     with pytest.raises(InvalidInput, match="rate"):
-        Evidence.start(rate)
+        Evidence.start(Candidate(rate=rate))
 
 
 @pytest.mark.parametrize(("n", "total"), [(1, 2), (1, -1), (-1, -1), (math.inf, 0), (1, math.nan)])
 def test_sums_that_cannot_be_are_refused(n: float, total: float) -> None:
     with pytest.raises(InvalidInput, match="total"):
-        Evidence.start(0.5).after(n, total)
+        Evidence.start(Candidate(rate=0.5)).after(n, total)
 
 
 def test_a_block_of_no_images_is_refused() -> None:
     with pytest.raises(InvalidInput, match="give at least 1"):
-        Evidence.start(0.5, block=0)
+        Evidence.start(Candidate(rate=0.5), block=0)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (50, 1000), (999, 1000), (4000, 100_000)])

@@ -272,7 +272,7 @@ def _members(domain: DomainStatus) -> Table:
             wording.percent(one.agreement),
             wording.percent(one.reference),
             wording.percent(one.estimate),
-            f"{wording.percent(one.measured)} ({wording.count(one.labels, 'label')})"
+            f"{wording.percent(one.measured)} of {wording.count(one.labels, 'label')}"
             if one.labels
             else wording.UNKNOWN,
         )

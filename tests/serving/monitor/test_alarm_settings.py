@@ -4,23 +4,20 @@ from petl_vit.errors import InvalidInput
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute, settings
 
 FILE = """
-alpha = 0.05
-block = 2
-
-[routes."digits/best"]
+["digits/best"]
 alpha = 0.001
 
-[routes."pacs/all"]
+["pacs/all"]
 accuracy_margin = 0.1
 """
 
 
-def test_a_route_overrides_the_file_and_the_file_overrides_the_flags() -> None:
+def test_a_route_overrides_what_holds_for_all() -> None:
     found = SettingsByRoute.parse(FILE, default=AlarmSettings(alpha=0.5, margin=0.02))
 
-    assert found.of("another/route") == AlarmSettings(alpha=0.05, block=2, margin=0.02)
-    assert found.of("digits/best") == AlarmSettings(alpha=0.001, block=2, margin=0.02)
-    assert found.of("pacs/all") == AlarmSettings(alpha=0.05, block=2, margin=0.02, accuracy_margin=0.1)
+    assert found.of("another/route") == AlarmSettings(alpha=0.5, margin=0.02)
+    assert found.of("digits/best") == AlarmSettings(alpha=0.001, margin=0.02)
+    assert found.of("pacs/all") == AlarmSettings(alpha=0.5, margin=0.02, accuracy_margin=0.1)
 
 
 def test_an_empty_file_says_nothing() -> None:
@@ -36,15 +33,15 @@ def test_an_alpha_that_no_alarm_can_keep_is_refused(alpha: object) -> None:
 @pytest.mark.parametrize(
     ("text", "field", "words"),
     [
-        ("alpha = 2", "f.toml: alpha", "give a probability"),
-        ('[routes."a/b"]\nalpha = 0', 'f.toml: routes."a/b": alpha', "give a probability"),
-        ('[routes."a/b"]\nmargin = 1', 'f.toml: routes."a/b": margin', "default 0.01"),
-        ("block = 0", "f.toml: block", "default 1"),
-        ("accuracy_margin = -0.1", "f.toml: accuracy_margin", "default 0.03"),
-        ("alfa = 0.1", "f.toml: alfa", "did you mean alpha?"),
-        ("zzz = 0.1", "f.toml: zzz", "one of alpha, margin"),
-        ("routes = 3", "f.toml: routes", "write"),
-        ('[routes]\n"a/b" = 3', "f.toml: routes", "write"),
+        ("alpha = 2", "f.toml: alpha", "flags set those of all routes"),
+        ('["a/b"]\nalpha = 0', 'f.toml: "a/b": alpha', "give a probability"),
+        ('["a/b"]\nmargin = 1', 'f.toml: "a/b": margin', "default 0.01"),
+        ('["a/b"]\nblock = 0', 'f.toml: "a/b": block', "default 1"),
+        ('["a/b"]\naccuracy_margin = -0.1', 'f.toml: "a/b": accuracy_margin', "default 0.03"),
+        ('["a/b"]\nlabels = "some"', 'f.toml: "a/b": labels', "'requested' or 'all'"),
+        ('["a/b"]\nlabel_share = 0', 'f.toml: "a/b": label_share', "default 0.01"),
+        ('["a/b"]\nalfa = 0.1', 'f.toml: "a/b": alfa', "did you mean alpha?"),
+        ('["a/b"]\nzzz = 0.1', 'f.toml: "a/b": zzz', "one of alpha, margin"),
         ("alpha 0.1", "f.toml", "TOML"),
     ],
 )
