@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.shifted.grid import Grid
 from benchmarks.shifted.served import DOMAIN, Served, Traces
 from benchmarks.shifted.windows import AT, FROZEN_SHARE
+from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
 from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.look import Judgement, Look, ReferenceValues
 from serving.monitor.references import references
@@ -50,7 +51,8 @@ class Watching:
         self._name, self._at = served.name, AT
         found = reference or reference_values(served)
         self._references = {served.name: found}
-        self._alarms = SequentialAlarms()
+        # Here labels are of a share of the images that is drawn by chance.
+        self._alarms = SequentialAlarms(SettingsByRoute(default=AlarmSettings(labels="all")))
 
     def look(self, traces: Traces, sums: Floats) -> Judgement:
         """Counts [S] what was added since the last look."""

@@ -18,6 +18,10 @@ from model_store.resolution.reference import referenced_route
 from petl_vit.combine import Answer, combine
 from petl_vit.precision import Precision
 from petl_vit.signals import signals
+from serving.feedback.counting import count_label
+from serving.feedback.decision import decide
+from serving.feedback.label import KeptLabel, Source
+from serving.metrics.additions import Additions
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds
@@ -116,7 +120,9 @@ class Served:
         self.name = f"{route.route.task.spec.name}/{route.name or 'watched'}"
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry, Domains([DOMAIN]))
-        self._recorder = Recorder(self._metrics, PredictionIds(bytes(32)))
+        self._metrics.restore({})  # no label was kept before
+        self._prediction_ids = PredictionIds(bytes(32))
+        self._recorder = Recorder(self._metrics, self._prediction_ids)
         self._recorder.announce(self.name, route.route)
         self._metrics.set_reference(self.name, compared)
 
@@ -168,20 +174,14 @@ class Served:
     def _count(self, answer: Answer, domain: Domain, place: int) -> None:
         """One image: answered, seen by the frozen backbone, and labelled."""
         digest, predicted = self.reference.route.digest, int(answer.predicted[0])
-        self._recorder.answers(self.name, self.route.route, DOMAIN, answer, digest=digest)
-        self._recorder.frozen(
-            self.name, DOMAIN, predicted, domain.features[place], domain.base[place], digest=digest
-        )
-        truth, members = int(domain.labels[place]), self._metrics.known_routes[self.name]
-        self._metrics.feedback(
-            route=self.name,
-            domain=DOMAIN,
-            correct=predicted == truth,
-            members={
-                member: vote == truth for member, vote in zip(members, answer.votes[0].tolist(), strict=True)
-            },
-            delay_seconds=60.0,
-        )
+        (said,) = self._recorder.answers(self.name, self.route.route, DOMAIN, answer, digest=digest)
+        features, base = domain.features[place], domain.base[place]
+        self._recorder.frozen(self.name, DOMAIN, predicted, features, base, digest=digest)
+        label = KeptLabel(truth=(int(domain.labels[place]),), source=Source.GOLD, revision=0)
+        additions, prediction = Additions(), self._prediction_ids.open(said.prediction_id)
+        where = self._metrics.place(self.name, DOMAIN)
+        count_label(additions, where, prediction, label, decide((), label), delay_s=60.0)
+        self._metrics.add(additions)
 
     def _counters(self) -> dict[Series, float]:
         return {
