@@ -140,6 +140,12 @@ class Settings(BaseSettings):
         le=1,
         description="share of the images that cascades put to all members, for the metrics of agreement",
     )
+    frozen_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of named routes' images that the frozen backbone answers too, for the metrics",
+    )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )

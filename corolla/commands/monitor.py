@@ -23,6 +23,7 @@ from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
 from serving.monitor.gauges import Gauges
 from serving.monitor.loop import Loop, StateFile
+from serving.monitor.pages import StatusPages
 from serving.monitor.prometheus_api import PrometheusSource
 from serving.monitor.samples import Source
 from serving.monitor.sources import ServerSource
@@ -227,7 +228,8 @@ def _serve(
     registry = CollectorRegistry()
     registry.register(Gauges(lambda: evaluator.status))
     try:
-        exporter = MetricsPort(registry, port=port, host=host)
+        pages = StatusPages(lambda: evaluator.status, fresh_s=0.0).pages
+        exporter = MetricsPort(registry, port=port, host=host, pages=pages)
     except InvalidInput as error:
         raise InvalidInput(
             error.problem, field="port", remedy="choose another, or 0 for a free one"
@@ -247,7 +249,7 @@ def _serve(
     click.echo(
         f"reading {evaluator.status.source} every {evaluator.settings.every_s:g} s"
         f"{', going on from ' + str(file.path) if file is not None and resumed else ''}; "
-        f"metrics http://{joined(host, exporter.port)}/metrics",
+        f"status http://{joined(host, exporter.port)}/, metrics http://{joined(host, exporter.port)}/metrics",
         err=True,
     )
     try:

@@ -1,6 +1,6 @@
 """Confusion matrices of references, from a store: too large for gauges, and needed by BBSE alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,13 +29,20 @@ class Confusion:
 class Stored(Protocol):
     """The references of a store."""
 
-    def list(self) -> Sequence[Reference]:
-        """All of them, the newest first."""
+    def stamps(self) -> Mapping[tuple[str, str], object]:
+        """The digests of the routes and the data of all, without reading one."""
+        ...
+
+    def get(self, route: str, data: str) -> Reference | None:
+        """One, by its digests."""
         ...
 
 
 class Confusions:
-    """Reads each matrix once; one that a store does not have is looked for again at every new reference."""
+    """Reads each matrix once; one that a store does not have is looked for again at every new reference.
+
+    Servers show the first digits of digests.
+    """
 
     def __init__(self, references: Stored) -> None:
         self._references = references
@@ -50,19 +57,19 @@ class Confusions:
         key = values.identity
         if key not in self._known:
             try:
-                stored = self._references.list()
+                matching = self._stored(values)
             except (CorollaError, OSError) as error:
-                self.problem = f"the store's confusion matrices cannot be read: {error}"
+                self.problem = f"the store's confusion matrix cannot be read: {error}"
                 return None
             self.problem = ""
-            matching = (one for one in stored if _is(one, values))
-            self._known[key] = next(map(_matrix, matching), None)
+            self._known[key] = None if matching is None else _matrix(matching)
         return self._known[key]
 
-
-def _is(reference: Reference, values: ReferenceValues) -> bool:
-    """Whether servers compare with it; they show the beginnings of digests."""
-    return reference.route.digest.startswith(values.digest) and reference.data.digest.startswith(values.data)
+    def _stored(self, values: ReferenceValues) -> Reference | None:
+        for route, data in self._references.stamps():
+            if route.startswith(values.digest) and data.startswith(values.data):
+                return self._references.get(route, data)
+        return None
 
 
 def _matrix(reference: Reference) -> Confusion:

@@ -76,6 +76,7 @@ class Evaluator:
         self._digests: dict[str, str] = {}
         self._judged: Mapping[Place, Judgement] = {}
         self._gaps: list[tuple[float, float]] = []
+        self._named: frozenset[str] = frozenset()
         self._at = 0.0
         self._counted_at = 0.0
         self.status = Status(
@@ -121,6 +122,7 @@ class Evaluator:
         at = self._now(reading.at, problems)
         if not reading.samples and not self._counted_at:
             return self._say(at, problems, References())
+        self._named = _named_routes(reading) or self._named
         increase, strange = self._totals.step(reading)
         problems += strange
         found = references(reading)
@@ -196,7 +198,7 @@ class Evaluator:
             label_window_s=self.settings.label_window_s,
             routes=tuple(
                 self._route(at, route, domains.get(route, []), found, windows)
-                for route in sorted({*domains, *found.status, *found.problems})
+                for route in sorted({*domains, *self._named, *found.status, *found.problems})
             ),
         )
         return self.status
@@ -273,6 +275,16 @@ class Evaluator:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Corrupt("it is not the state of an evaluator", remedy="remove the file") from error
+
+
+def _named_routes(reading: Reading) -> frozenset[str]:
+    """The routes that servers know by a name, also those without images."""
+    routes = (
+        dict(sample.labels).get("route", "")
+        for sample in reading.samples
+        if sample.name == "corolla_predictions_total"
+    )
+    return frozenset(route for route in routes if "/" in route)
 
 
 def _no_reference(route: str) -> str:

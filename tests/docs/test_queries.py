@@ -16,6 +16,7 @@ from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
+from tests.model_store.references import usable_reference
 from tests.prometheus import Prometheus, tool
 from tests.serving.metrics.counting import label
 from tests.serving.world import until
@@ -63,6 +64,7 @@ def replica(version: int) -> Metrics:
         for member in MEMBERS:
             name = f"{member}:{version if member == 'lora' else 1}"
             metrics.set_adapter(route=route, member=member, version=name, method=member, digest="d")
+    metrics.set_reference("digits/best", usable_reference(*MEMBERS, accuracy=version / 4))
     return metrics
 
 
@@ -83,7 +85,11 @@ def serve(metrics: Metrics, correct: int) -> None:
                 entropy=0.5,
                 mutual_information=0.1,
                 agreement=0.5 + number % 2 / 2,
+                margin=0.2,
+                expected={"confidence": 0.5 + number % 2 / 4, "atc_mc": float(number % 2)},
             )
+            distance = 0.5 + number % 2
+            metrics.frozen(route=route, domain="photo", override=number % 2 == 0, distance=distance)
             if route == "digits/best":
                 whole = number % 2 == 0
                 metrics.cascade(
@@ -156,12 +162,23 @@ HERE = ROUTE | {"domain": "photo"}
         ("Accuracy of each member", ROUTE | {"member": "ssf"}, 1),
         ("Mean confidence", HERE, 0.6),
         ("How often two members", HERE, 0.5),
+        ("Accuracy that each method", HERE | {"method": "confidence"}, 0.625),
+        ("Accuracy that each method", HERE | {"method": "atc_mc"}, 0.5),
+        ("Standard error", HERE, 0.125 / (2 * IMAGES) ** 0.5),
+        ("How many inputs", HERE, 0.5),
+        ("How often a route", HERE, 0.5),
+        ("How often a member", HERE | {"member": "lora"}, 0),
+        ("How often a member", HERE | {"member": "ssf"}, 0.5),
         ("Members that a cascade", HERE, 1.5),
         ("How often a cascade", HERE, 0.75),
         ("Cascades whose thresholds", ROUTE, 1),
         ("The five classes", ROUTE | {"class": "zero"}, 0),
         ("Members whose version", ROUTE | {"member": "lora"}, 2),
         ("Members whose version", ROUTE | {"member": "ssf"}, None),
+        ("Named routes of which nothing", {"route": "digits/idle"}, 0),
+        ("Named routes of which nothing", ROUTE, None),
+        ("Named routes that replicas", ROUTE, 2),
+        ("Confidence above or below", HERE, 0.6 - 0.775),
         ("Replicas that do not", {}, 0),
         ("Named routes without", {"route": "digits/idle"}, 4),
         ("Named routes without", ROUTE, None),

@@ -205,6 +205,7 @@ class World:
             "threads": 1,
             "prediction_key_file": key,
             "domains": "studio,street",
+            "frozen_share": 0.0,
         }
         return Settings(**(chosen | changes))  # type: ignore[arg-type]
 

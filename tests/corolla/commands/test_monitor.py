@@ -173,7 +173,7 @@ def test_it_runs_until_a_signal_serves_its_gauges_and_says_what_changes(
 
     told = capfd.readouterr().err
     assert code == 0
-    assert f"reading http://{url}/metrics every 1 s; metrics http://127.0.0.1:" in told
+    assert f"reading http://{url}/metrics every 1 s; status http://127.0.0.1:" in told
     assert f"ALARM {ROUTE}, {DOMAIN}: shift" in told
     assert "corolla_evaluator_problems 0.0" in scraped[-1]
 

@@ -1,6 +1,6 @@
 """Confusion matrices of the references that servers compare with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,11 +18,15 @@ class Listed:
     def __init__(self, *references: Reference) -> None:
         self.references, self.broken, self.reads = references, False, 0
 
-    def list(self) -> Sequence[Reference]:
+    def stamps(self) -> Mapping[tuple[str, str], object]:
+        return {(one.route.digest, one.data.digest): 0 for one in self.references}
+
+    def get(self, route: str, data: str) -> Reference | None:
         self.reads += 1
         if self.broken:
             raise Corrupt("it is not JSON", field="references/x.json")
-        return self.references
+        known = {(one.route.digest, one.data.digest): one for one in self.references}
+        return known.get((route, data))
 
 
 def reference(route: str, data: str) -> Reference:
@@ -69,7 +73,7 @@ def test_a_store_is_read_once_for_each_reference_and_again_where_it_failed() -> 
     listed.broken = True
 
     assert confusions.of(values()) is None
-    assert confusions.problem.startswith("the store's confusion matrices cannot be read")
+    assert confusions.problem.startswith("the store's confusion matrix cannot be read")
     listed.broken = False
     assert confusions.of(values()) is confusions.of(values()) is not None
     assert (confusions.problem, listed.reads) == ("", 2)
