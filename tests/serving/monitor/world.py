@@ -146,6 +146,8 @@ class Servers:
         return Reading(at=self.now, samples=samples, problems=tuple(problems))
 
     def history(self, since: float) -> Iterator[Reading]:
+        if self.down:
+            raise Unreachable(self.down)
         return (reading for reading in self.past if reading.at > since)
 
 
