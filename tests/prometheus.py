@@ -18,10 +18,7 @@ import pytest
 from tests.serving.world import WAIT_S, until
 
 FETCHED = Path(__file__).parent.parent / ".venv" / "prometheus"
-CONFIG = """
-global: {{scrape_interval: 500ms}}
-scrape_configs: [{{job_name: corolla, static_configs: [{{targets: {targets}}}]}}]
-"""
+INTERVAL = "500ms"
 
 
 def tool(name: str) -> str:
@@ -35,17 +32,37 @@ def tool(name: str) -> str:
 
 
 class Prometheus:
-    """Scrapes servers on this machine twice a second, and evaluates queries.
+    """Scrapes servers on this machine and evaluates rules twice a second, and evaluates queries.
 
     Args:
         ports: The metrics ports of the servers.
         folder: For its configuration and its data.
+        monitors: The metrics ports of evaluators.
+        rules: Files of rules.
     """
 
-    def __init__(self, ports: Sequence[int], folder: Path) -> None:
+    def __init__(
+        self, ports: Sequence[int], folder: Path, *, monitors: Sequence[int] = (), rules: Sequence[Path] = ()
+    ) -> None:
         config = folder / "prometheus.yml"
-        config.write_text(CONFIG.format(targets=json.dumps([f"127.0.0.1:{port}" for port in ports])))
-        self._targets, self._log = len(ports), folder / "log"
+        jobs = {"corolla": ports, "corolla-monitor": monitors}
+        # YAML is a superset of JSON.
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
+                    "rule_files": [str(file) for file in rules],
+                    "scrape_configs": [
+                        {
+                            "job_name": job,
+                            "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
+                        }
+                        for job, targets in jobs.items()
+                    ],
+                }
+            )
+        )
+        self._targets, self._log = len(ports) + len(monitors), folder / "log"
         self._moment: float | None = None
         self._stopped = False
         self._command = [
@@ -91,6 +108,11 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{json.load(error)['error']}\n{promql}") from error
         return [(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """The labels of the alerts that are firing now, as Prometheus would send them; frozen or not."""
+        found = self._read("/api/v1/alerts")["data"]["alerts"]
+        return [alert["labels"] for alert in found if alert["state"] == "firing"]
 
     def freeze(self, true: Callable[[], bool]) -> None:
         """Evaluates all queries from now on as of one moment at which something is true.

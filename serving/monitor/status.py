@@ -30,9 +30,9 @@ class ReferenceStatus(StatusRecord):
     """What the route's traffic is compared with.
 
     Attributes:
-        digest: Of the route that was measured.
-        data: The labelled images that it was measured on, for people.
-        stale: The route answers otherwise than when it was measured, so that no estimate is made.
+        digest: Of the route that was measured; the first characters, as servers show them.
+        data: Of the labelled images that it was measured on, as well.
+        stale: Not all servers answer as when it was measured, so that no estimate is made.
     """
 
     digest: str
