@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from serving.client.admin import AdminClient
     from serving.client.asynchronous import AsyncClient
     from serving.client.blocking import Client
+    from serving.client.labels import Label
     from serving.client.messages import RequestFailed, embed_request_of, request_of
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Expired",
     "Forbidden",
     "InvalidInput",
+    "Label",
     "NotFound",
     "Overloaded",
     "Prediction",
@@ -66,6 +68,7 @@ _HOMES = {
     "AsyncClient": "serving.client.asynchronous",
     "Client": "serving.client.blocking",
     "Embedding": "corolla.answers",
+    "Label": "serving.client.labels",
     "Prediction": "corolla.answers",
     "RequestFailed": "serving.client.messages",
     "Score": "corolla.answers",

@@ -10,6 +10,7 @@ from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Route
 from petl_vit.errors import CorollaError, InvalidInput
 from serving.engine.priority import Priority
+from serving.metrics.label_requests import LabelRequest
 
 MAX_CLIENT = 128
 
@@ -67,6 +68,7 @@ class ImageAnswer:
     Attributes:
         votes, confidences: None for a member that a cascade did not ask.
         agreement, mutual_information: Of the members asked.
+        label_request: Where the true label is wished for.
     """
 
     probabilities: NDArray[np.float64]  # [C]
@@ -77,6 +79,7 @@ class ImageAnswer:
     entropy: float
     mutual_information: float
     prediction_id: str
+    label_request: LabelRequest | None = None
 
     @property
     def members_asked(self) -> int:

@@ -7,18 +7,23 @@ too old, and from the moment it is asked to stop; else SERVING.
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unreachable
 from serving.access import connections, exposure
 from serving.address import UNIX, joined
-from serving.metrics.feedback import Feedback
+from serving.feedback.database import Database
+from serving.feedback.feedback import Feedback
+from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
-from serving.metrics.prediction_ids import RecentNonces
+from serving.metrics.series import Key
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
@@ -33,7 +38,6 @@ from serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 _ADMIN_THREADS = 2
-_SEEN_LABELS = 200_000
 _HEALTH_PERIOD_S = 1.0
 
 
@@ -62,16 +66,21 @@ class Server:
         self.metrics_port = self._exporter.port
         self.port = 0
         try:
-            self.service = service = Service(settings, registry)
+            # Before the service shows any metric: no scrape sees labels counted from zero again.
+            labels, kept, problem = _labels(settings)
+            self.service = service = Service(settings, registry, kept)
         except BaseException:
             self._exporter.close()
             raise
         self._feedback = Feedback(
             store=service.store,
             prediction_ids=service.prediction_ids,
-            nonces=RecentNonces(_SEEN_LABELS),
+            labels=labels,
             metrics=service.metrics,
+            window_days=settings.label_window_days,
         )
+        if problem is not None:
+            self._feedback.not_open(problem)
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
         self.admin = Admin(
             store=service.store,
@@ -169,6 +178,8 @@ class Server:
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
                 await self._set_health(healthy)
+            with suppress(Overloaded):  # then labels are taken
+                await self._feedback.in_turn(self._feedback.tend)
 
     async def _shut(self, server: grpc.aio.Server) -> None:
         await self._set_health(False)
@@ -176,6 +187,7 @@ class Server:
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
         await asyncio.to_thread(self._exporter.close)
+        await asyncio.to_thread(self._feedback.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
         self.service.close()
 
@@ -198,3 +210,32 @@ class Server:
         for name in self._services:
             await self._health.set(name, status)
         self.service.metrics.set_ready(serving)
+
+
+def _labels(settings: Settings) -> tuple[LabelStore, Mapping[Key, float] | None, CorollaError | None]:
+    """Where labels are kept, and what was counted of them; or why that is not known yet.
+
+    Raises:
+        InvalidInput: It can never work, or is a file that was named and cannot be opened.
+    """
+    if settings.label_keep_days < settings.label_window_days:
+        raise InvalidInput(
+            f"{settings.label_keep_days:g} days, while labels are taken for {settings.label_window_days:g}",
+            field="label_keep_days",
+            remedy="keep labels at least as long as --label-window-days: else one could be counted twice",
+        )
+    database = Database(settings.labels_place)
+    store = LabelStore(
+        database,
+        replica=settings.replica_name,
+        keep_days=settings.label_keep_days,
+        most_rows=settings.label_rows,
+    )
+    try:
+        return store, store.open(), None
+    except InvalidInput:
+        raise
+    except CorollaError as error:
+        if settings.labels is not None and database.is_sqlite and isinstance(error, Unreachable):
+            raise InvalidInput(error.problem, field=error.field, remedy=error.remedy) from error
+        return store, None, error

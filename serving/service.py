@@ -6,14 +6,13 @@ A server puts ports in front of it; bulk classification and other runtimes use i
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from platformdirs import user_data_dir
 from prometheus_client import CollectorRegistry
 
 from model_store.resolution.precision import checked_loader
@@ -32,9 +31,11 @@ from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
 from serving.metrics.events import Metrics
+from serving.metrics.label_requests import Sampling
 from serving.metrics.label_values import Domains
 from serving.metrics.prediction_ids import PredictionIds, key_from
 from serving.metrics.recorder import Recorder
+from serving.metrics.series import Key
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
@@ -52,6 +53,7 @@ class Service:
     Args:
         settings: Of a server; those of its ports are ignored.
         registry: Where its metrics are registered; None makes one.
+        kept: What was counted of labels before; see `Metrics`.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -59,7 +61,12 @@ class Service:
         Corrupt: The backbone's files are damaged.
     """
 
-    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: CollectorRegistry | None = None,
+        kept: Mapping[Key, float] | None = MappingProxyType({}),
+    ) -> None:
         self.settings = settings
         self.threads = use_threads(settings.threads)
         self.store = Store.open(settings.store)
@@ -69,7 +76,7 @@ class Service:
         self.precision, self.loader = checked_loader(
             _precision(settings), self.device, self.store, record, self.catalog.served()
         )
-        self.metrics = self._metrics(CollectorRegistry() if registry is None else registry)
+        self.metrics = self._metrics(CollectorRegistry() if registry is None else registry, kept)
         self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
         self.engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
@@ -86,12 +93,16 @@ class Service:
         )
         self.check = self._check()
         self.adapter_cache = self._adapter_cache()
-        self.prediction_ids = PredictionIds(key_from(_key_file(settings)))
+        self.prediction_ids = PredictionIds(*_keys(settings))
         self.classifier = Classifier(
             catalog=self.catalog,
             cache=self.adapter_cache,
             batcher=self.batcher,
-            recorder=Recorder(self.metrics, self.prediction_ids),
+            recorder=Recorder(
+                self.metrics,
+                self.prediction_ids,
+                Sampling(share=settings.label_share, boost=settings.label_boost),
+            ),
             pool=self.pool,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
@@ -204,8 +215,8 @@ class Service:
             difference=lambda digest: None if check is None else check.difference(digest),
         )
 
-    def _metrics(self, registry: CollectorRegistry) -> Metrics:
-        metrics = Metrics(registry, Domains(self.settings.domain_names))
+    def _metrics(self, registry: CollectorRegistry, kept: Mapping[Key, float] | None) -> Metrics:
+        metrics = Metrics(registry, Domains(self.settings.domain_names), kept=kept)
         record = self.loader.record
         metrics.set_backbone(
             digest=record.digest,
@@ -263,7 +274,6 @@ def _precision(settings: Settings) -> Precision:
     return Precision.FP32
 
 
-def _key_file(settings: Settings) -> Path:
-    if settings.prediction_key_file is not None:
-        return Path(settings.prediction_key_file)
-    return Path(user_data_dir("corolla")) / "prediction.key"
+def _keys(settings: Settings) -> list[bytes]:
+    """The keys of prediction ids; only that which seals is made where it is missing."""
+    return [key_from(path, create=number == 0) for number, path in enumerate(settings.key_files)]

@@ -5,10 +5,13 @@ not settings. Any other unknown COROLLA_* variable stops the start; the error na
 """
 
 import os
+import platform
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from platformdirs import user_data_dir
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -147,7 +150,41 @@ class Settings(BaseSettings):
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
     prediction_key_file: str | None = Field(
-        default=None, description="key of prediction ids; share it between replicas; default: made once"
+        default=None,
+        description="key of prediction ids; share it between replicas; default: made once; of several, "
+        "comma-separated, the first seals and all open",
+    )
+    labels: str | None = Field(
+        default=None,
+        description="where labels are kept: a SQLite file, or postgresql://... for several replicas; "
+        "default: labels.db beside the prediction key",
+    )
+    replica: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="name of this server among those that share its labels; default: its machine and port",
+    )
+    label_window_days: float = Field(
+        default=30.0, gt=0, le=36_500, description="age of a prediction at which its labels are late"
+    )
+    label_keep_days: float = Field(
+        default=365.0,
+        gt=0,
+        le=36_500,
+        description="age of a prediction at which its labels are forgotten; at least the window",
+    )
+    label_rows: int = Field(
+        default=1_000_000, ge=1, description="labels that are kept; then the oldest are forgotten"
+    )
+    label_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of all images whose true label answers ask for"
+    )
+    label_boost: float = Field(
+        default=10.0,
+        ge=0,
+        le=1e6,
+        description="so much more often is asked about an image of which no two members agree",
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
     stall_s: float = Field(
@@ -194,6 +231,26 @@ class Settings(BaseSettings):
     @property
     def domain_names(self) -> list[str]:
         return [name.strip() for name in self.domains.split(",") if name.strip()]
+
+    @property
+    def key_files(self) -> list[Path]:
+        """The files with the keys of prediction ids: the first one seals."""
+        names = (self.prediction_key_file or "").split(",")
+        default = Path(user_data_dir("corolla", appauthor=False)) / "prediction.key"
+        return [Path(name.strip()) for name in names if name.strip()] or [default]
+
+    @property
+    def labels_place(self) -> str:
+        """Where labels are kept: a path or a URL."""
+        return self.labels or str(self.key_files[0].parent / "labels.db")
+
+    @property
+    def replica_name(self) -> str:
+        """The name under which labels are counted; a server on any free port is another one at each start."""
+        if self.replica is not None:
+            return self.replica
+        where = str(self.socket or self.port or secrets.token_hex(4))
+        return f"{platform.node() or self.host}:{where}"
 
     @property
     def takes_admin(self) -> bool:

@@ -15,7 +15,7 @@ from petl_vit.errors import CorollaError
 from serving.answer.frozen import Frozen
 from serving.answer.rounds import Asking
 from serving.engine.engine import Logits
-from serving.metrics.recorder import CascadeCounts, Recorder
+from serving.metrics.recorder import CascadeCounts, Recorded, Recorder
 from serving.registry.catalog import Plan
 from serving.request import BadScores, ImageAnswer
 
@@ -120,10 +120,10 @@ class Counting:
 
     def _counted(self, answer: Answer, counts: Sequence[CascadeCounts]) -> list[ImageAnswer]:
         plan = self.plan
-        ids = self.recorder.answers(
+        recorded = self.recorder.answers(
             plan.named, plan.resolved, self.domain, answer, counts, digest=self._digest
         )
-        return _image_answers(answer, ids)
+        return _image_answers(answer, recorded)
 
 
 def _finite(logits: Sequence[Array]) -> bool:
@@ -140,33 +140,29 @@ def _parts(images: Mapping[int, Sequence[Array]]) -> Iterator[list[int]]:
             yield places[start : start + size]
 
 
-def _image_answers(answer: Answer, prediction_ids: Sequence[str]) -> list[ImageAnswer]:
-    columns = zip(
-        answer.probabilities,
+def _image_answers(answer: Answer, recorded: Sequence[Recorded]) -> list[ImageAnswer]:
+    votes, confidences = answer.votes.tolist(), answer.confidences.tolist()
+    numbers = zip(
         answer.predicted.tolist(),
-        answer.votes.tolist(),
-        answer.confidences.tolist(),
         answer.agreement.tolist(),
         answer.entropy.tolist(),
         answer.mutual_information.tolist(),
-        prediction_ids,
         strict=True,
     )
     return [
         ImageAnswer(
-            probabilities=probabilities,
+            probabilities=answer.probabilities[i],
             predicted=predicted,
-            votes=tuple(None if vote == NOT_ASKED else vote for vote in votes),
+            votes=tuple(None if vote == NOT_ASKED else vote for vote in votes[i]),
             confidences=tuple(
                 None if vote == NOT_ASKED else confidence
-                for vote, confidence in zip(votes, confidences, strict=True)
+                for vote, confidence in zip(votes[i], confidences[i], strict=True)
             ),
             agreement=agreement,
             entropy=entropy,
             mutual_information=information,
-            prediction_id=prediction_id,
+            prediction_id=recorded[i].prediction_id,
+            label_request=recorded[i].label_request,
         )
-        for probabilities, predicted, votes, confidences, agreement, entropy, information, prediction_id in (
-            columns
-        )
+        for i, (predicted, agreement, entropy, information) in enumerate(numbers)
     ]

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
 from serving.client.channel import ChannelOptions, Endpoint
+from serving.client.labels import Labels, Source, requests_of
 from serving.client.messages import (
     DEFAULT_ADDRESS,
     TIMEOUT_S,
@@ -19,7 +20,6 @@ from serving.client.messages import (
     RequestId,
     embed_request_of,
     failure,
-    feedback_of,
     outcome_of,
     request_of,
     stream_request_of,
@@ -164,10 +164,18 @@ class AsyncClient:
         return await self.call(self._stub.Embed, request, timeout_s=timeout_s)
 
     async def feedback(
-        self, labels: Iterable[tuple[str, str | int]], *, timeout_s: float | None = None
+        self,
+        labels: Labels,
+        *,
+        source: Source = "user",
+        revision: int = 0,
+        timeout_s: float | None = None,
     ) -> pb.FeedbackResponse:
         """Sends what earlier predictions should have been; see `Client.feedback`."""
-        return await self.call(self._stub.Feedback, feedback_of(labels), timeout_s=timeout_s)
+        response = pb.FeedbackResponse()
+        for request in requests_of(labels, source=source, revision=revision):
+            response.MergeFrom(await self.call(self._stub.Feedback, request, timeout_s=timeout_s))
+        return response
 
     async def call(
         self,

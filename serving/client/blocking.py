@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
 from serving.client.channel import ChannelOptions, Endpoint
+from serving.client.labels import Labels, Source, requests_of
 from serving.client.messages import (
     DEFAULT_ADDRESS,
     TIMEOUT_S,
@@ -32,7 +33,6 @@ from serving.client.messages import (
     RequestId,
     embed_request_of,
     failure,
-    feedback_of,
     outcome_of,
     request_of,
     stream_request_of,
@@ -228,21 +228,35 @@ class Client:
         return self.call(self._stub.Embed, request, timeout_s=timeout_s)
 
     def feedback(
-        self, labels: Iterable[tuple[str, str | int]], *, timeout_s: float | None = None
+        self,
+        labels: Labels,
+        *,
+        source: Source = "user",
+        revision: int = 0,
+        timeout_s: float | None = None,
     ) -> pb.FeedbackResponse:
         """Sends what earlier predictions should have been; safe to repeat.
 
         Args:
-            labels: Pairs of a result's `prediction_id` and the true class, by name or index.
-            timeout_s: Deadline of this call, seconds; None is the client's.
+            labels: Any number of `corolla.Label`, or of pairs of a result's `prediction_id` and the true
+                class by name or index: several in a list where it is one of them, None where nobody can
+                tell. They are sent in calls of 1000.
+            source: Who says so, of pairs: `gold`, `user`, `downstream` or `implicit`.
+            revision: Of pairs; a higher one replaces what this source said before.
+            timeout_s: Deadline of each call, seconds; None is the client's.
 
         Returns:
-            What became of each label, in order; see `serving.client.messages.status_name`.
+            What became of each label, in order; see `serving.client.labels.status_name`.
 
         Raises:
-            RequestFailed: The call failed.
+            RequestFailed: A call failed; the labels of those before it are counted, and again they are
+                duplicates.
+            InvalidInput: A label that is not what it should be.
         """
-        return self.call(self._stub.Feedback, feedback_of(labels), timeout_s=timeout_s)
+        response = pb.FeedbackResponse()
+        for request in requests_of(labels, source=source, revision=revision):
+            response.MergeFrom(self.call(self._stub.Feedback, request, timeout_s=timeout_s))
+        return response
 
     def call(
         self,

@@ -179,18 +179,6 @@ def stream_request_of(request: tuple[RequestId, pb.ClassifyRequest]) -> pb.Strea
     return pb.StreamRequest(id=name, request=asked)
 
 
-def feedback_of(labels: Iterable[tuple[str, str | int]]) -> pb.FeedbackRequest:
-    """A feedback request from pairs of a prediction id and the true class, by name or index."""
-    request = pb.FeedbackRequest()
-    for prediction_id, truth in labels:
-        label = request.labels.add(prediction_id=prediction_id)
-        if isinstance(truth, str):
-            label.class_name = truth
-        else:
-            label.class_index = truth
-    return request
-
-
 # Answers
 
 
@@ -207,11 +195,6 @@ def too_large(error: RequestFailed) -> pb.ImageResult:
     sizes, _, _ = error.problem.partition(";")
     message = f"the image is too large ({sizes}); scale it down, or raise the server's --max-message-bytes"
     return pb.ImageResult(error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message))
-
-
-def status_name(result: pb.LabelResult) -> str:
-    """What became of a label, in lower case: `counted`, `duplicate`, `invalid_token`, `invalid_class`."""
-    return pb.FeedbackStatus.Name(result.status).removeprefix("FEEDBACK_STATUS_").lower()
 
 
 def failure(error: grpc.RpcError, endpoint: Endpoint | None = None) -> RequestFailed:

@@ -6,7 +6,11 @@ Edges of buckets never change within a series' life: a new set of edges is a new
 
 from petl_vit.confidence import EDGES
 from petl_vit.signals import DISTANCE_EDGES, MARGIN_EDGES
+from serving.metrics.feedback_definitions import FEEDBACK
 from serving.metrics.series import Definition
+from serving.metrics.series import counter as _counter
+from serving.metrics.series import gauge as _gauge
+from serving.metrics.series import histogram as _histogram
 from serving.metrics.top_classes import MAX_CLASSES
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -17,19 +21,6 @@ _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 _DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1)
 _INFORMATION = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
 _ENTROPY = (*_INFORMATION, 3, 5, 7)
-_DELAY = (1, 10, 60, 300, 900, 3600, 4 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
-
-
-def _counter(name: str, labels: str, text: str) -> Definition:
-    return Definition(name=name, kind="counter", labels=tuple(labels.split()), help=text)
-
-
-def _gauge(name: str, labels: str, text: str) -> Definition:
-    return Definition(name=name, kind="gauge", labels=tuple(labels.split()), help=text)
-
-
-def _histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> Definition:
-    return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
 
 
 SECTIONS: dict[str, tuple[Definition, ...]] = {
@@ -279,24 +270,7 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "What divides the combined logits of a named route now; a cascade's, once all members are asked.",
         ),
     ),
-    "Feedback": (
-        _counter(
-            "corolla_feedback_submissions_total",
-            "route status",
-            "Labels received: counted, duplicate, invalid_token (the route is `unknown`) or invalid_class.",
-        ),
-        _counter(
-            "corolla_feedback_total",
-            "route domain outcome",
-            "Labels counted: the answer was correct or incorrect.",
-        ),
-        _counter(
-            "corolla_member_feedback_total",
-            "route domain member outcome",
-            "Labels counted: the member was correct or incorrect; named routes of at most 16 members.",
-        ),
-        _histogram("corolla_feedback_delay_seconds", "route", "Time from prediction to label.", _DELAY),
-    ),
+    "Feedback": FEEDBACK,
     "State": (
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),

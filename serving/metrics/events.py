@@ -5,14 +5,18 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from model_store.format.reference import Reference
+from serving.metrics.additions import Additions
 from serving.metrics.answers import Answered, Answers
 from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
+from serving.metrics.feedback_definitions import KEPT
+from serving.metrics.label_requests import Reason
 from serving.metrics.label_values import (
     ADHOC,
     ENSEMBLE,
@@ -26,14 +30,13 @@ from serving.metrics.label_values import (
     Domains,
     RouteLabels,
     member_labels,
-    outcome,
+    of_route,
 )
 from serving.metrics.references import References
 from serving.metrics.scoring import Scoring
-from serving.metrics.series import Labels, Series
+from serving.metrics.series import Key, Labels, Series
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
-REFUSALS = ("duplicate", "invalid_token", "invalid_class")
 
 
 class Metrics:
@@ -44,10 +47,17 @@ class Metrics:
     Args:
         zero_places: So many routes in a domain are shown at zero before their first image, so that `rate()`
             sees that image; the series of any other appear with it.
+        kept: What was counted of labels before; None hides what is counted of them until `restore`, as a
+            counter that began at zero again would be read as so many new labels.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, domains: Domains | None = None, *, zero_places: int = ZERO_PLACES
+        self,
+        registry: CollectorRegistry,
+        domains: Domains | None = None,
+        *,
+        zero_places: int = ZERO_PLACES,
+        kept: Mapping[Key, float] | None = MappingProxyType({}),
     ) -> None:
         self.registry = registry
         self.domains = domains or Domains()
@@ -62,6 +72,9 @@ class Metrics:
         self._answers = Answers(self._series)
         self._cascades = Cascades(self._series)
         self._references = References(self._series)
+        self._series.keep(kept or {})
+        if kept is None:
+            self._series.hidden = frozenset(definition.name for definition in KEPT)
         registry.register(self._series)
         ProcessCollector(registry=registry)
         with self._lock:
@@ -181,7 +194,7 @@ class Metrics:
         Args:
             domain: A label from `Domains.label`.
         """
-        labels = self._places.get((route, domain)) or self._place(route, domain)
+        labels = self._places.get((route, domain)) or self.place(route, domain)
         with self._lock:
             for image in images:
                 self._answers.count(labels, image)
@@ -192,7 +205,7 @@ class Metrics:
 
     def frozen(self, *, route: str, domain: str, override: bool, distance: float | None) -> None:
         """The frozen backbone answered one image of a named route too; see `Answers.frozen`."""
-        labels = self._places.get((route, domain)) or self._place(route, domain)
+        labels = self._places.get((route, domain)) or self.place(route, domain)
         with self._lock:
             self._answers.frozen(labels, override=override, distance=distance)
 
@@ -202,42 +215,38 @@ class Metrics:
         Args:
             as_all: Where it was put to all members, whether they answer the same; None where it was not.
         """
-        base = (self._places.get((route, domain)) or self._place(route, domain)).base
+        base = (self._places.get((route, domain)) or self.place(route, domain)).base
         with self._lock:
             self._cascades.count(base, asked, as_all)
 
     def invalid_scores(self, route: str, member: str) -> None:
         """A member of a route, or the frozen backbone, gave NaN or infinite scores for one image."""
-        route = self._label(route)
+        route = self.label_of(route)
         members = self.known_routes.get(route)
         known = members is not None and member in (*members, FROZEN)
         with self._lock:
             self._numbers["corolla_invalid_scores_total"].add((route, member if known else ENSEMBLE))
 
-    # Feedback
+    # Labels
 
-    def feedback(
-        self, *, route: str, domain: str, correct: bool, members: Mapping[str, bool], delay_seconds: float
-    ) -> None:
-        """One label was counted. `members` says for each member of a named route whether it was correct."""
-        labels = self._place(route, domain)
-        label = labels.base[0]
+    def label_requested(self, route: str, domain: str, reason: Reason) -> None:
+        """One answer asked for its true label."""
+        base = self.place(route, domain).base
         with self._lock:
-            self._numbers["corolla_feedback_submissions_total"].add((label, "counted"))
-            self._numbers["corolla_feedback_total"].add((*labels.base, outcome(correct)))
-            for member in members.keys() & set(self.known_routes.get(label, ())):
-                result = outcome(members[member])
-                self._numbers["corolla_member_feedback_total"].add((*labels.base, member, result))
-            if math.isfinite(delay_seconds):
-                # Clocks of two replicas may differ: a label is never older than its prediction.
-                self._histograms["corolla_feedback_delay_seconds"].observe(max(delay_seconds, 0.0), (label,))
+            self._numbers["corolla_label_requests_total"].add((*base, reason))
 
-    def feedback_refused(self, status: str, route: str | None = None) -> None:
-        """One label was not counted, and why: one of `REFUSALS`. The route of an invalid id is unknown."""
-        assert status in REFUSALS, status
-        label = UNKNOWN if route is None else self._label(route)
+    def add(self, additions: Additions) -> None:
+        """Shows what labels added, once they and it are kept."""
         with self._lock:
-            self._numbers["corolla_feedback_submissions_total"].add((label, status))
+            self._series.add(additions)
+            for (name, labels), prediction_id in additions.examples.items():
+                self._numbers[name].show(labels, prediction_id)
+
+    def restore(self, kept: Mapping[Key, float]) -> None:
+        """Shows what was kept of labels, in place of what is shown of them."""
+        with self._lock:
+            self._series.keep(kept)
+            self._series.hidden = frozenset()
 
     # State
 
@@ -320,17 +329,18 @@ class Metrics:
         with self._lock:
             self._numbers["corolla_build_info"].set(1, labels)
 
-    # Labels
+    # Label values
 
-    def _label(self, route: str) -> str:
+    def label_of(self, route: str) -> str:
+        """The label of a route: `adhoc` for one that is not known."""
         return route if route in self.known_routes or route == OTHER else ADHOC
 
-    def _place(self, route: str, domain: str) -> RouteLabels:
+    def place(self, route: str, domain: str) -> RouteLabels:
         """The label values of a route in a domain, whose series are shown from now on.
 
         Unknown ones count as `adhoc` and `other`, and so does the route `other` where too many are shown.
         """
-        place = (self._label(route), self.domains.label(domain))
+        place = (self.label_of(route), self.domains.label(domain))
         if place not in self._places and len(self._places) >= MAX_PLACES:
             place = (OTHER, place[1])
         if place not in self._places:
@@ -376,6 +386,7 @@ class Metrics:
     def _create_undivided(self, route: str, members: tuple[str, ...]) -> None:
         """Shows the series of a route that no domain divides."""
         self._histograms["corolla_feedback_delay_seconds"].create((route,))
-        for status in ("counted", *REFUSALS):
-            self._numbers["corolla_feedback_submissions_total"].create((route, status))
+        for name, all_values in of_route(route, members).items():
+            for values in all_values:
+                self._numbers[name].create(values)
         self._answers.create(route, members)

@@ -8,13 +8,14 @@ classes as `top_classes` bounds them. No image, path or prediction id is ever a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, permutations
 
 from model_store.names import check_name
 from petl_vit.confidence import BINS
 from petl_vit.errors import InvalidInput, near
 from petl_vit.estimators import SCORES
 from petl_vit.signals import METHODS
+from serving.metrics.label_requests import REASONS
 from serving.metrics.series import Labels
 
 MAX_DOMAINS = 16
@@ -33,6 +34,11 @@ ENSEMBLE = "ensemble"
 FROZEN = "frozen"
 RESERVED_ROUTES = frozenset({ADHOC, OTHER, UNKNOWN})
 CONSENSUS = ("unanimous", "majority", "plurality", "tie")
+OUTCOMES = ("correct", "incorrect")
+PAIR_OUTCOMES = ("both_correct", "both_wrong", "first_only", "second_only")
+STATUSES = ("matched", "duplicate", "corrected", "conflict", "late", "invalid_token", "invalid_class")
+SOURCES = ("gold", "user", "downstream", "implicit")
+MOMENTS = ("w", "w2", "up", "down", "w2_up", "w2_down", "w2_square")
 
 
 class Domains:
@@ -150,7 +156,7 @@ class RouteLabels:
             "corolla_member_vote_agreements_total": self.members,
             "corolla_ensemble_pair_agreements_total": pairs,
             "corolla_ensemble_pair_comparisons_total": pairs,
-            "corolla_feedback_total": [(*self.base, outcome(correct)) for correct in (True, False)],
+            **self._of_labels(),
             "corolla_member_feedback_total": [
                 (*member, outcome(correct)) for member in self.members for correct in (True, False)
             ],
@@ -177,6 +183,33 @@ class RouteLabels:
         """Those that can be counted: one member alone has no vote, and only named routes have references."""
         voting = ("vote",) if len(self.members) != 1 else ()
         return ("confidence", *voting, *(SCORES if named else ()))
+
+    def _of_labels(self) -> dict[str, Sequence[Labels]]:
+        """The counters of labels that come back, but for those of members."""
+        return {
+            "corolla_feedback_total": [(*self.base, outcome(correct)) for correct in (True, False)],
+            "corolla_feedback_corrections_total": [
+                (*self.base, *change) for change in permutations((*OUTCOMES, UNKNOWN), 2)
+            ],
+            "corolla_feedback_unknown_total": [self.base],
+            "corolla_feedback_bin_total": self.bins,
+            "corolla_feedback_bin_correct_total": self.bins,
+            "corolla_feedback_bin_confidence_ratio_total": self.bins,
+            "corolla_feedback_moment_total": [(*self.base, moment) for moment in MOMENTS],
+            "corolla_label_requests_total": [(*self.base, reason) for reason in REASONS],
+        }
+
+
+def of_route(route: str, members: Sequence[str]) -> dict[str, Sequence[Labels]]:
+    """The counters of labels that no domain divides, shown at zero."""
+    pairs = RouteLabels.of(route, UNSET, members).pairs
+    return {
+        "corolla_feedback_submissions_total": [(route, status) for status in STATUSES],
+        "corolla_feedback_source_total": [(route, source) for source in SOURCES],
+        "corolla_feedback_pair_total": [
+            (route, pair[-1], shape) for *_, pair in pairs for shape in PAIR_OUTCOMES
+        ],
+    }
 
 
 def member_labels(members: Sequence[str]) -> tuple[str, ...]:
@@ -207,4 +240,4 @@ def consensus(votes: Sequence[int]) -> str:
 
 
 def outcome(correct: bool) -> str:
-    return "correct" if correct else "incorrect"
+    return OUTCOMES[not correct]

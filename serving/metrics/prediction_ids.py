@@ -1,6 +1,6 @@
 """Prediction ids: what feedback needs to know of an answer, carried by the client and authenticated here.
 
-A label may arrive days later and at any replica that has the same key, so nothing is stored: the id
+A label may arrive days later and at any replica that has the same key, so answers are not stored: the id
 itself says what was predicted, and an HMAC (SHA-256, cut to 128 bits) proves that this server wrote it.
 Whoever has an id can read its content, which names no image. Imports no torch and no gRPC.
 """
@@ -10,10 +10,8 @@ import binascii
 import hmac
 import json
 import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from threading import Lock
 
 from model_store.place.whole_file import write_whole
 from petl_vit.errors import InvalidInput
@@ -23,12 +21,14 @@ KEY_BYTES = 32
 _MAC_BYTES = 16
 _NONCE_BYTES = 8
 _DIGEST_DIGITS = 32
-# Authenticated with every payload: a change of the payload's form makes old ids invalid, not misread.
-_FORM = b"corolla prediction 1\n"
+# Authenticated with every payload: a change of the payload's form needs another, so that ids are not misread.
+_FORM = b"corolla prediction 2\n"
+_FORM_WITHOUT_INCLUSION = b"corolla prediction 1\n"
 _FIRST = "c"  # never `-`, which a command line would take for a flag
 
 
-def _nonce() -> str:
+def new_nonce() -> str:
+    """A name for a prediction that no other one has."""
     return secrets.token_hex(_NONCE_BYTES)
 
 
@@ -46,6 +46,7 @@ class Prediction:
         confidence: Probability of the answered class, rounded to six decimals.
         created_at: Seconds since the epoch, rounded to milliseconds.
         nonce: Names this prediction among all.
+        inclusion: How likely it was that its label would be requested; None where it was not requested.
     """
 
     route: str
@@ -57,25 +58,33 @@ class Prediction:
     members: tuple[str, ...] = ()
     confidence: float
     created_at: float
-    nonce: str = field(default_factory=_nonce)
+    nonce: str = field(default_factory=new_nonce)
+    inclusion: float | None = None
 
 
 _FIELDS = tuple(field.name for field in fields(Prediction))
+_FORMS = {_FORM: _FIELDS, _FORM_WITHOUT_INCLUSION: _FIELDS[:-1]}
+"""What the payload of each form says, in order. Labels of ids of an older form arrive for weeks."""
 
 
 class PredictionIds:
-    """Seals predictions into ids and opens them again, with one key.
+    """Seals predictions into ids and opens them again.
+
+    Args:
+        key: Seals.
+        also: Older and newer keys, whose ids are opened too: so keys change without a lost label.
 
     Raises:
-        InvalidInput: The key is shorter than 32 bytes.
+        InvalidInput: A key is shorter than 32 bytes.
     """
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) < KEY_BYTES:
-            raise InvalidInput(
-                f"{len(key)} bytes; a key has at least {KEY_BYTES}", field="prediction_key_file"
-            )
-        self._key = key
+    def __init__(self, key: bytes, *also: bytes) -> None:
+        self._keys = (key, *also)
+        for each in self._keys:
+            if len(each) < KEY_BYTES:
+                raise InvalidInput(
+                    f"{len(each)} bytes; a key has at least {KEY_BYTES}", field="prediction_key_file"
+                )
 
     def seal(self, prediction: Prediction) -> str:
         """The id of a prediction: URL-safe text of a few hundred characters."""
@@ -87,7 +96,7 @@ class PredictionIds:
         )
         said = [getattr(rounded, name) for name in _FIELDS]  # `astuple` would copy every vote
         payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-        prediction_id = _encode(self._mac(payload) + payload)
+        prediction_id = _encode(_mac(self._keys[0], _FORM, payload) + payload)
         assert len(prediction_id) <= MAX_LENGTH, f"{len(prediction_id)} characters could not be opened again"
         return prediction_id
 
@@ -95,60 +104,33 @@ class PredictionIds:
         """The prediction of an id.
 
         Raises:
-            InvalidInput: It was not sealed with this key, or was altered since.
+            InvalidInput: It was not sealed with one of these keys, or was altered since.
         """
         raw = _decode(prediction_id)
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(payload)):
-            raise _refused("not a prediction id of this server, or altered")
-        fields = dict(zip(_FIELDS, json.loads(payload), strict=True))
-        return Prediction(**{**fields, "votes": tuple(fields["votes"]), "members": tuple(fields["members"])})
-
-    def _mac(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, _FORM + payload, "sha256")[:_MAC_BYTES]
-
-
-class RecentNonces:
-    """The nonces added last, at most `capacity` of them: enough to tell a repeated label from a new one.
-
-    Threads may share it: of two that add the same nonce at once, exactly one is told that it was new.
-
-    Raises:
-        InvalidInput: A capacity below one.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise InvalidInput(f"{capacity}; remember at least one", field="capacity")
-        self.capacity = capacity
-        self._lock = Lock()
-        self._nonces: OrderedDict[str, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._nonces)
-
-    def __contains__(self, nonce: str) -> bool:
-        return nonce in self._nonces
-
-    def add(self, nonce: str) -> bool:
-        """Remembers a nonce and forgets the least recently added one; returns whether it was new."""
-        with self._lock:
-            new = nonce not in self._nonces
-            self._nonces[nonce] = None
-            self._nonces.move_to_end(nonce)
-            if len(self._nonces) > self.capacity:
-                self._nonces.popitem(last=False)
-            return new
+        for form, names in _FORMS.items():
+            if any(hmac.compare_digest(mac, _mac(key, form, payload)) for key in self._keys):
+                fields = dict(zip(names, json.loads(payload), strict=True))
+                votes, members = tuple(fields["votes"]), tuple(fields["members"])
+                return Prediction(**{**fields, "votes": votes, "members": members})
+        raise _refused("not a prediction id of this server, or altered")
 
 
-def key_from(path: Path) -> bytes:
+def _mac(key: bytes, form: bytes, payload: bytes) -> bytes:
+    return hmac.digest(key, form + payload, "sha256")[:_MAC_BYTES]
+
+
+def key_from(path: Path, *, create: bool = True) -> bytes:
     """The key in a file, which is created if it is missing; processes that start at once agree on one key.
+
+    Args:
+        create: False where a missing file is an error: an older key cannot be made anew.
 
     Raises:
         InvalidInput: The file holds no key, or cannot be read or created.
     """
     try:
-        if not path.exists():
+        if create and not path.exists():
             _create(path)
         key = path.read_bytes()
     except OSError as error:

@@ -16,8 +16,9 @@ from petl_vit.errors import CorollaError
 from petl_vit.signals import VOTE, signals
 from serving.metrics.answers import Answered
 from serving.metrics.events import Metrics
+from serving.metrics.label_requests import LabelRequest, Sampling
 from serving.metrics.label_values import ADHOC, FROZEN
-from serving.metrics.prediction_ids import Prediction, PredictionIds
+from serving.metrics.prediction_ids import Prediction, PredictionIds, new_nonce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,30 @@ class CascadeCounts:
     in_share: bool = False
 
 
-class Recorder:
-    """Counts answers, and seals what their labels will need into prediction ids. Its methods are blocking."""
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What an answer for one image brings along for its label.
 
-    def __init__(self, metrics: Metrics, prediction_ids: PredictionIds) -> None:
+    Attributes:
+        label_request: None where its label is not requested.
+    """
+
+    prediction_id: str
+    label_request: LabelRequest | None
+
+
+class Recorder:
+    """Counts answers, and seals what their labels will need into prediction ids. Its methods are blocking.
+
+    Args:
+        sampling: Draws the images whose labels are requested; by default none.
+    """
+
+    def __init__(
+        self, metrics: Metrics, prediction_ids: PredictionIds, sampling: Sampling | None = None
+    ) -> None:
         self._metrics, self._prediction_ids = metrics, prediction_ids
+        self._sampling = sampling or Sampling()
         self._announced: dict[str, tuple[str, bool]] = {}
         self._labels: dict[str, str] = {}
 
@@ -89,7 +109,7 @@ class Recorder:
         cascades: Sequence[CascadeCounts] = (),
         *,
         digest: str = "",
-    ) -> list[str]:
+    ) -> list[Recorded]:
         """Counts the answers for images.
 
         How a cascade's members vote and agree is counted only where all of them were asked, whatever the
@@ -101,22 +121,19 @@ class Recorder:
             answer: Of n images.
             cascades: What else is counted of a cascade, n of them; none for any other route.
             digest: Of what answered, which a reference has to be of.
-
-        Returns:
-            Their prediction ids.
         """
         route, domain = self._label(named), self._metrics.domains.label(domain)
         scoring = self._metrics.scoring(route, digest)
         own = _Own.each(answer, {} if scoring is None else scoring.thresholds)
         votes = [_Votes.of(one.of_all) for one in cascades] if cascades else _Votes.each(answer)
-        ids = [self._seal(route, domain, resolved, *said) for said in zip(own, votes, strict=True)]
-        said = zip(own, votes, ids, strict=True)
+        recorded = [self._sealed(route, domain, resolved, *said) for said in zip(own, votes, strict=True)]
+        said = zip(own, votes, recorded, strict=True)
         images = [_answered(resolved.classes, *one) for one in said]
         self._metrics.predictions(route, domain, images)
         for one, image in zip(cascades, images, strict=False):
             as_all = image.voted == image.predicted if one.in_share and image.votes else None
             self._metrics.cascade(route=route, domain=domain, asked=one.asked, as_all=as_all)
-        return ids
+        return recorded
 
     def frozen(
         self, named: str, domain: str, predicted: int, features: Array, base: Array, *, digest: str
@@ -141,20 +158,27 @@ class Recorder:
             distance=None if scoring is None else scoring.distance(features),
         )
 
-    def _seal(self, route: str, domain: str, resolved: ResolvedRoute, own: "_Own", votes: "_Votes") -> str:
-        return self._prediction_ids.seal(
-            Prediction(
-                route=route,
-                domain=domain,
-                task=resolved.task.spec.name,
-                task_digest=resolved.task.digest,
-                predicted=own.predicted,
-                votes=votes.votes or own.votes,
-                members=self._metrics.known_routes.get(route, ()) if votes.votes else (),
-                confidence=own.confidence,
-                created_at=time.time(),
-            )
+    def _sealed(
+        self, route: str, domain: str, resolved: ResolvedRoute, own: "_Own", votes: "_Votes"
+    ) -> Recorded:
+        nonce = new_nonce()
+        request = self._sampling.draw(nonce, 1 - own.agreement)
+        if request is not None:
+            self._metrics.label_requested(route, domain, request.reason)
+        prediction = Prediction(
+            route=route,
+            domain=domain,
+            task=resolved.task.spec.name,
+            task_digest=resolved.task.digest,
+            predicted=own.predicted,
+            votes=votes.votes or own.votes,
+            members=self._metrics.known_routes.get(route, ()) if votes.votes else (),
+            confidence=own.confidence,
+            created_at=time.time(),
+            nonce=nonce,
+            inclusion=None if request is None else request.probability,
         )
+        return Recorded(prediction_id=self._prediction_ids.seal(prediction), label_request=request)
 
     def _label(self, named: str | None) -> str:
         """The route's label in the metrics."""
@@ -167,6 +191,7 @@ class _Own:
 
     predicted: int
     votes: tuple[int | None, ...]
+    agreement: float
     confidence: float
     margin: float
     entropy: float
@@ -177,20 +202,21 @@ class _Own:
         """Of every image of an answer."""
         told = signals(answer)
         expected = {name: shares.tolist() for name, shares in told.expected(thresholds).items()}
-        columns = [
-            of_all.tolist()
-            for of_all in (answer.predicted, answer.votes, told.confidence, told.margin, answer.entropy)
-        ]
+        votes = answer.votes.tolist()
+        columns = (answer.predicted, answer.agreement, told.confidence, told.margin, answer.entropy)
         return [
             cls(
                 predicted=predicted,
-                votes=tuple(None if vote == NOT_ASKED else vote for vote in votes),
+                votes=tuple(None if vote == NOT_ASKED else vote for vote in votes[i]),
+                agreement=agreement,
                 confidence=confidence,
                 margin=margin,
                 entropy=entropy,
                 expected={name: shares[i] for name, shares in expected.items()},
             )
-            for i, (predicted, votes, confidence, margin, entropy) in enumerate(zip(*columns, strict=True))
+            for i, (predicted, agreement, confidence, margin, entropy) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True)
+            )
         ]
 
 
@@ -218,7 +244,7 @@ class _Votes:
         return cls() if answer is None else cls.each(answer)[0]
 
 
-def _answered(classes: Sequence[str], own: _Own, votes: _Votes, prediction_id: str) -> Answered:
+def _answered(classes: Sequence[str], own: _Own, votes: _Votes, recorded: Recorded) -> Answered:
     expected = {name: share for name, share in own.expected.items() if name != VOTE}
     if len(votes.votes) > 1:
         expected[VOTE] = votes.agreement
@@ -233,5 +259,5 @@ def _answered(classes: Sequence[str], own: _Own, votes: _Votes, prediction_id: s
         mutual_information=votes.mutual_information,
         agreement=votes.agreement,
         expected=expected,
-        prediction_id=prediction_id,
+        prediction_id=recorded.prediction_id,
     )

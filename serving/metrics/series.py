@@ -39,6 +39,21 @@ class Definition:
     buckets: tuple[float, ...] = ()
 
 
+def counter(name: str, labels: str, text: str) -> Definition:
+    """A counter; `labels` are separated by spaces."""
+    return Definition(name=name, kind="counter", labels=tuple(labels.split()), help=text)
+
+
+def gauge(name: str, labels: str, text: str) -> Definition:
+    """A gauge."""
+    return Definition(name=name, kind="gauge", labels=tuple(labels.split()), help=text)
+
+
+def histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> Definition:
+    """A histogram."""
+    return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
+
+
 def exemplar(prediction_id: str, value: float) -> Exemplar:
     """One answer that a counter or a bucket counted; scrapers that ask for OpenMetrics see it.
 
@@ -48,23 +63,38 @@ def exemplar(prediction_id: str, value: float) -> Exemplar:
     return Exemplar({"prediction_id": prediction_id[:EXEMPLAR_CHARACTERS]}, value, round(time.time(), 3))
 
 
+Key = tuple[str, Labels, str]
+"""A number of a series: its name, its label values, and of a histogram `sum` or the place of a bucket."""
+
+
 class Number:
-    """The values of a counter or a gauge, by label values; and of a counter the latest exemplars."""
+    """The values of a counter or a gauge, by label values; and of a counter the latest exemplars.
+
+    Attributes:
+        kept: Values of before this start, for series that are not shown yet.
+    """
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.values: dict[Labels, float] = {}
         self.exemplars: dict[Labels, Exemplar] = {}
+        self.kept: dict[Labels, float] = {}
 
     def create(self, labels: Labels) -> None:
         """Shows the series from now on, at zero, so that its first step is not lost to `rate()`."""
-        self.values.setdefault(labels, 0)
+        if labels not in self.values:
+            self.values[labels] = self.kept.pop(labels, 0)
 
-    def add(self, labels: Labels = (), amount: float = 1, prediction_id: str = "") -> None:
-        """Adds to a series; the answer of `prediction_id`, if any, is its exemplar from now on."""
+    def keep(self, labels: Labels, value: float) -> None:
+        """Sets a series that is shown, or what it will be when it is."""
+        (self.values if labels in self.values else self.kept)[labels] = value
+
+    def add(self, labels: Labels = (), amount: float = 1) -> None:
         self.values[labels] = self.values.get(labels, 0) + amount
-        if prediction_id:
-            self.exemplars[labels] = exemplar(prediction_id, amount)
+
+    def show(self, labels: Labels, prediction_id: str) -> None:
+        """Makes an answer that was counted the exemplar of its series."""
+        self.exemplars[labels] = exemplar(prediction_id, 1)
 
     def set(self, value: float, labels: Labels = ()) -> None:
         self.values[labels] = value
@@ -88,19 +118,26 @@ class Number:
 
 
 class Histogram:
-    """The counts per bucket, their latest exemplars, and the sums of a histogram, by label values."""
+    """The counts per bucket, their latest exemplars, and the sums of a histogram, by label values.
+
+    Attributes:
+        kept: Numbers of before this start by their parts, for series that are not shown yet.
+    """
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.counts: dict[Labels, list[int]] = {}
         self.sums: dict[Labels, float] = {}
         self.exemplars: dict[Labels, dict[int, Exemplar]] = {}
+        self.kept: dict[Labels, dict[str, float]] = {}
 
     def create(self, labels: Labels) -> None:
         """Shows the series from now on, at zero."""
         if labels not in self.counts:
             self.counts[labels] = [0] * (len(self.definition.buckets) + 1)
             self.sums[labels] = 0
+            for part, value in self.kept.pop(labels, {}).items():
+                self.set(labels, part, value)
 
     def observe(self, value: float, labels: Labels = (), prediction_id: str = "") -> None:
         """Counts one value, which must be finite and not negative: a NaN would stay in the sum for ever.
@@ -114,6 +151,20 @@ class Histogram:
         self.sums[labels] += value
         if prediction_id:
             self.exemplars.setdefault(labels, {})[bucket] = exemplar(prediction_id, value)
+
+    def set(self, labels: Labels, part: str, value: float) -> None:
+        """Sets the sum or a bucket of a series that is shown; ignores a bucket that there is not."""
+        if part == "sum":
+            self.sums[labels] = value
+        elif part.isdecimal() and int(part) < len(self.counts[labels]):
+            self.counts[labels][int(part)] = round(value)
+
+    def keep(self, labels: Labels, part: str, value: float) -> None:
+        """Sets a part of a series that is shown, or what it will be when it is."""
+        if labels in self.counts:
+            self.set(labels, part, value)
+        else:
+            self.kept.setdefault(labels, {})[part] = value
 
     def copy(self) -> "Histogram":
         copy = Histogram(self.definition)
@@ -142,13 +193,41 @@ class Histogram:
 
 
 class Series(Collector):
-    """All values of one server. Hold `lock` to change them; a scrape copies them under it."""
+    """All values of one server. Hold `lock` to change them; a scrape copies them under it.
+
+    Attributes:
+        hidden: The names of metrics that a scrape does not show: their values are not known yet.
+    """
 
     def __init__(self, definitions: Iterable[Definition]) -> None:
         self.lock = Lock()
+        self.hidden: frozenset[str] = frozenset()
         self.definitions = tuple(definitions)
         self.numbers = {d.name: Number(d) for d in self.definitions if d.kind != "histogram"}
         self.histograms = {d.name: Histogram(d) for d in self.definitions if d.kind == "histogram"}
+
+    def add(self, additions: Mapping[Key, float]) -> None:
+        """Adds to series, which are shown from now on; the caller holds the lock."""
+        for (name, labels, part), amount in additions.items():
+            if not part:
+                self.numbers[name].create(labels)
+                self.numbers[name].add(labels, amount)
+                continue
+            histogram = self.histograms[name]
+            histogram.create(labels)
+            if part == "sum":
+                histogram.sums[labels] += amount
+            else:
+                histogram.counts[labels][int(part)] += round(amount)
+
+    def keep(self, values: Mapping[Key, float]) -> None:
+        """Sets series to what they were before this start; ignores what is not defined (any more)."""
+        for (name, labels, part), value in values.items():
+            if name in self.numbers and not part:
+                if len(labels) == len(self.numbers[name].definition.labels):
+                    self.numbers[name].keep(labels, value)
+            elif name in self.histograms and len(labels) == len(self.histograms[name].definition.labels):
+                self.histograms[name].keep(labels, part, value)
 
     def describe(self) -> Iterable[Metric]:
         """The families without values: lets a registry refuse two collectors of one name."""
@@ -156,8 +235,8 @@ class Series(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self.lock:
-            copies: list[Number | Histogram] = [number.copy() for number in self.numbers.values()]
-            copies += [histogram.copy() for histogram in self.histograms.values()]
+            shown: list[Number | Histogram] = [*self.numbers.values(), *self.histograms.values()]
+            copies = [each.copy() for each in shown if each.definition.name not in self.hidden]
         # Writing thousands of samples takes milliseconds, so it happens after the lock is released, and one
         # metric at a time, so that a reader may pause between them.
         for copy in copies:

@@ -1,6 +1,6 @@
 """Serves corolla.v1.Classifier: protobuf to a validated request, answers and errors to protobuf."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -19,17 +19,17 @@ from protos.corolla.v1 import classifier_pb2_grpc
 from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
 from serving.engine.priority import Priority
+from serving.feedback.feedback import Feedback
 from serving.metrics.events import Metrics
-from serving.metrics.feedback import Feedback, LabelOutcome
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
-from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
+from serving.rpc.call import deadline_of, decoded, show_calls, stream, unary
+from serving.rpc.labels import answered, check_count
 from serving.rpc.status import status_of
 
 T = TypeVar("T")
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"]
 SERVICE = _SERVICE.full_name
-MAX_LABELS = 1000
 MAX_ID = 128
 _DEFAULT_TOP_K = 5
 _COMBINES = {
@@ -45,11 +45,9 @@ _PRIORITIES = {
     pb.PRIORITY_NORMAL: Priority.NORMAL,
     pb.PRIORITY_HIGH: Priority.HIGH,
 }
-_LABEL_STATUS = {
-    "counted": pb.FEEDBACK_STATUS_COUNTED,
-    "duplicate": pb.FEEDBACK_STATUS_DUPLICATE,
-    "invalid_token": pb.FEEDBACK_STATUS_INVALID_TOKEN,
-    "invalid_class": pb.FEEDBACK_STATUS_INVALID_CLASS,
+_LABEL_REASONS = {
+    "sampled": pb.LABEL_REASON_SAMPLED,
+    "disputed": pb.LABEL_REASON_DISPUTED,
 }
 
 
@@ -57,7 +55,7 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     """Serves corolla.v1.Classifier.
 
     Args:
-        pool: Threads for what computes: building large answers, opening prediction ids.
+        pool: Threads for what computes, such as building large answers.
         max_stream_requests: Requests of one stream that are under way at once.
     """
 
@@ -109,20 +107,11 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
 
     @unary
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
-        if len(request.labels) > MAX_LABELS:
-            raise InvalidInput(
-                f"{len(request.labels)} labels in one request, at most {MAX_LABELS} are taken",
-                field="labels",
-                remedy="send them in several requests",
-            )
-        return await in_pool(self._pool, self._label_all, request.labels)
+        check_count(request)
+        return await self._feedback.in_turn(lambda: answered(self._feedback, request))
 
     async def _classify(self, message: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         return await self._classifier.classify(_request(message, context), partial(_response, message))
-
-    def _label_all(self, labels: Sequence[pb.Label]) -> pb.FeedbackResponse:
-        results = (self._feedback.label(label.prediction_id, _truth(label)) for label in labels)
-        return pb.FeedbackResponse(results=map(_label_result, results))
 
 
 # From protobuf
@@ -238,11 +227,6 @@ def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
     return np.frombuffer(message.data, dtype=dtype).reshape(shape)
 
 
-def _truth(label: pb.Label) -> str | int | None:
-    kind = label.WhichOneof("truth")
-    return None if kind is None else getattr(label, kind)
-
-
 # To protobuf
 
 
@@ -312,6 +296,9 @@ def _fill(
     result.mutual_information = answer.mutual_information
     result.prediction_id = answer.prediction_id
     result.members_asked = answer.members_asked
+    if (wish := answer.label_request) is not None:
+        result.label_request.reason = _LABEL_REASONS[wish.reason]
+        result.label_request.inclusion_probability = wish.probability
 
 
 def _score(classes: tuple[str, ...], index: int, probability: float) -> pb.Score:
@@ -329,9 +316,3 @@ def _embeddings(request: pb.EmbedRequest, embeddings: Embeddings) -> pb.EmbedRes
     for result, features in _results(message, request, embeddings.images):
         result.values.extend(features.tolist())
     return message
-
-
-def _label_result(labelled: LabelOutcome) -> pb.LabelResult:
-    return pb.LabelResult(
-        status=_LABEL_STATUS[labelled.status], correct=labelled.correct, message=labelled.message
-    )

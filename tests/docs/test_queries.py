@@ -18,6 +18,7 @@ from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
 from tests.model_store.references import usable_reference
 from tests.prometheus import Prometheus, tool
+from tests.serving.metrics.counting import label
 from tests.serving.world import until
 
 ROOT = Path(__file__).parents[2]
@@ -95,9 +96,7 @@ def serve(metrics: Metrics, correct: int) -> None:
                     route=route, domain="photo", asked=1 + number % 2, as_all=number > 0 if whole else None
                 )
             right = {"lora": number < correct, "ssf": True}
-            metrics.feedback(
-                route=route, domain="photo", correct=right["lora"], members=right, delay_seconds=1
-            )
+            label(metrics, route, "photo", correct=right["lora"], members=right)
 
 
 @pytest.fixture(scope="module")

@@ -187,7 +187,7 @@ class Recount:
         named = route in NAMED
         label = f"digits/{route}" if named else "adhoc"
         outcome = correctness(result.top[0].class_name == truth)
-        self.add("corolla_feedback_submissions_total", route=label, status="counted")
+        self.add("corolla_feedback_submissions_total", route=label, status="matched")
         self.add("corolla_feedback_total", route=label, domain=LABEL_OF[domain], outcome=outcome)
         for member, vote in zip(labels_of(route) if named else [], result.members, strict=named):
             right = correctness(vote.top.class_name == truth)
@@ -238,7 +238,7 @@ def test_what_prometheus_scrapes_is_an_exact_recount_of_the_answers(serving: Ser
         recount.add("corolla_requests_total", method="Feedback", code="OK")
         recount.add("corolla_feedback_submissions_total", route="adhoc", status="duplicate")
 
-    assert {result.status for result in reply.results} == {pb.FEEDBACK_STATUS_COUNTED}
+    assert {result.status for result in reply.results} == {pb.FEEDBACK_STATUS_MATCHED}
     assert repeated.results[0].status == pb.FEEDBACK_STATUS_DUPLICATE
     scraped = serving.scrape()
     checked = {name for name, _ in recount.numbers}

@@ -7,6 +7,7 @@ from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
+from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from google.rpc import status_pb2 as status_pb2
@@ -81,6 +82,60 @@ PRIORITY_NORMAL: Priority.ValueType  # 2
 PRIORITY_HIGH: Priority.ValueType  # 3
 """The largest share."""
 
+class _LabelReason:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LabelReason.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    LABEL_REASON_UNSPECIFIED: _LabelReason.ValueType  # 0
+    LABEL_REASON_SAMPLED: _LabelReason.ValueType  # 1
+    """By the share of all images that is drawn."""
+    LABEL_REASON_DISPUTED: _LabelReason.ValueType  # 2
+    """Because the members disagree: they make an image more likely to be drawn."""
+
+class LabelReason(_LabelReason, metaclass=_LabelReasonEnumTypeWrapper):
+    """Why an image was drawn."""
+
+LABEL_REASON_UNSPECIFIED: LabelReason.ValueType  # 0
+LABEL_REASON_SAMPLED: LabelReason.ValueType  # 1
+"""By the share of all images that is drawn."""
+LABEL_REASON_DISPUTED: LabelReason.ValueType  # 2
+"""Because the members disagree: they make an image more likely to be drawn."""
+
+class _LabelSource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LabelSource.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    LABEL_SOURCE_UNSPECIFIED: _LabelSource.ValueType  # 0
+    """The same as LABEL_SOURCE_USER."""
+    LABEL_SOURCE_IMPLICIT: _LabelSource.ValueType  # 1
+    """Guessed from what somebody did, such as a click."""
+    LABEL_SOURCE_DOWNSTREAM: _LabelSource.ValueType  # 2
+    """Another system that acted on the answer."""
+    LABEL_SOURCE_USER: _LabelSource.ValueType  # 3
+    """A person who saw the image."""
+    LABEL_SOURCE_GOLD: _LabelSource.ValueType  # 4
+    """An expert, or several people who agree."""
+
+class LabelSource(_LabelSource, metaclass=_LabelSourceEnumTypeWrapper):
+    """Who says what an image shows. Of several labels of one prediction, that of the better source stands; the
+    sources are listed here from the worst to the best.
+    """
+
+LABEL_SOURCE_UNSPECIFIED: LabelSource.ValueType  # 0
+"""The same as LABEL_SOURCE_USER."""
+LABEL_SOURCE_IMPLICIT: LabelSource.ValueType  # 1
+"""Guessed from what somebody did, such as a click."""
+LABEL_SOURCE_DOWNSTREAM: LabelSource.ValueType  # 2
+"""Another system that acted on the answer."""
+LABEL_SOURCE_USER: LabelSource.ValueType  # 3
+"""A person who saw the image."""
+LABEL_SOURCE_GOLD: LabelSource.ValueType  # 4
+"""An expert, or several people who agree."""
+
 class _FeedbackStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -88,27 +143,47 @@ class _FeedbackStatus:
 class _FeedbackStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_FeedbackStatus.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     FEEDBACK_STATUS_UNSPECIFIED: _FeedbackStatus.ValueType  # 0
-    FEEDBACK_STATUS_COUNTED: _FeedbackStatus.ValueType  # 1
-    """Counted."""
+    FEEDBACK_STATUS_MATCHED: _FeedbackStatus.ValueType  # 1
+    """Counted: it is the first label of its prediction that says whether the answer was right, or the first of
+    all and unknown.
+    """
     FEEDBACK_STATUS_DUPLICATE: _FeedbackStatus.ValueType  # 2
-    """A label for this prediction was counted before; nothing was counted now."""
+    """It says what is known of its prediction already; nothing was counted now."""
     FEEDBACK_STATUS_INVALID_TOKEN: _FeedbackStatus.ValueType  # 3
     """The prediction id is not one of this server's, or was altered."""
     FEEDBACK_STATUS_INVALID_CLASS: _FeedbackStatus.ValueType  # 4
     """The class is not one of the task's, or none was named."""
+    FEEDBACK_STATUS_CORRECTED: _FeedbackStatus.ValueType  # 5
+    """It replaces another label of its prediction: it has a higher revision, or comes from a better source."""
+    FEEDBACK_STATUS_CONFLICT: _FeedbackStatus.ValueType  # 6
+    """It contradicts a label that stands: one of its source with the same or a higher revision, or one of a
+    better source.
+    """
+    FEEDBACK_STATUS_LATE: _FeedbackStatus.ValueType  # 7
+    """The prediction is older than `--label-window-days`, or than what the server still remembers."""
 
 class FeedbackStatus(_FeedbackStatus, metaclass=_FeedbackStatusEnumTypeWrapper):
     """What the server did with one label."""
 
 FEEDBACK_STATUS_UNSPECIFIED: FeedbackStatus.ValueType  # 0
-FEEDBACK_STATUS_COUNTED: FeedbackStatus.ValueType  # 1
-"""Counted."""
+FEEDBACK_STATUS_MATCHED: FeedbackStatus.ValueType  # 1
+"""Counted: it is the first label of its prediction that says whether the answer was right, or the first of
+all and unknown.
+"""
 FEEDBACK_STATUS_DUPLICATE: FeedbackStatus.ValueType  # 2
-"""A label for this prediction was counted before; nothing was counted now."""
+"""It says what is known of its prediction already; nothing was counted now."""
 FEEDBACK_STATUS_INVALID_TOKEN: FeedbackStatus.ValueType  # 3
 """The prediction id is not one of this server's, or was altered."""
 FEEDBACK_STATUS_INVALID_CLASS: FeedbackStatus.ValueType  # 4
 """The class is not one of the task's, or none was named."""
+FEEDBACK_STATUS_CORRECTED: FeedbackStatus.ValueType  # 5
+"""It replaces another label of its prediction: it has a higher revision, or comes from a better source."""
+FEEDBACK_STATUS_CONFLICT: FeedbackStatus.ValueType  # 6
+"""It contradicts a label that stands: one of its source with the same or a higher revision, or one of a
+better source.
+"""
+FEEDBACK_STATUS_LATE: FeedbackStatus.ValueType  # 7
+"""The prediction is older than `--label-window-days`, or than what the server still remembers."""
 
 @typing.final
 class AdapterRef(message.Message):
@@ -458,6 +533,7 @@ class ImageResult(message.Message):
     MUTUAL_INFORMATION_FIELD_NUMBER: builtins.int
     PREDICTION_ID_FIELD_NUMBER: builtins.int
     MEMBERS_ASKED_FIELD_NUMBER: builtins.int
+    LABEL_REQUEST_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The image's id as sent."""
     agreement: builtins.float
@@ -486,6 +562,12 @@ class ImageResult(message.Message):
     def members(self) -> containers.RepeatedCompositeFieldContainer[MemberVote]:
         """The members' votes, if requested, in the route's order; those that were not asked are listed without one."""
 
+    @builtins.property
+    def label_request(self) -> LabelRequest:
+        """Set where the server would like to know the true label of this image. The images are drawn by chance, so
+        that their labels say how good the answers to all images are.
+        """
+
     def __init__(
         self,
         *,
@@ -499,10 +581,34 @@ class ImageResult(message.Message):
         mutual_information: builtins.float = ...,
         prediction_id: builtins.str = ...,
         members_asked: builtins.int = ...,
+        label_request: LabelRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "label_request", b"label_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agreement", b"agreement", "entropy", b"entropy", "error", b"error", "id", b"id", "members", b"members", "members_asked", b"members_asked", "mutual_information", b"mutual_information", "prediction_id", b"prediction_id", "probabilities", b"probabilities", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreement", b"agreement", "entropy", b"entropy", "error", b"error", "id", b"id", "label_request", b"label_request", "members", b"members", "members_asked", b"members_asked", "mutual_information", b"mutual_information", "prediction_id", b"prediction_id", "probabilities", b"probabilities", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LabelRequest(message.Message):
+    """The wish to know the true label of an image."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    INCLUSION_PROBABILITY_FIELD_NUMBER: builtins.int
+    reason: LabelReason.ValueType
+    inclusion_probability: builtins.float
+    """How likely it was that this image would be drawn, above 0 to 1."""
+    def __init__(
+        self,
+        *,
+        reason: LabelReason.ValueType = ...,
+        inclusion_probability: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["inclusion_probability", b"inclusion_probability", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -805,6 +911,30 @@ class EmbedResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ClassSet(message.Message):
+    """Several classes of one task; an answer that is one of them is right."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLASS_NAMES_FIELD_NUMBER: builtins.int
+    CLASS_INDICES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def class_names(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def class_indices(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        class_names: abc.Iterable[builtins.str] | None = ...,
+        class_indices: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["class_indices", b"class_indices", "class_names", b"class_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Label(message.Message):
     """A true label for one prediction."""
 
@@ -813,22 +943,47 @@ class Label(message.Message):
     PREDICTION_ID_FIELD_NUMBER: builtins.int
     CLASS_NAME_FIELD_NUMBER: builtins.int
     CLASS_INDEX_FIELD_NUMBER: builtins.int
+    ANY_OF_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    LABELLED_AT_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """As returned in ImageResult.prediction_id."""
     class_name: builtins.str
+    """A class of the task that was answered, by its name."""
     class_index: builtins.int
+    """The same, by its place among the classes of that task, from 0."""
+    unknown: builtins.bool
+    """True where somebody looked and could not tell. It is kept, and says neither right nor wrong."""
+    source: LabelSource.ValueType
+    revision: builtins.int
+    """Counts up where a source changes its mind: a label of a higher revision replaces that of a lower one."""
+    @builtins.property
+    def any_of(self) -> ClassSet:
+        """One of these, but it is not known which."""
+
+    @builtins.property
+    def labelled_at(self) -> timestamp_pb2.Timestamp:
+        """When the label was given, for the record; it is counted when it arrives."""
+
     def __init__(
         self,
         *,
         prediction_id: builtins.str = ...,
         class_name: builtins.str = ...,
         class_index: builtins.int = ...,
+        any_of: ClassSet | None = ...,
+        unknown: builtins.bool = ...,
+        source: LabelSource.ValueType = ...,
+        revision: builtins.int = ...,
+        labelled_at: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["class_index", b"class_index", "class_name", b"class_name", "truth", b"truth"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["any_of", b"any_of", "class_index", b"class_index", "class_name", b"class_name", "labelled_at", b"labelled_at", "truth", b"truth", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["class_index", b"class_index", "class_name", b"class_name", "prediction_id", b"prediction_id", "truth", b"truth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["any_of", b"any_of", "class_index", b"class_index", "class_name", b"class_name", "labelled_at", b"labelled_at", "prediction_id", b"prediction_id", "revision", b"revision", "source", b"source", "truth", b"truth", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_truth: _TypeAlias = typing.Literal["class_name", "class_index"]  # noqa: Y015
+    _WhichOneofReturnType_truth: _TypeAlias = typing.Literal["class_name", "class_index", "any_of", "unknown"]  # noqa: Y015
     _WhichOneofArgType_truth: _TypeAlias = typing.Literal["truth", b"truth"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_truth) -> _WhichOneofReturnType_truth | None: ...
 
@@ -861,7 +1016,7 @@ class LabelResult(message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     status: FeedbackStatus.ValueType
     correct: builtins.bool
-    """Whether the prediction was right; set when counted."""
+    """Whether the prediction was right by this label, where it is MATCHED, DUPLICATE or CORRECTED."""
     message: builtins.str
     """What is wrong with the label and what to do, if anything."""
     def __init__(

@@ -91,7 +91,9 @@ class ClassifierServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Feedback(self, request, context):
-        """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts.
+        """Takes the true labels of earlier predictions, in any order, late, and at any replica. Safe to repeat: what
+        was counted is not counted again. All labels of a call are kept, or, where it fails, none of them:
+        UNAVAILABLE means that where labels are kept cannot be reached, RESOURCE_EXHAUSTED that it is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

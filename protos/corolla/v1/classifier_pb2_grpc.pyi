@@ -51,7 +51,10 @@ class ClassifierStub:
     for search, deduplication and clustering. Fails as Classify does.
     """
     Feedback: grpc.UnaryUnaryMultiCallable[classifier_pb2.FeedbackRequest, classifier_pb2.FeedbackResponse]
-    """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts."""
+    """Takes the true labels of earlier predictions, in any order, late, and at any replica. Safe to repeat: what
+    was counted is not counted again. All labels of a call are kept, or, where it fails, none of them:
+    UNAVAILABLE means that where labels are kept cannot be reached, RESOURCE_EXHAUSTED that it is full.
+    """
 
 @typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
@@ -76,7 +79,10 @@ class ClassifierAsyncStub(ClassifierStub):
     for search, deduplication and clustering. Fails as Classify does.
     """
     Feedback: aio.UnaryUnaryMultiCallable[classifier_pb2.FeedbackRequest, classifier_pb2.FeedbackResponse]  # type: ignore[assignment]
-    """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts."""
+    """Takes the true labels of earlier predictions, in any order, late, and at any replica. Safe to repeat: what
+    was counted is not counted again. All labels of a call are kept, or, where it fails, none of them:
+    UNAVAILABLE means that where labels are kept cannot be reached, RESOURCE_EXHAUSTED that it is full.
+    """
 
 class ClassifierServicer(metaclass=abc_1.ABCMeta):
     """Classifies images with adapters over one frozen backbone, and takes labels back."""
@@ -122,6 +128,9 @@ class ClassifierServicer(metaclass=abc_1.ABCMeta):
         request: classifier_pb2.FeedbackRequest,
         context: _ServicerContext,
     ) -> typing.Union[classifier_pb2.FeedbackResponse, abc.Awaitable[classifier_pb2.FeedbackResponse]]:
-        """Takes the true labels of earlier predictions. Safe to repeat: one label per prediction counts."""
+        """Takes the true labels of earlier predictions, in any order, late, and at any replica. Safe to repeat: what
+        was counted is not counted again. All labels of a call are kept, or, where it fails, none of them:
+        UNAVAILABLE means that where labels are kept cannot be reached, RESOURCE_EXHAUSTED that it is full.
+        """
 
 def add_ClassifierServicer_to_server(servicer: ClassifierServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

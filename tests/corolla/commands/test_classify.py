@@ -47,7 +47,7 @@ def test_members_and_ids_are_shown_when_they_are_asked_for(running: Running, fol
     prediction_id = line.split()[-1]
     labelled = run(feedback, running, prediction_id, "star")
     assert labelled.exit_code == 0
-    assert labelled.stdout.startswith("counted: ")
+    assert labelled.stdout.startswith("matched: ")
 
 
 def test_one_bad_image_leaves_the_others_answered_and_exits_1(running: Running, folder: Path) -> None:
@@ -142,26 +142,6 @@ def test_a_file_that_cannot_be_read_is_named(
 
     assert isinstance(result.exception, error)
     assert str(folder) in str(result.exception)
-
-
-def test_labels_that_were_not_counted_exit_1(running: Running, folder: Path) -> None:
-    asked = classified(running, folder / "a.png", folder / "b.jpg", "--route", "best", "--json")
-    first, second = (result["prediction_id"] for result in json.loads(asked.stdout)["results"])
-
-    counted = run(feedback, running, first, "star", second, "circle", "--json")
-    again = run(feedback, running, first, "star", "forged", "star")
-
-    assert counted.exit_code == 0
-    assert {result["status"] for result in json.loads(counted.stdout)["results"]} == {
-        "FEEDBACK_STATUS_COUNTED"
-    }
-    assert again.exit_code == 1
-    lines = again.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["duplicate", "invalid_token"]
-
-
-def test_an_id_without_its_class_is_refused(running: Running) -> None:
-    assert isinstance(run(feedback, running, "token").exception, InvalidInput)
 
 
 def test_the_command_says_it_in_one_line_and_exits_2(

@@ -10,7 +10,7 @@ async def test_the_asynchronous_client_does_what_the_blocking_one_does(running: 
     async with AsyncClient(running.address) as client:
         response = await client.classify([encoded(1)], route="lora", task="shapes")
         labels = [(response.results[0].prediction_id, "star")]
-        assert (await client.feedback(labels)).results[0].status == pb.FEEDBACK_STATUS_COUNTED
+        assert (await client.feedback(labels)).results[0].status == pb.FEEDBACK_STATUS_MATCHED
         with pytest.raises(RequestFailed) as caught:
             await client.classify([encoded(1)], route="lorra", task="shapes")
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import MAX_ROUTES, Domains
-from tests.serving.metrics.counting import predict, series, value
+from tests.serving.metrics.counting import label, predict, series, value
 
 MEMBERS = ("lora", "ssf", "bitfit")
 
@@ -228,9 +228,9 @@ def test_loads_evictions_and_a_lack_of_memory_are_counted(metrics: Metrics) -> N
 
 def test_labels_become_accuracy_counters(metrics: Metrics) -> None:
     members = {"lora": True, "ssf": True, "bitfit": False}
-    metrics.feedback(route="all", domain="clinic-a", correct=True, members=members, delay_seconds=30)
+    label(metrics, correct=True, members=members, delay_s=30)
 
-    assert value(metrics, "corolla_feedback_submissions_total", route="all", status="counted") == 1
+    assert value(metrics, "corolla_feedback_submissions_total", route="all", status="matched") == 1
     assert value(metrics, "corolla_feedback_total", route="all", domain="clinic-a", outcome="correct") == 1
     by_member, here = "corolla_member_feedback_total", {"route": "all", "domain": "clinic-a"}
     assert value(metrics, by_member, **here, member="lora", outcome="correct") == 1
@@ -240,18 +240,10 @@ def test_labels_become_accuracy_counters(metrics: Metrics) -> None:
 
 
 def test_feedback_for_a_route_that_is_gone_counts_as_adhoc(metrics: Metrics) -> None:
-    metrics.feedback(route="gone", domain="gone", correct=False, members={"x": True}, delay_seconds=-5)
+    label(metrics, "gone", "gone", correct=False, members={"x": True}, delay_s=-5)
 
     assert value(metrics, "corolla_feedback_total", route="adhoc", domain="other", outcome="incorrect") == 1
     assert value(metrics, "corolla_feedback_delay_seconds_sum", route="adhoc") == 0
-
-
-def test_labels_that_are_not_counted_say_why(metrics: Metrics) -> None:
-    metrics.feedback_refused("duplicate", "all")
-    metrics.feedback_refused("invalid_token")
-
-    assert value(metrics, "corolla_feedback_submissions_total", route="all", status="duplicate") == 1
-    assert value(metrics, "corolla_feedback_submissions_total", route="unknown", status="invalid_token") == 1
 
 
 def test_a_members_new_version_replaces_the_old_one(metrics: Metrics) -> None:

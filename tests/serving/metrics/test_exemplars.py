@@ -56,7 +56,8 @@ def test_a_counters_series_has_one_too() -> None:
     labels = ("all", "unset", "incorrect")
     counter.add(labels)
     assert [sample.exemplar for sample in counter.family().samples] == [None]
-    counter.add(labels, prediction_id=ID)
+    counter.add(labels)
+    counter.show(labels, ID)
     (sample,) = counter.copy().family().samples
     assert sample.exemplar is not None
     assert (sample.value, sample.exemplar.labels) == (2, {"prediction_id": ID[:32]})

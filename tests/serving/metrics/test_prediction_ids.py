@@ -13,7 +13,6 @@ from serving.metrics.prediction_ids import (
     MAX_LENGTH,
     Prediction,
     PredictionIds,
-    RecentNonces,
     key_from,
 )
 
@@ -67,13 +66,23 @@ def test_an_id_is_short_url_safe_text() -> None:
 
 
 def test_a_sealed_id_opens_after_an_upgrade() -> None:
-    """The form of the payload is part of the protocol between versions: changing it needs a new `_FORM`."""
+    """The form of the payload is part of the protocol between versions: a new one needs another `_FORM`."""
+    form_2 = (
+        "cQs3MbQQ5Hwwb55ZHs19SClsiYWxsIiwiY2xpbmljLWEiLCJkaWdpdHMiLCIwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWF"
+        "iY2RlZiIsMyxbMywzLDVdLFsibG9yYSIsInNzZiIsImJpdGZpdCJdLDAuODcxMjM1LDE3OTAwMDAwMDAuMTIzLCIwMDExMjI"
+        "zM2FhYmJjY2RkIiwwLjAxMjVd"
+    )
+    assert PredictionIds(KEY).open(form_2).inclusion == 0.0125
+
+
+def test_an_id_of_before_labels_were_requested_opens_as_not_requested() -> None:
     sealed = (
         "cupW31JpYD_ps2dCQcyELRVsiYWxsIiwiY2xpbmljLWEiLCJkaWdpdHMiLCIwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFi"
         "Y2RlZiIsMyxbMywzLDVdLFsibG9yYSIsInNzZiIsImJpdGZpdCJdLDAuODcxMjM1LDE3OTAwMDAwMDAuMTIzLCIwMDExMjIz"
         "M2FhYmJjY2RkIl0"
     )
-    assert PredictionIds(KEY).open(sealed).nonce == PREDICTION.nonce
+    opened = PredictionIds(KEY).open(sealed)
+    assert (opened.nonce, opened.inclusion) == (PREDICTION.nonce, None)
 
 
 @given(st.data())
@@ -115,6 +124,22 @@ def test_a_huge_id_is_refused_unread() -> None:
         PredictionIds(KEY).open("A" * (MAX_LENGTH + 1))
 
 
+def test_every_key_opens_and_the_first_one_seals() -> None:
+    old, new = KEY, bytes(reversed(KEY))
+    before = PredictionIds(old).seal(PREDICTION)
+    both = PredictionIds(new, old)
+
+    assert both.open(before).nonce == PREDICTION.nonce
+    assert PredictionIds(new).open(both.seal(PREDICTION)).nonce == PREDICTION.nonce
+    with pytest.raises(InvalidInput, match="not a prediction id of this server"):
+        PredictionIds(new).open(before)
+
+
+def test_a_key_that_only_opens_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no such file"):
+        key_from(tmp_path / "old.key", create=False)
+
+
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at least 32"):
         PredictionIds(b"secret")
@@ -123,30 +148,6 @@ def test_a_short_key_is_refused() -> None:
 def test_two_predictions_have_different_nonces() -> None:
     fields = {name: value for name, value in vars(PREDICTION).items() if name != "nonce"}
     assert Prediction(**fields).nonce != Prediction(**fields).nonce
-
-
-def test_a_nonce_is_new_once() -> None:
-    nonces = RecentNonces(10)
-
-    assert nonces.add("a")
-    assert not nonces.add("a")
-    assert "a" in nonces
-    assert "b" not in nonces
-
-
-def test_the_nonces_added_least_recently_are_forgotten() -> None:
-    nonces = RecentNonces(2)
-    for nonce in ("a", "b", "a", "c"):
-        nonces.add(nonce)
-
-    assert len(nonces) == 2
-    assert "a" in nonces
-    assert "b" not in nonces
-
-
-def test_a_capacity_of_nothing_is_refused() -> None:
-    with pytest.raises(InvalidInput):
-        RecentNonces(0)
 
 
 def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:

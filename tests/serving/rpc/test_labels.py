@@ -6,7 +6,7 @@ from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
-from serving.rpc.classifier_servicer import MAX_LABELS
+from serving.rpc.labels import MAX_LABELS
 from tests.serving.rpc.requests import ask
 from tests.serving.world import (
     WAIT_S,
@@ -25,12 +25,12 @@ def test_labels_become_counters(client: Client, running: Running) -> None:
 
     ids = [result.prediction_id for result in results]
     answered = client.feedback(zip(ids, truths, strict=True)).results
-    again = client.feedback([(ids[0], "star"), ("forged", "star")]).results
+    again = client.feedback([(ids[0], truths[0]), ("forged", "star")]).results
 
     assert [(result.status, result.correct) for result in answered] == [
-        (pb.FEEDBACK_STATUS_COUNTED, True),
-        (pb.FEEDBACK_STATUS_COUNTED, True),
-        (pb.FEEDBACK_STATUS_COUNTED, False),
+        (pb.FEEDBACK_STATUS_MATCHED, True),
+        (pb.FEEDBACK_STATUS_MATCHED, True),
+        (pb.FEEDBACK_STATUS_MATCHED, False),
         (pb.FEEDBACK_STATUS_INVALID_CLASS, False),
     ]
     assert [result.status for result in again] == [
@@ -61,4 +61,4 @@ def test_too_many_labels_are_refused(client: Client) -> None:
 def test_labels_may_come_back_to_another_server_with_the_same_key(world: World, client: Client) -> None:
     prediction_id = ask(client, "lora").results[0].prediction_id
     with Running(world.settings()) as replica, replica.client() as other:
-        assert other.feedback([(prediction_id, "star")]).results[0].status == pb.FEEDBACK_STATUS_COUNTED
+        assert other.feedback([(prediction_id, "star")]).results[0].status == pb.FEEDBACK_STATUS_MATCHED

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from petl_vit.combine import combine
 from petl_vit.errors import CorollaError, Expired, InvalidInput
 from petl_vit.preprocess import preprocess
 from serving.engine.engine import Job, Logits
-from serving.metrics.feedback import Feedback
-from serving.metrics.prediction_ids import RecentNonces
+from serving.feedback.label import Label, Said
 from serving.request import BadScores, ImageAnswer
 from tests.serving.answer.classifier.parts import PREDICTION_IDS, answers, logits, parts_of
+from tests.serving.feedback.parts import feedback_over
 from tests.serving.world import PREPROCESS, World, encoded
 
 IMAGES = [encoded(seed) for seed in range(8)]
@@ -110,10 +111,10 @@ async def test_what_a_cascade_asks_is_counted_and_how_its_members_agree_is_not(
         assert parts.count(f"corolla_{name}", **PLACE) == 0
     assert parts.count("corolla_cascade_void", **ROUTE) == 0
 
-    feedback = Feedback(
-        store=own_world.store, prediction_ids=PREDICTION_IDS, nonces=RecentNonces(9), metrics=parts.metrics
-    )
-    assert feedback.label(found[0].prediction_id, found[0].predicted).status == "counted"
+    said = Said(classes=(found[0].predicted,))
+    with closing(feedback_over(own_world, parts.metrics, PREDICTION_IDS)) as feedback:
+        (result,) = feedback.take([Label(prediction_id=found[0].prediction_id, said=said)])
+    assert result.status == "matched"
     assert parts.count("corolla_feedback_total", **PLACE, outcome="correct") == 1
     assert parts.count("corolla_member_feedback_total", **PLACE, member="ssf", outcome="correct") == 0
     assert PREDICTION_IDS.open(found[0].prediction_id).votes == found[0].votes

@@ -1,10 +1,18 @@
+"""What becomes of labels, over a real store and a SQLite file."""
+
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from prometheus_client.samples import Exemplar
 
+from serving.feedback.feedback import Feedback
+from serving.feedback.label import Label, LabelResult, Said, Source
 from serving.metrics.events import Metrics
-from serving.metrics.feedback import Feedback
-from serving.metrics.prediction_ids import Prediction, PredictionIds, RecentNonces
+from serving.metrics.prediction_ids import Prediction, PredictionIds
+from tests.serving.feedback.parts import feedback_over
 from tests.serving.world import World, new_metrics
 
 PREDICTION_IDS = PredictionIds(b"k" * 32)
@@ -18,10 +26,9 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def feedback(world: World, metrics: Metrics) -> Feedback:
-    return Feedback(
-        store=world.store, prediction_ids=PREDICTION_IDS, nonces=RecentNonces(100), metrics=metrics
-    )
+def feedback(world: World, metrics: Metrics, tmp_path: Path) -> Iterator[Feedback]:
+    with closing(feedback_over(world, metrics, PREDICTION_IDS, tmp_path / "labels.db")) as feedback:
+        yield feedback
 
 
 @pytest.fixture
@@ -44,12 +51,28 @@ def count(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, {"route": "shapes/best", **labels}) or 0.0
 
 
+def label(
+    feedback: Feedback,
+    prediction: Prediction | str,
+    *truth: str | int,
+    unknown: bool = False,
+    source: Source = Source.USER,
+    revision: int = 0,
+) -> LabelResult:
+    """What becomes of one label."""
+    prediction_id = prediction if isinstance(prediction, str) else PREDICTION_IDS.seal(prediction)
+    said = Said(classes=truth, unknown=unknown)
+    sent = Label(prediction_id=prediction_id, said=said, source=source, revision=revision)
+    (result,) = feedback.take([sent])
+    return result
+
+
 def test_a_label_counts_the_answer_and_each_member(
     feedback: Feedback, metrics: Metrics, prediction: Prediction
 ) -> None:
-    labelled = feedback.label(PREDICTION_IDS.seal(prediction), "square")
+    labelled = label(feedback, prediction, "square")
 
-    assert (labelled.status, labelled.correct, labelled.message) == ("counted", True, "")
+    assert (labelled.status, labelled.correct, labelled.message) == ("matched", True, "")
     assert count(metrics, "corolla_feedback_total", domain="unset", outcome="correct") == 1
     here = {"domain": "unset"}
     assert count(metrics, "corolla_member_feedback_total", **here, member="lora", outcome="correct") == 1
@@ -60,17 +83,17 @@ def test_a_label_counts_the_answer_and_each_member(
 def test_a_class_is_named_or_numbered(
     feedback: Feedback, metrics: Metrics, prediction: Prediction, truth: str | int
 ) -> None:
-    labelled = feedback.label(PREDICTION_IDS.seal(prediction), truth)
+    labelled = label(feedback, prediction, truth)
 
-    assert (labelled.status, labelled.correct) == ("counted", False)
+    assert (labelled.status, labelled.correct) == ("matched", False)
     assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 1
 
 
 def test_a_repeated_label_counts_once(feedback: Feedback, metrics: Metrics, prediction: Prediction) -> None:
     prediction_id = PREDICTION_IDS.seal(prediction)
 
-    assert [feedback.label(prediction_id, "square").status for _ in range(3)] == [
-        "counted",
+    assert [label(feedback, prediction_id, "square").status for _ in range(3)] == [
+        "matched",
         "duplicate",
         "duplicate",
     ]
@@ -78,17 +101,25 @@ def test_a_repeated_label_counts_once(feedback: Feedback, metrics: Metrics, pred
     assert count(metrics, "corolla_feedback_submissions_total", status="duplicate") == 2
 
 
-@pytest.mark.parametrize("truth", ["triangle", 3, None])
+@pytest.mark.parametrize("truth", [["triangle"], [3], [], ["circle", "triangle"]])
 def test_a_class_the_task_does_not_have_is_refused_and_may_be_corrected(
-    feedback: Feedback, metrics: Metrics, prediction: Prediction, truth: str | int | None
+    feedback: Feedback, metrics: Metrics, prediction: Prediction, truth: list[str | int]
 ) -> None:
     prediction_id = PREDICTION_IDS.seal(prediction)
-    labelled = feedback.label(prediction_id, truth)
+    labelled = label(feedback, prediction, *truth)
 
     assert labelled.status == "invalid_class"
     assert "send one of circle, square, star" in labelled.message
     assert count(metrics, "corolla_feedback_submissions_total", status="invalid_class") == 1
-    assert feedback.label(prediction_id, "square").status == "counted"
+    assert label(feedback, prediction_id, "square").status == "matched"
+
+
+def test_a_label_that_names_every_class_is_refused(feedback: Feedback, prediction: Prediction) -> None:
+    labelled = label(feedback, prediction, "circle", 1, "star")
+
+    assert labelled.status == "invalid_class"
+    assert "names every class" in labelled.message
+    assert "unknown" in labelled.message
 
 
 def test_an_id_of_another_key_is_refused(
@@ -97,7 +128,7 @@ def test_an_id_of_another_key_is_refused(
     foreign = PredictionIds(b"z" * 32).seal(prediction)
 
     for prediction_id in (foreign, "", "not an id", PREDICTION_IDS.seal(prediction)[:-2] + "xx"):
-        assert feedback.label(prediction_id, "square").status == "invalid_token"
+        assert label(feedback, prediction_id, "square").status == "invalid_token"
     counted = {"route": "unknown", "status": "invalid_token"}
     assert metrics.registry.get_sample_value("corolla_feedback_submissions_total", counted) == 4
     assert count(metrics, "corolla_feedback_total", domain="unset", outcome="correct") == 0
@@ -106,7 +137,26 @@ def test_an_id_of_another_key_is_refused(
 def test_a_prediction_of_a_task_that_is_gone_is_refused_with_the_reason(
     feedback: Feedback, prediction: Prediction
 ) -> None:
-    labelled = feedback.label(PREDICTION_IDS.seal(replace(prediction, task_digest="0" * 64)), "square")
+    labelled = label(feedback, replace(prediction, task_digest="0" * 64), "square")
 
     assert labelled.status == "invalid_class"
     assert "no longer in the store" in labelled.message
+
+
+def test_the_latest_wrong_answer_is_the_exemplar_of_wrong_answers(
+    feedback: Feedback, metrics: Metrics, prediction: Prediction
+) -> None:
+    def shown() -> list[Exemplar]:
+        families = {family.name: family for family in metrics.registry.collect()}
+        return [s.exemplar for s in families["corolla_feedback"].samples if s.exemplar is not None]
+
+    label(feedback, prediction, "square")
+    assert shown() == []
+
+    wrong = PREDICTION_IDS.seal(replace(prediction, nonce="another"))
+    label(feedback, wrong, "star")
+    label(feedback, wrong, "star")
+
+    (exemplar,) = shown()
+    assert wrong.startswith(exemplar.labels["prediction_id"])
+    assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 1
