@@ -53,7 +53,7 @@ ON, OFF = "signals on", "signals off"
 AT_ONCE = 10
 """Images of a request."""
 _REFERENCE = 500  # images
-_ANSWERS = 200  # images whose answers are timed without forwards
+ANSWERS = 200  # images whose answers are timed without forwards
 
 Image = NDArray[np.float32]
 
@@ -121,13 +121,13 @@ class Both:
     def answer_us(self, recorder: Recorder, at_once: int) -> float:
         """CPU microseconds of an image."""
         members, classes = len(METHODS), len(self.plan.resolved.classes)
-        logits = np.random.default_rng(0).normal(size=(_ANSWERS, members, classes))
+        logits = np.random.default_rng(0).normal(size=(ANSWERS, members, classes))
         taken = []
         for _ in range(5):
             started = time.process_time()
             self.answer(recorder, logits, at_once)
             taken.append(time.process_time() - started)
-        return 1e6 * min(taken) / _ANSWERS
+        return 1e6 * min(taken) / ANSWERS
 
     @property
     def recorder(self) -> Recorder:
