@@ -13,7 +13,7 @@ PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
 CHROMIUM := .venv/chromium
 
-BENCHMARKS := mixed scale memory peers serve backends hotload training
+BENCHMARKS := mixed scale memory peers serve backends hotload training monitoring
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
