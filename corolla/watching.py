@@ -174,10 +174,10 @@ def _measured(domain: DomainStatus, *, spans: bool) -> Text:
     measured = domain.measured
     if measured is None or not measured.labels:
         return _plain("no labels" if spans else wording.UNKNOWN, "dim")
-    value, low, high, _ = wording.best(measured)
-    text = wording.percent(value)
+    best = measured.best
+    text = wording.percent(best.value)
     if spans:
-        text += f" ({wording.span(low, high)}) of {wording.count(measured.labels)}"
+        text += f" ({wording.span(best.low, best.high)}) of {wording.count(measured.labels)}"
     return _plain(text)
 
 

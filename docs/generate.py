@@ -30,6 +30,7 @@ from docs import alerts, folders, front_door, queries, signals
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
+from petl_vit.confidence import BINS, EDGES
 from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
 from serving.metrics.definitions import SECTIONS
@@ -139,7 +140,8 @@ def metrics() -> str:
         "",
         f"In each domain a route has {_series_by_domain(1)} series where it has one member and "
         f"{_series_by_domain(MAX_PAIRED_MEMBERS)}",
-        f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone.",
+        f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone. A reference that fits adds",
+        f"about {len(EDGES) + BINS + 16} to a route, and one for each member and each pair of members.",
         "",
         "## Queries",
         "",

@@ -133,14 +133,13 @@ def monitor(
     """
     own = AlarmSettings(**{name: others.pop(name) for name in _ALARMS})
     evaluator = Evaluator(
-        _source(every=every, **others),
+        _source(every=every, once=once, **others),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),
         alarms=SequentialAlarms(SettingsByRoute.read(alarms, default=own)),
         confusions=None if url is None else Confusions(Store.open(url).references),
     )
     file = None if state is None else StateFile(state)
     resumed = file is not None and file.load(evaluator)
-    evaluator.replay()
     if once:
         return _once(evaluator, file, as_json)
     _serve(evaluator, file, as_json, host=host, port=port, resumed=resumed)
@@ -154,6 +153,7 @@ def _source(
     headers: Sequence[str],
     history: float,
     every: float,
+    once: bool,
 ) -> Source:
     if (server_metrics is None) == (prometheus is None):
         raise InvalidInput(
@@ -174,7 +174,8 @@ def _source(
         step_s=max(every, history / _MOMENTS),
         headers=_headers(headers),
     )
-    found.check()
+    if once:
+        found.check()
     return found
 
 

@@ -99,10 +99,10 @@ def _live(looks: Iterator[View], console: Console) -> None:
 
 def _text(view: View, console: Console) -> str:
     """A look as wide as the terminal, or as wide as it needs to be where there is none."""
-    wide = console.is_terminal or "COLUMNS" in os.environ
-    options = console.options if wide else console.options.update(width=_UNBOUNDED)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBOUNDED
     with console.capture() as captured:
-        console.print(view, width=options.max_width)
+        console.print(view)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 

@@ -45,14 +45,16 @@ class Counting:
             all_asked: Of a cascade, whether an image was put to all members, whatever its answer needs.
         """
         plan, outcomes = self.plan, dict[int, ImageAnswer | CorollaError]()
+        whole: dict[int, Sequence[Array]] = {}
         for place, of_image in enumerate(logits):
             if isinstance(of_image, CorollaError):
                 outcomes[place] = of_image
             elif plan.cascade is not None:
                 asking = Asking(resolved=plan.resolved, cascade=plan.cascade)
                 outcomes[place] = self._of_cascade(asking, of_image, all_asked[place])
-        rest = {place: z for place, z in enumerate(logits) if place not in outcomes}
-        outcomes |= self._of_all({place: plan.resolved.aligned(z) for place, z in rest.items()})
+            else:
+                whole[place] = plan.resolved.aligned(of_image)
+        outcomes |= self._of_all(whole)
         return [outcomes[place] for place in range(len(logits))]
 
     def frozen(self, images: Sequence[ImageAnswer | CorollaError], frozen: Sequence[Frozen | None]) -> None:

@@ -249,6 +249,11 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "Mean share of the members whose class is the answer's.",
         ),
         _gauge(
+            "corolla_reference_unanimous_ratio",
+            "route",
+            "Share of them that all members answer alike; two or more members, where it was measured.",
+        ),
+        _gauge(
             "corolla_reference_estimate_ratio",
             "route method",
             "Accuracy that an estimate without labels makes of them: confidence, vote, atc_mc, atc_ne.",

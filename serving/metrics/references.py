@@ -65,6 +65,8 @@ def _constants(reference: Reference, members: Sequence[str]) -> Iterator[tuple[s
     yield "corolla_reference_accuracy_ratio", (), reference.accuracy
     yield "corolla_reference_agreement_ratio", (), reference.agreement
     yield "corolla_reference_confidence_ratio", (), confidence.mean
+    if len(reference.route.members) > 1 and reference.unanimous is not None:
+        yield "corolla_reference_unanimous_ratio", (), reference.unanimous / reference.images
     for edge, share in zip(confidence.edges, confidence.cumulative, strict=True):
         yield "corolla_reference_confidence_cdf_ratio", (str(float(edge)),), share
     for number, share in enumerate(confidence.shares):

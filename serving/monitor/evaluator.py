@@ -79,6 +79,7 @@ class Evaluator:
         self._named: frozenset[str] = frozenset()
         self._at = 0.0
         self._counted_at = 0.0
+        self._replayed = False
         self.status = Status(
             at=0.0,
             source=source.name,
@@ -94,11 +95,15 @@ class Evaluator:
             return self.trouble(str(error), instead=True)
 
     def look(self) -> Status:
-        """Reads the source once.
+        """Reads the source once; the first time also its past, since the last reading or its origin.
 
         Raises:
             Unreachable: It does not answer.
         """
+        if not self._replayed:
+            for reading in self._source.history(max(self._at, self._source.origin)):
+                self.take(reading)
+            self._replayed = True
         return self.take(self._source.read())
 
     def trouble(self, problem: str, *, instead: bool = False) -> Status:
@@ -106,15 +111,6 @@ class Evaluator:
         others = () if instead else self.status.problems
         self.status = self.status.model_copy(update={"problems": (*others, problem)})
         return self.status
-
-    def replay(self) -> None:
-        """Takes what the source knows of the time since the last reading, or since its origin.
-
-        Raises:
-            Unreachable: It does not answer.
-        """
-        for reading in self._source.history(max(self._at, self._source.origin)):
-            self.take(reading)
 
     def take(self, reading: Reading) -> Status:
         """Takes one reading, and says what is true after it."""
@@ -175,10 +171,9 @@ class Evaluator:
     def _forget_changed(self, usable: Mapping[str, ReferenceValues], increase: Counts) -> None:
         """Starts a route anew that answers with other versions: its counts so far are not theirs."""
         for route, values in usable.items():
-            identity = f"{values.digest} {values.data}"
-            if self._digests.setdefault(route, identity) == identity:
+            if self._digests.setdefault(route, values.identity) == values.identity:
                 continue
-            self._digests[route] = identity
+            self._digests[route] = values.identity
             for counted in (increase, self._all, self._window, self._labels):
                 counted.drop(route)
 
@@ -264,6 +259,8 @@ class Evaluator:
             if source != self._source.name:
                 raise InvalidInput(f"it is of {source}", remedy="name another file, or remove this one")
             self._at, self._counted_at = float(state["at"]), float(state["counted_at"])
+            # A server that is new since then is counted from its start.
+            self._totals = Totals(min(self._at, self._source.origin))
             self._totals.restore(state["totals"])
             self._digests = {str(route): str(digest) for route, digest in state["digests"].items()}
             self._all = Counts.restored(state["all"])

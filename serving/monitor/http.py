@@ -51,7 +51,7 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
             reason = _reason(error.read()) or error.reason
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
     except (OSError, URLError, HTTPException) as error:
-        cause = getattr(error, "reason", error)
+        cause: object = error.reason if isinstance(error, URLError) else error
         text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise Unreachable(f"{shown(url)} does not answer: {text.lower()}") from error
 

@@ -4,7 +4,7 @@ import shlex
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from serving.monitor.status import Alarm, DomainStatus, Measured, RouteStatus, Status
+from serving.monitor.status import Alarm, DomainStatus, RouteStatus, Status
 
 Tone = Literal["good", "bad", "muted"]
 
@@ -141,17 +141,6 @@ def unestimated(route: RouteStatus, domain: DomainStatus) -> str:
     if route.reference is None or route.reference.stale:
         return "no reference" if route.reference is None else "its reference cannot be used"
     return route.problem or "too few images"
-
-
-def best(measured: Measured) -> tuple[float, float, float, str]:
-    """The accuracy from labels to show, its interval, and how it was made.
-
-    From labels that chance chose where there are any, else that of the labels as they are.
-    """
-    powered = measured.prediction_powered
-    if powered is not None:
-        return powered.value, powered.low, powered.high, "labels chosen by chance, with the predictions"
-    return measured.accuracy, measured.low, measured.high, "all labels as they are"
 
 
 def reference_command(route: RouteStatus) -> str | None:

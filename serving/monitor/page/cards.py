@@ -103,16 +103,16 @@ def _glance(domain: DomainStatus) -> tuple[tuple[str, str], ...]:
         ("confidence", wording.percent(domain.confidence)),
         ("agreement", wording.percent(domain.agreement)),
         ("estimated", wording.percent(None if headline is None else headline.value) + doubted),
-        ("measured", wording.percent(wording.best(measured)[0] if measured and measured.labels else None)),
+        ("measured", wording.percent(measured.best.value if measured and measured.labels else None)),
     )
 
 
 def _scale(route: RouteStatus, domain: DomainStatus) -> Scale:
     """One scale for all accuracies of a card."""
     past = [value for point in domain.history for value in (point.estimate, point.measured)]
-    low = [one.low for one in (domain.headline, domain.measured) if one is not None]
+    low = [] if domain.headline is None else [domain.headline.low]
     if domain.measured is not None:
-        low.append(wording.best(domain.measured)[1])
+        low.append(domain.measured.best.low)
     return scale_of(*past, *low, *([route.reference.accuracy] if route.reference is not None else []))
 
 
@@ -139,18 +139,17 @@ def _measured(status: Status, domain: DomainStatus, scale: Scale) -> Range:
     if measured is None or not measured.labels:
         past = f"no labels in {wording.last(status.label_window_s)}"
         return Range(name=name, kind=kind, text="none", detail=past)
-    value, low, high, how = wording.best(measured)
+    best, plain = measured.best, wording.percent(measured.accuracy)
+    chance = f"From labels chosen by chance, with the predictions; as they are, the labels say {plain}."
     return Range(
         name=name,
         kind=kind,
-        text=wording.percent(value),
-        detail=f"{wording.span(low, high)}, {wording.count(measured.labels, 'label')}",
-        note=f"From {how}; as they are, the labels say {wording.percent(measured.accuracy)}."
-        if measured.prediction_powered is not None
-        else "",
-        value=scale.x(value),
-        low=scale.x(low),
-        high=scale.x(high),
+        text=wording.percent(best.value),
+        detail=f"{wording.span(best.low, best.high)}, {wording.count(measured.labels, 'label')}",
+        note="" if measured.prediction_powered is None else chance,
+        value=scale.x(best.value),
+        low=scale.x(best.low),
+        high=scale.x(best.high),
     )
 
 
@@ -201,7 +200,7 @@ def _metrics(status: Status, route: RouteStatus, domain: DomainStatus) -> list[M
     if domain.agreement is not None or any(value is not None for value in agreement):
         expected = None if reference is None else reference.agreement
         metrics.append(_share("Agreement", domain.agreement, expected, agreement, points))
-    if domain.foreign is not None:
+    if domain.foreign is not None and reference is not None:
         metrics.append(
             Metric(
                 name="Foreign images",

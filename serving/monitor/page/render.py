@@ -134,7 +134,7 @@ def _reference(route: RouteStatus) -> str:
     reference = route.reference
     if reference is None:
         return ""
-    on = f" of `{reference.data}`" if reference.data else ""
+    on = f" (`{reference.data}`)" if reference.data else ""
     digest = reference.digest.rpartition(":")[2][:12]
     return (
         f"Compared with its reference `{digest}`: {wording.percent(reference.accuracy)} right "

@@ -34,17 +34,19 @@ def served() -> Iterator[Served]:
 
 
 @pytest.fixture
-def typed(empty: Shell) -> Shell:
+def typed(empty: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.delenv("COLUMNS", raising=False)
     return empty
 
 
 def test_once_shows_a_table_as_wide_as_it_needs_to_be(served: Served, typed: Shell) -> None:
     code, out, err = typed("watch", served.address, "--once")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
+    lines = out.replace("\u00a0", " ").splitlines()
     assert "1 alarm on 1 route with a reference." in lines
     (line,) = [line for line in lines if line.startswith("birds/best") and "sketch" in line]
     assert line.endswith("alarm: shift")
+    assert "71.0 %? (58.0 to 80.0)  ▇▇▇" in line
 
 
 def test_json_is_the_status_in_one_line(served: Served, typed: Shell) -> None:

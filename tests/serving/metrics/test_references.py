@@ -49,6 +49,7 @@ def test_a_reference_is_shown_with_all_its_constants(metrics: Metrics) -> None:
     assert value(metrics, "corolla_temperature_ratio", route=ROUTE) == 1.5
     assert value(metrics, "corolla_reference_accuracy_ratio", route=ROUTE) == 0.5
     assert value(metrics, "corolla_reference_confidence_ratio", route=ROUTE) == 0.775
+    assert value(metrics, "corolla_reference_unanimous_ratio", route=ROUTE) == 0.5
     assert counts(metrics, "corolla_reference_estimate_ratio", "method") == {
         "confidence": 0.775,
         "vote": 1.0,

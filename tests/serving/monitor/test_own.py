@@ -15,8 +15,11 @@ from tests.serving.world import new_metrics
 class NoReferences:
     """A store without references."""
 
-    def of_route(self, route: str) -> tuple[()]:
-        return ()
+    def stamps(self) -> dict[tuple[str, str], object]:
+        return {}
+
+    def get(self, route: str, data: str) -> None:
+        return None
 
 
 class Process:

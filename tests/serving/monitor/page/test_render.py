@@ -51,7 +51,7 @@ def test_a_watched_domain_has_its_estimate_with_a_band_and_its_measurement_with_
     assert "Estimated accuracy 93.0 % 92.0 to 96.0" in text
     assert "Measured accuracy 92.0 % 90.0 to 95.0, 212 labels" in text
     assert "as they are, the labels say 90.0 %" in text
-    assert "93.1 % right on 1,240 labelled images of photos/val" in text
+    assert "93.1 % right on 1,240 labelled images (photos/val)" in text
     assert "Images 3,204 in the last hour, of 48,210" in text
     assert "Agreement 95.0 % 95.7 % on the reference" in text
     assert "agreement line (ALine-D) 83.0 % (73.0 to 93.0) not used: R² of the agreement line is 0.41" in text
