@@ -117,8 +117,8 @@ def test_more_calls_than_may_wait_are_refused(asking: Running, monkeypatch: pyte
     ],
 )
 def test_a_label_that_cannot_be_read_refuses_its_call(running: Running, label: pb.Label, field: str) -> None:
+    request = pb.FeedbackRequest(labels=[pb.Label(), label])
     with running.client() as client, pytest.raises(RequestFailed) as caught:
-        request = pb.FeedbackRequest(labels=[pb.Label(), label])
         client.call(ClassifierStub(client.channel).Feedback, request)
     assert (caught.value.code, caught.value.named_field) == (grpc.StatusCode.INVALID_ARGUMENT.name, field)
 
@@ -140,10 +140,8 @@ def test_ids_of_a_key_that_was_replaced_still_open(world: World, tmp_path: Path)
     old, new = tmp_path / "old.key", tmp_path / "new.key"
     new.write_bytes(b"n" * 32)
     place = {"labels": str(tmp_path / "labels.db")}
-    with (
-        Running(world.settings(prediction_key_file=str(old), **place)) as running,
-        running.client() as client,
-    ):
+    before = world.settings(prediction_key_file=str(old), **place)
+    with Running(before) as running, running.client() as client:
         ids = [result.prediction_id for result in ask(client, "best", encoded(0), encoded(1)).results]
         assert client.feedback([(ids[0], "star")]).results[0].status == pb.FEEDBACK_STATUS_MATCHED
     both = world.settings(prediction_key_file=f"{new},{old}", **place)
