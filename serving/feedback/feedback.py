@@ -185,7 +185,8 @@ class Feedback:
         """Once in a while, as clients send again and again."""
         if time.monotonic() - self._said_at >= _SAY_S:
             self._said_at = time.monotonic()
-            _log.warning("%s (%s): %s", line, self._labels, error.__cause__ or "no more is known")
+            cause = getattr(error.__cause__, "orig", error.__cause__) or "no more is known"
+            _log.warning("%s (%s: %s)", line, self._labels, " ".join(str(cause).split()))
 
 
 class _Call:
