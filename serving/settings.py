@@ -178,7 +178,8 @@ class Settings(BaseSettings):
         default=10.0,
         ge=0,
         le=1e6,
-        description="so much more often is asked about an image of which no two members agree",
+        description="how much likelier an image becomes: --label-share times 1 + boost x the share of its "
+        "members that were against the answer",
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
     stall_s: float = Field(
