@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -75,13 +75,13 @@ class Server:
         )
         self.metrics_port = self._exporter.port
         self.port = 0
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._exporter.close)
             # Before the service shows any metric: no scrape sees labels counted from zero again.
             labels, kept, problem = _labels(settings)
+            undo.callback(labels.close)
             self.service = service = Service(settings, registry, kept)
-        except BaseException:
-            self._exporter.close()
-            raise
+            undo.pop_all()
         self._feedback = Feedback(
             store=service.store,
             prediction_ids=service.prediction_ids,
@@ -147,6 +147,7 @@ class Server:
             await server.start()
         except BaseException:
             await asyncio.to_thread(self._exporter.close)
+            await asyncio.to_thread(self._feedback.close)
             raise
         self.service.start()
         self._status.start(self.service.store.references)
@@ -250,10 +251,12 @@ def _labels(settings: Settings) -> tuple[LabelStore, Mapping[Key, float] | None,
         most_rows=settings.label_rows,
     )
     try:
-        return store, store.open(), None
+        return store, store.look(), None
     except InvalidInput:
+        store.close()
         raise
     except CorollaError as error:
         if settings.labels is not None and database.is_sqlite and isinstance(error, Unreachable):
+            store.close()
             raise InvalidInput(error.problem, field=error.field, remedy=error.remedy) from error
         return store, None, error
