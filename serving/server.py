@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
+_TEND_PERIOD_S = 1.0
 
 
 class Server:
@@ -108,7 +109,7 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
         server = await self._start()
-        watch = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend())]
         try:
             await self.service.warm()
             await asyncio.to_thread(say_notes, self.service.catalog)
@@ -117,7 +118,8 @@ class Server:
                 ready.set()
             await self._stopping.wait()
         finally:
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
             await self._shut(server)
 
     def stop(self) -> None:
@@ -185,6 +187,11 @@ class Server:
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
                 await self._set_health(healthy)
+
+    async def _tend(self) -> None:
+        """Looks after the labels; a database that does not answer holds up nothing else."""
+        while True:
+            await asyncio.sleep(_TEND_PERIOD_S)
             with suppress(Overloaded):  # then labels are taken
                 await self._feedback.in_turn(self._feedback.tend)
 
