@@ -93,6 +93,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="serve",
         target="corolla.commands.predict:predict",
     ),
+    "watch": Lazy(
+        section="Serve",
+        line="Watch how right the answers are, in a terminal.",
+        extra="client",
+        target="corolla.commands.watch:watch",
+    ),
     "feedback": Lazy(
         section="Serve",
         line="Send true labels for earlier predictions.",

@@ -8,7 +8,7 @@ import click
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds, as a float; a number without a unit is seconds.
 
     Args:

@@ -23,6 +23,7 @@ from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
 from serving.monitor.gauges import Gauges
 from serving.monitor.loop import Loop, StateFile
+from serving.monitor.pages import StatusPages
 from serving.monitor.prometheus_api import PrometheusSource
 from serving.monitor.samples import Source
 from serving.monitor.sources import ServerSource
@@ -132,28 +133,16 @@ def monitor(
     """
     own = settings({name: others.pop(name) for name in _ALARMS})
     evaluator = Evaluator(
-        _source(every=every, **others),
+        _source(every=every, once=once, **others),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),
-        alarms=SequentialAlarms(_alarm_settings(alarms, own)),
+        alarms=SequentialAlarms(SettingsByRoute.read(alarms, default=own)),
         confusions=None if url is None else Confusions(Store.open(url).references),
     )
     file = None if state is None else StateFile(state)
     resumed = file is not None and file.load(evaluator)
-    evaluator.replay()
     if once:
         return _once(evaluator, file, as_json)
     _serve(evaluator, file, as_json, host=host, port=port, resumed=resumed)
-
-
-def _alarm_settings(file: Path | None, own: AlarmSettings) -> SettingsByRoute:
-    if file is None:
-        return SettingsByRoute(default=own)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InvalidInput(f"{file} cannot be read: {(reason or '').lower()}", field="alarms") from error
-    return SettingsByRoute.parse(text, source=f"alarms: {file}", default=own)
 
 
 def _source(
@@ -164,6 +153,7 @@ def _source(
     headers: Sequence[str],
     history: float,
     every: float,
+    once: bool,
 ) -> Source:
     if (server_metrics is None) == (prometheus is None):
         raise InvalidInput(
@@ -184,7 +174,8 @@ def _source(
         step_s=max(every, history / _MOMENTS),
         headers=_headers(headers),
     )
-    found.check()
+    if once:
+        found.check()
     return found
 
 
@@ -227,7 +218,8 @@ def _serve(
     registry = CollectorRegistry()
     registry.register(Gauges(lambda: evaluator.status))
     try:
-        exporter = MetricsPort(registry, port=port, host=host)
+        pages = StatusPages(lambda: evaluator.status, fresh_s=0.0).pages
+        exporter = MetricsPort(registry, port=port, host=host, pages=pages)
     except InvalidInput as error:
         raise InvalidInput(
             error.problem, field="port", remedy="choose another, or 0 for a free one"
@@ -247,7 +239,7 @@ def _serve(
     click.echo(
         f"reading {evaluator.status.source} every {evaluator.settings.every_s:g} s"
         f"{', going on from ' + str(file.path) if file is not None and resumed else ''}; "
-        f"metrics http://{joined(host, exporter.port)}/metrics",
+        f"status http://{joined(host, exporter.port)}/, metrics http://{joined(host, exporter.port)}/metrics",
         err=True,
     )
     try:

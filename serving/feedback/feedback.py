@@ -46,6 +46,7 @@ _SAY_S = 60.0  # between two lines of the log about one trouble
 class _Read:
     """A label whose prediction id was opened and whose classes are known."""
 
+    prediction_id: str
     prediction: Prediction
     label: KeptLabel
 
@@ -73,8 +74,8 @@ class Feedback:
         self._metrics, self._window_s, self._clock = metrics, window_days * _DAY_S, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
         self._waiting = 0
-        self._exact = True  # whether the metrics show what the store has
-        self._open = True
+        self._open = False  # whether this server has taken the name of its replica
+        self._exact = False  # whether the metrics show what the store has
         self._unpruned, self._pruned_at = 0, time.monotonic()
         self._tried_at = self._said_at = -_SAY_S
 
@@ -127,8 +128,7 @@ class Feedback:
             self._say(f"labels cannot be kept: {error}", error)
 
     def not_open(self, error: CorollaError) -> None:
-        """The store could not be opened at the start, and is tried again later."""
-        self._open = False
+        """The store could not be reached at the start; `tend` tries it again."""
         self._say(f"labels cannot be kept yet, and are refused until they can: {error}", error)
 
     def close(self) -> None:
@@ -178,13 +178,14 @@ class Feedback:
         kept = KeptLabel(
             truth=truth, source=label.source, revision=label.revision, labelled_at=label.labelled_at
         )
-        return _Read(prediction=prediction, label=kept)
+        return _Read(prediction_id=label.prediction_id, prediction=prediction, label=kept)
 
     def _say(self, line: str, error: CorollaError) -> None:
         """Once in a while, as clients send again and again."""
         if time.monotonic() - self._said_at >= _SAY_S:
             self._said_at = time.monotonic()
-            _log.warning("%s (%s): %s", line, self._labels, error.__cause__ or "no more is known")
+            cause = getattr(error.__cause__, "orig", error.__cause__) or "no more is known"
+            _log.warning("%s (%s: %s)", line, self._labels, " ".join(str(cause).split()))
 
 
 class _Call:
@@ -241,6 +242,9 @@ class _Call:
             kept.append((prediction, label, decision))
         taken = decision.status is not Status.CONFLICT
         correct = taken and label.outcome(prediction.predicted) is Outcome.CORRECT
+        if decision.first_class and not correct:
+            wrong = (*place.base, "incorrect")
+            self._additions.examples["corolla_feedback_total", wrong] = read.prediction_id
         return LabelResult(status=decision.status, correct=correct, message=decision.message)
 
     def _late(self, read: _Read) -> LabelResult:

@@ -10,6 +10,7 @@ Settings of some routes are a TOML file with a table for each; what it leaves ou
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -70,6 +71,24 @@ class SettingsByRoute:
     def of(self, route: str) -> AlarmSettings:
         """The settings of one route."""
         return self.routes.get(route, self.default)
+
+    @classmethod
+    def read(cls, file: Path | None, *, default: AlarmSettings | None = None) -> Self:
+        """From a file; without one, the default for all.
+
+        Raises:
+            InvalidInput: It cannot be read, or as `parse`.
+        """
+        default = default or AlarmSettings()
+        if file is None:
+            return cls(default=default)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            problem = f"{file} cannot be read: {(reason or '').lower()}"
+            raise InvalidInput(problem, field="alarms") from error
+        return cls.parse(text, source=f"alarms: {file}", default=default)
 
     @classmethod
     def parse(cls, text: str, *, source: str = "alarms", default: AlarmSettings | None = None) -> Self:

@@ -1,6 +1,6 @@
 """Confusion matrices of references, from a store: too large for gauges, and needed by BBSE alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,17 +29,24 @@ class Confusion:
 class Stored(Protocol):
     """The references of a store."""
 
-    def of_route(self, route: str) -> Sequence[Reference]:
-        """Those of a route, by its digest."""
+    def stamps(self) -> Mapping[tuple[str, str], object]:
+        """The digests of the routes and the data of all, without reading one."""
+        ...
+
+    def get(self, route: str, data: str) -> Reference | None:
+        """One, by its digests."""
         ...
 
 
 class Confusions:
-    """Reads each matrix once; one that a store does not have is looked for again at every new reference."""
+    """Reads each matrix once; one that a store does not have is looked for again at every new reference.
+
+    Servers show the first digits of digests.
+    """
 
     def __init__(self, references: Stored) -> None:
         self._references = references
-        self._known: dict[tuple[str, str], Confusion | None] = {}
+        self._known: dict[str, Confusion | None] = {}
         self.problem = ""
 
     def of(self, values: ReferenceValues) -> Confusion | None:
@@ -47,17 +54,22 @@ class Confusions:
 
         A store that cannot be read is a `problem`, and is read again at the next call.
         """
-        key = (values.digest, values.data)
+        key = values.identity
         if key not in self._known:
             try:
-                stored = self._references.of_route(values.digest)
+                matching = self._stored(values)
             except (CorollaError, OSError) as error:
-                self.problem = f"the store's confusion matrix of {values.digest[:12]} cannot be read: {error}"
+                self.problem = f"the store's confusion matrix cannot be read: {error}"
                 return None
             self.problem = ""
-            matching = [one for one in stored if values.data in (one.data.digest, one.data.name)]
-            self._known[key] = _matrix(matching[0]) if matching else None
+            self._known[key] = None if matching is None else _matrix(matching)
         return self._known[key]
+
+    def _stored(self, values: ReferenceValues) -> Reference | None:
+        for route, data in self._references.stamps():
+            if route.startswith(values.digest) and data.startswith(values.data):
+                return self._references.get(route, data)
+        return None
 
 
 def _matrix(reference: Reference) -> Confusion:

@@ -25,7 +25,7 @@ def domain_status(
 ) -> DomainStatus:
     """All but alarms and history; without a reference only what is seen and measured."""
     counts = windows.images
-    foreign = _share(counts, place, "corolla_foreign_inputs_total", "corolla_frozen_predictions_total")
+    foreign = _share(counts, place, "corolla_foreign_inputs_total", "corolla_feature_distance_ratio_count")
     status = DomainStatus(
         domain=place[1],
         images=round(windows.all.total("corolla_predictions_total", *place)),

@@ -92,7 +92,7 @@ class Estimator:
 
     def foreign(self) -> tuple[float, float] | None:
         """How many images unlike the reference's there are, of how many that were looked at."""
-        looked = self._counts.total("corolla_frozen_predictions_total", *self._place)
+        looked = self._counts.total("corolla_feature_distance_ratio_count", *self._place)
         if looked < 1:
             return None
         return self._counts.total("corolla_foreign_inputs_total", *self._place), looked

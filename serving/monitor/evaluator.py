@@ -20,7 +20,7 @@ from serving.monitor.domain_status import Windows, domain_status
 from serving.monitor.look import Alarms, Judgement, Look, ReferenceValues
 from serving.monitor.points import Points
 from serving.monitor.references import References, command, references
-from serving.monitor.samples import Counts, Place, Reading, Source
+from serving.monitor.samples import Counts, Place, Reading, SeriesNames, Source
 from serving.monitor.status import DomainStatus, RouteStatus, Status
 from serving.monitor.totals import Totals
 from serving.monitor.window import Window
@@ -76,8 +76,10 @@ class Evaluator:
         self._digests: dict[str, str] = {}
         self._judged: Mapping[Place, Judgement] = {}
         self._gaps: list[tuple[float, float]] = []
+        self._named: frozenset[str] = frozenset()
         self._at = 0.0
         self._counted_at = 0.0
+        self._replayed = False
         self.status = Status(
             at=0.0,
             source=source.name,
@@ -93,11 +95,15 @@ class Evaluator:
             return self.trouble(str(error), instead=True)
 
     def look(self) -> Status:
-        """Reads the source once.
+        """Reads the source once; the first time also its past, since the last reading or its origin.
 
         Raises:
             Unreachable: It does not answer.
         """
+        if not self._replayed:
+            for reading in self._source.history(max(self._at, self._source.origin)):
+                self.take(reading)
+            self._replayed = True
         return self.take(self._source.read())
 
     def trouble(self, problem: str, *, instead: bool = False) -> Status:
@@ -106,21 +112,13 @@ class Evaluator:
         self.status = self.status.model_copy(update={"problems": (*others, problem)})
         return self.status
 
-    def replay(self) -> None:
-        """Takes what the source knows of the time since the last reading, or since its origin.
-
-        Raises:
-            Unreachable: It does not answer.
-        """
-        for reading in self._source.history(max(self._at, self._source.origin)):
-            self.take(reading)
-
     def take(self, reading: Reading) -> Status:
         """Takes one reading, and says what is true after it."""
         problems = list(reading.problems)
         at = self._now(reading.at, problems)
         if not reading.samples and not self._counted_at:
             return self._say(at, problems, References())
+        self._named = _named_routes(reading) or self._named
         increase, strange = self._totals.step(reading)
         problems += strange
         found = references(reading)
@@ -173,10 +171,9 @@ class Evaluator:
     def _forget_changed(self, usable: Mapping[str, ReferenceValues], increase: Counts) -> None:
         """Starts a route anew that answers with other versions: its counts so far are not theirs."""
         for route, values in usable.items():
-            identity = f"{values.digest} {values.data}"
-            if self._digests.setdefault(route, identity) == identity:
+            if self._digests.setdefault(route, values.identity) == values.identity:
                 continue
-            self._digests[route] = identity
+            self._digests[route] = values.identity
             for counted in (increase, self._all, self._window, self._labels):
                 counted.drop(route)
 
@@ -197,7 +194,7 @@ class Evaluator:
             label_window_s=self.settings.label_window_s,
             routes=tuple(
                 self._route(at, route, domains.get(route, []), found, windows)
-                for route in sorted({*domains, *found.status, *found.problems})
+                for route in sorted({*domains, *self._named, *found.status, *found.problems})
             ),
         )
         return self.status
@@ -232,6 +229,7 @@ class Evaluator:
 
     def state(self) -> JsonValue:
         """All that it knows, to go on from after a restart."""
+        names = SeriesNames()
         return {
             "format": FORMAT,
             "source": self._source.name,
@@ -239,9 +237,10 @@ class Evaluator:
             "counted_at": self._counted_at,
             "totals": self._totals.state(),
             "digests": dict(self._digests),
-            "all": self._all.state(),
-            "window": self._window.state(),
-            "labels": self._labels.state(),
+            "all": self._all.state(names),
+            "window": self._window.state(names),
+            "labels": self._labels.state(names),
+            "series": names.state(),
             "points": self._points.state(),
             "alarms": None if self._alarms is None else self._alarms.state(),
         }
@@ -262,18 +261,31 @@ class Evaluator:
             if source != self._source.name:
                 raise InvalidInput(f"it is of {source}", remedy="name another file, or remove this one")
             self._at, self._counted_at = float(state["at"]), float(state["counted_at"])
+            # A server that is new since then is counted from its start.
+            self._totals = Totals(min(self._at, self._source.origin))
             self._totals.restore(state["totals"])
             self._digests = {str(route): str(digest) for route, digest in state["digests"].items()}
-            self._all = Counts.restored(state["all"])
-            self._window.restore(state["window"])
-            self._labels.restore(state["labels"])
+            names = SeriesNames.restored(state["series"])
+            self._all = Counts.restored(state["all"], names)
+            self._window.restore(state["window"], names)
+            self._labels.restore(state["labels"], names)
             self._points.restore(state["points"])
             if self._alarms is not None and state["alarms"] is not None:
                 self._alarms.restore(state["alarms"])
         except (InvalidInput, Corrupt):
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Corrupt("it is not the state of an evaluator", remedy="remove the file") from error
+
+
+def _named_routes(reading: Reading) -> frozenset[str]:
+    """The routes that servers know by a name, also those without images."""
+    routes = (
+        dict(sample.labels).get("route", "")
+        for sample in reading.samples
+        if sample.name == "corolla_predictions_total"
+    )
+    return frozenset(route for route in routes if "/" in route)
 
 
 def _no_reference(route: str) -> str:

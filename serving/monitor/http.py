@@ -6,9 +6,10 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 from petl_vit.errors import InvalidInput, Unreachable
+from serving.address import is_local
 
 TIMEOUT_S = 30.0
 _SHOWN = 200  # characters of an error's page
@@ -41,7 +42,8 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
     """
     data = None if form is None else urlencode(form).encode()
     try:
-        with urlopen(Request(url, data=data, headers=dict(headers)), timeout=TIMEOUT_S) as answer:
+        request = Request(url, data=data, headers=dict(headers))
+        with _opener(url).open(request, timeout=TIMEOUT_S) as answer:
             body: bytes = answer.read()
             return body
     except HTTPError as error:
@@ -49,8 +51,8 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
             reason = _reason(error.read()) or error.reason
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
     except (OSError, URLError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        cause: object = error.reason if isinstance(error, URLError) else error
+        text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise Unreachable(f"{shown(url)} does not answer: {text.lower()}") from error
 
 
@@ -60,6 +62,12 @@ def shown(url: str) -> str:
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
+
+
+def _opener(url: str) -> OpenerDirector:
+    """What asks no proxy for a server of this machine, whatever the environment says."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return build_opener(*([ProxyHandler({})] if is_local(host) else []))
 
 
 def _reason(page: bytes) -> str:

@@ -18,9 +18,10 @@ class ReferenceValues:
     """What the servers' gauges say of the reference of a route; the same on all that answer with it.
 
     Attributes:
-        digest: Of the route.
-        data: The labelled images, for people.
-        images: How many they are.
+        digest: Of the route; the first characters.
+        data: Of the labelled images, as well.
+        reference: Of all that the reference says, as well.
+        images: The labelled images.
         member_accuracies: By member.
         pair_agreements: Share of the images on which both members of a pair name one class, by pair.
         bins: Share of the images in each bin of confidence.
@@ -32,6 +33,7 @@ class ReferenceValues:
     data: str
     images: int
     accuracy: float
+    reference: str = ""
     confidence: float | None = None
     agreement: float | None = None
     member_accuracies: Mapping[str, float] = field(default_factory=dict)
@@ -39,6 +41,11 @@ class ReferenceValues:
     bins: Mapping[str, float] = field(default_factory=dict)
     estimates: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other."""
+        return f"{self.digest} {self.data} {self.reference}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ COUNTERS = (
     "corolla_estimated_correct_squares_total",
     "corolla_estimated_correct_total",
     "corolla_estimated_predictions_total",
+    "corolla_feature_distance_ratio_count",
     "corolla_feedback_bin_correct_total",
     "corolla_feedback_bin_total",
     "corolla_feedback_corrections_total",
     "corolla_feedback_moment_total",
     "corolla_feedback_total",
-    "corolla_feature_distance_ratio_count",
     "corolla_foreign_inputs_total",
     "corolla_frozen_predictions_total",
     "corolla_member_feedback_total",
@@ -55,7 +55,7 @@ NAMES = frozenset((*COUNTERS, *GAUGES))
 LABELS = frozenset(
     (
         *("bin", "class", "consensus", "data", "digest", "domain", "from", "indicator"),
-        *("member", "method", "moment", "outcome", "pair", "route", "to"),
+        *("member", "method", "moment", "outcome", "pair", "reference", "route", "to"),
     )
 )
 """The labels that servers give; any other is Prometheus' and says which server it is."""

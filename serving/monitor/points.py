@@ -35,7 +35,7 @@ class Points:
                     confidence=status.confidence,
                     agreement=status.agreement,
                     estimate=status.headline.value if status.headline else None,
-                    measured=status.measured.accuracy if status.measured else None,
+                    measured=status.measured.best.value if status.measured else None,
                 )
             )
             self._counted[place] = status.images

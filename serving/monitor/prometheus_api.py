@@ -84,11 +84,13 @@ class PrometheusSource:
             Unreachable: It does not answer.
             NotFound: It scrapes nothing of that name; names near ones.
         """
-        if self._query(f"up{{job={json.dumps(self.job)}}}"):
-            return
+        if not self._query(f"up{{job={json.dumps(self.job)}}}"):
+            raise self._no_target()
+
+    def _no_target(self) -> NotFound:
         jobs = sorted(one.metric.get("job", "") for one in self._query("count by (job) (up)"))
         remedy = near(self.job, jobs) or f"it has {', '.join(jobs) if jobs else 'no targets'}"
-        raise NotFound(f"Prometheus has no target of job {self.job!r}", field="job", remedy=remedy)
+        return NotFound(f"Prometheus has no target of job {self.job!r}", field="job", remedy=remedy)
 
     def read(self) -> Reading:
         """See `Source`."""
@@ -132,7 +134,8 @@ class PrometheusSource:
         self, at: float, up: tuple[_Found, ...], scraped: tuple[_Found, ...], samples: tuple[Sample, ...]
     ) -> Iterator[str]:
         if not up:
-            yield f"Prometheus has had no target of job {self.job!r} for five minutes"
+            missing = self._no_target()
+            yield f"{missing.problem}; {missing.remedy}"
         for one in up:
             if one.value and float(one.value[1]) == 0:
                 yield f"Prometheus cannot scrape {instance_of(one.metric)}"

@@ -79,15 +79,17 @@ def _problem(route: str, samples: Iterable[Sample]) -> str:
     """Why the reference of a route cannot be used; empty where it can."""
     stale = sorted(one.instance for one in samples if one.name == f"{_PREFIX}stale" and one.value > 0)
     servers = {one.instance for one in samples if one.name == f"{_PREFIX}stale"}
-    holding: dict[tuple[str, str], list[str]] = {}
+    holding: dict[tuple[str, ...], list[str]] = {}
     for one in _infos(samples):
         labels = dict(one.labels)
-        holding.setdefault((labels.get("digest", ""), labels.get("data", "")), []).append(one.instance)
+        key = tuple(labels.get(label, "") for label in ("digest", "data", "reference"))
+        holding.setdefault(key, []).append(one.instance)
+    few = next((one.value for one in samples if one.name == f"{_PREFIX}images" and one.value), 0.0)
     without = sorted(servers - {instance for instances in holding.values() for instance in instances})
     if len(holding) > 1:
         held = ", ".join(
             f"{digest[:12]} on {data[:12]} ({', '.join(sorted(names))})"
-            for (digest, data), names in sorted(holding.items())
+            for (digest, data, _), names in sorted(holding.items())
         )
         return f"servers compare {route} with different references, as while adapters are rolled out: {held}"
     if stale:
@@ -97,6 +99,8 @@ def _problem(route: str, samples: Iterable[Sample]) -> str:
         )
     if without and holding:
         return f"not all servers have the reference of {route}: {', '.join(without)}"
+    if holding and few and not any(one.name == f"{_PREFIX}accuracy_ratio" for one in samples):
+        return f"the reference of {route} has {few:.0f} images, too few to estimate from"
     return ""
 
 
@@ -120,6 +124,7 @@ def _values(samples: list[Sample]) -> ReferenceValues | None:
     return ReferenceValues(
         digest=labels.get("digest", ""),
         data=labels.get("data", ""),
+        reference=labels.get("reference", ""),
         images=int(numbers["images"]),
         accuracy=numbers["accuracy"],
         confidence=numbers.get("confidence"),

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlencode, urlsplit
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from petl_vit.errors import Unreachable
 from serving.monitor import http
@@ -59,7 +60,7 @@ class OwnSource:
     origin = 0.0
     step_s = 0.0
 
-    def __init__(self, registry: CollectorRegistry, *, clock: Clock = time.time) -> None:
+    def __init__(self, registry: Collector, *, clock: Clock = time.time) -> None:
         self._registry, self._clock = registry, clock
 
     def read(self) -> Reading:

@@ -30,9 +30,9 @@ class ReferenceStatus(StatusRecord):
     """What the route's traffic is compared with.
 
     Attributes:
-        digest: Of the route that was measured.
-        data: The labelled images that it was measured on, for people.
-        stale: The route answers otherwise than when it was measured, so that no estimate is made.
+        digest: Of the route that was measured; the first characters, as servers show them.
+        data: Of the labelled images that it was measured on, as well.
+        stale: Not all servers answer as when it was measured, so that no estimate is made.
     """
 
     digest: str
@@ -133,6 +133,11 @@ class Measured(StatusRecord):
     high: Share
     prediction_powered: PredictionPowered | None = None
     post_stratified: PostStratified | None = None
+
+    @property
+    def best(self) -> Interval:
+        """From labels that chance chose where there are any, else from the labels as they are."""
+        return self.prediction_powered or Interval(value=self.accuracy, low=self.low, high=self.high)
 
 
 class MemberStatus(StatusRecord):

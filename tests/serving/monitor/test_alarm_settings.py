@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from petl_vit.errors import InvalidInput
@@ -52,3 +54,11 @@ def test_a_file_that_cannot_be_is_refused_by_the_name_of_its_setting(
         SettingsByRoute.parse(text, source="f.toml")
     assert error.value.field == field
     assert words in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"alarms: .*missing.toml cannot be read: no such file"):
+        SettingsByRoute.read(tmp_path / "missing.toml")
+    (tmp_path / "latin.toml").write_bytes(b"\xe9")
+    with pytest.raises(InvalidInput, match=r"latin.toml cannot be read: it is not utf-8"):
+        SettingsByRoute.read(tmp_path / "latin.toml")

@@ -1,7 +1,8 @@
 """Which reference servers compare with, and when it cannot be used."""
 
 from serving.monitor.references import references
-from tests.serving.monitor.world import DIGEST, ROUTE, Server, Servers, values
+from serving.monitor.samples import Reading
+from tests.serving.monitor.world import DATA, DIGEST, ROUTE, Server, Servers, values
 
 FULL = values(
     accuracy=0.93,
@@ -16,7 +17,7 @@ def two(first: Server, second: Server) -> Servers:
     return Servers(first, second)
 
 
-def comparing(instance: str, *args: object, digest: str = DIGEST, stale: bool = False) -> Server:
+def comparing(instance: str, *, digest: str = DIGEST, stale: bool = False) -> Server:
     server = Server(instance)
     server.compare_with(values(digest=digest), stale=stale)
     return server
@@ -40,11 +41,11 @@ def test_replicas_of_one_reference_have_one() -> None:
 
 
 def test_different_references_while_adapters_are_rolled_out_are_not_used() -> None:
-    found = references(two(comparing("one"), comparing("two", digest="e" * 64)).reading())
+    found = references(two(comparing("one"), comparing("two", digest="e" * 12)).reading())
 
     assert found.usable == {}
     assert found.status[ROUTE].stale
-    assert f"{'d' * 12} on held-out (one), {'e' * 12} on held-out (two)" in found.problems[ROUTE]
+    assert f"{DIGEST} on {DATA} (one), {'e' * 12} on {DATA} (two)" in found.problems[ROUTE]
 
 
 def test_a_stale_reference_says_which_server_and_what_to_do() -> None:
@@ -81,3 +82,13 @@ def test_no_reference_at_all_is_no_problem_of_references() -> None:
     server.compare_with(None)
 
     assert references(Servers(server).reading()).problems == {}
+
+
+def test_a_reference_of_too_few_images_says_so() -> None:
+    server = Server()
+    server.compare_with(values(images=12))
+    samples = tuple(one for one in server.samples() if not one.name.endswith("accuracy_ratio"))
+
+    found = references(Reading(at=1.0, samples=samples))
+
+    assert found.problems[ROUTE] == ("the reference of digits/live has 12 images, too few to estimate from")

@@ -9,7 +9,7 @@ from serving.monitor.samples import Counts, Reading, Sample
 
 ROUTE = "digits/live"
 DOMAIN = "photo"
-DIGEST, DATA = "d" * 64, "held-out"
+DIGEST, DATA = "d" * 12, "a" * 12
 
 
 def sample(name: str, value: float, instance: str = "one", **labels: str) -> Sample:
@@ -89,6 +89,7 @@ def values(
     return ReferenceValues(
         digest=digest,
         data=DATA,
+        reference="r" * 12,
         images=images,
         accuracy=accuracy,
         confidence=confidence,
@@ -110,7 +111,7 @@ def reference_samples(
     yield gauge("stale", float(stale))
     if reference is None:
         return
-    yield gauge("info", 1.0, digest=reference.digest, data=reference.data)
+    yield gauge("info", 1.0, digest=reference.digest, data=reference.data, reference=reference.reference)
     yield gauge("images", float(reference.images))
     yield gauge("accuracy_ratio", reference.accuracy)
     if reference.confidence is not None:
@@ -145,6 +146,8 @@ class Servers:
         return Reading(at=self.now, samples=samples, problems=tuple(problems))
 
     def history(self, since: float) -> Iterator[Reading]:
+        if self.down:
+            raise Unreachable(self.down)
         return (reading for reading in self.past if reading.at > since)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from petl_vit.errors import InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
+from serving.client.admin import AdminClient
 from serving.client.messages import RequestFailed
 from serving.server import Server
 from tests.serving.rpc.requests import ask
@@ -43,6 +44,14 @@ def test_an_answer_says_that_its_label_is_wished_for_and_how_likely_that_was(ask
     assert result.label_request.inclusion_probability == 1
     assert asking.value("corolla_label_requests_total", **HERE, reason="sampled") == 1
     assert asking.value("corolla_feedback_moment_total", **HERE, moment="w") == 1
+
+
+def test_a_label_of_an_adapter_that_left_memory_is_counted(asking: Running) -> None:
+    with asking.client() as client:
+        (result,) = ask(client, "lora:1", encoded(0)).results
+        assert AdminClient(client).unload_adapter("lora:1", task="shapes").was_loaded
+        (label,) = client.feedback([(result.prediction_id, result.top[0].class_index)]).results
+    assert (label.status, label.correct) == (pb.FEEDBACK_STATUS_MATCHED, True)
 
 
 def test_no_label_is_wished_for_where_the_share_is_nothing(world: World) -> None:
@@ -117,8 +126,8 @@ def test_more_calls_than_may_wait_are_refused(asking: Running, monkeypatch: pyte
     ],
 )
 def test_a_label_that_cannot_be_read_refuses_its_call(running: Running, label: pb.Label, field: str) -> None:
+    request = pb.FeedbackRequest(labels=[pb.Label(), label])
     with running.client() as client, pytest.raises(RequestFailed) as caught:
-        request = pb.FeedbackRequest(labels=[pb.Label(), label])
         client.call(ClassifierStub(client.channel).Feedback, request)
     assert (caught.value.code, caught.value.named_field) == (grpc.StatusCode.INVALID_ARGUMENT.name, field)
 
@@ -140,10 +149,8 @@ def test_ids_of_a_key_that_was_replaced_still_open(world: World, tmp_path: Path)
     old, new = tmp_path / "old.key", tmp_path / "new.key"
     new.write_bytes(b"n" * 32)
     place = {"labels": str(tmp_path / "labels.db")}
-    with (
-        Running(world.settings(prediction_key_file=str(old), **place)) as running,
-        running.client() as client,
-    ):
+    before = world.settings(prediction_key_file=str(old), **place)
+    with Running(before) as running, running.client() as client:
         ids = [result.prediction_id for result in ask(client, "best", encoded(0), encoded(1)).results]
         assert client.feedback([(ids[0], "star")]).results[0].status == pb.FEEDBACK_STATUS_MATCHED
     both = world.settings(prediction_key_file=f"{new},{old}", **place)
