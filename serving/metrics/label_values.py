@@ -38,7 +38,7 @@ OUTCOMES = ("correct", "incorrect")
 PAIR_OUTCOMES = ("both_correct", "both_wrong", "first_only", "second_only")
 STATUSES = ("matched", "duplicate", "corrected", "conflict", "late", "invalid_token", "invalid_class")
 SOURCES = ("gold", "user", "downstream", "implicit")
-MOMENTS = ("w", "w2", "up", "down", "w2_up", "w2_down", "w2_square")
+MOMENTS = ("w", "w2", "wrong", "up", "down", "w2_up", "w2_down", "w2_square")
 
 
 class Domains:

@@ -7,15 +7,16 @@ versions they are. Blocking.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
+from typing import Self
 
 from model_store.format.reference import Reference, ReferenceRoute
 from model_store.place.objects import Stamp
 from model_store.resolution.reference import Referenced, differences, is_former, referenced_route
-from petl_vit.errors import CorollaError, Corrupt
+from petl_vit.errors import CorollaError, Corrupt, Unsupported
 from serving.registry.catalog import Catalog, Plan
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,28 @@ class _Shown:
     stale: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """The references of a store.
+
+    Attributes:
+        by_route: Those of each route, by its digest.
+        newest: At most `_READ` of them, the newest first.
+    """
+
+    stamps: _Stamps
+    by_route: Mapping[str, Sequence[_Key]]
+    newest: Sequence[_Key]
+
+    @classmethod
+    def of(cls, stamps: _Stamps) -> Self:
+        by_route: dict[str, list[_Key]] = {}
+        for key in stamps:
+            by_route.setdefault(key[0], []).append(key)
+        newest = sorted(stamps, key=lambda key: stamps[key].modified, reverse=True)
+        return cls(stamps=stamps, by_route=by_route, newest=newest[:_READ])
+
+
 class RouteReferences:
     """Follows the references of the named routes in a catalog.
 
@@ -69,12 +92,14 @@ class RouteReferences:
         self._every_s, self._clock = every_s, clock
         self._following = Lock()
         self._known: dict[_Key, _Known] = {}
+        self._read: dict[_Key, Reference | None] = {}  # in this look
         self._shown: dict[str, _Shown] = {}
+        self._compared: _Stamps | None = None  # with older references too
         self._asked_at: float | None = None
         self._reachable = True
 
     def start(self) -> None:
-        """Shows the current reference of every named route, and leaves older ones for later: reads little."""
+        """Shows the current reference of every named route; that of those without one is left for later."""
         self._follow(former=False)
 
     def follow(self, *, changed: bool = False) -> None:
@@ -98,26 +123,30 @@ class RouteReferences:
                 self._reachable = False
             else:
                 self._reachable = True
+            finally:
+                self._read.clear()
 
     def _compare(self, former: bool) -> None:
         stamps = self._catalog.store.references.stamps()
         self._known = {key: known for key, known in self._known.items() if stamps.get(key) == known.stamp}
-        named = self._catalog.named
+        named, unchanged, listed = self._catalog.named, stamps == self._compared, _Listed.of(stamps)
         for name, (_, plan) in named.items():
-            self._set(name, self._chosen(name, plan, stamps, former))
+            shown = self._shown.get(name)
+            if not unchanged or shown is None or shown.plan != plan:
+                self._set(name, self._chosen(name, plan, listed, former))
         for name in self._shown.keys() - named.keys():
             gone = self._shown.pop(name)
             self._show(name, gone.plan, Referenced(reference=None))
+        self._compared = stamps if former else None
 
-    def _chosen(self, name: str, plan: Plan, stamps: _Stamps, former: bool) -> _Shown:
+    def _chosen(self, name: str, plan: Plan, listed: _Listed, former: bool) -> _Shown:
         """The newest reference of what answers now, else of what answered before."""
-        current = [key for key in stamps if key[0] == plan.digest]
-        key = self._newest(current, stamps, lambda route: True)
+        stamps = listed.stamps
+        key = self._newest(listed.by_route.get(plan.digest, ()), stamps, lambda route: True)
         if key is not None or not former:
             return _Shown(plan=plan, key=key, stamp=None if key is None else stamps[key])
         now = _route(name, plan)
-        newest = sorted(stamps, key=lambda key: stamps[key].modified, reverse=True)[:_READ]
-        key = self._newest(newest, stamps, lambda route: is_former(route, now))
+        key = self._newest(listed.newest, stamps, lambda route: is_former(route, now))
         if key is None:
             return _Shown(plan=plan)
         before = self._known[key].route
@@ -125,7 +154,7 @@ class RouteReferences:
         return _Shown(plan=plan, key=key, stamp=stamps[key], stale=differences(before, now))
 
     def _newest(
-        self, among: list[_Key], stamps: _Stamps, fits: Callable[[ReferenceRoute], bool]
+        self, among: Sequence[_Key], stamps: _Stamps, fits: Callable[[ReferenceRoute], bool]
     ) -> _Key | None:
         def dated() -> Iterator[tuple[datetime, _Key]]:
             for key in among:
@@ -136,9 +165,9 @@ class RouteReferences:
         return max(dated(), default=(None, None))[1]
 
     def _look_up(self, key: _Key, stamp: Stamp) -> _Known:
-        """What a reference is of, read once; says so where it is damaged."""
+        """What a reference is of, read once."""
         if key not in self._known:
-            reference = self._read(key)
+            reference = self._reference(key)
             self._known[key] = _Known(
                 stamp=stamp,
                 route=None if reference is None else reference.route,
@@ -146,17 +175,20 @@ class RouteReferences:
             )
         return self._known[key]
 
-    def _read(self, key: _Key) -> Reference | None:
-        try:
-            return self._catalog.store.references.get(*key)
-        except Corrupt as error:
-            _log.warning("a reference is not used: %s", error)
-            return None
+    def _reference(self, key: _Key) -> Reference | None:
+        """Reads a reference, once in each look; says so where it is damaged or of a newer format."""
+        if key not in self._read:
+            try:
+                self._read[key] = self._catalog.store.references.get(*key)
+            except (Corrupt, Unsupported) as error:
+                _log.warning("a reference is not used: %s", error)
+                self._read[key] = None
+        return self._read[key]
 
     def _set(self, name: str, chosen: _Shown) -> None:
         if chosen == self._shown.get(name):
             return
-        reference = None if chosen.key is None else self._read(chosen.key)
+        reference = None if chosen.key is None else self._reference(chosen.key)
         self._show(name, chosen.plan, Referenced(reference=reference, stale=chosen.stale))
         self._shown[name] = chosen
         if chosen.stale:

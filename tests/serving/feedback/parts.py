@@ -44,7 +44,7 @@ def feedback_over(
         changes: Of `label_store`.
     """
     labels = label_store(where or world.folder.parent / "labels.db", **changes)
-    metrics.restore(labels.open())
+    metrics.restore(labels.look())
     return Feedback(
         store=world.store,
         prediction_ids=prediction_ids,

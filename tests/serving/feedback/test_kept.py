@@ -144,11 +144,22 @@ def test_a_server_that_took_the_name_of_a_replica_ends_what_the_other_one_counts
     first, second = predictions(world, 2)
     metrics = metrics_of_route()
     with closing(open_over(world, path)) as old, closing(open_over(world, path, metrics)) as new:
-        with pytest.raises(Conflict, match="another server counts labels as 'here'") as caught:
-            old.take([sent(first, "star")])
-        assert "--replica" in str(caught.value)
+        old.take([sent(first, "star")])
         new.take([sent(second, "star")])
-        assert submissions(metrics)["matched"] == 1
+        with pytest.raises(Conflict, match="another server counts labels as 'here'") as caught:
+            old.take([sent(second, "star")])
+        assert "--replica" in str(caught.value)
+        assert submissions(metrics)["matched"] == 2
+
+
+def test_a_server_that_looks_and_finds_its_port_taken_leaves_the_name_to_the_one_that_runs(
+    world: World, path: Path
+) -> None:
+    first, second = predictions(world, 2)
+    with closing(open_over(world, path)) as running, closing(label_store(path)) as other:
+        running.take([sent(first, "star")])
+        assert other.look()
+        assert statuses(running.take([sent(second, "star")])) == ["matched"]
 
 
 def test_labels_of_old_predictions_are_late_and_may_be_so_for_a_clock_that_ran_back(

@@ -1,5 +1,6 @@
 """Replicas that share one stream of labels, in one SQLite file and in a real PostgreSQL."""
 
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from petl_vit.errors import Unreachable
+from serving.client.labels import status_name
 from tests.postgresql import Postgresql
 from tests.serving.feedback.parts import (
     PREDICTION_IDS,
@@ -26,7 +30,7 @@ from tests.serving.feedback.parts import (
 )
 from tests.serving.feedback.recount import recounted, shown
 from tests.serving.metrics.counting import counts
-from tests.serving.world import World
+from tests.serving.world import WAIT_S, Running, World, encoded
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,37 @@ def test_two_replicas_at_once_show_together_what_an_offline_recount_of_the_label
         submitted = counts(metrics, "corolla_feedback_submissions_total", "status", route=ROUTE)
         assert {status: n for status, n in submitted.items() if n} == Counter(said)
     assert len({row["nonce"] for row in kept}) == len(made)
+
+
+def test_two_servers_take_one_stream_of_labels_and_show_each_once(
+    world: World, new_place: Callable[[], str]
+) -> None:
+    place = new_place()
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(Running(world.settings(labels=place, replica=name, label_share=1.0)))
+            for name in ("a", "b")
+        ]
+        clients = [stack.enter_context(server.client()) for server in servers]
+        results = clients[0].classify([*map(encoded, range(30))], route="best", task="shapes").results
+        labels = [(result.prediction_id, i % 3) for i, result in enumerate(results)]
+        with ThreadPoolExecutor(2) as threads:
+            halves = threads.map(lambda client: client.feedback(labels[:20]).results, clients)
+            said = Counter(status_name(result) for half in halves for result in half)
+        said.update(map(status_name, clients[1].feedback(labels, source="gold").results))
+        scrapes = [scraped(server) for server in servers]
+
+    assert said == {"matched": 30, "duplicate": 40}
+    assert shown(*scrapes) == pytest.approx(recounted(rows(place)))
+    submitted = shown(*scrapes, names=["corolla_feedback_submissions_total"])
+    assert sum(submitted.values()) == 70
+
+
+def scraped(server: Running) -> list[Metric]:
+    """What a server shows on its metrics port."""
+    address = f"http://127.0.0.1:{server.server.metrics_port}/metrics"
+    with urllib.request.urlopen(address, timeout=WAIT_S) as page:
+        return [*text_string_to_metric_families(page.read().decode())]
 
 
 def test_servers_that_start_at_once_agree_on_the_tables(new_place: Callable[[], str]) -> None:

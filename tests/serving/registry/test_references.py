@@ -141,12 +141,13 @@ def test_the_reference_of_another_route_under_a_routes_name_is_refused_and_said_
     assert f"the reference says it is of route {other.route.digest[:12]}" in caplog.text
 
 
-def test_a_damaged_reference_leaves_another_one_of_the_route(
-    compared: Compared, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("content", [b"{", b'{"format_version": 2}'])
+def test_a_reference_that_cannot_be_read_leaves_another_one_of_the_route(
+    compared: Compared, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     reference = compared.measure()
     damaged = keys.reference(reference.route.digest, "e" * 64)
-    compared.world.store.place.swap(damaged, lambda _: b"{")
+    compared.world.store.place.swap(damaged, lambda _: content)
     compared.references.start()
     assert compared.last() == Referenced(reference=reference)
     assert damaged in caplog.text

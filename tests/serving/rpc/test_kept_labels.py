@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from petl_vit.errors import InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
+from serving.client.admin import AdminClient
 from serving.client.messages import RequestFailed
 from serving.server import Server
 from tests.serving.rpc.requests import ask
@@ -43,6 +44,14 @@ def test_an_answer_says_that_its_label_is_wished_for_and_how_likely_that_was(ask
     assert result.label_request.inclusion_probability == 1
     assert asking.value("corolla_label_requests_total", **HERE, reason="sampled") == 1
     assert asking.value("corolla_feedback_moment_total", **HERE, moment="w") == 1
+
+
+def test_a_label_of_an_adapter_that_left_memory_is_counted(asking: Running) -> None:
+    with asking.client() as client:
+        (result,) = ask(client, "lora:1", encoded(0)).results
+        assert AdminClient(client).unload_adapter("lora:1", task="shapes").was_loaded
+        (label,) = client.feedback([(result.prediction_id, result.top[0].class_index)]).results
+    assert (label.status, label.correct) == (pb.FEEDBACK_STATUS_MATCHED, True)
 
 
 def test_no_label_is_wished_for_where_the_share_is_nothing(world: World) -> None:
