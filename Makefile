@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
+.PHONY: help install demo watch-demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
 .PHONY: proto docs bench study clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
@@ -14,7 +14,7 @@ PROMETHEUS := .venv/prometheus
 POSTGRESQL := .venv/postgresql
 CHROMIUM := .venv/chromium
 
-BENCHMARKS := mixed scale memory peers serve backends hotload training
+BENCHMARKS := mixed scale memory peers serve backends hotload training monitoring
 
 # Spinning threads starve each other on a busy machine; it counts only when set before torch starts.
 export OMP_WAIT_POLICY := passive
@@ -23,7 +23,7 @@ export OMP_WAIT_POLICY := passive
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the verbs
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(TOOLS)  ## make .venv with everything in it, at the pinned versions
 
@@ -53,12 +53,15 @@ $(PROMETHEUS): | $(READY)
 $(POSTGRESQL): | $(READY)
 	-@.ci/postgresql $@
 
-# Without it, the test that reads a report in a browser is skipped by name.
+# Without it, the tests that read pages in a browser are skipped by name.
 $(CHROMIUM): | $(READY)
 	-@.ci/chromium $@
 
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
+
+watch-demo: $(READY) | $(PROMETHEUS)  ## a shift against a running server, until a real Prometheus raises the alert
+	$(BIN)/python watch_demo.py
 
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -29,17 +29,17 @@ def backbone(architecture: str, image_size: int) -> tuple[FrozenViT, nn.Module]:
     return FrozenViT(config, tensors), plain
 
 
-def tensors(name: str, vit: FrozenViT, seed: int) -> dict[str, Tensor]:
+def tensors(name: str, vit: FrozenViT, seed: int, classes: int = CLASSES) -> dict[str, Tensor]:
     """A method's tensors at its default settings and a head, random and none of them zero."""
     generator = torch.Generator().manual_seed(seed)
     start = methods.get(name)().init(vit, generator)
     own = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in start.items()}
-    return own | LinearHead.init(CLASSES, vit.arch.width, generator).tensors()
+    return own | LinearHead.init(classes, vit.arch.width, generator).tensors()
 
 
-def base_head(vit: FrozenViT) -> LinearHead:
+def base_head(vit: FrozenViT, classes: int = CLASSES) -> LinearHead:
     """The head that all adapters of a backbone start from."""
-    return LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(0))
+    return LinearHead.init(classes, vit.arch.width, torch.Generator().manual_seed(0))
 
 
 def adapter(name: str, vit: FrozenViT, seed: int, *, on: FrozenViT | None = None) -> Adapter:

@@ -55,7 +55,12 @@ class Shelf:
 
 @contextmanager
 def shelf(
-    vit: FrozenViT, names: Sequence[str], count: int, *, head: LinearHead | None = None
+    vit: FrozenViT,
+    names: Sequence[str],
+    count: int,
+    *,
+    head: LinearHead | None = None,
+    classes: int = CLASSES,
 ) -> Iterator[Shelf]:
     """A store in a temporary folder with so many adapters, the methods taking turns.
 
@@ -63,16 +68,16 @@ def shelf(
         head: Of all adapters; None means a random one for each.
     """
     with TemporaryDirectory(prefix="corolla-bench-") as folder:
-        yield _filled(Path(folder), vit, list(islice(cycle(names), count)), head)
+        yield _filled(Path(folder), vit, list(islice(cycle(names), count)), head, classes)
 
 
-def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | None) -> Shelf:
+def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | None, classes: int) -> Shelf:
     store = Store.open(str(folder / "store"))
     backbone = store.backbones.put("bench", vit.config, vit.params, "random")
     preprocess = Preprocess(image_size=vit.arch.image_size, mean=HALF, std=HALF)
-    classes = [f"class {i}" for i in range(CLASSES)]
-    spec = TaskSpec.of(name=TASK, classes=classes, preprocess=preprocess, backbone_digest=backbone.digest)
-    task = store.tasks.put(spec, base_head(vit).tensors())
+    named = [f"class {i}" for i in range(classes)]
+    spec = TaskSpec.of(name=TASK, classes=named, preprocess=preprocess, backbone_digest=backbone.digest)
+    task = store.tasks.put(spec, base_head(vit, classes).tensors())
     adapters = tuple(f"{method.replace('_', '-')}-{seed}" for seed, method in enumerate(chosen))
     for seed, (name, method) in enumerate(zip(adapters, chosen, strict=True)):
         draft = Draft.of(
@@ -83,5 +88,5 @@ def _filled(folder: Path, vit: FrozenViT, chosen: list[str], head: LinearHead | 
             backbone_digest=backbone.digest,
             task_digest=task.digest,
         )
-        store.adapters.publish(draft, tensors(method, vit, seed) | (head.tensors() if head else {}))
+        store.adapters.publish(draft, tensors(method, vit, seed, classes) | (head.tensors() if head else {}))
     return Shelf(folder=folder, adapters=adapters, preprocess=preprocess)

@@ -93,11 +93,23 @@ COMMANDS: dict[str, Lazy] = {
         extra="serve",
         target="corolla.commands.predict:predict",
     ),
+    "watch": Lazy(
+        section="Serve",
+        line="Watch how right the answers are, in a terminal.",
+        extra="client",
+        target="corolla.commands.watch:watch",
+    ),
     "feedback": Lazy(
         section="Serve",
         line="Send true labels for earlier predictions.",
         extra="client",
         target="corolla.commands.feedback:feedback",
+    ),
+    "monitor": Lazy(
+        section="Serve",
+        line="Estimate accuracy and raise alarms, from metrics.",
+        extra="monitor",
+        target="corolla.commands.monitor:monitor",
     ),
     "domains": Lazy(
         section="Serve",

@@ -12,7 +12,9 @@ from click.shell_completion import CompletionItem
 
 from petl_vit.errors import CorollaError
 
-_PACKAGES = frozenset({"image_files", "petl_vit", "model_store", "training", "serving", "protos", "corolla"})
+_PACKAGES = frozenset(
+    {"html_pages", "image_files", "petl_vit", "model_store", "training", "serving", "protos", "corolla"}
+)
 _RUNNING = "corolla.running"
 """Where a context's `meta` holds the command that its arguments led to."""
 

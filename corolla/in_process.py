@@ -72,7 +72,8 @@ class InProcess:
         # Nobody sends the ids of predictions back, so their key goes when this does.
         self._folder = TemporaryDirectory()
         try:
-            fixed = {"prediction_key_file": f"{self._folder.name}/key", "cascade_full_share": 0.0}
+            key = f"{self._folder.name}/key"
+            fixed = {"prediction_key_file": key, "cascade_full_share": 0.0, "frozen_share": 0.0}
             self._settings = Settings.read({**settings, **fixed})
             self._embedded = Embedded(self._settings)
             self._notes: set[str] = set()

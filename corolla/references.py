@@ -12,13 +12,31 @@ from petl_vit.errors import CorollaError, Corrupt
 
 def route_reference(store: Store, named: NamedRoute) -> dict[str, JsonValue]:
     """The reference of a named route in short; `state` is current, stale, none or damaged."""
-    remedy = f"corolla routes reference {named.name} --task {named.task}"
-    return _shown(lambda: of_named(store, named), remedy)
+    return _shown(lambda: of_named(store, named), _command(named))
 
 
 def adapter_reference(store: Store, manifest: Manifest) -> dict[str, JsonValue]:
-    """As `route_reference`, of an adapter by itself."""
-    return _shown(lambda: of_adapter(store, manifest), "training, or a named route of it, makes one")
+    """As `route_reference`, of an adapter by itself; one that was imported has none until it is measured."""
+    name, recorded = f"{manifest.name}-{manifest.version}", "heldout" in manifest.training
+    remedy = (
+        f"training makes one; to measure this one: corolla routes put {name} {manifest.name}:"
+        f"{manifest.version} --task {manifest.task} && corolla routes reference {name} --task {manifest.task}"
+    )
+    return _shown(lambda: of_adapter(store, manifest), remedy if recorded else f"{remedy} --data IMAGES")
+
+
+def to_measure(named: NamedRoute, shown: dict[str, JsonValue]) -> str:
+    """What to type where a route that was changed has no reference that fits; empty where it has one.
+
+    Args:
+        shown: As `route_reference` returns it.
+    """
+    if shown["state"] == "current":
+        return ""
+    problem = {"stale": "its reference is stale now", "damaged": "its reference is damaged"}.get(
+        str(shown["state"]), "it has no reference"
+    )
+    return f"{problem}, so monitoring estimates nothing of it; to measure it: {_command(named)}"
 
 
 def in_words(shown: dict[str, JsonValue]) -> str:
@@ -32,6 +50,10 @@ def in_words(shown: dict[str, JsonValue]) -> str:
         f"in {shown['precision']}, {str(shown['made_at'])[:10]}"
     )
     return f"{state}: {figures}" + (f"; {why}" if why else "")
+
+
+def _command(named: NamedRoute) -> str:
+    return f"corolla routes reference {named.name} --task {named.task}"
 
 
 def _shown(find: Callable[[], Referenced], remedy: str) -> dict[str, JsonValue]:

@@ -11,6 +11,7 @@ FLOORS = (
     "training",
     "model_store",
     "petl_vit",
+    "html_pages",
     "image_files",
     "protos",
     "benchmarks",

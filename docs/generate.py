@@ -2,9 +2,10 @@
 
 docs/protocol.md is generated from the comments of the `.proto` files, docs/metrics.md from the definitions of
 the metrics, docs/methods.md from the methods' files, the table of folders in docs/structure.md from the
-folders, and the tables of methods in docs/python.md from the classes. petl_vit/summaries.json has the
-methods' settings for help texts, which then import no method, and petl_vit/plain_vits.json the ViTs of timm,
-for servers, which then import no timm.
+folders, the tables of methods in docs/python.md from the classes, and the table of alerts in
+docs/operations.md from Prometheus' rules. deploy/grafana/dashboard.json is for Grafana.
+petl_vit/summaries.json has the methods' settings for help texts, which then import no method, and
+petl_vit/plain_vits.json the ViTs of timm, for servers, which then import no timm.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from google.protobuf.descriptor_pb2 import (
 )
 from prometheus_client import CollectorRegistry
 
-from docs import folders, front_door, queries
+from deploy.grafana import dashboard
+from docs import alerts, folders, front_door, queries, signals
 from petl_vit import methods, plain_vits, summaries, timm_vit
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
+from petl_vit.confidence import BINS, EDGES
 from petl_vit.methods.method import Method, edit_kinds
 from protos import generate as code
 from serving.metrics.definitions import SECTIONS
@@ -47,6 +50,7 @@ from serving.metrics.top_classes import MAX_CLASSES
 ROOT = Path(__file__).resolve().parent.parent
 STRUCTURE = ROOT / "docs" / "structure.md"
 PYTHON = ROOT / "docs" / "python.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 NOTICE = "<!-- Made by `make docs`; do not edit. -->"
 COMMAND = "make docs"
 
@@ -63,6 +67,8 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "methods.md": all_methods(),
         STRUCTURE: folders.with_rows(STRUCTURE.read_text(), ROOT),
         PYTHON: front_door.with_tables(PYTHON.read_text()),
+        OPERATIONS: alerts.with_rows(OPERATIONS.read_text()),
+        dashboard.FILE: dashboard.text(),
         summaries.TABLE: summaries.current().model_dump_json(indent=2) + "\n",
         plain_vits.LIST: timm_vit.listed().text(),
     }
@@ -134,12 +140,19 @@ def metrics() -> str:
         "",
         f"In each domain a route has {_series_by_domain(1)} series where it has one member and "
         f"{_series_by_domain(MAX_PAIRED_MEMBERS)}",
-        f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone.",
+        f"where it has {MAX_PAIRED_MEMBERS}. Classes are counted by route alone. A reference that fits adds",
+        f"about {len(EDGES) + BINS + 16} to a route, and one for each member and each pair of members.",
         "",
         "## Queries",
         "",
         "Each is right for one replica and for many.",
         *_queries(queries.QUERIES),
+        "",
+        "## Signals",
+        *signals.BEFORE,
+        "",
+        *_table(("signal", "what it says", "where"), signals.TABLE),
+        *signals.AFTER,
         "",
         "## Absent or zero",
         "",

@@ -46,6 +46,32 @@ count by (route, member) (count by (route, member, version) (corolla_adapter_inf
 sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
   / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
 """,
+    "Accuracy that each method expects without labels": """
+sum by (route, domain, method) (increase(corolla_estimated_correct_total[1h]))
+  / sum by (route, domain, method) (increase(corolla_estimated_predictions_total[1h]))
+""",
+    "Standard error of the accuracy that confidences expect": """
+sqrt(
+  (
+    sum by (route, domain) (increase(corolla_estimated_correct_squares_total[1h]))
+    - sum by (route, domain) (increase(corolla_estimated_correct_total{method="confidence"}[1h])) ^ 2
+    / sum by (route, domain) (increase(corolla_estimated_predictions_total{method="confidence"}[1h]))
+  )
+) / sum by (route, domain) (increase(corolla_estimated_predictions_total{method="confidence"}[1h]))
+""",
+    "How many inputs are unlike those of the reference, of which it is 5 %": """
+sum by (route, domain) (increase(corolla_foreign_inputs_total[1h]))
+  / sum by (route, domain) (increase(corolla_feature_distance_ratio_count[1h]))
+""",
+    "How often a route answers another class than the base head alone": """
+sum by (route, domain) (increase(corolla_base_overrides_total[1h]))
+  / sum by (route, domain) (increase(corolla_frozen_predictions_total[1h]))
+""",
+    "How often a member is overridden by the answer": """
+1
+  - sum by (route, domain, member) (increase(corolla_member_vote_agreements_total[1h]))
+  / sum by (route, domain, member) (increase(corolla_member_predictions_total[1h]))
+""",
     "The five classes that each route answered most often": """
 topk by (route) (5, sum by (route, class) (increase(corolla_class_predictions_total[1h])))
 """,
@@ -63,6 +89,17 @@ sum by (route, domain) (increase(corolla_cascade_full_agreements_total[1d]))
 """,
     "Cascades whose thresholds are void on a replica": """
 max by (route) (corolla_cascade_void) == 1
+""",
+    "Named routes of which nothing can be estimated, for want of a reference that fits": """
+max by (route) (corolla_reference_images) == 0
+""",
+    "Named routes that replicas compare with different references": """
+count by (route) (count by (route, digest, data, reference) (corolla_reference_info)) > 1
+""",
+    "Confidence above or below that of the reference": """
+sum by (route, domain) (rate(corolla_prediction_confidence_ratio_sum[1h]))
+  / sum by (route, domain) (rate(corolla_prediction_confidence_ratio_count[1h]))
+  - on (route) group_left () avg by (route) (corolla_reference_confidence_ratio)
 """,
     "Time in which 99 % of the calls were answered": """
 histogram_quantile(0.99, sum by (method, le) (rate(corolla_request_duration_seconds_bucket[5m])))

@@ -101,6 +101,15 @@ class Features(Model):
         return features
 
 
+class Witness(Model):
+    """A model whose answer is its pooled features, followed by the logits of its classes."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, D + C]."""
+        logits = self.head.logits(features)
+        return torch.cat([features.to(logits.dtype), logits], dim=-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One image under one model."""

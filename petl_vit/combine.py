@@ -7,7 +7,7 @@ Shapes: n images, K members, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import numpy as np
@@ -46,6 +46,10 @@ class Answer:
     agreement: Array
     entropy: Array
     mutual_information: Array
+
+    def of(self, image: int) -> "Answer":
+        """That for one image alone."""
+        return Answer(**{field.name: getattr(self, field.name)[[image]] for field in fields(Answer)})
 
 
 def softmax(logits: Array) -> Array:
@@ -105,8 +109,11 @@ def combine(
     p = _RULES[rule](logits, weights, temperature)
     members = softmax(logits / temperature)
     mean = _weighted(members, weights)
-    ties = np.isclose(p, p.max(axis=-1, keepdims=True), rtol=0, atol=1e-12)
-    predicted = np.where(ties, mean, -1.0).argmax(axis=-1) if rule is Combine.VOTE else p.argmax(axis=-1)
+    likeliest = p
+    if rule is Combine.VOTE:
+        ties = np.isclose(p, p.max(axis=-1, keepdims=True), rtol=0, atol=1e-12)
+        likeliest = np.where(ties, mean, -1.0)
+    predicted = likeliest.argmax(axis=-1)
     votes = logits.argmax(axis=-1)
     information = entropy(mean) - np.einsum("nk,k->n", entropy(members), weights)
     return Answer(

@@ -22,8 +22,7 @@ def log_confidence(probabilities: Array) -> Array:
 
     Near 1 the probability itself saturates: 1 - 1e-17 is 1. The logarithm of it does not.
     """
-    rest = probabilities.copy()
-    np.put_along_axis(rest, rest.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
+    rest = np.partition(probabilities, -1, axis=-1)[..., :-1]
     remainder = np.minimum(rest.sum(axis=-1), 1.0)
     with np.errstate(divide="ignore"):
         score: Array = np.log1p(-remainder)
@@ -37,6 +36,9 @@ def negative_entropy(probabilities: Array) -> Array:
 
 SCORES = {"atc_mc": log_confidence, "atc_ne": negative_entropy}
 """The scores with thresholds, by the names of their estimates."""
+
+LOW_SCORE = "atc_mc"
+"""The one whose threshold says that an answer has a low score."""
 
 
 def threshold(scores: Array, correct: NDArray[np.bool_]) -> float:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,6 +25,8 @@ from serving.feedback.feedback import Feedback
 from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
 from serving.metrics.series import Key
+from serving.monitor.alarm_settings import SettingsByRoute
+from serving.monitor.own import OwnStatus
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
@@ -60,9 +63,15 @@ class Server:
         self._serving = self._has_served = False
         self._stopping = asyncio.Event()
         registry = CollectorRegistry()
+        alarms = SettingsByRoute.read(None if settings.alarms is None else Path(settings.alarms))
+        self._status = OwnStatus(registry, unready=self._unready, alarms=alarms)
         # Opened before anything is loaded: to a probe, the process lives and is not ready.
         self._exporter = MetricsPort(
-            registry, port=settings.metrics_port, host=settings.metrics_host, unready=self._unready
+            registry,
+            port=settings.metrics_port,
+            host=settings.metrics_host,
+            unready=self._unready,
+            pages=self._status.pages,
         )
         self.metrics_port = self._exporter.port
         self.port = 0
@@ -141,6 +150,7 @@ class Server:
             await asyncio.to_thread(self._feedback.close)
             raise
         self.service.start()
+        self._status.start(self.service.store.references)
         return server
 
     def _add_services(self, server: grpc.aio.Server) -> None:
@@ -195,6 +205,7 @@ class Server:
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
         await asyncio.to_thread(self._exporter.close)
+        await asyncio.to_thread(self._status.close)
         await asyncio.to_thread(self._feedback.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
         self.service.close()

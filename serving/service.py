@@ -16,6 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from model_store.resolution.precision import checked_loader
+from model_store.resolution.reference import Referenced
 from model_store.store import Store
 from petl_vit.architecture import describe
 from petl_vit.arena import Arena
@@ -24,6 +25,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
+from serving.answer.frozen import FrozenShare
 from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
@@ -36,8 +38,9 @@ from serving.metrics.recorder import Recorder
 from serving.metrics.series import Key
 from serving.onnx.backend import OnnxBackend
 from serving.registry.adapter_cache import AdapterCache
-from serving.registry.catalog import Catalog
+from serving.registry.catalog import Catalog, Plan
 from serving.registry.changes import Changes
+from serving.registry.references import RouteReferences
 from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
@@ -104,13 +107,16 @@ class Service:
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
             cascade_full_share=settings.cascade_full_share,
+            frozen_share=FrozenShare(settings.frozen_share, self.loader.base_head),
         )
+        self.references = RouteReferences(self.catalog, show=self._compare)
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.watcher = Watcher(
             self.catalog,
             load=lambda plan: self.adapter_cache.models(plan.resolved),
             announce=self.classifier.announce,
             changes=Changes(self.store),
+            compare=lambda changed: self.references.follow(changed=changed),
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
@@ -141,6 +147,7 @@ class Service:
         await loop.run_in_executor(self.engine_thread, self._warm_sizes)
         for _, plan in await loop.run_in_executor(self.pool, self.catalog.named_routes):
             self.classifier.announce(plan)
+        await loop.run_in_executor(self.pool, self.references.start)
 
     async def drain(self) -> bool:
         """Takes no more work and finishes what is queued. Returns whether all of it was done in time."""
@@ -166,6 +173,12 @@ class Service:
     def slots_have_bytes(self) -> bool:
         """Whether slots are copies; PyTorch on a CPU uses the registered adapters themselves."""
         return self.device.type != "cpu" or self.settings.backend != "torch"
+
+    def _compare(self, name: str, plan: Plan, with_: Referenced) -> None:
+        """Shows in the metrics what a named route is compared with; they may not know the route yet."""
+        self.classifier.announce(plan)
+        self.metrics.set_temperature(name, plan.temperature)
+        self.metrics.set_reference(name, with_.reference, with_.stale)
 
     def _warm_sizes(self) -> None:
         for size in self.catalog.image_sizes():

@@ -140,6 +140,12 @@ class Settings(BaseSettings):
         le=1,
         description="share of the images that cascades put to all members, for the metrics of agreement",
     )
+    frozen_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of named routes' images that the frozen backbone answers too, for the metrics",
+    )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
@@ -180,6 +186,9 @@ class Settings(BaseSettings):
         le=1e6,
         description="how much likelier an image becomes: --label-share times 1 + boost x the share of its "
         "members that were against the answer",
+    )
+    alarms: str | None = Field(
+        default=None, description="TOML file with alpha, margin, ... of the status page's alarms, by route"
     )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
     stall_s: float = Field(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FETCHED = Path(__file__).parent.parent / ".venv" / "chromium"
+CUT_OFF = Path(__file__).with_name("cut_off.js").read_text()
+"""A script whose value is all text of a page that is not wholly visible."""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 

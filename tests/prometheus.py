@@ -15,13 +15,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.serving.world import WAIT_S, until
+from tests.waiting import WAIT_S, until
 
 FETCHED = Path(__file__).parent.parent / ".venv" / "prometheus"
-CONFIG = """
-global: {{scrape_interval: 500ms}}
-scrape_configs: [{{job_name: corolla, static_configs: [{{targets: {targets}}}]}}]
-"""
+_POLL_S = 0.1  # it answers from what it scraped last
 
 
 def tool(name: str) -> str:
@@ -35,34 +32,83 @@ def tool(name: str) -> str:
 
 
 class Prometheus:
-    """Scrapes servers on this machine twice a second, and evaluates queries.
+    """Scrapes servers on this machine, evaluates rules, and answers queries.
 
     Args:
         ports: The metrics ports of the servers.
         folder: For its configuration and its data.
+        monitors: The metrics ports of evaluators.
+        rules: Files of rules.
+        interval: Between two scrapes, which may not take longer, and between two evaluations of the rules.
     """
 
-    def __init__(self, ports: Sequence[int], folder: Path) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        folder: Path,
+        *,
+        monitors: Sequence[int] = (),
+        rules: Sequence[Path] = (),
+        interval: str = "500ms",
+    ) -> None:
         config = folder / "prometheus.yml"
-        config.write_text(CONFIG.format(targets=json.dumps([f"127.0.0.1:{port}" for port in ports])))
-        self._targets, self._log = len(ports), folder / "log"
+        jobs = {"corolla": ports, "corolla-monitor": monitors}
+        # YAML is a superset of JSON.
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": interval, "evaluation_interval": interval},
+                    "rule_files": [str(file) for file in rules],
+                    "scrape_configs": [
+                        {
+                            "job_name": job,
+                            "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
+                        }
+                        for job, targets in jobs.items()
+                    ],
+                }
+            )
+        )
+        self._targets, self._log = len(ports) + len(monitors), folder / "log"
         self._moment: float | None = None
+        self._stopped = False
         self._command = [
             tool("prometheus"),
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'data'}",
         ]
 
+    @property
+    def url(self) -> str:
+        """Where its HTTP API is."""
+        return f"http://127.0.0.1:{self._port}"
+
     def __enter__(self) -> Self:
-        until(self._started)
-        until(lambda: len(self.query("up == 1")) == self._targets)
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Starts it, or after `stop` again with its data and at its address, and waits until it scrapes."""
+        began = time.time()
+        # On a busy machine the last scrape of one target or another has always taken too long.
+        scraped = f"max_over_time(up[1m]) == 1 and timestamp(up) > {began}"
+        try:
+            until(self._started)
+            until(lambda: len(self.query(scraped)) == self._targets, every_s=_POLL_S)
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends its process; its data stays."""
         self._process.terminate()
         self._process.wait(WAIT_S)
+        self._stopped = True
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """The labels and the value of every series that an instant query returns.
@@ -77,27 +123,37 @@ class Prometheus:
             raise AssertionError(f"{json.load(error)['error']}\n{promql}") from error
         return [(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
 
+    def alerts(self) -> list[dict[str, str]]:
+        """The labels of the alerts that are firing now, as Prometheus would send them; frozen or not."""
+        found = self._read("/api/v1/alerts")["data"]["alerts"]
+        return [alert["labels"] for alert in found if alert["state"] == "firing"]
+
     def freeze(self, true: Callable[[], bool]) -> None:
         """Evaluates all queries from now on as of one moment at which something is true.
 
-        On a busy machine a scrape may take too long, and then its target has no series until the next one.
+        On a busy machine a scrape may take too long. Then its target has no series until the next one, and
+        rules record nothing of it: hence a moment before which all scrapes succeeded.
         """
 
         def frozen() -> bool:
             self._moment, moment = None, time.time()
             # Then no scrape that began before the moment is still to come.
-            until(lambda: all(scraped > moment for _, scraped in self.query("timestamp(up)")))
+            until(
+                lambda: all(scraped > moment for _, scraped in self.query("timestamp(up)")), every_s=_POLL_S
+            )
             self._moment = moment
-            return true()
+            return len(self.query("min_over_time(up[3s]) == 1")) == self._targets and true()
 
-        until(frozen)
+        until(frozen, every_s=_POLL_S)
 
     def _started(self) -> bool:
         """Whether it is ready; starts it, and starts it again where another process took its port."""
         if not hasattr(self, "_process") or self._process.poll() is not None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
+            if not self._stopped:
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    self._port = free.getsockname()[1]
+            self._stopped = False
             address = f"--web.listen-address=127.0.0.1:{self._port}"
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen([*self._command, address], stdout=log, stderr=log)
@@ -108,5 +164,5 @@ class Prometheus:
         return True
 
     def _read(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=WAIT_S) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=WAIT_S) as answer:
             return json.load(answer)

@@ -10,6 +10,7 @@ from corolla import calibrating, flags, tables
 from corolla.calibrating import Calibration, Judged, Learnt
 from corolla.flags import epilog
 from corolla.names import chosen_task, route_document
+from corolla.references import route_reference, to_measure
 from model_store.store import Store
 from petl_vit.cascade import Score
 from training.progress import Bars
@@ -82,7 +83,8 @@ def calibrate_route(
     fewest members while the accuracy stays within the stated loss of that of all members together, on images
     that neither members nor thresholds were learnt on: the loss and the cost that are shown are
     cross-validated. They are stored with the versions that answer now, and apply to these alone. A running
-    server sees it as any change of a named route.
+    server sees it as any change of a named route. A reference of other thresholds is stale from then on; the
+    last line says how to measure it again.
     """
     store = Store.open(url)
     what = Calibration(
@@ -98,10 +100,11 @@ def calibrate_route(
     _print(learnt)
     if learnt.warning:
         click.echo(learnt.warning)
-    home = f"{learnt.route.task}/{learnt.route.name}"
-    click.echo(
-        "Nothing is stored." if dry_run else f"route {home} = {learnt.route.route} answers so from now on"
-    )
+    if dry_run:
+        return click.echo("Nothing is stored.")
+    click.echo(f"route {learnt.route.task}/{learnt.route.name} = {learnt.route.route} answers so from now on")
+    if remedy := to_measure(learnt.route, route_reference(store, learnt.route)):
+        click.echo(remedy)
 
 
 def _print(learnt: Learnt) -> None:
@@ -142,6 +145,7 @@ def _document(store: Store, learnt: Learnt, *, stored: bool) -> dict[str, JsonVa
     cascade = learnt.cascade
     document = route_document(store, learnt.route)
     document["stored"] = stored
+    document["reference"] = route_reference(store, learnt.route) if stored else None
     document["warning"] = learnt.warning
     document["asked"] = [learnt.members[place] for place in cascade.order]
     document["judged"] = [_judged(learnt, one) for one in learnt.judged]

@@ -7,6 +7,7 @@ import click
 from corolla import fitting, flags, tables
 from corolla.flags import epilog
 from corolla.names import chosen_task, route_document
+from corolla.references import route_reference, to_measure
 from model_store.store import Store
 from training.progress import Bars
 
@@ -43,16 +44,21 @@ def fit_route(
 ) -> None:
     """Fit the temperature of a named route on labelled images.
 
-    It is stored with the versions that answer now, and applied to these alone.
+    It is stored with the versions that answer now, and applied to these alone. A reference that was measured
+    at another temperature is stale from then on; the last line says how to measure it again.
     """
     store = Store.open(url)
     share = None if all_images else holdout
     what = fitting.Fitting(task=chosen_task(store, task), name=name, data=data, holdout=share, **settings)
     fitted = fitting.fit(store, what, Bars())
+    reference = route_reference(store, fitted.route)
     if as_json:
-        return tables.print_json(route_document(store, fitted.route) | {"images": fitted.images})
+        document = route_document(store, fitted.route)
+        return tables.print_json(document | {"images": fitted.images, "reference": reference})
     click.echo(
         f"route {fitted.route.task}/{name} answers by {fitted.before.resolved} at temperature "
         f"{fitted.route.temperature:.4g}, was {fitted.before.temperature:.4g}; "
         f"fitted on {fitted.images} images"
     )
+    if remedy := to_measure(fitted.route, reference):
+        click.echo(remedy)

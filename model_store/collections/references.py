@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from model_store.format import keys
 from model_store.format.reference import Reference
-from model_store.place.objects import Place
+from model_store.place.objects import Place, Stamp
 from petl_vit.errors import Corrupt
 
 
@@ -63,6 +63,11 @@ class References:
             Corrupt: As `get`.
         """
         return self._read(keys.REFERENCES)
+
+    def stamps(self) -> dict[tuple[str, str], Stamp]:
+        """The digests of the routes and the data of all references, and when they were put; reads none."""
+        stamps = self._place.stamps(keys.REFERENCES)
+        return {digests: stamps[keys.reference(*digests)] for digests in keys.references_in(stamps)}
 
     def remove(self, *adapters: str) -> int:
         """Remove the references of the routes that adapters are in, by their digests; how many there were.

@@ -4,11 +4,14 @@ Everything in it follows from the members' logits, the labels and the frozen fea
 docs/store-format.md shows one.
 """
 
+import base64
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import AwareDatetime, Field, FiniteFloat, JsonValue, model_validator
 
 from model_store.format.canonical import canonical_json
@@ -17,6 +20,8 @@ from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import BINS, EDGES
 from petl_vit.errors import Corrupt
+from petl_vit.estimators import LOW_SCORE
+from petl_vit.foreign import Plane
 
 FEWEST = 50
 """Images below which no estimate is made of a reference."""
@@ -201,13 +206,49 @@ class ReferenceFeatures(Record):
 
     Attributes:
         mean, variance: Of each of the D numbers.
-        distance: What 95 % of the images do not exceed in sqrt(mean over D of (x - mean)^2 / variance).
+        directions: How many directions the plane of features of length 1 has, R.
+        plane_f16: [R + 1, D], its centre and its directions, as little-endian float16 in base64; None where
+            features were measured before there were planes.
+        distance: What 95 % of the images do not exceed in `petl_vit.foreign.distance`.
+        beyond: How many of the images do; None where that was not counted.
     """
 
     mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
     variance: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=1)]
+    directions: Count = 0
+    plane_f16: str | None = None
     distance: Annotated[FiniteFloat, Field(ge=0)]
+    beyond: Count | None = None
     random: RandomFeatureMean
+
+    @cached_property
+    def plane(self) -> Plane | None:
+        """Where the features of usual images lie, once they have length 1."""
+        if self.plane_f16 is None:
+            return None
+        numbers = np.frombuffer(base64.b64decode(self.plane_f16, validate=True), dtype="<f2")
+        rows = numbers.astype(np.float64).reshape(self.directions + 1, len(self.mean))
+        return Plane(centre=rows[0], directions=rows[1:])
+
+    @classmethod
+    def packed(cls, plane: Plane) -> str:
+        """`plane_f16` of a plane."""
+        rows = np.concatenate([plane.centre[None], plane.directions]).astype("<f2")
+        return base64.b64encode(rows.tobytes()).decode()
+
+    @model_validator(mode="after")
+    def _check_plane(self) -> Self:
+        try:
+            plane = self.plane
+        except ValueError as error:
+            raise ValueError(
+                f"features.plane_f16: it is not base64 of {self.directions + 1} x {len(self.mean)} float16"
+            ) from error
+        if plane is not None and not (
+            np.isfinite(plane.centre).all() and np.isfinite(plane.directions).all()
+        ):
+            raise ValueError("features.plane_f16: a number is not finite")
+        return self
 
 
 class Reference(StoredRecord):
@@ -222,6 +263,9 @@ class Reference(StoredRecord):
         entropy, mutual_information: Means, nats.
         pairs: Every two members, the first before the second.
         atc: By the names of `petl_vit.estimators.SCORES`.
+        unanimous: The images of which all members answer the same; None where that was not counted.
+        base_overrides: The images answered otherwise than by the task's base head alone; None where that was
+            not counted.
         true, predicted: How many images of each class there are, and how many answers.
         confusion: Triples of a true class, an answered class and a number of images above 0.
         features: None where they were not computed.
@@ -244,6 +288,8 @@ class Reference(StoredRecord):
     pairs: tuple[Pair, ...]
     confidence: ReferenceConfidence
     atc: dict[str, ReferenceThreshold]
+    unanimous: Count | None = None
+    base_overrides: Count | None = None
     true: tuple[Count, ...]
     predicted: tuple[Count, ...]
     confusion: tuple[tuple[Count, Count, Annotated[int, Field(ge=1)]], ...]
@@ -256,6 +302,32 @@ class Reference(StoredRecord):
         if found is not None:
             return found
         return -math.inf if self.accuracy == 1 else math.inf
+
+    @property
+    def estimates(self) -> dict[str, float]:
+        """The accuracy that each estimate of single answers makes of these images, by its name."""
+        scores = {name: one.estimate for name, one in self.atc.items()}
+        return {"confidence": self.confidence.mean, "vote": self.agreement} | scores
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The mean of each number of an image that alarms watch, all within [0, 1]; those that are known.
+
+        `disagreement` is the share of the pairs of members that differ, `unsure` what confidence leaves to 1,
+        `low_score` whether the score is below its threshold, `foreign` whether the features are beyond the
+        distance, `override` whether the answer is not the base head's, `error` whether it is wrong.
+        """
+        rates = {"error": 1 - self.accuracy, "unsure": 1 - self.confidence.mean}
+        if self.pairs:
+            agreements = sum(pair.agreements for pair in self.pairs)
+            rates["disagreement"] = 1 - agreements / (len(self.pairs) * self.images)
+        if LOW_SCORE in self.atc:
+            rates["low_score"] = 1 - self.atc[LOW_SCORE].estimate
+        if self.features is not None and self.features.beyond is not None:
+            rates["foreign"] = self.features.beyond / self.images
+        if self.base_overrides is not None:
+            rates["override"] = self.base_overrides / self.images
+        return rates
 
     def encode(self) -> bytes:
         """As `StoredRecord.encode`, in one line: most of it is numbers."""
@@ -288,8 +360,16 @@ class Reference(StoredRecord):
         for pair in self.pairs:
             if pair.both_correct + pair.first_only + pair.second_only + pair.both_wrong != n:
                 yield f"field 'pairs': {pair.first} and {pair.second} do not count {n} images"
+        for name, count in self._counted():
+            if count is not None and count > n:
+                yield f"field {name!r}: {count} of {n} images"
         yield from self._confidence_disagreements()
         yield from self._confusion_disagreements()
+
+    def _counted(self) -> Iterator[tuple[str, int | None]]:
+        yield "unanimous", self.unanimous
+        yield "base_overrides", self.base_overrides
+        yield "features.beyond", None if self.features is None else self.features.beyond
 
     def _confidence_disagreements(self) -> Iterator[str]:
         confidence = self.confidence

@@ -81,10 +81,10 @@ def of_named(store: Store, named: NamedRoute) -> Referenced:
     current = store.references.of_route(route.digest)
     if current:
         return Referenced(reference=current[0])
-    before = next((r for r in store.references.list() if _was(r.route, route)), None)
+    before = next((r for r in store.references.list() if is_former(r.route, route)), None)
     if before is None:
         return Referenced(reference=None)
-    return Referenced(reference=before, stale="; ".join(_changes(before.route, route)))
+    return Referenced(reference=before, stale=differences(before.route, route))
 
 
 def of_adapter(store: Store, manifest: Manifest) -> Referenced:
@@ -109,12 +109,17 @@ def _member(member: Member) -> ReferenceMember:
     )
 
 
-def _was(before: ReferenceRoute, now: ReferenceRoute) -> bool:
+def is_former(before: ReferenceRoute, now: ReferenceRoute) -> bool:
     """Whether a reference is of the same named route, or of members of the same names, as they were once."""
     if before.task != now.task:
         return False
     same = [(m.label, m.weight) for m in before.members] == [(m.label, m.weight) for m in now.members]
     return before.name == now.name or (same and before.combine == now.combine)
+
+
+def differences(before: ReferenceRoute, now: ReferenceRoute) -> str:
+    """What differs between a route that was measured and the one that answers now, in words."""
+    return "; ".join(_changes(before, now))
 
 
 def _changes(before: ReferenceRoute, now: ReferenceRoute) -> Iterator[str]:

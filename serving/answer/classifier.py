@@ -8,7 +8,7 @@ in the pool, forwards in the engine's thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petl_vit.batch import Model
+from petl_vit.batch import Model, Witness
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
+from serving.answer.frozen import NO_SHARE, Frozen, FrozenShare, parted
 from serving.answer.image_answer import Counting
-from serving.answer.rounds import Asking, ask, in_share
+from serving.answer.rounds import Asking, Outcome, ask
+from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
 from serving.metrics.recorder import Recorder
@@ -41,11 +43,27 @@ class Computed:
     Attributes:
         logits: Of every member, as the route lists them; of a cascade, of those asked, in that order.
         all_asked: Of a cascade, whether an image was put to all members, whatever its answer needs.
+        frozen: What the frozen backbone says of an image; None where it was not asked.
     """
 
     logits: list[Logits | CorollaError]
     timings: Timings
     all_asked: Sequence[bool]
+    frozen: Sequence[Frozen | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """One image on its way to the engine.
+
+    Attributes:
+        whole: Whether a cascade puts it to all its members.
+        witness: What it is put to besides.
+    """
+
+    image: torch.Tensor
+    whole: bool = False
+    witness: Witness | None = None
 
 
 class Classifier:
@@ -56,6 +74,7 @@ class Classifier:
         max_images: Most images of one request.
         max_pixels: Most pixels of one encoded image.
         cascade_full_share: Of the images that a cascade puts to all its members.
+        frozen_share: Of the images of named routes that are also put to the frozen backbone.
     """
 
     def __init__(
@@ -69,11 +88,12 @@ class Classifier:
         max_images: int,
         max_pixels: int,
         cascade_full_share: float = 0.0,
+        frozen_share: FrozenShare = NO_SHARE,
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
-        self._cascade_full_share = cascade_full_share
+        self._cascade_full_share, self._frozen_share = cascade_full_share, frozen_share
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -105,44 +125,56 @@ class Classifier:
         return await self.in_pool(self._prepare, request)
 
     async def compute(
-        self, request: Request, plan: Plan, readout: Callable[[Model], Model] = lambda model: model
+        self, request: Request, plan: Plan, readout: Callable[[Model], Model] | None = None
     ) -> Computed:
         """Runs every image under every member of the plan.
 
         Args:
-            readout: Maps a member to what is read out: classes or features.
+            readout: Maps a member to what is read out in the place of classes.
 
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
         with self._cache.lease(plan.resolved) as lease:
             started = time.monotonic()
-            images = await self._decode_all(request, plan)
+            images = await self._decode_all(request, plan, shares=readout is None)
             decode_s = time.monotonic() - started
             loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
             await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
-            models = tuple(map(readout, lease.models()))
-            whole = await self._in_share(request, plan)
-            good = {i: image for i, image in enumerate(images) if isinstance(image, torch.Tensor)}
-            results = iter(await self._run(good, models, request, plan, whole))
-        outcomes = [i if isinstance(i, BaseException) else next(results) for i in images]
-        return _computed(outcomes, decode_s, whole)
+            models = lease.models()
+            if readout is not None:
+                models = tuple(map(readout, models))
+            good = [image for image in images if isinstance(image, _Ready)]
+            ran = iter(await self._run(good, models, request, plan))
+        outcomes = [next(ran) if isinstance(image, _Ready) else (image, None) for image in images]
+        return _computed(outcomes, decode_s, [isinstance(image, _Ready) and image.whole for image in images])
 
-    async def _decode_all(self, request: Request, plan: Plan) -> list[torch.Tensor | BaseException]:
-        """Every image ready for the backbone, or what is wrong with it."""
-        spec = plan.resolved.preprocess
-        decoding = (self.in_pool(self._decode, image, spec, i) for i, image in enumerate(request.images))
+    async def _decode_all(
+        self, request: Request, plan: Plan, *, shares: bool
+    ) -> list[_Ready | BaseException]:
+        """Every image ready for the backbone, or what is wrong with it.
+
+        Args:
+            shares: Whether images are chosen for shares.
+        """
+        full = self._cascade_full_share if shares and plan.cascade is not None else 0.0
+        frozen = self._frozen_share if shares and self._frozen_share.applies(plan) else None
+
+        def ready(image: Image, position: int) -> _Ready:
+            decoded = self._decode(image, plan.resolved.preprocess, position)
+            if full == 0 and frozen is None:
+                return _Ready(image=decoded)
+            place = place_of(image)
+            witness = None if frozen is None else frozen.witness(plan, place)
+            return _Ready(image=decoded, whole=place < full, witness=witness)
+
+        decoding = (self.in_pool(ready, image, position) for position, image in enumerate(request.images))
         return await asyncio.gather(*decoding, return_exceptions=True)
 
     async def _run(
-        self,
-        images: Mapping[int, torch.Tensor],
-        models: tuple[Model, ...],
-        request: Request,
-        plan: Plan,
-        whole: Sequence[bool],
-    ) -> list[Done[Logits] | BaseException]:
-        """The logits of images, by their places in the request, under every model that a plan asks."""
+        self, images: Sequence[_Ready], models: tuple[Model, ...], request: Request, plan: Plan
+    ) -> list[tuple[Outcome, Frozen | None]]:
+        """The logits of images under every model that a plan asks, and what their witnesses say."""
         submit = partial(
             self._batcher.submit,
             flow=" ".join(term.digest for term in plan.resolved.terms()),
@@ -151,23 +183,27 @@ class Classifier:
             client=request.client,
         )
         if plan.cascade is None:
-            return await submit([Job(image=image, models=models) for image in images.values()])
+            jobs = [Job(image=one.image, models=models, witness=one.witness) for one in images]
+            return [*map(parted, jobs, await submit(jobs))]
+        said = dict[int, Frozen]()
+
+        async def first_parted(jobs: Sequence[Job], *, later: bool) -> list[Outcome]:
+            outcomes = [*map(parted, jobs, await submit(jobs, later=later))]
+            if not later:
+                said.update({i: frozen for i, (_, frozen) in enumerate(outcomes) if frozen is not None})
+            return [outcome for outcome, _ in outcomes]
+
         with self._batcher.rounds():
-            return await ask(
+            outcomes = await ask(
                 Asking(resolved=plan.resolved, cascade=plan.cascade),
-                [*images.values()],
+                [one.image for one in images],
                 models,
-                all_of=[whole[i] for i in images],
-                submit=submit,
+                all_of=[one.whole for one in images],
+                witnesses=[one.witness for one in images],
+                submit=first_parted,
                 in_pool=self.in_pool,
             )
-
-    async def _in_share(self, request: Request, plan: Plan) -> Sequence[bool]:
-        """Which images of a request a cascade puts to all members, whatever their answers need."""
-        share = self._cascade_full_share
-        if plan.cascade is None or share == 0:
-            return [False] * len(request.images)
-        return await self.in_pool(lambda: [in_share(image, share) for image in request.images])
+        return [(outcome, said.get(i)) for i, outcome in enumerate(outcomes)]
 
     def _prepare(self, request: Request) -> Plan:
         plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
@@ -201,10 +237,8 @@ class Classifier:
     def _respond(self, request: Request, plan: Plan, computed: Computed) -> Response:
         domain, note = self._recorder.domain(request.domain)
         counting = Counting(plan=plan, recorder=self._recorder, domain=domain)
-        images = [
-            logits if isinstance(logits, CorollaError) else counting.answer(logits, all_asked=all_asked)
-            for logits, all_asked in zip(computed.logits, computed.all_asked, strict=True)
-        ]
+        images = counting.answers(computed.logits, computed.all_asked)
+        counting.frozen(images, computed.frozen)
         self.count(images)
         return Response(
             images=images,
@@ -225,7 +259,7 @@ class Classifier:
 
 
 def _computed(
-    outcomes: Sequence[Done[Logits] | BaseException], decode_s: float, all_asked: Sequence[bool]
+    outcomes: Sequence[tuple[Outcome, Frozen | None]], decode_s: float, all_asked: Sequence[bool]
 ) -> Computed:
     """What became of every image; the times are the longest of all.
 
@@ -234,7 +268,7 @@ def _computed(
     """
     logits: list[Logits | CorollaError] = []
     done: list[Done[Logits]] = []
-    for outcome in outcomes:
+    for outcome, _ in outcomes:
         if isinstance(outcome, Done):
             done.append(outcome)
             logits.append(outcome.result)
@@ -247,7 +281,8 @@ def _computed(
         queue_s=max((each.queue_s for each in done), default=0.0),
         forward_s=max((each.run_s for each in done), default=0.0),
     )
-    return Computed(logits=logits, timings=timings, all_asked=all_asked)
+    frozen = [said for _, said in outcomes]
+    return Computed(logits=logits, timings=timings, all_asked=all_asked, frozen=frozen)
 
 
 def _check_shape(image: Image, spec: Preprocess) -> None:

@@ -6,7 +6,6 @@ once, so that how members agree can be counted on a fair sample; they are answer
 Shapes: n images, k members asked so far, C classes.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,7 +20,6 @@ from petl_vit.batch import Model
 from petl_vit.combine import Answer, Array, combine
 from serving.engine.batcher import Done
 from serving.engine.engine import Job, Logits
-from serving.request import Image
 
 Outcome = Done[Logits] | BaseException
 """The logits of the members that an image was put to, in the order in which they are asked; or its error."""
@@ -87,6 +85,7 @@ async def ask(
     models: Sequence[Model],
     *,
     all_of: Sequence[bool],
+    witnesses: Sequence[Model | None],
     submit: Submit,
     in_pool: InPool,
 ) -> list[Outcome]:
@@ -95,6 +94,7 @@ async def ask(
     Args:
         models: The members, as the route lists them.
         all_of: For each image, whether it is put to all members at once.
+        witnesses: For each image, what its first job has besides; `submit` keeps what that says.
 
     Returns:
         For each image the logits of the members it was put to, in the order in which they are asked, and the
@@ -106,8 +106,8 @@ async def ask(
     """
     in_order = [models[i] for i in asking.cascade.order]
     jobs = [
-        Job(image=image, models=tuple(in_order if whole else in_order[:1]))
-        for image, whole in zip(images, all_of, strict=True)
+        Job(image=image, models=tuple(in_order if whole else in_order[:1]), witness=witness)
+        for image, whole, witness in zip(images, all_of, witnesses, strict=True)
     ]
     outcomes = await submit(jobs, later=False)
     for model in in_order[1:]:
@@ -144,11 +144,3 @@ def _longer(before: Outcome, outcome: Outcome) -> Outcome:
         queue_s=before.queue_s + outcome.queue_s,
         run_s=before.run_s + outcome.run_s,
     )
-
-
-def in_share(image: Image, share: float) -> bool:
-    """Whether an image is in a share of all images, by its content alone: the same on every replica."""
-    if not 0 < share < 1:
-        return share >= 1
-    digest = hashlib.blake2b(image if isinstance(image, bytes) else image.tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest) < share * 2**64

@@ -104,6 +104,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
             "max_queue_rows": _UNBOUNDED,
             "max_queue_bytes": _UNBOUNDED,
             "cascade_full_share": 0.0,  # nobody reads the metrics
+            "frozen_share": 0.0,
         }
         service = Service(Settings.read({**settings, **fixed}))
         plan = service.catalog.plan(bulk.task, bulk.route, extrapolate=bulk.extrapolate)

@@ -44,10 +44,13 @@ class Job:
     Attributes:
         image: [3, S, S] float32, preprocessed.
         models: One row of the forward each.
+        witness: One row more, that nobody waits for: it takes no room in the queue, and the job does not
+            fail where it does.
     """
 
     image: Tensor
     models: tuple[Model, ...]
+    witness: Model | None = None
 
     @property
     def rows(self) -> int:
@@ -60,7 +63,7 @@ class Job:
 
 
 Logits = list[NDArray[np.float64]]
-"""One [C] for each model of a job."""
+"""One [C] for each model of a job; and where it has a witness that did not fail, what that says."""
 
 
 class Engine:
@@ -93,12 +96,13 @@ class Engine:
 
     def _run_size(self, jobs: list[Job]) -> list[Logits | Exception]:
         images = [job.image for job in jobs]
-        rows = [Row(image=i, model=model) for i, job in enumerate(jobs) for model in job.models]
+        models = [job.models if job.witness is None else (*job.models, job.witness) for job in jobs]
+        rows = [Row(image=i, model=model) for i, of_job in enumerate(models) for model in of_job]
         outputs = iter([output for part in self._parts(rows) for output in self._forward(images, part)])
         answers: list[Logits | Exception] = []
-        for job in jobs:
-            of_job = list(islice(outputs, job.rows))
-            error = next((output for output in of_job if isinstance(output, Exception)), None)
+        for job, run in zip(jobs, models, strict=True):
+            of_job = list(islice(outputs, len(run)))
+            error = next((output for output in of_job[: job.rows] if isinstance(output, Exception)), None)
             answers.append(error or [z.double().numpy() for z in of_job if isinstance(z, Tensor)])
         return answers
 

@@ -54,7 +54,7 @@ def _first(
     additions.add("corolla_feedback_total", (*place.base, outcome(correct)))
     _bins(additions, place, prediction.confidence, correct)
     if prediction.inclusion:
-        _moments(additions, place, 1 / prediction.inclusion, correct - prediction.confidence)
+        _moments(additions, place, 1 / prediction.inclusion, prediction.confidence, correct)
     votes = zip(prediction.members, prediction.votes, strict=False)
     right = {member: vote in label.truth for member, vote in votes if vote is not None}
     for member in place.members:
@@ -85,20 +85,23 @@ def _bins(additions: Additions, place: RouteLabels, confidence: float, correct: 
     additions.add("corolla_feedback_bin_confidence_ratio_total", bin_, confidence)
 
 
-def _moments(additions: Additions, place: RouteLabels, weight: float, surplus: float) -> None:
-    """What prediction-powered accuracy and its interval need of one requested label.
+def _moments(
+    additions: Additions, place: RouteLabels, weight: float, confidence: float, correct: bool
+) -> None:
+    """What prediction-powered accuracy, its interval and alarms need of one requested label.
 
     Args:
         weight: So many images it speaks for.
-        surplus: How much better the answer was than its confidence: 1 or 0, minus the confidence.
     """
-    if not math.isfinite(surplus):
+    if not math.isfinite(confidence):
         return
+    surplus = correct - confidence
     up, down = max(surplus, 0.0), max(-surplus, 0.0)
     square = weight * weight
     moments = {
         "w": weight,
         "w2": square,
+        "wrong": weight * (not correct),
         "up": weight * up,
         "down": weight * down,
         "w2_up": square * up,

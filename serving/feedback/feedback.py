@@ -46,6 +46,7 @@ _SAY_S = 60.0  # between two lines of the log about one trouble
 class _Read:
     """A label whose prediction id was opened and whose classes are known."""
 
+    prediction_id: str
     prediction: Prediction
     label: KeptLabel
 
@@ -177,7 +178,7 @@ class Feedback:
         kept = KeptLabel(
             truth=truth, source=label.source, revision=label.revision, labelled_at=label.labelled_at
         )
-        return _Read(prediction=prediction, label=kept)
+        return _Read(prediction_id=label.prediction_id, prediction=prediction, label=kept)
 
     def _say(self, line: str, error: CorollaError) -> None:
         """Once in a while, as clients send again and again."""
@@ -241,6 +242,9 @@ class _Call:
             kept.append((prediction, label, decision))
         taken = decision.status is not Status.CONFLICT
         correct = taken and label.outcome(prediction.predicted) is Outcome.CORRECT
+        if decision.first_class and not correct:
+            wrong = (*place.base, "incorrect")
+            self._additions.examples["corolla_feedback_total", wrong] = read.prediction_id
         return LabelResult(status=decision.status, correct=correct, message=decision.message)
 
     def _late(self, read: _Read) -> LabelResult:

@@ -9,7 +9,15 @@ _EDGES = {definition.name: definition.buckets for definition in KEPT}
 
 
 class Additions(dict[Key, float]):
-    """Amounts by series; `Series.add` shows them."""
+    """Amounts by series; `Series.add` shows them.
+
+    Attributes:
+        examples: For a counter by its name and label values, the prediction id that is its exemplar then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[tuple[str, Labels], str] = {}
 
     def add(self, name: str, labels: Labels, amount: float = 1) -> None:
         """Adds to a counter."""

@@ -5,6 +5,7 @@ Edges of buckets never change within a series' life: a new set of edges is a new
 """
 
 from petl_vit.confidence import EDGES
+from petl_vit.signals import DISTANCE_EDGES, MARGIN_EDGES
 from serving.metrics.feedback_definitions import FEEDBACK
 from serving.metrics.series import Definition
 from serving.metrics.series import counter as _counter
@@ -64,10 +65,65 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "Entropy of the answered probabilities.",
             _ENTROPY,
         ),
+        _histogram(
+            "corolla_margin_ratio",
+            "route domain",
+            "Probability of the answered class minus that of the runner-up.",
+            MARGIN_EDGES,
+        ),
         _counter(
             "corolla_invalid_scores_total",
             "route member",
-            "NaN or infinite scores, which no histogram counts; the member `ensemble` is the answer itself.",
+            "NaN or infinite scores, which nothing else counts; the member `ensemble` is the answer itself, "
+            "`frozen` what the frozen backbone says.",
+        ),
+    ),
+    "Estimates": (
+        _counter(
+            "corolla_estimated_correct_total",
+            "route domain method",
+            "Right answers that a method expects, without labels: the sum of the answers' confidences "
+            "(confidence), of the shares of the members whose class they are (vote; two or more members), "
+            "and the answers whose log confidence (atc_mc) or negative entropy (atc_ne) reaches the "
+            "threshold of the route's reference.",
+        ),
+        _counter(
+            "corolla_estimated_predictions_total",
+            "route domain method",
+            "Images that a method scored: what its estimate divides by. The atc methods score only while "
+            "there is a reference of exactly what answers.",
+        ),
+        _counter(
+            "corolla_estimated_correct_squares_total",
+            "route domain",
+            "The sum of the squares of the confidences, for intervals; over "
+            '`corolla_estimated_predictions_total{method="confidence"}`.',
+        ),
+    ),
+    "Frozen share": (
+        _counter(
+            "corolla_frozen_predictions_total",
+            "route domain",
+            "Images that the frozen backbone with its task's base head answered beside a named route: "
+            "`--frozen-share` of all, by their content.",
+        ),
+        _counter(
+            "corolla_base_overrides_total",
+            "route domain",
+            "Those of them where the route answers another class than the base head alone.",
+        ),
+        _histogram(
+            "corolla_feature_distance_ratio",
+            "route domain",
+            "Distance of their frozen features from those of the reference images, divided by what 95 % of "
+            "these do not exceed; only while there is a reference with features of exactly what answers.",
+            DISTANCE_EDGES,
+        ),
+        _counter(
+            "corolla_foreign_inputs_total",
+            "route domain",
+            "Those of them that are farther: beyond a ratio of 1. Divide by "
+            "`corolla_feature_distance_ratio_count`; of images like the reference's it is 5 %.",
         ),
     ),
     "Classes": (
@@ -143,6 +199,75 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "corolla_cascade_full_agreements_total",
             "route domain",
             "Those of them that all members together answer as the cascade did.",
+        ),
+    ),
+    "References": (
+        _gauge(
+            "corolla_reference_info",
+            "route digest data reference",
+            "1 for the reference of a named route, with the digests of the route that was measured, of the "
+            "images, and of all that it says. Replicas that compare with others show other digests.",
+        ),
+        _gauge(
+            "corolla_reference_stale",
+            "route",
+            "1 while the reference of a named route is of other versions, weights, temperature or thresholds "
+            "than those that answer: nothing is estimated by it, and it has no gauges but this and "
+            "`corolla_reference_info`.",
+        ),
+        _gauge(
+            "corolla_reference_images",
+            "route",
+            "Labelled images behind all numbers of the reference; 0 where a route has none, or a stale one.",
+        ),
+        _gauge("corolla_reference_accuracy_ratio", "route", "Share of them that are answered rightly."),
+        _gauge(
+            "corolla_reference_member_accuracy_ratio",
+            "route member",
+            "Share of them that a member answers rightly; routes of at most 16 members.",
+        ),
+        _gauge("corolla_reference_confidence_ratio", "route", "Mean probability of the answered class."),
+        _gauge(
+            "corolla_reference_confidence_cdf_ratio",
+            "route edge",
+            "Share of them whose confidence does not exceed an edge: an `le` of "
+            "`corolla_prediction_confidence_ratio`, which a gauge may not have.",
+        ),
+        _gauge(
+            "corolla_reference_bin_ratio",
+            "route bin",
+            "Share of them in a bin of `corolla_prediction_bin_total`.",
+        ),
+        _gauge(
+            "corolla_reference_pair_agreement_ratio",
+            "route pair",
+            "Share of them of which two members name the same class; routes of 2 to 8 members.",
+        ),
+        _gauge(
+            "corolla_reference_agreement_ratio",
+            "route",
+            "Mean share of the members whose class is the answer's.",
+        ),
+        _gauge(
+            "corolla_reference_unanimous_ratio",
+            "route",
+            "Share of them that all members answer alike; two or more members, where it was measured.",
+        ),
+        _gauge(
+            "corolla_reference_estimate_ratio",
+            "route method",
+            "Accuracy that an estimate without labels makes of them: confidence, vote, atc_mc, atc_ne.",
+        ),
+        _gauge(
+            "corolla_reference_rate_ratio",
+            "route indicator",
+            "Mean over them of a number that alarms watch: error, unsure, low_score, disagreement (of two or "
+            "more members), foreign and override (where they were measured).",
+        ),
+        _gauge(
+            "corolla_temperature_ratio",
+            "route",
+            "What divides the combined logits of a named route now; a cascade's, once all members are asked.",
         ),
     ),
     "Feedback": FEEDBACK,

@@ -6,11 +6,13 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from petl_vit.confidence import bin_of
+from model_store.format.reference import Reference
 from serving.metrics.additions import Additions
+from serving.metrics.answers import Answered, Answers
 from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.feedback_definitions import KEPT
@@ -18,6 +20,7 @@ from serving.metrics.label_requests import Reason
 from serving.metrics.label_values import (
     ADHOC,
     ENSEMBLE,
+    FROZEN,
     MAX_PLACES,
     MAX_ROUTES,
     OTHER,
@@ -26,12 +29,12 @@ from serving.metrics.label_values import (
     ZERO_PLACES,
     Domains,
     RouteLabels,
-    consensus,
     member_labels,
     of_route,
 )
+from serving.metrics.references import References
+from serving.metrics.scoring import Scoring
 from serving.metrics.series import Key, Labels, Series
-from serving.metrics.top_classes import TopClasses, class_label
 
 DROPS = ("expired", "cancelled", "unmeetable", "full_rows", "full_bytes")
 
@@ -66,8 +69,9 @@ class Metrics:
         self._zero_places = zero_places
         self._places: dict[tuple[str, str], RouteLabels] = {}
         self._adapters: dict[tuple[str, str], Labels] = {}
-        self._top_classes: dict[str, TopClasses] = {}
+        self._answers = Answers(self._series)
         self._cascades = Cascades(self._series)
+        self._references = References(self._series)
         self._series.keep(kept or {})
         if kept is None:
             self._series.hidden = frozenset(definition.name for definition in KEPT)
@@ -151,13 +155,24 @@ class Metrics:
             if full or name in RESERVED_ROUTES:
                 self._create_route(OTHER, ())
                 return OTHER
-            for member in set(self.known_routes.get(name, ())) - set(labels):
-                self._forget_adapter(name, member)
+            if (before := self.known_routes.get(name)) != labels:
+                for member in set(before or ()) - set(labels):
+                    self._forget_adapter(name, member)
+                self._references.show(name, labels, None, "")
             self.known_routes[name] = labels
             self._cascades.mark(name, void)
-            self._top_classes.setdefault(name, TopClasses([*map(class_label, classes)]))
+            self._answers.know(name, classes)
             self._create_route(name, labels)
             return name
+
+    def scoring(self, route: str, digest: str) -> Scoring | None:
+        """What answers are scored by, where there is a reference of exactly what made them.
+
+        Args:
+            digest: Of what answered (`model_store.resolution.reference.referenced_route`).
+        """
+        scoring = self._references.scoring.get(route)
+        return scoring if scoring is not None and scoring.route == digest else None
 
     def add_domain(self, name: str) -> bool:
         """Makes a domain known, and shows its series at zero; returns whether it is new.
@@ -173,44 +188,26 @@ class Metrics:
                 self._create_route(route, self.known_routes.get(route, ()))
             return True
 
-    def prediction(
-        self,
-        *,
-        route: str,
-        domain: str,
-        predicted: int,
-        class_name: str = "",
-        votes: Sequence[int],
-        voted: int | None = None,
-        confidence: float,
-        entropy: float,
-        mutual_information: float,
-        agreement: float,
-    ) -> None:
-        """One image was answered.
+    def predictions(self, route: str, domain: str, images: Sequence[Answered]) -> None:
+        """Images of one request were answered; a scrape shows all of them or none.
 
         Args:
             domain: A label from `Domains.label`.
-            predicted: The answered class, by its index.
-            class_name: Its name.
-            votes: Each member's class, in the order of the route's members; none where they are not counted.
-            voted: The class that all members answer, which votes are compared with; None is `predicted`.
-            agreement: Share of the votes that are that class.
         """
         labels = self._places.get((route, domain)) or self.place(route, domain)
         with self._lock:
-            self._numbers["corolla_predictions_total"].add(labels.base)
-            self._class(labels.base[0], class_name)
-            self._score("corolla_prediction_entropy_nats", labels, entropy)
-            if self._score("corolla_prediction_confidence_ratio", labels, confidence):
-                self._numbers["corolla_prediction_bin_total"].add(labels.bins[bin_of(confidence)])
-            if len(votes) > 1:
-                self._numbers["corolla_ensemble_predictions_total"].add(labels.consensus[consensus(votes)])
-                self._score("corolla_ensemble_mutual_information_nats", labels, mutual_information)
-                # 3 of 10 may arrive as a float just above 0.3, the edge it belongs under.
-                self._score("corolla_ensemble_agreement_ratio", labels, round(agreement, 6))
-            if len(votes) == len(labels.members):
-                self._votes(labels, predicted if voted is None else voted, votes)
+            for image in images:
+                self._answers.count(labels, image)
+
+    def prediction(self, *, route: str, domain: str, **image: Any) -> None:
+        """One image was answered; see `Answered`."""
+        self.predictions(route, domain, [Answered(**image)])
+
+    def frozen(self, *, route: str, domain: str, override: bool, distance: float | None) -> None:
+        """The frozen backbone answered one image of a named route too; see `Answers.frozen`."""
+        labels = self._places.get((route, domain)) or self.place(route, domain)
+        with self._lock:
+            self._answers.frozen(labels, override=override, distance=distance)
 
     def cascade(self, *, route: str, domain: str, asked: int, as_all: bool | None) -> None:
         """A cascade answered one image by so many members.
@@ -222,40 +219,11 @@ class Metrics:
         with self._lock:
             self._cascades.count(base, asked, as_all)
 
-    def _class(self, route: str, name: str) -> None:
-        top = self._top_classes.get(route)
-        if top is None or not name:
-            return
-        name, values = class_label(name), self._numbers["corolla_class_predictions_total"].values
-        if (gone := top.add(name)) is not None:
-            del values[route, gone]
-        if name in top.shown:
-            values[route, name] = top.count(name)
-
-    def _votes(self, labels: RouteLabels, predicted: int, votes: Sequence[int]) -> None:
-        scored = self._numbers["corolla_member_predictions_total"].values
-        agreed = self._numbers["corolla_member_vote_agreements_total"].values
-        for member, vote in zip(labels.members, votes, strict=True):
-            scored[member] += 1
-            agreed[member] += vote == predicted
-        compared = self._numbers["corolla_ensemble_pair_comparisons_total"].values
-        same = self._numbers["corolla_ensemble_pair_agreements_total"].values
-        for first, second, pair in labels.pairs:
-            compared[pair] += 1
-            same[pair] += votes[first] == votes[second]
-
-    def _score(self, name: str, labels: RouteLabels, value: float) -> bool:
-        if not math.isfinite(value):
-            self._numbers["corolla_invalid_scores_total"].add((labels.base[0], ENSEMBLE))
-            return False
-        # Rounding leaves an entropy at -1e-9, and a negative value would look like a counter's reset.
-        self._histograms[name].observe(max(value, 0.0), labels.base)
-        return True
-
     def invalid_scores(self, route: str, member: str) -> None:
-        """A member of a route gave NaN or infinite scores for one image."""
+        """A member of a route, or the frozen backbone, gave NaN or infinite scores for one image."""
         route = self.label_of(route)
-        known = member in self.known_routes.get(route, ())
+        members = self.known_routes.get(route)
+        known = members is not None and member in (*members, FROZEN)
         with self._lock:
             self._numbers["corolla_invalid_scores_total"].add((route, member if known else ENSEMBLE))
 
@@ -271,6 +239,8 @@ class Metrics:
         """Shows what labels added, once they and it are kept."""
         with self._lock:
             self._series.add(additions)
+            for (name, labels), prediction_id in additions.examples.items():
+                self._numbers[name].show(labels, prediction_id)
 
     def restore(self, kept: Mapping[Key, float]) -> None:
         """Shows what was kept of labels, in place of what is shown of them."""
@@ -326,6 +296,22 @@ class Metrics:
         labels = self._adapters.pop((route, member), None)
         if labels is not None:
             del self._numbers["corolla_adapter_info"].values[labels]
+
+    def set_temperature(self, route: str, temperature: float) -> None:
+        """A named route answers by this temperature."""
+        with self._lock:
+            if route in self.known_routes:
+                self._numbers["corolla_temperature_ratio"].set(temperature, (route,))
+
+    def set_reference(self, route: str, reference: Reference | None, stale: str = "") -> None:
+        """A named route is compared with this reference from now on, or with none.
+
+        Args:
+            stale: Why it is not of what answers now, so that nothing is estimated by it; else empty.
+        """
+        with self._lock:
+            if route in self.known_routes:
+                self._references.show(route, self.known_routes[route], reference, stale)
 
     def set_row_buffers(self, size: int) -> None:
         """The buffers for rows take `size` bytes between forward passes."""
@@ -388,7 +374,8 @@ class Metrics:
     def _create_place(self, route: str, domain: str, members: tuple[str, ...]) -> None:
         """Shows all series of a route in a domain at once, for a ratio needs both of its counters."""
         labels = self._places[route, domain] = RouteLabels.of(route, domain, members)
-        counters, histograms = labels.shown(cascade=route in self._cascades.void)
+        named, cascade = route in self.known_routes, route in self._cascades.void
+        counters, histograms = labels.shown(named=named, cascade=cascade)
         for name, all_values in counters.items():
             for values in all_values:
                 self._numbers[name].create(values)
@@ -402,7 +389,4 @@ class Metrics:
         for name, all_values in of_route(route, members).items():
             for values in all_values:
                 self._numbers[name].create(values)
-        for member in (ENSEMBLE, *members):
-            self._numbers["corolla_invalid_scores_total"].create((route, member))
-        for name in self._top_classes[route].shown if route in self._top_classes else ():
-            self._numbers["corolla_class_predictions_total"].create((route, name))
+        self._answers.create(route, members)

@@ -65,9 +65,10 @@ KEPT = (
         "corolla_feedback_moment_total",
         "route domain moment",
         "Sums over the labels of corolla_feedback_total that were requested, for prediction-powered "
-        "accuracy: with w = 1 / inclusion probability and d = correct (1 or 0) - confidence, of w (w), "
-        "w^2 (w2), w d where d is positive (up) and -w d where it is negative (down), likewise with w^2 "
-        "(w2_up, w2_down), and w^2 d^2 (w2_square).",
+        "accuracy and alarms: with w = 1 / inclusion probability and d = correct (1 or 0) - confidence, of w "
+        "(w), w^2 (w2), w of wrong answers (wrong: over w, their share among all images), w d where d is "
+        "positive (up) and -w d where it is negative (down), likewise with w^2 (w2_up, w2_down), and w^2 d^2 "
+        "(w2_square).",
     ),
     histogram(
         "corolla_feedback_delay_seconds",

@@ -13,6 +13,8 @@ from itertools import combinations, permutations
 from model_store.names import check_name
 from petl_vit.confidence import BINS
 from petl_vit.errors import InvalidInput, near
+from petl_vit.estimators import SCORES
+from petl_vit.signals import METHODS
 from serving.metrics.label_requests import REASONS
 from serving.metrics.series import Labels
 
@@ -29,13 +31,14 @@ OTHER = "other"
 UNSET = "unset"
 UNKNOWN = "unknown"
 ENSEMBLE = "ensemble"
+FROZEN = "frozen"
 RESERVED_ROUTES = frozenset({ADHOC, OTHER, UNKNOWN})
 CONSENSUS = ("unanimous", "majority", "plurality", "tie")
 OUTCOMES = ("correct", "incorrect")
 PAIR_OUTCOMES = ("both_correct", "both_wrong", "first_only", "second_only")
 STATUSES = ("matched", "duplicate", "corrected", "conflict", "late", "invalid_token", "invalid_class")
 SOURCES = ("gold", "user", "downstream", "implicit")
-MOMENTS = ("w", "w2", "up", "down", "w2_up", "w2_down", "w2_square")
+MOMENTS = ("w", "w2", "wrong", "up", "down", "w2_up", "w2_down", "w2_square")
 
 
 class Domains:
@@ -109,6 +112,7 @@ class RouteLabels:
         base: Route and domain.
         consensus: By the shape of the vote.
         bins: By confidence.
+        methods: By how right answers are expected.
         members: In the order of the route's members.
         pairs: Two members' positions and their labels.
     """
@@ -116,6 +120,7 @@ class RouteLabels:
     base: Labels
     consensus: Mapping[str, Labels]
     bins: tuple[Labels, ...]
+    methods: Mapping[str, Labels]
     members: tuple[Labels, ...]
     pairs: tuple[tuple[int, int, Labels], ...]
 
@@ -128,15 +133,24 @@ class RouteLabels:
             base=base,
             consensus={shape: (*base, shape) for shape in CONSENSUS},
             bins=tuple((*base, str(bin_)) for bin_ in range(BINS)),
+            methods={method: (*base, method) for method in METHODS},
             members=tuple((*base, member) for member in members),
-            pairs=tuple((i, j, (*base, ":".join(sorted((members[i], members[j]))))) for i, j in pairs),
+            pairs=tuple((i, j, (*base, pair_label(members[i], members[j]))) for i, j in pairs),
         )
 
-    def shown(self, *, cascade: bool) -> tuple[dict[str, Sequence[Labels]], list[str]]:
-        """The counters with the labels, and the histograms with `base`, that are shown at zero."""
+    def shown(self, *, named: bool, cascade: bool) -> tuple[dict[str, Sequence[Labels]], list[str]]:
+        """The counters with the labels, and the histograms with `base`, that are shown at zero.
+
+        Args:
+            named: Whether it is a named route, which alone has references and a frozen share.
+        """
         pairs = [pair for *_, pair in self.pairs]
+        methods = [self.methods[name] for name in self._methods(named=named)]
         counters: dict[str, Sequence[Labels]] = {
             "corolla_predictions_total": [self.base],
+            "corolla_estimated_correct_total": methods,
+            "corolla_estimated_predictions_total": methods,
+            "corolla_estimated_correct_squares_total": [self.base],
             "corolla_prediction_bin_total": self.bins,
             "corolla_member_predictions_total": self.members,
             "corolla_member_vote_agreements_total": self.members,
@@ -147,7 +161,15 @@ class RouteLabels:
                 (*member, outcome(correct)) for member in self.members for correct in (True, False)
             ],
         }
-        histograms = ["corolla_prediction_confidence_ratio", "corolla_prediction_entropy_nats"]
+        histograms = [
+            "corolla_prediction_confidence_ratio",
+            "corolla_prediction_entropy_nats",
+            "corolla_margin_ratio",
+        ]
+        if named:
+            for name in ("frozen_predictions", "base_overrides", "foreign_inputs"):
+                counters[f"corolla_{name}_total"] = [self.base]
+            histograms.append("corolla_feature_distance_ratio")
         if len(self.members) != 1:  # one member never disagrees
             counters["corolla_ensemble_predictions_total"] = list(self.consensus.values())
             histograms += ["corolla_ensemble_agreement_ratio", "corolla_ensemble_mutual_information_nats"]
@@ -156,6 +178,11 @@ class RouteLabels:
             counters["corolla_cascade_full_agreements_total"] = [self.base]
             histograms.append("corolla_cascade_members_asked")
         return counters, histograms
+
+    def _methods(self, *, named: bool) -> Sequence[str]:
+        """Those that can be counted: one member alone has no vote, and only named routes have references."""
+        voting = ("vote",) if len(self.members) != 1 else ()
+        return ("confidence", *voting, *(SCORES if named else ()))
 
     def _of_labels(self) -> dict[str, Sequence[Labels]]:
         """The counters of labels that come back, but for those of members."""
@@ -195,6 +222,11 @@ def member_labels(members: Sequence[str]) -> tuple[str, ...]:
         counts[member] = counts.get(member, 0) + 1
         labels.append(member if counts[member] == 1 else f"{member}#{counts[member]}")
     return tuple(labels)
+
+
+def pair_label(first: str, second: str) -> str:
+    """The label of two members of a route."""
+    return ":".join(sorted((first, second)))
 
 
 def consensus(votes: Sequence[int]) -> str:

@@ -2,14 +2,16 @@
 
 `/metrics` are the metrics, in the format and encoding that the scraper asks for; `?name[]=` shows only the
 named ones. `/healthz` is 200 while the process lives. `/readyz` is 200 while requests are served, else 503
-with the reason. All take GET and HEAD, with or without a slash at the end; any other path is 404.
+with the reason. Whoever opens the port may add pages. All take GET and HEAD, with or without a slash at
+the end; any other path is 404.
 """
 
 import gzip
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from socket import SOCK_STREAM, AddressFamily, getaddrinfo
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Lock, Thread
@@ -40,10 +42,16 @@ _Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
+class Answer:
+    """What a page says."""
+
     status: str = "200 OK"
     headers: _Headers = (("Content-Type", _TEXT),)
     body: bytes = b""
+
+
+Page = Callable[[], Answer]
+"""Called from other threads, at every request."""
 
 
 class MetricsPort:
@@ -54,6 +62,7 @@ class MetricsPort:
         port: 0 picks a free one; `port` says which.
         host: An address or a name.
         unready: Why requests are not served at this moment; None while they are. Called from other threads.
+        pages: Others, by path.
 
     Raises:
         InvalidInput: The address cannot be listened on.
@@ -66,16 +75,18 @@ class MetricsPort:
         port: int,
         host: str = "127.0.0.1",
         unready: Callable[[], str | None] = lambda: None,
+        pages: Mapping[str, Page] | None = None,
     ) -> None:
         self._registry, self._unready = registry, unready
         self._rendering = (
             Lock()
         )  # one scrape after the other: two at once take as long, and longer from others
-        self._pages: Mapping[str, Callable[[WSGIEnvironment], _Answer]] = {
+        self._pages: dict[str, Callable[[WSGIEnvironment], Answer]] = {
             "/metrics": self._metrics,
-            "/healthz": lambda _: _Answer(body=b"ok\n"),
+            "/healthz": lambda _: Answer(body=b"ok\n"),
             "/readyz": lambda _: self._ready(),
         }
+        self._pages |= {path: partial(_packed, page) for path, page in (pages or {}).items()}
         try:
             self._server = _listening(host, port, self._answer)
         except OSError as error:
@@ -95,45 +106,57 @@ class MetricsPort:
         self._thread.join()
 
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/")
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/") or "/"
         page = self._pages.get(path)
         if page is None:
             text = f"{environ['PATH_INFO']} is not a page of this port; it has {', '.join(self._pages)}\n"
-            answer = _Answer(status="404 Not Found", body=text.encode("utf-8", "replace"))
+            answer = Answer(status="404 Not Found", body=text.encode("utf-8", "replace"))
         elif method in ("GET", "HEAD"):
-            answer = page(environ)
+            answer = _answered(page, environ)
         else:
             status = "200 OK" if method == "OPTIONS" else "405 Method Not Allowed"
-            answer = _Answer(status=status, headers=(("Allow", ", ".join(_METHODS)),))
+            answer = Answer(status=status, headers=(("Allow", ", ".join(_METHODS)),))
         _skip_body(environ)
         length = ("Content-Length", str(len(answer.body)))
         start(answer.status, [*answer.headers, ("Cache-Control", "no-store"), length])
         return [] if method == "HEAD" else [answer.body]
 
-    def _ready(self) -> _Answer:
+    def _ready(self) -> Answer:
         reason = self._unready()
         if reason is None:
-            return _Answer(body=b"ok\n")
-        return _Answer(status="503 Service Unavailable", body=f"{reason}\n".encode())
+            return Answer(body=b"ok\n")
+        return Answer(status="503 Service Unavailable", body=f"{reason}\n".encode())
 
-    def _metrics(self, environ: WSGIEnvironment) -> _Answer:
+    def _metrics(self, environ: WSGIEnvironment) -> Answer:
         names = parse_qs(environ.get("QUERY_STRING", "")).get("name[]")
         # Types say that a header is there always; the functions take None where it is not.
         encoder, kind = choose_encoder(environ.get("HTTP_ACCEPT", ""))
         shown = self._registry if names is None else self._registry.restricted_registry(_with_parts(names))
         with self._rendering:
-            body = encoder(_Paced(shown))
-            headers: tuple[tuple[str, str], ...] = (
-                ("Content-Type", kind),
-                ("Vary", "Accept, Accept-Encoding"),
-            )
-            if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
-                body = gzip.compress(body, _LEVEL)
-                headers = (*headers, ("Content-Encoding", "gzip"))
-        return _Answer(headers=headers, body=body)
+            headers = (("Content-Type", kind), ("Vary", "Accept, Accept-Encoding"))
+            return _packed(lambda: Answer(headers=headers, body=encoder(Paced(shown))), environ)
 
 
-class _Paced(Collector):
+def _answered(page: Callable[[WSGIEnvironment], Answer], environ: WSGIEnvironment) -> Answer:
+    """What a page says; a fault of it is told, and ends nothing else."""
+    try:
+        return page(environ)
+    except Exception:
+        _log.exception("%s could not be written", environ["PATH_INFO"])
+        text = b"a fault of corolla: this page could not be written; the log has the traceback\n"
+        return Answer(status="500 Internal Server Error", body=text)
+
+
+def _packed(page: Page, environ: WSGIEnvironment) -> Answer:
+    """What a page says, compressed for those who take that."""
+    answer = page()
+    if not gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
+        return answer
+    headers = (*answer.headers, ("Content-Encoding", "gzip"))
+    return replace(answer, headers=headers, body=gzip.compress(answer.body, _LEVEL))
+
+
+class Paced(Collector):
     """The metrics of a registry, read with pauses, so that no other thread waits long for the interpreter."""
 
     def __init__(self, registry: Any) -> None:

@@ -10,7 +10,7 @@ import binascii
 import hmac
 import json
 import secrets
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from model_store.place.whole_file import write_whole
@@ -94,7 +94,8 @@ class PredictionIds:
             confidence=round(prediction.confidence, 6),
             created_at=round(prediction.created_at, 3),
         )
-        payload = json.dumps(astuple(rounded), separators=(",", ":"), ensure_ascii=False).encode()
+        said = [getattr(rounded, name) for name in _FIELDS]  # `astuple` would copy every vote
+        payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
         prediction_id = _encode(_mac(self._keys[0], _FORM, payload) + payload)
         assert len(prediction_id) <= MAX_LENGTH, f"{len(prediction_id)} characters could not be opened again"
         return prediction_id

@@ -6,6 +6,7 @@ one costs less than half (docs/decisions/0005-serving.md). Knows nothing of what
 """
 
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from typing import Literal
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 Labels = tuple[str, ...]
 Kind = Literal["counter", "gauge", "histogram"]
+
+EXEMPLAR_CHARACTERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +54,21 @@ def histogram(name: str, labels: str, text: str, buckets: tuple[float, ...]) -> 
     return Definition(name=name, kind="histogram", labels=tuple(labels.split()), help=text, buckets=buckets)
 
 
+def exemplar(prediction_id: str, value: float) -> Exemplar:
+    """One answer that a counter or a bucket counted; scrapers that ask for OpenMetrics see it.
+
+    It has the first characters of the answer's prediction id, which tell it from all others: labels of an
+    exemplar have at most 128 characters together.
+    """
+    return Exemplar({"prediction_id": prediction_id[:EXEMPLAR_CHARACTERS]}, value, round(time.time(), 3))
+
+
 Key = tuple[str, Labels, str]
 """A number of a series: its name, its label values, and of a histogram `sum` or the place of a bucket."""
 
 
 class Number:
-    """The values of a counter or a gauge, by label values.
+    """The values of a counter or a gauge, by label values; and of a counter the latest exemplars.
 
     Attributes:
         kept: Values of before this start, for series that are not shown yet.
@@ -64,6 +77,7 @@ class Number:
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.values: dict[Labels, float] = {}
+        self.exemplars: dict[Labels, Exemplar] = {}
         self.kept: dict[Labels, float] = {}
 
     def create(self, labels: Labels) -> None:
@@ -78,24 +92,33 @@ class Number:
     def add(self, labels: Labels = (), amount: float = 1) -> None:
         self.values[labels] = self.values.get(labels, 0) + amount
 
+    def show(self, labels: Labels, prediction_id: str) -> None:
+        """Makes an answer that was counted the exemplar of its series."""
+        self.exemplars[labels] = exemplar(prediction_id, 1)
+
     def set(self, value: float, labels: Labels = ()) -> None:
         self.values[labels] = value
 
     def copy(self) -> "Number":
         copy = Number(self.definition)
-        copy.values = dict(self.values)
+        copy.values, copy.exemplars = dict(self.values), dict(self.exemplars)
         return copy
 
     def family(self) -> Metric:
-        kind = CounterMetricFamily if self.definition.kind == "counter" else GaugeMetricFamily
-        family = kind(self.definition.name, self.definition.help, labels=self.definition.labels)
+        name, text, names = self.definition.name, self.definition.help, self.definition.labels
+        if self.definition.kind == "gauge":
+            gauge = GaugeMetricFamily(name, text, labels=names)
+            for labels, value in self.values.items():
+                gauge.add_metric(labels, value)
+            return gauge
+        counter = CounterMetricFamily(name, text, labels=names)
         for labels, value in self.values.items():
-            family.add_metric(labels, value)
-        return family
+            counter.add_metric(labels, value, exemplar=self.exemplars.get(labels))
+        return counter
 
 
 class Histogram:
-    """The counts per bucket and the sums of a histogram, by label values.
+    """The counts per bucket, their latest exemplars, and the sums of a histogram, by label values.
 
     Attributes:
         kept: Numbers of before this start by their parts, for series that are not shown yet.
@@ -105,6 +128,7 @@ class Histogram:
         self.definition = definition
         self.counts: dict[Labels, list[int]] = {}
         self.sums: dict[Labels, float] = {}
+        self.exemplars: dict[Labels, dict[int, Exemplar]] = {}
         self.kept: dict[Labels, dict[str, float]] = {}
 
     def create(self, labels: Labels) -> None:
@@ -115,11 +139,18 @@ class Histogram:
             for part, value in self.kept.pop(labels, {}).items():
                 self.set(labels, part, value)
 
-    def observe(self, value: float, labels: Labels = ()) -> None:
-        """Counts one value, which must be finite and not negative: a NaN would stay in the sum for ever."""
+    def observe(self, value: float, labels: Labels = (), prediction_id: str = "") -> None:
+        """Counts one value, which must be finite and not negative: a NaN would stay in the sum for ever.
+
+        Args:
+            prediction_id: Of the answer that is the bucket's exemplar from now on; empty for none.
+        """
         self.create(labels)
-        self.counts[labels][bisect_left(self.definition.buckets, value)] += 1
+        bucket = bisect_left(self.definition.buckets, value)
+        self.counts[labels][bucket] += 1
         self.sums[labels] += value
+        if prediction_id:
+            self.exemplars.setdefault(labels, {})[bucket] = exemplar(prediction_id, value)
 
     def set(self, labels: Labels, part: str, value: float) -> None:
         """Sets the sum or a bucket of a series that is shown; ignores a bucket that there is not."""
@@ -139,6 +170,7 @@ class Histogram:
         copy = Histogram(self.definition)
         copy.counts = {labels: list(counts) for labels, counts in self.counts.items()}
         copy.sums = dict(self.sums)
+        copy.exemplars = {labels: dict(buckets) for labels, buckets in self.exemplars.items()}
         return copy
 
     def family(self) -> Metric:
@@ -146,14 +178,18 @@ class Histogram:
             self.definition.name, self.definition.help, labels=self.definition.labels
         )
         for labels, counts in self.counts.items():
-            family.add_metric(labels, list(self._cumulated(counts)), self.sums[labels])
+            buckets = list(self._cumulated(counts, self.exemplars.get(labels, {})))
+            family.add_metric(labels, buckets, self.sums[labels])
         return family
 
-    def _cumulated(self, counts: list[int]) -> Iterator[tuple[str, float]]:
+    def _cumulated(
+        self, counts: list[int], exemplars: Mapping[int, Exemplar]
+    ) -> Iterator[tuple[str, float] | tuple[str, float, Exemplar]]:
         total = 0
-        for edge, count in zip((*self.definition.buckets, math.inf), counts, strict=True):
-            total += count
-            yield "+Inf" if edge == math.inf else str(float(edge)), total
+        for bucket, edge in enumerate((*self.definition.buckets, math.inf)):
+            total += counts[bucket]
+            name = "+Inf" if edge == math.inf else str(float(edge))
+            yield (name, total, exemplars[bucket]) if bucket in exemplars else (name, total)
 
 
 class Series(Collector):

@@ -9,14 +9,16 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from model_store.format.records import Cascade, NamedRoute
 from model_store.names import BASE, LATEST
 from model_store.place.snapshot import Snapshot
 from model_store.resolution.answering import answering, uncalibrated
+from model_store.resolution.reference import referenced_route
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm, resolve
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
 from model_store.routes.text import parse_route
@@ -48,6 +50,11 @@ class Plan:
     temperature: float
     note: str = ""
     cascade: Cascade | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what it computes: a reference of this digest, and no other, is of this plan."""
+        return referenced_route(self.resolved, self.temperature, cascade=self.cascade).digest
 
     @property
     def void(self) -> bool:
@@ -203,6 +210,11 @@ class Catalog:
             InvalidInput: None is named, and there are several.
         """
         return task or self._only_task(self.store)
+
+    @property
+    def named(self) -> Mapping[str, tuple[NamedRoute, Plan]]:
+        """The named routes that can be served, by `task/name`, at the moment of the view."""
+        return self._named
 
     def named_routes(self) -> list[tuple[NamedRoute, Plan]]:
         """Every named route that can be served by this backbone now."""

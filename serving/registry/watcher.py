@@ -24,6 +24,7 @@ class Watcher:
         load: Loads the adapters of a plan.
         announce: Makes a named route known to the metrics.
         changes: Says and records what names have come to mean.
+        compare: Looks for the references of named routes; called with whether one is answered otherwise.
         every_s: Pause between two refreshes, seconds.
         pool: Where refreshes run; they block.
     """
@@ -35,11 +36,13 @@ class Watcher:
         load: Callable[[Plan], object],
         announce: Callable[[Plan], object],
         changes: Changes,
+        compare: Callable[[bool], object],
         every_s: float,
         pool: Executor,
     ) -> None:
         self._catalog, self._load, self._announce = catalog, load, announce
-        self._changes, self._following = changes, threading.Lock()
+        self._changes, self._compare = changes, compare
+        self._following = threading.Lock()
         self._every_s, self._pool = every_s, pool
         self._reachable = True
 
@@ -80,6 +83,7 @@ class Watcher:
                 self._announce(plan)
             self._changes.say(refreshed)
             self._changes.record()
+            self._compare(bool(refreshed.moves))
         return refreshed
 
     def _warm(self, plan: Plan) -> None:

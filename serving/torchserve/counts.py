@@ -11,6 +11,8 @@ _SHOWN = ("corolla_images_total", "corolla_batch_rows", "corolla_batch_adapters"
 COUNTED: tuple[Definition, ...] = (
     *(definition for definition in DEFINITIONS if definition.name in _SHOWN),
     *SECTIONS["Predictions"],
+    *SECTIONS["Estimates"],
+    *SECTIONS["Frozen share"],
     *SECTIONS["Ensembles"],
 )
 """The metrics that TorchServe's endpoint carries; of a histogram, its sum and its count."""

@@ -1,14 +1,20 @@
-"""A reference of two images and one member, for what only stores and finds references."""
+"""References of two images, for what only stores, finds and shows references."""
 
 from datetime import UTC, datetime
 
 from model_store.format.reference import (
+    Pair,
+    RandomFeatureMean,
     Reference,
     ReferenceConfidence,
     ReferenceData,
+    ReferenceFeatures,
+    ReferenceMember,
     ReferenceRoute,
+    ReferenceTerm,
     ReferenceThreshold,
 )
+from petl_vit.combine import Combine
 from petl_vit.confidence import EDGES
 from petl_vit.precision import Precision
 
@@ -43,3 +49,49 @@ def reference_of(route: ReferenceRoute, *, data: str = "d" * 64, minute: int = 0
         confusion=((0, 0, 1), (1, 0, 1)),
         no_estimate="2 images are fewer than 50",
     )
+
+
+def usable_reference(*members: str, **changes: object) -> Reference:
+    """Of an ensemble with members of these names; else as `usable_of`."""
+    route = ReferenceRoute.over(
+        task="digits",
+        name="all",
+        text=", ".join(members),
+        combine=Combine.MEAN,
+        temperature=1.5,
+        task_digest="1" * 64,
+        members=[
+            ReferenceMember(
+                label=name,
+                weight=1.0,
+                terms=(ReferenceTerm(adapter=f"digits/{name}:1", digest=f"{number:064}", alpha=1.0),),
+            )
+            for number, name in enumerate(members)
+        ],
+    )
+    return usable_of(route, **changes)
+
+
+def usable_of(route: ReferenceRoute, **changes: object) -> Reference:
+    """One that estimates may rest on: any two members agree on one image, one is foreign, one overridden."""
+    count = len(route.members)
+    pairs = tuple(
+        Pair(first=i, second=j, agreements=1, both_correct=1, first_only=0, second_only=0, both_wrong=1)
+        for i in range(count)
+        for j in range(i + 1, count)
+    )
+    features = ReferenceFeatures(
+        mean=(0.0,),
+        variance=(1.0,),
+        distance=2.0,
+        beyond=1,
+        random=RandomFeatureMean(seed=0, bandwidth=1.0, mean=(0.1,)),
+    )
+    fields: dict[str, object] = {
+        "pairs": pairs,
+        "features": features,
+        "base_overrides": 1,
+        "unanimous": 1 if pairs else 2,
+        "no_estimate": "",
+    }
+    return Reference.of(**(dict(reference_of(route)) | fields | changes))

@@ -1,6 +1,7 @@
 """The life of a server: start, readiness, stop."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -123,6 +124,23 @@ def test_metrics_are_scraped_over_http(running: Running) -> None:
 
     assert "corolla_ready 1.0" in text
     assert 'corolla_backbone_info{architecture="vit_tiny_patch16_224"' in text
+
+
+def test_the_status_page_shows_what_was_answered(world: World) -> None:
+    with Running(world.settings()) as running, running.client() as client:
+        ask(client)
+        until(lambda: _images(running.server.metrics_port) == 1)
+        status, page = probe(running.server.metrics_port, "")
+
+    assert status == 200
+    assert "Is it still right?" in page
+    assert "shapes/best" in page
+
+
+def _images(port: int) -> int:
+    """How many the status says were answered."""
+    routes = json.loads(probe(port, "status.json")[1])["routes"]
+    return sum(domain["images"] for route in routes for domain in route["domains"])
 
 
 def test_health_turns_off_while_the_oldest_row_is_too_old_and_on_again(

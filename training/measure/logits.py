@@ -154,7 +154,7 @@ def logits_under(
             f"{dataset.name} has no images", field="data", remedy="name a set that has some images"
         )
     wanted = {member_key(member): member for route in routes for member in route.members}
-    parts = _parts(dataset)
+    parts = parts_of(dataset)
     tables = [_Table(of_shift, wanted, len(dataset)) for of_shift in under]
     for spec in dict.fromkeys(member.task.spec.preprocess for member in wanted.values()):
         alike = {key: m for key, m in wanted.items() if m.task.spec.preprocess == spec}
@@ -167,7 +167,7 @@ def logits_under(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class Part:
     """Consecutive images by fingerprint, so that equal sets have equal parts however they are listed.
 
     Attributes:
@@ -180,10 +180,10 @@ class _Part:
     fingerprints: tuple[str, ...]
 
 
-def _parts(dataset: Dataset) -> list[_Part]:
+def parts_of(dataset: Dataset) -> list[Part]:
     order = np.array(sorted(range(len(dataset)), key=dataset.fingerprints.__getitem__), dtype=np.int64)
     return [
-        _Part(
+        Part(
             start=start,
             indices=(some := order[start : start + PART]),
             fingerprints=tuple(dataset.fingerprints[i] for i in some),
@@ -200,7 +200,7 @@ class _Table:
         self._rows = dict[MemberKey, Rows]()
         self._wanted, self._computed = wanted, set[MemberKey]()
 
-    def put(self, key: MemberKey, part: _Part, logits: Rows, *, computed: bool) -> None:
+    def put(self, key: MemberKey, part: Part, logits: Rows, *, computed: bool) -> None:
         if key not in self._rows:
             self._rows[key] = np.empty((self._images, logits.shape[1]), dtype=np.float32)
         self._rows[key][part.indices] = logits
@@ -229,7 +229,7 @@ class _Computing:
         self._images = Resized(dataset, spec, self._vit, kept_bytes=0)
         self._forwards: tuple[tuple[MemberKey, ...], list[_Forward]] = ((), [])
 
-    def fill(self, tables: Sequence[_Table], part: _Part, advance: Callable[[int], None]) -> None:
+    def fill(self, tables: Sequence[_Table], part: Part, advance: Callable[[int], None]) -> None:
         """The rows of one part, under every shift."""
         missing = [self._unstored(table, part) for table in tables]
         pixels = self._images.pixels(torch.from_numpy(part.indices)) if any(missing) else None
@@ -246,7 +246,7 @@ class _Computing:
                     if self._store is not None:
                         self._store.save(self._key(self._members[key], table.shift, part), rows)
 
-    def _unstored(self, table: _Table, part: _Part) -> tuple[MemberKey, ...]:
+    def _unstored(self, table: _Table, part: Part) -> tuple[MemberKey, ...]:
         """The models that have to be computed; the rows of the others are put."""
         missing = []
         for key, member in self._members.items():
@@ -259,7 +259,7 @@ class _Computing:
                 table.put(key, part, stored, computed=False)
         return tuple(missing)
 
-    def _key(self, member: Member, shift: Shift | None, part: _Part) -> str:
+    def _key(self, member: Member, shift: Shift | None, part: Part) -> str:
         of: dict[str, JsonValue] = {
             "backbone": self._loader.record.digest,
             "terms": [[term.digest, float(term.alpha)] for term in member.terms],

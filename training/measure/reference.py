@@ -22,7 +22,7 @@ from model_store.format.reference import (
     ReferenceRoute,
     ReferenceThreshold,
 )
-from petl_vit import cascade, random_features
+from petl_vit import cascade, foreign, random_features
 from petl_vit.combine import Answer, combine
 from petl_vit.confidence import BINS, EDGES, bins_of, cumulative
 from petl_vit.errors import InvalidInput
@@ -54,11 +54,13 @@ class Observed:
         logits: [n, K, C], in the order of the answer's classes; read in slices.
         labels: [n]
         features: [n, D], of the frozen backbone; None where they were not computed.
+        base: [n], what the frozen backbone with the task's base head alone answers; None as before.
     """
 
     logits: Sliced
     labels: Ints
     features: Array | None = None
+    base: Ints | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,7 @@ def reference(
             remedy="measure it with --precision fp32, or train it again",
         )
     correct = said.predicted == labels
+    base = None if observed.base is None else observed.base[said.places]
     return Reference(
         route=route,
         data=data,
@@ -123,6 +126,8 @@ def reference(
         pairs=_pairs(said.votes, labels),
         confidence=_confidence(said.confidence, correct),
         atc=_thresholds(said.scores, correct),
+        unanimous=int((said.votes == said.votes[:, :1]).all(axis=1).sum()),
+        base_overrides=None if base is None else int((said.predicted != base).sum()),
         true=_counts(labels, len(classes)),
         predicted=_counts(said.predicted, len(classes)),
         confusion=_confusion(labels, said.predicted),
@@ -215,15 +220,19 @@ def _confusion(labels: Ints, predicted: Ints) -> tuple[tuple[int, int, int], ...
 
 def _features(features: Array) -> ReferenceFeatures:
     mean, variance = features.mean(axis=0), features.var(axis=0)
-    spread = np.where(variance > 0, variance, 1.0)
-    distances = np.sqrt((((features - mean) ** 2) / spread).mean(axis=1))
+    distances = foreign.left_out(features)
+    usual = float(np.quantile(distances, foreign.SHARE, method="higher"))
+    plane = foreign.Plane.through(features)
     random = RandomFeatures(
         width=features.shape[1], count=_RANDOM, bandwidth=_rounded(random_features.bandwidth(features))
     )
     return ReferenceFeatures(
         mean=tuple(map(_rounded, mean.tolist())),
         variance=tuple(map(_rounded, variance.tolist())),
-        distance=float(np.quantile(distances, 0.95)),
+        directions=len(plane.directions),
+        plane_f16=ReferenceFeatures.packed(plane),
+        distance=usual,
+        beyond=int((distances > usual).sum()),
         random=RandomFeatureMean(
             seed=random.seed,
             bandwidth=random.bandwidth,

@@ -6,6 +6,7 @@ Shapes: n images, D the backbone's width.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from model_store.format.reference import Reference, ReferenceData
 from model_store.resolution.loading import Loader
@@ -17,7 +18,7 @@ from petl_vit.logits import images_at_once, logits_over
 from training.data.dataset import align_classes
 from training.data.loading import Resized
 from training.data.records import Dataset
-from training.measure.arrays import Floats
+from training.measure.arrays import Floats, Labels
 from training.measure.candidate import Candidate
 from training.measure.logit_store import LogitStore
 from training.measure.logits import logits_of_routes
@@ -47,16 +48,19 @@ def references(
     routes = [one.route for one in candidates]
     logits = logits_of_routes(loader, routes, dataset, store=store, advance=advance)
     features = frozen_features(loader, routes[0], dataset, advance)
+    base = [_base_answers(loader, one.route, features) for one in candidates]
     data = ReferenceData(name=dataset.name, digest=dataset.digest, images=len(dataset))
     return [
         reference(
-            Observed(logits=logits.stacked(one.route), labels=images.labels.numpy(), features=features),
+            Observed(
+                logits=logits.stacked(one.route), labels=images.labels.numpy(), features=features, base=alone
+            ),
             route=referenced_route(one.route, one.temperature, name=one.name, cascade=one.cascade),
             data=data,
             classes=one.route.classes,
             precision=loader.precision,
         )
-        for one, images in zip(candidates, aligned, strict=True)
+        for one, images, alone in zip(candidates, aligned, base, strict=True)
     ]
 
 
@@ -70,3 +74,9 @@ def frozen_features(
     batches = (images.batch(indices) for indices in images.batches(images_at_once(1)))
     (features,) = logits_over(Batch(vit), [Features([Term(adapter=base)])], batches, advance)
     return features.double().numpy().astype(np.float64)
+
+
+def _base_answers(loader: Loader, route: ResolvedRoute, features: Floats) -> Labels:
+    """[n]: the classes that the base head of a route's task names."""
+    logits = loader.base_head(route.task).logits(torch.from_numpy(features))
+    return logits.argmax(dim=-1).numpy()

@@ -356,7 +356,9 @@ class _Run:
         )
         with self._reporter.stage("measuring on held-out images", len(images)) as advance:
             (*logits, base), features = heldout.answers(Batch(vit), models, advance)
-        answered = partial(Answered, heldout=heldout, features=features, precision=loader.precision)
+        answered = partial(
+            Answered, heldout=heldout, base=base, features=features, precision=loader.precision
+        )
         drafts = {}
         for (adapter, result), answers in zip(trained, logits, strict=True):
             beside = [other.name for other, _ in trained if other is not adapter]

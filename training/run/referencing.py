@@ -25,12 +25,14 @@ class Answered:
 
     Attributes:
         logits: [n, C]
+        base: [n, C] of the task's base head.
         features: [n, D] of the frozen backbone.
         precision: What they were computed in.
     """
 
     heldout: HeldOut
     logits: Tensor
+    base: Tensor
     features: Tensor
     precision: Precision
 
@@ -44,6 +46,7 @@ class Answered:
             logits=self.logits.float().numpy()[:, None],
             labels=self.heldout.labels.numpy(),
             features=self.features.double().numpy().astype(np.float64),
+            base=self.base.argmax(dim=-1).numpy(),
         )
         try:
             store.references.put(

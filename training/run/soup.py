@@ -146,7 +146,7 @@ def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
         latest=not draft.training.get("far_below_base"),
     )
     answered = Answered(
-        heldout=averages.heldout, logits=logits, features=features, precision=loader.precision
+        heldout=averages.heldout, logits=logits, base=base, features=features, precision=loader.precision
     )
     answered.keep(store, manifest, reporter.note)
     latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)

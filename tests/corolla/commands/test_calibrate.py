@@ -35,6 +35,10 @@ def test_a_cascade_is_learnt_named_and_stored_with_its_versions(calibrate: Shell
     assert sum(learnt["settled"]) == pytest.approx(1)
     assert sorted(document["asked"]) == ["base", "lora:1"]
     assert document["stored"] is True
+    assert document["reference"] == {
+        "state": "none",
+        "why": "corolla routes reference quick --task digits",
+    }
 
     route = Store.open(str(calibrate.folder / "store")).routes.get("digits", "quick")
     assert route.cascade is not None

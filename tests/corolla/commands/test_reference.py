@@ -34,6 +34,17 @@ def test_a_named_route_is_measured_on_what_its_adapter_held_out(routed: Shell) -
     assert (shown["state"], shown["accuracy"], shown["images"]) == ("current", found["accuracy"], 359)
 
 
+def test_the_base_head_overrides_as_training_counted_and_never_itself(routed: Shell) -> None:
+    store = Store.open(str(routed.folder / "store"))
+    (of_training,) = [r for r in store.references.list() if r.route.name.startswith("lora")]
+    (live,) = measured(routed, "live")
+    assert live["base_overrides"] == of_training.base_overrides
+    assert live["unanimous"] == live["images"]
+    assert routed("routes", "put", "bare", "base")[0] == 0
+    (bare,) = measured(routed, "bare", "--data", "digits")
+    assert bare["base_overrides"] == 0
+
+
 def test_an_adapter_and_its_route_have_the_reference_of_training(routed: Shell) -> None:
     adapter = routed.document("adapters", "show", "lora", "--json")
     shown = routed.document("routes", "show", "live", "--json")["reference"]

@@ -9,7 +9,7 @@ from model_store.format.reference import Reference
 from model_store.resolution.reference import route_of_adapter
 from model_store.store import Store
 from petl_vit.errors import Corrupt, Unsupported
-from tests.model_store.references import reference_of
+from tests.model_store.references import reference_of, usable_of
 from tests.model_store.world import World
 
 
@@ -71,6 +71,8 @@ def changed(document: dict[str, Any], path: str, value: object) -> None:
         ("route.temperature", 1.8, "route.digest: it is not that of the route's members"),
         ("route.members", [], "field 'route.members'"),
         ("data.digest", "e" * 64, "the reference says it is of route"),
+        ("unanimous", 3, "field 'unanimous': 3 of 2 images"),
+        ("base_overrides", -1, "field 'base_overrides'"),
         ("unheard", 1, "field 'unheard'"),
     ],
 )
@@ -86,6 +88,42 @@ def test_a_damaged_reference_names_its_file_and_field(
         world.store.references.get(reference.route.digest, reference.data.digest)
     assert says in str(refused.value)
     assert str(refused.value).startswith(f"{key}: ")
+
+
+def test_a_reference_from_before_something_was_counted_is_still_read(world: World) -> None:
+    reference = stored(world)
+    key = keys.reference(reference.route.digest, reference.data.digest)
+    document = json.loads(reference.encode())
+    for name in ("unanimous", "base_overrides"):
+        del document[name]
+    world.store.place.swap(key, lambda _: json.dumps(document).encode())
+    older = world.store.references.get(reference.route.digest, reference.data.digest)
+    assert older is not None
+    assert (older.unanimous, older.base_overrides) == (None, None)
+    assert older.rates.keys() == {"error", "unsure", "low_score"}
+
+
+def test_references_are_listed_with_their_stamps_and_not_read(world: World) -> None:
+    reference = stored(world)
+    key = keys.reference(reference.route.digest, reference.data.digest)
+    world.store.place.swap(key, lambda _: b"damaged")
+    world.store.place.create("references/notes.txt", b"x")
+    assert list(world.store.references.stamps()) == [(reference.route.digest, reference.data.digest)]
+
+
+@pytest.mark.parametrize(("plane", "directions"), [("not base64", 0), ("AAAA", 0), ("ADw=", 1), ("AHw=", 0)])
+def test_a_damaged_plane_is_refused_by_name(world: World, plane: str, directions: int) -> None:
+    """Of one number, 0x3c00 is 1 and 0x7c00 infinite."""
+    reference = usable_of(stored(world).route)
+    key = keys.reference(reference.route.digest, reference.data.digest)
+    document = json.loads(reference.encode())
+    for field, value in (("plane_f16", "ADw="), ("directions", 0)):
+        changed(document, f"features.{field}", value)
+    assert Reference.parse(json.dumps(document).encode(), key).features is not None
+    for field, value in (("plane_f16", plane), ("directions", directions)):
+        changed(document, f"features.{field}", value)
+    with pytest.raises(Corrupt, match=r"features\.plane_f16"):
+        Reference.parse(json.dumps(document).encode(), key)
 
 
 def test_a_newer_format_is_refused_by_name(world: World) -> None:

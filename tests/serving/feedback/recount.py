@@ -81,7 +81,7 @@ def _first(
     add("bin_confidence_ratio_total", row["confidence"], **bin_)
     if row["inclusion"]:
         w, d = 1 / row["inclusion"], correct - row["confidence"]
-        moments = {"w": w, "w2": w * w, "w2_square": w * w * d * d}
+        moments = {"w": w, "w2": w * w, "wrong": 0 if correct else w, "w2_square": w * w * d * d}
         moments |= {"up": w * d, "w2_up": w * w * d} if d > 0 else {"down": -w * d, "w2_down": -w * w * d}
         for moment, amount in moments.items():
             add("moment_total", amount, **place, moment=moment)

@@ -73,6 +73,7 @@ def test_only_requested_labels_have_moments_and_they_give_the_mean_and_its_error
     assert (moment["up"] - moment["down"]) / moment["w"] == pytest.approx(mean)
     spread = moment["w2_square"] - 2 * mean * (moment["w2_up"] - moment["w2_down"]) + mean**2 * moment["w2"]
     assert spread == pytest.approx(error)
+    assert moment["wrong"] == pytest.approx(1 / 0.1)
 
 
 def test_odd_confidences_are_left_out_and_a_label_before_its_prediction_counts_as_at_once(

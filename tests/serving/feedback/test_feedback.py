@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.samples import Exemplar
 
 from serving.feedback.feedback import Feedback
 from serving.feedback.label import Label, LabelResult, Said
@@ -129,6 +130,25 @@ def test_a_prediction_of_a_task_that_is_gone_is_refused_with_the_reason(
 
     assert labelled.status == "invalid_class"
     assert "no longer in the store" in labelled.message
+
+
+def test_the_latest_wrong_answer_is_the_exemplar_of_wrong_answers(
+    feedback: Feedback, metrics: Metrics, prediction: Prediction
+) -> None:
+    def shown() -> list[Exemplar]:
+        families = {family.name: family for family in metrics.registry.collect()}
+        return [s.exemplar for s in families["corolla_feedback"].samples if s.exemplar is not None]
+
+    label(feedback, prediction, "square")
+    assert shown() == []
+
+    wrong = PREDICTION_IDS.seal(replace(prediction, nonce="another"))
+    label(feedback, wrong, "star")
+    label(feedback, wrong, "star")
+
+    (exemplar,) = shown()
+    assert wrong.startswith(exemplar.labels["prediction_id"])
+    assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 1
 
 
 def test_a_name_and_its_index_are_the_same_label_whatever_the_order_of_the_classes(

@@ -48,9 +48,8 @@ def test_an_answer_is_counted_and_its_id_says_what_a_label_needs(
     recorder: Recorder, metrics: Metrics, best: ResolvedRoute
 ) -> None:
     recorder.announce("shapes/best", best)
-    prediction = PREDICTION_IDS.open(
-        recorder.answer("shapes/best", best, "clinic", answer(1, 1, 2)).prediction_id
-    )
+    (recorded,) = recorder.answers("shapes/best", best, "clinic", answer(1, 1, 2))
+    prediction = PREDICTION_IDS.open(recorded.prediction_id)
 
     assert (prediction.route, prediction.domain, prediction.task) == ("shapes/best", "other", "shapes")
     assert (prediction.predicted, prediction.votes) == (1, (1, 1, 2))
@@ -67,7 +66,8 @@ def test_an_answer_is_counted_and_its_id_says_what_a_label_needs(
 
 def test_a_route_without_a_name_is_adhoc(recorder: Recorder, metrics: Metrics, best: ResolvedRoute) -> None:
     recorder.announce(None, best)
-    prediction = PREDICTION_IDS.open(recorder.answer(None, best, "", answer(0, 0, 0)).prediction_id)
+    (recorded,) = recorder.answers(None, best, "", answer(0, 0, 0))
+    prediction = PREDICTION_IDS.open(recorded.prediction_id)
 
     assert (prediction.route, prediction.members) == ("adhoc", ())
     assert metrics.known_routes == {}

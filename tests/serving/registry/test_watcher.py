@@ -22,12 +22,14 @@ class Watched:
         self.catalog = Catalog(world.store, world.backbone.digest)
         self.loaded: list[str] = []
         self.announced: list[tuple[str | None, str]] = []
+        self.compared: list[bool] = []
         self.damaged: set[str] = set()
         self.watcher = Watcher(
             self.catalog,
             load=self._load,
             announce=self._announce,
             changes=Changes(world.store),
+            compare=self.compared.append,
             every_s=0.01,
             pool=pool,
         )
@@ -87,6 +89,15 @@ def test_a_reload_loads_and_announces_too(watched: Watched, own_world: World) ->
 
     assert [change.name for change in watched.watcher.reload()] == ["shapes/best"]
     assert watched.announced == [("shapes/best", "bitfit:1")]
+
+
+def test_references_are_looked_for_every_time_and_it_says_whether_a_route_is_answered_otherwise(
+    watched: Watched, own_world: World
+) -> None:
+    watched.watcher.follow()
+    own_world.put_route("best", "bitfit")
+    watched.watcher.follow()
+    assert watched.compared == [False, True]
 
 
 def test_a_lost_store_is_said_once_and_its_return_too(

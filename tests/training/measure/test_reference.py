@@ -13,6 +13,7 @@ from model_store.format.reference import (
     ReferenceRoute,
     ReferenceTerm,
 )
+from petl_vit import foreign
 from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import EDGES
@@ -25,6 +26,7 @@ FIRST = [(0.8, 0.1, 0.1), (0.4, 0.5, 0.1), (0.2, 0.7, 0.1), (0.6, 0.2, 0.2), (0.
 SECOND = [(0.62, 0.28, 0.1), (0.62, 0.28, 0.1), (0.1, 0.82, 0.08), (0.3, 0.5, 0.2), (0.82, 0.09, 0.09)]
 LABELS = np.array([0, 0, 1, 2, 1])
 FEATURES = np.array([[1.0, 0.0], [3.0, 0.0], [1.0, 2.0], [3.0, 2.0], [2.0, 1.0]])
+BASE = np.array([0, 2, 1, 0, 1])
 LOGITS = np.log(np.array([FIRST, SECOND])).transpose(1, 0, 2)
 
 
@@ -61,7 +63,7 @@ def made(observed: Observed, of: ReferenceRoute, classes: int = 3) -> Reference:
 
 @pytest.fixture(scope="module")
 def five() -> Reference:
-    return made(Observed(logits=LOGITS, labels=LABELS, features=FEATURES), route())
+    return made(Observed(logits=LOGITS, labels=LABELS, features=FEATURES, base=BASE), route())
 
 
 def test_accuracies_and_agreements_are_counted(five: Reference) -> None:
@@ -102,14 +104,47 @@ def test_classes_are_counted(five: Reference) -> None:
     assert five.confusion == ((0, 0, 2), (1, 0, 1), (1, 1, 1), (2, 0, 1))
 
 
-def test_features_have_mean_variance_distance_and_random_features(five: Reference) -> None:
+def test_features_have_mean_variance_plane_distance_and_random_features(five: Reference) -> None:
     assert five.features is not None
     assert five.features.mean == pytest.approx((2.0, 1.0))
     assert five.features.variance == pytest.approx((0.8, 0.8))
-    assert five.features.distance == pytest.approx(math.sqrt(1 / 0.8))
+    assert five.features.distance == foreign.left_out(FEATURES).max()
+    assert five.features.beyond == 0
+    assert five.features.plane is not None
+    assert five.features.plane.directions.tolist() == foreign.Plane.through(FEATURES).directions.tolist()
     random = five.features.random
     features = RandomFeatures(width=2, count=len(random.mean), bandwidth=random.bandwidth, seed=random.seed)
     assert random.mean == pytest.approx(features.of(FEATURES).mean(axis=0).tolist(), abs=1e-6)
+
+
+def test_what_all_members_answer_alike_and_what_the_base_head_does_not_is_counted(five: Reference) -> None:
+    assert five.unanimous == 3
+    assert five.base_overrides == 2  # the answers are 0, 0, 1, 0, 0
+    assert made(Observed(logits=LOGITS, labels=LABELS), route()).base_overrides is None
+
+
+def test_estimates_and_rates_are_those_that_traffic_is_compared_with(five: Reference) -> None:
+    assert five.estimates == pytest.approx({"confidence": 0.658, "vote": 0.8, "atc_mc": 0.6, "atc_ne": 0.6})
+    assert five.rates == pytest.approx(
+        {
+            "error": 0.4,
+            "unsure": 0.342,
+            "disagreement": 0.4,
+            "low_score": 0.4,
+            "foreign": 0.0,
+            "override": 0.4,
+        }
+    )
+    alone = made(Observed(logits=LOGITS[:, :1], labels=LABELS), route(1, combine=Combine.MEAN))
+    assert alone.rates.keys() == {"error", "unsure", "low_score"}
+
+
+def test_one_image_in_twenty_is_beyond_what_is_usual() -> None:
+    features = np.random.default_rng(0).normal(size=(200, 8))
+    many = Observed(logits=np.tile(LOGITS, (40, 1, 1)), labels=np.tile(LABELS, 40), features=features)
+    found = made(many, route()).features
+    assert found is not None
+    assert found.beyond == 9
 
 
 def test_too_few_images_say_that_no_estimate_should_be_made(five: Reference) -> None:

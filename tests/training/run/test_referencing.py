@@ -67,6 +67,11 @@ def test_a_registered_adapter_has_a_reference_that_agrees_with_its_metrics(
         assert reference.atc["atc_mc"].estimate == pytest.approx(reference.accuracy, abs=1 / reference.images)
         assert reference.precision == manifest.metrics_precision
         assert reference.no_estimate == ""
+        assert reference.unanimous == reference.images
+        assert reference.base_overrides is not None
+        assert abs(manifest.metrics["base_accuracy"] - reference.accuracy) * reference.images <= (
+            reference.base_overrides
+        )
 
 
 def test_its_features_are_those_of_the_frozen_backbone(

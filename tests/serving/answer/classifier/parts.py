@@ -1,7 +1,7 @@
 """The classifier with a real store, cache and engine, without gRPC."""
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_store.format.records import BackboneRecord
+from model_store.format.records import BackboneRecord, TaskRecord
 from model_store.resolution.loading import Loader
 from model_store.resolution.versions import ResolvedTerm
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Batch, Row
+from petl_vit.heads import Head
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
+from serving.answer.frozen import FrozenShare
 from serving.engine.backend import TorchBackend
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
@@ -54,7 +56,14 @@ class HeldLoader(Loader):
 class Parts:
     """A classifier and what it stands on."""
 
-    def __init__(self, world: World, run: Any = None, cascade_full_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        run: Any = None,
+        cascade_full_share: float = 0.0,
+        frozen_share: float = 0.0,
+        base_head: Callable[[TaskRecord], Head] | None = None,
+    ) -> None:
         self.metrics = new_metrics()
         self.loader = HeldLoader(world.store, world.backbone)
         self.slots = Slots()
@@ -81,6 +90,7 @@ class Parts:
             max_images=8,
             max_pixels=10_000,
             cascade_full_share=cascade_full_share,
+            frozen_share=FrozenShare(frozen_share, base_head or self.loader.base_head),
         )
 
     async def classify(self, text: str, *pictures: Any, task: str = "shapes", **options: Any) -> Response:
@@ -92,7 +102,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts_of(world: World, run: Any = None, **settings: float) -> AsyncIterator[Parts]:
+async def parts_of(world: World, run: Any = None, **settings: Any) -> AsyncIterator[Parts]:
     parts = Parts(world, run, **settings)
     parts.batcher.start()
     yield parts

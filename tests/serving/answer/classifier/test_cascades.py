@@ -13,7 +13,6 @@ from petl_vit.cascade import answers as answers_of
 from petl_vit.combine import combine
 from petl_vit.errors import CorollaError, Expired, InvalidInput
 from petl_vit.preprocess import preprocess
-from serving.answer.rounds import in_share
 from serving.engine.engine import Job, Logits
 from serving.feedback.label import Label, Said
 from serving.request import BadScores, ImageAnswer
@@ -145,19 +144,6 @@ async def test_the_share_that_is_put_to_all_members_changes_what_is_counted_and_
     prediction = PREDICTION_IDS.open(found[0].prediction_id)
     assert prediction.votes == tuple(whole.votes[0])
     assert prediction.members == parts.metrics.known_routes["shapes/quick"]
-
-
-def test_the_share_is_chosen_by_an_images_content_alone() -> None:
-    images = [str(i).encode() for i in range(4000)]
-    chosen = [in_share(image, 0.05) for image in images]
-    assert 0.04 < np.mean(chosen) < 0.06
-    assert chosen == [in_share(image, 0.05) for image in images]
-    assert all(in_share(i, 0.1) for i, one in zip(images, chosen, strict=True) if one), (
-        "a larger share has them too"
-    )
-    pixels = np.zeros((2, 2, 3), np.uint8)
-    assert in_share(pixels, 1.0)
-    assert not in_share(pixels, 0.0)
 
 
 async def test_a_moved_alias_voids_the_thresholds_so_that_all_members_answer(own_world: World) -> None:

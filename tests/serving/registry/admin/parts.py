@@ -81,6 +81,7 @@ class Parts:
             load=self._load,
             announce=lambda plan: self.announced.append(plan.named),
             changes=Changes(world.store),
+            compare=lambda changed: None,
             every_s=0.01,
             pool=self.pool,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from tests.chromium import chromium
+from tests.chromium import CUT_OFF, chromium
 from tests.training.study.report.documents import evaluation
 from tests.training.study.report.pictures import gallery
 from training.study.report.build import contents
@@ -18,7 +18,6 @@ from training.study.report.material import Material
 from training.study.report.render import html
 
 METHODS = ("linear", "bitfit", "lora", "full")
-CUT_OFF = Path(__file__).with_name("cut_off.js").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What monitoring says of images whose labels are known: estimates, alarms and false alarms."""

@@ -1,0 +1,70 @@
+"""What a server or `corolla monitor` says at this moment, over HTTP. No torch, no gRPC."""
+
+from typing import Final
+
+from pydantic import ValidationError
+
+from petl_vit.errors import Corrupt, Unreachable
+from serving.monitor import http
+from serving.monitor.status import Status
+
+SERVER: Final = "127.0.0.1:9095"
+MONITOR: Final = "127.0.0.1:9096"
+_PATH: Final = "/status.json"
+_WHERE: Final = "name the metrics port of `corolla serve` (9095) or the port of `corolla monitor` (9096)"
+
+
+class StatusReader:
+    """Reads the status at one address.
+
+    Args:
+        address: HOST:PORT or a URL.
+
+    Raises:
+        InvalidInput: The address is neither.
+    """
+
+    def __init__(self, address: str) -> None:
+        base = http.base_url(address, "address").removesuffix(_PATH)
+        self.address = http.shown(base)
+        self._url = f"{base}{_PATH}"
+
+    def read(self) -> Status:
+        """The status now.
+
+        Raises:
+            Unreachable: Nothing answers, or with an error.
+            Corrupt: What answers has no status, or not one of this version.
+        """
+        try:
+            body = http.read(self._url, headers={"Accept": "application/json"})
+        except Unreachable as error:
+            raise Unreachable(error.problem, remedy=_WHERE) from error
+        try:
+            return Status.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "json_invalid" or not first["loc"]:
+                raise Corrupt(f"{self.address} answers, but not with a status", remedy=_WHERE) from error
+            place = ".".join(map(str, first["loc"]))
+            problem = f"the status of {self.address} cannot be read: {place}: {first['msg'].lower()}"
+            raise Corrupt(problem, remedy="use a corolla of the server's version") from error
+
+
+def nearest() -> StatusReader:
+    """That of this machine: `corolla monitor` where it answers, else a server.
+
+    Raises:
+        Unreachable: Neither answers.
+    """
+    for address in (MONITOR, SERVER):
+        reader = StatusReader(address)
+        try:
+            reader.read()
+        except (Unreachable, Corrupt):
+            continue
+        return reader
+    raise Unreachable(
+        f"neither {MONITOR} nor {SERVER} has a status",
+        remedy="start `corolla serve` or `corolla monitor`, or name one: corolla watch HOST:PORT",
+    )

@@ -1,0 +1,1 @@
+"""Is it still right? Estimates, measurements and alarms from the counters, and the pages that show them."""
