@@ -245,7 +245,7 @@ class Monitor:
         if time.monotonic() < self._said + 2 or (domain := self._domain()) is None:
             return
         self._said = time.monotonic()
-        evidence = max(domain["evidence"].values(), default=0.0)
+        evidence = domain["evidence"].get("shift", 0.0)
         estimated = domain["headline"]
         CONSOLE.print(
             f"{what}: {images} images sent, {domain['images']} seen by the evaluator; "
