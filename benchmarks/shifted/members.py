@@ -30,6 +30,23 @@ _LINEAR = 300  # images that linear heads learn on
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Start:
+    """How linear heads learn that start from one place.
+
+    Attributes:
+        epochs: Of the first member; twice as many of the second, and so on.
+        rate: None leaves it to training.
+    """
+
+    epochs: int
+    rate: float | None
+
+
+_STARTS = {"probe": _Start(epochs=1, rate=None), "random": _Start(epochs=3, rate=0.02)}
+"""A random head has far to go."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How members are trained.
 
@@ -38,8 +55,8 @@ class Plan:
         images: For training.
         heldout, others: Digits that are held out, and those of MNIST; at most.
         methods, epochs: Of the ensemble of methods.
-        members: Of each ensemble of linear heads: number i has seed i and learns for i + 1 epochs, so that
-            they are not equally good.
+        members: Of each ensemble of linear heads: each has a seed of its own and learns longer than the one
+            before, so that they are not equally good.
         precision: Of training.
     """
 
@@ -147,11 +164,21 @@ def _ensembles(
             for one in plan.methods
         ],
     )
-    for head in ("probe", "random"):
+    for head, start in _STARTS.items():
         yield (
             f"linear-{head}",
             [
-                job(f"linear-{head}-{i}", _LINEAR, recipe("linear", epochs=i + 1, seed=i, head_init=head))
+                job(
+                    f"linear-{head}-{i}",
+                    _LINEAR,
+                    recipe(
+                        "linear",
+                        epochs=start.epochs * (i + 1),
+                        learning_rate=start.rate,
+                        seed=i,
+                        head_init=head,
+                    ),
+                )
                 for i in range(plan.members)
             ],
         )
