@@ -9,7 +9,7 @@ ENV PATH=/opt/corolla/bin:$PATH
 # The libraries first, so that a change of our code does not fetch them again.
 COPY pyproject.toml constraints.txt LICENSE ./
 RUN touch README.md && mkdir corolla \
-    && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[serve]'
+    && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[serve,postgresql]'
 
 COPY . .
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall .

@@ -11,6 +11,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
+POSTGRESQL := .venv/postgresql
 CHROMIUM := .venv/chromium
 
 BENCHMARKS := mixed scale memory peers serve backends hotload training monitoring
@@ -48,6 +49,10 @@ $(PEERS): $(READY)
 $(PROMETHEUS): | $(READY)
 	-@.ci/prometheus $@
 
+# Without it, the tests of replicas that share a database are skipped by name.
+$(POSTGRESQL): | $(READY)
+	-@.ci/postgresql $@
+
 # Without it, the tests that read pages in a browser are skipped by name.
 $(CHROMIUM): | $(READY)
 	-@.ci/chromium $@
@@ -61,7 +66,7 @@ watch-demo: $(READY) | $(PROMETHEUS)  ## a shift against a running server, until
 # One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: lint | $(PROMETHEUS) $(CHROMIUM)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
+test: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
 	$(MAKE) --no-print-directory numerics
 
@@ -96,7 +101,7 @@ lint-pages:
 lint-dockerfile:
 	$(BIN)/hadolint Dockerfile
 
-check: lint | $(PROMETHEUS) $(CHROMIUM)  ## lint and the quick tests only
+check: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL)  ## lint and the quick tests only
 	$(PYTEST) -m 'not slow'
 
 proto: $(TOOLS)  ## write the code of protos/**/*.proto

@@ -28,6 +28,8 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
+from serving.client.blocking import Client
+
 ROOT = Path(__file__).parent
 FOLDER = Path(os.environ.get("DEMO_FOLDER", ".demo"))
 ALERT = "CorollaShiftAlarm"
@@ -66,12 +68,14 @@ def main() -> int:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="corolla-watch-")))
         prometheus = stack.enter_context(Prometheus(program, folder))
         flags = ["--port", "0", "--metrics-port", "0", "--domains", DOMAIN]
+        flags += ["--prediction-key-file", str(folder / "prediction.key")]  # its labels lie beside it
         line = r"gRPC (\S+), metrics (\S+)"
         address, metrics = stack.enter_context(corolla("serve", *flags, line=line, folder=folder))
         prometheus.scrape(corolla=metrics)
         monitor = stack.enter_context(watching(prometheus, folder))
         CONSOLE.rule("3. the camera")
-        outcome = play(sender(address, route), calm, shifted, prometheus, monitor)
+        client = stack.enter_context(Client(address, timeout_s=WAIT_S))
+        outcome = play(sender(client, route), calm, shifted, prometheus, monitor)
     CONSOLE.rule()
     CONSOLE.print(outcome.text)
     return 0 if outcome.expected else 1
@@ -117,11 +121,8 @@ def streams() -> tuple[list[bytes], list[bytes]]:
 Send = Callable[[Sequence[bytes]], object]
 
 
-def sender(address: str, route: str, task: str = TASK) -> Send:
+def sender(client: Client, route: str, task: str = TASK) -> Send:
     """What sends images to a server."""
-    from serving.client.blocking import Client
-
-    client = Client(address, timeout_s=WAIT_S)
     return lambda images: client.classify(images, route=route, task=task, domain=DOMAIN)
 
 
@@ -179,7 +180,7 @@ def play(
     prometheus.wait_for_rules()
     if prometheus.firing(ALERT):
         return Outcome(fired=True, calm=sent, shifted=0)
-    CONSOLE.print(f"after {sent} images nothing has fired; now the camera sends MNIST's digits")
+    CONSOLE.print(f"after {sent} images nothing has fired; now the camera sends other images")
     started, after = time.monotonic(), 0
     for images in _requests(shifted):
         send(images)

@@ -57,8 +57,7 @@ class EProcess:
         more = n / self._block
         self._wealth = self._bets.after(self._wealth, self._images, more, total / self._block)
         self._images = self._images + more
-        unfinished = self._bets.zero if self._block > 1 else 0.0
-        return self._bets.log_e(self._wealth + unfinished, self._images)
+        return self._bets.log_e(self._wealth, self._images, unfinished=self._block > 1)
 
 
 class ZTest:

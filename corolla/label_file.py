@@ -9,9 +9,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from petl_vit.errors import InvalidInput, near
+
+T = TypeVar("T")
 
 TRUTHS = ("class_name", "class_index", "any_of", "unknown")
 COLUMNS = ("prediction_id", *TRUTHS, "source", "revision", "labelled_at")
@@ -142,7 +144,7 @@ class _Row:
                 return self._cell("any_of", _classes)
         return None
 
-    def _cell(self, column: str, read: Callable[[Any], Any]) -> Any:
+    def _cell(self, column: str, read: Callable[[Any], T]) -> T | None:
         if column not in self._row:
             return None
         value = self._row[column]

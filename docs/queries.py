@@ -7,6 +7,28 @@ QUERIES: Mapping[str, str] = {
 sum by (route, domain) (increase(corolla_feedback_total{outcome="correct"}[1d]))
   / sum by (route, domain) (increase(corolla_feedback_total[1d]))
 """,
+    "The same by the labels that stand now, after corrections": """
+(
+  sum by (route, domain) (increase(corolla_feedback_total{outcome="correct"}[1d]))
+    + sum by (route, domain) (increase(corolla_feedback_corrections_total{to="correct"}[1d]))
+    - sum by (route, domain) (increase(corolla_feedback_corrections_total{from="correct"}[1d]))
+) / (
+  sum by (route, domain) (increase(corolla_feedback_total[1d]))
+    + sum by (route, domain) (increase(corolla_feedback_corrections_total{from="unknown"}[1d]))
+    - sum by (route, domain) (increase(corolla_feedback_corrections_total{to="unknown"}[1d]))
+)
+""",
+    "Calibration error of labelled images, in ten bins of confidence": """
+sum by (route, domain) (abs(
+  sum by (route, domain, bin) (increase(corolla_feedback_bin_correct_total[1d]))
+    - sum by (route, domain, bin) (increase(corolla_feedback_bin_confidence_ratio_total[1d]))
+)) / sum by (route, domain) (increase(corolla_feedback_bin_total[1d]))
+""",
+    "Labels that were not taken, and why": """
+sum by (route, status) (
+  increase(corolla_feedback_submissions_total{status=~"conflict|late|invalid_.*"}[1d])
+)
+""",
     "Accuracy of each member of an ensemble": """
 sum by (route, member) (increase(corolla_member_feedback_total{outcome="correct"}[1d]))
   / sum by (route, member) (increase(corolla_member_feedback_total[1d]))

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -140,8 +140,14 @@ class Bets:
         found: Array = np.logaddexp(grown, added[..., None, None])
         return found
 
-    def log_e(self, wealth: Array, images: ArrayLike) -> Array:
-        """[...]: the evidence against every candidate: what speaks least against one."""
+    def log_e(self, wealth: Array, images: ArrayLike, *, unfinished: bool = False) -> Array:
+        """[...]: the evidence against every candidate: what speaks least against one.
+
+        Args:
+            unfinished: The last block of images may not be over; what it lacks counts as 0.
+        """
+        if unfinished:
+            wealth, images = wealth + self.zero, np.asarray(images) + 1
         kept = np.log(reserve(np.asarray(images, dtype=np.float64)))
         whole = np.logaddexp(np.logaddexp.reduce(wealth, axis=-1), kept[..., None])
         found: Array = (self.known + whole).min(axis=-1)
@@ -220,15 +226,12 @@ class Evidence:
         wealth = bets(self.candidates).after(np.array(self.wealth), self.images, more, ones)
         return replace(self, images=self.images + more, wealth=_rows(wealth))
 
-    @property
+    @cached_property
     def e_value(self) -> float:
-        """As a logarithm to base 10.
-
-        Where images come in blocks the last may not be over: all that it still lacks counts as 0.
-        """
-        against = bets(self.candidates)
-        wealth = np.array(self.wealth) + (against.zero if self.block > 1 else 0.0)
-        return float(against.log_e(wealth, self.images)) / math.log(10)
+        """As a logarithm to base 10."""
+        wealth, unfinished = np.array(self.wealth), self.block > 1
+        found = bets(self.candidates).log_e(wealth, self.images, unfinished=unfinished)
+        return float(found) / math.log(10)
 
     def at_most(self, e_value: float) -> Self:
         """Without the wealth above a limit, which is a logarithm to base 10 above 0.

@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
+_TEND_PERIOD_S = 1.0
 
 
 class Server:
@@ -74,13 +75,13 @@ class Server:
         )
         self.metrics_port = self._exporter.port
         self.port = 0
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._exporter.close)
             # Before the service shows any metric: no scrape sees labels counted from zero again.
             labels, kept, problem = _labels(settings)
+            undo.callback(labels.close)
             self.service = service = Service(settings, registry, kept)
-        except BaseException:
-            self._exporter.close()
-            raise
+            undo.pop_all()
         self._feedback = Feedback(
             store=service.store,
             prediction_ids=service.prediction_ids,
@@ -111,7 +112,7 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
         server = await self._start()
-        watch = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend())]
         try:
             await self.service.warm()
             await asyncio.to_thread(say_notes, self.service.catalog)
@@ -120,7 +121,8 @@ class Server:
                 ready.set()
             await self._stopping.wait()
         finally:
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
             await self._shut(server)
 
     def stop(self) -> None:
@@ -145,6 +147,7 @@ class Server:
             await server.start()
         except BaseException:
             await asyncio.to_thread(self._exporter.close)
+            await asyncio.to_thread(self._feedback.close)
             raise
         self.service.start()
         self._status.start(self.service.store.references)
@@ -188,6 +191,11 @@ class Server:
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
                 await self._set_health(healthy)
+
+    async def _tend(self) -> None:
+        """Looks after the labels; a database that does not answer holds up nothing else."""
+        while True:
+            await asyncio.sleep(_TEND_PERIOD_S)
             with suppress(Overloaded):  # then labels are taken
                 await self._feedback.in_turn(self._feedback.tend)
 
@@ -243,10 +251,12 @@ def _labels(settings: Settings) -> tuple[LabelStore, Mapping[Key, float] | None,
         most_rows=settings.label_rows,
     )
     try:
-        return store, store.open(), None
+        return store, store.look(), None
     except InvalidInput:
+        store.close()
         raise
     except CorollaError as error:
         if settings.labels is not None and database.is_sqlite and isinstance(error, Unreachable):
+            store.close()
             raise InvalidInput(error.problem, field=error.field, remedy=error.remedy) from error
         return store, None, error

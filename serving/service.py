@@ -175,7 +175,8 @@ class Service:
         return self.device.type != "cpu" or self.settings.backend != "torch"
 
     def _compare(self, name: str, plan: Plan, with_: Referenced) -> None:
-        """Shows in the metrics what a named route is compared with."""
+        """Shows in the metrics what a named route is compared with; they may not know the route yet."""
+        self.classifier.announce(plan)
         self.metrics.set_temperature(name, plan.temperature)
         self.metrics.set_reference(name, with_.reference, with_.stale)
 

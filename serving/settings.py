@@ -184,7 +184,8 @@ class Settings(BaseSettings):
         default=10.0,
         ge=0,
         le=1e6,
-        description="so much more often is asked about an image of which no two members agree",
+        description="how much likelier an image becomes: --label-share times 1 + boost x the share of its "
+        "members that were against the answer",
     )
     alarms: str | None = Field(
         default=None, description="TOML file with alpha, margin, ... of the status page's alarms, by route"

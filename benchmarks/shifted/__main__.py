@@ -125,7 +125,8 @@ def main(given: Sequence[str] | None = None) -> None:
 def _run(asked: argparse.Namespace, stack: ExitStack) -> None:
     watched = _subject(asked, stack)
     seeds = asked.seeds or (3 if asked.quick else 20)
-    sizes = Sizes(splits=asked.splits or (20 if asked.quick else 400), images=asked.images)
+    splits = asked.splits if asked.splits is not None else 20 if asked.quick else 400
+    sizes = Sizes(splits=splits, images=asked.images)
     found = [_measured(one, watched, seeds) for one in watched.routes]
     progress(f"{found[0].label}: streams that are not shifted")
     first = calibrated(watched.routes[0], found[0].temperature)
@@ -134,7 +135,8 @@ def _run(asked: argparse.Namespace, stack: ExitStack) -> None:
     all_windows = [window for one in found for window in one.windows]
     grids.append(errors.lines(all_windows, found[0].group, "the line of the pairs' agreements"))
     alpha = AlarmSettings().alpha
-    grids.append(quiet.table(quiets, alpha, "alarms on streams that are not shifted"))
+    if quiets:
+        grids.append(quiet.table(quiets, alpha, "alarms on streams that are not shifted"))
     figures: dict[str, Value] = {}
     for one in found:
         figures |= one.figures() | {f"{one.label}_temperature": one.temperature}
@@ -236,7 +238,7 @@ def _flags() -> argparse.ArgumentParser:
         "--streamed", type=float, default=0.2, help="share of the held-out images (%(default)s)"
     )
     flags.add_argument("--seeds", type=int, help="of every stream; default: 20, with --quick 3")
-    flags.add_argument("--splits", type=int, help="of streams that are not shifted; default: 400, or 20")
+    flags.add_argument("--splits", type=int, help="for false alarms; default: 400, with --quick 20")
     flags.add_argument("--images", type=int, default=100_000, help="of each of these (%(default)s)")
     flags.add_argument("--page", type=Path, help="writes the tables into this page, where it marks --name")
     flags.add_argument("--name", default="digits", help="of the data, in the page (%(default)s)")

@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.shifted.domains import Asking, Domain
 from corolla.candidates import Chooser
 from corolla.evaluation import Measurement, images
+from model_store.format.reference import FEWEST
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import checked, subjects
 from model_store.store import Store
@@ -70,6 +71,12 @@ def subject(store: Store, what: Measurement, *, streamed: float, reporter: Repor
     names = [set_names(datasets, [None])[place, 0] for place in range(len(datasets))]
     (heldout,) = asking.under(datasets[0], [(names[0], None)], reporter)
     kept, drawn = split_dataset(datasets[0], holdout=streamed, seed=0)
+    if min(len(kept), len(datasets[0]) // 2) < FEWEST:
+        raise InvalidInput(
+            f"{len(datasets[0])} held-out images are too few: {len(kept)} would make the reference",
+            field="data",
+            remedy=f"give {4 * FEWEST} or more",
+        )
     places = {one: place for place, one in enumerate(datasets[0].fingerprints)}
     under = [(f"{name}:{severity}", (name, severity)) for name, severity in shift.parse_all(what.shifts)]
     shifted = asking.under(drawn, under, reporter) if under else []

@@ -107,6 +107,8 @@ def _print(response: Any, members: bool, ids: bool) -> None:
     tables.print_table(table)
     for result in response.results if ids else ():
         click.echo(f"{result.id} {result.prediction_id}")
+        if result.HasField("label_request"):
+            click.echo(f"note: the true label of {result.id} is wished for: corolla feedback", err=True)
     click.echo(f"answered by {response.route}")
     if response.route_note:
         click.echo(f"note: {response.route_note}", err=True)

@@ -25,7 +25,7 @@ STDIN = Path("-")
         "corolla feedback --unknown PREDICTION_ID",
         "corolla feedback --file labels.csv --source gold",
         "corolla feedback PREDICTION_ID dog --revision 1",
-        "psql -c ... | corolla feedback --file - --json",
+        "cat labels.jsonl | corolla feedback --file - --json",
     )
 )
 @click.argument("labels", nargs=-1)

@@ -17,7 +17,7 @@ from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from serving.address import joined
 from serving.metrics.port import MetricsPort
-from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute
+from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute, settings
 from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator, EvaluatorSettings
@@ -131,7 +131,7 @@ def monitor(
     A route whose traffic is like its reference raises an alarm with at most the probability --alpha, however
     long it is watched and however often; docs/alarms.md has the proof, and what it rests on.
     """
-    own = AlarmSettings(**{name: others.pop(name) for name in _ALARMS})
+    own = settings({name: others.pop(name) for name in _ALARMS})
     evaluator = Evaluator(
         _source(every=every, once=once, **others),
         EvaluatorSettings(window_s=window, label_window_s=label_window, every_s=every),

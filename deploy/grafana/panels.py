@@ -33,6 +33,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 SHARE = "percentunit"
 HEIGHT = 8
+TIMES = ("Time", "Time 1", "Time 2")
+"""The columns with the time of a table, and of two that are joined."""
 _CURVES, _TABLE, _HEATMAP = PromQueryFormat.TIME_SERIES, PromQueryFormat.TABLE, PromQueryFormat.HEATMAP
 _COLORED = DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})
 _DASHED = DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 6]})
@@ -129,9 +131,17 @@ def heat(
     query = Query(increase(f"{metric}_bucket", by="le", window="$__rate_interval"), "{{le}}", exemplars)
     panel = heatmap.Panel().with_target(query.target("A", _HEATMAP))
     panel = _placed(panel, title, about, width, ()).unit("short")
-    return panel.color(
-        heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(64).exponent(0.5)
-    ).y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(options.AxisPlacement.LEFT))
+    return (
+        panel.show_tooltip()
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .steps(64)
+            .exponent(0.5)
+        )
+        .y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(options.AxisPlacement.LEFT))
+    )
 
 
 def rows(
@@ -148,7 +158,7 @@ def rows(
     Args:
         steps: Colours of cells, by value.
     """
-    panel = _placed(table.Panel(), title, about, width, queries, _TABLE).unit(unit)
+    panel = _placed(table.Panel(), title, about, width, queries, _TABLE).unit(unit).show_header(True)
     for transformation in transformations:
         panel = panel.with_transformation(transformation)
     if steps:
@@ -160,7 +170,7 @@ def bars(title: str, about: str, *queries: Query, by: str, width: int = 8) -> ba
     """Bars of the newest values, side by side for each value of a label."""
     panel = _placed(barchart.Panel(), title, about, width, queries, _TABLE).unit(SHARE)
     names = {f"Value #{letter}": query.legend for letter, query in zip("ABCD", queries, strict=False)}
-    panel = panel.with_transformation(joined(by)).with_transformation(renamed(names, without=("Time",)))
+    panel = panel.with_transformation(joined(by)).with_transformation(renamed(names, without=TIMES))
     return panel.x_field(by).min(0).max(1).legend(_legend()).tooltip(_tooltip())
 
 
@@ -169,6 +179,7 @@ def numbers(
 ) -> stat.Panel:
     """The newest values, large and coloured."""
     panel = _placed(stat.Panel(), title, about, width, queries).unit(unit).thresholds(_thresholds(steps))
+    panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.color_mode(options.BigValueColorMode.BACKGROUND).graph_mode(options.BigValueGraphMode.NONE)
 
 

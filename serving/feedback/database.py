@@ -123,7 +123,7 @@ def _url(where: str) -> URL:
         raise InvalidInput(f"{scheme} is not a database for labels", field=_FIELD, remedy=remedy)
     try:
         url = make_url(where)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInput("the URL cannot be read", field=_FIELD, remedy=_EXAMPLE) from error
     if scheme in _SQLITE:
         if not url.database or url.database == ":memory:":
@@ -148,20 +148,21 @@ def _create(path: Path) -> None:
 
 def _sqlite(url: URL) -> Engine:
     arguments = {"timeout": _BUSY_S, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=2)
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions begin below
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A transaction that would become a writer later could find that another is one already.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    engine: Engine = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=2)
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
     return engine
+
+
+def _prepare(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # `_begin` begins transactions
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that became a writer later could find that another is one already.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _postgresql(url: URL) -> Engine:

@@ -74,8 +74,8 @@ class Feedback:
         self._metrics, self._window_s, self._clock = metrics, window_days * _DAY_S, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
         self._waiting = 0
-        self._exact = True  # whether the metrics show what the store has
-        self._open = True
+        self._open = False  # whether this server has taken the name of its replica
+        self._exact = False  # whether the metrics show what the store has
         self._unpruned, self._pruned_at = 0, time.monotonic()
         self._tried_at = self._said_at = -_SAY_S
 
@@ -128,8 +128,7 @@ class Feedback:
             self._say(f"labels cannot be kept: {error}", error)
 
     def not_open(self, error: CorollaError) -> None:
-        """The store could not be opened at the start, and is tried again later."""
-        self._open = False
+        """The store could not be reached at the start; `tend` tries it again."""
         self._say(f"labels cannot be kept yet, and are refused until they can: {error}", error)
 
     def close(self) -> None:
@@ -185,7 +184,8 @@ class Feedback:
         """Once in a while, as clients send again and again."""
         if time.monotonic() - self._said_at >= _SAY_S:
             self._said_at = time.monotonic()
-            _log.warning("%s (%s): %s", line, self._labels, error.__cause__ or "no more is known")
+            cause = getattr(error.__cause__, "orig", error.__cause__) or "no more is known"
+            _log.warning("%s (%s: %s)", line, self._labels, " ".join(str(cause).split()))
 
 
 class _Call:

@@ -48,8 +48,21 @@ class LabelStore:
     def __str__(self) -> str:
         return str(self._database)
 
+    def look(self) -> Mapping[Key, float]:
+        """What was counted under the name of this replica, which may still be another server's.
+
+        Raises:
+            InvalidInput: A newer version keeps labels there.
+            Overloaded, Unreachable, Corrupt: See `Database.transaction`.
+        """
+        with self._database.transaction() as connection:
+            tables.create(connection)
+            return self._counts(connection)
+
     def open(self) -> Mapping[Key, float]:
         """Takes the name of this replica, and returns what was counted under it.
+
+        A server does so once it listens: one that finds its port taken leaves the name to the one that runs.
 
         Raises:
             InvalidInput: A newer version keeps labels there.
@@ -71,8 +84,7 @@ class LabelStore:
             Overloaded, Unreachable, Corrupt: See `Database.transaction`.
         """
         with self._database.transaction() as connection:
-            here = update(REPLICAS).where(REPLICAS.c.name == self._replica, REPLICAS.c.run == self._run)
-            if connection.execute(here.values(seen_at=time.time())).rowcount != 1:
+            if not self._is_here(connection):
                 raise Conflict(
                     f"another server counts labels as {self._replica!r}",
                     field="replica",
@@ -96,6 +108,7 @@ class LabelStore:
             Overloaded, Unreachable, Corrupt: See `Database.transaction`.
         """
         with self._database.transaction() as connection:
+            self._is_here(connection)
             oldest = now - self._keep_s
             rows = connection.scalar(select(func.count()).select_from(LABELS)) or 0
             doomed = select(PREDICTIONS.c.nonce, PREDICTIONS.c.created_at).order_by(PREDICTIONS.c.created_at)
@@ -107,14 +120,21 @@ class LabelStore:
             found = connection.execute(doomed.limit(limit).with_for_update(skip_locked=True)).all()
             if found:
                 self._forget(connection, [row.nonce for row in found], max(row.created_at for row in found))
-            gone = select(REPLICAS.c.name).where(REPLICAS.c.seen_at < oldest)
-            connection.execute(delete(COUNTS).where(COUNTS.c.replica.in_(gone)))
-            connection.execute(delete(REPLICAS).where(REPLICAS.c.seen_at < oldest))
+            # Servers say that they are there at least every hour.
+            gone = REPLICAS.c.seen_at < now - max(self._keep_s, _DAY_S)
+            names = select(REPLICAS.c.name).where(gone)
+            connection.execute(delete(COUNTS).where(COUNTS.c.replica.in_(names)))
+            connection.execute(delete(REPLICAS).where(gone))
         return len(found)
 
     def close(self) -> None:
         """Ends the connections."""
         self._database.close()
+
+    def _is_here(self, connection: Connection) -> bool:
+        """Says that this server is there; returns whether the name of the replica is still its own."""
+        here = update(REPLICAS).where(REPLICAS.c.name == self._replica, REPLICAS.c.run == self._run)
+        return bool(connection.execute(here.values(seen_at=time.time())).rowcount == 1)
 
     def _counts(self, connection: Connection) -> Mapping[Key, float]:
         rows = connection.execute(select(COUNTS).where(COUNTS.c.replica == self._replica))

@@ -57,7 +57,7 @@ class Truths:
             return classes.indices[name]
         if isinstance(said, int) and 0 <= said < len(classes.names):
             return said
-        meant = near(said, classes.names) if isinstance(said, str) and len(said) <= _LONGEST else None
+        meant = near(said, classes.names, most=1) if isinstance(said, str) and len(said) <= _LONGEST else None
         raise _refused(
             f"{str(said)[:_LONGEST]!r} is not a class of task {prediction.task!r}",
             f"{meant + ' ' if meant else ''}send one of {classes.shown}",

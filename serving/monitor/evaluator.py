@@ -20,7 +20,7 @@ from serving.monitor.domain_status import Windows, domain_status
 from serving.monitor.look import Alarms, Judgement, Look, ReferenceValues
 from serving.monitor.points import Points
 from serving.monitor.references import References, command, references
-from serving.monitor.samples import Counts, Place, Reading, Source
+from serving.monitor.samples import Counts, Place, Reading, SeriesNames, Source
 from serving.monitor.status import DomainStatus, RouteStatus, Status
 from serving.monitor.totals import Totals
 from serving.monitor.window import Window
@@ -229,6 +229,7 @@ class Evaluator:
 
     def state(self) -> JsonValue:
         """All that it knows, to go on from after a restart."""
+        names = SeriesNames()
         return {
             "format": FORMAT,
             "source": self._source.name,
@@ -236,9 +237,10 @@ class Evaluator:
             "counted_at": self._counted_at,
             "totals": self._totals.state(),
             "digests": dict(self._digests),
-            "all": self._all.state(),
-            "window": self._window.state(),
-            "labels": self._labels.state(),
+            "all": self._all.state(names),
+            "window": self._window.state(names),
+            "labels": self._labels.state(names),
+            "series": names.state(),
             "points": self._points.state(),
             "alarms": None if self._alarms is None else self._alarms.state(),
         }
@@ -263,15 +265,16 @@ class Evaluator:
             self._totals = Totals(min(self._at, self._source.origin))
             self._totals.restore(state["totals"])
             self._digests = {str(route): str(digest) for route, digest in state["digests"].items()}
-            self._all = Counts.restored(state["all"])
-            self._window.restore(state["window"])
-            self._labels.restore(state["labels"])
+            names = SeriesNames.restored(state["series"])
+            self._all = Counts.restored(state["all"], names)
+            self._window.restore(state["window"], names)
+            self._labels.restore(state["labels"], names)
             self._points.restore(state["points"])
             if self._alarms is not None and state["alarms"] is not None:
                 self._alarms.restore(state["alarms"])
         except (InvalidInput, Corrupt):
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Corrupt("it is not the state of an evaluator", remedy="remove the file") from error
 
 

@@ -127,26 +127,25 @@ class Counts:
         """The places where a metric has series, sorted."""
         return sorted(place for metric, place in self.series if metric == name)
 
-    def state(self) -> JsonValue:
-        """As JSON."""
-        return [
-            [name, *place, dict(labels), amount]
-            for (name, place), values in self.series.items()
-            for labels, amount in values.items()
-        ]
+    def state(self, names: "SeriesNames") -> JsonValue:
+        """As JSON: the number of every series, followed by its amount."""
+        numbers: list[JsonValue] = []
+        for (name, place), values in self.series.items():
+            for labels, amount in values.items():
+                numbers += [names.number(name, place, labels), amount]
+        return numbers
 
     @classmethod
-    def restored(cls, state: Any) -> Self:
+    def restored(cls, state: Any, names: "SeriesNames") -> Self:
         """From JSON.
 
         Raises:
-            TypeError, ValueError: It is not what `state` gave.
+            IndexError, TypeError, ValueError: It is not what `state` gave.
         """
         counts = cls()
-        for name, route, domain, labels, amount in state:
-            rest = tuple(sorted((str(label), str(value)) for label, value in dict(labels).items()))
-            values = counts.series.setdefault((str(name), (str(route), str(domain))), {})
-            values[rest] = float(amount)
+        for number, amount in zip(state[::2], state[1::2], strict=True):
+            name, place, labels = names.series[number]
+            counts.series.setdefault((name, place), {})[labels] = float(amount)
         return counts
 
     def _having(self, name: str, place: Place, labels: Mapping[str, str]) -> Iterable[tuple[Labels, float]]:
@@ -156,6 +155,43 @@ class Counts:
             for rest, amount in self.series.get((name, place), {}).items()
             if wanted.issubset(rest)
         ]
+
+
+class SeriesNames:
+    """Series by numbers, so that a state that has each of them many times says its labels once.
+
+    Attributes:
+        series: By number: the metric, the place and the other labels.
+    """
+
+    def __init__(self) -> None:
+        self.series: list[tuple[str, Place, Labels]] = []
+        self._numbers: dict[tuple[str, Place, Labels], int] = {}
+
+    def number(self, name: str, place: Place, labels: Labels) -> int:
+        """The number of a series; a new one for a new series."""
+        key = (name, place, labels)
+        number = self._numbers.setdefault(key, len(self.series))
+        if number == len(self.series):
+            self.series.append(key)
+        return number
+
+    def state(self) -> JsonValue:
+        """As JSON; after all numbers were given."""
+        return [[name, *place, dict(labels)] for name, place, labels in self.series]
+
+    @classmethod
+    def restored(cls, state: Any) -> Self:
+        """From JSON.
+
+        Raises:
+            TypeError, ValueError: It is not what `state` gave.
+        """
+        names = cls()
+        for name, route, domain, labels in state:
+            rest = tuple(sorted((str(label), str(value)) for label, value in dict(labels).items()))
+            names.number(str(name), (str(route), str(domain)), rest)
+        return names
 
 
 def split(labels: Labels) -> tuple[Place, Labels]:

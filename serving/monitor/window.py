@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from serving.monitor.samples import Counts
+from serving.monitor.samples import Counts, SeriesNames
 
 _BUCKETS = 60  # a window is so exact
 
@@ -53,17 +53,17 @@ class Window:
         """Forgets everything."""
         self._buckets = []
 
-    def state(self) -> JsonValue:
+    def state(self, names: SeriesNames) -> JsonValue:
         """All that it knows, to go on from after a restart."""
-        return [[bucket.start, bucket.end, bucket.counts.state()] for bucket in self._buckets]
+        return [[bucket.start, bucket.end, bucket.counts.state(names)] for bucket in self._buckets]
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, names: SeriesNames) -> None:
         """Goes on from a state, which may be of a window of another length.
 
         Raises:
-            TypeError, ValueError: It is not one.
+            IndexError, TypeError, ValueError: It is not one.
         """
         self._buckets = [
-            _Bucket(start=float(start), end=float(end), counts=Counts.restored(counts))
+            _Bucket(start=float(start), end=float(end), counts=Counts.restored(counts, names))
             for start, end, counts in state
         ]

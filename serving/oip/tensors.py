@@ -327,6 +327,13 @@ COLUMNS = {
             datatype="BYTES",
             read=lambda answers: np.array([image.prediction_id for image in answers.images], object),
         ),
+        Column(
+            name="label_request",
+            datatype="FP32",
+            read=lambda answers: answers.column(
+                lambda image: image.label_request.probability if image.label_request else 0.0
+            ),
+        ),
     )
 }
 

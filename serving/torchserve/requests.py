@@ -197,6 +197,7 @@ def error_document(error: CorollaError) -> dict[str, Any]:
 
 
 def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[str, Any]:
+    wish = answer.label_request
     return {
         "top": [
             {"class_name": classes[i], "class_index": i, "probability": float(answer.probabilities[i])}
@@ -207,4 +208,5 @@ def _result(answer: ImageAnswer, classes: tuple[str, ...], top_k: int) -> dict[s
         "mutual_information": answer.mutual_information,
         "members_asked": answer.members_asked,
         "prediction_id": answer.prediction_id,
+        "label_request": wish and {"reason": wish.reason, "inclusion_probability": wish.probability},
     }

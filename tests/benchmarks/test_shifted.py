@@ -124,7 +124,7 @@ def test_it_ends_with_what_is_asked_of_monitoring(
         source="random:test_vit",
         image_size=32,
         images=30,
-        heldout=60,
+        heldout=110,
         others=10,
         methods=("lora", "ssf", "bitfit", "adaptformer"),
         epochs=1,
@@ -138,5 +138,5 @@ def test_it_ends_with_what_is_asked_of_monitoring(
     shifted.main([*flags, "--folder", str(tmp_path), "--page", str(page)])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["benchmark"], found["streams"], found["seeds"]) == ("shifted", 2, 2)
-    assert found["reference_images"] + found["streamed_images"] == 60
+    assert found["reference_images"] + found["streamed_images"] == 110
     assert "| noise:3 |" in page.read_text()

@@ -1,5 +1,12 @@
-"""Every query of a page, a metric's help or a rule runs in a real Prometheus that scrapes two replicas."""
+"""Every query of a page, a metric's help, a rule or the dashboard runs in a real Prometheus.
 
+It scrapes two replicas and an evaluator, and evaluates the rules that we ship; those of labels also as if an
+hour were a second, to see alerts come and go.
+"""
+
+import json
+import math
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -11,23 +18,30 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from deploy.grafana import dashboard
 from docs.queries import ABSENT, QUERIES
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import Domains
 from serving.metrics.port import MetricsPort
+from tests.docs.evaluator import ALARM, Watched
 from tests.model_store.references import usable_reference
 from tests.prometheus import Prometheus, tool
 from tests.serving.metrics.counting import label
-from tests.serving.world import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PROMQL = re.compile(r"\b(?:sum|avg|min|max|count|rate|increase|histogram_quantile|group_left)\b[\w\s,()]*\(")
 MEMBERS = ("lora", "ssf")
 CLASSES = ("zero", "one", "two")
 IMAGES = 8
+LABEL_FREE = ("corolla_signals", "corolla_tickets", "corolla_upkeep")
+"""Groups of rules."""
+ROUTE = {"route": "digits/best"}
+HERE = ROUTE | {"domain": "photo"}
 
 
 def shown(pages: Iterable[Path]) -> list[str]:
@@ -75,42 +89,76 @@ def serve(metrics: Metrics, correct: int) -> None:
     for route in ("digits/best", "digits/late"):
         for number in range(IMAGES):
             metrics.request("Classify", "OK", 0.02)
-            metrics.prediction(
-                route=route,
-                domain="photo",
-                predicted=1,
-                class_name="one",
-                votes=[1, number % 2],
-                confidence=0.5 if correct == IMAGES else 0.7,
-                entropy=0.5,
-                mutual_information=0.1,
-                agreement=0.5 + number % 2 / 2,
-                margin=0.2,
-                expected={"confidence": 0.5 + number % 2 / 4, "atc_mc": float(number % 2)},
-            )
             distance = 0.5 + number % 2
             metrics.frozen(route=route, domain="photo", override=number % 2 == 0, distance=distance)
+            metrics.label_requested(route, "photo", "sampled")
             if route == "digits/best":
                 whole = number % 2 == 0
                 metrics.cascade(
                     route=route, domain="photo", asked=1 + number % 2, as_all=number > 0 if whole else None
                 )
-            right = {"lora": number < correct, "ssf": True}
-            label(metrics, route, "photo", correct=right["lora"], members=right)
+            sure = 0.5 if correct == IMAGES else 0.7
+            answer(metrics, route, number, correct=number < correct, confidence=sure)
+
+
+def answer(metrics: Metrics, route: str, number: int, *, correct: bool, confidence: float = 0.5) -> None:
+    """Counts one image, and its label."""
+    metrics.prediction(
+        route=route,
+        domain="photo",
+        predicted=1,
+        class_name="one",
+        votes=[1, number % 2],
+        confidence=confidence,
+        entropy=0.5,
+        mutual_information=0.1,
+        agreement=0.5 + number % 2 / 2,
+        margin=0.2,
+        expected={"confidence": 0.5 + number % 2 / 4, "atc_mc": float(number % 2)},
+    )
+    members = {"lora": correct, "ssf": True}
+    label(metrics, route, "photo", correct=correct, members=members, confidence=confidence)
+
+
+def hurried() -> dict[str, Any]:
+    """The rules that look at six hours of labels, with six seconds instead and under names of their own."""
+    document = yaml.safe_load(RULES.read_text().replace("Corolla", "Hurried"))
+    groups = [group["rules"] for group in document["groups"] if group["name"] not in LABEL_FREE]
+    text = yaml.safe_dump([rule for rules in groups for rule in rules if "6h" in rule["expr"]])
+    rules = yaml.safe_load(text.replace("6h", "6s").replace("15m", "0s"))
+    return {"groups": [{"name": "hurried", "rules": rules}]}
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def evaluator() -> Iterator[Watched]:
+    with Watched() as evaluator:
+        yield evaluator
+
+
+@pytest.fixture(scope="module")
+def replicas() -> list[Metrics]:
+    return [replica(1), replica(2)]
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    tmp_path_factory: pytest.TempPathFactory, replicas: list[Metrics], evaluator: Watched
+) -> Iterator[Prometheus]:
     """Scraped two replicas before they counted anything, and after."""
-    replicas = [replica(1), replica(2)]
+    folder = tmp_path_factory.mktemp("prometheus")
+    quick = folder / "hurried.yml"
+    quick.write_text(yaml.safe_dump(hurried()))
     first, second = (MetricsPort(metrics.registry, port=0) for metrics in replicas)
     with closing(first), closing(second):
-        folder = tmp_path_factory.mktemp("prometheus")
-        with Prometheus([first.port, second.port], folder) as prometheus:
+        ports = [first.port, second.port]
+        with Prometheus(
+            ports, folder, monitors=[evaluator.port], rules=[RULES, quick], interval="1s"
+        ) as prometheus:
             for metrics, correct in zip(replicas, (IMAGES, IMAGES // 2), strict=True):
                 serve(metrics, correct)
             # The more samples, the less does `increase` extrapolate.
-            until(lambda: (value(prometheus.query("min(count_over_time(corolla_ready[1h]))")) or 0) >= 8)
+            scraped = "min(count_over_time(corolla_ready[1h]))"
+            until(lambda: (value(prometheus.query(scraped)) or 0) >= 8, every_s=0.5)
             prometheus.freeze(lambda: value(prometheus.query("sum(corolla_feedback_total)")) == 4 * IMAGES)
             yield prometheus
 
@@ -133,12 +181,22 @@ def test_a_documented_query_finds_something_over_two_replicas(prometheus: Promet
     assert prometheus.query(promql)
 
 
-def test_prometheus_reads_the_configuration_that_we_ship() -> None:
-    config = ROOT / "deploy" / "prometheus" / "prometheus.yml"
-    checked = subprocess.run(
-        [tool("promtool"), "check", "config", str(config)], capture_output=True, text=True, check=False
-    )
+def promtool(*arguments: str | Path) -> None:
+    """Fails with what promtool says against its arguments."""
+    command = [tool("promtool"), *arguments]
+    # It collects garbage for a third of its time otherwise.
+    environment = os.environ | {"GOGC": "400"}
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "compose.yml"])
+def test_prometheus_reads_the_configuration_that_we_ship(name: str) -> None:
+    promtool("check", "config", RULES.with_name(name))
+
+
+def test_the_alerts_do_in_every_scenario_what_they_should() -> None:
+    promtool("test", "rules", RULES.with_name("rules_test.yml"))
 
 
 def test_every_query_is_among_those_that_run() -> None:
@@ -150,8 +208,85 @@ def test_the_expressions_of_all_rules_can_be_evaluated(prometheus: Prometheus) -
         prometheus.query(expression)
 
 
-ROUTE = {"route": "digits/best"}
-HERE = ROUTE | {"domain": "photo"}
+def chosen(query: str) -> str:
+    """The query of a panel or of a variable as Grafana asks it once all is chosen."""
+    values = {
+        "job": "corolla",
+        "route": "digits/best",
+        "domain": ".*",
+        "window": "1h",
+        "__rate_interval": "1h",
+    }
+    return re.sub(r"\$(\w+)", lambda name: values.get(name[1], name[0]), query)
+
+
+def drawn() -> dict[str, str]:
+    """The queries of the dashboard's panels, as Grafana reads them, by title and letter."""
+    panels = json.loads(dashboard.FILE.read_text())["panels"]
+    return {
+        f"{panel['title']} {target['refId']}": chosen(target["expr"])
+        for panel in panels
+        for target in panel.get("targets", ())
+    }
+
+
+@pytest.mark.parametrize("panel", drawn())
+def test_every_query_of_the_dashboard_finds_numbers(prometheus: Prometheus, panel: str) -> None:
+    found = prometheus.query(drawn()[panel])
+    assert [number for _, number in found if not math.isnan(number)]
+
+
+def test_promtool_finds_nothing_against_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [{"record": f"panel:{number}", "expr": promql} for number, promql in enumerate(drawn().values())]
+    file = tmp_path / "panels.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", file)
+
+
+def test_what_can_be_chosen_in_the_dashboard_exists(prometheus: Prometheus) -> None:
+    variables = json.loads(dashboard.FILE.read_text())["templating"]["list"]
+    offered = {}
+    for variable in variables:
+        if variable["type"] == "query":
+            query = re.fullmatch(r"label_values\((.*), (\w+)\)", chosen(variable["query"]))
+            assert query is not None
+            offered[variable["name"]] = {labels[query[2]] for labels, _ in prometheus.query(query[1])}
+    assert offered["job"] == {"corolla"}
+    assert {"digits/best", "digits/late"} <= offered["route"]
+    assert {"photo", "unset"} <= offered["domain"]
+
+
+def firing(prometheus: Prometheus, name: str, severity: str) -> bool:
+    """Whether an alert about the route in the domain is firing now."""
+    labels = {"alertname": name, "severity": severity} | HERE
+    return any(labels.items() <= alert.items() for alert in prometheus.alerts())
+
+
+def test_an_alarm_of_the_evaluator_is_an_alert_until_it_is_taken_back(
+    prometheus: Prometheus, evaluator: Watched
+) -> None:
+    def fires() -> bool:
+        return firing(prometheus, "CorollaShiftAlarm", "ticket")
+
+    assert not fires()
+    evaluator.alarms = (ALARM,)
+    until(fires, every_s=0.5)
+    evaluator.alarms = ()
+    until(lambda: not fires(), every_s=0.5)
+
+
+def test_labels_page_while_they_say_that_the_answers_are_wrong(
+    prometheus: Prometheus, replicas: list[Metrics]
+) -> None:
+    """The reference of one replica says a quarter of the answers are right; what is lowest counts."""
+
+    def fires_after(correct: bool) -> bool:
+        for number in range(100):
+            answer(replicas[0], "digits/best", number, correct=correct)
+        return firing(prometheus, "HurriedAccuracyLow", "page")
+
+    until(lambda: fires_after(False), every_s=0.5)
+    until(lambda: not fires_after(True), every_s=0.5)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_the_alert_fires_in_prometheus_on_the_shift_and_not_before(tmp_path: Pat
     settings = world.settings(domains=watch_demo.DOMAIN)
     with Running(settings) as running, watch_demo.Prometheus(program, tmp_path) as prometheus:
         prometheus.scrape(corolla=f"127.0.0.1:{running.server.metrics_port}")
-        with watch_demo.watching(prometheus, tmp_path) as monitor:
-            send = watch_demo.sender(running.address, ROUTE, "shapes")
+        with watch_demo.watching(prometheus, tmp_path) as monitor, running.client() as client:
+            send = watch_demo.sender(client, ROUTE, "shapes")
             outcome = watch_demo.play(send, calm[:64], shifted * 5, prometheus, monitor)
     assert outcome.expected, outcome.text
     assert outcome.counted is not None

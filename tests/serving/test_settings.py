@@ -151,3 +151,19 @@ def test_a_host_may_stand_in_brackets_and_a_socket_leaves_the_metrics_their_port
 def test_a_mode_is_written_as_for_chmod(mode: str) -> None:
     with pytest.raises(InvalidInput, match="socket_mode"):
         Settings.read({"socket_mode": mode})
+
+
+def test_labels_are_kept_beside_the_key_unless_they_have_a_place_of_their_own() -> None:
+    assert Settings(prediction_key_file="/keys/new.key, /keys/old.key").labels_place == "/keys/labels.db"
+    assert Settings(labels="postgresql://db/labels").labels_place == "postgresql://db/labels"
+    (default,) = Settings().key_files
+    assert (default.name, Settings().labels_place) == ("prediction.key", str(default.parent / "labels.db"))
+
+
+def test_a_replica_is_named_by_its_machine_and_port_and_anew_where_the_port_is_chosen() -> None:
+    assert Settings(replica="shop-1").replica_name == "shop-1"
+    named = Settings(port=50051).replica_name
+    assert named.endswith(":50051")
+    assert named == Settings(port=50051).replica_name
+    assert Settings(host="unix:/run/corolla.sock").replica_name.endswith(":/run/corolla.sock")
+    assert Settings(port=0).replica_name != Settings(port=0).replica_name

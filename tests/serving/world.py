@@ -7,7 +7,6 @@ registered method has an adapter in `shapes`; `lora` has two versions there, and
 import asyncio
 import io
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -46,6 +45,8 @@ from serving.client.blocking import Client
 from serving.metrics.events import Metrics
 from serving.server import Server
 from serving.settings import Settings
+from tests.waiting import WAIT_S
+from tests.waiting import until as until  # where most tests look for it
 
 SIZE = 32
 HALF = (0.5, 0.5, 0.5)
@@ -60,8 +61,6 @@ PREPROCESS = Preprocess(image_size=SIZE, mean=HALF, std=HALF)
 SHAPES = ("circle", "square", "star")
 REORDERED = ("star", "circle", "square")
 COLOURS = ("red", "green")
-WAIT_S = 300.0
-"""How long a test waits for what happens at once, before it fails: on a busy machine that takes a while."""
 DEADLINE_S = 2.0
 """Of calls that are to expire: long enough to arrive on a busy machine first."""
 
@@ -226,14 +225,6 @@ def encoded(seed: int = 0, kind: str = "PNG") -> bytes:
 
 def new_metrics() -> Metrics:
     return Metrics(CollectorRegistry())
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Waits for what another thread does, and fails when it does not."""
-    tick, end = threading.Event(), time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        tick.wait(0.005)
 
 
 class Running:

@@ -1,6 +1,7 @@
 """What the members say of each other."""
 
 from deploy.grafana.panels import (
+    TIMES,
     Query,
     Row,
     heat,
@@ -108,7 +109,7 @@ ROW = Row(
             width=6,
             transformations=(
                 joined(_PAIR),
-                renamed({"Value #A": "Q", "Value #B": "overlap"}, without=("Time", "Time 1", "Time 2")),
+                renamed({"Value #A": "Q", "Value #B": "overlap"}, without=TIMES),
             ),
         ),
     ),

@@ -1,6 +1,17 @@
 """What true labels say: the only panels that know whether the answers are right."""
 
-from deploy.grafana.panels import Query, Row, increase, lines, of_evaluator, of_place, of_route, rate, rows
+from deploy.grafana.panels import (
+    Query,
+    Row,
+    increase,
+    lines,
+    of_evaluator,
+    of_place,
+    of_route,
+    rate,
+    renamed,
+    rows,
+)
 
 _WEIGHTED = of_place("route_domain:corolla_feedback_accuracy_ratio:poststratified6h")
 _ERROR = of_place("route_domain:corolla_feedback_accuracy_ratio:poststratified_stderr6h")
@@ -42,6 +53,7 @@ ROW = Row(
             "Alarms that are raised",
             "Of rules.yml: those that page are of labels.",
             Query(f"count by (alertname, severity, route, domain) ({_FIRING})"),
+            transformations=(renamed({}, without=("Time", "Value")),),
             width=8,
         ),
         lines(

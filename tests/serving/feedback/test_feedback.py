@@ -9,13 +9,11 @@ import pytest
 from prometheus_client.samples import Exemplar
 
 from serving.feedback.feedback import Feedback
-from serving.feedback.label import Label, LabelResult, Said, Source
+from serving.feedback.label import Label, LabelResult, Said
 from serving.metrics.events import Metrics
 from serving.metrics.prediction_ids import Prediction, PredictionIds
-from tests.serving.feedback.parts import feedback_over
+from tests.serving.feedback.parts import PREDICTION_IDS, feedback_over, sent
 from tests.serving.world import World, new_metrics
-
-PREDICTION_IDS = PredictionIds(b"k" * 32)
 
 
 @pytest.fixture
@@ -51,19 +49,10 @@ def count(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, {"route": "shapes/best", **labels}) or 0.0
 
 
-def label(
-    feedback: Feedback,
-    prediction: Prediction | str,
-    *truth: str | int,
-    unknown: bool = False,
-    source: Source = Source.USER,
-    revision: int = 0,
-) -> LabelResult:
+def label(feedback: Feedback, prediction: Prediction | str, *truth: str | int) -> LabelResult:
     """What becomes of one label."""
     prediction_id = prediction if isinstance(prediction, str) else PREDICTION_IDS.seal(prediction)
-    said = Said(classes=truth, unknown=unknown)
-    sent = Label(prediction_id=prediction_id, said=said, source=source, revision=revision)
-    (result,) = feedback.take([sent])
+    (result,) = feedback.take([Label(prediction_id=prediction_id, said=Said(classes=truth))])
     return result
 
 
@@ -160,3 +149,73 @@ def test_the_latest_wrong_answer_is_the_exemplar_of_wrong_answers(
     (exemplar,) = shown()
     assert wrong.startswith(exemplar.labels["prediction_id"])
     assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 1
+
+
+def test_a_name_and_its_index_are_the_same_label_whatever_the_order_of_the_classes(
+    feedback: Feedback, world: World, prediction: Prediction
+) -> None:
+    """Index 0 of `shapes` is a circle; that of `reordered` is a star."""
+    other = world.store.tasks.get("reordered", world.backbone.digest).digest
+    permuted = replace(prediction, task="reordered", task_digest=other, predicted=0, nonce="f" * 16)
+
+    assert label(feedback, prediction, "square").status == "matched"
+    assert label(feedback, prediction, 1).status == "duplicate"
+    assert label(feedback, permuted, "star").correct
+    assert label(feedback, permuted, 0).status == "duplicate"
+    assert label(feedback, permuted, 1).status == "conflict"
+
+
+def test_a_misspelt_class_is_refused_with_the_nearest(feedback: Feedback, prediction: Prediction) -> None:
+    assert "did you mean square?" in label(feedback, prediction, "sqare").message
+
+
+def test_a_set_is_right_where_the_answer_is_in_it(feedback: Feedback, prediction: Prediction) -> None:
+    assert label(feedback, prediction, "square", "star").correct
+
+
+def test_unknown_is_counted_and_says_neither_right_nor_wrong(
+    feedback: Feedback, metrics: Metrics, prediction: Prediction
+) -> None:
+    (result,) = feedback.take([sent(prediction, unknown=True)])
+
+    assert (result.status, result.correct) == ("matched", False)
+    assert count(metrics, "corolla_feedback_unknown_total", domain="unset") == 1
+    assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 0
+
+
+def test_a_correction_says_what_it_changed(
+    feedback: Feedback, metrics: Metrics, prediction: Prediction
+) -> None:
+    labels = [
+        sent(prediction, "star"),
+        sent(prediction, "circle", revision=1),
+        sent(prediction, 1, revision=2),
+    ]
+    results = feedback.take(labels)
+
+    assert [str(result.status) for result in results] == ["matched", "corrected", "corrected"]
+    assert [result.correct for result in results] == [False, False, True]
+    change = {"domain": "unset", "from": "incorrect", "to": "correct"}
+    assert count(metrics, "corolla_feedback_corrections_total", **change) == 1
+    assert count(metrics, "corolla_feedback_total", domain="unset", outcome="incorrect") == 1
+    assert count(metrics, "corolla_feedback_total", domain="unset", outcome="correct") == 0
+
+
+def test_a_prediction_of_a_route_and_a_domain_that_are_gone_counts_for_others(
+    feedback: Feedback, metrics: Metrics, prediction: Prediction
+) -> None:
+    gone = replace(prediction, route="shapes/gone", domain="gone", members=("old:1",), votes=(1,))
+
+    assert label(feedback, gone, "square").status == "matched"
+    there = {"route": "adhoc", "domain": "other", "outcome": "correct"}
+    assert metrics.registry.get_sample_value("corolla_feedback_total", there) == 1
+
+
+def test_one_call_may_have_labels_of_every_kind(feedback: Feedback, prediction: Prediction) -> None:
+    forged = Label(prediction_id="forged", said=Said(classes=("star",)))
+    labels = [sent(prediction, "star"), forged, sent(prediction, "star"), sent(prediction, "triangle")]
+
+    results = feedback.take([*labels, sent(prediction, "circle")])
+
+    expected = ["matched", "invalid_token", "duplicate", "invalid_class", "conflict"]
+    assert [str(result.status) for result in results] == expected

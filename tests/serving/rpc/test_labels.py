@@ -53,9 +53,11 @@ def test_a_label_without_a_class_is_invalid(client: Client) -> None:
 
 
 def test_too_many_labels_are_refused(client: Client) -> None:
+    too_many = pb.FeedbackRequest(labels=[pb.Label(prediction_id="x")] * (MAX_LABELS + 1))
     with pytest.raises(RequestFailed) as caught:
-        client.feedback([("x", "star")] * (MAX_LABELS + 1))
+        client.call(ClassifierStub(client.channel).Feedback, too_many)
     assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "labels")
+    assert len(client.feedback([("x", "star")] * (MAX_LABELS + 1)).results) == MAX_LABELS + 1
 
 
 def test_labels_may_come_back_to_another_server_with_the_same_key(world: World, client: Client) -> None:
