@@ -12,7 +12,7 @@ from serving.monitor.pages import StatusPages
 from serving.monitor.status import Status
 from tests.chromium import CUT_OFF, chromium
 from tests.serving.monitor.statuses import full, hostile, status
-from tests.serving.world import WAIT_S
+from tests.waiting import WAIT_S
 
 STATUSES = {
     "full": full(),
