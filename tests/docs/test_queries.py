@@ -158,7 +158,7 @@ def prometheus(
                 serve(metrics, correct)
             # The more samples, the less does `increase` extrapolate.
             scraped = "min(count_over_time(corolla_ready[1h]))"
-            until(lambda: (value(prometheus.query(scraped)) or 0) >= 8, every_s=0.1)
+            until(lambda: (value(prometheus.query(scraped)) or 0) >= 8, every_s=0.5)
             prometheus.freeze(lambda: value(prometheus.query("sum(corolla_feedback_total)")) == 4 * IMAGES)
             yield prometheus
 
@@ -270,9 +270,9 @@ def test_an_alarm_of_the_evaluator_is_an_alert_until_it_is_taken_back(
 
     assert not fires()
     evaluator.alarms = (ALARM,)
-    until(fires, every_s=0.1)
+    until(fires, every_s=0.5)
     evaluator.alarms = ()
-    until(lambda: not fires(), every_s=0.1)
+    until(lambda: not fires(), every_s=0.5)
 
 
 def test_labels_page_while_they_say_that_the_answers_are_wrong(
@@ -281,12 +281,12 @@ def test_labels_page_while_they_say_that_the_answers_are_wrong(
     """The reference of one replica says a quarter of the answers are right; what is lowest counts."""
 
     def fires_after(correct: bool) -> bool:
-        for number in range(50):
+        for number in range(100):
             answer(replicas[0], "digits/best", number, correct=correct)
         return firing(prometheus, "HurriedAccuracyLow", "page")
 
-    until(lambda: fires_after(False), every_s=0.2)
-    until(lambda: not fires_after(True), every_s=0.2)
+    until(lambda: fires_after(False), every_s=0.5)
+    until(lambda: not fires_after(True), every_s=0.5)
 
 
 @pytest.mark.parametrize(
