@@ -15,7 +15,8 @@ counted until the alarm, at default settings: one domain, and one of five indica
 with the same 10,000 reference images: a z-test of the last 1,000 images, every 1,000 images, at the usual 1 %
 (z 2.33) and with a margin of 3 points, as dashboards do it; the same test, and a cumulative sum, with limits
 that were found by simulation, so that they are false in alpha of the streams of this length too, but in more
-of longer ones. Takes less than three minutes of CPU; --quick takes seconds.
+of longer ones. Last, errors rise, and labels are counted until the alarm of accuracy. Takes less than three
+minutes of CPU; --quick takes seconds.
 """
 
 import copy
@@ -92,7 +93,7 @@ class Bench:
 
     def __init__(self, size: Size, settings: AlarmSettings, seed: int) -> None:
         self._size, self._settings = size, settings
-        self._random = np.random.default_rng(seed)
+        self._random, self._of_labels = np.random.default_rng(seed), np.random.default_rng((seed, 1))
         self.figures: dict[str, Value] = {}
         self.tables: list[Table] = []
 
@@ -102,6 +103,7 @@ class Bench:
         limits = self._fixed_windows()
         self._detection(limits)
         self._reference_sizes()
+        self.labels()
 
     def _false_alarms(self) -> None:
         size, alpha = self._size, self._settings.alpha
@@ -242,6 +244,31 @@ class Bench:
             )
         self.tables.append(table)
 
+    def labels(self) -> None:
+        """Labels until the alarm of accuracy where errors rise from 5 %, after 1,000 labels of quiet."""
+        streams, random, limit = self._size.shifted, self._of_labels, self._limit()
+        table = Table("reference images", "+5", "+10", "+20", title="labels to the alarm of accuracy")
+        for images in (360, 1000, 10_000):
+            margin = self._settings.accuracy_margin
+            rule = EProcess(open_to(_usual(images, streams), "error", margin=margin, most=limit))
+            for n in looks(1000, step=50, fine=50):
+                rule.step(n, random.binomial(n, RATE, streams).astype(np.float64))
+            cells = []
+            for points in (5, 10, 20):
+                found = images_to_alarm(
+                    copy.deepcopy(rule),
+                    limit,
+                    RATE + points / 100,
+                    looks(min(_LONGEST, 100_000), step=50),
+                    random,
+                    streams,
+                )
+                median, cell = _summary(found)
+                self.figures[f"labels_reference_{images}_plus_{points}"] = median
+                cells.append(cell)
+            table.add_row(f"{images:,}", *cells)
+        self.tables.append(table)
+
     def _row(self, table: Table, name: str, quiet: str, rule: Rule, limit: float, key: str) -> None:
         cells = []
         for points in POINTS:
@@ -253,9 +280,8 @@ class Bench:
                 self._random,
                 self._size.shifted,
             )
-            median, most = (float(np.quantile(after, share, method="higher")) for share in (0.5, 0.9))
-            cells.append(f"{_count(median)} ({_count(most)})")
-            self.figures[f"{key}_plus_{points}"] = None if math.isinf(median) else median
+            self.figures[f"{key}_plus_{points}"], cell = _summary(after)
+            cells.append(cell)
         table.add_row(name, quiet, *cells)
 
     def _reference(self, rate: float, images: int, streams: int) -> Reference:
@@ -287,8 +313,14 @@ def _detecting() -> Iterator[int]:
     yield from looks(_LONGEST, step=WINDOW, fine=50, fine_until=5000)
 
 
+def _summary(images: Array) -> tuple[float | None, str]:
+    """The median, None where it is not finite, and what a table says: the median, and 90 % in brackets."""
+    median, most = (float(np.quantile(images, share, method="higher")) for share in (0.5, 0.9))
+    return None if math.isinf(median) else median, f"{_count(median)} ({_count(most)})"
+
+
 def _count(images: float) -> str:
-    return f"> {_LONGEST:,}" if math.isinf(images) else f"{images:,.0f}"
+    return "-" if math.isinf(images) else f"{images:,.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

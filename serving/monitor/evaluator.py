@@ -101,10 +101,18 @@ class Evaluator:
             Unreachable: It does not answer.
         """
         if not self._replayed:
-            for reading in self._source.history(max(self._at, self._source.origin)):
-                self.take(reading)
-            self._replayed = True
+            self.replay()
         return self.take(self._source.read())
+
+    def replay(self) -> None:
+        """Takes what the source knows of the time since the last reading, or since its origin.
+
+        Raises:
+            Unreachable: It does not answer.
+        """
+        for reading in self._source.history(max(self._at, self._source.origin)):
+            self.take(reading)
+        self._replayed = True
 
     def trouble(self, problem: str, *, instead: bool = False) -> Status:
         """Adds a problem to the status until the next step, or puts it in the place of all others."""

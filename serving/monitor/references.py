@@ -1,5 +1,6 @@
 """The references that servers say they compare with, and whether they can be used."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -42,7 +43,8 @@ def references(reading: Reading) -> References:
     """Those of all routes that have one."""
     by_route: dict[str, list[Sample]] = {}
     for sample in reading.samples:
-        if sample.name.startswith(_PREFIX) and (route := dict(sample.labels).get("route")):
+        route = dict(sample.labels).get("route")
+        if route and sample.name.startswith(_PREFIX) and math.isfinite(sample.value):
             by_route.setdefault(route, []).append(sample)
     usable: dict[str, ReferenceValues] = {}
     status: dict[str, ReferenceStatus] = {}

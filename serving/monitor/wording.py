@@ -22,7 +22,7 @@ METHODS: Final = {
     "slope1": "agreement line of slope 1",
     "bbse": "class counts (BBSE)",
 }
-_INDICATORS: Final = {
+INDICATORS: Final = {
     "disagreement": "members disagree",
     "low_score": "low scores",
     "unsure": "low confidence",
@@ -81,7 +81,7 @@ def method(name: str) -> str:
 
 def indicator(name: str) -> str:
     """What an indicator sees."""
-    return _INDICATORS.get(name, name.replace("_", " "))
+    return INDICATORS.get(name, name.replace("_", " "))
 
 
 def power(log10: float) -> str:

@@ -13,7 +13,7 @@ from petl_vit.evidence import Candidate, Evidence
 def test_it_ends_with_false_alarms_and_images_to_detection(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = alarms.Size(streams=100, images=2000, shifted=5, quiet=(0, 1000))
+    small = alarms.Size(streams=20, images=2000, shifted=5, quiet=(0, 1000))
     monkeypatch.setattr(alarms, "QUICK", small)
     monkeypatch.setattr(alarms, "_LONGEST", 6000)
 
@@ -21,9 +21,10 @@ def test_it_ends_with_false_alarms_and_images_to_detection(
 
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["false_alarms_within_bound"] is True
-    assert figures["streams"] == 100
+    assert figures["streams"] == 20
     assert figures["e_process_quiet_0_plus_20"] <= figures["e_process_quiet_1000_plus_10"] <= 2000
     assert figures["z_plus_20"] == 1000
+    assert figures["labels_reference_10000_plus_20"] <= figures["labels_reference_360_plus_20"] <= 1000
     assert figures["e_process_quiet_0_plus_1"] is None
 
 

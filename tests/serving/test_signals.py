@@ -7,6 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from model_store.routes.text import parse_route
 from serving.registry.catalog import Catalog
+from serving.service import Service
 from tests.serving.metrics.references import reference_of
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
@@ -53,3 +54,17 @@ def test_answers_are_scored_until_a_roll_out_makes_the_reference_stale(own_world
         assert running.value("corolla_estimated_predictions_total", **PLACE, method="confidence") == 8
         assert running.value("corolla_frozen_predictions_total", **PLACE) == 8
         assert running.value("corolla_feature_distance_ratio_count", **PLACE) == 4
+
+
+def test_a_reference_that_is_read_before_its_route_is_announced_is_in_use(own_world: World) -> None:
+    """The watcher may look at references while a server still warms up."""
+    catalog = Catalog(own_world.store, own_world.backbone.digest)
+    plan = catalog.plan("shapes", parse_route("best"), extrapolate=False)
+    own_world.store.references.put(reference_of(plan, np.random.default_rng(0).normal(size=(60, 48))))
+    service = Service(own_world.settings())
+    try:
+        service.references.follow()
+        service.classifier.announce(plan)
+        assert service.metrics.scoring("shapes/best", plan.digest) is not None
+    finally:
+        service.close()

@@ -282,9 +282,10 @@ def _members(domain: DomainStatus) -> Table:
 
 
 def _evidence(domain: DomainStatus) -> Table:
-    wanted = "" if domain.threshold is None else wording.power(domain.threshold)
     rows = [
-        (wording.indicator(name), wording.power(value), wanted)
+        (wording.indicator(name), wording.power(value))
         for name, value in sorted(domain.evidence.items(), key=lambda item: -item[1])
     ]
-    return Table(name="Evidence of a shift", columns=("indicator", "evidence", "alarm at"), rows=tuple(rows))
+    if rows and domain.threshold is not None:
+        rows.append(("an alarm, where the mean of those of its kind is", wording.power(domain.threshold)))
+    return Table(name="Evidence", columns=("indicator", "evidence"), rows=tuple(rows))

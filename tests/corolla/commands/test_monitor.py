@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from prometheus_client.registry import Collector
 from corolla import command
 from corolla.commands.monitor import monitor
 from corolla.monitoring import changes
-from petl_vit.errors import CorollaError
+from petl_vit.errors import CorollaError, NotFound
 from serving.metrics.port import MetricsPort
 from serving.monitor.look import ReferenceValues
 from serving.monitor.names import NAMES
 from serving.monitor.status import Alarm, DomainStatus, RouteStatus, Status
+from tests.serving.monitor.api import api
+from tests.serving.monitor.api import healthy as healthy_answers
 from tests.serving.monitor.world import DOMAIN, ROUTE, Server, values
 from tests.serving.world import until
 
@@ -118,12 +120,42 @@ def test_an_alarm_is_told_to_scripts_by_exit_code_1(server: Server, url: str) ->
     assert f"ALARM {ROUTE}, {DOMAIN}: shift (" in done.stdout
 
 
+def test_a_prometheus_is_read_with_its_headers_and_its_past() -> None:
+    asked = set()
+
+    def answer(query: str, form: Mapping[str, str]) -> list[Any]:
+        asked.add((form["header"], "start" in form))
+        return healthy_answers(query, form)
+
+    with api(answer) as address:
+        words = ("--prometheus", address, "--job", "corolla", "--header", "X-Scope-OrgID: team")
+        done = ran(*words, "--once", "--json", "--history", "1h", "--every", "10m")
+
+    status = Status.model_validate_json(done.stdout)
+    assert status.source == f"{address}, job corolla"
+    assert asked == {("team", False), ("team", True)}
+
+
+def test_a_job_that_prometheus_does_not_have_is_refused() -> None:
+    with api(lambda query, form: []) as address, pytest.raises(NotFound) as raised:
+        ran("--prometheus", address, "--job", "corola", "--once")
+
+    assert (raised.value.field, raised.value.remedy) == ("job", "it has no targets")
+
+
 def test_what_is_wrong_is_said_beside_the_table(server: Server, url: str) -> None:
     server.predict(1000, means=MEANS)
 
     done = ran("--server-metrics", url, "--once")
 
     assert f"note: {ROUTE}: no reference; measure one: corolla routes reference live" in done.stderr
+
+    server.compare_with(values())
+    server.predict(30, domain="sketch", means=MEANS)
+    done = ran("--server-metrics", url, "--once")
+
+    why = "atc_mc, atc_ne, confidence, doc: 30 images; 100 are needed"
+    assert f"note: {ROUTE}, sketch: left out of the estimate: {why}" in done.stderr
 
 
 def test_a_state_file_carries_what_was_seen_to_the_next_call(

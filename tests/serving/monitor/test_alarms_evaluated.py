@@ -82,7 +82,7 @@ def test_a_new_evaluator_without_a_state_reads_the_past_and_knows_the_same() -> 
         status = world.serve(int(random.integers(1, 200)), USUAL | {"atc_mc": 0.87})
 
     again = world.new()
-    again.replay()
+    again.step()
 
     assert evidence(again.status) == evidence(status)
 

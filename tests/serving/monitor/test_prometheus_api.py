@@ -1,14 +1,9 @@
 """Readings from Prometheus: its answers by hand, for what is rare, and the real one."""
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,52 +14,9 @@ from serving.monitor.evaluator import Evaluator, EvaluatorSettings
 from serving.monitor.prometheus_api import PrometheusSource, instance_of
 from serving.monitor.status import Status
 from tests.prometheus import Prometheus
+from tests.serving.monitor.api import NOW, api, healthy, series
 from tests.serving.monitor.world import DOMAIN, ROUTE
 from tests.serving.world import until
-
-NOW = 10_000.0
-Answer = Callable[[str, Mapping[str, str]], Any]
-
-
-@contextmanager
-def api(answer: Answer) -> Iterator[str]:
-    """A Prometheus that answers as it is told; the `data.result` of a query, or the whole document."""
-
-    class Api(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            form = {name: values[0] for name, values in parse_qs(body).items()}
-            found = answer(form["query"], form | {"header": self.headers.get("X-Scope-OrgID", "")})
-            document = {"status": "success", "data": {"result": found}} if isinstance(found, list) else found
-            self.send_response(200 if document.get("status") == "success" else 422)
-            self.end_headers()
-            self.wfile.write(json.dumps(document).encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        thread = Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def series(value: float, name: str = "corolla_predictions_total", **labels: str) -> dict[str, Any]:
-    metric = {"__name__": name, "job": "corolla", "instance": "one:9090", "route": ROUTE, "domain": DOMAIN}
-    return {"metric": metric | labels, "value": [NOW, str(value)]}
-
-
-def healthy(query: str, form: Mapping[str, str]) -> list[Any]:
-    up = {"__name__": "up", "job": "corolla", "instance": "one:9090"}
-    if query.startswith("up{"):
-        return [{"metric": up, "value": [NOW, "1"]}]
-    if query.startswith("timestamp("):
-        return [{"metric": up, "value": [NOW, str(NOW - 10)]}]
-    return [series(7)]
 
 
 def source(url: str, **settings: Any) -> PrometheusSource:

@@ -92,3 +92,12 @@ def test_a_reference_of_too_few_images_says_so() -> None:
     found = references(Reading(at=1.0, samples=samples))
 
     assert found.problems[ROUTE] == ("the reference of digits/live has 12 images, too few to estimate from")
+
+
+def test_numbers_that_are_not_finite_are_not_there() -> None:
+    server = Server()
+    server.compare_with(values(accuracy=float("nan"), confidence=float("inf")))
+
+    found = references(Servers(server).reading())
+
+    assert (found.usable, found.status) == ({}, {})

@@ -1,6 +1,7 @@
 """Tensors in and out, without a server; what is refused is tested through the servicer."""
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petl_vit.errors import InvalidInput
+from serving.metrics.label_requests import LabelRequest
 from serving.oip.tensors import COLUMNS, Input, RequestedOutput, images_of, outputs_of
 from serving.request import ImageAnswer
 
@@ -111,3 +113,12 @@ def test_the_best_classes_are_texts_and_no_more_than_there_are() -> None:
 
     assert (found.datatype, found.shape) == ("BYTES", (1, 3))
     assert b"0.300000:2:star" in found.raw
+
+
+def test_a_wish_for_a_label_is_its_probability_and_none_is_zero() -> None:
+    plain = answer(0.5, 0.2, 0.3, predicted=0)
+    wished = replace(plain, label_request=LabelRequest(reason="sampled", probability=0.25))
+    wanted: list[Any] = [RequestedOutput(name="label_request")]
+    (found,) = outputs_of([plain, wished], CLASSES, wanted, top_k=None)
+
+    assert np.frombuffer(found.raw, "<f4").tolist() == [0, 0.25]

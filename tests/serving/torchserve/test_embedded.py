@@ -53,6 +53,7 @@ def test_the_document_says_the_task_and_how_the_domain_was_counted(embedded: Emb
     assert isinstance(document, dict)
     assert (document["task"], document["domain"]) == ("reordered", "other")
     assert document["domain_note"].endswith("did you mean street?")
+    assert {"prediction_id", "label_request"} <= document["results"][0].keys()
     best_class = document["results"][0]["top"][0]
     assert REORDERED[best_class["class_index"]] == best_class["class_name"]
 
