@@ -108,9 +108,10 @@ class SettingsByRoute:
         routes = {}
         for route, own in document.items():
             if not isinstance(own, dict):
+                place = f"{source}: {route}"
                 raise InvalidInput(
-                    f"{route}: it is not in the table of a route",
-                    field=source,
+                    "it is not in the table of a route",
+                    field=place,
                     remedy='write ["task/name"] above the settings of a route; flags set those of all routes',
                 )
             routes[route] = settings(own, over=default, source=f'{source}: "{route}"')
