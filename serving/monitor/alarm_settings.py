@@ -108,10 +108,9 @@ class SettingsByRoute:
         routes = {}
         for route, own in document.items():
             if not isinstance(own, dict):
-                place = f"{source}: {route}"
                 raise InvalidInput(
-                    "it is not in the table of a route",
-                    field=place,
+                    f"{route}: it is not in the table of a route",
+                    field=source,
                     remedy='write ["task/name"] above the settings of a route; flags set those of all routes',
                 )
             routes[route] = settings(own, over=default, source=f'{source}: "{route}"')
