@@ -9,7 +9,7 @@ from serving.monitor.status import Alarm, DomainStatus, Measured, RouteStatus, S
 
 _COLUMNS = (
     *("route", "domain", "images", "confidence", "agreement"),
-    *("estimate", "of 95 %", "spread", "measured", "labels", "alarms"),
+    *("estimate", "band", "spread", "measured", "labels", "alarms"),
 )
 
 
@@ -32,9 +32,8 @@ def remarks(status: Status) -> Iterator[str]:
             place = f"{route.route}, {domain.domain}"
             if domain.headline is not None and not domain.headline.trusted:
                 yield f"{place}: do not trust the estimate: {domain.headline.why}"
-            for estimate in domain.estimates:
-                if not estimate.trusted:
-                    yield f"{place}: {estimate.method} is left out: {estimate.why}"
+            for why, methods in _left_out(domain).items():
+                yield f"{place}: left out of the estimate: {', '.join(methods)}: {why}"
 
 
 def alarm_line(alarm: Alarm) -> str:
@@ -67,6 +66,15 @@ def _problems(status: Status) -> list[str]:
         *status.problems,
         *(f"{route.route}: {route.problem}" for route in status.routes if route.problem),
     ]
+
+
+def _left_out(domain: DomainStatus) -> dict[str, list[str]]:
+    """The methods that are not trusted, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for estimate in domain.estimates:
+        if not estimate.trusted:
+            reasons.setdefault(estimate.why, []).append(estimate.method)
+    return reasons
 
 
 def _row(route: RouteStatus, domain: DomainStatus) -> tuple[str, ...]:

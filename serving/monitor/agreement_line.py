@@ -117,6 +117,8 @@ def on_the_line(line: Fit, accuracy: float, reference_images: int) -> tuple[floa
 def solved(line: Fit, accuracies: Mapping[str, float], reference_images: int) -> dict[str, float]:
     """ALine-D: the members' probits in the window, by least squares over the pairs.
 
+    What the pairs leave open, as where one member alone is in all of them, is taken to be on the line.
+
     Args:
         accuracies: Of every member on the reference.
     """
@@ -127,10 +129,13 @@ def solved(line: Fit, accuracies: Mapping[str, float], reference_images: int) ->
     right = np.empty(len(line.pairs))
     for row, pair in enumerate(line.pairs):
         matrix[row, [place[pair.first], place[pair.second]]] = 0.5
-        both = (known[pair.first] + known[pair.second]) / 2
-        right[row] = probit(pair.window) + line.slope * (both - probit(pair.reference))
-    found = np.linalg.lstsq(matrix, right, rcond=None)[0]
-    return {name: float(found[place[name]]) for name in members}
+        right[row] = probit(pair.window) - line.slope * probit(pair.reference) - line.bias
+    # The unknowns are the members' distances from the line: of all solutions this one has the smallest.
+    off = np.linalg.lstsq(matrix, right, rcond=None)[0]
+    return {
+        name: line.slope * known[name] + line.bias + float(distance)
+        for name, distance in zip(members, off, strict=True)
+    }
 
 
 def carried(

@@ -6,7 +6,6 @@ A reading that fails changes nothing but the problems: counters only rise, so th
 was missed. Knows nothing of where readings come from, nor of who looks at the status.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from serving.monitor.samples import Counts, Place, Reading, SeriesNames, Source
 from serving.monitor.status import DomainStatus, RouteStatus, Status
 from serving.monitor.totals import Totals
 from serving.monitor.window import Window
-
-_log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 """Of the state."""
@@ -101,10 +98,18 @@ class Evaluator:
             Unreachable: It does not answer.
         """
         if not self._replayed:
-            for reading in self._source.history(max(self._at, self._source.origin)):
-                self.take(reading)
-            self._replayed = True
+            self.replay()
         return self.take(self._source.read())
+
+    def replay(self) -> None:
+        """Takes what the source knows of the time since the last reading, or since its origin.
+
+        Raises:
+            Unreachable: It does not answer.
+        """
+        for reading in self._source.history(max(self._at, self._source.origin)):
+            self.take(reading)
+        self._replayed = True
 
     def trouble(self, problem: str, *, instead: bool = False) -> Status:
         """Adds a problem to the status until the next step, or puts it in the place of all others."""

@@ -7,19 +7,23 @@ from serving.monitor.status import Measured, PostStratified, PredictionPowered
 
 _SCORED = "corolla_estimated_predictions_total"
 _CORRECT = "corolla_estimated_correct_total"
+_CORRECTIONS = "corolla_feedback_corrections_total"
 _SQUARES = "corolla_estimated_correct_squares_total"
 
 
 def measured(counts: Counts, place: Place) -> Measured | None:
     """The accuracy of the labels at hand, and what it says of all images; None where there are no labels."""
     outcomes = counts.by("outcome", "corolla_feedback_total", *place)
-    labels = sum(outcomes.values())
+    # A correction in the window may be of a label from before it, hence the limits. One to `unknown` takes
+    # its label back.
+    for before, amount in counts.by("from", _CORRECTIONS, *place).items():
+        outcomes[before] = outcomes.get(before, 0.0) - amount
+    for after, amount in counts.by("to", _CORRECTIONS, *place).items():
+        outcomes[after] = outcomes.get(after, 0.0) + amount
+    labels = outcomes.get("correct", 0.0) + outcomes.get("incorrect", 0.0)
     if labels < 1:
         return None
-    worse = counts.total("corolla_feedback_corrections_total", *place, to="incorrect")
-    better = counts.total("corolla_feedback_corrections_total", *place, to="correct")
-    # A correction in the window may be of a label from before it.
-    correct = min(max(outcomes.get("correct", 0.0) - worse + better, 0.0), labels)
+    correct = min(max(outcomes.get("correct", 0.0), 0.0), labels)
     low, high = wilson(correct, labels)
     return Measured(
         labels=round(labels),

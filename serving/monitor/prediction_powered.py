@@ -64,12 +64,16 @@ def prediction_powered(
     mean, off = expected / images, moments.wd / moments.w
     square = mean if squares is None else squares / images
     predictions = max(square - mean**2, 0.0) / images
-    labels = max(moments.w2d2 - 2 * off * moments.w2d + off**2 * moments.w2, 0.0) / moments.w**2
+    value = mean + off
+    scatter = max(moments.w2d2 - 2 * off * moments.w2d + off**2 * moments.w2, 0.0)
+    # Never zero, however few labels agree: as with half a right and half a wrong label more.
+    kept = share(value)
+    scatter += 0.5 * (moments.w2 / moments.w) ** 2 * (kept**2 + (1 - kept) ** 2)
+    labels = scatter / moments.w**2
     # The variance of few labels is itself uncertain: hence Student's quantile, and n - 1.
     freedom = moments.labels - 1
     spread = student(freedom) * math.sqrt(predictions + labels * moments.labels / freedom)
-    value = mean + off
-    return share(value), (share(value - spread), share(value + spread))
+    return kept, (share(value - spread), share(value + spread))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,6 +150,13 @@ def test_what_is_wrong_is_said_beside_the_table(server: Server, url: str) -> Non
 
     assert f"note: {ROUTE}: no reference; measure one: corolla routes reference live" in done.stderr
 
+    server.compare_with(values())
+    server.predict(30, domain="sketch", means=MEANS)
+    done = ran("--server-metrics", url, "--once")
+
+    why = "atc_mc, atc_ne, confidence, doc: 30 images; 100 are needed"
+    assert f"note: {ROUTE}, sketch: left out of the estimate: {why}" in done.stderr
+
 
 def test_a_state_file_carries_what_was_seen_to_the_next_call(
     server: Server, url: str, tmp_path: Path

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.metrics.port import Answer, MetricsPort
-from tests.serving.world import WAIT_S
+from tests.waiting import WAIT_S
 
 
 def broken() -> Answer:

@@ -81,6 +81,20 @@ def test_aline_d_solves_the_papers_equations() -> None:
     assert list(solved.values()) == pytest.approx(expected, abs=1e-6)
 
 
+def test_aline_d_keeps_to_the_line_where_one_member_is_in_all_usable_pairs() -> None:
+    """Good members agree too often for a line, so that only their pairs with the weak one are left."""
+    weak = {(0, number): 0.7 + 0.01 * number for number in range(1, 8)}
+    good = dict.fromkeys(combinations(range(1, 8), 2), 0.995)
+    members = dict(zip(names(8), [0.72, *[0.97 + 0.001 * number for number in range(7)]], strict=True))
+
+    for bias in (0.0, -0.3):
+        line = agreement_line.fit(exact_pairs(1.0, bias, weak | good), IMAGES)
+        assert line is not None
+        assert (line.why_not, len(line.pairs)) == ("", 7)
+        expected = norm.cdf(norm.ppf(0.97) + bias)
+        assert agreement_line.carried(line, members, 0.97, IMAGES)[0] == pytest.approx(expected, abs=1e-6)
+
+
 def test_members_that_differ_give_a_line_that_tells_the_accuracy() -> None:
     qualities, errors = spread(8, 0.5), []
     reference = answers(qualities, 5000, shift=0.0, seed=0)

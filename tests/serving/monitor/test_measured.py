@@ -41,6 +41,27 @@ def test_corrections_move_labels_from_one_outcome_to_the_other() -> None:
     assert found.accuracy == pytest.approx(0.75)
 
 
+def test_labels_that_are_taken_back_no_longer_count() -> None:
+    server = labelled(8, 2)
+    correction(server, "correct", "unknown", 3)
+
+    found = measured(counted(server), PLACE)
+
+    assert found is not None
+    assert (found.labels, found.accuracy) == (7, pytest.approx(5 / 7))
+
+
+def test_a_wrong_answers_label_that_is_taken_back_and_given_again_is_one_wrong_answer() -> None:
+    server = labelled(8, 2)
+    correction(server, "incorrect", "unknown", 1)
+    correction(server, "unknown", "incorrect", 1)
+
+    found = measured(counted(server), PLACE)
+
+    assert found is not None
+    assert (found.labels, found.accuracy) == (10, 0.8)
+
+
 def test_corrections_of_labels_before_the_window_keep_it_a_share() -> None:
     server = labelled(1, 0)
     correction(server, "correct", "incorrect", 5)

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from serving.metrics.events import Metrics
 from serving.monitor.own import OwnStatus
 from tests.serving.metrics.counting import predict
-from tests.serving.world import new_metrics
 
 
 class NoReferences:
@@ -27,7 +27,7 @@ class Process:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self.metrics: Metrics = new_metrics()
+        self.metrics: Metrics = Metrics(CollectorRegistry())
         self.status = OwnStatus(self.metrics.registry, unready=lambda: self.reason)
 
     def said(self) -> Any:

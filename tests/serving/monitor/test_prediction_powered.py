@@ -90,6 +90,25 @@ def test_predictions_that_are_good_make_the_interval_narrower_than_labels_alone(
     assert found[1][1] - found[1][0] < labels_alone / 2
 
 
+@pytest.mark.parametrize("labels", [10, 20, 50])
+def test_few_labels_that_all_agree_with_sure_predictions_leave_room_for_errors(labels: int) -> None:
+    """Of answers that are all expected to be right, 5 % are wrong, which few labels seldom show."""
+    random, covered = np.random.default_rng(4), 0
+    images, expected = 100.0 * labels, 0.999
+    for _ in range(300):
+        correct = (random.random(labels) < 0.95).astype(float)
+        found = prediction_powered(
+            images=images,
+            expected=images * expected,
+            squares=images * expected**2,
+            moments=counted(np.full(labels, 100.0), correct - expected),
+        )
+        assert found is not None
+        covered += found[1][0] <= 0.95 <= found[1][1]
+
+    assert covered / 300 > 0.9
+
+
 def test_few_labels_give_no_interval() -> None:
     moments = counted(np.full(9, 3.0), np.zeros(9))
 

@@ -12,6 +12,7 @@ from serving.monitor.pages import StatusPages
 from serving.monitor.status import Status
 from tests.chromium import CUT_OFF, chromium
 from tests.serving.monitor.statuses import full, hostile, status
+from tests.waiting import WAIT_S
 
 STATUSES = {
     "full": full(),
@@ -25,7 +26,7 @@ class Served:
 
     def __init__(self) -> None:
         self.now: Status = status()
-        pages = StatusPages(lambda: self.now, fresh_s=0.0, every_s=0.2).pages
+        pages = StatusPages(lambda: self.now, fresh_s=0.0, every_s=0.5).pages
         self.port = MetricsPort(CollectorRegistry(), port=0, pages=pages)
         self.url = f"http://127.0.0.1:{self.port.port}/"
 
@@ -46,6 +47,7 @@ def test_a_browser_shows_all_of_it_at_two_widths_in_light_and_dark_and_keeps_it_
                 viewport={"width": width, "height": 900},
                 color_scheme=scheme,  # type: ignore[arg-type]
             )
+            context.set_default_timeout(1000 * WAIT_S)
             tab = context.new_page()
             said: list[str] = []
             asked: set[str] = set()
@@ -64,7 +66,7 @@ def test_a_browser_shows_all_of_it_at_two_widths_in_light_and_dark_and_keeps_it_
 
         served.now = full()
         tab.goto(served.url)
-        tab.click("details summary")
+        tab.evaluate("document.querySelector('details').open = true")
         served.now = full().model_copy(update={"source": "another server"})
         tab.wait_for_selector("text=another server")
         assert tab.eval_on_selector_all("details[open]", "all => all.length") == 1
