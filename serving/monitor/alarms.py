@@ -129,10 +129,12 @@ class _Route(_State):
 
     Attributes:
         seen: When its reference was usable last.
+        waited: It was not at the last look.
     """
 
     basis: _Basis
     seen: FiniteFloat
+    waited: bool = False
     domains: dict[str, _Domain] = {}
 
 
@@ -157,6 +159,8 @@ class SequentialAlarms:
         problems: dict[Place, str] = {}
         for route, reference in look.references.items():
             problems |= self._take(route, reference, look)
+        for route in self._routes.keys() - look.references.keys():
+            self._routes[route].waited = True
         self._routes = {name: one for name, one in self._routes.items() if look.at - one.seen <= _KEPT_S}
         return {
             (route, domain): Judgement(
@@ -199,7 +203,10 @@ class SequentialAlarms:
             known = self._routes[route] = _Route(basis=basis, seen=look.at)
             if changed:
                 return {}  # what was counted since the last look may be of what answered before
-        known.seen = look.at
+        known.seen, waited = look.at, known.waited
+        known.waited = False
+        if waited:
+            return {}  # likewise
         places = [place for name in _PLACES for place in look.increase.places(name)]
         _add_domains(known, sorted({domain for name, domain in places if name == route}))
         problems = {}

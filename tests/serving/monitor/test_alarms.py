@@ -283,6 +283,16 @@ def test_without_a_reference_evidence_waits_and_its_alarm_stays_for_an_hour() ->
     assert run(alarms, [look(5000, counts(1))]).alarms, "it goes on where it stopped"
 
 
+def test_what_another_version_answered_before_a_roll_back_is_not_counted() -> None:
+    """Between the last look at which the reference was stale and the first at which it is not."""
+    alarms = SequentialAlarms()
+    before = run(alarms, quiet(20))
+    alarms.step(look(100, counts(500, shifted(20)), references={}))
+
+    assert run(alarms, [look(130, counts(500, shifted(20)))]).evidence == before.evidence
+    assert run(alarms, [look(160, counts(500, shifted(20)))]).alarms, "it counts again"
+
+
 def test_a_route_that_nobody_serves_is_forgotten_after_a_week() -> None:
     alarms = SequentialAlarms()
     run(alarms, quiet(3))
