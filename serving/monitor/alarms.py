@@ -142,6 +142,13 @@ class _Everything(_State):
     version: int = _VERSION
     routes: dict[str, _Route] = {}
 
+    def evidence(self) -> Iterator[Evidence]:
+        """Of all routes, domains, kinds and indicators."""
+        for route in self.routes.values():
+            for domain in route.domains.values():
+                for watch in domain.watches.values():
+                    yield from watch.evidence.values()
+
 
 class SequentialAlarms:
     """Raises alarms, and ends them: see `serving.monitor.look.Alarms`.
@@ -193,6 +200,10 @@ class SequentialAlarms:
             ) from error
         if everything.version != _VERSION:
             raise Corrupt(f"version {everything.version} of the state is not known", field="alarms")
+        if not all(evidence.sound for evidence in everything.evidence()):
+            raise Corrupt(
+                "the state of the alarms is damaged, or its bets are of another version", field="alarms"
+            )
         self._routes = everything.routes
 
     def _take(self, route: str, reference: ReferenceValues, look: Look) -> dict[Place, str]:

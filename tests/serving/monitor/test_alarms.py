@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,6 +326,25 @@ def test_looks_without_traffic_change_nothing() -> None:
 @pytest.mark.parametrize("state", [None, 3, {"version": 99}, {"routes": {"a": {}}}, {"routes": [], "odd": 1}])
 def test_a_state_that_is_not_one_is_refused(state: JsonValue) -> None:
     with pytest.raises(Corrupt, match="alarms"):
+        SequentialAlarms().restore(state)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"wealth": [[0.0, 0.0]]},
+        {"wealth": [[0.0], [0.0, 0.0]]},
+        {"candidates": [{"rate": 7.0, "log_e": 0.0}]},
+        {"images": -1.0},
+    ],
+)
+def test_a_state_whose_evidence_is_damaged_is_refused(damage: Mapping[str, JsonValue]) -> None:
+    alarms = SequentialAlarms()
+    run(alarms, quiet(2))
+    state: Any = alarms.state()
+    state["routes"][ROUTE]["domains"]["photo"]["watches"]["shift"]["evidence"]["unsure"] |= damage
+
+    with pytest.raises(Corrupt, match="damaged"):
         SequentialAlarms().restore(state)
 
 
