@@ -229,6 +229,16 @@ def test_one_domain_does_not_raise_the_alarm_of_another() -> None:
     assert not found[ROUTE, "photo"].alarms
 
 
+def test_a_domain_that_is_harder_than_the_reference_raises_one_though_all_together_are_like_it() -> None:
+    """What docs/alarms.md says of domains: the promise is for those that are each like the reference."""
+    easy, hard = ({name: rate * by for name, rate in USUAL.items()} for by in (0.4, 1.6))
+    alarms = SequentialAlarms()
+    for n in range(200):
+        found = alarms.step(look(n, counts(500, easy, domain="easy"), counts(500, hard, domain="hard")))
+    assert found[ROUTE, "hard"].alarms
+    assert not found[ROUTE, "easy"].alarms
+
+
 def test_a_block_thins_the_counts() -> None:
     dense, thinned = (
         run(
