@@ -34,7 +34,7 @@ WORKDIR /store
 USER 10001:10001
 VOLUME ["/store"]
 
-# gRPC; and over HTTP /metrics for Prometheus, with the probes /healthz (it lives) and /readyz (it serves).
+# gRPC; and over HTTP the status page, /metrics for Prometheus, and the probes /healthz (it lives) and /readyz (it serves).
 EXPOSE 50051 9095
 
 # SIGTERM: takes no new work, finishes what it has, stops.

@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -215,9 +216,9 @@ def corolla(command: str, *flags: str, line: str, folder: Path) -> Iterator[tupl
         words = [sys.executable, "-m", "corolla", command, *flags]
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
     try:
-        ready = _within(WAIT_S, lambda: re.search(line, said.read_text()) or process.poll() is not None)
+        _within(WAIT_S, lambda: process.poll() is not None or re.search(line, said.read_text()) is not None)
         found = re.search(line, said.read_text())
-        if not ready or found is None:
+        if found is None:
             sys.exit(f"watch-demo: `corolla {command}` did not start: {said.read_text()[-2000:]}")
         yield found.groups()
     finally:
@@ -245,7 +246,7 @@ class Monitor:
         if time.monotonic() < self._said + 2 or (domain := self._domain()) is None:
             return
         self._said = time.monotonic()
-        evidence = max(domain["evidence"].values(), default=0.0)
+        evidence = domain["evidence"].get("shift", 0.0)
         estimated = domain["headline"]
         CONSOLE.print(
             f"{what}: {images} images sent, {domain['images']} seen by the evaluator; "
@@ -303,7 +304,7 @@ class Prometheus:
             draft = self._folder / f"{job}.draft"
             draft.write_text(json.dumps([{"targets": [address]}]))
             draft.rename(self._folder / f"{job}.json")
-            _within(WAIT_S, lambda address=address: self._up(address))
+            _within(WAIT_S, partial(self._up, address))
 
     def _up(self, address: str) -> bool:
         return self._value(f'up{{instance="{address}"}}') == 1

@@ -105,7 +105,7 @@ class Found:
         }
 
     def grids(self) -> Iterator[Grid]:
-        title = f"heads: {self.label}"
+        title = f"`{self.label}`"
         size = max(WINDOWS)
         own = [one for one in self.windows if one.images == size]
         yield errors.by_domain(own, self.accuracies, f"{title}; errors in windows of {size:,} images, points")

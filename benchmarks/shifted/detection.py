@@ -71,15 +71,14 @@ def detections(served: Served, calm: Traces, shifted: Traces, seeds: int) -> Ite
     for seed in range(seeds):
         random = np.random.default_rng([seed, *shifted.name.encode()])
         watching = Watching(served)
-        shares = {"frozen": FROZEN_SHARE, "labelled": LABEL_SHARE}
-        for sums in calm.drawn(random, CALM // 10, looks=10, **shares):
-            judged = watching.look(calm, sums)
-        alarms = {one.kind: one for one in judged.alarms}
-        images = dict.fromkeys(alarms, 0)
+        before = calm.drawn(random, CALM // 10, looks=10, frozen=FROZEN_SHARE, labelled=LABEL_SHARE)
+        judged = [watching.look(calm, sums) for sums in before][-1]
+        alarms: dict[str, Alarm] = {one.kind: one for one in judged.alarms}
+        images: dict[str, int] = dict.fromkeys(alarms, 0)
         passed = 0
         for step in STEPS:
             passed += step
-            (sums,) = shifted.drawn(random, step, **shares)
+            (sums,) = shifted.drawn(random, step, frozen=FROZEN_SHARE, labelled=LABEL_SHARE)
             for alarm in watching.look(shifted, sums).alarms:
                 if alarms.setdefault(alarm.kind, alarm) is alarm:
                     images.setdefault(alarm.kind, passed)

@@ -99,5 +99,5 @@ def lines(windows: Sequence[Window], group_of: Callable[[str], str], title: str)
                         points(said(one, "slope1") for one in own),
                     )
                 )
-    columns = ("heads", "shift", "images", "R²", "used", "aline_s where used", "aline_s", "slope1")
+    columns = ("route", "shift", "images", "R²", "used", "aline_s where used", "aline_s", "slope1")
     return Grid(title=title, columns=columns, rows=rows)

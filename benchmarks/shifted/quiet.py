@@ -135,7 +135,7 @@ def table(found: Sequence[Quiet], alpha: float, title: str) -> Grid:
                 )
             )
     columns = (
-        "heads",
+        "route",
         "stream",
         "images",
         "alarm",

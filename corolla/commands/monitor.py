@@ -122,7 +122,7 @@ def monitor(
     alarms: Path | None,
     **others: Any,
 ) -> None:
-    """Estimate the accuracy of every route, and raise alarms, from what servers count.
+    """Estimate accuracy and raise alarms, from metrics.
 
     Reads --server-metrics or --prometheus again and again, and shows what it finds as metrics of its own
     (/metrics on --port). Every accuracy that no label tells is an estimate; docs/monitoring.md says which to

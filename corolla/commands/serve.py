@@ -72,11 +72,13 @@ async def _serve(settings: Settings) -> None:
         service = server.service
         sizes["warm"] = process.resident_bytes()
         _log.info("resident memory: %s", _mebibytes(sizes))
+        where = joined(settings.metrics_host, server.metrics_port)
+        _log.info("the status page is http://%s/", where)
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
             f"{service.threads_text}) from {service.store}: gRPC {server.address}, "
-            f"metrics {joined(settings.metrics_host, server.metrics_port)}"
+            f"metrics {where}"
         )
     await running
 

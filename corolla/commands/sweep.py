@@ -21,7 +21,7 @@ from training.study import grids
 from training.study.trials import State
 
 if TYPE_CHECKING:
-    from training.run.job import Outcome
+    from training.run.outcome import Outcome
     from training.study.sweep import Swept, Tuned
 
 

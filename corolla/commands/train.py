@@ -29,7 +29,7 @@ from training.progress import Bars
 from training.run.recipe import Recipe
 
 if TYPE_CHECKING:
-    from training.run.job import Outcome
+    from training.run.outcome import Outcome
 
 _FLAGS = {"learning_rate": "--lr", "head_rate": "--head-lr"}
 _EACH = ("name", *_FLAGS, "weight_decay", "warmup_ratio", "drop_path", "init", "head_init", "seed")

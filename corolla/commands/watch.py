@@ -42,7 +42,7 @@ _NAMED = 10
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a look, each on its line.")
 def watch(address: str | None, routes: tuple[str, ...], once: bool, every: float, as_json: bool) -> None:
-    """Watch how right a server's answers are.
+    """Watch how right the answers are, in a terminal.
 
     For each route in each domain: images, confidence, agreement of the members, accuracy as estimated
     without labels and as labels measure it, and alarms.

@@ -18,7 +18,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, Overloaded, Unreachable, near
 
 _FIELD = "labels"
-_BUSY_S = 10
+BUSY_S = 10.0
+"""How long a transaction waits for those of other processes in a SQLite file."""
 _CONNECT_S = 5
 _STATEMENT_MS = 15_000
 _FULL_RETRY_S = 30.0
@@ -147,7 +148,7 @@ def _create(path: Path) -> None:
 
 
 def _sqlite(url: URL) -> Engine:
-    arguments = {"timeout": _BUSY_S, "check_same_thread": False}
+    arguments = {"timeout": BUSY_S, "check_same_thread": False}
     engine: Engine = create_engine(url, connect_args=arguments, pool_size=1, max_overflow=2)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)

@@ -1,1 +1,1 @@
-"""What is counted, how, and the labels that come back."""
+"""What is counted, and how."""

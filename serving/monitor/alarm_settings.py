@@ -109,8 +109,8 @@ class SettingsByRoute:
         for route, own in document.items():
             if not isinstance(own, dict):
                 raise InvalidInput(
-                    "it is not in the table of a route",
-                    field=f"{source}: {route}",
+                    f"{route}: it is not in the table of a route",
+                    field=source,
                     remedy='write ["task/name"] above the settings of a route; flags set those of all routes',
                 )
             routes[route] = settings(own, over=default, source=f'{source}: "{route}"')

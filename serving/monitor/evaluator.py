@@ -6,7 +6,6 @@ A reading that fails changes nothing but the problems: counters only rise, so th
 was missed. Knows nothing of where readings come from, nor of who looks at the status.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from serving.monitor.samples import Counts, Place, Reading, SeriesNames, Source
 from serving.monitor.status import DomainStatus, RouteStatus, Status
 from serving.monitor.totals import Totals
 from serving.monitor.window import Window
-
-_log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 """Of the state."""

@@ -1,6 +1,6 @@
 """Requests and answers in the Open Inference Protocol's terms: models' names, versions and parameters.
 
-Knows neither protobuf nor gRPC; `serving.oip.tensors` knows the tensors. Blocking: called in the pool.
+Knows neither protobuf nor gRPC; `tensors` and `outputs` know the tensors. Blocking: called in the pool.
 """
 
 import math
@@ -15,7 +15,8 @@ from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
 from serving.engine.priority import Priority
-from serving.oip.tensors import Input, Output, RequestedOutput, check_outputs, images_of, outputs_of
+from serving.oip.outputs import Output, RequestedOutput, check_outputs, outputs_of
+from serving.oip.tensors import Input, images_of
 from serving.request import ImageAnswer, Request, Response, caller
 
 T = TypeVar("T")

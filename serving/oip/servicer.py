@@ -14,6 +14,7 @@ from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
 from serving.answer.classifier import Classifier
 from serving.metrics.events import Metrics
+from serving.oip.outputs import COLUMNS, RequestedOutput
 from serving.oip.requests import (
     PLATFORM,
     Inference,
@@ -26,7 +27,7 @@ from serving.oip.requests import (
     target,
     version_of,
 )
-from serving.oip.tensors import COLUMNS, INPUT, Input, RequestedOutput
+from serving.oip.tensors import INPUT, Input
 from serving.registry.admin import Admin, RouteState
 from serving.registry.catalog import Catalog
 from serving.registry.listing import AdapterState

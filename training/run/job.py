@@ -38,7 +38,8 @@ from training.progress import Reporter, Silent
 from training.run import rates
 from training.run.checkpoint import Checkpoint
 from training.run.epochs import run_epochs
-from training.run.heldout import HeldOut, below_base, compare_with_previous, models_of
+from training.run.heldout import HeldOut, compare_with_previous, models_of
+from training.run.outcome import Outcome
 from training.run.planned import Planned
 from training.run.precision import check_precision, frozen, settled
 from training.run.recipe import Recipe
@@ -105,37 +106,6 @@ class Job:
     @property
     def input(self) -> Input:
         return Input(**{field.name: getattr(self, field.name) for field in fields(Input)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The result of a job.
-
-    Attributes:
-        manifest: The registered adapter.
-        reused: Whether it was registered before, so that nothing was trained.
-        latest: The version that `latest` points at; None where the adapter has no `latest`.
-    """
-
-    manifest: Manifest
-    reused: bool
-    latest: int | None
-
-    @property
-    def warning(self) -> str:
-        """That the adapter is far below its base head, or is reused and not `latest`, and how to promote it
-        nevertheless; else empty."""
-        return below_base(self.manifest, self.latest) or self._left_behind
-
-    @property
-    def _left_behind(self) -> str:
-        manifest, latest = self.manifest, self.latest
-        if not self.reused or latest in (None, manifest.version):
-            return ""
-        return (
-            f"{manifest} is not `{LATEST}`, which is version {latest}; to make it so: "
-            f"corolla adapters alias {manifest.task}/{manifest.name} {LATEST} {manifest.version}"
-        )
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:

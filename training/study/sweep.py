@@ -17,7 +17,8 @@ from pydantic import JsonValue
 from model_store.store import Store
 from petl_vit.errors import CorollaError, NotFound
 from training.run import job as jobs
-from training.run.job import Job, Outcome
+from training.run.job import Job
+from training.run.outcome import Outcome
 from training.run.recipe import Recipe
 from training.study.pack import joins
 from training.study.session import Board, Session, Sweep, session

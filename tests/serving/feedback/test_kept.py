@@ -128,7 +128,7 @@ def test_a_full_disk_refuses_all_labels_of_a_call_and_counts_none(
 def test_a_file_that_another_program_holds_is_busy(
     world: World, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.feedback.database._BUSY_S", 0.01)
+    monkeypatch.setattr("serving.feedback.database.BUSY_S", 0.01)
     (prediction,) = predictions(world, 1)
     with closing(open_over(world, path)) as feedback, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")

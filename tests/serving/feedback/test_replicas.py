@@ -88,9 +88,9 @@ def test_two_replicas_at_once_show_together_what_an_offline_recount_of_the_label
 
 
 def test_two_servers_take_one_stream_of_labels_and_show_each_once(
-    world: World, new_place: Callable[[], str]
+    world: World, postgresql: Postgresql
 ) -> None:
-    place = new_place()
+    place = postgresql.make("served")
     with ExitStack() as stack:
         servers = [
             stack.enter_context(Running(world.settings(labels=place, replica=name, label_share=1.0)))

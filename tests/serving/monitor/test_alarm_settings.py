@@ -35,7 +35,7 @@ def test_an_alpha_that_no_alarm_can_keep_is_refused(alpha: object) -> None:
 @pytest.mark.parametrize(
     ("text", "field", "words"),
     [
-        ("alpha = 2", "f.toml: alpha", "flags set those of all routes"),
+        ("alpha = 2", "f.toml", "alpha: it is not in the table of a route"),
         ('["a/b"]\nalpha = 0', 'f.toml: "a/b": alpha', "give a probability"),
         ('["a/b"]\nmargin = 1', 'f.toml: "a/b": margin', "default 0.01"),
         ('["a/b"]\nblock = 0', 'f.toml: "a/b": block', "default 1"),

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.oip.tensors import COLUMNS
+from serving.oip.outputs import COLUMNS
 from tests.serving.oip.requests import refusal
 from tests.serving.triton_client import service_pb2, service_pb2_grpc
 from tests.serving.triton_client import tritonclient as triton

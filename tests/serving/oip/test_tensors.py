@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from petl_vit.errors import InvalidInput
 from serving.metrics.label_requests import LabelRequest
-from serving.oip.tensors import COLUMNS, Input, RequestedOutput, images_of, outputs_of
+from serving.oip.outputs import COLUMNS, RequestedOutput, outputs_of
+from serving.oip.tensors import Input, images_of
 from serving.request import ImageAnswer
 
 CLASSES = ("círculo", "square", "star")

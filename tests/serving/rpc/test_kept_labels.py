@@ -23,19 +23,22 @@ from tests.serving.world import WAIT_S, Running, World, encoded
 HERE = {"route": "shapes/best", "domain": "studio"}
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "labels.db"
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("labels") / "labels.db"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def asking(world: World, path: Path) -> Iterator[Running]:
     """A server that wishes for every label, and keeps them in a file of its own."""
-    with Running(world.settings(labels=str(path), label_share=1.0)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.feedback.database.BUSY_S", WAIT_S)
+        with Running(world.settings(labels=str(path), label_share=1.0)) as running:
+            yield running
 
 
 def test_an_answer_says_that_its_label_is_wished_for_and_how_likely_that_was(asking: Running) -> None:
+    assert asking.value("corolla_label_requests_total", **HERE, reason="sampled") == 0
     with asking.client() as client:
         (result,) = ask(client, "best", encoded(0), domain="studio").results
         client.feedback([(result.prediction_id, "star")])
@@ -60,26 +63,27 @@ def test_no_label_is_wished_for_where_the_share_is_nothing(world: World) -> None
     assert not result.HasField("label_request")
 
 
-def test_a_full_disk_refuses_labels_and_the_server_goes_on(asking: Running, path: Path) -> None:
+def test_a_full_disk_refuses_labels_and_the_server_goes_on(world: World, tmp_path: Path) -> None:
     def fill(connection: Connection) -> None:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        if str(tmp_path) in str(connection.engine.url):
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    with asking.client() as client:
-        images = [encoded(number) for number in range(40)]
-        ids = [result.prediction_id for result in ask(client, "best", *images).results]
+    settings = world.settings(labels=str(tmp_path / "labels.db"))
+    with Running(settings) as running, running.client() as client:
+        results = ask(client, "best", *map(encoded, range(40))).results
         event.listen(Engine, "begin", fill)
         try:
             with pytest.raises(RequestFailed) as caught:
-                client.feedback([(each, "star") for each in ids])
+                client.feedback([(result.prediction_id, "star") for result in results])
             assert ask(client, "best", encoded(0)).results[0].top
         finally:
             event.remove(Engine, "begin", fill)
-        before = asking.value("corolla_feedback_submissions_total", route="shapes/best", status="matched")
+        matched = {"route": "shapes/best", "status": "matched"}
+        assert running.value("corolla_feedback_submissions_total", **matched) == 0
 
     assert (caught.value.code, caught.value.named_field) == ("RESOURCE_EXHAUSTED", "labels")
     assert "free space there" in str(caught.value)
-    assert before == 0
 
 
 def test_a_database_that_does_not_answer_refuses_labels_and_holds_up_no_answer(
