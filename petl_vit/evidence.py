@@ -208,6 +208,16 @@ class Evidence:
             raise InvalidInput(f"a block of {block} images", field="block", remedy="give at least 1")
         return cls(candidates=candidates, block=block, wealth=_rows(bets(candidates).start()))
 
+    @property
+    def sound(self) -> bool:
+        """Whether it can go on: evidence that was stored may be damaged, or have other bets than these."""
+        try:
+            wealth, expected = np.array(self.wealth, dtype=np.float64), bets(self.candidates).start()
+        except (ValueError, InvalidInput):  # rows of several lengths, or a rate that is none
+            return False
+        counted = self.block >= 1 and 0 <= self.images < math.inf
+        return counted and wealth.shape == expected.shape and bool(np.isfinite(wealth).all())
+
     def after(self, n: float, total: float) -> Self:
         """With n more images.
 

@@ -129,16 +129,25 @@ class _Route(_State):
 
     Attributes:
         seen: When its reference was usable last.
+        waited: It was not at the last look.
     """
 
     basis: _Basis
     seen: FiniteFloat
+    waited: bool = False
     domains: dict[str, _Domain] = {}
 
 
 class _Everything(_State):
     version: int = _VERSION
     routes: dict[str, _Route] = {}
+
+    def evidence(self) -> Iterator[Evidence]:
+        """Of all routes, domains, kinds and indicators."""
+        for route in self.routes.values():
+            for domain in route.domains.values():
+                for watch in domain.watches.values():
+                    yield from watch.evidence.values()
 
 
 class SequentialAlarms:
@@ -157,6 +166,8 @@ class SequentialAlarms:
         problems: dict[Place, str] = {}
         for route, reference in look.references.items():
             problems |= self._take(route, reference, look)
+        for route in self._routes.keys() - look.references.keys():
+            self._routes[route].waited = True
         self._routes = {name: one for name, one in self._routes.items() if look.at - one.seen <= _KEPT_S}
         return {
             (route, domain): Judgement(
@@ -189,6 +200,10 @@ class SequentialAlarms:
             ) from error
         if everything.version != _VERSION:
             raise Corrupt(f"version {everything.version} of the state is not known", field="alarms")
+        if not all(evidence.sound for evidence in everything.evidence()):
+            raise Corrupt(
+                "the state of the alarms is damaged, or its bets are of another version", field="alarms"
+            )
         self._routes = everything.routes
 
     def _take(self, route: str, reference: ReferenceValues, look: Look) -> dict[Place, str]:
@@ -199,7 +214,10 @@ class SequentialAlarms:
             known = self._routes[route] = _Route(basis=basis, seen=look.at)
             if changed:
                 return {}  # what was counted since the last look may be of what answered before
-        known.seen = look.at
+        known.seen, waited = look.at, known.waited
+        known.waited = False
+        if waited:
+            return {}  # likewise
         places = [place for name in _PLACES for place in look.increase.places(name)]
         _add_domains(known, sorted({domain for name, domain in places if name == route}))
         problems = {}

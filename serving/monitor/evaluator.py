@@ -132,7 +132,7 @@ class Evaluator:
             window.add(at, increase)
         self._all.merge(increase)
         self._gap(at, bool(reading.samples))
-        if self._alarms is not None:
+        if self._alarms is not None and reading.samples:  # of a gap no reference is known, nor any image
             self._judged = self._alarms.step(Look(at=at, increase=increase, references=found.usable))
             problems += (
                 f"{', '.join(place)}: {one.problem}" for place, one in self._judged.items() if one.problem

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from petl_vit.errors import InvalidInput, Unreachable
 from serving.address import is_local
@@ -34,8 +34,15 @@ def base_url(url: str, field: str) -> str:
     return whole.rstrip("/")
 
 
+class _Nowhere(HTTPRedirectHandler):
+    """Follows no redirect: the headers, which may hold a password, are for the given address alone."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str]) -> bytes:
-    """What a URL answers; a form is posted.
+    """What a URL answers; a form is posted, and no redirect is followed.
 
     Raises:
         Unreachable: Nothing answers, or with an error; says which.
@@ -48,6 +55,11 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
             return body
     except HTTPError as error:
         with error:
+            if 300 <= error.code < 400 and (place := error.headers.get("Location")):
+                raise Unreachable(
+                    f"{shown(url)} sends on to {shown(urljoin(url, place))}, where nothing is asked",
+                    remedy="give the address that it sends on to, if that is the right one",
+                ) from error
             reason = _reason(error.read()) or error.reason
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
     except (OSError, URLError, HTTPException) as error:
@@ -67,7 +79,7 @@ def shown(url: str) -> str:
 def _opener(url: str) -> OpenerDirector:
     """What asks no proxy for a server of this machine, whatever the environment says."""
     host = urlsplit(url).netloc.rpartition("@")[2]
-    return build_opener(*([ProxyHandler({})] if is_local(host) else []))
+    return build_opener(_Nowhere, *([ProxyHandler({})] if is_local(host) else []))
 
 
 def _reason(page: bytes) -> str:

@@ -12,7 +12,6 @@ from serving.monitor.samples import Counts, Labels, Reading, Sample
 
 _COUNTERS = frozenset(COUNTERS)
 _FORGET_S = 7 * 86400.0  # a server that was not seen for so long
-_SAME_S = 1.0  # starts of one process that differ by no more
 
 
 @dataclass
@@ -122,7 +121,7 @@ class Totals:
 
 def _before(first: float | None, second: float | None) -> bool:
     """Whether one process started before another; never where that is not known."""
-    return first is not None and second is not None and first < second - _SAME_S
+    return first is not None and second is not None and first < second
 
 
 def _by_instance(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

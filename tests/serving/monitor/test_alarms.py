@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,6 +229,16 @@ def test_one_domain_does_not_raise_the_alarm_of_another() -> None:
     assert not found[ROUTE, "photo"].alarms
 
 
+def test_a_domain_that_is_harder_than_the_reference_raises_one_though_all_together_are_like_it() -> None:
+    """What docs/alarms.md says of domains: the promise is for those that are each like the reference."""
+    easy, hard = ({name: rate * by for name, rate in USUAL.items()} for by in (0.4, 1.6))
+    alarms = SequentialAlarms()
+    for n in range(200):
+        found = alarms.step(look(n, counts(500, easy, domain="easy"), counts(500, hard, domain="hard")))
+    assert found[ROUTE, "hard"].alarms
+    assert not found[ROUTE, "easy"].alarms
+
+
 def test_a_block_thins_the_counts() -> None:
     dense, thinned = (
         run(
@@ -283,6 +294,16 @@ def test_without_a_reference_evidence_waits_and_its_alarm_stays_for_an_hour() ->
     assert run(alarms, [look(5000, counts(1))]).alarms, "it goes on where it stopped"
 
 
+def test_what_another_version_answered_before_a_roll_back_is_not_counted() -> None:
+    """Between the last look at which the reference was stale and the first at which it is not."""
+    alarms = SequentialAlarms()
+    before = run(alarms, quiet(20))
+    alarms.step(look(100, counts(500, shifted(20)), references={}))
+
+    assert run(alarms, [look(130, counts(500, shifted(20)))]).evidence == before.evidence
+    assert run(alarms, [look(160, counts(500, shifted(20)))]).alarms, "it counts again"
+
+
 def test_a_route_that_nobody_serves_is_forgotten_after_a_week() -> None:
     alarms = SequentialAlarms()
     run(alarms, quiet(3))
@@ -315,6 +336,25 @@ def test_looks_without_traffic_change_nothing() -> None:
 @pytest.mark.parametrize("state", [None, 3, {"version": 99}, {"routes": {"a": {}}}, {"routes": [], "odd": 1}])
 def test_a_state_that_is_not_one_is_refused(state: JsonValue) -> None:
     with pytest.raises(Corrupt, match="alarms"):
+        SequentialAlarms().restore(state)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"wealth": [[0.0, 0.0]]},
+        {"wealth": [[0.0], [0.0, 0.0]]},
+        {"candidates": [{"rate": 7.0, "log_e": 0.0}]},
+        {"images": -1.0},
+    ],
+)
+def test_a_state_whose_evidence_is_damaged_is_refused(damage: Mapping[str, JsonValue]) -> None:
+    alarms = SequentialAlarms()
+    run(alarms, quiet(2))
+    state: Any = alarms.state()
+    state["routes"][ROUTE]["domains"]["photo"]["watches"]["shift"]["evidence"]["unsure"] |= damage
+
+    with pytest.raises(Corrupt, match="damaged"):
         SequentialAlarms().restore(state)
 
 

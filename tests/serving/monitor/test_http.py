@@ -3,8 +3,8 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from petl_vit.errors import InvalidInput
-from serving.metrics.port import MetricsPort
+from petl_vit.errors import InvalidInput, Unreachable
+from serving.metrics.port import Answer, MetricsPort
 from serving.monitor import http
 
 
@@ -26,3 +26,22 @@ def test_what_is_not_a_url_is_refused(text: str) -> None:
 
 def test_a_password_is_not_shown() -> None:
     assert http.shown("http://ann:secret@[::1]:9090/x?y=1") == "http://[::1]:9090/x"
+
+
+def test_a_redirect_is_not_followed_for_the_headers_are_not_meant_for_others() -> None:
+    asked: list[str] = []
+
+    def sends_on() -> Answer:
+        asked.append("/")
+        return Answer(status="302 Found", headers=(("Location", "/healthz?key=secret"),))
+
+    port = MetricsPort(CollectorRegistry(), port=0, pages={"/query": sends_on})
+    url = f"http://127.0.0.1:{port.port}"
+    try:
+        with pytest.raises(Unreachable, match=f"/query sends on to {url}/healthz, where") as raised:
+            http.read(f"{url}/query", headers={"Authorization": "Bearer x"})
+    finally:
+        port.close()
+
+    assert asked == ["/"]
+    assert "give the address" in str(raised.value.remedy)

@@ -117,8 +117,9 @@ def test_servers_older_than_the_origin_are_counted_from_their_first_reading() ->
     assert seen.look() == 3
 
 
-def test_processes_that_answer_in_turn_at_one_address_are_not_counted_again_and_again() -> None:
-    older, newer = Server(start=10.0), Server(start=20.0)
+@pytest.mark.parametrize("apart", [10.0, 0.3])
+def test_processes_that_answer_in_turn_at_one_address_are_not_counted_again_and_again(apart: float) -> None:
+    older, newer = Server(start=10.0), Server(start=10.0 + apart)
     older.predict(1000)
     newer.predict(900)
     seen = Seen(older)
