@@ -138,6 +138,24 @@ def test_a_file_that_another_program_holds_is_busy(
         assert statuses(feedback.take([sent(prediction, "star")])) == ["matched"]
 
 
+def test_a_file_that_is_moved_away_takes_no_label_along(world: World, path: Path, tmp_path: Path) -> None:
+    first, second = predictions(world, 2)
+    elsewhere = tmp_path / "elsewhere.db"
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(first, "star")])
+        path.rename(elsewhere)
+        for _ in range(2):
+            with pytest.raises(Unreachable, match="moved away or replaced"):
+                feedback.take([sent(second, "star")])
+        path.touch()
+        with pytest.raises(Unreachable, match="put it back, or restart the server"):
+            feedback.take([sent(second, "star")])
+
+        elsewhere.rename(path)
+        assert statuses(feedback.take([sent(second, "star")])) == ["matched"]
+    assert [row["nonce"] for row in rows(path)] == [first.nonce, second.nonce]
+
+
 def test_a_server_that_took_the_name_of_a_replica_ends_what_the_other_one_counts(
     world: World, path: Path
 ) -> None:
