@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from petl_vit.errors import Conflict, Overloaded, Unreachable
 from serving.feedback.feedback import Feedback
+from serving.feedback.label_store import LabelStore
 from serving.metrics.events import Metrics
 from tests.serving.feedback.parts import (
     PREDICTION_IDS,
@@ -154,6 +155,17 @@ def test_a_file_that_is_moved_away_takes_no_label_along(world: World, path: Path
         elsewhere.rename(path)
         assert statuses(feedback.take([sent(second, "star")])) == ["matched"]
     assert [row["nonce"] for row in rows(path)] == [first.nonce, second.nonce]
+
+
+def test_nothing_to_forget_is_looked_for_once(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(LabelStore, "prune", lambda _, now: looks.append(now) or 0)
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(each, "star") for each in predictions(world, 3)] * 400)
+        feedback.tend()
+    assert len(looks) == 1
 
 
 def test_a_server_that_took_the_name_of_a_replica_ends_what_the_other_one_counts(
