@@ -126,6 +126,8 @@ class Feedback:
                     self._unpruned = _PRUNE_LABELS  # there is more, after the labels that wait meanwhile
         except CorollaError as error:
             self._say(f"labels cannot be kept: {error}", error)
+        except Exception:  # a fault of ours, which must not end what is done now and then
+            _log.exception("labels were not looked after")
 
     def not_open(self, error: CorollaError) -> None:
         """The store could not be reached at the start; `tend` tries it again."""

@@ -161,11 +161,29 @@ def test_nothing_to_forget_is_looked_for_once(
     world: World, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(LabelStore, "prune", lambda _, now: looks.append(now) or 0)
+
+    def prune(store: LabelStore, now: float) -> int:
+        looks.append(now)
+        return 0
+
+    monkeypatch.setattr(LabelStore, "prune", prune)
     with closing(open_over(world, path)) as feedback:
         feedback.take([sent(each, "star") for each in predictions(world, 3)] * 400)
         feedback.tend()
     assert len(looks) == 1
+
+
+def test_a_fault_while_old_labels_are_looked_for_is_told_and_ends_nothing(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(store: LabelStore, now: float) -> int:
+        raise ValueError("of a row that nobody can read")
+
+    monkeypatch.setattr(LabelStore, "prune", fail)
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(each, "star") for each in predictions(world, 3)] * 400)
+        feedback.tend()
+    assert "of a row that nobody can read" in caplog.text
 
 
 def test_a_server_that_took_the_name_of_a_replica_ends_what_the_other_one_counts(
