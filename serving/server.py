@@ -243,6 +243,13 @@ def _labels(settings: Settings) -> tuple[LabelStore, Mapping[Key, float] | None,
             field="label_keep_days",
             remedy="keep labels at least as long as --label-window-days: else one could be counted twice",
         )
+    folders = {path.absolute().parent for path in settings.key_files}
+    if settings.labels is None and len(folders) > 1:
+        raise InvalidInput(
+            "the keys of prediction ids are in several folders, and labels are kept beside a key",
+            field="labels",
+            remedy="name the file that has them so far with --labels: a new one would count them twice",
+        )
     database = Database(settings.labels_place)
     store = LabelStore(
         database,

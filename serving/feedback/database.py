@@ -26,6 +26,8 @@ _FULL_RETRY_S = 30.0
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _SCHEMES = (*_POSTGRESQL, *_SQLITE)
+_SECRETS = ("password", "sslpassword")  # among the options of a URL
+_NOT_WRITABLE = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")
 _LATER = "send the labels again later; the server's log says more"
 
 
@@ -42,13 +44,14 @@ class Database:
     def __init__(self, where: str) -> None:
         self._url = _url(where)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._file: tuple[int, ...] = ()  # that is used; none yet
         self.engine: Engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
 
     def __str__(self) -> str:
         """Without a password."""
         if self.is_sqlite:
             return str(self._url.database)
-        return str(self._url.render_as_string(hide_password=True))
+        return str(self._url.difference_update_query(_SECRETS).render_as_string(hide_password=True))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -56,23 +59,20 @@ class Database:
 
         Raises:
             Overloaded: The disk is full.
-            Unreachable: It does not answer in time, or does not let us in.
+            InvalidInput: The URL has an option that there is not.
+            Unreachable: It does not answer in time, or does not let us in, or the file is another by now.
             Corrupt: The file is damaged.
         """
         try:
             if self.is_sqlite:
-                _create(Path(str(self._url.database)))
+                self._find(Path(str(self._url.database)))
             with self.engine.begin() as connection:
                 if not self.is_sqlite:
                     for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
                         connection.exec_driver_sql(f"SET LOCAL {name} = {_STATEMENT_MS}")
                 yield connection
         except OSError as error:
-            raise Unreachable(
-                f"{self} cannot be opened: {(error.strerror or str(error)).lower()}",
-                field=_FIELD,
-                remedy="name a file that the server may create and write",
-            ) from error
+            raise self._closed(error.strerror or str(error)) from error
         except DBAPIError as error:
             known = self._known(error)
             if known is None:
@@ -82,6 +82,27 @@ class Database:
     def close(self) -> None:
         """Ends the connections."""
         self.engine.dispose()
+
+    def _find(self, path: Path) -> None:
+        """Makes the file where there is none; leaves one alone that took the place of the one in use.
+
+        Connections stay with a file that is moved away, and what they wrote would be lost with it.
+        """
+        if self._file and _identity(path) != self._file:
+            raise Unreachable(
+                f"{self} was moved away or replaced while the server used it",
+                field=_FIELD,
+                remedy="put it back, or restart the server",
+            )
+        _create(path)
+        self._file = _identity(path)
+
+    def _closed(self, problem: str) -> Unreachable:
+        return Unreachable(
+            f"{self} cannot be opened: {problem.lower()}",
+            field=_FIELD,
+            remedy="name a file that the server may create and write",
+        )
 
     def _known(self, error: DBAPIError) -> CorollaError | None:
         """What is wrong with the database; None where it is our own mistake."""
@@ -98,8 +119,12 @@ class Database:
             return Corrupt(
                 "the file in which labels are kept is damaged",
                 field=_FIELD,
-                remedy="move it away or name another with --labels; the server's log says which it is",
+                remedy="move it away and restart the server; its log says which it is",
             )
+        if code.startswith(_NOT_WRITABLE):
+            return self._closed(str(cause))
+        if isinstance(error, ProgrammingError) and error.statement is None:  # before any was sent
+            return InvalidInput(f"the URL cannot be used: {cause}", field=_FIELD, remedy=_EXAMPLE)
         if isinstance(error, ProgrammingError) and code not in ("42501", "42P01"):
             return None
         busy = code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or code in ("55P03", "57014")
@@ -131,6 +156,12 @@ def _url(where: str) -> URL:
             raise InvalidInput(
                 "the URL names no file", field=_FIELD, remedy="labels are kept: write sqlite:////path/of.db"
             )
+        if url.query:
+            raise InvalidInput(
+                f"the URL of a file has no options such as {next(iter(url.query))}",
+                field=_FIELD,
+                remedy="write sqlite:////path/of.db",
+            )
         return url.set(drivername="sqlite", database=str(Path(url.database).absolute()))
     if not url.database:
         raise InvalidInput("the URL names no database", field=_FIELD, remedy=_EXAMPLE)
@@ -138,6 +169,15 @@ def _url(where: str) -> URL:
 
 
 _EXAMPLE = "write for example postgresql://corolla@db.example:5432/labels"
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Which file is at a path; nothing where none is."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino
 
 
 def _create(path: Path) -> None:

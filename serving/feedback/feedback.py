@@ -122,10 +122,12 @@ class Feedback:
                     self._reopen()
             elif self._unpruned >= _PRUNE_LABELS or now - self._pruned_at >= _PRUNE_S:
                 self._unpruned, self._pruned_at = 0, now
-                if sum(self._labels.prune(self._clock()) > 0 for _ in range(_PRUNINGS)) == _PRUNINGS:
+                if all(self._labels.prune(self._clock()) for _ in range(_PRUNINGS)):
                     self._unpruned = _PRUNE_LABELS  # there is more, after the labels that wait meanwhile
         except CorollaError as error:
             self._say(f"labels cannot be kept: {error}", error)
+        except Exception:  # a fault of ours, which must not end what is done now and then
+            _log.exception("labels were not looked after")
 
     def not_open(self, error: CorollaError) -> None:
         """The store could not be reached at the start; `tend` tries it again."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     insert,
+    inspect,
     select,
     text,
 )
@@ -89,21 +90,33 @@ _LOCK = 0x636F726F6C6C61  # of this schema's creation, among the advisory locks 
 def create(connection: Connection) -> None:
     """Makes the tables where there are none; servers that start at once do so one after the other.
 
+    Where they are, the right to make tables is not needed.
+
     Raises:
         InvalidInput: A newer version of Corolla made them.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    for table in _TABLES.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
-        for index in table.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
-    found = connection.scalar(select(STATE.c.value).where(STATE.c.name == "format"))
+    found = _format(connection) if inspect(connection).has_table(STATE.name) else None
     if found is None:
-        connection.execute(insert(STATE).values(name="format", value=FORMAT))
+        _make(connection)
     elif found > FORMAT:
         raise InvalidInput(
             f"a newer version of Corolla keeps labels there (format {found:g}, this one knows {FORMAT})",
             field="labels",
             remedy="update this server, or name another place",
         )
+
+
+def _make(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    for table in _TABLES.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+    if _format(connection) is None:
+        connection.execute(insert(STATE).values(name="format", value=FORMAT))
+
+
+def _format(connection: Connection) -> float | None:
+    found: float | None = connection.scalar(select(STATE.c.value).where(STATE.c.name == "format"))
+    return found

@@ -68,8 +68,9 @@ class Truths:
         if digest not in self._classes:
             record = self._store.tasks.find(prediction.task, digest)
             if record is None:
-                raise InvalidInput(
-                    f"task {prediction.task!r} of this prediction is no longer in the store", field="truth"
+                raise _refused(
+                    f"task {prediction.task!r} of this prediction is no longer in the store",
+                    "put the task back as it was, or leave the label out",
                 )
             names = record.spec.classes
             places = reversed([*enumerate(names)])  # of two alike, the first

@@ -52,7 +52,8 @@ def answered(feedback: Feedback, request: pb.FeedbackRequest) -> pb.FeedbackResp
 def _label(message: pb.Label, number: int) -> Label:
     if message.source not in _SOURCES:
         problem = f"source {message.source} is unknown"
-        raise InvalidInput(problem, field=f"labels[{number}].source")
+        remedy = "send one of LabelSource, or none"
+        raise InvalidInput(problem, field=f"labels[{number}].source", remedy=remedy)
     return Label(
         prediction_id=message.prediction_id,
         said=_said(message),
@@ -83,7 +84,8 @@ def _time(message: pb.Label, number: int) -> float | None:
         message.labelled_at.ToDatetime()
     except ValueError as error:
         field = f"labels[{number}].labelled_at"
-        raise InvalidInput("it is not a time of the years 1 to 9999", field=field) from error
+        remedy = "send seconds since 1970, or leave it out"
+        raise InvalidInput("not a time of the years 1 to 9999", field=field, remedy=remedy) from error
     return message.labelled_at.ToNanoseconds() / 1e9
 
 

@@ -21,6 +21,7 @@ from tests.serving.feedback.parts import label_store
         ("postgresql://host", "the URL names no database"),
         ("sqlite://", "the URL names no file"),
         ("sqlite:///:memory:", "the URL names no file"),
+        ("sqlite:////labels.db?mode=ro", "no options such as mode"),
     ],
 )
 def test_a_url_that_can_never_work_is_refused(where: str, problem: str) -> None:
@@ -37,6 +38,17 @@ def test_a_password_is_never_shown() -> None:
     assert "secret" not in f"{caught.value} {caught.value.__cause__}"
 
 
+def test_a_password_among_the_options_of_a_url_is_never_shown() -> None:
+    with closing(Database("postgresql://host/labels?user=u&password=one&sslpassword=two")) as database:
+        assert str(database) == "postgresql+psycopg://host/labels?user=u"
+
+
+def test_an_option_that_there_is_not_is_named() -> None:
+    database = Database("postgresql://127.0.0.1:9/labels?sslmood=require")
+    with closing(database), pytest.raises(InvalidInput, match="sslmood"), database.transaction():
+        pass
+
+
 def test_a_file_is_made_for_its_owner_only_in_a_folder_that_is_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "labels.db"
     with closing(label_store(f"sqlite:///{path}")) as labels:
@@ -50,6 +62,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unreachable, match=str(tmp_path)):
         label_store(tmp_path / "file" / "labels.db").open()
+
+
+def test_a_place_that_is_no_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with closing(label_store(tmp_path)) as labels, pytest.raises(Unreachable, match=str(tmp_path)) as caught:
+        labels.open()
+    assert caught.value.remedy == "name a file that the server may create and write"
 
 
 def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:

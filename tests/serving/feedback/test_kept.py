@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from petl_vit.errors import Conflict, Overloaded, Unreachable
 from serving.feedback.feedback import Feedback
+from serving.feedback.label_store import LabelStore
 from serving.metrics.events import Metrics
 from tests.serving.feedback.parts import (
     PREDICTION_IDS,
@@ -136,6 +137,53 @@ def test_a_file_that_another_program_holds_is_busy(
             feedback.take([sent(prediction, "star")])
         other.rollback()
         assert statuses(feedback.take([sent(prediction, "star")])) == ["matched"]
+
+
+def test_a_file_that_is_moved_away_takes_no_label_along(world: World, path: Path, tmp_path: Path) -> None:
+    first, second = predictions(world, 2)
+    elsewhere = tmp_path / "elsewhere.db"
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(first, "star")])
+        path.rename(elsewhere)
+        for _ in range(2):
+            with pytest.raises(Unreachable, match="moved away or replaced"):
+                feedback.take([sent(second, "star")])
+        path.touch()
+        with pytest.raises(Unreachable, match="put it back, or restart the server"):
+            feedback.take([sent(second, "star")])
+
+        elsewhere.rename(path)
+        assert statuses(feedback.take([sent(second, "star")])) == ["matched"]
+    assert [row["nonce"] for row in rows(path)] == [first.nonce, second.nonce]
+
+
+def test_nothing_to_forget_is_looked_for_once(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def prune(store: LabelStore, now: float) -> int:
+        looks.append(now)
+        return 0
+
+    monkeypatch.setattr(LabelStore, "prune", prune)
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(each, "star") for each in predictions(world, 3)] * 400)
+        feedback.tend()
+    assert len(looks) == 1
+
+
+def test_a_fault_while_old_labels_are_looked_for_is_told_and_ends_nothing(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(store: LabelStore, now: float) -> int:
+        raise ValueError("of a row that nobody can read")
+
+    monkeypatch.setattr(LabelStore, "prune", fail)
+    with closing(open_over(world, path)) as feedback:
+        feedback.take([sent(each, "star") for each in predictions(world, 3)] * 400)
+        feedback.tend()
+    assert "of a row that nobody can read" in caplog.text
 
 
 def test_a_server_that_took_the_name_of_a_replica_ends_what_the_other_one_counts(

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from petl_vit.errors import Unreachable
 from serving.client.labels import status_name
+from serving.feedback.database import Database
 from tests.postgresql import Postgresql
 from tests.serving.feedback.parts import (
     PREDICTION_IDS,
@@ -127,6 +130,21 @@ def test_servers_that_start_at_once_agree_on_the_tables(new_place: Callable[[], 
 
     with ThreadPoolExecutor(6) as threads:
         assert [*threads.map(open_one, range(6))] == [0] * 6
+
+
+def test_a_user_who_may_not_make_tables_may_use_those_that_are_there(postgresql: Postgresql) -> None:
+    place = postgresql.make("granted")
+    with closing(label_store(place)) as owner:
+        owner.open()
+    with closing(Database(place)) as database, database.transaction() as connection:
+        for words in (
+            "CREATE ROLE writer LOGIN",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer",
+        ):
+            connection.execute(text(words))
+    url = make_url(place).set(username="writer")
+    with closing(label_store(url.render_as_string(hide_password=False), replica="there")) as writer:
+        assert writer.open() == {}
 
 
 def test_a_label_is_forgotten_on_both_alike(world: World, new_place: Callable[[], str]) -> None:

@@ -143,6 +143,7 @@ def test_settings_of_labels_that_cannot_work_stop_the_start(world: World, tmp_pa
         ({"labels": "mysql://host/labels"}, "labels"),
         ({"label_keep_days": 10.0}, "label_keep_days"),
         ({"prediction_key_file": f"{tmp_path}/a,{tmp_path}/b"}, "prediction_key_file"),
+        ({"prediction_key_file": f"{tmp_path}/new/a,{tmp_path}/old/b"}, "labels"),
     ):
         with pytest.raises(InvalidInput) as caught:
             Server(world.settings(**changes))
