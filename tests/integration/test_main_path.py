@@ -254,7 +254,7 @@ def test_what_prometheus_scrapes_is_an_exact_recount_of_the_answers(serving: Ser
     assert scraped["corolla_queue_rows", frozenset()] == 0
     rows = sum(len(NAMED.get(route, route).split(",")) for route in ROUTES) * len(images)
     frozen = sum(value for (name, _), value in scraped.items() if name == "corolla_frozen_predictions_total")
-    assert scraped["corolla_batch_rows_sum", frozenset()] == rows + frozen  # one row under the frozen backbone
+    assert scraped["corolla_batch_rows_sum", frozenset()] == rows + frozen
 
 
 def test_the_answers_are_better_than_chance(serving: Serving) -> None:

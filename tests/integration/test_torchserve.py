@@ -28,7 +28,7 @@ from PIL import Image
 
 from corolla.command import run
 from model_store.store import Store
-from serving.client.messages import status_name
+from serving.client.labels import status_name
 from serving.torchserve.packaging import java_problem
 from tests.serving.world import CONFIG, SHAPES, Running, World, backbone_tensors, encoded
 
@@ -301,7 +301,7 @@ def test_a_true_label_for_its_prediction_goes_to_our_own_server(serving: TorchSe
     with ours.client() as client:
         (told,) = client.feedback([(result["prediction_id"], result["top"][0]["class_name"])]).results
 
-    assert (status_name(told), told.correct) == ("counted", True)
+    assert (status_name(told), told.correct) == ("matched", True)
 
 
 def form(**parts: bytes) -> tuple[bytes, str]:

@@ -39,7 +39,8 @@ def test_the_command_bounds_its_memory_and_a_program_that_runs_a_server_is_left_
 
     Server(world.settings(precision="fp32")).service.close()
     assert not bounded
-    assert CliRunner().invoke(serve, ["--store", "memory"]).exit_code == 0
+    words = ["--store", "memory", "--port", "0", "--metrics-port", "0"]
+    assert CliRunner().invoke(serve, words).exit_code == 0
     assert bounded == [True]
 
 
