@@ -36,10 +36,10 @@ _MOMENTS = 288  # of the past that are read from Prometheus
 
 @click.command(
     epilog=epilog(
-        "corolla monitor --server-metrics http://localhost:9090",
+        "corolla monitor --server-metrics http://localhost:9095",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --state monitor.json",
-        "corolla monitor --server-metrics localhost:9090 --once --json",
-        "corolla monitor --server-metrics localhost:9090 --alpha 0.001 --alarms alarms.toml",
+        "corolla monitor --server-metrics localhost:9095 --once --json",
+        "corolla monitor --server-metrics localhost:9095 --alpha 0.001 --alarms alarms.toml",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --once || echo look at it",
     )
     + "\n\nExit codes: 0 done; with --once 1 when an alarm is raised; 2 a mistake, or with --once nothing "
@@ -156,10 +156,13 @@ def _source(
     once: bool,
 ) -> Source:
     if (server_metrics is None) == (prometheus is None):
+        both = prometheus is not None
         raise InvalidInput(
-            "either a server or a Prometheus is read",
+            "a server or a Prometheus is read, not both"
+            if both
+            else "a server or a Prometheus is to be read",
             field="server_metrics",
-            remedy="add --server-metrics URL, or --prometheus URL --job NAME",
+            remedy="leave one out" if both else "add --server-metrics URL, or --prometheus URL --job NAME",
         )
     if prometheus is None:
         assert server_metrics is not None

@@ -211,6 +211,7 @@ class Evaluator:
         return RouteStatus(
             route=route,
             reference=found.status.get(route),
+            unusable=route in found.problems,
             problem="" if values else found.problems.get(route) or _no_reference(route),
             domains=tuple(self._domain(at, (route, domain), values, windows) for domain in domains),
         )

@@ -64,6 +64,11 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
     except (OSError, URLError, HTTPException) as error:
         cause: object = error.reason if isinstance(error, URLError) else error
+        if isinstance(cause, HTTPException):
+            raise Unreachable(
+                f"{shown(url)} does not answer with HTTP",
+                remedy="give the port of metrics: a server's --metrics-port is 9095 by default",
+            ) from error
         text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise Unreachable(f"{shown(url)} does not answer: {text.lower()}") from error
 
@@ -87,5 +92,6 @@ def _reason(page: bytes) -> str:
     try:
         document: Any = json.loads(page)
     except ValueError:
-        return " ".join(page.decode(errors="replace").split())[:_SHOWN]
+        text = "".join(c if c.isprintable() else " " for c in page.decode(errors="replace"))
+        return " ".join(text.split())[:_SHOWN]
     return str(document.get("error", "")) if isinstance(document, dict) else ""

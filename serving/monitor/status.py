@@ -231,11 +231,13 @@ class RouteStatus(StatusRecord):
     """One route.
 
     Attributes:
+        unusable: Whether it has a reference that cannot be used; `problem` says why.
         problem: Why nothing is estimated; empty where something is.
     """
 
     route: str
     reference: ReferenceStatus | None = None
+    unusable: bool = False
     problem: str = ""
     domains: tuple[DomainStatus, ...] = ()
 

@@ -105,10 +105,10 @@ def state(route: RouteStatus, domain: DomainStatus) -> tuple[str, Tone]:
         return f"alarm: {' and '.join(kinds)}", "bad"
     if not domain.images:
         return "no images yet", "muted"
+    if route.unusable or (route.reference is not None and route.reference.stale):
+        return "reference not usable", "muted"
     if route.reference is None:
         return "no reference", "muted"
-    if route.reference.stale:
-        return "reference not usable", "muted"
     if not domain.images_in_window:
         return "no images now", "muted"
     return "no alarm", "good"
@@ -138,22 +138,24 @@ def unestimated(route: RouteStatus, domain: DomainStatus) -> str:
     """Why there is no headline."""
     if not domain.images_in_window:
         return "no images in the window"
-    if route.reference is None or route.reference.stale:
-        return "no reference" if route.reference is None else "its reference cannot be used"
+    if route.unusable or (route.reference is not None and route.reference.stale):
+        return "its reference cannot be used"
+    if route.reference is None:
+        return "no reference"
     return route.problem or "too few images"
 
 
 def reference_command(route: RouteStatus) -> str | None:
     """What to type for a route that has no reference; None where it has one, or cannot have any."""
     task, slash, name = route.route.partition("/")
-    if not slash or route.reference is not None:
+    if not slash or route.reference is not None or route.unusable:
         return None
     return f"corolla routes reference {shlex.quote(name)} --task {shlex.quote(task)}"
 
 
 def unreferenced(route: RouteStatus) -> str:
     """Why a route is not watched; empty where it is."""
-    if route.reference is not None:
+    if route.reference is not None or route.unusable:
         return route.problem
     if reference_command(route) is None:
         return "Only a named route can have a reference: `corolla routes put` names one."

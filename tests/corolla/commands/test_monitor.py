@@ -213,8 +213,8 @@ def test_it_runs_until_a_signal_serves_its_gauges_and_says_what_changes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "either a server or a Prometheus is read"),
-        (("--server-metrics", "a:1", "--prometheus", "b:1"), "either a server or a Prometheus is read"),
+        ((), "a server or a Prometheus is to be read"),
+        (("--server-metrics", "a:1", "--prometheus", "b:1"), "not both; leave one out"),
         (("--prometheus", "b:1"), "job: missing"),
         (("--server-metrics", "a:1", "--job", "x"), "job: it needs a Prometheus"),
         (("--server-metrics", "a:1", "--header", "x: y"), "header: it needs a Prometheus"),

@@ -1,5 +1,8 @@
 """Questions over HTTP."""
 
+import socket
+from threading import Thread
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -22,6 +25,26 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_not_a_url_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a URL"):
         http.base_url(text, "address")
+
+
+def test_what_answers_without_http_is_told_as_that_and_not_in_its_own_bytes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def speak() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"\x00\x00\x18\x04\x00\x00")
+
+        other = Thread(target=speak)
+        other.start()
+        with pytest.raises(Unreachable, match="does not answer with HTTP") as raised:
+            http.read(f"http://127.0.0.1:{port}/metrics", headers={})
+        other.join()
+
+    assert "\x00" not in str(raised.value)
+    assert "--metrics-port" in str(raised.value.remedy)
 
 
 def test_a_password_is_not_shown() -> None:

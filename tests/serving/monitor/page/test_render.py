@@ -76,12 +76,14 @@ def test_a_route_without_a_reference_says_which_command_measures_one() -> None:
     assert "Confidence 94.0 %" in text
 
 
-def test_a_reference_that_cannot_be_used_is_told_with_the_reason() -> None:
-    stale = REFERENCE.model_copy(update={"stale": True})
+@pytest.mark.parametrize("known", [True, False])
+def test_a_reference_that_cannot_be_used_is_told_with_the_reason(known: bool) -> None:
+    stale = REFERENCE.model_copy(update={"stale": True}) if known else None
     problem = "the route is not what its reference was measured on"
-    text = shown(
-        status(RouteStatus(route="birds/best", reference=stale, problem=problem, domains=(watched(),)))
+    route = RouteStatus(
+        route="birds/best", reference=stale, unusable=True, problem=problem, domains=(watched(),)
     )
+    text = shown(status(route))
     assert problem in text
     assert "reference not usable" in text
     assert "No route has a reference" in text
