@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, settings
 
 # Read when torch is imported, so set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Under nohup it is ignored, and processes that tests start would inherit that.
+# Under nohup, and in the background of a script, they are ignored, also in processes that tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Read when a kernel is defined: without a GPU, kernels run in Triton's interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
