@@ -6,13 +6,13 @@ Each is known by two sums over images, from counters: how many there are, and of
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from petl_vit.estimators import LOW_SCORE
 from petl_vit.evidence import upper_count, upper_mean
 from serving.monitor.alarm_settings import AlarmSettings
 from serving.monitor.look import ReferenceValues
 from serving.monitor.samples import Counts
 from serving.monitor.status import Kind
 
-_LOW_SCORE = "atc_mc"
 _MOMENTS = "corolla_feedback_moment_total"
 
 Sums = tuple[float, float]
@@ -65,7 +65,7 @@ def _disagreement(counted: Counted) -> Sums:
 
 
 def _low_score(counted: Counted) -> Sums:
-    return counted.missing(_LOW_SCORE)
+    return counted.missing(LOW_SCORE)
 
 
 def _unsure(counted: Counted) -> Sums:
