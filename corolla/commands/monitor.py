@@ -128,8 +128,8 @@ def monitor(
     (/metrics on --port). Every accuracy that no label tells is an estimate; docs/monitoring.md says which to
     believe when. Nothing is lost while the source does not answer: counters only rise.
 
-    A route whose traffic is like its reference raises an alarm with at most the probability --alpha, however
-    long it is watched and however often; docs/alarms.md has the proof, and what it rests on.
+    A route whose traffic is like its reference, in each domain, raises an alarm with at most the probability
+    --alpha, however long it is watched and however often; docs/alarms.md has the proof, and what it rests on.
     """
     own = settings({name: others.pop(name) for name in _ALARMS})
     evaluator = Evaluator(

@@ -27,7 +27,8 @@ class AlarmSettings(BaseModel):
         default=0.01,
         gt=0,
         le=1,
-        description="probability that a route whose traffic is like its reference ever raises an alarm",
+        description="probability that a route whose traffic is like its reference in each domain ever raises "
+        "an alarm",
     )
     margin: float = Field(
         default=0.01,
