@@ -21,6 +21,7 @@ from training.study.session import TOGETHER, Session, Sweep, Unseen, session
 from training.study.trials import State
 
 _POLL_S = 0.5
+_FINISH_S = 60.0
 LOCAL = "local"
 
 
@@ -101,6 +102,8 @@ def _until_none_waits(here: Session, ray: Any, submit: Callable[[], Any]) -> Non
         if not running:  # what is left is another machine's, or was a dead one's
             here.studies.revive(here.sweep.methods)
             time.sleep(_POLL_S)
+    if running:  # their trials are over, and what their packs saved is noted last
+        ray.wait(running, num_returns=len(running), timeout=_FINISH_S)
 
 
 def _errors(ray: Any, done: Sequence[Any]) -> list[str]:

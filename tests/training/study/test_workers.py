@@ -56,7 +56,7 @@ def test_ray_takes_up_the_trials_of_another_machine_that_died(
         init=lambda **settings: None,
         shutdown=lambda: None,
         remote=lambda **settings: lambda task: SimpleNamespace(remote=lambda *given: "task"),
-        wait=lambda running, timeout: (running, []),
+        wait=lambda running, **limits: (running, []),
         get=lambda task: calls.append("task"),
         exceptions=SimpleNamespace(RayError=RuntimeError),
     )
