@@ -13,7 +13,7 @@ from serving.engine.pace import Pace
 from serving.engine.priority import Path
 
 _MOST_TIMES_ROOM = (64, 48, 40, 32, 16)
-"""A priority's, a principal's, a task's, a client's and a flow's share of the queue may be at most this multiple of the room left."""
+"""How many times the room left a priority, a principal, a task, a client and a flow may have waiting, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The weights of tasks: how much of a busy engine each gets beside the others; a file that operators write."""
+"""The weights of tasks: what each gets of a busy engine beside the others. Operators write them to a file."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
