@@ -13,7 +13,7 @@ from serving.engine.pace import Pace
 from serving.engine.priority import Path
 
 _MOST_TIMES_ROOM = (64, 48, 40, 32, 16)
-"""How many times the room left a priority, a principal, a task, a client and a flow may have waiting, at most."""
+"""Of the room left: how many times it a priority, a principal, a task, a client and a flow may have waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
