@@ -13,8 +13,8 @@ from serving.engine.pace import Pace
 from serving.engine.priority import Path
 
 _MOST_TIMES_ROOM = (64, 48, 40, 32, 16)
-"""A share of the queue may be at most this multiple of the room left: that of a priority, a principal, a task,
-a client and a flow."""
+"""A share of the queue may be at most this multiple of the room left: that of a priority, a principal,
+a task, a client and a flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
