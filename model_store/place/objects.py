@@ -18,7 +18,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion  # exists for type checkers only
+    from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
 
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
@@ -26,16 +26,19 @@ _LOCK = ".lock"
 
 
 class Stamp(NamedTuple):
-    """How an object is listed. A different tag means different content."""
+    """How an object is listed: a different tag means different content; `size` is bytes."""
 
     tag: str
     modified: datetime
+    size: int
 
 
 class Place(Protocol):
     """What a store needs of the place it lives in; `Objects` says what each does."""
 
     def read(self, key: str) -> bytes | None: ...
+
+    def exists(self, key: str) -> bool: ...
 
     def create(self, key: str, data: bytes) -> bool: ...
 
@@ -100,6 +103,18 @@ class Objects:
         stored = self._get(key)
         return None if stored is None else stored[0]
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, whatever a listing says."""
+        return self.stamp(key) is not None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """How an object would be listed; None where there is none. Nothing is listed."""
+        with _place_errors(key):
+            try:
+                return _stamp(self._backend.head(key))
+            except FileNotFoundError:
+                return None
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole if there is none yet; returns whether it was written."""
         with _place_errors(key):
@@ -139,11 +154,7 @@ class Objects:
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
-            return {
-                meta["path"]: Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"])
-                for page in self._backend.list(prefix)
-                for meta in page
-            }
+            return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -202,6 +213,10 @@ def _place_errors(key: str) -> Iterator[None]:
             field=key,
             remedy="check its URL, your permissions and the network",
         ) from error
+
+
+def _stamp(meta: "ObjectMeta") -> Stamp:
+    return Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"], meta["size"])
 
 
 def _first_line(error: Exception) -> str:

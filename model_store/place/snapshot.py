@@ -126,6 +126,10 @@ class Snapshot:
             return self._place.keys(prefix)
         return self._keys[bisect_left(self._keys, f"{prefix}/") : bisect_left(self._keys, f"{prefix}0")]
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, even where these names are of an earlier moment."""
+        return self._place.exists(key)
+
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         return self._place.stamps(prefix)
 
