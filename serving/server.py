@@ -187,6 +187,7 @@ class Server:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
+            self.service.metrics.set_tasks(len(asyncio.all_tasks()))
             healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
