@@ -3,21 +3,23 @@
     python -m benchmarks.soak --minutes 30
     python -m benchmarks.soak --quick
 
-`corolla serve` over a store of 24 adapters, two versions of each, of which half fit into its host memory; all on
-loopback, in a temporary folder. First the answers a second are measured that eight callers get; then requests
-of one image arrive by chance at 70 % of that rate, whether answers come or not. Phases follow each other, again
-and again: steady; churn (loads, unloads, adapters that are published and deleted); switches (aliases and a named
-route); clients (slow, silent, dying); retraining beside the server; a burst of three times the rate; everything
-at once. Every answer is compared with what this process computes from the store for the versions that it names,
-and these must be what the request's names stood for. At the end the server is asked to stop under traffic.
+`corolla serve` over a store of 24 adapters, two versions of each, of which half fit into its host memory; all
+on loopback, in a temporary folder. First the answers a second are measured that eight callers get; then
+requests of one image arrive by chance at 70 % of that rate, whether answers come or not. Phases follow each
+other, again and again: steady; churn (loads, unloads, adapters that are published and deleted); switches
+(aliases and a named route); clients (slow, silent, dying); retraining beside the server; a burst of three
+times the rate; everything at once. Every answer is compared with what this process computes from the store
+for the versions that it names, and these must be what the request's names stood for. At the end the server is
+asked to stop under traffic.
 
 wrong_answers, failures: to be 0; an answer by a former version more than 5 s after a move counts as stale.
-memory_mib, handles, threads, tasks: Theil-Sen's slope an hour, with its 95 % interval, after the first quarter.
-recovery_s: from the end of a burst until, for two seconds, no call is refused and the median is at most the 95th
-percentile before the burst. p99_ms: by phase. lost_at_stop: accepted calls that got no answer, to be 0. The rate
-is a share of what was measured at the start: other work on the machine makes it mean more or less.
+memory_mib, handles, threads, tasks: Theil-Sen's slope an hour and its 95 % interval, after the first quarter.
+recovery_s: from the end of a burst until, for two seconds, no call is refused and the median is at most
+the 95th percentile before it. p99_ms: by phase. lost_at_stop: accepted calls without an answer, to be 0.
+The rate is a share of what was measured at the start: other work on the machine makes it mean more or less.
 """
 
+import argparse
 import os
 import statistics
 import time
@@ -123,7 +125,7 @@ def routes(names: Sequence[str]) -> list[Route]:
 
 
 def stop_under_load(server: Corolla, traffic: Traffic) -> tuple[float | None, int]:
-    """Seconds until a server that is asked to stop has ended, and the accepted calls that it did not answer."""
+    """Seconds until a server that is asked to stop has ended, and the calls that it took and did not answer."""
     traffic.phase = STOP
     time.sleep(2)
     server.tree.process.terminate()
@@ -145,8 +147,8 @@ def _is_lost(call: Call) -> bool:
 def soak(asked: Any, seconds: float) -> tuple[list[Table], Figures]:
     """The whole run."""
     vit, _ = backbone(asked.architecture, asked.image_size)
-    cycles = max(1, round(seconds / (len(KINDS) * _PHASE_S)))
-    phase_s = seconds / (len(KINDS) * cycles)
+    cycles = max(1, round(seconds / (len(asked.phases) * _PHASE_S)))
+    phase_s = seconds / (len(asked.phases) * cycles)
     with shelf(vit, METHODS, asked.adapters) as found:
         images = [jpeg(seed) for seed in range(IMAGES)]
         store = Store.open(found.url)
@@ -178,24 +180,26 @@ def _in_phases(server: Corolla, run: Run, cycles: int, asked: Any) -> tuple[list
     measured_s = min(20.0, run.phase_s)
     traffic.capacity(measured_s / 4, 8)  # the first of everything takes longer
     capacity = traffic.capacity(measured_s, 8)
-    progress(f"{capacity:.1f} answers/s at most; {LOAD * capacity:.1f} requests/s from now on")
+    rate = asked.rate or LOAD * capacity
+    progress(f"{capacity:.1f} answers/s at most; {rate:.1f} requests/s from now on")
     growth = Growth(server=server, every_s=min(5.0, run.phase_s / 10))
     traffic.start()
-    traffic.rate = LOAD * capacity
+    traffic.rate = rate
     growth.start()
     for cycle in range(cycles):
         progress(f"cycle {cycle + 1} of {cycles}")
-        for name in KINDS:
+        for name in asked.phases:
             run.phase(name)
     growth.stop()
     traffic.phase, traffic.rate = "rest", 0.0
     seconds_until(lambda: not traffic.under_way.total(), _STOP_S)
     capacity_after = traffic.capacity(measured_s, 8)
-    traffic.rate = LOAD * capacity_after
+    traffic.rate = rate
     stop_s, lost = stop_under_load(server, traffic)
     calls = [call for call in traffic.calls if call.phase in KINDS]
     tables = [_phases(calls), _growths(growth), _done(run)]
     figures = _figures(calls, run, growth) | {
+        "requests_per_s": rate,
         "capacity_per_s": capacity,
         "capacity_after_per_s": capacity_after,
         "stop_s": stop_s,
@@ -260,6 +264,13 @@ def _done(run: Run) -> Table:
     return table
 
 
+def _phase_names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in KINDS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a phase; there are {', '.join(KINDS)}")
+    return names
+
+
 def main(given: Sequence[str] | None = None) -> None:
     flags = parser(__doc__ or "")
     flags.add_argument("--minutes", type=float, help="of all phases together; 30, or 2 with --quick")
@@ -267,6 +278,13 @@ def main(given: Sequence[str] | None = None) -> None:
     flags.add_argument("--image-size", type=int, default=224)
     flags.add_argument("--adapters", type=int, default=24)
     flags.add_argument("--threads", type=int, help="CPU threads of the server's forwards; default: its own")
+    flags.add_argument("--rate", type=float, help="requests a second, in place of 70 %% of the most")
+    flags.add_argument(
+        "--phases",
+        type=_phase_names,
+        default=list(KINDS),
+        help=f"comma-separated, of a cycle; default: {','.join(KINDS)}",
+    )
     asked = flags.parse_args(given)
     minutes = asked.minutes or (2.0 if asked.quick else 30.0)
     tables, figures = soak(asked, 60 * minutes)

@@ -118,13 +118,14 @@ def churn(scene: Scene, over: Event) -> None:
 def _come_and_go(scene: Scene, client: Client, seed: int, over: Event) -> None:
     """One adapter's life: published, asked for under traffic, deleted, and not found from then on."""
     name = f"passing-{seed}"
-    route = Route.of(scene.publish(name, "lora", seed))
+    pinned = scene.publish(name, "lora", seed)
+    route = Route.of(pinned)
     scene.check(client, route)
     scene.traffic.routes.append(route)
     over.wait(5 * scene.pause_s)
     scene.traffic.routes.remove(route)
     seconds_until(lambda: not scene.traffic.under_way[route.text], _FOLLOWED_S)
-    deletion.delete(scene.store, TASK, name, 1)
+    deletion.delete(scene.store, TASK, name, int(pinned.partition(":")[2]))
     AdminClient(client).reload()  # by itself the server looks for deleted versions every 30 s
     scene.done["adapters published and deleted"] += 1
 
