@@ -32,7 +32,10 @@ def main() -> int:
     if unknown:
         parser.error(f"{unknown[0]} is not a target; there is {', '.join(TARGETS)}")
     if importlib.util.find_spec("atheris") is None:
-        print("atheris is not installed: pip install 'corolla[fuzz]' (Linux, Python 3.11 to 3.13)", file=sys.stderr)
+        print(
+            "atheris is not installed: pip install 'corolla[fuzz]' (Linux, Python 3.11 to 3.13)",
+            file=sys.stderr,
+        )
         return 1
     return max([_run(name, chosen.seconds, keep=chosen.keep) for name in chosen.targets or TARGETS])
 
@@ -61,7 +64,7 @@ def _run(name: str, seconds: int, *, keep: bool) -> int:
                 check=True,
             )
         return 0
-    (FOUND / f"{name}.log").write_text(done.stderr)
+    (FOUND / f"{name}.log").write_text(done.stdout + done.stderr)
     new = sorted(str(path.relative_to(HERE.parent)) for path in set(crashes.iterdir()) - before)
     print(f"{said}  CRASH: {', '.join(new) or 'no input kept'}; see .fuzz/{name}.log", flush=True)
     return 1

@@ -29,7 +29,10 @@ def seeds() -> list[bytes]:
         _file(noise, "WEBP", quality=20),
         _file(noise, "WEBP", lossless=True, save_all=True, append_images=[noise]),
         _file(noise, "GIF"),
-        *(_file(noise, "TIFF", compression=name) for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")),
+        *(
+            _file(noise, "TIFF", compression=name)
+            for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")
+        ),
         _file(noise.convert("1"), "TIFF", compression="group4"),
         _file(noise, "BMP"),
         _file(noise, "AVIF", quality=20),

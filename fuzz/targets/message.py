@@ -49,7 +49,9 @@ _channel = _Channel()
 def seeds() -> list[bytes]:
     pb, oip = classifier_pb2, grpc_service_pb2
     image = pb.Image(id="a", data=encoded())
-    classify = pb.ClassifyRequest(task="shapes", route="lora, 0.5*ssf", images=[image], top_k=2, domain="street")
+    classify = pb.ClassifyRequest(
+        task="shapes", route="lora, 0.5*ssf", images=[image], top_k=2, domain="street"
+    )
     typed = pb.ClassifyRequest(task="shapes", images=[image])
     typed.typed_route.entries.add().model.terms.add().adapter.name = "lora"
     pixels = pb.ClassifyRequest(task="shapes", route="best")
