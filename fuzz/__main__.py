@@ -1,7 +1,7 @@
 """Fuzzes the targets one after the other: `python -m fuzz [TARGET ...] [--seconds N]`.
 
-What a run finds lies in `.fuzz/`, where the next run goes on; `--keep` adds to `fuzz/corpus/` what reaches new
-code. A crash is one file in `.fuzz/crashes/`; `python -m fuzz.target TARGET FILE` repeats it.
+What a run finds lies in `.fuzz/`, where the next run goes on; `--keep` adds to `fuzz/corpus/` what reaches
+new code. A crash is one file in `.fuzz/crashes/`; `python -m fuzz.target TARGET FILE` repeats it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Checkpoints. The first byte says what the rest is: the whole file, or the pickle in a file of torch.save."""
+"""Checkpoints. The first byte says what the rest is: a whole file, or the pickle in one of torch.save."""
 
 import io
 import tempfile

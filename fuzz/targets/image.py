@@ -47,7 +47,7 @@ def check(data: bytes) -> None:
             continue
         if isinstance(pixels, torch.Tensor):
             assert pixels.dtype == torch.uint8, pixels.dtype
-            assert pixels.ndim == 3 and pixels.shape[0] == 3, pixels.shape
+            assert pixels.shape[:1] == (3,), pixels.shape
             assert 0 < pixels[0].numel() <= MAX_PIXELS, pixels.shape
 
 

@@ -1,4 +1,4 @@
-"""Folders of PEFT: two bytes say how long the config is, the weights follow it. What is read is registered."""
+"""Folders of PEFT: two bytes say how long the config is, then the weights. What is read is registered."""
 
 import tempfile
 from pathlib import Path
