@@ -142,7 +142,7 @@ def test_a_host_may_stand_in_brackets_and_a_socket_leaves_the_metrics_their_port
     assert Settings(host="[::1]").loopback
     assert Settings(host="0.0.0.0").scraped_host == "0.0.0.0"
     behind = Settings(host="unix:/run/corolla.sock")
-    assert (behind.socket, behind.metrics_host) == (Path("/run/corolla.sock"), "127.0.0.1")
+    assert (behind.socket, behind.scraped_host) == (Path("/run/corolla.sock"), "127.0.0.1")
     assert behind.loopback
     assert behind.takes_admin
 
