@@ -35,6 +35,8 @@ VARIABLES = frozenset(
         "COROLLA_STORE",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next

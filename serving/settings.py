@@ -31,6 +31,8 @@ _ELSEWHERE = frozenset(
         "COROLLA_SERVER",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 """Variables of other commands."""
