@@ -249,9 +249,7 @@ def _token(file: Path | None) -> Token | None:
         return file
     if file is not None:
         raise InvalidInput(
-            "COROLLA_TOKEN and COROLLA_TOKEN_FILE are both set",
-            field="COROLLA_TOKEN",
-            remedy="unset one of them",
+            "it is set, and COROLLA_TOKEN_FILE too", field="COROLLA_TOKEN", remedy="unset one of them"
         )
     return checked(text, "COROLLA_TOKEN")
 

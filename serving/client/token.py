@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from petl_vit.errors import InvalidInput, NotFound
@@ -33,7 +32,7 @@ Metadata = tuple[tuple[str, str], ...]
 class Bearer:
     """A token as the metadata of calls; one from a file is read again when the file has changed.
 
-    A file that cannot be read later, as in the middle of its renewal, changes nothing: the last token goes on.
+    A file that cannot be read then, as in the middle of its renewal, changes nothing: the last token goes on.
 
     Args:
         token: Its text, or the path of a file that holds nothing else.
@@ -116,7 +115,7 @@ def check_exposure(target: str, *, encrypted: bool, insecure: bool) -> None:
         raise InvalidInput(
             f"{target} would be sent the token in plain text",
             field="token",
-            remedy="speak TLS (credentials=, --tls-ca), or allow it by insecure=True, --insecure, if you trust the network",
+            remedy="speak TLS (credentials=, --tls-ca), or say insecure=True (--insecure) on a network you trust",
         )
 
 
@@ -127,7 +126,7 @@ def _of_file(path: Path) -> Secret:
             problem, field="token_file", remedy="write the token to a file, and revoke this one"
         )
     try:
-        # An error of decoding would hold what was read; a character that is not text is not of a token either.
+        # An error of decoding would hold what was read; what replaces a character is not of a token either.
         text = Secret(path.read_bytes().decode("ascii", "replace"))
     except FileNotFoundError as error:
         raise NotFound(f"{path} does not exist", field="token_file", remedy="check the path") from error

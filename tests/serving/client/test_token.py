@@ -93,9 +93,10 @@ def test_without_a_token_nothing_is_shown(server: Recording) -> None:
 
 
 def test_a_call_by_a_stub_shows_what_the_clients_own_calls_show(server: Recording) -> None:
-    with Client(server.address, token=TOKEN, timeout_s=WAIT_S) as client, pytest.raises(RequestFailed):
+    with Client(server.address, token=TOKEN, timeout_s=WAIT_S) as client:
         stub = classifier_pb2_grpc.ClassifierStub(client.channel)
-        client.call(stub.Classify, request_of([b""], route="lora"))
+        with pytest.raises(RequestFailed):
+            client.call(stub.Classify, request_of([b""], route="lora"))
 
     assert server.shown == [bearer(TOKEN)]
 
@@ -219,7 +220,7 @@ def test_it_is_shown_over_tls_and_over_a_socket(certificates: Certificates, tmp_
 
 
 def shown(error: BaseException) -> str:
-    """All that a traceback shows with the variables of our frames, of gRPC's, and of the errors it came from."""
+    """All that a traceback shows, with the variables of our frames and gRPC's, and the errors it came from."""
     parts = []
     traced = traceback.TracebackException.from_exception(error, capture_locals=True)
     while traced is not None:
