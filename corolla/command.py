@@ -30,6 +30,7 @@ VARIABLES = frozenset(
     {
         "COROLLA_DEBUG",
         "COROLLA_LOGITS",
+        "COROLLA_PRINCIPALS",
         "COROLLA_RUNS",
         "COROLLA_SERVER",
         "COROLLA_STORE",
@@ -112,6 +113,12 @@ COMMANDS: dict[str, Lazy] = {
         line="Estimate accuracy and raise alarms, from metrics.",
         extra="monitor",
         target="corolla.commands.monitor:monitor",
+    ),
+    "tokens": Lazy(
+        section="Serve",
+        line="Create, list, revoke and rotate callers' tokens.",
+        extra="serve",
+        target="corolla.commands.tokens:tokens",
     ),
     "domains": Lazy(
         section="Serve",

@@ -115,7 +115,7 @@ def check_exposure(target: str, *, encrypted: bool, insecure: bool) -> None:
         raise InvalidInput(
             f"{target} would be sent the token in plain text",
             field="token",
-            remedy="speak TLS (credentials=, --tls-ca), or say insecure=True (--insecure) on a network you trust",
+            remedy="speak TLS (credentials=, --tls-ca); on a network you trust, insecure=True or --insecure",
         )
 
 

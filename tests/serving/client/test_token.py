@@ -220,7 +220,7 @@ def test_it_is_shown_over_tls_and_over_a_socket(certificates: Certificates, tmp_
 
 
 def shown(error: BaseException) -> str:
-    """All that a traceback shows, with the variables of our frames and gRPC's, and the errors it came from."""
+    """All that a traceback shows with the variables of our frames and gRPC's, and the errors behind it."""
     parts = []
     traced = traceback.TracebackException.from_exception(error, capture_locals=True)
     while traced is not None:
