@@ -61,13 +61,20 @@ class Access:
     Args:
         path: The file.
         clock: Seconds since the epoch.
+        on_rows: Told the name of a principal and the rows that it was let send.
 
     Raises:
         InvalidInput: The file cannot be used.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._file, self._clock = PrincipalsFile(path), clock
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_rows: Callable[[str, int], None] = lambda name, rows: None,
+    ) -> None:
+        self._file, self._clock, self.on_rows = PrincipalsFile(path), clock, on_rows
         self._known = _Known.of(self._file.principals)
         self.limits = Limits()
 
@@ -105,7 +112,7 @@ class Access:
         held = self._known.by_token.get(token.id)
         if held is None or not tokens.fits(token, held.token):
             raise Unauthenticated("the token is not known here", reason="unknown_token", remedy=_HOW)
-        return _Session(lambda: self._by_id(token.id), self.limits)
+        return _Session(self, lambda: self._by_id(token.id))
 
     def by_certificate(self, names: Sequence[str]) -> Caller:
         """Whoever shows a certificate, which TLS has verified, with these names.
@@ -113,7 +120,7 @@ class Access:
         Raises:
             Unauthenticated: None of them is a principal's.
         """
-        return _Session(lambda: self._by_names(names), self.limits)
+        return _Session(self, lambda: self._by_names(names))
 
     def nobody(self) -> Unauthenticated:
         """The error of a call that shows nothing."""
@@ -150,16 +157,18 @@ class _Session:
         Unauthenticated: It may not call.
     """
 
-    def __init__(self, look: Callable[[], Principal], limits: Limits) -> None:
-        self._look, self._limits = look, limits
+    def __init__(self, access: Access, look: Callable[[], Principal]) -> None:
+        self._access, self._look = access, look
         self.principal = look()
 
     def take_request(self) -> None:
         self.principal = self._look()
-        self._limits.take_request(self.principal)
+        self._access.limits.take_request(self.principal)
 
     def take_rows(self, rows: int) -> None:
-        self._limits.take_rows(self.principal, rows)
+        self._access.limits.take_rows(self.principal, rows)
+        self._access.on_rows(self.principal.name, rows)
 
     def add_rows(self, rows: int) -> None:
-        self._limits.add_rows(self.principal, rows)
+        self._access.limits.add_rows(self.principal, rows)
+        self._access.on_rows(self.principal.name, rows)
