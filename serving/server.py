@@ -35,6 +35,7 @@ from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
+from serving.rpc.readable import Readable
 from serving.service import Service
 from serving.settings import Settings
 
@@ -138,7 +139,13 @@ class Server:
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings
-        server = grpc.aio.server(options=connections.options(settings))
+        readable = Readable(
+            [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
+            self.service.metrics,
+            max_images=settings.max_images,
+            max_bytes=settings.max_queue_bytes,
+        )
+        server = grpc.aio.server(options=connections.options(settings), interceptors=[readable])
         self._add_services(server)
         await self._set_health(False)
         try:

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="pixels of one decoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(
-        default=2**30, ge=1, description="bytes of images that may wait; more are refused"
+        default=2**30, ge=1, description="bytes of images, and of messages, that may wait; more are refused"
     )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
     host_bytes: int | None = Field(
