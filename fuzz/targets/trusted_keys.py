@@ -24,7 +24,12 @@ def seeds() -> list[bytes]:
     signature = Signature(key=_KEY.public, signature="AAAA", signed_at=datetime(2026, 1, 1, tzinfo=UTC))
     lines = f"# keys\n{_LINE}\n{'0' * 64} a digest\n"
     pem = (_FOLDER / "key").read_bytes()
-    return [b"\0" + lines.encode(), b"\1" + signature.encode(), b"\1" + _KEY.sign(_OTHER).encode(), b"\2" + pem]
+    return [
+        b"\0" + lines.encode(),
+        b"\1" + signature.encode(),
+        b"\1" + _KEY.sign(_OTHER).encode(),
+        b"\2" + pem,
+    ]
 
 
 def check(data: bytes) -> None:

@@ -80,6 +80,17 @@ def aliases_in(keys: Iterable[str]) -> list[str]:
     return [alias for (alias,) in _matches(keys, rf"{ALIASES}/[^/]+/[^/]+/([^/]+)") if is_name(alias)]
 
 
+def all_aliases_in(keys: Iterable[str]) -> list[tuple[str, str, str]]:
+    """The task, adapter and alias of each alias among keys."""
+    triples = _matches(keys, rf"{ALIASES}/([^/]+)/([^/]+)/([^/]+)")
+    return [(task, name, alias) for task, name, alias in triples if all(map(is_name, (task, name, alias)))]
+
+
+def images_in(keys: Iterable[str]) -> list[str]:
+    """The digests of the training sets whose lists of images are among keys."""
+    return [digest for (digest,) in _matches(keys, rf"{IMAGES}/({DIGEST})")]
+
+
 def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:
     """The tasks and names of the named routes among keys."""
     pairs = _matches(keys, rf"{ROUTES}/([^/]+)/([^/]+)")

@@ -21,7 +21,7 @@ _Handler = grpc.RpcMethodHandler
 _Read = Callable[[bytes], Any]
 
 
-class Readable(grpc.aio.ServerInterceptor):
+class Readable(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Ends calls whose message cannot be read, or has too many parts, as INVALID_ARGUMENT, and counts them.
 
     Args:
