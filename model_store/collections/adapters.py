@@ -145,12 +145,37 @@ class Adapters:
             self._retreat_further(task, name, successor)
         # The manifest first: without it the version does not exist, whatever else is left of it.
         for file in (_MANIFEST, _WEIGHTS):
-            key = keys.adapter(task, name, version, file)
-            if self._place.read(key) is not None:
-                self._place.delete(key)
+            self._place.delete(keys.adapter(task, name, version, file))
         if not remaining:
             self._drop_latest(task, name, version)
         return self._aliases.get(task, name, LATEST)
+
+    def bury(self, task: str, name: str, version: int) -> bool:
+        """Remove the tensors of a version that was never published; whether it still is not.
+
+        Its number stays taken: a publisher that comes back to it finds the tombstone and takes the next.
+        """
+        tombstone = keys.adapter(task, name, version, _TOMBSTONE)
+        ours = self._place.create(tombstone, Tombstone(digest=None, deleted_at=datetime.now(UTC)).encode())
+        if self._place.exists(keys.adapter(task, name, version, _MANIFEST)):  # published since it was listed
+            if ours:
+                self._place.delete(tombstone)
+            return False
+        self._place.delete(keys.adapter(task, name, version, _WEIGHTS))
+        return True
+
+    def mend_latest(self, task: str, name: str) -> bool:
+        """Point `latest` at a version that there is, or forget it where there is none; whether it changed.
+
+        A publication or a deletion that was cut off may have left it behind.
+        """
+        now = self._aliases.get(task, name, LATEST)
+        remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+        if now is None and remaining:
+            self._aliases.advance_latest(task, name, self._successor(task, name, remaining))
+        elif now is not None and not remaining:
+            self._drop_latest(task, name, now)
+        return now != self._aliases.get(task, name, LATEST)
 
     # Aliases
 
@@ -229,7 +254,10 @@ class Adapters:
         manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
         key = keys.adapter(draft.task, draft.name, version, _MANIFEST)
         if self._place.create(key, manifest.encode()):
-            return manifest
+            if not self._is_buried(draft.task, draft.name, version):
+                return manifest
+            self._place.delete(key)  # a garbage collector took the tensors for those of a dead publisher
+            return self._create_version(draft, identity, data)
         other = self.manifest(draft.task, draft.name, version)
         if other.digest != identity:
             raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from model_store.collections import missing
+from model_store.collections.condemned import keep
 from model_store.format import digest, keys, tensors
 from model_store.format.records import BackboneRecord
 from model_store.names import check_backbone_name
@@ -43,8 +44,10 @@ class Backbones:
             source=source,
             created_at=datetime.now(UTC),
         )
-        self._place.create(keys.backbone(identity, _WEIGHTS), tensors.encode(weights))
+        key, data = keys.backbone(identity, _WEIGHTS), tensors.encode(weights)
+        self._place.create(key, data)
         created = self._place.create(keys.backbone(identity, _RECORD), record.encode())
+        keep(self._place, key, data)
         return record if created else self.with_digest(identity)
 
     def get(self, ref: str | None = None) -> BackboneRecord:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
+from model_store.collections.condemned import keep
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
@@ -95,17 +96,17 @@ class Tasks:
             training=dict(training),
             created_at=datetime.now(UTC),
         )
-        self._place.create(keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head))
+        key, data = keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head)
+        self._place.create(key, data)
         self._place.create(keys.task(spec.name, record.digest, _RECORD), record.encode())
+        keep(self._place, key, data)
         return record
 
     def remove(self, record: TaskRecord) -> None:
         """Remove one version. See `model_store.deletion` for who may."""
         # The record first: without it the version does not exist.
         for file in (_RECORD, _BASE_HEAD):
-            key = keys.task(record.spec.name, record.digest, file)
-            if self._place.read(key) is not None:
-                self._place.delete(key)
+            self._place.delete(keys.task(record.spec.name, record.digest, file))
 
     def get(self, name: str, backbone_digest: str | None = None) -> TaskRecord:
         """Find the newest version of a task on one backbone; by None on the only one that it is on.

@@ -13,6 +13,7 @@ BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", 
 IMAGES = "images"
 REFERENCES = "references"
 HISTORY = "history"
+GARBAGE = "garbage"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -46,6 +47,11 @@ def reference(route: str, data: str) -> str:
 def history(key: str, file: str) -> str:
     """A record of the history of what lies under the key of an alias or a route."""
     return f"{HISTORY}/{key}/{file}"
+
+
+def garbage(key: str) -> str:
+    """The mark of a file that is about to be deleted, by its key."""
+    return f"{GARBAGE}/{key.replace('/', '+')}"
 
 
 def below(kind: str, *names: str | None) -> str:

@@ -6,8 +6,10 @@ becomes a `CorollaError` that names the key.
 
 import fcntl
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
+_DRAFT = re.compile(r".+#\d+")  # obstore writes a file under such a name first, and lists none of them
 _AZURE = ("az", "adl", "azure")  # schemes whose URLs have no place for the account
 
 
@@ -43,7 +46,13 @@ class Place(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def stamp(self, key: str) -> Stamp | None: ...
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]: ...
+
     def create(self, key: str, data: bytes) -> bool: ...
+
+    def renew(self, key: str, data: bytes) -> None: ...
 
     def swap(self, key: str, change: Change) -> None: ...
 
@@ -131,6 +140,11 @@ class Objects:
         with _place_errors(key):
             return self._writes.put(key, data, "create")
 
+    def renew(self, key: str, data: bytes) -> None:
+        """Write the same bytes again to an object that never changes, which makes it young."""
+        with _place_errors(key):
+            self._writes.put(key, data, "overwrite")
+
     def swap(self, key: str, change: Change) -> None:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
 
@@ -149,7 +163,7 @@ class Objects:
         raise Conflict("others keep changing it", field=key, remedy="try again")
 
     def delete(self, key: str) -> None:
-        """Remove an object that exists."""
+        """Remove an object, if there is one."""
         with _place_errors(key):
             self._writes.delete(key)
 
@@ -161,6 +175,28 @@ class Objects:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
             return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        """The bytes of each half-written file that a killed writer left in a local folder; elsewhere none.
+
+        Args:
+            older_than: Younger ones are left out, as their writers may be at work.
+            remove: Whether to remove them.
+        """
+        if self._folder is None:
+            return []
+        sizes, latest = [], time.time() - older_than.total_seconds()
+        with _place_errors(str(self._folder)):
+            for draft in self._folder.rglob("*#*"):
+                if not _DRAFT.fullmatch(draft.name):
+                    continue
+                with suppress(FileNotFoundError):  # it has just become a file
+                    status = draft.stat()
+                    if status.st_mtime <= latest:
+                        sizes.append(status.st_size)
+                        if remove:
+                            draft.unlink()
+        return sizes
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
