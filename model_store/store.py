@@ -16,6 +16,7 @@ from model_store.collections.images import ImageLists
 from model_store.collections.references import References
 from model_store.collections.routes import Routes
 from model_store.collections.tasks import Tasks
+from model_store.place.cache import Cache
 from model_store.place.objects import Objects, Place
 from model_store.place.snapshot import Snapshot
 
@@ -44,13 +45,16 @@ class Store:
         self.references = References(place)
 
     @classmethod
-    def open(cls, url: str | None = None) -> "Store":
+    def open(cls, url: str | None = None, cache: Cache | None = None) -> "Store":
         """Open a folder (created when missing) or any obstore URL; None is the user's data folder.
+
+        Args:
+            cache: Where tensor files are kept on this machine, once they were read and checked.
 
         Raises:
             InvalidInput: It is neither a folder nor a URL that obstore knows.
         """
-        return cls(Objects.open(url or default_url()))
+        return cls(Objects.open(url or default_url(), cache))
 
     def __str__(self) -> str:
         return str(self.place)

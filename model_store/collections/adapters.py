@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
 from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
+from model_store.collections.tensor_files import load
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
 from model_store.names import LATEST, AdapterId, check_name
@@ -118,9 +120,8 @@ class Adapters:
             Corrupt: The file is missing or damaged, or is not what the digest says.
         """
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        digest.check(_digest(manifest, loaded), manifest.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(_digest, manifest)
+        return load(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def remove(self, task: str, name: str, version: int) -> int | None:
         """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.

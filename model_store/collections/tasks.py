@@ -6,6 +6,7 @@ adapters belong, by digest, to the version that they were trained for.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -13,6 +14,7 @@ from pydantic import JsonValue
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
 from model_store.collections.condemned import keep
+from model_store.collections.tensor_files import load
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
@@ -179,10 +181,8 @@ class Tasks:
         """
         spec = record.spec
         key = keys.task(spec.name, record.digest, _BASE_HEAD)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        identity = digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, loaded)
-        digest.check(identity, record.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(_identity, spec)
+        return load(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def missing(self, name: str) -> NotFound:
         """The error that says there is no task of that name."""

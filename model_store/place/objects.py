@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from model_store.place.cache import Cache
 from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
 
@@ -41,6 +42,9 @@ class Stamp(NamedTuple):
 
 class Place(Protocol):
     """What a store needs of the place it lives in; `Objects` says what each does."""
+
+    @property
+    def cache(self) -> Cache | None: ...
 
     def read(self, key: str) -> bytes | None: ...
 
@@ -66,17 +70,27 @@ class Place(Protocol):
 
 
 class Objects:
-    """Objects of one store. Safe for threads and processes; keys are checked by the caller."""
+    """Objects of one store. Safe for threads and processes; keys are checked by the caller.
+
+    Attributes:
+        cache: Where tensor files are kept on this machine, if anywhere.
+    """
 
     def __init__(
-        self, backend: ObjectStore, folder: Path | None, *, writing: ObjectStore | None = None
+        self,
+        backend: ObjectStore,
+        folder: Path | None,
+        *,
+        writing: ObjectStore | None = None,
+        cache: Cache | None = None,
     ) -> None:
+        self.cache = cache
         self._backend = backend
         self._folder = folder
         self._writes = Writes(writing or backend, attempts=1 if writing is None else ATTEMPTS)
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, cache: Cache | None = None) -> Self:
         """Open a plain path (created when missing) or any URL that obstore knows.
 
         Raises:
@@ -85,9 +99,9 @@ class Objects:
         """
         scheme = urlsplit(url).scheme if "://" in url else ""
         if scheme in ("", "file"):
-            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser())
+            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
         if scheme == "memory":
-            return cls(MemoryStore(), None)
+            return cls(MemoryStore(), None, cache=cache)
         retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=60)}
         account = _azure_account(url) if scheme in _AZURE else {}
         try:
@@ -95,7 +109,7 @@ class Objects:
             # A conditional write that is sent twice may refuse itself: `Writes` repeats them with care.
             once = {"max_retries": 0}
             writing = from_url(url, retry_config=once, **account)  # type: ignore[call-overload]
-            return cls(reading, None, writing=writing)
+            return cls(reading, None, writing=writing, cache=cache)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
                 f"{url!r} does not open ({_first_line(error)})",
@@ -104,10 +118,10 @@ class Objects:
             ) from error
 
     @classmethod
-    def _open_folder(cls, folder: Path) -> Self:
+    def _open_folder(cls, folder: Path, cache: Cache | None) -> Self:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(LocalStore(folder.resolve()), folder.resolve())
+            return cls(LocalStore(folder.resolve()), folder.resolve(), cache=cache)
         except (OSError, BaseError) as error:
             raise CorollaError(
                 f"the folder {folder} cannot be opened ({_first_line(error)})",

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from model_store.place.cache import Cache
 from model_store.place.objects import Change, Place, Stamp
 
 NAMES = ("aliases", "routes", "tasks")
@@ -113,6 +114,10 @@ class Snapshot:
         return new[key].stamp != before[key].stamp
 
     # A store's place
+
+    @property
+    def cache(self) -> Cache | None:
+        return self._place.cache
 
     def read(self, key: str) -> bytes | None:
         """As `Objects.read`; a record is read once."""

@@ -21,6 +21,7 @@ class Place:
     def __init__(self) -> None:
         self.objects = Objects.open("memory:///")
         self.asked: Counter[str] = Counter()
+        self.cache = None
         self.lost = False
         self.modified = OLD
 
