@@ -11,6 +11,7 @@ from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
 GARBAGE = "garbage"
@@ -26,6 +27,10 @@ def task(name: str, digest: str, file: str) -> str:
 
 def adapter(task: str, name: str, version: int, file: str) -> str:
     return f"{ADAPTERS}/{check_name(task, 'task')}/{_check_adapter(name)}/{int(version)}/{file}"
+
+
+def signature(task: str, name: str, version: int, key: str) -> str:
+    return adapter(task, name, version, f"{SIGNATURES}/{check_digest(key, 'key')}.json")
 
 
 def alias(task: str, name: str, alias: str) -> str:
