@@ -97,7 +97,7 @@ class Principals(BaseModel):
                     )
 
     def write(self, path: Path) -> None:
-        """Writes the file whole, for its owner alone.
+        """Writes the file whole, for its owner alone; a file that is there keeps its owner and its readers.
 
         Raises:
             InvalidInput: It cannot be written, or two principals share a name.
@@ -107,6 +107,7 @@ class Principals(BaseModel):
         try:
             with write_whole(path, mode=0o600) as draft:
                 draft.write_text(f"{text}\n")
+                _keep_readers(path, draft)
         except OSError as error:
             problem = f"{path} cannot be written: {(error.strerror or str(error)).lower()}"
             raise InvalidInput(problem, field=FIELD) from error
@@ -151,6 +152,18 @@ def _check_mode(path: Path, mode: int) -> None:
             field=FIELD,
             remedy=f"chmod go-w {path}",
         )
+
+
+def _keep_readers(path: Path, draft: Path) -> None:
+    """Gives a draft the owner and the readers of the file that it replaces: a server may be another user."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        return
+    ours = draft.stat()
+    if (before.st_uid, before.st_gid) != (ours.st_uid, ours.st_gid):
+        os.chown(draft, before.st_uid, before.st_gid)
+    draft.chmod(stat.S_IMODE(before.st_mode) & ~_OTHERS_MAY_WRITE | 0o600)
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
