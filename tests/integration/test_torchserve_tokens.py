@@ -37,7 +37,10 @@ class Guarded(TorchServe):
         super().__init__(folder, disable_token_authorization="false")
 
     def theirs(self, kind: str = "inference") -> str:
-        return str(json.loads((self.folder / "key_file.json").read_text())[kind]["key"])
+        try:
+            return str(json.loads((self.folder / "key_file.json").read_text())[kind]["key"])
+        except ValueError as error:
+            raise OSError("it is being written") from error
 
     def asking(self, name: str, path: str) -> urllib.request.Request:
         headers = {"Authorization": f"Bearer {self.theirs('management')}"}
