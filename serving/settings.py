@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         default=2**30, ge=1, description="bytes of images that may wait; more are refused"
     )
+    weights: str | None = Field(
+        default=None,
+        description="TOML file with the weights of tasks in the queue: what each gets of a busy engine",
+    )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
     host_bytes: int | None = Field(
         default=None,
@@ -168,6 +172,11 @@ class Settings(BaseSettings):
     )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
+    )
+    trusted_keys: str | None = Field(
+        default=None,
+        description="file of public keys and digests, one a line; adapters that none of them vouches for are "
+        "not loaded",
     )
     prediction_key_file: str | None = Field(
         default=None,

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,9 @@ from serving.answer.rounds import Asking, Outcome, ask
 from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
+from serving.engine.fair_queue import Party
+from serving.engine.priority import EVERYBODY
+from serving.engine.weights import TaskWeights
 from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
@@ -78,6 +82,7 @@ class Classifier:
         max_pixels: Most pixels of one encoded image.
         cascade_full_share: Of the images that a cascade puts to all its members.
         frozen_share: Of the images of named routes that are also put to the frozen backbone.
+        weights: What tasks get of a busy engine.
     """
 
     def __init__(
@@ -92,11 +97,13 @@ class Classifier:
         max_pixels: int,
         cascade_full_share: float = 0.0,
         frozen_share: FrozenShare = NO_SHARE,
+        weights: TaskWeights | None = None,
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._cascade_full_share, self._frozen_share = cascade_full_share, frozen_share
+        self._weights = weights or TaskWeights()
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -111,12 +118,22 @@ class Classifier:
             Corrupt: An adapter's files are damaged.
             Overloaded, Expired, Draining: See `serving.engine.batcher`.
         """
-        return await self.answer(request, await self.plan(request), finish)
+        with self._batcher.accepted():
+            return await self.answer(request, await self.plan(request), finish)
 
     async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
         """As `classify`, by a plan that is made and announced before."""
-        computed = await self.compute(request, plan)
-        return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
+        with self._batcher.accepted():
+            computed = await self.compute(request, plan)
+            return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
+
+    def accepted(self) -> AbstractContextManager[None]:
+        """A request is under way while the block lasts: the server does not stop before its end.
+
+        Raises:
+            Draining: The server is stopping.
+        """
+        return self._batcher.accepted()
 
     async def plan(self, request: Request) -> Plan:
         """How a request is to be answered.
@@ -190,7 +207,9 @@ class Classifier:
             flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
-            client=_party(request),
+            principal=_party(),
+            task=self._weights.party(plan.resolved.task.spec.name),
+            client=request.client,
         )
         if plan.cascade is None:
             jobs = [Job(image=one.image, models=models, witness=one.witness) for one in images]
@@ -205,16 +224,15 @@ class Classifier:
                 said.update({i: frozen for i, (_, frozen) in enumerate(outcomes) if frozen is not None})
             return [outcome for outcome, _ in outcomes]
 
-        with self._batcher.rounds():
-            outcomes = await ask(
-                Asking(resolved=plan.resolved, cascade=plan.cascade),
-                [one.image for one in images],
-                models,
-                all_of=[one.whole for one in images],
-                witnesses=[one.witness for one in images],
-                submit=first_parted,
-                in_pool=self.in_pool,
-            )
+        outcomes = await ask(
+            Asking(resolved=plan.resolved, cascade=plan.cascade),
+            [one.image for one in images],
+            models,
+            all_of=[one.whole for one in images],
+            witnesses=[one.witness for one in images],
+            submit=first_parted,
+            in_pool=self.in_pool,
+        )
         return [(outcome, said.get(i)) for i, outcome in enumerate(outcomes)]
 
     def _prepare(self, request: Request, principal: Principal) -> Plan:
@@ -272,10 +290,10 @@ class Classifier:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
-def _party(request: Request) -> str:
-    """Who shares the engine: a principal, where callers show who they are, whatever its clients say."""
+def _party() -> Party:
+    """Who shares the engine: the principal, where callers show who they are."""
     principal = current().principal
-    return request.client if principal is ANONYMOUS else f"principal:{principal.name}"
+    return EVERYBODY if principal is ANONYMOUS else Party(principal.name, principal.weight)
 
 
 def _computed(
