@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from serving.torchserve.packaging import java_problem
-from tests.serving.access.callers import Callers
+from tests.serving.access.callers import Callers, secret_of
 from tests.serving.world import World, encoded
 
 pytest.importorskip("ts", reason="the extra `torchserve` is not installed")
@@ -86,7 +86,7 @@ def test_both_tokens_are_asked_for_and_neither_is_written_anywhere(guarded: Guar
         predictions(metadata=metadata, **asked)
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
-    secret = ours.rpartition("_")[2]
+    secret = secret_of(guarded.callers.tokens["app"])
     written = [path for path in guarded.folder.rglob("*") if path.is_file()]
     assert any(path.name.endswith(".log") for path in written)
     assert not [path for path in written if secret.encode() in path.read_bytes()]
