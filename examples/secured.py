@@ -29,7 +29,7 @@ def main() -> None:
         for image in given.images:
             try:
                 answer = client.classify([Path(image).read_bytes()], route=given.route, task=given.task)
-            except corolla.RequestFailed as error:  # UNAUTHENTICATED: who are you? PERMISSION_DENIED: you may not
+            except corolla.RequestFailed as error:  # UNAUTHENTICATED, or PERMISSION_DENIED
                 print(image, error.code, error)
                 continue
             print(image, answer.results[0].top[0].class_name)
