@@ -19,8 +19,9 @@ from serving.client.messages import RequestFailed
 from serving.server import Server
 from serving.settings import Settings
 
-_IMAGES, _LABELS = 200, 5
+_IMAGES, _LABELS = 50, 5
 _WAIT_S = 120.0
+_GONE = ("UNAVAILABLE", "CANCELLED", "UNKNOWN")
 
 
 def _prepare(folder: Path) -> None:
@@ -71,8 +72,9 @@ def _send(address: str, say: Say) -> None:
                     say("begun", *labelled)
                     client.feedback([(prediction, "star") for prediction in labelled])
                     say("done", *labelled)
-        except RequestFailed:
-            return
+        except RequestFailed as error:
+            if error.code not in _GONE:
+                raise
 
 
 def _check(folder: Path, told: Sequence[Event]) -> Found:
