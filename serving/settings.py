@@ -123,6 +123,10 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         default=2**30, ge=1, description="bytes of images that may wait; more are refused"
     )
+    weights: str | None = Field(
+        default=None,
+        description="TOML file with the weights of tasks in the queue: what each gets of a busy engine",
+    )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
     host_bytes: int | None = Field(
         default=None,

@@ -28,6 +28,7 @@ from serving.answer.rounds import Asking, Outcome, ask
 from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
+from serving.engine.weights import TaskWeights
 from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
 from serving.registry.catalog import Catalog, Plan
@@ -75,6 +76,7 @@ class Classifier:
         max_pixels: Most pixels of one encoded image.
         cascade_full_share: Of the images that a cascade puts to all its members.
         frozen_share: Of the images of named routes that are also put to the frozen backbone.
+        weights: What tasks get of a busy engine.
     """
 
     def __init__(
@@ -89,11 +91,13 @@ class Classifier:
         max_pixels: int,
         cascade_full_share: float = 0.0,
         frozen_share: FrozenShare = NO_SHARE,
+        weights: TaskWeights | None = None,
     ) -> None:
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
         self._cascade_full_share, self._frozen_share = cascade_full_share, frozen_share
+        self._weights = weights or TaskWeights()
 
     async def classify(self, request: Request, finish: Callable[[Response], T]) -> T:
         """Answers every image, or says of each what is wrong with it.
@@ -180,6 +184,7 @@ class Classifier:
             flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
+            task=self._weights.party(plan.resolved.task.spec.name),
             client=request.client,
         )
         if plan.cascade is None:
