@@ -123,14 +123,17 @@ def figures(tallies: dict[str, Tally]) -> Figures:
 
 
 def run(operations: Sequence[Operation], rounds: int, folder: Path, seed: int) -> dict[str, Tally]:
-    """So many rounds, the operations in turns."""
+    """So many rounds, the operations in turns; those until then where it is interrupted."""
     killing, tallies = Killing(folder, seed), {operation.name: Tally() for operation in operations}
-    for number in range(rounds):
-        operation = operations[number % len(operations)]
-        found, writes, in_a_write = killing.round(operation, number // len(operations))
-        tallies[operation.name].add(found, writes, in_a_write)
-        if (number + 1) % 10 == 0:
-            progress(f"{number + 1} of {rounds} rounds")
+    try:
+        for number in range(rounds):
+            operation = operations[number % len(operations)]
+            found, writes, in_a_write = killing.round(operation, number // len(operations))
+            tallies[operation.name].add(found, writes, in_a_write)
+            if (number + 1) % 10 == 0:
+                progress(f"{number + 1} of {rounds} rounds")
+    except (KeyboardInterrupt, SystemExit):
+        progress("interrupted: these are the rounds until now")
     return tallies
 
 
