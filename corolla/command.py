@@ -135,6 +135,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="serve",
         target="corolla.commands.adapters:adapters",
     ),
+    "keys": Lazy(
+        section="Store",
+        line="Make and show keys that sign adapters.",
+        extra="serve",
+        target="corolla.commands.keys:keys",
+    ),
     "export": Lazy(
         section="Store",
         line="Write models for ONNX Runtime.",

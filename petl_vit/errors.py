@@ -62,6 +62,10 @@ class Corrupt(CorollaError):
     """Stored bytes that do not match their digest, manifest or format."""
 
 
+class Untrusted(Corrupt):
+    """An adapter that nobody vouches for who is trusted here."""
+
+
 class Overloaded(CorollaError):
     """The queue or the memory for it is full; trying again later can work.
 

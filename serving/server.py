@@ -7,7 +7,7 @@ too old, and from the moment it is asked to stop; else SERVING.
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -129,12 +129,22 @@ class Server:
         """Asks the server to drain and stop. Signal handlers may call it."""
         self._stopping.set()
 
-    def stop_on_signals(self) -> None:
-        """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup."""
+    def stop_on_signals(self, then: Callable[[], object] = lambda: None) -> None:
+        """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup.
+
+        Args:
+            then: Called once it has begun to stop.
+        """
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if not self._stopping.is_set():
+                self.stop()
+                then()
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, stop)
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings
@@ -187,6 +197,7 @@ class Server:
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
+            self.service.metrics.set_tasks(len(asyncio.all_tasks()))
             healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy

@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
     )
+    trusted_keys: str | None = Field(
+        default=None,
+        description="file of public keys and digests, one a line; adapters that none of them vouches for are "
+        "not loaded",
+    )
     prediction_key_file: str | None = Field(
         default=None,
         description="key of prediction ids; share it between replicas; default: made once; of several, "

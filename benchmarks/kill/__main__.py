@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from benchmarks.kill.garbage import GARBAGE
 from benchmarks.kill.labels import FEEDBACK
 from benchmarks.kill.names import ALIAS, DELETE, REGISTER
 from benchmarks.kill.operation import Found, Operation, acknowledged, cut_off
@@ -35,7 +36,7 @@ from benchmarks.kill.process import Moment, Span, checked, in_child, killed, mea
 from benchmarks.kill.training import SOUP, SWEEP
 from benchmarks.report import Figures, emit, parser, progress, stop_on_terminate
 
-OPERATIONS = (REGISTER, ALIAS, SWEEP, FEEDBACK, SOUP, DELETE)
+OPERATIONS = (REGISTER, ALIAS, SWEEP, FEEDBACK, SOUP, DELETE, GARBAGE)
 ROUNDS, QUICK_ROUNDS = 200, 14
 
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -18,6 +18,9 @@ from serving import environment, process
 from serving.access import exposure
 from serving.address import joined
 from serving.settings import Settings
+
+_EXIT_S = 8.0
+"""After the queued work was done or refused: answers are sent, the database and the ports are closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +55,16 @@ def serve(url: str | None, **_: Any) -> None:
     settings = Settings.read(given | {"store": url})
     exposure.check(settings)
     process.bound_memory(os.environ)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, lambda: process.exit_within(settings.drain_s + _EXIT_S)))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, at_stop: Callable[[], object] = lambda: None) -> None:
     from serving.server import Server
 
     sizes = {"before the backbone": process.resident_bytes()}
     server = Server(settings)
     sizes["with it"] = process.resident_bytes()
-    server.stop_on_signals()
+    server.stop_on_signals(at_stop)
     ready = asyncio.Event()
     running = asyncio.create_task(server.run(ready))
     waiting = asyncio.create_task(ready.wait())

@@ -11,8 +11,10 @@ from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
+GARBAGE = "garbage"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -25,6 +27,10 @@ def task(name: str, digest: str, file: str) -> str:
 
 def adapter(task: str, name: str, version: int, file: str) -> str:
     return f"{ADAPTERS}/{check_name(task, 'task')}/{_check_adapter(name)}/{int(version)}/{file}"
+
+
+def signature(task: str, name: str, version: int, key: str) -> str:
+    return adapter(task, name, version, f"{SIGNATURES}/{check_digest(key, 'key')}.json")
 
 
 def alias(task: str, name: str, alias: str) -> str:
@@ -46,6 +52,11 @@ def reference(route: str, data: str) -> str:
 def history(key: str, file: str) -> str:
     """A record of the history of what lies under the key of an alias or a route."""
     return f"{HISTORY}/{key}/{file}"
+
+
+def garbage(key: str) -> str:
+    """The mark of a file that is about to be deleted, by its key."""
+    return f"{GARBAGE}/{key.replace('/', '+')}"
 
 
 def below(kind: str, *names: str | None) -> str:

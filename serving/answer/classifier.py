@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -111,12 +112,22 @@ class Classifier:
             Corrupt: An adapter's files are damaged.
             Overloaded, Expired, Draining: See `serving.engine.batcher`.
         """
-        return await self.answer(request, await self.plan(request), finish)
+        with self._batcher.accepted():
+            return await self.answer(request, await self.plan(request), finish)
 
     async def answer(self, request: Request, plan: Plan, finish: Callable[[Response], T]) -> T:
         """As `classify`, by a plan that is made and announced before."""
-        computed = await self.compute(request, plan)
-        return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
+        with self._batcher.accepted():
+            computed = await self.compute(request, plan)
+            return await self.in_pool(lambda: finish(self._respond(request, plan, computed)))
+
+    def accepted(self) -> AbstractContextManager[None]:
+        """A request is under way while the block lasts: the server does not stop before its end.
+
+        Raises:
+            Draining: The server is stopping.
+        """
+        return self._batcher.accepted()
 
     async def plan(self, request: Request) -> Plan:
         """How a request is to be answered.
@@ -198,16 +209,15 @@ class Classifier:
                 said.update({i: frozen for i, (_, frozen) in enumerate(outcomes) if frozen is not None})
             return [outcome for outcome, _ in outcomes]
 
-        with self._batcher.rounds():
-            outcomes = await ask(
-                Asking(resolved=plan.resolved, cascade=plan.cascade),
-                [one.image for one in images],
-                models,
-                all_of=[one.whole for one in images],
-                witnesses=[one.witness for one in images],
-                submit=first_parted,
-                in_pool=self.in_pool,
-            )
+        outcomes = await ask(
+            Asking(resolved=plan.resolved, cascade=plan.cascade),
+            [one.image for one in images],
+            models,
+            all_of=[one.whole for one in images],
+            witnesses=[one.witness for one in images],
+            submit=first_parted,
+            in_pool=self.in_pool,
+        )
         return [(outcome, said.get(i)) for i, outcome in enumerate(outcomes)]
 
     def _prepare(self, request: Request) -> Plan:

@@ -273,6 +273,9 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
     "Feedback": FEEDBACK,
     "State": (
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
+        _gauge(
+            "corolla_event_loop_tasks", "", "Tasks of the event loop: several for a call, and a few more."
+        ),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
         _gauge(
             "corolla_row_buffer_bytes",

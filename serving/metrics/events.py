@@ -254,6 +254,11 @@ class Metrics:
         with self._lock:
             self._numbers["corolla_ready"].set(int(ready))
 
+    def set_tasks(self, count: int) -> None:
+        """The event loop has this number of tasks."""
+        with self._lock:
+            self._numbers["corolla_event_loop_tasks"].set(count)
+
     def set_registered(self, adapters: int, size: int) -> None:
         """This number of adapters is in host memory, and takes `size` bytes."""
         with self._lock:
