@@ -249,7 +249,8 @@ def test_a_tag_is_trusted_some_seconds_after_it_was_first_seen_though_the_clock_
 ) -> None:
     place.modified = datetime.now(UTC) + timedelta(days=1)
     first = Snapshot.take(place, clock)
-    first.read(ALIAS)
+    for key in (ALIAS, OTHER, ROUTE):
+        first.read(key)
     clock.now = 3.0
     assert first.later() is None
     place.asked.clear()

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:Depreca
 class InBucket(World):
     """A copy of a world in a bucket."""
 
-    def __init__(self, world: World, url: str) -> None:
+    def __init__(self, world: World, place: str) -> None:
         super().__init__(world.folder)
-        self.store = Store.open(url)
+        self.store = Store.open(place)
         for file in world.folder.rglob("*"):
             if file.is_file() and file.name != ".lock":
                 self.store.place.create(str(file.relative_to(world.folder)), file.read_bytes())
