@@ -11,7 +11,7 @@ from model_store.collections import missing
 from model_store.collections.aliases import Aliases
 from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
-from model_store.collections.tensor_files import load
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
 from model_store.format.signature import Signature, SigningKey, name_of
@@ -130,9 +130,42 @@ class Adapters:
         """
         if self._trusted is not None:
             self.voucher(manifest, self._trusted.now())
+        return self._read(manifest)[1]
+
+    def file(self, manifest: Manifest) -> bytes:
+        """The file of an adapter's tensors, checked by its digest.
+
+        Raises:
+            Corrupt: As `load`.
+        """
+        return self._read(manifest)[0]
+
+    def adopt(self, manifest: Manifest, record: bytes) -> bool:
+        """Publish a version whose number is taken by its tensors, which were written before.
+
+        Args:
+            record: The manifest's file.
+
+        Returns:
+            Whether it is there now; otherwise its number was deleted meanwhile.
+
+        Raises:
+            Conflict: There is another manifest.
+        """
+        version = manifest.task, manifest.name, manifest.version
+        key = keys.adapter(*version, _MANIFEST)
+        # Another publisher of the same tensors may have claimed the number too, where an answer was lost.
+        if not self._place.create(key, record) and self.manifest(*version).digest != manifest.digest:
+            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
+        if self._is_buried(*version):  # a garbage collector took the tensors for those of a dead publisher
+            self._place.delete(key)
+            return False
+        return True
+
+    def _read(self, manifest: Manifest) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
         digest_of = partial(_digest, manifest)
-        return load(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
+        return read(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def sign(self, manifest: Manifest, key: SigningKey) -> Signature:
         """Sign a version; the same again keeps the signature that is there.
@@ -230,6 +263,10 @@ class Adapters:
 
     # Aliases
 
+    def advance_latest(self, task: str, name: str, version: int) -> None:
+        """Move `latest` to a version that exists, never backwards."""
+        self._aliases.advance_latest(task, name, version)
+
     def aliases(self, task: str, name: str) -> dict[str, int]:
         """The version that each alias of an adapter stands for."""
         return self._aliases.of(task, name)
@@ -313,16 +350,9 @@ class Adapters:
         while not self._claim(draft, version, data):
             version += 1
         manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
-        key = keys.adapter(draft.task, draft.name, version, _MANIFEST)
-        if self._place.create(key, manifest.encode()):
-            if not self._is_buried(draft.task, draft.name, version):
-                return manifest
-            self._place.delete(key)  # a garbage collector took the tensors for those of a dead publisher
+        if not self.adopt(manifest, manifest.encode()):
             return self._create_version(draft, identity, data)
-        other = self.manifest(draft.task, draft.name, version)
-        if other.digest != identity:
-            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
-        return other  # of a publisher of the same tensors, whose claim looked like ours after a lost answer
+        return manifest
 
     def _claim(self, draft: Draft, version: int, data: bytes) -> bool:
         """Take a version's number by writing its tensors; whether it was free."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.condemned import keep
-from model_store.collections.tensor_files import load
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import BackboneRecord
 from model_store.names import check_backbone_name
@@ -83,9 +83,16 @@ class Backbones:
         Raises:
             Corrupt: The file is missing or damaged, or is not what the digest says.
         """
+        return self._read(record)[1]
+
+    def file(self, record: BackboneRecord) -> bytes:
+        """The file of a backbone's tensors, checked as `load` does."""
+        return self._read(record)[0]
+
+    def _read(self, record: BackboneRecord) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.backbone(record.digest, _WEIGHTS)
         digest_of = partial(digest.backbone_digest, record.config)
-        return load(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
+        return read(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def list(self) -> list[BackboneRecord]:
         """All backbones, by name."""

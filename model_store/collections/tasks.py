@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
 from model_store.collections.condemned import keep
-from model_store.collections.tensor_files import load
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
@@ -179,10 +179,17 @@ class Tasks:
         Raises:
             Corrupt: The file is missing or damaged, or is not what the digest says.
         """
+        return self._read(record)[1]
+
+    def base_head_file(self, record: TaskRecord) -> bytes:
+        """The file of a base head, checked as `load_base_head` does."""
+        return self._read(record)[0]
+
+    def _read(self, record: TaskRecord) -> "tuple[bytes, dict[str, Tensor]]":
         spec = record.spec
         key = keys.task(spec.name, record.digest, _BASE_HEAD)
         digest_of = partial(_identity, spec)
-        return load(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
+        return read(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def missing(self, name: str) -> NotFound:
         """The error that says there is no task of that name."""

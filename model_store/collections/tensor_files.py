@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def load(
+def read(
     place: Place,
     key: str,
     *,
     identity: str,
     digest_of: "Callable[[Mapping[str, Tensor]], str]",
     remedy: str,
-) -> "dict[str, Tensor]":
+) -> "tuple[bytes, dict[str, Tensor]]":
     """Read tensors, on the CPU. What enters the cache was checked, and is checked again when it leaves.
 
     Args:
@@ -29,25 +29,27 @@ def load(
         digest_of: Computes it.
         remedy: What to do about a damaged file.
 
+    Returns:
+        The file, and what it holds.
+
     Raises:
         Corrupt: The file is missing or damaged, or is not what the digest says.
     """
 
-    def checked(data: bytes | None, where: str) -> "dict[str, Tensor]":
-        loaded = tensors.decode(data, key=where, remedy=remedy)
-        digest.check(digest_of(loaded), identity, key=where, remedy=remedy)
-        return loaded
+    def checked(data: bytes | None) -> "tuple[bytes, dict[str, Tensor]]":
+        loaded = tensors.decode(data, key=key, remedy=remedy)
+        digest.check(digest_of(loaded), identity, key=key, remedy=remedy)
+        return data or b"", loaded
 
     cache = place.cache
     cached = None if cache is None else cache.get(identity)
     if cache is not None and cached is not None:
         try:
-            return checked(cached, key)
+            return checked(cached)
         except Corrupt as error:
             _log.warning("the cache held a damaged copy of %s (%s), which is read again", key, error.problem)
             cache.remove(identity)
-    data = place.read(key)
-    loaded = checked(data, key)
-    if cache is not None and data is not None:
+    data, loaded = checked(place.read(key))
+    if cache is not None:
         cache.put(identity, data)
-    return loaded
+    return data, loaded

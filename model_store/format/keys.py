@@ -6,7 +6,7 @@ Keys of other forms are ignored: other files may lie beside a store's.
 import re
 from collections.abc import Iterable
 
-from model_store.names import BASE, DIGEST, check_digest, check_name, is_name
+from model_store.names import BASE, DIGEST, NAME, check_digest, check_name, is_name
 from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
@@ -79,6 +79,12 @@ def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
     """The task, name and version of the adapters that have a file (a pattern) among keys."""
     triples = _matches(keys, rf"{ADAPTERS}/([^/]+)/([^/]+)/([1-9]\d*)/{file}")
     return [(task, name, int(version)) for task, name, version in triples if is_name(task) and is_name(name)]
+
+
+def signatures_in(keys: Iterable[str]) -> list[str]:
+    """The keys of the signatures of adapters among keys."""
+    pattern = rf"{ADAPTERS}/{NAME}/{NAME}/[1-9]\d*/{SIGNATURES}/{DIGEST}\.json"
+    return [key for key in keys if re.fullmatch(pattern, key)]
 
 
 def aliases_in(keys: Iterable[str]) -> list[str]:
