@@ -35,7 +35,7 @@ def _settings(folder: Path) -> Settings:
         port=0,
         metrics_port=0,
         device="cpu",
-        precision="fp32",  # type: ignore[arg-type]
+        precision="fp32",
         threads=1,
         prediction_key_file=str(folder / "key"),
         labels=str(folder / "labels.db"),
