@@ -19,8 +19,9 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from model_store.place.cache import Cache
+from model_store.place.problems import first_line, problem_of
 from model_store.place.writes import ATTEMPTS, Writes
-from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
+from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
@@ -112,7 +113,7 @@ class Objects:
             return cls(reading, None, writing=writing, cache=cache)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{url!r} does not open ({_first_line(error)})",
+                f"{url!r} does not open ({first_line(error)})",
                 field="store",
                 remedy="give a folder, or a URL such as s3://bucket/prefix, gs://bucket or memory:///",
             ) from error
@@ -124,7 +125,7 @@ class Objects:
             return cls(LocalStore(folder.resolve()), folder.resolve(), cache=cache)
         except (OSError, BaseError) as error:
             raise CorollaError(
-                f"the folder {folder} cannot be opened ({_first_line(error)})",
+                f"the folder {folder} cannot be opened ({first_line(error)})",
                 field="store",
                 remedy="choose another with --store or COROLLA_STORE",
             ) from error
@@ -253,16 +254,12 @@ def _place_errors(key: str) -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise Unsupported(
-            f"this kind of store lacks an operation ({_first_line(error)})",
+            f"this kind of store lacks an operation ({first_line(error)})",
             field="store",
             remedy="use a folder, S3, GCS or Azure",
         ) from error
     except (BaseError, OSError) as error:
-        raise Unreachable(
-            f"the store cannot be read or written ({_first_line(error)})",
-            field=key,
-            remedy="check its URL, your permissions and the network",
-        ) from error
+        raise problem_of(key, error) from error
 
 
 def _azure_account(url: str) -> dict[str, str]:
@@ -279,7 +276,3 @@ def _azure_account(url: str) -> dict[str, str]:
 
 def _stamp(meta: "ObjectMeta") -> Stamp:
     return Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"], meta["size"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
