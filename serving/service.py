@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from model_store.format.trust import TrustedKeys
 from model_store.resolution.precision import checked_loader
 from model_store.resolution.reference import Referenced
 from model_store.store import Store
@@ -74,7 +76,8 @@ class Service:
         self.settings = settings
         self.weights = TaskWeights.read(settings.weights)
         self.threads = use_threads(settings.threads)
-        self.store = Store.open(settings.store)
+        trusted = None if settings.trusted_keys is None else TrustedKeys(Path(settings.trusted_keys))
+        self.store = Store.open(settings.store, trusted=trusted)
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)

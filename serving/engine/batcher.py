@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +24,8 @@ from serving.engine.priority import EVERYBODY, Path, Priority, path
 
 Job = TypeVar("Job", bound=Weighed)
 Result = TypeVar("Result")
+
+_accepted: ContextVar[bool] = ContextVar("accepted", default=False)
 
 
 class BatcherMetrics(Protocol):
@@ -122,7 +125,7 @@ class Batcher(Generic[Job, Result]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = self._stopped = False
-        self._in_rounds = 0
+        self._requests = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -167,12 +170,12 @@ class Batcher(Generic[Job, Result]):
             task: What is asked about; those of one principal get shares by their weights.
             client: Who asks, as they say; those of one task get equal shares.
             later: Whether these are a later round of jobs that were taken before, in `rounds`. They go before
-                what else waits in their flow, and neither a full queue nor a drain refuses them.
+                what else waits in their flow, and a full queue does not refuse them.
 
         Raises:
             Overloaded: The queue has no room for all of them; none was queued.
             Expired: The deadline has passed, or what is served before would outlast it; none was queued.
-            Draining: The batcher is stopping.
+            Draining: The batcher is stopping, and the caller is not `accepted`.
         """
         if not jobs:
             return []
@@ -195,18 +198,33 @@ class Batcher(Generic[Job, Result]):
             raise
 
     @contextmanager
-    def rounds(self) -> Iterator[None]:
-        """While the block lasts, its jobs may lead to more jobs, `later` ones: a drain waits for them too."""
-        self._in_rounds += 1
+    def accepted(self) -> Iterator[None]:
+        """What is submitted in this block is part of one request: a drain waits for its end.
+
+        A block within another is part of it. Tasks that are begun in the block belong to it.
+
+        Raises:
+            Draining: The batcher is stopping.
+        """
+        if _accepted.get():
+            yield
+            return
+        if self._draining:
+            raise _draining()
+        token = _accepted.set(True)
+        self._requests += 1
         try:
             yield
         finally:
-            self._in_rounds -= 1
+            _accepted.reset(token)
+            self._requests -= 1
             self._rest()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Takes no more jobs, waits for what is queued, stops. Returns whether all of it was done."""
+        """Accepts no more requests, ends those under way, stops. Returns whether all of them were done."""
         self._draining = True
+        self._idle.clear()
+        self._rest()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -230,8 +248,8 @@ class Batcher(Generic[Job, Result]):
         self, jobs: Sequence[Job], place: Path, now: float, deadline: float | None, *, later: bool
     ) -> None:
         assert all(job.rows >= 1 for job in jobs), "a job without rows would cost nothing"
-        if self._stopped or (self._draining and not later):
-            raise Draining("the server is stopping", remedy="send the request to another replica")
+        if self._stopped or (self._draining and not _accepted.get()):
+            raise _draining()
         if later:
             refusal = self._admission.refusal_of_more(now=now, deadline=deadline)
         else:
@@ -304,8 +322,8 @@ class Batcher(Generic[Job, Result]):
             self._rest()
 
     def _rest(self) -> None:
-        """Is idle, where nothing waits or runs and no round is to come."""
-        if not self._items and not self._in_rounds:
+        """Is idle, where nothing waits or runs and no request is under way."""
+        if not self._items and not self._requests:
             self._idle.set()
 
     async def _run_batch(self, batch: Sequence[_Item[Job, Result]]) -> None:
@@ -344,6 +362,10 @@ class Batcher(Generic[Job, Result]):
         """Whether what waits does not fit beside so many rows."""
         head = self._queue.head()
         return rows + (head.rows if head else 1) > self._max_batch_rows
+
+
+def _draining() -> Draining:
+    return Draining("the server is stopping", remedy="send the request to another replica")
 
 
 def _deliver(
