@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.fleet import Outcome, Placement, Replica, Traffic, simulate
 from benchmarks.report import Value, emit, parser, progress, stop_on_terminate
 
+BATCH_MS, ROW_MS = 10.0, 10.0
 DAY_S = 86_400
 GIB_IN_MIB = 1024
 
@@ -89,11 +90,14 @@ def main(given: Sequence[str] | None = None) -> None:
     tries: list[Try] = []
     best: dict[Placement, Try | None] = {}
     for placement in Placement:
-        found, best[placement] = sought(
-            replica, traffic, placement, p99_ms=asked.p99_ms, most=asked.most
-        )
+        found, best[placement] = sought(replica, traffic, placement, p99_ms=asked.p99_ms, most=asked.most)
         tries += found
-    emit("scale_simulation", [_table(tries, traffic)], figures(asked, replica, traffic, best), packages=("simpy",))
+    emit(
+        "scale_simulation",
+        [_table(tries, traffic)],
+        figures(asked, replica, traffic, best),
+        packages=("simpy",),
+    )
 
 
 def _replica(asked: Any) -> Replica:
@@ -148,7 +152,9 @@ def figures(
 
 def _table(tries: Sequence[Try], traffic: Traffic) -> Table:
     title = f"{traffic.per_s:.0f} rows/s at the peak, {traffic.adapters:,} adapters"
-    shown = Table("placement", "replicas", "p50 ms", "p99 ms", "busy", "in memory", "store reads/s", title=title)
+    shown = Table(
+        "placement", "replicas", "p50 ms", "p99 ms", "busy", "in memory", "store reads/s", title=title
+    )
     for each in sorted(tries, key=lambda each: (each.placement, each.replicas)):
         outcome = each.outcome
         waits = [outcome.percentile(percent) for percent in (50, 99)] if outcome.waits_ms else [math.inf] * 2
