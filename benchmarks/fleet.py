@@ -57,7 +57,8 @@ class Traffic:
     """Requests of one row each; adapter k is asked for in proportion to k^-exponent.
 
     Attributes:
-        warm_s: Until then nothing counts: memories fill.
+        warm_s: Until then nothing counts.
+        warm_requests: That were answered before, so that memories hold what long traffic leaves there.
     """
 
     per_s: float
@@ -65,6 +66,7 @@ class Traffic:
     exponent: float
     seconds: float
     warm_s: float = 0.0
+    warm_requests: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,11 @@ class _Server:
         self.waits: list[float] = []
         self.loads: Counter[str] = Counter()
         env.process(self._serve())
+
+    def remember(self, adapter: int) -> None:
+        """A request that was answered before."""
+        self._memory.use(adapter)
+        self._disk.use(adapter)
 
     def arrive(self, adapter: int) -> None:
         """A request; it waits for its adapter, then for its turn."""
@@ -192,6 +199,11 @@ def _arrivals(
     chosen = _adapters(traffic, generator)
     places = [_places(adapter, len(servers)) for adapter in range(traffic.adapters)]
     full = _SPILL_BATCHES * replica.max_batch_rows
+    for place, adapter in zip(
+        generator.integers(len(servers), size=traffic.warm_requests), chosen, strict=False
+    ):
+        of = places[adapter]
+        servers[int(place) if placement is Placement.RANDOM else of[int(place) % len(of)]].remember(adapter)
     while True:
         for gap in generator.exponential(1 / traffic.per_s, 1000):
             yield env.timeout(float(gap))
