@@ -48,7 +48,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     if (reason := reason_against()) is not None:
         pytest.skip(reason)
     world, log = World.make(tmp_path / "store"), tmp_path / "log"
-    for file in (tmp_path / "store").rglob("*"):
+    for file in (world.folder, *world.folder.rglob("*")):
         file.chmod(0o755 if file.is_dir() else 0o644)
     serve = "-m corolla serve --store /mnt/store --port 0 --metrics-port 0 --device cpu --threads 1"
     settings = f"--prediction-key-file /tmp/prediction.key --backbone {world.backbone.digest}"
