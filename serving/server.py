@@ -42,6 +42,7 @@ from serving.rpc.authentication import Authentication, Need, Open
 from serving.rpc.call import path
 from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
+from serving.rpc.readable import Readable
 from serving.service import Service
 from serving.settings import Settings
 
@@ -203,12 +204,21 @@ class Server:
         return server
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """Who calls is asked only where there are principals: otherwise no call passes through here."""
+        """Who calls is asked first, and only where there are principals; then what it sent is looked at."""
+        settings, metrics = self.settings, self.service.metrics
+        readable = Readable(
+            [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
+            metrics,
+            max_images=settings.max_images,
+            max_bytes=settings.max_queue_bytes,
+        )
         if self._access is None:
-            return []
-        certificates = self.settings.tls_client_ca is not None
-        metrics = self.service.metrics
-        return [Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics)]
+            return [readable]
+        certificates = settings.tls_client_ca is not None
+        return [
+            Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics),
+            readable,
+        ]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service
