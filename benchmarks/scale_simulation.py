@@ -1,13 +1,13 @@
 """How many replicas a load needs: a simulation in which you put in your own numbers.
 
-    python -m benchmarks.scale_simulation --images-per-day 10e6 --adapters 10000 --row-ms 13 --cores 4
+    python -m benchmarks.scale_simulation --images-per-day 10e6 --adapters 10000 --row-ms 67 --cores 4
 
 Servers in simulated time (SimPy), at the peak of the day: requests of one image arrive at random, the k-th
 adapter in proportion to k^-exponent. A replica runs what waits in batches, of `--batch-ms` and `--row-ms` for
 each row; it holds `--memory-gib` of adapters in memory and `--disk-gib` on disk, and fetches the others from
-the store. The smallest fleet is sought whose 99th percentile keeps `--p99-ms`, for requests that go to any
-replica (random) and for those that prefer replicas which hold their adapter (affinity). One more replica is
-for one that fails or is replaced.
+the store. The smallest fleet is sought that is no busier than `--busy` and whose 99th percentile keeps
+`--p99-ms`, for requests that go to any replica (random) and for those that prefer replicas which hold their
+adapter (affinity). One more replica is for one that fails or is replaced.
 
 The defaults are ViT-S/16 at 224 px in bf16 as measured on one core of an AMD EPYC (docs/scale.md); times of
 rows are divided by `--cores`. `--fetch-ms` is an assumption: put in what your store takes.
@@ -43,10 +43,14 @@ class Try:
 
 
 def sought(
-    replica: Replica, traffic: Traffic, placement: Placement, *, p99_ms: float, most: int
+    replica: Replica, traffic: Traffic, placement: Placement, *, p99_ms: float, most: int, busy: float = 1.0
 ) -> tuple[list[Try], Try | None]:
-    """All fleets that were tried, and the smallest that keeps the bound; None where none does."""
-    least = max(1, math.ceil(traffic.per_s / replica.rows_per_s))
+    """All fleets that were tried, and the smallest that keeps the bound; None where none does.
+
+    Args:
+        busy: The share of what replicas can do at most that the traffic may take.
+    """
+    least = max(1, math.ceil(traffic.per_s / replica.rows_per_s / busy))
     tries: list[Try] = []
 
     def keeps(count: int) -> bool:
@@ -85,6 +89,9 @@ def main(given: Sequence[str] | None = None) -> None:
     flags.add_argument("--load-ms", type=float, default=4.0, help="from disk to memory")
     flags.add_argument("--fetch-ms", type=float, default=100.0, help="from the store")
     flags.add_argument("--p99-ms", type=float, default=500.0, help="that the fleet must keep")
+    flags.add_argument(
+        "--busy", type=float, default=0.8, help="share of what replicas can do that the peak may take"
+    )
     flags.add_argument("--most", type=int, default=500, help="replicas that are tried")
     flags.add_argument("--seconds", type=float, help="of the peak that are simulated")
     asked = flags.parse_args(given)
@@ -92,7 +99,9 @@ def main(given: Sequence[str] | None = None) -> None:
     tries: list[Try] = []
     best: dict[Placement, Try | None] = {}
     for placement in Placement:
-        found, best[placement] = sought(replica, traffic, placement, p99_ms=asked.p99_ms, most=asked.most)
+        found, best[placement] = sought(
+            replica, traffic, placement, p99_ms=asked.p99_ms, most=asked.most, busy=asked.busy
+        )
         tries += found
     emit(
         "scale_simulation",
@@ -131,9 +140,10 @@ def figures(
     asked: Any, replica: Replica, traffic: Traffic, best: dict[Placement, Try | None]
 ) -> dict[str, Value]:
     """The keys."""
-    given = ("images_per_day", "peak", "members", "adapters", "exponent", "cores", "p99_ms", "quick")
+    given = ("images_per_day", "peak", "members", "adapters", "exponent", "p99_ms", "busy", "quick")
     found: dict[str, Value] = {name: getattr(asked, name) for name in given}
     found |= {
+        "cores_of_a_replica": asked.cores,
         "rows_per_s_at_peak": traffic.per_s,
         "rows_per_s_of_a_replica": replica.rows_per_s,
         "adapters_in_memory": replica.memory,
