@@ -90,7 +90,7 @@ class Run:
 @contextmanager
 def _going_on(scene: Scene, kinds: Sequence[disturbances.Disturbance]) -> Iterator[None]:
     over = Event()
-    threads = [Thread(target=guarded, args=(kind, scene, over), name=kind.__name__) for kind in kinds]
+    threads = [Thread(target=guarded, args=(kind, scene, over), daemon=True) for kind in kinds]
     for thread in threads:
         thread.start()
     try:
@@ -125,7 +125,7 @@ def routes(names: Sequence[str]) -> list[Route]:
 
 
 def stop_under_load(server: Corolla, traffic: Traffic) -> tuple[float | None, int]:
-    """Seconds until a server that is asked to stop has ended, and the calls that it took and did not answer."""
+    """Seconds until a server that is asked to stop has ended, and the calls it took and did not answer."""
     traffic.phase = STOP
     time.sleep(2)
     server.tree.process.terminate()

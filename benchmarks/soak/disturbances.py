@@ -241,15 +241,19 @@ def retraining(scene: Scene, over: Event) -> None:
             (place / f"{number}.jpg").write_bytes(jpeg(100 + number))
     while not over.is_set():
         seed = scene.done["trainings"]
-        command = ["nice", sys.executable, "-m", "corolla", "train", "lora", "--data", str(data)]
+        command = [sys.executable, "-m", "corolla", "train", "lora", "--data", str(data)]
         command += ["--task", RETRAINED, "--epochs", "2", "--seed", str(seed), *scene.train_flags]
         command += ["--store", str(scene.store), "--runs", str(scene.folder / "runs")]
         with running(command, folder=scene.folder, name="train") as tree:
-            code = tree.process.wait()
+            while (code := tree.process.poll()) is None and not over.wait(0.1):
+                pass
+        if code is None:
+            scene.done["trainings that were stopped"] += 1
+            return
         scene.done["trainings"] += 1
         if code != 0:
             said = (scene.folder / "train.log").read_text()[-500:]
-            scene.problems.append(f"{shlex.join(command[1:6])} ended with {code}: {said}")
+            scene.problems.append(f"{shlex.join(command[1:5])} ended with {code}: {said}")
             return
         version = max(scene.store.adapters.versions(RETRAINED, "lora"))
         scene.expected.learn(f"lora:{version}", task=RETRAINED)

@@ -216,7 +216,7 @@ class Batcher(Generic[Job, Result]):
             self._rest()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Accepts no more requests, finishes those under way, stops. Returns whether all of them were done."""
+        """Accepts no more requests, finishes those under way, stops. Returns whether all were done."""
         self._draining = True
         self._idle.clear()
         self._rest()
