@@ -1,7 +1,8 @@
 """The server: builds a service, listens, warms up, serves, drains, stops.
 
 Its health is NOT_SERVING until every image size has been through the engine, while the oldest queued row is
-too old, and from the moment it is asked to stop; else SERVING.
+too old or the store hangs, and from the moment it is asked to stop; else SERVING. The health of the service
+`live` is SERVING as long as the process is: a restart would wake neither a device nor a store.
 """
 
 import asyncio
@@ -19,30 +20,47 @@ from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unreachable
 from serving.access import connections, exposure
+from serving.access.authentication import Access
+from serving.access.permitted_admin import PermittedAdmin
 from serving.address import UNIX, joined
 from serving.feedback.database import Database
 from serving.feedback.feedback import Feedback
 from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
+from serving.metrics.port_tokens import PortTokens
 from serving.metrics.series import Key
 from serving.monitor.alarm_settings import SettingsByRoute
 from serving.monitor.own import OwnStatus
+from serving.oip.servicer import NEEDS as OIP_NEEDS
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
 from serving.registry.changes import say_notes
+from serving.rpc.admin_servicer import NEEDS as ADMIN_NEEDS
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
-from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
+from serving.rpc.authentication import Authentication, Need, Open
+from serving.rpc.call import path
+from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
 from serving.service import Service
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+LIVE = "live"
+"""The service whose health says that the process lives, for liveness probes over gRPC."""
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
 _TEND_PERIOD_S = 1.0
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_NEEDS: Mapping[str, Need] = {
+    **NEEDS,
+    **ADMIN_NEEDS,
+    **OIP_NEEDS,
+    **{path(method): Open.NOTHING for method in _HEALTH.methods},
+}
+"""What each call needs of its caller where there are principals."""
 
 
 class Server:
@@ -61,22 +79,16 @@ class Server:
         exposure.check(settings)
         self.settings = settings
         self._serving = self._has_served = False
+        self._stalled: str | None = None
         self._stopping = asyncio.Event()
         registry = CollectorRegistry()
         alarms = SettingsByRoute.read(None if settings.alarms is None else Path(settings.alarms))
         self._status = OwnStatus(registry, unready=self._unready, alarms=alarms)
         # Opened before anything is loaded: to a probe, the process lives and is not ready.
-        self._exporter = MetricsPort(
-            registry,
-            port=settings.metrics_port,
-            host=settings.metrics_host,
-            unready=self._unready,
-            pages=self._status.pages,
-        )
-        self.metrics_port = self._exporter.port
+        self._exporter = self._open_port(registry)
         self.port = 0
         with ExitStack() as undo:
-            undo.callback(self._exporter.close)
+            undo.callback(self._close_port)
             # Before the service shows any metric: no scrape sees labels counted from zero again.
             labels, kept, problem = _labels(settings)
             undo.callback(labels.close)
@@ -91,8 +103,9 @@ class Server:
         )
         if problem is not None:
             self._feedback.not_open(problem)
+        self._access = None if settings.principals is None else self._open_access(settings.principals)
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
-        self.admin = Admin(
+        self.admin = (Admin if self._access is None else PermittedAdmin)(
             store=service.store,
             catalog=service.catalog,
             cache=service.adapter_cache,
@@ -103,6 +116,36 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._services = ["", SERVICE, OIP_SERVICE, *([ADMIN_SERVICE] if settings.takes_admin else [])]
 
+    def _open_port(self, registry: CollectorRegistry) -> MetricsPort | None:
+        settings = self.settings
+        if settings.metrics_port < 0:
+            return None
+        tokens = settings.metrics_token_file
+        return MetricsPort(
+            registry,
+            port=settings.metrics_port,
+            host=settings.scraped_host,
+            unready=self._unready,
+            pages=self._status.pages,
+            tokens=None if tokens is None else PortTokens(Path(tokens)),
+        )
+
+    def _close_port(self) -> None:
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def _open_access(self, principals: str) -> Access:
+        metrics = self.service.metrics
+        access = Access(Path(principals), on_rows=metrics.callers.rows)
+        metrics.callers.add([principal.name for principal in access.principals])
+        _log.info("%d principals may call, by %s", len(access.principals), principals)
+        return access
+
+    @property
+    def metrics_port(self) -> int:
+        """Where metrics are scraped; -1 where they are not."""
+        return -1 if self._exporter is None else self._exporter.port
+
     @property
     def address(self) -> str:
         """Where it listens: HOST:PORT or `unix:/path`."""
@@ -112,7 +155,7 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
         server = await self._start()
-        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend())]
+        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend(), self._follow_access())]
         try:
             await self.service.warm()
             await asyncio.to_thread(say_notes, self.service.catalog)
@@ -148,20 +191,29 @@ class Server:
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings
-        server = grpc.aio.server(options=connections.options(settings))
+        server = grpc.aio.server(options=connections.options(settings), interceptors=self._interceptors())
         self._add_services(server)
         await self._set_health(False)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         try:
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
             await server.start()
         except BaseException:
-            await asyncio.to_thread(self._exporter.close)
+            await asyncio.to_thread(self._close_port)
             await asyncio.to_thread(self._feedback.close)
             raise
         self.service.start()
         self._status.start(self.service.store.references)
         return server
+
+    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """Who calls is asked only where there are principals: otherwise no call passes through here."""
+        if self._access is None:
+            return []
+        certificates = self.settings.tls_client_ca is not None
+        metrics = self.service.metrics
+        return [Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics)]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service
@@ -180,6 +232,7 @@ class Server:
             ready=lambda: self._serving,
             metrics=service.metrics,
             pool=service.pool,
+            lookups=service.lookups,
             admin_pool=self._admin_pool,
             max_images=settings.max_images,
             max_stream_requests=settings.max_stream_requests,
@@ -190,18 +243,30 @@ class Server:
             server.add_generic_rpc_handlers([NoAdmin()])
         reflected = [name for name in self._services if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(reflected, server)
+        if settings.reflection:
+            reflection.enable_server_reflection(reflected, server)
 
     async def _watch(self) -> None:
-        """Sets health to NOT_SERVING while the oldest queued row is too old."""
+        """Sets health to NOT_SERVING while the engine or the store hangs."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             self.service.metrics.set_tasks(len(asyncio.all_tasks()))
-            healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
+            self._stalled = self._stall()
+            healthy = self._stalled is None
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
+                _log.log(*((logging.INFO, "ready again") if healthy else (logging.WARNING, self._stalled)))
                 await self._set_health(healthy)
+
+    def _stall(self) -> str | None:
+        """What hangs; None while nothing does."""
+        limit = self.settings.stall_s
+        if self.service.batcher.oldest_age_s >= limit:
+            return f"stalled: the oldest queued or running row is older than {limit:g} s"
+        if self.service.watcher.waiting_s >= limit:
+            return f"stalled: the store has not answered for {limit:g} s"
+        return None
 
     async def _tend(self) -> None:
         """Looks after the labels; a database that does not answer holds up nothing else."""
@@ -210,12 +275,20 @@ class Server:
             with suppress(Overloaded):  # then labels are taken
                 await self._feedback.in_turn(self._feedback.tend)
 
+    async def _follow_access(self) -> None:
+        """Takes new principals and leaves revoked tokens out, as their file says."""
+        access = self._access
+        while access is not None:
+            await asyncio.sleep(self.settings.refresh_s)
+            if await asyncio.to_thread(access.follow):
+                self.service.metrics.callers.add([principal.name for principal in access.principals])
+
     async def _shut(self, server: grpc.aio.Server) -> None:
         await self._set_health(False)
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
-        await asyncio.to_thread(self._exporter.close)
+        await asyncio.to_thread(self._close_port)
         await asyncio.to_thread(self._status.close)
         await asyncio.to_thread(self._feedback.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)
@@ -229,7 +302,7 @@ class Server:
             return None
         if not self._has_served:
             return "starting"
-        return f"stalled: the oldest queued or running row is older than {self.settings.stall_s:g} s"
+        return self._stalled or "starting"
 
     async def _set_health(self, serving: bool) -> None:
         self._serving = serving

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from model_store.format.trust import TrustedKeys
 from model_store.resolution.precision import checked_loader
 from model_store.resolution.reference import Referenced
 from model_store.store import Store
@@ -26,10 +28,12 @@ from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
 from serving.answer.frozen import FrozenShare
+from serving.answer.lookups import Lookups
 from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
+from serving.engine.weights import TaskWeights
 from serving.metrics.events import Metrics
 from serving.metrics.label_requests import Sampling
 from serving.metrics.label_values import Domains
@@ -46,6 +50,8 @@ from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_LOOKUP_THREADS = 8
+
 
 class Service:
     """One backbone, its adapters, and what answers with them. A process can have several.
@@ -54,6 +60,7 @@ class Service:
         settings: Of a server; those of its ports are ignored.
         registry: Where its metrics are registered; None makes one.
         kept: What was counted of labels before; see `Metrics`.
+        fair: Whether those who wait share the engine; see `Batcher`.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -66,10 +73,14 @@ class Service:
         settings: Settings,
         registry: CollectorRegistry | None = None,
         kept: Mapping[Key, float] | None = MappingProxyType({}),
+        *,
+        fair: bool = True,
     ) -> None:
         self.settings = settings
+        self.weights = TaskWeights.read(settings.weights)
         self.threads = use_threads(settings.threads)
-        self.store = Store.open(settings.store)
+        trusted = None if settings.trusted_keys is None else TrustedKeys(Path(settings.trusted_keys))
+        self.store = Store.open(settings.store, trusted=trusted)
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
@@ -78,6 +89,8 @@ class Service:
         )
         self.metrics = self._metrics(CollectorRegistry() if registry is None else registry, kept)
         self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
+        self._lookup_threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookups")
+        self.lookups = Lookups(self._lookup_threads, settings.stall_s)
         self.engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
         self.engine = Engine(
@@ -90,6 +103,7 @@ class Service:
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
+            fair=fair,
         )
         self.check = self._check()
         self.adapter_cache = self._adapter_cache()
@@ -108,6 +122,8 @@ class Service:
             max_pixels=settings.max_pixels,
             cascade_full_share=settings.cascade_full_share,
             frozen_share=FrozenShare(settings.frozen_share, self.loader.base_head),
+            lookups=self.lookups,
+            weights=self.weights,
         )
         self.references = RouteReferences(self.catalog, show=self._compare)
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
@@ -120,6 +136,9 @@ class Service:
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
+        if self.weights:
+            for problem in self.weights.unused(record.spec.name for record in self.store.tasks.list()):
+                _log.warning("--weights: %s", problem)
         for setting, reason in self._without_effect():
             _log.warning("--%s has no effect here: %s", setting.replace("_", "-"), reason)
 
@@ -159,7 +178,7 @@ class Service:
         self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
-        for threads in (self._watch_thread, self.pool, self.engine_thread):
+        for threads in (self._watch_thread, self._lookup_threads, self.pool, self.engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property

@@ -31,6 +31,8 @@ _ELSEWHERE = frozenset(
         "COROLLA_SERVER",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 """Variables of other commands."""
@@ -50,13 +52,31 @@ class Settings(BaseSettings):
         default="600", pattern="^0?[0-7]{3}$", description="who may use a Unix socket, as in chmod"
     )
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(default=9095, ge=0, le=65535, description="Prometheus port; 0 picks a free one")
+    metrics_port: int = Field(
+        default=9095, ge=-1, le=65535, description="Prometheus port; 0 picks a free one, -1 opens none"
+    )
+    metrics_host: str | None = Field(
+        default=None, description="address of the Prometheus port; default: --host, of a socket 127.0.0.1"
+    )
+    metrics_token_file: str | None = Field(
+        default=None,
+        description="file with the bearer tokens, one a line, that metrics and pages are shown to; "
+        "probes need none",
+    )
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )
     admin: bool | None = Field(
         default=None,
-        description="take administration calls; default: on loopback, or where clients show certificates",
+        description="take administration calls; default: on loopback, or where callers show who they are",
+    )
+    principals: str | None = Field(
+        default=None,
+        description="file of who may call, by tokens or certificates, do what, and how much; "
+        "see `corolla tokens`; default: anyone who can connect",
+    )
+    reflection: bool = Field(
+        default=True, description="show clients which services there are; with --principals, only those in it"
     )
     tls_certificate: str | None = Field(
         default=None, description="PEM file with the server's certificate chain"
@@ -123,6 +143,10 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         default=2**30, ge=1, description="bytes of images that may wait; more are refused"
     )
+    weights: str | None = Field(
+        default=None,
+        description="TOML file with the weights of tasks in the queue: what each gets of a busy engine",
+    )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
     host_bytes: int | None = Field(
         default=None,
@@ -148,6 +172,11 @@ class Settings(BaseSettings):
     )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
+    )
+    trusted_keys: str | None = Field(
+        default=None,
+        description="file of public keys and digests, one a line; adapters that none of them vouches for are "
+        "not loaded",
     )
     prediction_key_file: str | None = Field(
         default=None,
@@ -194,6 +223,11 @@ class Settings(BaseSettings):
     stall_s: float = Field(
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"
     )
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _plain_metrics_host(cls, value: str | None) -> str | None:
+        return None if value is None else address.host_of(value)
 
     @field_validator("host")
     @classmethod
@@ -259,7 +293,9 @@ class Settings(BaseSettings):
     @property
     def takes_admin(self) -> bool:
         """Whether administration is served: only known callers may unload adapters or move aliases."""
-        return self.loopback or self.tls_client_ca is not None if self.admin is None else self.admin
+        if self.admin is not None:
+            return self.admin
+        return self.loopback or self.tls_client_ca is not None or self.principals is not None
 
     @property
     def loopback(self) -> bool:
@@ -272,8 +308,10 @@ class Settings(BaseSettings):
         return address.socket_path(self.host)
 
     @property
-    def metrics_host(self) -> str:
+    def scraped_host(self) -> str:
         """Where metrics are scraped: Prometheus needs a port."""
+        if self.metrics_host is not None:
+            return self.metrics_host
         return "127.0.0.1" if self.host.startswith(address.UNIX) else self.host
 
 

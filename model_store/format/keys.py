@@ -11,6 +11,7 @@ from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
 
@@ -25,6 +26,10 @@ def task(name: str, digest: str, file: str) -> str:
 
 def adapter(task: str, name: str, version: int, file: str) -> str:
     return f"{ADAPTERS}/{check_name(task, 'task')}/{_check_adapter(name)}/{int(version)}/{file}"
+
+
+def signature(task: str, name: str, version: int, key: str) -> str:
+    return adapter(task, name, version, f"{SIGNATURES}/{check_digest(key, 'key')}.json")
 
 
 def alias(task: str, name: str, alias: str) -> str:
@@ -73,6 +78,17 @@ def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
 def aliases_in(keys: Iterable[str]) -> list[str]:
     """The aliases among the keys of one adapter's."""
     return [alias for (alias,) in _matches(keys, rf"{ALIASES}/[^/]+/[^/]+/([^/]+)") if is_name(alias)]
+
+
+def all_aliases_in(keys: Iterable[str]) -> list[tuple[str, str, str]]:
+    """The task, adapter and alias of each alias among keys."""
+    triples = _matches(keys, rf"{ALIASES}/([^/]+)/([^/]+)/([^/]+)")
+    return [(task, name, alias) for task, name, alias in triples if all(map(is_name, (task, name, alias)))]
+
+
+def images_in(keys: Iterable[str]) -> list[str]:
+    """The digests of the training sets whose lists of images are among keys."""
+    return [digest for (digest,) in _matches(keys, rf"{IMAGES}/({DIGEST})")]
 
 
 def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ becomes a `CorollaError` that names the key.
 """
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
@@ -12,30 +13,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion  # exists for type checkers only
+    from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
 
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
+_AZURE = ("az", "adl", "azure")  # schemes whose URLs have no place for the account
 
 
 class Stamp(NamedTuple):
-    """How an object is listed. A different tag means different content."""
+    """How an object is listed: a different tag means different content; `size` is bytes."""
 
     tag: str
     modified: datetime
+    size: int
 
 
 class Place(Protocol):
     """What a store needs of the place it lives in; `Objects` says what each does."""
 
     def read(self, key: str) -> bytes | None: ...
+
+    def exists(self, key: str) -> bool: ...
 
     def create(self, key: str, data: bytes) -> bool: ...
 
@@ -53,9 +59,12 @@ class Place(Protocol):
 class Objects:
     """Objects of one store. Safe for threads and processes; keys are checked by the caller."""
 
-    def __init__(self, backend: ObjectStore, folder: Path | None) -> None:
+    def __init__(
+        self, backend: ObjectStore, folder: Path | None, *, writing: ObjectStore | None = None
+    ) -> None:
         self._backend = backend
         self._folder = folder
+        self._writes = Writes(writing or backend, attempts=1 if writing is None else ATTEMPTS)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -70,9 +79,14 @@ class Objects:
             return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser())
         if scheme == "memory":
             return cls(MemoryStore(), None)
-        retry = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+        retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=60)}
+        account = _azure_account(url) if scheme in _AZURE else {}
         try:
-            return cls(from_url(url, retry_config=retry), None)  # type: ignore[call-overload]
+            reading = from_url(url, retry_config=retry, **account)  # type: ignore[call-overload]
+            # A conditional write that is sent twice may refuse itself: `Writes` repeats them with care.
+            once = {"max_retries": 0}
+            writing = from_url(url, retry_config=once, **account)  # type: ignore[call-overload]
+            return cls(reading, None, writing=writing)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
                 f"{url!r} does not open ({_first_line(error)})",
@@ -100,15 +114,22 @@ class Objects:
         stored = self._get(key)
         return None if stored is None else stored[0]
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, whatever a listing says."""
+        return self.stamp(key) is not None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """How an object would be listed; None where there is none. Nothing is listed."""
+        with _place_errors(key):
+            try:
+                return _stamp(self._backend.head(key))
+            except FileNotFoundError:
+                return None
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole if there is none yet; returns whether it was written."""
         with _place_errors(key):
-            try:
-                # One request: a multipart upload could not be conditional.
-                self._backend.put(key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
-        return True
+            return self._writes.put(key, data, "create")
 
     def swap(self, key: str, change: Change) -> None:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
@@ -130,7 +151,7 @@ class Objects:
     def delete(self, key: str) -> None:
         """Remove an object that exists."""
         with _place_errors(key):
-            self._backend.delete(key)
+            self._writes.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix of whole segments, sorted."""
@@ -139,11 +160,7 @@ class Objects:
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
-            return {
-                meta["path"]: Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"])
-                for page in self._backend.list(prefix)
-                for meta in page
-            }
+            return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -175,15 +192,9 @@ class Objects:
         if self._folder is None and expected is None:
             return self.create(key, data)
         with _place_errors(key):
-            try:
-                # On a folder the lock is held, and a rename replaces the file whole.
-                unconditional = self._folder is not None or expected is None
-                self._backend.put(
-                    key, data, mode="overwrite" if unconditional else expected, use_multipart=False
-                )
-            except PreconditionError:
-                return False
-        return True
+            # On a folder the lock is held, and a rename replaces the file whole.
+            unconditional = self._folder is not None or expected is None
+            return self._writes.put(key, data, "overwrite" if unconditional else expected)
 
 
 @contextmanager
@@ -202,6 +213,22 @@ def _place_errors(key: str) -> Iterator[None]:
             field=key,
             remedy="check its URL, your permissions and the network",
         ) from error
+
+
+def _azure_account(url: str) -> dict[str, str]:
+    """The account of a URL that names only a container; obstore would panic without one."""
+    name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if not name:
+        raise InvalidInput(
+            f"{url!r} names no storage account",
+            field="store",
+            remedy="set AZURE_STORAGE_ACCOUNT_NAME, or give abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX",
+        )
+    return {"account_name": name}
+
+
+def _stamp(meta: "ObjectMeta") -> Stamp:
+    return Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"], meta["size"])
 
 
 def _first_line(error: Exception) -> str:

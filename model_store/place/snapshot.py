@@ -64,7 +64,7 @@ class Snapshot:
 
     def later(self) -> "Snapshot | None":
         """The names as they are now; None if nothing has changed."""
-        names, versions, versions_at = _listed(self._place, NAMES), self._versions, self._versions_at
+        names, versions, versions_at = self._listed_names(), self._versions, self._versions_at
         suspects = _differing(self._names, names)
         now = self._clock()
         if now - versions_at >= VERSIONS_EVERY_S:
@@ -85,6 +85,17 @@ class Snapshot:
             records=records,
             clock=self._clock,
         )
+
+    def _listed_names(self) -> _Stamps:
+        """The names that are listed now, and those that a listing lacks and the place still has.
+
+        A listing may be older than the one before it; an object says of itself whether it is there.
+        """
+        names = _listed(self._place, NAMES)
+        for key in self._names.keys() - names.keys():
+            if self._place.exists(key):
+                names[key] = self._names[key]._replace(young=True)
+        return names
 
     def changed(self, old: "Snapshot") -> list[str]:
         """The keys that are new, gone or different since an older snapshot, sorted.
@@ -125,6 +136,10 @@ class Snapshot:
         if prefix.partition("/")[0] not in NAMES:
             return self._place.keys(prefix)
         return self._keys[bisect_left(self._keys, f"{prefix}/") : bisect_left(self._keys, f"{prefix}0")]
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, even where these names are of an earlier moment."""
+        return self._place.exists(key)
 
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         return self._place.stamps(prefix)

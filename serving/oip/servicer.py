@@ -9,10 +9,14 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import CorollaError, Forbidden, InvalidInput
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
+from serving.access import rights
+from serving.access.caller import caller
+from serving.access.principals import Scope
 from serving.answer.classifier import Classifier
+from serving.answer.lookups import Lookups
 from serving.metrics.events import Metrics
 from serving.oip.outputs import COLUMNS, RequestedOutput
 from serving.oip.requests import (
@@ -32,11 +36,22 @@ from serving.registry.admin import Admin, RouteState
 from serving.registry.catalog import Catalog
 from serving.registry.listing import AdapterState
 from serving.request import Request
-from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
+from serving.rpc.authentication import Need, Open
+from serving.rpc.call import deadline_of, decoded, in_pool, path, show_calls, stream, unary
 from serving.rpc.no_admin import no_admin
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = _SERVICE.full_name
+_NEEDS_OF = {
+    "ServerLive": Open.NOTHING,  # probes
+    "ServerReady": Open.NOTHING,
+    "RepositoryModelLoad": Scope.ADMIN,
+    "RepositoryModelUnload": Scope.ADMIN,
+}
+NEEDS: Mapping[str, Need] = {
+    path(method): _NEEDS_OF.get(method.name, Scope.INFER) for method in _SERVICE.methods
+}
+"""What each call needs of its caller, by its path."""
 _EXTENSIONS = ("model_configuration", "parameters", "classification", "schedule_policy")
 _OF_ADMIN = ("model_repository",)
 _SHARED = "shared_memory_region"
@@ -51,6 +66,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         takes_admin: Whether whoever asks may load and unload them.
         ready: Whether the server takes requests now.
         pool: Threads for what computes.
+        lookups: Where the store is asked.
         admin_pool: Threads for what loads and lists, so that it delays nobody else.
         max_images: Most images of one request.
         max_stream_requests: Requests of one stream that are under way at once.
@@ -66,13 +82,14 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         ready: Callable[[], bool],
         metrics: Metrics,
         pool: Executor,
+        lookups: Lookups,
         admin_pool: Executor,
         max_images: int,
         max_stream_requests: int,
     ) -> None:
         self.metrics, self._classifier, self._catalog, self._ready = metrics, classifier, catalog, ready
         self._admin, self._takes_admin = admin, takes_admin
-        self._pool, self._admin_pool = pool, admin_pool
+        self._pool, self._lookups, self._admin_pool = pool, lookups, admin_pool
         self._max_images, self._max_stream_requests = max_images, max_stream_requests
         show_calls(_SERVICE, metrics)
 
@@ -101,15 +118,15 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @unary
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
-        return await in_pool(self._pool, self._model_ready, request)
+        return await self._lookups.run(self._model_ready, request)
 
     @unary
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
-        return await in_pool(self._pool, self._model_metadata, request)
+        return await self._lookups.run(self._model_metadata, request)
 
     @unary
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Any) -> pb.ModelConfigResponse:
-        return await in_pool(self._pool, self._model_config, request)
+        return await self._lookups.run(self._model_config, request)
 
     # Inference
 
@@ -186,6 +203,8 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._resolved(request.name, request.version)
+        except Forbidden:
+            raise
         except CorollaError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._ready())
@@ -262,7 +281,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _resolved(self, name: str, version: str) -> ResolvedRoute:
         parameters = Parameters()
         try:
-            return self._catalog.plan(*target(name, version, parameters), extrapolate=False).resolved
+            return rights.plan(self._catalog, caller(), *target(name, version, parameters)).resolved
         except CorollaError as error:
             raise error.about(protocol_field(error, version, parameters)) from error
 

@@ -37,12 +37,15 @@ class Place:
 
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         self._ask(prefix)
-        return {key: Stamp(s.tag, self.modified) for key, s in self.objects.stamps(prefix).items()}
+        return {key: Stamp(s.tag, self.modified, s.size) for key, s in self.objects.stamps(prefix).items()}
 
     def _ask(self, what: str) -> None:
         if self.lost:
             raise OSError("lost")
         self.asked[what] += 1
+
+    def exists(self, key: str) -> bool:
+        return self.objects.exists(key)
 
     def create(self, key: str, data: bytes) -> bool:
         return self.objects.create(key, data)
@@ -166,7 +169,7 @@ def test_a_young_file_is_compared_by_content_because_its_tag_proves_nothing(
 
     stamps = place.objects.stamps
     monkeypatch.setattr(
-        place.objects, "stamps", lambda prefix: {k: Stamp("same", OLD) for k in stamps(prefix)}
+        place.objects, "stamps", lambda prefix: {k: Stamp("same", OLD, 1) for k in stamps(prefix)}
     )
     assert young.later() is None
     place.put(ALIAS, b"2")
