@@ -43,8 +43,10 @@ from serving.rpc.authentication import Authentication, Need, Open
 from serving.rpc.call import path
 from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
+from serving.rpc.traced import TracedCalls
 from serving.service import Service
 from serving.settings import Settings
+from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ class Server:
         )
         if problem is not None:
             self._feedback.not_open(problem)
+        endpoint = settings.otlp_endpoint
+        self._tracing = None if endpoint is None else Tracing(endpoint)
         self._access = None if settings.principals is None else self._open_access(settings.principals)
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
         self.admin = (Admin if self._access is None else PermittedAdmin)(
@@ -209,11 +213,15 @@ class Server:
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """Who calls is asked only where there are principals: otherwise no call passes through here."""
+        traced = [] if self._tracing is None else [TracedCalls(self._tracing)]
         if self._access is None:
-            return []
+            return [*traced]
         certificates = self.settings.tls_client_ca is not None
         metrics = self.service.metrics
-        return [Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics)]
+        return [
+            *traced,
+            Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics),
+        ]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service
@@ -288,6 +296,8 @@ class Server:
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self._close_port)
         await asyncio.to_thread(self._status.close)
         await asyncio.to_thread(self._feedback.close)
