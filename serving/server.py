@@ -43,6 +43,7 @@ from serving.rpc.authentication import Authentication, Need, Open
 from serving.rpc.call import path
 from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
+from serving.rpc.readable import Readable
 from serving.rpc.traced import TracedCalls
 from serving.service import Service
 from serving.settings import Settings
@@ -212,16 +213,23 @@ class Server:
         return server
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """Who calls is asked only where there are principals: otherwise no call passes through here."""
-        traced = [] if self._tracing is None else [TracedCalls(self._tracing)]
-        if self._access is None:
-            return [*traced]
-        certificates = self.settings.tls_client_ca is not None
-        metrics = self.service.metrics
-        return [
-            *traced,
-            Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics),
-        ]
+        """Who calls is asked first, and only where there are principals; then what it sent is looked at."""
+        settings, metrics = self.settings, self.service.metrics
+        found: list[grpc.aio.ServerInterceptor] = []
+        if self._tracing is not None:
+            found.append(TracedCalls(self._tracing))
+        if self._access is not None:
+            certificates = settings.tls_client_ca is not None
+            found.append(
+                Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics)
+            )
+        readable = Readable(
+            [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
+            metrics,
+            max_images=settings.max_images,
+            max_bytes=settings.max_queue_bytes,
+        )
+        return [*found, readable]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service

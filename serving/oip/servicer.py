@@ -55,6 +55,8 @@ NEEDS: Mapping[str, Need] = {
 _EXTENSIONS = ("model_configuration", "parameters", "classification", "schedule_policy")
 _OF_ADMIN = ("model_repository",)
 _SHARED = "shared_memory_region"
+_MOST_SIDES = 9
+"""Of a tensor's shape as it is read; more than four refuse it already."""
 _TRITON_TYPES = {"BYTES": pb.TYPE_STRING, "FP32": pb.TYPE_FP32, "INT64": pb.TYPE_INT64}
 
 
@@ -298,7 +300,7 @@ def _inference(message: pb.ModelInferRequest) -> Inference:
             Input(
                 name=tensor.name,
                 datatype=tensor.datatype,
-                shape=tuple(tensor.shape),
+                shape=tuple(tensor.shape[:_MOST_SIDES]),
                 values={field.name: values for field, values in tensor.contents.ListFields()},
                 shared=_SHARED in tensor.parameters,
             )

@@ -38,6 +38,8 @@ NEEDS: Mapping[str, Scope] = {
 """What each call needs of its caller, by its path."""
 MAX_ID = 128
 _DEFAULT_TOP_K = 5
+_MOST_SIDES = 8
+"""Of a tensor's shape as it is read; one side too many refuses it already."""
 _COMBINES = {
     pb.COMBINE_UNSPECIFIED: Combine.MEAN,
     pb.COMBINE_MEAN: Combine.MEAN,
@@ -211,7 +213,7 @@ def _images(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
 
 def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
     """The images of a tensor: uint8 [n, H, W, 3] or float32 [n, 3, S, S]."""
-    shape = tuple(message.shape)
+    shape = tuple(message.shape[:_MOST_SIDES])
     dtypes: dict[int, np.dtype[Any]] = {
         pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"),
         pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4"),
