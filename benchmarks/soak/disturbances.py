@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-import grpc
-
 from benchmarks.adapters import tensors
 from benchmarks.pictures import jpeg
 from benchmarks.processes import running
@@ -34,6 +32,7 @@ PROD, BLEND = "prod", "blend"
 RETRAINED = "retrained"
 """The task that is trained meanwhile."""
 _IN_THE_WAY = ("NOT_FOUND", "ABORTED", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED")
+_REFUSALS = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 _FOLLOWED_S = 30.0
 
 
@@ -275,8 +274,15 @@ KINDS: dict[str, Sequence[Disturbance]] = {
 
 
 def guarded(disturbance: Disturbance, scene: Scene, over: Event) -> None:
-    """Runs a disturbance, and notes the error that ends it."""
-    try:
-        disturbance(scene, over)
-    except (Exception, grpc.RpcError) as error:
-        scene.problems.append(f"{disturbance.__name__}: {type(error).__name__}: {error}")
+    """Runs a disturbance, again where the server had no room or time; notes any other error that ends it."""
+    while not over.is_set():
+        try:
+            disturbance(scene, over)
+        except RequestFailed as error:
+            if error.code not in _REFUSALS:
+                scene.problems.append(f"{disturbance.__name__}: {error.code}: {error}")
+                return
+            scene.done[f"{disturbance.__name__} begun again after a refusal"] += 1
+        except Exception as error:
+            scene.problems.append(f"{disturbance.__name__}: {type(error).__name__}: {error}")
+            return

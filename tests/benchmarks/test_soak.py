@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 def test_a_short_soak_finds_only_right_answers_and_ends_with_its_figures(figures: Any) -> None:
     small = ("--image-size", "32", "--adapters", "6", "--threads", "1")
 
-    found = figures(soak.main, *small, "--minutes", "0.25")
+    phases = ("--phases", "churn,switches,clients,burst", "--rate", "10")
+
+    found = figures(soak.main, *small, *phases, "--minutes", "0.1")
 
     assert found["requests"] > 0
     assert (found["wrong_answers"], found["failures"], found["problems"]) == (0, 0, 0)
