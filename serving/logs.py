@@ -69,9 +69,9 @@ def about(given: str | bytes | None) -> Iterator[str]:
 
 
 def _mark(record: logging.LogRecord) -> bool:
-    record.request_id = _request.get() or None
-    record.trace_id = tracing.trace_id()
-    record.about = f" [request {record.request_id}]" if record.request_id else ""
+    name = _request.get()
+    record.request_id, record.trace_id = name or None, tracing.trace_id()
+    record.about = f" [request {name}]" if name else ""
     return True
 
 

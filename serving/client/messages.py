@@ -210,7 +210,8 @@ def failure(error: grpc.RpcError, endpoint: Endpoint | None = None) -> RequestFa
     # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
     told = hasattr(error, "trailing_metadata")
     status = rpc_status.from_call(error) if told else None
-    name = dict(error.trailing_metadata() or ()).get(_REQUEST_ID) if told else None
+    metadata: Iterable[Any] = (error.trailing_metadata() or ()) if told else ()
+    name = next((str(value) for key, value in metadata if key == _REQUEST_ID), None)
     code, details = error.code(), error.details() or "no details"
     if status is None and endpoint is not None:
         details = reason(code, details, endpoint)

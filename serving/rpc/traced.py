@@ -8,7 +8,7 @@ import grpc
 from serving.tracing import Tracing
 
 
-class TracedCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class TracedCalls(grpc.aio.ServerInterceptor):
     """Tells the task of each call by what it is traced; only servers that trace have this."""
 
     def __init__(self, tracing: Tracing) -> None:
