@@ -1,7 +1,8 @@
 """The server: builds a service, listens, warms up, serves, drains, stops.
 
 Its health is NOT_SERVING until every image size has been through the engine, while the oldest queued row is
-too old, and from the moment it is asked to stop; else SERVING.
+too old or the store hangs, and from the moment it is asked to stop; else SERVING. The health of the service
+`live` is SERVING as long as the process is: a restart would wake neither a device nor a store.
 """
 
 import asyncio
@@ -43,11 +44,15 @@ from serving.rpc.call import path
 from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
 from serving.rpc.readable import Readable
+from serving.rpc.traced import TracedCalls
 from serving.service import Service
 from serving.settings import Settings
+from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
+LIVE = "live"
+"""The service whose health says that the process lives, for liveness probes over gRPC."""
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
 _TEND_PERIOD_S = 1.0
@@ -77,6 +82,7 @@ class Server:
         exposure.check(settings)
         self.settings = settings
         self._serving = self._has_served = False
+        self._stalled: str | None = None
         self._stopping = asyncio.Event()
         registry = CollectorRegistry()
         alarms = SettingsByRoute.read(None if settings.alarms is None else Path(settings.alarms))
@@ -100,6 +106,8 @@ class Server:
         )
         if problem is not None:
             self._feedback.not_open(problem)
+        endpoint = settings.otlp_endpoint
+        self._tracing = None if endpoint is None else Tracing(endpoint)
         self._access = None if settings.principals is None else self._open_access(settings.principals)
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
         self.admin = (Admin if self._access is None else PermittedAdmin)(
@@ -191,6 +199,7 @@ class Server:
         server = grpc.aio.server(options=connections.options(settings), interceptors=self._interceptors())
         self._add_services(server)
         await self._set_health(False)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         try:
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
@@ -206,19 +215,21 @@ class Server:
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """Who calls is asked first, and only where there are principals; then what it sent is looked at."""
         settings, metrics = self.settings, self.service.metrics
+        found: list[grpc.aio.ServerInterceptor] = []
+        if self._tracing is not None:
+            found.append(TracedCalls(self._tracing))
+        if self._access is not None:
+            certificates = settings.tls_client_ca is not None
+            found.append(
+                Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics)
+            )
         readable = Readable(
             [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
             metrics,
             max_images=settings.max_images,
             max_bytes=settings.max_queue_bytes,
         )
-        if self._access is None:
-            return [readable]
-        certificates = settings.tls_client_ca is not None
-        return [
-            Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics),
-            readable,
-        ]
+        return [*found, readable]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service
@@ -237,6 +248,7 @@ class Server:
             ready=lambda: self._serving,
             metrics=service.metrics,
             pool=service.pool,
+            lookups=service.lookups,
             admin_pool=self._admin_pool,
             max_images=settings.max_images,
             max_stream_requests=settings.max_stream_requests,
@@ -251,15 +263,26 @@ class Server:
             reflection.enable_server_reflection(reflected, server)
 
     async def _watch(self) -> None:
-        """Sets health to NOT_SERVING while the oldest queued row is too old."""
+        """Sets health to NOT_SERVING while the engine or the store hangs."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             self.service.metrics.set_tasks(len(asyncio.all_tasks()))
-            healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
+            self._stalled = self._stall()
+            healthy = self._stalled is None
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
+                _log.log(*((logging.INFO, "ready again") if healthy else (logging.WARNING, self._stalled)))
                 await self._set_health(healthy)
+
+    def _stall(self) -> str | None:
+        """What hangs; None while nothing does."""
+        limit = self.settings.stall_s
+        if self.service.batcher.oldest_age_s >= limit:
+            return f"stalled: the oldest queued or running row is older than {limit:g} s"
+        if self.service.watcher.waiting_s >= limit:
+            return f"stalled: the store has not answered for {limit:g} s"
+        return None
 
     async def _tend(self) -> None:
         """Looks after the labels; a database that does not answer holds up nothing else."""
@@ -281,6 +304,8 @@ class Server:
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self._close_port)
         await asyncio.to_thread(self._status.close)
         await asyncio.to_thread(self._feedback.close)
@@ -295,7 +320,7 @@ class Server:
             return None
         if not self._has_served:
             return "starting"
-        return f"stalled: the oldest queued or running row is older than {self.settings.stall_s:g} s"
+        return self._stalled or "starting"
 
     async def _set_health(self, serving: bool) -> None:
         self._serving = serving

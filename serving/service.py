@@ -28,6 +28,7 @@ from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from serving.answer.classifier import Classifier
 from serving.answer.frozen import FrozenShare
+from serving.answer.lookups import Lookups
 from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
@@ -48,6 +49,8 @@ from serving.registry.watcher import Watcher
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+_LOOKUP_THREADS = 8
 
 
 class Service:
@@ -86,6 +89,8 @@ class Service:
         )
         self.metrics = self._metrics(CollectorRegistry() if registry is None else registry, kept)
         self.pool = ThreadPoolExecutor(settings.decoders(), thread_name_prefix="pool")
+        self._lookup_threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookups")
+        self.lookups = Lookups(self._lookup_threads, settings.stall_s)
         self.engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.slots = self._slots()
         self.engine = Engine(
@@ -117,6 +122,7 @@ class Service:
             max_pixels=settings.max_pixels,
             cascade_full_share=settings.cascade_full_share,
             frozen_share=FrozenShare(settings.frozen_share, self.loader.base_head),
+            lookups=self.lookups,
             weights=self.weights,
         )
         self.references = RouteReferences(self.catalog, show=self._compare)
@@ -172,7 +178,7 @@ class Service:
         self.adapter_cache.close()
         if self.check is not None:
             self.check.close()
-        for threads in (self._watch_thread, self.pool, self.engine_thread):
+        for threads in (self._watch_thread, self._lookup_threads, self.pool, self.engine_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property

@@ -226,6 +226,14 @@ class Settings(BaseSettings):
     alarms: str | None = Field(
         default=None, description="TOML file with alpha, margin, ... of the status page's alarms, by route"
     )
+    log_format: Literal["text", "json"] = Field(default="text", description="lines for people, or JSON")
+    log_calls: Literal["off", "failed", "all"] = Field(
+        default="off", description="which calls have a line each in the log"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="URL of an OpenTelemetry collector, which traces go to over gRPC (the extra tracing)",
+    )
     drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
     stall_s: float = Field(
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"

@@ -35,7 +35,7 @@ from rich.table import Table
 from benchmarks.adapters import backbone
 from benchmarks.pictures import jpeg
 from benchmarks.processes import Corolla, corolla
-from benchmarks.report import Figures, emit, parser, progress, stop_on_terminate
+from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_terminate
 from benchmarks.soak import disturbances
 from benchmarks.soak.disturbances import BLEND, KINDS, PROD, Scene, guarded
 from benchmarks.soak.expected import TOLERANCE, Expected, Route
@@ -90,7 +90,7 @@ class Run:
 @contextmanager
 def _going_on(scene: Scene, kinds: Sequence[disturbances.Disturbance]) -> Iterator[None]:
     over = Event()
-    threads = [Thread(target=guarded, args=(kind, scene, over), name=kind.__name__) for kind in kinds]
+    threads = [Thread(target=guarded, args=(kind, scene, over), daemon=True) for kind in kinds]
     for thread in threads:
         thread.start()
     try:
@@ -125,7 +125,7 @@ def routes(names: Sequence[str]) -> list[Route]:
 
 
 def stop_under_load(server: Corolla, traffic: Traffic) -> tuple[float | None, int]:
-    """Seconds until a server that is asked to stop has ended, and the calls that it took and did not answer."""
+    """Seconds until a server that is asked to stop has ended, and the calls it took and did not answer."""
     traffic.phase = STOP
     time.sleep(2)
     server.tree.process.terminate()
@@ -288,8 +288,12 @@ def main(given: Sequence[str] | None = None) -> None:
     asked = flags.parse_args(given)
     minutes = asked.minutes or (2.0 if asked.quick else 30.0)
     tables, figures = soak(asked, 60 * minutes)
-    own = {"architecture": asked.architecture, "image_size": asked.image_size, "minutes": minutes}
-    emit("soak", tables, own | figures, packages=("grpcio",))
+    own: dict[str, Value] = {
+        "architecture": asked.architecture,
+        "image_size": asked.image_size,
+        "minutes": minutes,
+    }
+    emit("soak", tables, own | dict(figures), packages=("grpcio",))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-import grpc
-
 from benchmarks.adapters import tensors
 from benchmarks.pictures import jpeg
 from benchmarks.processes import running
@@ -34,6 +32,7 @@ PROD, BLEND = "prod", "blend"
 RETRAINED = "retrained"
 """The task that is trained meanwhile."""
 _IN_THE_WAY = ("NOT_FOUND", "ABORTED", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED")
+_REFUSALS = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 _FOLLOWED_S = 30.0
 
 
@@ -241,15 +240,19 @@ def retraining(scene: Scene, over: Event) -> None:
             (place / f"{number}.jpg").write_bytes(jpeg(100 + number))
     while not over.is_set():
         seed = scene.done["trainings"]
-        command = ["nice", sys.executable, "-m", "corolla", "train", "lora", "--data", str(data)]
+        command = [sys.executable, "-m", "corolla", "train", "lora", "--data", str(data)]
         command += ["--task", RETRAINED, "--epochs", "2", "--seed", str(seed), *scene.train_flags]
         command += ["--store", str(scene.store), "--runs", str(scene.folder / "runs")]
         with running(command, folder=scene.folder, name="train") as tree:
-            code = tree.process.wait()
+            while (code := tree.process.poll()) is None and not over.wait(0.1):
+                pass
+        if code is None:
+            scene.done["trainings that were stopped"] += 1
+            return
         scene.done["trainings"] += 1
         if code != 0:
             said = (scene.folder / "train.log").read_text()[-500:]
-            scene.problems.append(f"{shlex.join(command[1:6])} ended with {code}: {said}")
+            scene.problems.append(f"{shlex.join(command[1:5])} ended with {code}: {said}")
             return
         version = max(scene.store.adapters.versions(RETRAINED, "lora"))
         scene.expected.learn(f"lora:{version}", task=RETRAINED)
@@ -271,8 +274,15 @@ KINDS: dict[str, Sequence[Disturbance]] = {
 
 
 def guarded(disturbance: Disturbance, scene: Scene, over: Event) -> None:
-    """Runs a disturbance, and notes the error that ends it."""
-    try:
-        disturbance(scene, over)
-    except (Exception, grpc.RpcError) as error:
-        scene.problems.append(f"{disturbance.__name__}: {type(error).__name__}: {error}")
+    """Runs a disturbance, again where the server had no room or time; notes any other error that ends it."""
+    while not over.is_set():
+        try:
+            disturbance(scene, over)
+        except RequestFailed as error:
+            if error.code not in _REFUSALS:
+                scene.problems.append(f"{disturbance.__name__}: {error.code}: {error}")
+                return
+            scene.done[f"{disturbance.__name__} begun again after a refusal"] += 1
+        except Exception as error:
+            scene.problems.append(f"{disturbance.__name__}: {type(error).__name__}: {error}")
+            return

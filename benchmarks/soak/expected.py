@@ -153,7 +153,8 @@ class Expected:
         """[images, C] of the ensemble of some versions."""
         mean = np.mean([self._logits[digest] for digest in digests], axis=0)
         exponents = np.exp(mean - mean.max(axis=1, keepdims=True))
-        return exponents / exponents.sum(axis=1, keepdims=True)
+        probabilities: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+        return probabilities
 
     def _stacked(self, spec: Preprocess) -> torch.Tensor:
         return torch.stack([preprocess(image, spec) for image in self.images])

@@ -49,7 +49,7 @@ class Growth:
     def __post_init__(self) -> None:
         self._over = Event()
         self._process = psutil.Process(self.server.tree.process.pid)
-        self._thread = Thread(target=self._sample_on, name="growth")
+        self._thread = Thread(target=self._sample_on, name="growth", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

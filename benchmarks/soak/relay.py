@@ -44,6 +44,7 @@ class Relay:
         self._sockets.clear()
 
     def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listening.close()
         self.cut()
 

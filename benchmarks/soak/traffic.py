@@ -60,7 +60,7 @@ class Traffic:
     def __post_init__(self) -> None:
         self._over = False
         self._chance = random.Random(0)
-        self._thread = Thread(target=lambda: asyncio.run(self._arrive()), name="traffic")
+        self._thread = Thread(target=lambda: asyncio.run(self._arrive()), name="traffic", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

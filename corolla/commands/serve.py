@@ -6,7 +6,6 @@ Imports the server, and torch with it, once the settings are known to be good.
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import click
 
 from corolla import flags
 from corolla.flags import epilog, option_of
-from serving import environment, process
+from serving import environment, logs, process
 from serving.access import exposure
 from serving.address import joined
 from serving.settings import Settings
@@ -47,13 +46,13 @@ def serve(url: str | None, **_: Any) -> None:
 
     Every flag is also a variable: --max-batch-rows is COROLLA_MAX_BATCH_ROWS.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    links = environment.links(os.environ)
-    if links:
-        _log.info("ignored, as Kubernetes sets them for a Service (enableServiceLinks): %s", ", ".join(links))
     given = flags.given(click.get_current_context())
     given.pop("url", None)
     settings = Settings.read(given | {"store": url})
+    logs.set_up(settings.log_format, settings.log_calls)
+    links = environment.links(os.environ)
+    if links:
+        _log.info("ignored, as Kubernetes sets them for a Service (enableServiceLinks): %s", ", ".join(links))
     exposure.check(settings)
     process.bound_memory(os.environ)
     asyncio.run(_serve(settings, lambda: process.exit_within(settings.drain_s + _EXIT_S)))

@@ -28,6 +28,7 @@ from serving.access.caller import current
 from serving.access.principals import ANONYMOUS, Principal
 from serving.answer.frozen import NO_SHARE, Frozen, FrozenShare, parted
 from serving.answer.image_answer import Counting
+from serving.answer.lookups import Lookups
 from serving.answer.rounds import Asking, Outcome, ask
 from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
@@ -83,6 +84,7 @@ class Classifier:
         cascade_full_share: Of the images that a cascade puts to all its members.
         frozen_share: Of the images of named routes that are also put to the frozen backbone.
         weights: What tasks get of a busy engine.
+        lookups: Where the store is asked for names; None is `pool`.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Classifier:
         cascade_full_share: float = 0.0,
         frozen_share: FrozenShare = NO_SHARE,
         weights: TaskWeights | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
+        self._lookups = lookups or Lookups(pool)
         self._catalog, self._cache, self._batcher = catalog, cache, batcher
         self._recorder, self._pool = recorder, pool
         self._max_images, self._max_pixels = max_images, max_pixels
@@ -143,10 +147,14 @@ class Classifier:
             NotFound: A name of the route does not exist.
             Forbidden: The caller may not use one.
             Overloaded: The caller has sent as many rows as it may.
+            Unreachable: The store, which has to be asked for a name, does not answer.
         """
         self._check_count(len(request.images))
         caller = current()
-        plan = await self.in_pool(self._prepare, request, caller.principal)
+        if self._catalog.known(request.task, request.route, extrapolate=request.extrapolate) is None:
+            plan = await self._lookups.run(self._prepare, request, caller.principal)
+        else:
+            plan = await self.in_pool(self._prepare, request, caller.principal)
         members = 1 if plan.cascade is not None else len(plan.resolved.members)
         caller.take_rows(len(request.images) * members)
         return plan

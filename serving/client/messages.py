@@ -38,11 +38,14 @@ class RequestFailed(CorollaError):
     Attributes:
         code: gRPC's status code by name, e.g. `NOT_FOUND`.
         named_field: The field that the server says it is about, if any.
+        request_id: By which the server's log knows the call, where one answered.
     """
 
-    def __init__(self, code: str, problem: str, *, field: str | None = None) -> None:
+    def __init__(
+        self, code: str, problem: str, *, field: str | None = None, request_id: str | None = None
+    ) -> None:
         super().__init__(_plain(problem), field=None)
-        self.code, self.named_field = code, field
+        self.code, self.named_field, self.request_id = code, field, request_id
 
     @property
     def too_much(self) -> bool:
@@ -50,6 +53,7 @@ class RequestFailed(CorollaError):
         return _TOO_LARGE in self.problem or (self.named_field == "images" and _TOO_MANY in self.problem)
 
 
+_REQUEST_ID = "x-request-id"
 _TOO_LARGE, _TOO_MANY = "bytes in one message", "images in one request"
 
 
@@ -204,13 +208,16 @@ def failure(error: grpc.RpcError, endpoint: Endpoint | None = None) -> RequestFa
         endpoint: Where the call went to, if that is to be said.
     """
     # A failed call is its own error, on asyncio too; what cannot say its trailing metadata has none.
-    status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
+    told = hasattr(error, "trailing_metadata")
+    status = rpc_status.from_call(error) if told else None
+    metadata: Iterable[Any] = (error.trailing_metadata() or ()) if told else ()
+    name = next((str(value) for key, value in metadata if key == _REQUEST_ID), None)
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAUTHENTICATED and endpoint is not None:
         details = unauthenticated(details, endpoint)
     elif status is None and endpoint is not None:
         details = reason(code, details, endpoint)
-    return RequestFailed(code.name, details, field=_field(status))
+    return RequestFailed(code.name, details, field=_field(status), request_id=name)
 
 
 def _field(status: status_pb2.Status | None) -> str | None:

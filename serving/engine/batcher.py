@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from petl_vit.errors import Draining, Expired
+from serving import tracing
 from serving.engine.admission import Admission
 from serving.engine.fair_queue import FairQueue, Line, Party, Weighed
 from serving.engine.pace import Pace
 from serving.engine.priority import EVERYBODY, Path, Priority, path
+from serving.tracing import Traced
 
 Job = TypeVar("Job", bound=Weighed)
 Result = TypeVar("Result")
@@ -62,6 +64,7 @@ class _Item(Generic[Job, Result]):
     deadline: float | None
     arrived: float
     future: "asyncio.Future[Done[Result]]"
+    traced: Traced | None
     waiting: bool = True
 
     def fail(self, error: BaseException) -> None:
@@ -221,7 +224,7 @@ class Batcher(Generic[Job, Result]):
             self._rest()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Accepts no more requests, ends those under way, stops. Returns whether all of them were done."""
+        """Accepts no more requests, finishes those under way, stops. Returns whether all were done."""
         self._draining = True
         self._idle.clear()
         self._rest()
@@ -272,6 +275,7 @@ class Batcher(Generic[Job, Result]):
             deadline=deadline,
             arrived=now,
             future=asyncio.get_running_loop().create_future(),
+            traced=tracing.current(),
         )
 
     def _take(self) -> list[_Item[Job, Result]]:
@@ -340,6 +344,8 @@ class Batcher(Generic[Job, Result]):
                 await self._run_each(batch)
         else:
             run_s = self._clock() - started
+            waited = [(item.traced, item.arrived) for item in batch]
+            tracing.batch_ran(waited, started=started, seconds=run_s, rows=rows)
             _deliver(batch, results, started, run_s)
             if not any(isinstance(result, Exception) for result in results):
                 self._pace.measure(rows, run_s, full=full)

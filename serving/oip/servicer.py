@@ -16,6 +16,7 @@ from serving.access import rights
 from serving.access.caller import caller
 from serving.access.principals import Scope
 from serving.answer.classifier import Classifier
+from serving.answer.lookups import Lookups
 from serving.metrics.events import Metrics
 from serving.oip.outputs import COLUMNS, RequestedOutput
 from serving.oip.requests import (
@@ -67,6 +68,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         takes_admin: Whether whoever asks may load and unload them.
         ready: Whether the server takes requests now.
         pool: Threads for what computes.
+        lookups: Where the store is asked.
         admin_pool: Threads for what loads and lists, so that it delays nobody else.
         max_images: Most images of one request.
         max_stream_requests: Requests of one stream that are under way at once.
@@ -82,13 +84,14 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         ready: Callable[[], bool],
         metrics: Metrics,
         pool: Executor,
+        lookups: Lookups,
         admin_pool: Executor,
         max_images: int,
         max_stream_requests: int,
     ) -> None:
         self.metrics, self._classifier, self._catalog, self._ready = metrics, classifier, catalog, ready
         self._admin, self._takes_admin = admin, takes_admin
-        self._pool, self._admin_pool = pool, admin_pool
+        self._pool, self._lookups, self._admin_pool = pool, lookups, admin_pool
         self._max_images, self._max_stream_requests = max_images, max_stream_requests
         show_calls(_SERVICE, metrics)
 
@@ -117,15 +120,15 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @unary
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
-        return await in_pool(self._pool, self._model_ready, request)
+        return await self._lookups.run(self._model_ready, request)
 
     @unary
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
-        return await in_pool(self._pool, self._model_metadata, request)
+        return await self._lookups.run(self._model_metadata, request)
 
     @unary
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Any) -> pb.ModelConfigResponse:
-        return await in_pool(self._pool, self._model_config, request)
+        return await self._lookups.run(self._model_config, request)
 
     # Inference
 

@@ -178,9 +178,9 @@ class Catalog:
             NotFound: A name that does not exist.
             InvalidInput: No task; alpha out of range; members that do not fit together, or not the task.
         """
-        view, key = self._view, (task, str(route), extrapolate)
-        if (plan := view.plan(key)) is not None:
+        if (plan := self.known(task, route, extrapolate=extrapolate)) is not None:
             return plan
+        view, key = self._view, (task, str(route), extrapolate)
         try:
             plan = self._plan(view.store, task, route, extrapolate)
         except NotFound:
@@ -188,6 +188,10 @@ class Catalog:
             return self._plan(self._store, task, route, extrapolate)  # the view may be behind
         view.keep(key, plan)
         return plan
+
+    def known(self, task: str, route: Route, *, extrapolate: bool) -> Plan | None:
+        """As `plan`, without asking the store; None where it would have to be asked."""
+        return self._view.plan((task, str(route), extrapolate))
 
     def term(self, task: str, ref: AdapterRef) -> ResolvedTerm:
         """The version that a reference to one adapter means; never a named route.

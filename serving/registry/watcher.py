@@ -7,6 +7,7 @@ not slow. While the store cannot be reached, names keep their last known meaning
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -45,6 +46,13 @@ class Watcher:
         self._following = threading.Lock()
         self._every_s, self._pool = every_s, pool
         self._reachable = True
+        self._since: float | None = None
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds for which the store has not answered; 0 while nobody waits. Any thread may ask."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def run(self) -> None:
         """Refreshes until it is cancelled."""
@@ -78,15 +86,20 @@ class Watcher:
 
     def _follow(self, refresh: Callable[[Warm], Refreshed]) -> Refreshed:
         with self._following:  # lines are written in the order of the changes
-            refreshed = refresh(self._warm)
-            for plan in refreshed.plans:
-                self._announce(plan)
-            self._changes.say(refreshed)
-            self._changes.record()
-            self._compare(bool(refreshed.moves))
+            self._since = time.monotonic()
+            try:
+                refreshed = refresh(self._warm)
+                for plan in refreshed.plans:
+                    self._announce(plan)
+                self._changes.say(refreshed)
+                self._changes.record()
+                self._compare(bool(refreshed.moves))
+            finally:
+                self._since = None
         return refreshed
 
     def _warm(self, plan: Plan) -> None:
+        self._since = time.monotonic()
         try:
             self._load(plan)
         except CorollaError as error:

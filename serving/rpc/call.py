@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded
+from serving import logs, tracing
 from serving.access.caller import caller, current
 from serving.access.principals import ANONYMOUS
 from serving.engine.out_of_memory import is_out_of_memory
@@ -32,6 +33,8 @@ RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 M = TypeVar("M", bound=Message)
 
+REQUEST_ID = "x-request-id"
+"""In a call's metadata: how its client calls it, and in its answer's: how the log does."""
 _DETAILS_KEY = "grpc-status-details-bin"
 _EARLY_S = 0.1
 """A client gives up when its own clock says so, which may be a little before the server's does."""
@@ -102,15 +105,29 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
         context: gRPC's, of the call.
     """
     started, outcome = time.monotonic(), Outcome(method)
+    sent = context.invocation_metadata() or ()
+    with logs.about(dict(sent).get(REQUEST_ID)) as name, tracing.call(method, sent) as traced:
+        try:
+            with _counted(method, context, metrics, started, outcome):
+                yield outcome
+        finally:
+            if traced is not None:
+                traced.end(outcome.code.value[0], name)
+
+
+@contextmanager
+def _counted(method: str, context: Any, metrics: Metrics, started: float, outcome: Outcome) -> Iterator[None]:
     try:
-        yield outcome
+        yield
     except asyncio.CancelledError:
         left = context.time_remaining()
         expired = left is not None and left < _EARLY_S
         outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
         raise
     finally:
-        metrics.request(method, outcome.code.name, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        metrics.request(method, outcome.code.name, seconds)
+        logs.call_ended(method, outcome.code.name, seconds)
         if (principal := caller()) is not ANONYMOUS:
             metrics.callers.request(principal.name, outcome.code.name)
 
@@ -124,6 +141,7 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
         context: gRPC's, of the call.
     """
     with counted(method, context, metrics) as outcome:
+        context.set_trailing_metadata(((REQUEST_ID, logs.request_id()),))
         try:
             yield
         except Exception as error:
@@ -223,6 +241,7 @@ async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object
 async def abort(context: Any, status: status_pb2.Status) -> NoReturn:
     """Ends a call with a status and its details."""
     code = _CODES[status.code]
-    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
+    name = ((REQUEST_ID, logs.request_id()),) if logs.request_id() else ()
+    metadata = ((_DETAILS_KEY, status.SerializeToString()), *name)
     await context.abort(code, status.message, trailing_metadata=metadata)
     raise AssertionError("abort returned")
