@@ -1,4 +1,4 @@
-"""Publishers, movers of an alias, a collector and a reader on one bucket at once, which throttles and breaks off."""
+"""Publishers, a collector and a reader on one bucket at once, which throttles and breaks off; and moved aliases."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
