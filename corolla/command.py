@@ -30,11 +30,14 @@ VARIABLES = frozenset(
     {
         "COROLLA_DEBUG",
         "COROLLA_LOGITS",
+        "COROLLA_PRINCIPALS",
         "COROLLA_RUNS",
         "COROLLA_SERVER",
         "COROLLA_STORE",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
@@ -110,6 +113,12 @@ COMMANDS: dict[str, Lazy] = {
         line="Estimate accuracy and raise alarms, from metrics.",
         extra="monitor",
         target="corolla.commands.monitor:monitor",
+    ),
+    "tokens": Lazy(
+        section="Serve",
+        line="Create, list, revoke and rotate callers' tokens.",
+        extra="serve",
+        target="corolla.commands.tokens:tokens",
     ),
     "domains": Lazy(
         section="Serve",

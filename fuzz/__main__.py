@@ -1,7 +1,7 @@
 """Fuzzes the targets one after the other: `python -m fuzz [TARGET ...] [--seconds N]`.
 
-What a run finds lies in `.fuzz/`, where the next run goes on; `--keep` adds to `fuzz/corpus/` what reaches
-new code. A crash is one file in `.fuzz/crashes/`; `python -m fuzz.target TARGET FILE` repeats it.
+What a run finds lies in `.fuzz/`, where the next run goes on; `--keep` adds to `fuzz/corpus/` the smallest of
+what reaches new code. A crash is one file in `.fuzz/crashes/`; `python -m fuzz.target TARGET FILE` repeats it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ CORPUS = HERE / "corpus"
 FOUND = HERE.parent / ".fuzz"
 TARGETS = tuple(sorted(path.stem for path in (HERE / "targets").glob("*.py") if path.stem[0] not in "_w"))
 _LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=4096", "-print_final_stats=1")
-_LARGEST_KEPT = 4096
+_LARGEST_KEPT, _MOST_KEPT = 1024, 48
 
 
 def main() -> int:
@@ -58,16 +58,20 @@ def _run(name: str, seconds: int, *, keep: bool) -> int:
     if done.returncode == 0:
         print(f"{said}  no crash", flush=True)
         if keep:
-            subprocess.run(
-                [*command, "-merge=1", f"-max_len={_LARGEST_KEPT}", str(CORPUS / name), str(work)],
-                capture_output=True,
-                check=True,
-            )
+            _keep(work, CORPUS / name)
         return 0
     (FOUND / f"{name}.log").write_text(done.stdout + done.stderr)
     new = sorted(str(path.relative_to(HERE.parent)) for path in set(crashes.iterdir()) - before)
     print(f"{said}  CRASH: {', '.join(new) or 'no input kept'}; see .fuzz/{name}.log", flush=True)
     return 1
+
+
+def _keep(work: Path, corpus: Path) -> None:
+    """Copies the smallest of what reaches new code, so that the corpus of every target stays small."""
+    small = sorted((path.stat().st_size, path.name) for path in work.iterdir() if path.name[:5] != "seed-")
+    for size, name in small[:_MOST_KEPT]:
+        if size <= _LARGEST_KEPT:
+            (corpus / name).write_bytes((work / name).read_bytes())
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ _ELSEWHERE = frozenset(
         "COROLLA_SERVER",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 """Variables of other commands."""
@@ -57,13 +59,31 @@ class Settings(BaseSettings):
         default="600", pattern="^0?[0-7]{3}$", description="who may use a Unix socket, as in chmod"
     )
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(default=9095, ge=0, le=65535, description="Prometheus port; 0 picks a free one")
+    metrics_port: int = Field(
+        default=9095, ge=-1, le=65535, description="Prometheus port; 0 picks a free one, -1 opens none"
+    )
+    metrics_host: str | None = Field(
+        default=None, description="address of the Prometheus port; default: --host, of a socket 127.0.0.1"
+    )
+    metrics_token_file: str | None = Field(
+        default=None,
+        description="file with the bearer tokens, one a line, that metrics and pages are shown to; "
+        "probes need none",
+    )
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )
     admin: bool | None = Field(
         default=None,
-        description="take administration calls; default: on loopback, or where clients show certificates",
+        description="take administration calls; default: on loopback, or where callers show who they are",
+    )
+    principals: str | None = Field(
+        default=None,
+        description="file of who may call, by tokens or certificates, do what, and how much; "
+        "see `corolla tokens`; default: anyone who can connect",
+    )
+    reflection: bool = Field(
+        default=True, description="show clients which services there are; with --principals, only those in it"
     )
     tls_certificate: str | None = Field(
         default=None, description="PEM file with the server's certificate chain"
@@ -128,7 +148,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="pixels of one decoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(
-        default=2**30, ge=1, description="bytes of images that may wait; more are refused"
+        default=2**30, ge=1, description="bytes of images, and of messages, that may wait; more are refused"
     )
     weights: str | None = Field(
         default=None,
@@ -211,6 +231,11 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"
     )
 
+    @field_validator("metrics_host")
+    @classmethod
+    def _plain_metrics_host(cls, value: str | None) -> str | None:
+        return None if value is None else address.host_of(value)
+
     @field_validator("host")
     @classmethod
     def _plain_host(cls, value: str) -> str:
@@ -283,7 +308,9 @@ class Settings(BaseSettings):
     @property
     def takes_admin(self) -> bool:
         """Whether administration is served: only known callers may unload adapters or move aliases."""
-        return self.loopback or self.tls_client_ca is not None if self.admin is None else self.admin
+        if self.admin is not None:
+            return self.admin
+        return self.loopback or self.tls_client_ca is not None or self.principals is not None
 
     @property
     def loopback(self) -> bool:
@@ -296,8 +323,10 @@ class Settings(BaseSettings):
         return address.socket_path(self.host)
 
     @property
-    def metrics_host(self) -> str:
+    def scraped_host(self) -> str:
         """Where metrics are scraped: Prometheus needs a port."""
+        if self.metrics_host is not None:
+            return self.metrics_host
         return "127.0.0.1" if self.host.startswith(address.UNIX) else self.host
 
 

@@ -38,6 +38,7 @@ def _settings(command: Any) -> Any:
         "corolla serve --store s3://models/corolla --domains photo,sketch",
         "COROLLA_PORT=0 corolla serve --metrics-port 0",
         "corolla serve --host unix:/run/corolla/corolla.sock",
+        "corolla serve --principals who.json --tls-certificate server.pem --tls-key server.key",
     )
 )
 @_settings
@@ -75,8 +76,10 @@ async def _serve(settings: Settings, at_stop: Callable[[], object] = lambda: Non
         service = server.service
         sizes["warm"] = process.resident_bytes()
         _log.info("resident memory: %s", _mebibytes(sizes))
-        where = joined(settings.metrics_host, server.metrics_port)
-        _log.info("the status page is http://%s/", where)
+        where = "none"
+        if server.metrics_port >= 0:
+            where = joined(settings.scraped_host, server.metrics_port)
+            _log.info("the status page is http://%s/", where)
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "

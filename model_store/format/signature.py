@@ -1,8 +1,8 @@
 """Signatures of adapters: who vouches for a version, by Ed25519 over its manifest.
 
 The manifest has the digest of the tensors, so a signature covers all of a version: what it computes, under
-which task, name and number it is known, and its temperature. Keys are those of OpenSSH, so `ssh-keygen -t ed25519`
-makes them too. Imports the library only where something is signed or checked.
+which task, name and number it is known, and its temperature. Keys are those of OpenSSH, so that
+`ssh-keygen -t ed25519` makes them too. Imports the library only where something is signed or checked.
 """
 
 import base64

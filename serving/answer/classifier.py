@@ -23,12 +23,17 @@ from petl_vit.batch import Model, Witness
 from petl_vit.errors import CorollaError, Draining, Expired, InvalidInput
 from petl_vit.image_input import Preprocess
 from petl_vit.preprocess import from_array, normalise, preprocess, resize
+from serving.access import rights
+from serving.access.caller import current
+from serving.access.principals import ANONYMOUS, Principal
 from serving.answer.frozen import NO_SHARE, Frozen, FrozenShare, parted
 from serving.answer.image_answer import Counting
 from serving.answer.rounds import Asking, Outcome, ask
 from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
+from serving.engine.fair_queue import Party
+from serving.engine.priority import EVERYBODY
 from serving.engine.weights import TaskWeights
 from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
@@ -109,6 +114,7 @@ class Classifier:
         Raises:
             InvalidInput: No image, too many, or a route that cannot be answered.
             NotFound: A name of the route does not exist.
+            Forbidden: The caller may not use one.
             Corrupt: An adapter's files are damaged.
             Overloaded, Expired, Draining: See `serving.engine.batcher`.
         """
@@ -135,9 +141,15 @@ class Classifier:
         Raises:
             InvalidInput: No image, too many, or a route that cannot be answered.
             NotFound: A name of the route does not exist.
+            Forbidden: The caller may not use one.
+            Overloaded: The caller has sent as many rows as it may.
         """
         self._check_count(len(request.images))
-        return await self.in_pool(self._prepare, request)
+        caller = current()
+        plan = await self.in_pool(self._prepare, request, caller.principal)
+        members = 1 if plan.cascade is not None else len(plan.resolved.members)
+        caller.take_rows(len(request.images) * members)
+        return plan
 
     async def compute(
         self, request: Request, plan: Plan, readout: Callable[[Model], Model] | None = None
@@ -195,6 +207,7 @@ class Classifier:
             flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
+            principal=_party(),
             task=self._weights.party(plan.resolved.task.spec.name),
             client=request.client,
         )
@@ -204,6 +217,8 @@ class Classifier:
         said = dict[int, Frozen]()
 
         async def first_parted(jobs: Sequence[Job], *, later: bool) -> list[Outcome]:
+            if later:
+                current().add_rows(sum(job.rows for job in jobs))
             outcomes = [*map(parted, jobs, await submit(jobs, later=later))]
             if not later:
                 said.update({i: frozen for i, (_, frozen) in enumerate(outcomes) if frozen is not None})
@@ -220,8 +235,10 @@ class Classifier:
         )
         return [(outcome, said.get(i)) for i, outcome in enumerate(outcomes)]
 
-    def _prepare(self, request: Request) -> Plan:
-        plan = self._catalog.plan(request.task, request.route, extrapolate=request.extrapolate)
+    def _prepare(self, request: Request, principal: Principal) -> Plan:
+        plan = rights.plan(
+            self._catalog, principal, request.task, request.route, extrapolate=request.extrapolate
+        )
         spec = plan.resolved.preprocess
         _check_shape(next(iter(request.images)), spec)
         self.announce(plan)
@@ -271,6 +288,12 @@ class Classifier:
     async def in_pool(self, function: Callable[..., T], *args: object) -> T:
         """Runs what computes off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+def _party() -> Party:
+    """Who shares the engine: the principal, where callers show who they are."""
+    principal = current().principal
+    return EVERYBODY if principal is ANONYMOUS else Party(principal.name, principal.weight)
 
 
 def _computed(

@@ -31,6 +31,25 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         ),
         _counter("corolla_images_total", "status", "Images received: ok, or invalid where one got an error."),
     ),
+    "Access": (
+        _counter(
+            "corolla_refused_calls_total",
+            "reason",
+            "Calls refused for who makes them: they show no token or certificate (no_credentials), or one "
+            "that is not a token (malformed), not known (unknown_token, unknown_certificate), expired or "
+            "revoked; the principal lacks the scope, or has sent as many requests as it may (requests).",
+        ),
+        _counter(
+            "corolla_principal_requests_total",
+            "principal code",
+            "Calls of a principal answered, by gRPC status code; those of a stream one by one.",
+        ),
+        _counter(
+            "corolla_principal_rows_total",
+            "principal",
+            "Rows that a principal was let send. A row is one image for one member.",
+        ),
+    ),
     "Batches": (
         _gauge("corolla_queue_rows", "", "Rows waiting for the engine. A row is one image for one member."),
         _gauge("corolla_queue_bytes", "", "Host memory of the images of those rows."),
