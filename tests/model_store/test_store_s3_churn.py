@@ -1,4 +1,4 @@
-"""Publishers, a collector and a reader on one bucket at once, which throttles and breaks off; and moved aliases."""
+"""Publishers, a collector and a reader on one bucket at once, which fails at times; and moved aliases."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
