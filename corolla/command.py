@@ -126,6 +126,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="client",
         target="corolla.commands.domains:domains",
     ),
+    "store": Lazy(
+        section="Store",
+        line="Verify, clear and copy a store.",
+        extra="serve",
+        target="corolla.commands.store:store",
+    ),
     "backbones": Lazy(
         section="Store",
         line="Import and list frozen backbones.",

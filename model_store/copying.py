@@ -210,10 +210,11 @@ def _name(source: Store, target: Store, place: str, refs: tuple[AdapterRef, ...]
     """Copies a name, if what it names is in the target, and is the same where it names a version."""
     for ref in refs:
         try:
-            ours, theirs = (store.adapters.resolve(ref, ref.task or "") for store in (source, target))
+            digests = {store.adapters.resolve(ref, ref.task or "").digest for store in (source, target)}
+            same = len(digests) == 1 or ref.version is None
         except NotFound:
-            ours = theirs = None
-        if ours is None or theirs is None or (ref.version is not None and ours.digest != theirs.digest):
+            same = False
+        if not same:
             return Difference(
                 place=place,
                 problem=f"{ref} is not in the target, or is another there",

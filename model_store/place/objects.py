@@ -244,8 +244,9 @@ class Objects:
             return self.create(key, data)
         with _place_errors(key):
             # On a folder the lock is held, and a rename replaces the file whole.
-            unconditional = self._folder is not None or expected is None
-            return self._writes.put(key, data, "overwrite" if unconditional else expected)
+            if self._folder is not None or expected is None:
+                return self._writes.put(key, data, "overwrite")
+            return self._writes.put(key, data, expected)
 
 
 @contextmanager

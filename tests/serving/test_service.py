@@ -1,5 +1,7 @@
 """What a service computes in, checked against fp32 before anything is served."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,16 @@ def test_a_setting_without_effect_on_this_machine_is_said(
 
     assert "--device-bytes has no effect here" in caplog.text
     assert "--bf16-fallback has no effect here: the backbone computes in fp32" in caplog.text
+
+
+def test_a_server_that_starts_again_reads_tensors_from_its_cache(world: World, tmp_path: Path) -> None:
+    settings = world.settings(cache=str(tmp_path / "cache"), cache_bytes=2**26)
+    for _ in range(2):
+        service = Service(settings)
+        assert service.store.place.cache is not None
+        service.close()
+    kept = {path.stem for path in (tmp_path / "cache").glob("*.safetensors")}
+    assert service.loader.record.digest in kept
 
 
 def test_adapters_are_bounded_by_the_host_bytes_that_are_set(world: World) -> None:
