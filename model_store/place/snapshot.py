@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from model_store.place.cache import Cache
 from model_store.place.objects import Change, Place, Stamp
 
 NAMES = ("aliases", "routes", "tasks")
@@ -114,6 +115,10 @@ class Snapshot:
 
     # A store's place
 
+    @property
+    def cache(self) -> Cache | None:
+        return self._place.cache
+
     def read(self, key: str) -> bytes | None:
         """As `Objects.read`; a record is read once."""
         if key in self._records:
@@ -141,11 +146,20 @@ class Snapshot:
         """Whether there is an object now, even where these names are of an earlier moment."""
         return self._place.exists(key)
 
+    def stamp(self, key: str) -> Stamp | None:
+        return self._place.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return self._place.drafts(older_than, remove=remove)
+
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         return self._place.stamps(prefix)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._place.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self._place.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self._place.swap(key, change)

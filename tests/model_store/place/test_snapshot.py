@@ -21,6 +21,7 @@ class Place:
     def __init__(self) -> None:
         self.objects = Objects.open("memory:///")
         self.asked: Counter[str] = Counter()
+        self.cache = None
         self.lost = False
         self.modified = OLD
 
@@ -47,8 +48,17 @@ class Place:
     def exists(self, key: str) -> bool:
         return self.objects.exists(key)
 
+    def stamp(self, key: str) -> Stamp | None:
+        return self.objects.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return []
+
     def create(self, key: str, data: bytes) -> bool:
         return self.objects.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self.objects.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self.objects.swap(key, change)
