@@ -134,7 +134,7 @@ audit: $(TOOLS)  ## known vulnerabilities of the pinned packages; needs a networ
 
 sbom: $(TOOLS)  ## what is installed, as CycloneDX, in build/sbom.json
 	@mkdir -p build
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o build/sbom.json $(BIN)/python
+	$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --of JSON -o build/sbom.json $(BIN)/python
 	@echo "build/sbom.json lists what is installed"
 
 clean:  ## remove .venv and what tools leave behind
