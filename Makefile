@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
 .PHONY: help install demo watch-demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
-.PHONY: proto docs bench study clean
+.PHONY: proto docs bench study fuzz audit sbom clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
@@ -117,6 +117,26 @@ study: $(READY)  ## the study on your own images: make study DATA=FOLDER_OR_ZIP 
 	@test -n "$(DATA)" || { echo "name the images: make study DATA=pacs.zip, laid out as DOMAIN/CLASS/IMAGE" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.study "$(DATA)" $(ARGS)
 
+SECONDS_EACH ?= 10
+
+# Its wheels are of Linux alone, so nothing else needs it.
+FUZZ := .venv/.fuzz
+
+$(FUZZ): $(READY)
+	$(PIP) -e '.[serve,train,fuzz]'
+	@touch $(FUZZ)
+
+fuzz: $(FUZZ) $(TOOLS)  ## every fuzzing target for ten seconds; make fuzz SECONDS_EACH=600 for longer
+	$(BIN)/python -m fuzz --seconds $(SECONDS_EACH)
+
+audit: $(TOOLS)  ## known vulnerabilities of the pinned packages; needs a network
+	@.ci/audit $(BIN)/pip-audit constraints.txt
+
+sbom: $(TOOLS)  ## what is installed, as CycloneDX, in build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --of JSON -o build/sbom.json $(BIN)/python
+	@echo "build/sbom.json lists what is installed"
+
 clean:  ## remove .venv and what tools leave behind
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .fuzz build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

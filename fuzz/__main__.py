@@ -1,7 +1,8 @@
 """Fuzzes the targets one after the other: `python -m fuzz [TARGET ...] [--seconds N]`.
 
 What a run finds lies in `.fuzz/`, where the next run goes on; `--keep` adds to `fuzz/corpus/` the smallest of
-what reaches new code. A crash is one file in `.fuzz/crashes/`; `python -m fuzz.target TARGET FILE` repeats it.
+what reaches new code. A crash is one file in `.fuzz/crashes/`: `python -m fuzz.target TARGET FILE` repeats
+it.
 """
 
 import argparse

@@ -21,11 +21,11 @@ class Scans(NamedTuple):
 
     Attributes:
         several: Whether a decoder has to keep the whole image's coefficients, 6 bytes a pixel in colour.
-        count: At most one more than was asked for; 1 where a decoder reads the first alone.
+        number: At most one more than was asked for; 1 where a decoder reads the first alone.
     """
 
     several: bool
-    count: int
+    number: int
 
 
 def scans_of(data: bytes, most: int) -> Scans:

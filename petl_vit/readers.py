@@ -145,7 +145,7 @@ def _article(kind: str) -> str:
 def _several_scans(data: bytes, field: str) -> bool:
     """Whether a JPEG has several scans, which are refused where they are more than an image has."""
     scans = scans_of(data, _MOST_SCANS)
-    if scans.count > _MOST_SCANS:
+    if scans.number > _MOST_SCANS:
         raise InvalidInput(
             f"the image is a JPEG of more than {_MOST_SCANS} scans, each of which takes as long as an image",
             field=field,

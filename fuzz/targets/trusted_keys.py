@@ -1,4 +1,4 @@
-"""What decides whether an adapter is trusted: files of keys, signatures and private keys, by the first byte."""
+"""What decides about trust: files of keys, signatures and private keys, by the first byte."""
 
 import json
 import tempfile

@@ -146,11 +146,11 @@ def _load(path: Path, kinds: dict[str, type]) -> object:
 
 
 def _unread(path: Path) -> list[str]:
-    """All names that `weights_only` does not know; none of a file in the format before PyTorch 1.6."""
+    """All names that `weights_only` does not know; none where that cannot be told."""
     try:
         with path.open("rb") as file:
             return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except ValueError:
+    except Exception:  # the format before 1.6, or a damaged file, which is refused by name
         return []
 
 

@@ -17,11 +17,10 @@ from serving.rpc.call import call
 from serving.rpc.parts import MOST_PARTS, check_parts
 
 _PARTS_OF_IMAGE = 8
-_Handler = grpc.RpcMethodHandler
 _Read = Callable[[bytes], Any]
 
 
-class Readable(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Readable(grpc.aio.ServerInterceptor):
     """Ends calls whose message cannot be read, or has too many parts, as INVALID_ARGUMENT, and counts them.
 
     Args:
@@ -44,21 +43,19 @@ class Readable(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler:
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
         """The call's handler, with a reader that looks first."""
-        handler: Any = await continuation(handler_call_details)
-        method = self._methods.get(handler_call_details.method)
+        handler: Any = await continuation(details)
+        method = self._methods.get(details.method)
         if handler is None or method is None:
-            return handler  # type: ignore[no-any-return]
+            return handler
         read = self._bounded(handler.request_deserializer, method)
         if handler.request_streaming:
-            return handler._replace(request_deserializer=_as_decode_error(read))  # type: ignore[no-any-return]
+            return handler._replace(request_deserializer=_as_decode_error(read))
         answer = self._answering(handler.unary_unary, method.name)
-        return handler._replace(  # type: ignore[no-any-return]
-            request_deserializer=_as_value(read), unary_unary=answer
-        )
+        return handler._replace(request_deserializer=_as_value(read), unary_unary=answer)
 
     def _bounded(self, read: _Read, method: MethodDescriptor) -> _Read:
         kind = method.input_type

@@ -64,11 +64,11 @@ def test_a_large_jpeg_is_not_reduced_where_all_of_it_would_be_kept() -> None:
 
 
 def test_scans_are_counted() -> None:
-    assert scans_of(PLAIN, 9) == Scans(several=False, count=1)
+    assert scans_of(PLAIN, 9) == Scans(several=False, number=1)
     assert scans_of(one_component_a_scan(16), 9).several
-    assert scans_of(PROGRESSIVE, 99) == Scans(several=True, count=PROGRESSIVE.count(b"\xff\xda"))
-    assert scans_of(with_scans(50), 9).count == 10
-    assert scans_of(b"", 9) == scans_of(b"\xff\xd8\xff", 9) == Scans(several=False, count=0)
+    assert scans_of(PROGRESSIVE, 99) == Scans(several=True, number=PROGRESSIVE.count(b"\xff\xda"))
+    assert scans_of(with_scans(50), 9).number == 10
+    assert scans_of(b"", 9) == scans_of(b"\xff\xd8\xff", 9) == Scans(several=False, number=0)
 
 
 def tiled(side: int) -> bytes:

@@ -78,6 +78,18 @@ def test_a_zip_with_a_damaged_directory_is_refused(path: Path) -> None:
         checkpoint.read(path)
 
 
+def test_a_pickle_that_uses_an_unknown_class_and_then_breaks_is_refused(path: Path) -> None:
+    saved(path, {"cls_token": torch.zeros(1, 1, 3)})
+    broken = b"\x80\x02cmine\nThing\n\x13."  # after a class that is not read, an operation that there is not
+    with zipfile.ZipFile(path) as source:
+        parts = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in parts.items():
+            target.writestr(name, broken if name.endswith("data.pkl") else data)
+    with pytest.raises(InvalidInput):
+        checkpoint.read(path)
+
+
 @pytest.mark.parametrize("length", [2**63, tensors.MAX_HEADER_BYTES + 1, 100])
 def test_a_header_of_safetensors_is_not_parsed_where_it_is_too_long(length: int, tmp_path: Path) -> None:
     data = length.to_bytes(8, "little") + b"{" + b" " * 50
