@@ -1,0 +1,125 @@
+"""A Ray cluster of this machine with the server's replicas, apart from every network.
+
+Ray's gRPC proxy listens on all interfaces, so the processes that use it run in a network namespace in which
+there is only loopback: `isolated` says how a command gets there.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+from benchmarks.processes import START_S, STOP_S
+
+GRPC_PORT, HTTP_PORT = 9000, 8000
+ADDRESS = f"127.0.0.1:{GRPC_PORT}"
+TARGETS = f"http://127.0.0.1:{HTTP_PORT}/targets"
+_RAY_PORT = 6379
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",  # nobody else is in the namespace
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_UP = 'ip link set lo up && exec "$@"'
+
+
+def isolated(command: Sequence[str]) -> list[str]:
+    """A command that runs another one with loopback as its only network; what it started ends with it."""
+    spaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["unshare", *spaces, "sh", "-c", _UP, "sh", *command]
+
+
+@cache
+def cannot_isolate() -> str | None:
+    """Why this machine does not make network namespaces; None where it does."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return "unshare or ip is not installed (util-linux, iproute2)"
+    made = subprocess.run(isolated(["true"]), capture_output=True, text=True)
+    return made.stderr.strip() or "unshare failed" if made.returncode else None
+
+
+@contextmanager
+def cluster(*, cpus: int) -> Iterator[None]:
+    """A local Ray with Serve's proxies, which ends with the block.
+
+    Args:
+        cpus: Those that Ray gives to replicas.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
+
+    with _head(cpus):
+        ray.init(address=f"127.0.0.1:{_RAY_PORT}", log_to_driver=False, configure_logging=False)
+        try:
+            serve.start(
+                http_options=HTTPOptions(host="127.0.0.1", port=HTTP_PORT),
+                grpc_options=gRPCOptions(
+                    port=GRPC_PORT, grpc_servicer_functions=["deploy.ray.app.add_services"]
+                ),
+            )
+            yield
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+@contextmanager
+def _head(cpus: int) -> Iterator[None]:
+    """The processes of Ray itself.
+
+    Its ports are chosen here: where Ray chooses them, it gives up when a busy machine takes 15 s to tell them.
+    """
+    os.environ.update(_ENVIRONMENT)
+    ports = {
+        "port": _RAY_PORT,
+        "dashboard-agent-grpc-port": _RAY_PORT + 1,
+        "metrics-export-port": _RAY_PORT + 4,
+    }
+    ports |= {"dashboard-agent-listen-port": _RAY_PORT + 2, "runtime-env-agent-port": _RAY_PORT + 3}
+    chosen = ports | {"num-cpus": cpus, "node-ip-address": "127.0.0.1", "object-store-memory": 128 * 2**20}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor"]
+    command += ["--include-dashboard=false", *(f"--{name}={value}" for name, value in chosen.items())]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            _until_answered(process)
+            yield
+        except RuntimeError as error:
+            log.seek(0)
+            raise RuntimeError(f"{error}: {log.read()[-2000:]}") from error
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
+
+
+def _until_answered(process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", _RAY_PORT), timeout=1):
+            return
+        time.sleep(0.2)
+    raise RuntimeError("Ray did not start")
+
+
+def deploy(args: Mapping[str, Any], **options: Any) -> None:
+    """Deploys the application, or deploys it anew; returns when it runs.
+
+    Args:
+        args: As `deploy.ray.app.build` takes them.
+        options: Of the deployment, such as `num_replicas`.
+    """
+    from ray import serve
+
+    from deploy.ray.app import build, deployment
+
+    build(args)  # refuses what is wrong
+    serve.run(deployment.options(**options).bind(dict(args)), name="corolla", route_prefix="/")
