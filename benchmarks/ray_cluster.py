@@ -6,22 +6,24 @@ there is only loopback: `isolated` says how a command gets there.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import START_S, STOP_S
+from benchmarks.processes import STOP_S
 
 GRPC_PORT, HTTP_PORT = 9000, 8000
 ADDRESS = f"127.0.0.1:{GRPC_PORT}"
 TARGETS = f"http://127.0.0.1:{HTTP_PORT}/targets"
 _RAY_PORT = 6379
+_TRIES = 5
+_UP_AND_RUNNING = "Ray runtime started"
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # nobody else is in the namespace
     "RAY_agent_register_timeout_ms": "300000",
@@ -74,40 +76,32 @@ def cluster(*, cpus: int) -> Iterator[None]:
 
 @contextmanager
 def _head(cpus: int) -> Iterator[None]:
-    """The processes of Ray itself.
-
-    Its ports are chosen here: where Ray chooses them, it gives up when a busy machine takes 15 s to tell them.
-    """
+    """The processes of Ray itself; they are started again where a busy machine took too long for them."""
     os.environ.update(_ENVIRONMENT)
-    ports = {
-        "port": _RAY_PORT,
-        "dashboard-agent-grpc-port": _RAY_PORT + 1,
-        "metrics-export-port": _RAY_PORT + 4,
-    }
-    ports |= {"dashboard-agent-listen-port": _RAY_PORT + 2, "runtime-env-agent-port": _RAY_PORT + 3}
-    chosen = ports | {"num-cpus": cpus, "node-ip-address": "127.0.0.1", "object-store-memory": 128 * 2**20}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor"]
-    command += ["--include-dashboard=false", *(f"--{name}={value}" for name, value in chosen.items())]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with tempfile.TemporaryDirectory(prefix="corolla-ray-") as folder:
+        log = Path(folder) / "ray.log"
+        process = _started(log, cpus)
         try:
-            _until_answered(process)
             yield
-        except RuntimeError as error:
-            log.seek(0)
-            raise RuntimeError(f"{error}: {log.read()[-2000:]}") from error
         finally:
             process.terminate()
             process.wait(STOP_S)
 
 
-def _until_answered(process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", _RAY_PORT), timeout=1):
-            return
-        time.sleep(0.2)
-    raise RuntimeError("Ray did not start")
+def _started(log: Path, cpus: int) -> "subprocess.Popen[bytes]":
+    chosen = {"port": _RAY_PORT, "num-cpus": cpus, "node-ip-address": "127.0.0.1"}
+    chosen |= {"object-store-memory": 128 * 2**20, "ray-client-server-port": 0}
+    chosen |= {"include-dashboard": False, "include-log-monitor": False}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor"]
+    command += [f"--{name}={value}" for name, value in chosen.items()]
+    for _ in range(_TRIES):
+        with log.open("w") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        while process.poll() is None:
+            if _UP_AND_RUNNING in log.read_text():
+                return process
+            time.sleep(0.2)
+    raise RuntimeError(f"Ray did not start:\n{log.read_text()[-2000:]}")
 
 
 def deploy(args: Mapping[str, Any], **options: Any) -> None:
