@@ -4,12 +4,14 @@ Ray's gRPC proxy listens on all interfaces, so the processes that use it run in 
 there is only loopback: `isolated` says how a command gets there.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +23,9 @@ from benchmarks.processes import STOP_S
 GRPC_PORT, HTTP_PORT = 9000, 8000
 ADDRESS = f"127.0.0.1:{GRPC_PORT}"
 TARGETS = f"http://127.0.0.1:{HTTP_PORT}/targets"
+STATS_S = 2.0
+"""How often the application tells the router what replicas hold."""
+
 _RAY_PORT = 6379
 _TRIES = 5
 _UP_AND_RUNNING = "Ray runtime started"
@@ -90,7 +95,7 @@ def _head(cpus: int) -> Iterator[None]:
 
 def _started(log: Path, cpus: int) -> "subprocess.Popen[bytes]":
     chosen = {"port": _RAY_PORT, "num-cpus": cpus, "node-ip-address": "127.0.0.1"}
-    chosen |= {"object-store-memory": 128 * 2**20, "ray-client-server-port": 0}
+    chosen |= {"object-store-memory": 128 * 2**20}
     chosen |= {"include-dashboard": False, "include-log-monitor": False}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor"]
     command += [f"--{name}={value}" for name, value in chosen.items()]
@@ -117,3 +122,11 @@ def deploy(args: Mapping[str, Any], **options: Any) -> None:
 
     build(args)  # refuses what is wrong
     serve.run(deployment.options(**options).bind(dict(args)), name="corolla", route_prefix="/")
+
+
+def targets() -> list[str]:
+    """HOST:PORT of the metrics of every replica."""
+    with urllib.request.urlopen(TARGETS, timeout=30) as reply:
+        (group,) = json.load(reply)
+    found: list[str] = group["targets"]
+    return found
