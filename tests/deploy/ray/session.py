@@ -123,7 +123,7 @@ def refusals(client: Client) -> dict[str, Any]:
     except grpc.RpcError as error:
         found["stream"] = [error.code().name, error.details()]
     try:
-        stub.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="nowhere"))
+        stub.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="shapes/nowhere"))
     except grpc.RpcError as error:
         found["every replica"] = [error.code().name]
     return found
@@ -151,7 +151,7 @@ def session(folder: Path) -> dict[str, Any]:
         deploy(args, **OPTIONS)
         seen["at first"] = len(targets())
         with Traffic(client).flowing():
-            until(lambda: len(targets()) == 2)
+            until(lambda: len(targets()) == 2, every_s=0.2)
         seen["under load"] = len(targets())
         seen["protocols"] = protocols(client)
         seen["refusals"] = refusals(client)
@@ -166,7 +166,7 @@ def session(folder: Path) -> dict[str, Any]:
         traffic = Traffic(client)
         with traffic.flowing():
             deploy(args | {"max_images": 32}, **OPTIONS)
-            until(lambda: not set(targets()) & gone)
+            until(lambda: not set(targets()) & gone, every_s=0.2)
             answered = traffic.answered
             until(lambda: traffic.answered > answered + CALLERS)
         seen["redeployed"] = {"answered": traffic.answered, "failures": traffic.failures[:5]}

@@ -60,7 +60,7 @@ def test_errors_arrive_with_their_status_field_and_remedy(seen: dict[str, Any]) 
         "unary": ["NOT_FOUND", "adapter"],
         "stream": [
             "INVALID_ARGUMENT",
-            "a message of the stream is not a StreamRequest; send corolla.v1.StreamRequest messages",
+            "stream: a message of the stream is not a StreamRequest; send corolla.v1.StreamRequest messages",
         ],
         "every replica": ["NOT_FOUND"],
     }
