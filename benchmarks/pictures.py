@@ -9,11 +9,11 @@ WIDTH, HEIGHT = 500, 375
 _COARSE = (20, 15)
 
 
-def jpeg(seed: int) -> bytes:
-    """A JPEG of 500 x 375 pixels."""
+def jpeg(seed: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    """A JPEG, of 500 x 375 pixels where nothing else is said."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (*reversed(_COARSE), 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
     grainy = smooth + generator.normal(0, 4, smooth.shape)
     out = io.BytesIO()
     Image.fromarray(grainy.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)

@@ -19,6 +19,7 @@ from benchmarks.stores import Shelf
 ROOT = Path(__file__).parents[1]
 START_S = 180.0
 STOP_S = 20.0
+PROGRAM = (sys.executable, "-m", "corolla")
 
 
 class Tree:
@@ -34,6 +35,10 @@ class Tree:
     def private_bytes(self) -> int:
         """Memory that would be freed if all of it ended (what several of them share counts once at most)."""
         return sum(_private_bytes(process) for process in self._all())
+
+    def proportional_bytes(self) -> int:
+        """Its part of the machine's memory: what several processes share is divided among them."""
+        return sum(_proportional_bytes(process) for process in self._all())
 
     def stop(self) -> None:
         """Asks the process and its children to end; what still runs after `STOP_S` seconds is ended."""
@@ -112,9 +117,15 @@ class Corolla:
 
 
 @contextmanager
-def corolla(found: Shelf, *flags: str, name: str = "corolla") -> Iterator[Corolla]:
-    """`corolla serve` over a store, on free ports."""
-    command = [sys.executable, "-m", "corolla", "serve", "--store", found.url, "--device", "cpu"]
+def corolla(
+    found: Shelf, *flags: str, name: str = "corolla", program: Sequence[str] = PROGRAM
+) -> Iterator[Corolla]:
+    """`corolla serve` over a store, on free ports.
+
+    Args:
+        program: What starts `corolla`.
+    """
+    command = [*program, "serve", "--store", found.url, "--device", "cpu"]
     command += ["--port", "0", "--metrics-port", "0", "--prediction-key-file", str(found.key_file)]
     with running([*command, *flags], folder=found.folder, name=name) as tree:
         line = _until_said(r"gRPC (\S+), metrics (\S+)$", tree, found.folder / f"{name}.log")
@@ -148,4 +159,10 @@ def _cpu_seconds(process: psutil.Process) -> float:
 def _private_bytes(process: psutil.Process) -> int:
     with suppress(psutil.Error):
         return int(process.memory_full_info().uss)
+    return 0
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    with suppress(psutil.Error):
+        return int(process.memory_full_info().pss)
     return 0

@@ -30,11 +30,14 @@ VARIABLES = frozenset(
     {
         "COROLLA_DEBUG",
         "COROLLA_LOGITS",
+        "COROLLA_PRINCIPALS",
         "COROLLA_RUNS",
         "COROLLA_SERVER",
         "COROLLA_STORE",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
@@ -111,6 +114,12 @@ COMMANDS: dict[str, Lazy] = {
         extra="monitor",
         target="corolla.commands.monitor:monitor",
     ),
+    "tokens": Lazy(
+        section="Serve",
+        line="Create, list, revoke and rotate callers' tokens.",
+        extra="serve",
+        target="corolla.commands.tokens:tokens",
+    ),
     "domains": Lazy(
         section="Serve",
         line="List and add the domains of a server's metrics.",
@@ -134,6 +143,12 @@ COMMANDS: dict[str, Lazy] = {
         line="List, alias, load, fold, move, delete adapters.",
         extra="serve",
         target="corolla.commands.adapters:adapters",
+    ),
+    "keys": Lazy(
+        section="Store",
+        line="Make and show keys that sign adapters.",
+        extra="serve",
+        target="corolla.commands.keys:keys",
     ),
     "export": Lazy(
         section="Store",

@@ -32,8 +32,9 @@ def connect(connection: Connection) -> Client:
     """A client of a server.
 
     Raises:
-        InvalidInput: The address is not HOST:PORT, a file of TLS cannot be read, or a certificate and a key
-            do not belong together.
+        NotFound: The token's file does not exist.
+        InvalidInput: The address is not HOST:PORT, a file of TLS or of the token cannot be read, a
+            certificate and a key do not belong together, or the token would be sent in plain text.
     """
     chosen = _credentials(connection)
     try:
@@ -42,9 +43,11 @@ def connect(connection: Connection) -> Client:
             credentials=chosen,
             server_name=connection.server_name,
             timeout_s=connection.timeout_s,
+            token=connection.token,
+            insecure=connection.insecure,
         )
     except InvalidInput as error:
-        raise error.about("server") from error
+        raise (error.about("server") if error.field == "address" else error) from error
 
 
 def _credentials(connection: Connection) -> grpc.ChannelCredentials | None:

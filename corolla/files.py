@@ -52,6 +52,20 @@ def write(path: Path, data: bytes, overwrite: bool) -> None:
     _reported(path, "out", replace)
 
 
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a file whole that its owner alone may read, in the place of any other.
+
+    Raises:
+        InvalidInput: It cannot be written.
+    """
+
+    def replace() -> None:
+        with write_whole(path, mode=0o600) as draft:
+            draft.write_bytes(data)
+
+    _reported(path, "out", replace)
+
+
 def write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
     """Write the files of a folder, once all of their paths are known to be free."""
     for name in files:

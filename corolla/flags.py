@@ -3,8 +3,9 @@
 Imports neither torch nor gRPC, so that a command's help waits for neither.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import NoneType
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import CHOICES, MEANING, Precision
+from serving.client.token import Token, checked
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -141,6 +143,8 @@ class Connection:
         server_name: The name in the server's certificate, where it is not the address's host. TLS is spoken
             where any of these four is given.
         timeout_s: Seconds that the server may take.
+        token: The bearer token that calls show, or the path of its file.
+        insecure: Whether the token may leave the machine in plain text.
     """
 
     address: str
@@ -149,6 +153,8 @@ class Connection:
     key: Path | None
     server_name: str | None
     timeout_s: float
+    token: Token | None = field(default=None, repr=False)
+    insecure: bool = False
 
 
 def server(text: str, default: str | None = None) -> Decorator:
@@ -182,6 +188,17 @@ def server(text: str, default: str | None = None) -> Decorator:
             help="Name in the server's certificate, if not the host's (env: COROLLA_TLS_SERVER_NAME).",
         )
         @click.option(
+            "--token-file",
+            type=PATH,
+            envvar="COROLLA_TOKEN_FILE",
+            help="File of your bearer token (env: COROLLA_TOKEN_FILE; COROLLA_TOKEN is the token itself).",
+        )
+        @click.option(
+            "--insecure",
+            is_flag=True,
+            help="Send the token to another machine without TLS, if you trust the network.",
+        )
+        @click.option(
             "--timeout",
             type=click.FloatRange(0, min_open=True),
             default=30.0,
@@ -195,6 +212,8 @@ def server(text: str, default: str | None = None) -> Decorator:
             tls_certificate: Path | None,
             tls_key: Path | None,
             tls_server_name: str | None,
+            token_file: Path | None,
+            insecure: bool,
             timeout: float,
             **rest: Any,
         ) -> Any:
@@ -209,6 +228,8 @@ def server(text: str, default: str | None = None) -> Decorator:
                 key=tls_key,
                 server_name=tls_server_name,
                 timeout_s=timeout,
+                token=_token(token_file),
+                insecure=insecure,
             )
             return command(connection=connection, **rest)
 
@@ -217,9 +238,26 @@ def server(text: str, default: str | None = None) -> Decorator:
     return decorate
 
 
+def _token(file: Path | None) -> Token | None:
+    """The token of the flag, else of the variables. No flag takes its text: every user may list processes.
+
+    Raises:
+        InvalidInput: Both variables are set, or one holds something else.
+    """
+    text = os.environ.get("COROLLA_TOKEN")
+    if not text or typed(click.get_current_context(), "token_file"):
+        return file
+    if file is not None:
+        raise InvalidInput(
+            "it is set, and COROLLA_TOKEN_FILE too", field="COROLLA_TOKEN", remedy="unset one of them"
+        )
+    return checked(text, "COROLLA_TOKEN")
+
+
 def _refuse_without_server() -> None:
     context = click.get_current_context()
-    for name in ("tls_ca", "tls_certificate", "tls_key", "tls_server_name", "timeout"):
+    names = ("tls_ca", "tls_certificate", "tls_key", "tls_server_name", "token_file", "insecure", "timeout")
+    for name in names:
         if typed(context, name):
             raise InvalidInput("it needs a server", field=name, remedy="add --server HOST:PORT")
 

@@ -54,12 +54,35 @@ class Conflict(CorollaError):
     """The name is in use already, or its target has changed since it was read."""
 
 
+class Unauthenticated(CorollaError):
+    """A call that does not show who calls, or shows what does not count.
+
+    Attributes:
+        reason: Why, in one word, as it is counted.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        reason: str = "no_credentials",
+    ) -> None:
+        super().__init__(problem, field=field, remedy=remedy)
+        self.reason = reason
+
+
 class Forbidden(CorollaError):
     """A call that this server does not allow its caller."""
 
 
 class Corrupt(CorollaError):
     """Stored bytes that do not match their digest, manifest or format."""
+
+
+class Untrusted(Corrupt):
+    """An adapter that nobody vouches for who is trusted here."""
 
 
 class Overloaded(CorollaError):

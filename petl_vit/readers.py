@@ -15,6 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from image_files.formats import HEAD_BYTES, format_of
 from petl_vit.errors import InvalidInput
+from petl_vit.jpeg_scans import scans_of
 from petl_vit.not_images import explained
 
 READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
@@ -32,6 +33,8 @@ _READERS = {
 }
 _NEEDS = {"AVIF": "Pillow 11.3 or newer", "HEIC": "pillow-heif, the extra corolla[heic]"}
 _SCALES = (2, 4, 8)
+_MOST_SCANS = 64
+_TILE_SIDES = (322, 323)
 _PREVIEW = 1
 """A bit of TIFF's tag NewSubfileType: the image is a smaller copy of another one in the file."""
 
@@ -66,10 +69,11 @@ def opened(data: bytes, *, max_pixels: int, at_least: int, field: str) -> Image.
     # Only its parser runs in the try block, so every error is about these bytes.
     except Exception as error:
         raise undecodable(error, field) from error
+    several = isinstance(image, _Jpeg) and _several_scans(data, field)
     if width * height > max_pixels:
-        _reduce(image, max_pixels, at_least, field)
+        _reduce(image, max_pixels, at_least, field, several=several)
     if image.format == "TIFF":
-        _check_tiff(image, field)
+        _check_tiff(image, max_pixels, field)
     return image
 
 
@@ -138,17 +142,30 @@ def _article(kind: str) -> str:
     return "an" if kind[0] in "AiO" or kind == "SVG" else "a"
 
 
-def _reduce(image: Image.Image, max_pixels: int, at_least: int, field: str) -> None:
+def _several_scans(data: bytes, field: str) -> bool:
+    """Whether a JPEG has several scans, which are refused where they are more than an image has."""
+    scans = scans_of(data, _MOST_SCANS)
+    if scans.count > _MOST_SCANS:
+        raise InvalidInput(
+            f"the image is a JPEG of more than {_MOST_SCANS} scans, each of which takes as long as an image",
+            field=field,
+            remedy="write it again: encoders make about ten",
+        )
+    return scans.several
+
+
+def _reduce(image: Image.Image, max_pixels: int, at_least: int, field: str, *, several: bool) -> None:
     """Has a JPEG decoded at the largest scale that is allowed.
 
-    Only a baseline JPEG: a progressive one is kept whole in memory, whatever the scale.
+    Only one of a single scan: one of several is kept whole in memory, whatever the scale.
     """
     width, height = image.size
     extent = f"{width} x {height} = {width * height:,} pixels"
     if not isinstance(image, _Jpeg):
         raise _too_large(extent, max_pixels, field)
-    if image.info.get("progressive"):
-        raise _too_large(f"{extent} in a progressive JPEG", max_pixels, field)
+    if several:
+        kind = "a progressive JPEG" if image.info.get("progressive") else "a JPEG of several scans"
+        raise _too_large(f"{extent} in {kind}", max_pixels, field)
     for scale in _SCALES:
         smaller = (-(-width // scale), -(-height // scale))
         if smaller[0] * smaller[1] <= max_pixels:
@@ -167,8 +184,14 @@ def _too_large(extent: str, max_pixels: int, field: str) -> InvalidInput:
     )
 
 
-def _check_tiff(image: Any, field: str) -> None:
-    """Refuses what a TIFF may hold beside a picture: a raw photo behind its preview, measurements."""
+def _check_tiff(image: Any, max_pixels: int, field: str) -> None:
+    """Refuses what a TIFF may hold beside a picture: a raw photo behind its preview, measurements.
+
+    And tiles that are larger than an image may be: the decoder needs one whole, however small the image.
+    """
+    width, height = (int(image.tag_v2.get(tag, 0) or 0) for tag in _TILE_SIDES)
+    if width * height > max_pixels:
+        raise _too_large(f"tiles of {width} x {height} = {width * height:,} pixels", max_pixels, field)
     if int(image.tag_v2.get(254, 0) or 0) & _PREVIEW:
         raise InvalidInput("the image is a camera raw file", field=field, remedy=_CONVERT)
     if image.mode in ("F", "I"):

@@ -4,6 +4,7 @@ Only the command sets these limits; a program that runs a `Server` or a `Service
 """
 
 import ctypes
+import faulthandler
 import gc
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -33,6 +34,14 @@ def bound_memory(
     for name, value in PRODUCTS.items():
         environ.setdefault(name, value)
     heap.keep(environ, free=_KEPT_FREE, mallopt=mallopt)
+
+
+def exit_within(seconds: float) -> None:
+    """Ends the process with code 1, whatever still hangs in it, and says on stderr where its threads are.
+
+    Of a process that has begun to end: one that ends in time, ends as it would.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def settle() -> None:

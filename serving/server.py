@@ -7,7 +7,7 @@ too old, and from the moment it is asked to stop; else SERVING.
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,22 +19,30 @@ from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unreachable
 from serving.access import connections, exposure
+from serving.access.authentication import Access
+from serving.access.permitted_admin import PermittedAdmin
 from serving.address import UNIX, joined
 from serving.feedback.database import Database
 from serving.feedback.feedback import Feedback
 from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
+from serving.metrics.port_tokens import PortTokens
 from serving.metrics.series import Key
 from serving.monitor.alarm_settings import SettingsByRoute
 from serving.monitor.own import OwnStatus
+from serving.oip.servicer import NEEDS as OIP_NEEDS
 from serving.oip.servicer import SERVICE as OIP_SERVICE
 from serving.oip.servicer import OipServicer
 from serving.registry.admin import Admin
 from serving.registry.changes import say_notes
+from serving.rpc.admin_servicer import NEEDS as ADMIN_NEEDS
 from serving.rpc.admin_servicer import SERVICE as ADMIN_SERVICE
 from serving.rpc.admin_servicer import AdminServicer
-from serving.rpc.classifier_servicer import SERVICE, ClassifierServicer
+from serving.rpc.authentication import Authentication, Need, Open
+from serving.rpc.call import path
+from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.no_admin import NoAdmin
+from serving.rpc.readable import Readable
 from serving.service import Service
 from serving.settings import Settings
 
@@ -43,6 +51,14 @@ _log = logging.getLogger(__name__)
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
 _TEND_PERIOD_S = 1.0
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_NEEDS: Mapping[str, Need] = {
+    **NEEDS,
+    **ADMIN_NEEDS,
+    **OIP_NEEDS,
+    **{path(method): Open.NOTHING for method in _HEALTH.methods},
+}
+"""What each call needs of its caller where there are principals."""
 
 
 class Server:
@@ -66,17 +82,10 @@ class Server:
         alarms = SettingsByRoute.read(None if settings.alarms is None else Path(settings.alarms))
         self._status = OwnStatus(registry, unready=self._unready, alarms=alarms)
         # Opened before anything is loaded: to a probe, the process lives and is not ready.
-        self._exporter = MetricsPort(
-            registry,
-            port=settings.metrics_port,
-            host=settings.metrics_host,
-            unready=self._unready,
-            pages=self._status.pages,
-        )
-        self.metrics_port = self._exporter.port
+        self._exporter = self._open_port(registry)
         self.port = 0
         with ExitStack() as undo:
-            undo.callback(self._exporter.close)
+            undo.callback(self._close_port)
             # Before the service shows any metric: no scrape sees labels counted from zero again.
             labels, kept, problem = _labels(settings)
             undo.callback(labels.close)
@@ -91,8 +100,9 @@ class Server:
         )
         if problem is not None:
             self._feedback.not_open(problem)
+        self._access = None if settings.principals is None else self._open_access(settings.principals)
         self._admin_pool = ThreadPoolExecutor(_ADMIN_THREADS, thread_name_prefix="admin")
-        self.admin = Admin(
+        self.admin = (Admin if self._access is None else PermittedAdmin)(
             store=service.store,
             catalog=service.catalog,
             cache=service.adapter_cache,
@@ -103,6 +113,36 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._services = ["", SERVICE, OIP_SERVICE, *([ADMIN_SERVICE] if settings.takes_admin else [])]
 
+    def _open_port(self, registry: CollectorRegistry) -> MetricsPort | None:
+        settings = self.settings
+        if settings.metrics_port < 0:
+            return None
+        tokens = settings.metrics_token_file
+        return MetricsPort(
+            registry,
+            port=settings.metrics_port,
+            host=settings.scraped_host,
+            unready=self._unready,
+            pages=self._status.pages,
+            tokens=None if tokens is None else PortTokens(Path(tokens)),
+        )
+
+    def _close_port(self) -> None:
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def _open_access(self, principals: str) -> Access:
+        metrics = self.service.metrics
+        access = Access(Path(principals), on_rows=metrics.callers.rows)
+        metrics.callers.add([principal.name for principal in access.principals])
+        _log.info("%d principals may call, by %s", len(access.principals), principals)
+        return access
+
+    @property
+    def metrics_port(self) -> int:
+        """Where metrics are scraped; -1 where they are not."""
+        return -1 if self._exporter is None else self._exporter.port
+
     @property
     def address(self) -> str:
         """Where it listens: HOST:PORT or `unix:/path`."""
@@ -112,7 +152,7 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
         server = await self._start()
-        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend())]
+        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend(), self._follow_access())]
         try:
             await self.service.warm()
             await asyncio.to_thread(say_notes, self.service.catalog)
@@ -129,16 +169,26 @@ class Server:
         """Asks the server to drain and stop. Signal handlers may call it."""
         self._stopping.set()
 
-    def stop_on_signals(self) -> None:
-        """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup."""
+    def stop_on_signals(self, then: Callable[[], object] = lambda: None) -> None:
+        """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup.
+
+        Args:
+            then: Called once it has begun to stop.
+        """
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if not self._stopping.is_set():
+                self.stop()
+                then()
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, stop)
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings
-        server = grpc.aio.server(options=connections.options(settings))
+        server = grpc.aio.server(options=connections.options(settings), interceptors=self._interceptors())
         self._add_services(server)
         await self._set_health(False)
         try:
@@ -146,12 +196,29 @@ class Server:
             self.port = exposure.listen(server, settings)
             await server.start()
         except BaseException:
-            await asyncio.to_thread(self._exporter.close)
+            await asyncio.to_thread(self._close_port)
             await asyncio.to_thread(self._feedback.close)
             raise
         self.service.start()
         self._status.start(self.service.store.references)
         return server
+
+    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """Who calls is asked first, and only where there are principals; then what it sent is looked at."""
+        settings, metrics = self.settings, self.service.metrics
+        readable = Readable(
+            [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
+            metrics,
+            max_images=settings.max_images,
+            max_bytes=settings.max_queue_bytes,
+        )
+        if self._access is None:
+            return [readable]
+        certificates = settings.tls_client_ca is not None
+        return [
+            Authentication(self._access, needs=_NEEDS, certificates=certificates, metrics=metrics),
+            readable,
+        ]
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings, service = self.settings, self.service
@@ -180,13 +247,15 @@ class Server:
             server.add_generic_rpc_handlers([NoAdmin()])
         reflected = [name for name in self._services if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(reflected, server)
+        if settings.reflection:
+            reflection.enable_server_reflection(reflected, server)
 
     async def _watch(self) -> None:
         """Sets health to NOT_SERVING while the oldest queued row is too old."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
+            self.service.metrics.set_tasks(len(asyncio.all_tasks()))
             healthy = self.service.batcher.oldest_age_s < self.settings.stall_s
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
@@ -199,12 +268,20 @@ class Server:
             with suppress(Overloaded):  # then labels are taken
                 await self._feedback.in_turn(self._feedback.tend)
 
+    async def _follow_access(self) -> None:
+        """Takes new principals and leaves revoked tokens out, as their file says."""
+        access = self._access
+        while access is not None:
+            await asyncio.sleep(self.settings.refresh_s)
+            if await asyncio.to_thread(access.follow):
+                self.service.metrics.callers.add([principal.name for principal in access.principals])
+
     async def _shut(self, server: grpc.aio.Server) -> None:
         await self._set_health(False)
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
-        await asyncio.to_thread(self._exporter.close)
+        await asyncio.to_thread(self._close_port)
         await asyncio.to_thread(self._status.close)
         await asyncio.to_thread(self._feedback.close)
         self._admin_pool.shutdown(wait=False, cancel_futures=True)

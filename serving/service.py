@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from model_store.format.trust import TrustedKeys
 from model_store.resolution.precision import checked_loader
 from model_store.resolution.reference import Referenced
 from model_store.store import Store
@@ -30,6 +32,7 @@ from serving.engine.backend import Backend, TorchBackend, VitOf
 from serving.engine.batcher import Batcher
 from serving.engine.engine import Engine, Job, Logits
 from serving.engine.precision import PrecisionCheck
+from serving.engine.weights import TaskWeights
 from serving.metrics.events import Metrics
 from serving.metrics.label_requests import Sampling
 from serving.metrics.label_values import Domains
@@ -54,6 +57,7 @@ class Service:
         settings: Of a server; those of its ports are ignored.
         registry: Where its metrics are registered; None makes one.
         kept: What was counted of labels before; see `Metrics`.
+        fair: Whether those who wait share the engine; see `Batcher`.
 
     Raises:
         NotFound: The store has no such backbone.
@@ -66,10 +70,14 @@ class Service:
         settings: Settings,
         registry: CollectorRegistry | None = None,
         kept: Mapping[Key, float] | None = MappingProxyType({}),
+        *,
+        fair: bool = True,
     ) -> None:
         self.settings = settings
+        self.weights = TaskWeights.read(settings.weights)
         self.threads = use_threads(settings.threads)
-        self.store = Store.open(settings.store)
+        trusted = None if settings.trusted_keys is None else TrustedKeys(Path(settings.trusted_keys))
+        self.store = Store.open(settings.store, trusted=trusted, cache=settings.opened_cache())
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
@@ -90,6 +98,7 @@ class Service:
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
+            fair=fair,
         )
         self.check = self._check()
         self.adapter_cache = self._adapter_cache()
@@ -108,6 +117,7 @@ class Service:
             max_pixels=settings.max_pixels,
             cascade_full_share=settings.cascade_full_share,
             frozen_share=FrozenShare(settings.frozen_share, self.loader.base_head),
+            weights=self.weights,
         )
         self.references = RouteReferences(self.catalog, show=self._compare)
         self._watch_thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
@@ -120,6 +130,9 @@ class Service:
             every_s=settings.refresh_s,
             pool=self._watch_thread,
         )
+        if self.weights:
+            for problem in self.weights.unused(record.spec.name for record in self.store.tasks.list()):
+                _log.warning("--weights: %s", problem)
         for setting, reason in self._without_effect():
             _log.warning("--%s has no effect here: %s", setting.replace("_", "-"), reason)
 
@@ -190,6 +203,8 @@ class Service:
         chosen = self.settings.model_fields_set
         if "device_bytes" in chosen and not self.slots_have_bytes:
             yield "device_bytes", "a forward uses adapters where --host-bytes registers them"
+        if "cache_bytes" in chosen and self.settings.cache is None:
+            yield "cache_bytes", "there is no --cache"
         if "bf16_fallback" in chosen and self.check is None:
             yield "bf16_fallback", f"the backbone computes in {self.precision}"
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.place.cache import Cache
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
 from petl_vit.image_input import MAX_PIXELS
@@ -31,6 +32,8 @@ _ELSEWHERE = frozenset(
         "COROLLA_SERVER",
         "COROLLA_TLS_CA",
         "COROLLA_TLS_SERVER_NAME",
+        "COROLLA_TOKEN",
+        "COROLLA_TOKEN_FILE",
     }
 )
 """Variables of other commands."""
@@ -44,19 +47,43 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     store: str | None = Field(default=None, description="folder or URL of the model store")
+    cache: str | None = Field(
+        default=None, description="folder in which files of a remote store are kept; default: none are"
+    )
+    cache_bytes: int = Field(
+        default=10 * 2**30, ge=1, description="bytes of the cache; the least recently used leave it first"
+    )
     backbone: str | None = Field(default=None, description="name or digest; default: the only one stored")
     host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
     socket_mode: str = Field(
         default="600", pattern="^0?[0-7]{3}$", description="who may use a Unix socket, as in chmod"
     )
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(default=9095, ge=0, le=65535, description="Prometheus port; 0 picks a free one")
+    metrics_port: int = Field(
+        default=9095, ge=-1, le=65535, description="Prometheus port; 0 picks a free one, -1 opens none"
+    )
+    metrics_host: str | None = Field(
+        default=None, description="address of the Prometheus port; default: --host, of a socket 127.0.0.1"
+    )
+    metrics_token_file: str | None = Field(
+        default=None,
+        description="file with the bearer tokens, one a line, that metrics and pages are shown to; "
+        "probes need none",
+    )
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )
     admin: bool | None = Field(
         default=None,
-        description="take administration calls; default: on loopback, or where clients show certificates",
+        description="take administration calls; default: on loopback, or where callers show who they are",
+    )
+    principals: str | None = Field(
+        default=None,
+        description="file of who may call, by tokens or certificates, do what, and how much; "
+        "see `corolla tokens`; default: anyone who can connect",
+    )
+    reflection: bool = Field(
+        default=True, description="show clients which services there are; with --principals, only those in it"
     )
     tls_certificate: str | None = Field(
         default=None, description="PEM file with the server's certificate chain"
@@ -121,7 +148,11 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="pixels of one decoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(
-        default=2**30, ge=1, description="bytes of images that may wait; more are refused"
+        default=2**30, ge=1, description="bytes of images, and of messages, that may wait; more are refused"
+    )
+    weights: str | None = Field(
+        default=None,
+        description="TOML file with the weights of tasks in the queue: what each gets of a busy engine",
     )
     slots: int = Field(default=256, ge=1, description="adapters that one forward may mix")
     host_bytes: int | None = Field(
@@ -148,6 +179,11 @@ class Settings(BaseSettings):
     )
     refresh_s: float = Field(
         default=1.0, gt=0, description="seconds until a moved alias or a changed route is followed"
+    )
+    trusted_keys: str | None = Field(
+        default=None,
+        description="file of public keys and digests, one a line; adapters that none of them vouches for are "
+        "not loaded",
     )
     prediction_key_file: str | None = Field(
         default=None,
@@ -195,6 +231,11 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"
     )
 
+    @field_validator("metrics_host")
+    @classmethod
+    def _plain_metrics_host(cls, value: str | None) -> str | None:
+        return None if value is None else address.host_of(value)
+
     @field_validator("host")
     @classmethod
     def _plain_host(cls, value: str) -> str:
@@ -223,6 +264,14 @@ class Settings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "settings"
             field = name if flags.get(name) is not None else f"{PREFIX}{name.upper()}"
             raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=field) from None
+
+    def opened_cache(self) -> Cache | None:
+        """Where tensor files of the store are kept on this machine, if anywhere.
+
+        Raises:
+            CorollaError: The folder cannot be written.
+        """
+        return None if self.cache is None else Cache.open(Path(self.cache), self.cache_bytes)
 
     def registered_bytes(self, *, beside_gpu: bool) -> int:
         """Bytes of host memory that adapters may take."""
@@ -259,7 +308,9 @@ class Settings(BaseSettings):
     @property
     def takes_admin(self) -> bool:
         """Whether administration is served: only known callers may unload adapters or move aliases."""
-        return self.loopback or self.tls_client_ca is not None if self.admin is None else self.admin
+        if self.admin is not None:
+            return self.admin
+        return self.loopback or self.tls_client_ca is not None or self.principals is not None
 
     @property
     def loopback(self) -> bool:
@@ -272,8 +323,10 @@ class Settings(BaseSettings):
         return address.socket_path(self.host)
 
     @property
-    def metrics_host(self) -> str:
+    def scraped_host(self) -> str:
         """Where metrics are scraped: Prometheus needs a port."""
+        if self.metrics_host is not None:
+            return self.metrics_host
         return "127.0.0.1" if self.host.startswith(address.UNIX) else self.host
 
 

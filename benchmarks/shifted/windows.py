@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.shifted.served import DOMAIN, Served, Traces, sample
 from model_store.format.reference import Reference
+from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions
 from serving.monitor.evaluator import Evaluator
 from serving.monitor.samples import Reading, Sample
@@ -81,7 +82,7 @@ def samples(traces: Traces, sums: Floats) -> list[Sample]:
 
 def _status(traces: Traces, sums: Floats, gauges: Sequence[Sample], confusions: Confusions) -> DomainStatus:
     """What the evaluator says after its first reading."""
-    evaluator = Evaluator(Replayed(), confusions=confusions)
+    evaluator = Evaluator(Replayed(), confusions=confusions, alarms=SequentialAlarms())
     status = evaluator.take(Reading(at=AT, samples=(*samples(traces, sums), *gauges)))
     (found,) = (one for route in status.routes for one in route.domains if one.domain == DOMAIN)
     return found

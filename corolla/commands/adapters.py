@@ -1,6 +1,6 @@
 """`corolla adapters`: the group, and what lists, shows and aliases the adapters of a store.
 
-Its other commands are in `interchange`, `soup` and `resident`.
+Its other commands are in `interchange`, `signing`, `soup` and `resident`.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,8 @@ COMMANDS = {
     "fold": _lazy("interchange:fold", "Write a model as a plain timm checkpoint."),
     "export": _lazy("interchange:export_adapter", "Write one version for another store or library."),
     "import": _lazy("interchange:import_adapter", "Register an adapter from another store or library."),
+    "sign": _lazy("signing:sign", "Sign one version, so that servers may require it."),
+    "verify": _lazy("signing:verify", "Check one version, and who vouches for it."),
     "delete": _lazy("interchange:delete", "Delete one version of an adapter for good."),
     "resident": _in_server("resident", "List the adapters in a server's memory."),
     "load": _in_server("load", "Load an adapter into a server."),

@@ -314,10 +314,11 @@ def _check_kind(path: Path, kind: str) -> None:
 
 def _zip_with(path: Path, name: str) -> bool:
     """Whether a file is a zip with a file of that name, in any of its folders."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as file:
-        return any(Path(member).name == name for member in file.namelist())
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(Path(member).name == name for member in file.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
+        return False  # no zip, or a damaged one, which its reader refuses
 
 
 def _refuse(value: object, field: str, why: str) -> None:

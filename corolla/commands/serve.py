@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -18,6 +18,9 @@ from serving import environment, process
 from serving.access import exposure
 from serving.address import joined
 from serving.settings import Settings
+
+_EXIT_S = 8.0
+"""After the queued work was done or refused: answers are sent, the database and the ports are closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ def _settings(command: Any) -> Any:
         "corolla serve --store s3://models/corolla --domains photo,sketch",
         "COROLLA_PORT=0 corolla serve --metrics-port 0",
         "corolla serve --host unix:/run/corolla/corolla.sock",
+        "corolla serve --principals who.json --tls-certificate server.pem --tls-key server.key",
     )
 )
 @_settings
@@ -52,16 +56,16 @@ def serve(url: str | None, **_: Any) -> None:
     settings = Settings.read(given | {"store": url})
     exposure.check(settings)
     process.bound_memory(os.environ)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, lambda: process.exit_within(settings.drain_s + _EXIT_S)))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, at_stop: Callable[[], object] = lambda: None) -> None:
     from serving.server import Server
 
     sizes = {"before the backbone": process.resident_bytes()}
     server = Server(settings)
     sizes["with it"] = process.resident_bytes()
-    server.stop_on_signals()
+    server.stop_on_signals(at_stop)
     ready = asyncio.Event()
     running = asyncio.create_task(server.run(ready))
     waiting = asyncio.create_task(ready.wait())
@@ -72,8 +76,10 @@ async def _serve(settings: Settings) -> None:
         service = server.service
         sizes["warm"] = process.resident_bytes()
         _log.info("resident memory: %s", _mebibytes(sizes))
-        where = joined(settings.metrics_host, server.metrics_port)
-        _log.info("the status page is http://%s/", where)
+        where = "none"
+        if server.metrics_port >= 0:
+            where = joined(settings.scraped_host, server.metrics_port)
+            _log.info("the status page is http://%s/", where)
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "

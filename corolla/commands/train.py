@@ -20,6 +20,7 @@ from corolla.group import CommandGroup
 from corolla.interruption import goes_on
 from corolla.method_settings import recipe_of, trainable
 from corolla.task_input import apply_transform, task_input
+from model_store.format.signature import SigningKey
 from model_store.store import Store
 from petl_vit import heap, summaries
 from petl_vit.errors import InvalidInput
@@ -92,6 +93,9 @@ _COMMON: list[flags.Decorator] = [
         help="Folder for the state of unfinished runs (env: COROLLA_RUNS).  [default: the user's cache]",
     ),
     click.option("--again", is_flag=True, help="Train even if this very run is registered already."),
+    click.option(
+        "--sign", type=flags.PATH, metavar="KEY", help="Sign what is registered with the key in this file."
+    ),
     click.option(
         "--promote", is_flag=True, help="Move `latest` even to an adapter that is far below its base head."
     ),
@@ -220,7 +224,8 @@ def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
 def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     heap.keep(os.environ)
     store = Store.open(options.pop("url"))
-    as_json, others = options.pop("as_json"), options.pop("others")
+    as_json, others, sign = options.pop("as_json"), options.pop("others"), options.pop("sign")
+    key = None if sign is None else SigningKey.read(sign.expanduser())  # before hours of training
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"
     apply_transform(options)
     values = {name: options.pop(name) for name in (*Recipe.model_fields,) if name in options}
@@ -243,6 +248,9 @@ def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     jobs = [job.Job(name=name, recipe=recipe, **common) for name, recipe in adapters]
     with goes_on():
         outcomes = job.run_together(store, jobs, Bars())
+    if key is not None:
+        for outcome in outcomes:
+            store.adapters.sign(outcome.manifest, key)
     if as_json:
         names = standings.documents(store, [o.manifest for o in outcomes if not o.reused])
         documents = [

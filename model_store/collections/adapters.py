@@ -4,18 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
 from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
+from model_store.format.signature import Signature, SigningKey, name_of
+from model_store.format.trust import Trusted, TrustedKeys
 from model_store.names import LATEST, AdapterId, check_name
 from model_store.place.objects import Place
 from model_store.routes.algebra import AdapterRef
-from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
+from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +37,16 @@ class Published:
 
 
 class Adapters:
-    """The adapters in a place, of the tasks in it; moves of aliases are recorded in the history."""
+    """The adapters in a place, of the tasks in it; moves of aliases are recorded in the history.
 
-    def __init__(self, place: Place, tasks: Tasks, history: History) -> None:
-        self._place = place
+    Args:
+        trusted: Who has to vouch for an adapter before its tensors are read; None asks nobody.
+    """
+
+    def __init__(
+        self, place: Place, tasks: Tasks, history: History, trusted: TrustedKeys | None = None
+    ) -> None:
+        self._place, self._trusted = place, trusted
         self._tasks = tasks
         self._aliases = Aliases(place, history)
 
@@ -116,11 +126,84 @@ class Adapters:
 
         Raises:
             Corrupt: The file is missing or damaged, or is not what the digest says.
+            Untrusted: Somebody has to vouch for it, and nobody does.
         """
+        if self._trusted is not None:
+            self.voucher(manifest, self._trusted.now())
+        return self._read(manifest)[1]
+
+    def file(self, manifest: Manifest) -> bytes:
+        """The file of an adapter's tensors, checked by its digest.
+
+        Raises:
+            Corrupt: As `load`.
+        """
+        return self._read(manifest)[0]
+
+    def adopt(self, manifest: Manifest, record: bytes) -> bool:
+        """Publish a version whose number is taken by its tensors, which were written before.
+
+        Args:
+            record: The manifest's file.
+
+        Returns:
+            Whether it is there now; otherwise its number was deleted meanwhile.
+
+        Raises:
+            Conflict: There is another manifest.
+        """
+        version = manifest.task, manifest.name, manifest.version
+        key = keys.adapter(*version, _MANIFEST)
+        # Another publisher of the same tensors may have claimed the number too, where an answer was lost.
+        if not self._place.create(key, record) and self.manifest(*version).digest != manifest.digest:
+            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
+        if self._is_buried(*version):  # a garbage collector took the tensors for those of a dead publisher
+            self._place.delete(key)
+            return False
+        return True
+
+    def _read(self, manifest: Manifest) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        digest.check(_digest(manifest, loaded), manifest.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(_digest, manifest)
+        return read(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
+
+    def sign(self, manifest: Manifest, key: SigningKey) -> Signature:
+        """Sign a version; the same again keeps the signature that is there.
+
+        Raises:
+            Corrupt: Its manifest or its tensors are not what they were; nothing is signed then.
+        """
+        data = self._manifest_file(manifest)
+        self.load(manifest)
+        there = next((s for s in self.signatures(manifest) if s.key == key.public and s.is_of(data)), None)
+        if there is not None:
+            return there
+        made = key.sign(data)
+        place = keys.signature(manifest.task, manifest.name, manifest.version, name_of(key.public))
+        self._place.swap(place, lambda _: made.encode())
+        return made
+
+    def signatures(self, manifest: Manifest) -> "list[Signature]":
+        """The signatures of a version, by whomever; damaged ones count for nothing and are left out."""
+        found = []
+        for key in self._place.keys(self._signatures_of(manifest.task, manifest.name, manifest.version)):
+            with suppress(Corrupt, Unsupported):
+                if (data := self._place.read(key)) is not None:
+                    found.append(Signature.parse(data, key))
+        return found
+
+    def is_signed(self, manifest: Manifest, signature: Signature) -> bool:
+        """Whether a signature is of a version as it is stored."""
+        return signature.is_of(self._manifest_file(manifest))
+
+    def voucher(self, manifest: Manifest, trusted: Trusted) -> str:
+        """Who of those who are trusted vouches for a version.
+
+        Raises:
+            Untrusted: Nobody does.
+            Corrupt: Its manifest is not what it was when it was read.
+        """
+        return trusted.voucher(manifest, self._manifest_file(manifest), self.signatures(manifest))
 
     def remove(self, task: str, name: str, version: int) -> int | None:
         """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.
@@ -144,15 +227,45 @@ class Adapters:
             self._aliases.retreat_latest(task, name, version, successor)
             self._retreat_further(task, name, successor)
         # The manifest first: without it the version does not exist, whatever else is left of it.
-        for file in (_MANIFEST, _WEIGHTS):
-            key = keys.adapter(task, name, version, file)
-            if self._place.read(key) is not None:
-                self._place.delete(key)
+        files = [keys.adapter(task, name, version, file) for file in (_MANIFEST, _WEIGHTS)]
+        for key in [*files, *self._place.keys(self._signatures_of(task, name, version))]:
+            self._place.delete(key)
         if not remaining:
             self._drop_latest(task, name, version)
         return self._aliases.get(task, name, LATEST)
 
+    def bury(self, task: str, name: str, version: int) -> bool:
+        """Remove the tensors of a version that was never published; whether it still is not.
+
+        Its number stays taken: a publisher that comes back to it finds the tombstone and takes the next.
+        """
+        tombstone = keys.adapter(task, name, version, _TOMBSTONE)
+        ours = self._place.create(tombstone, Tombstone(digest=None, deleted_at=datetime.now(UTC)).encode())
+        if self._place.exists(keys.adapter(task, name, version, _MANIFEST)):  # published since it was listed
+            if ours:
+                self._place.delete(tombstone)
+            return False
+        self._place.delete(keys.adapter(task, name, version, _WEIGHTS))
+        return True
+
+    def mend_latest(self, task: str, name: str) -> bool:
+        """Point `latest` at a version that there is, or forget it where there is none; whether it changed.
+
+        A publication or a deletion that was cut off may have left it behind.
+        """
+        now = self._aliases.get(task, name, LATEST)
+        remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+        if now is None and remaining:
+            self._aliases.advance_latest(task, name, self._successor(task, name, remaining))
+        elif now is not None and not remaining:
+            self._drop_latest(task, name, now)
+        return now != self._aliases.get(task, name, LATEST)
+
     # Aliases
+
+    def advance_latest(self, task: str, name: str, version: int) -> None:
+        """Move `latest` to a version that exists, never backwards."""
+        self._aliases.advance_latest(task, name, version)
 
     def aliases(self, task: str, name: str) -> dict[str, int]:
         """The version that each alias of an adapter stands for."""
@@ -221,15 +334,24 @@ class Adapters:
 
     # The steps
 
+    def _manifest_file(self, manifest: Manifest) -> bytes:
+        key = keys.adapter(manifest.task, manifest.name, manifest.version, _MANIFEST)
+        data = self._place.read(key)
+        if data is None or Manifest.parse(data, key) != manifest:
+            raise Corrupt("the manifest has changed since it was read", field=key, remedy=_REMEDY)
+        return data
+
+    def _signatures_of(self, task: str, name: str, version: int) -> str:
+        return keys.adapter(task, name, version, keys.SIGNATURES)
+
     def _create_version(self, draft: Draft, identity: str, data: bytes) -> Manifest:
         numbers = self._versions_with(draft.task, draft.name, r"(?:adapter\.safetensors|deleted\.json)")
         version = max((number for _, _, number in numbers), default=0) + 1
         while not self._claim(draft, version, data):
             version += 1
         manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
-        key = keys.adapter(draft.task, draft.name, version, _MANIFEST)
-        if not self._place.create(key, manifest.encode()):
-            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
+        if not self.adopt(manifest, manifest.encode()):
+            return self._create_version(draft, identity, data)
         return manifest
 
     def _claim(self, draft: Draft, version: int, data: bytes) -> bool:

@@ -6,13 +6,15 @@ Keys of other forms are ignored: other files may lie beside a store's.
 import re
 from collections.abc import Iterable
 
-from model_store.names import BASE, DIGEST, check_digest, check_name, is_name
+from model_store.names import BASE, DIGEST, NAME, check_digest, check_name, is_name
 from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
+GARBAGE = "garbage"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -25,6 +27,10 @@ def task(name: str, digest: str, file: str) -> str:
 
 def adapter(task: str, name: str, version: int, file: str) -> str:
     return f"{ADAPTERS}/{check_name(task, 'task')}/{_check_adapter(name)}/{int(version)}/{file}"
+
+
+def signature(task: str, name: str, version: int, key: str) -> str:
+    return adapter(task, name, version, f"{SIGNATURES}/{check_digest(key, 'key')}.json")
 
 
 def alias(task: str, name: str, alias: str) -> str:
@@ -46,6 +52,11 @@ def reference(route: str, data: str) -> str:
 def history(key: str, file: str) -> str:
     """A record of the history of what lies under the key of an alias or a route."""
     return f"{HISTORY}/{key}/{file}"
+
+
+def garbage(key: str) -> str:
+    """The mark of a file that is about to be deleted, by its key."""
+    return f"{GARBAGE}/{key.replace('/', '+')}"
 
 
 def below(kind: str, *names: str | None) -> str:
@@ -70,9 +81,26 @@ def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
     return [(task, name, int(version)) for task, name, version in triples if is_name(task) and is_name(name)]
 
 
+def signatures_in(keys: Iterable[str]) -> list[str]:
+    """The keys of the signatures of adapters among keys."""
+    pattern = rf"{ADAPTERS}/{NAME}/{NAME}/[1-9]\d*/{SIGNATURES}/{DIGEST}\.json"
+    return [key for key in keys if re.fullmatch(pattern, key)]
+
+
 def aliases_in(keys: Iterable[str]) -> list[str]:
     """The aliases among the keys of one adapter's."""
     return [alias for (alias,) in _matches(keys, rf"{ALIASES}/[^/]+/[^/]+/([^/]+)") if is_name(alias)]
+
+
+def all_aliases_in(keys: Iterable[str]) -> list[tuple[str, str, str]]:
+    """The task, adapter and alias of each alias among keys."""
+    triples = _matches(keys, rf"{ALIASES}/([^/]+)/([^/]+)/([^/]+)")
+    return [(task, name, alias) for task, name, alias in triples if all(map(is_name, (task, name, alias)))]
+
+
+def images_in(keys: Iterable[str]) -> list[str]:
+    """The digests of the training sets whose lists of images are among keys."""
+    return [digest for (digest,) in _matches(keys, rf"{IMAGES}/({DIGEST})")]
 
 
 def routes_in(keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -14,6 +14,9 @@ from petl_vit.errors import Corrupt, InvalidInput
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_HEADER_BYTES = 16 * 2**20
+"""Of a file's header, which is parsed whole; a ViT's has some fifty thousand bytes."""
+
 
 def encode(tensors: "Mapping[str, Tensor]") -> bytes:
     """Write tensors of any device as one safetensors file.
@@ -52,6 +55,7 @@ def decode(data: bytes | None, *, key: str, remedy: str) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
 
     try:
+        check_header(data[:8], len(data))
         tensors = safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         problem = f"not a whole safetensors file ({len(data):,} bytes: {error})"
@@ -60,6 +64,21 @@ def decode(data: bytes | None, *, key: str, remedy: str) -> "dict[str, Tensor]":
     if bad is not None:
         raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=key, remedy=remedy)
     return dict(tensors)
+
+
+def check_header(start: bytes, size: int) -> None:
+    """Refuse a safetensors file whose header is too long to be parsed.
+
+    Args:
+        start: Its first eight bytes, or fewer.
+        size: Bytes of the whole file.
+
+    Raises:
+        ValueError: It is longer than the file, or than `MAX_HEADER_BYTES`.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+        raise ValueError(f"a header of {length:,} bytes, in a file of {size:,}")
 
 
 def not_finite(tensors: "Mapping[str, Tensor]") -> str | None:

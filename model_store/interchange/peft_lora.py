@@ -299,6 +299,7 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     document, _ = pickled.read(folder / PICKLED)
     table = document if isinstance(document, dict) else {}
     found = {str(name): tensor for name, tensor in table.items() if isinstance(tensor, Tensor)}
+    pickled.check_size(found, folder / PICKLED)
     bad = tensors.not_finite(found)
     if bad is not None:
         raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=PICKLED, remedy=_REMEDY)

@@ -5,39 +5,58 @@ becomes a `CorollaError` that names the key.
 """
 
 import fcntl
+import os
+import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from model_store.place.cache import Cache
+from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion  # exists for type checkers only
+    from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
 
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
+_DRAFT = re.compile(r".+#\d+")  # obstore writes a file under such a name first, and lists none of them
+_AZURE = ("az", "adl", "azure")  # schemes whose URLs have no place for the account
 
 
 class Stamp(NamedTuple):
-    """How an object is listed. A different tag means different content."""
+    """How an object is listed: a different tag means different content; `size` is bytes."""
 
     tag: str
     modified: datetime
+    size: int
 
 
 class Place(Protocol):
     """What a store needs of the place it lives in; `Objects` says what each does."""
 
+    @property
+    def cache(self) -> Cache | None: ...
+
     def read(self, key: str) -> bytes | None: ...
 
+    def exists(self, key: str) -> bool: ...
+
+    def stamp(self, key: str) -> Stamp | None: ...
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]: ...
+
     def create(self, key: str, data: bytes) -> bool: ...
+
+    def renew(self, key: str, data: bytes) -> None: ...
 
     def swap(self, key: str, change: Change) -> None: ...
 
@@ -51,14 +70,27 @@ class Place(Protocol):
 
 
 class Objects:
-    """Objects of one store. Safe for threads and processes; keys are checked by the caller."""
+    """Objects of one store. Safe for threads and processes; keys are checked by the caller.
 
-    def __init__(self, backend: ObjectStore, folder: Path | None) -> None:
+    Attributes:
+        cache: Where tensor files are kept on this machine, if anywhere.
+    """
+
+    def __init__(
+        self,
+        backend: ObjectStore,
+        folder: Path | None,
+        *,
+        writing: ObjectStore | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.cache = cache
         self._backend = backend
         self._folder = folder
+        self._writes = Writes(writing or backend, attempts=1 if writing is None else ATTEMPTS)
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, cache: Cache | None = None) -> Self:
         """Open a plain path (created when missing) or any URL that obstore knows.
 
         Raises:
@@ -67,12 +99,17 @@ class Objects:
         """
         scheme = urlsplit(url).scheme if "://" in url else ""
         if scheme in ("", "file"):
-            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser())
+            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
         if scheme == "memory":
-            return cls(MemoryStore(), None)
-        retry = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+            return cls(MemoryStore(), None, cache=cache)
+        retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=60)}
+        account = _azure_account(url) if scheme in _AZURE else {}
         try:
-            return cls(from_url(url, retry_config=retry), None)  # type: ignore[call-overload]
+            reading = from_url(url, retry_config=retry, **account)  # type: ignore[call-overload]
+            # A conditional write that is sent twice may refuse itself: `Writes` repeats them with care.
+            once = {"max_retries": 0}
+            writing = from_url(url, retry_config=once, **account)  # type: ignore[call-overload]
+            return cls(reading, None, writing=writing, cache=cache)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
                 f"{url!r} does not open ({_first_line(error)})",
@@ -81,10 +118,10 @@ class Objects:
             ) from error
 
     @classmethod
-    def _open_folder(cls, folder: Path) -> Self:
+    def _open_folder(cls, folder: Path, cache: Cache | None) -> Self:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(LocalStore(folder.resolve()), folder.resolve())
+            return cls(LocalStore(folder.resolve()), folder.resolve(), cache=cache)
         except (OSError, BaseError) as error:
             raise CorollaError(
                 f"the folder {folder} cannot be opened ({_first_line(error)})",
@@ -100,15 +137,27 @@ class Objects:
         stored = self._get(key)
         return None if stored is None else stored[0]
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, whatever a listing says."""
+        return self.stamp(key) is not None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """How an object would be listed; None where there is none. Nothing is listed."""
+        with _place_errors(key):
+            try:
+                return _stamp(self._backend.head(key))
+            except FileNotFoundError:
+                return None
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole if there is none yet; returns whether it was written."""
         with _place_errors(key):
-            try:
-                # One request: a multipart upload could not be conditional.
-                self._backend.put(key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
-        return True
+            return self._writes.put(key, data, "create")
+
+    def renew(self, key: str, data: bytes) -> None:
+        """Write the same bytes again to an object that never changes, which makes it young."""
+        with _place_errors(key):
+            self._writes.put(key, data, "overwrite")
 
     def swap(self, key: str, change: Change) -> None:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
@@ -128,9 +177,9 @@ class Objects:
         raise Conflict("others keep changing it", field=key, remedy="try again")
 
     def delete(self, key: str) -> None:
-        """Remove an object that exists."""
+        """Remove an object, if there is one."""
         with _place_errors(key):
-            self._backend.delete(key)
+            self._writes.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix of whole segments, sorted."""
@@ -139,11 +188,29 @@ class Objects:
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
-            return {
-                meta["path"]: Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"])
-                for page in self._backend.list(prefix)
-                for meta in page
-            }
+            return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        """The bytes of each half-written file that a killed writer left in a local folder; elsewhere none.
+
+        Args:
+            older_than: Younger ones are left out, as their writers may be at work.
+            remove: Whether to remove them.
+        """
+        if self._folder is None:
+            return []
+        sizes, latest = [], time.time() - older_than.total_seconds()
+        with _place_errors(str(self._folder)):
+            for draft in self._folder.rglob("*#*"):
+                if not _DRAFT.fullmatch(draft.name):
+                    continue
+                with suppress(FileNotFoundError):  # it has just become a file
+                    status = draft.stat()
+                    if status.st_mtime <= latest:
+                        sizes.append(status.st_size)
+                        if remove:
+                            draft.unlink()
+        return sizes
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -175,15 +242,9 @@ class Objects:
         if self._folder is None and expected is None:
             return self.create(key, data)
         with _place_errors(key):
-            try:
-                # On a folder the lock is held, and a rename replaces the file whole.
-                unconditional = self._folder is not None or expected is None
-                self._backend.put(
-                    key, data, mode="overwrite" if unconditional else expected, use_multipart=False
-                )
-            except PreconditionError:
-                return False
-        return True
+            # On a folder the lock is held, and a rename replaces the file whole.
+            unconditional = self._folder is not None or expected is None
+            return self._writes.put(key, data, "overwrite" if unconditional else expected)
 
 
 @contextmanager
@@ -202,6 +263,22 @@ def _place_errors(key: str) -> Iterator[None]:
             field=key,
             remedy="check its URL, your permissions and the network",
         ) from error
+
+
+def _azure_account(url: str) -> dict[str, str]:
+    """The account of a URL that names only a container; obstore would panic without one."""
+    name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if not name:
+        raise InvalidInput(
+            f"{url!r} names no storage account",
+            field="store",
+            remedy="set AZURE_STORAGE_ACCOUNT_NAME, or give abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX",
+        )
+    return {"account_name": name}
+
+
+def _stamp(meta: "ObjectMeta") -> Stamp:
+    return Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"], meta["size"])
 
 
 def _first_line(error: Exception) -> str:

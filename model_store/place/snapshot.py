@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from model_store.place.cache import Cache
 from model_store.place.objects import Change, Place, Stamp
 
 NAMES = ("aliases", "routes", "tasks")
@@ -64,7 +65,7 @@ class Snapshot:
 
     def later(self) -> "Snapshot | None":
         """The names as they are now; None if nothing has changed."""
-        names, versions, versions_at = _listed(self._place, NAMES), self._versions, self._versions_at
+        names, versions, versions_at = self._listed_names(), self._versions, self._versions_at
         suspects = _differing(self._names, names)
         now = self._clock()
         if now - versions_at >= VERSIONS_EVERY_S:
@@ -86,6 +87,17 @@ class Snapshot:
             clock=self._clock,
         )
 
+    def _listed_names(self) -> _Stamps:
+        """The names that are listed now, and those that a listing lacks and the place still has.
+
+        A listing may be older than the one before it; an object says of itself whether it is there.
+        """
+        names = _listed(self._place, NAMES)
+        for key in self._names.keys() - names.keys():
+            if self._place.exists(key):
+                names[key] = self._names[key]._replace(young=True)
+        return names
+
     def changed(self, old: "Snapshot") -> list[str]:
         """The keys that are new, gone or different since an older snapshot, sorted.
 
@@ -102,6 +114,10 @@ class Snapshot:
         return new[key].stamp != before[key].stamp
 
     # A store's place
+
+    @property
+    def cache(self) -> Cache | None:
+        return self._place.cache
 
     def read(self, key: str) -> bytes | None:
         """As `Objects.read`; a record is read once."""
@@ -126,11 +142,24 @@ class Snapshot:
             return self._place.keys(prefix)
         return self._keys[bisect_left(self._keys, f"{prefix}/") : bisect_left(self._keys, f"{prefix}0")]
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object now, even where these names are of an earlier moment."""
+        return self._place.exists(key)
+
+    def stamp(self, key: str) -> Stamp | None:
+        return self._place.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return self._place.drafts(older_than, remove=remove)
+
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         return self._place.stamps(prefix)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._place.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self._place.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self._place.swap(key, change)

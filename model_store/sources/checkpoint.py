@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model_store.format.tensors import not_finite
+from model_store.format.tensors import check_header, not_finite
 from model_store.sources import file_kind, hub_folder, pickled, transformers_vit, wrapping
 from model_store.sources.hub_folder import Said
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
@@ -130,18 +130,21 @@ def _file(path: Path) -> _Table:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is what `corolla adapters export --format archive` writes."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "corolla.json" in file.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):  # no zip, or a damaged one
         return False
-    with zipfile.ZipFile(path) as file:
-        return "corolla.json" in file.namelist()
 
 
 def _safetensors(path: Path) -> _Table:
     try:
+        with path.open("rb") as start:
+            check_header(start.read(8), path.stat().st_size)
         with safetensors.safe_open(path, "pt") as file:
             header = {str(k): str(v) for k, v in (file.metadata() or {}).items()}
             tensors = {name: _plain(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         problem = f"not a whole safetensors file ({error})"
         raise InvalidInput(problem, field=path.name, remedy="copy it again") from error
     return _Table(tensors=tensors, header=header, said=_of_ours(header) if _OURS in header else Said())
@@ -169,7 +172,9 @@ def _of_ours(header: Mapping[str, str]) -> Said:
 
 def _pickled(path: Path) -> _Table:
     document, names = pickled.read(path)
-    tensors = {name: _plain(tensor) for name, tensor in _flat(document)}
+    found = dict(_flat(document))
+    pickled.check_size(found, path)
+    tensors = {name: _plain(tensor) for name, tensor in found.items()}
     if not tensors and names:
         raise pickled.whole_model(path, names)
     notes = []

@@ -8,17 +8,22 @@ neither imported nor called.
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from petl_vit.errors import InvalidInput
 
 _MOST = 256
 """Names of classes and functions that a file may use."""
 _LISTED = 4
+_MOST_TIMES = 64
+"""Bytes of float32 tensors for each byte of their file; those that share memory count each by itself."""
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+)")
 _MODULE = "placeholder"
 _FILLED = re.compile(rf"Can only (SETITEM|append|extend).* but got <class '{_MODULE}\.(.+?)'>")
@@ -55,6 +60,7 @@ def read(path: Path) -> tuple[object, tuple[str, ...]]:
     Raises:
         InvalidInput: It is not such a file, or not one that can be read without running code.
     """
+    _check_zip(path)
     kinds: dict[str, type] = {}
     while True:
         try:
@@ -71,6 +77,31 @@ def read(path: Path) -> tuple[object, tuple[str, ...]]:
             raise _refusal(path, error, tuple(kinds)) from error
 
 
+def check_size(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses tensors that are not plain, or would take far more memory than their file.
+
+    A few bytes can say that one number is repeated to any shape, and a tensor may have no values at all.
+
+    Raises:
+        InvalidInput: Such a tensor; names it.
+    """
+    most, total = _MOST_TIMES * path.stat().st_size, 0
+    for name, tensor in tensors.items():
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        total += tensor.numel() * max(tensor.element_size(), 4)
+        if not plain or total > most:
+            why = (
+                f"would take more than {_MOST_TIMES} times the memory of its file"
+                if plain
+                else "is not dense"
+            )
+            raise InvalidInput(
+                f"tensor {name[:80]!r} {why}",
+                field=path.name,
+                remedy="save plain tensors: each .dequantize() or .to_dense(), then .contiguous()",
+            )
+
+
 def listed(names: tuple[str, ...]) -> str:
     """Some of the names of a file's classes."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -85,6 +116,25 @@ def whole_model(path: Path, names: tuple[str, ...]) -> InvalidInput:
         remedy="where you trust it, save its state dict: "
         f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth')",
     )
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a zip with compressed tensors, which torch.save does not write; TorchScript's code may be."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            infos = file.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise _refusal(path, error, ()) from error
+    unpacked = sum(info.file_size for info in infos)
+    stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos if "/data/" in info.filename)
+    if unpacked > _MOST_TIMES * path.stat().st_size or not stored:
+        raise InvalidInput(
+            f"it is a compressed zip, of {unpacked:,} bytes unpacked, and torch.save compresses nothing",
+            field=path.name,
+            remedy="unpack it, or save the state dict again",
+        )
 
 
 def _load(path: Path, kinds: dict[str, type]) -> object:

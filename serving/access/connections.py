@@ -2,12 +2,20 @@
 
 from serving.settings import Settings
 
+_METADATA_BYTES = 8 * 2**10
+_CALLS = 1024
+
 
 def options(settings: Settings) -> list[tuple[str, int]]:
     """The server's channel arguments."""
     chosen = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Above the first, more and more calls are refused at random; above the second, all.
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
+        # Of one connection; further calls wait in its client.
+        ("grpc.max_concurrent_streams", _CALLS),
         ("grpc.so_reuseport", 0),
         # A client that pings faster, three times without data between, is cut off: "Too many pings".
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_interval_s)),

@@ -1,8 +1,10 @@
-"""Who can reach a server: the address it listens on, and TLS. No torch."""
+"""Who can reach a server: the addresses it listens on, TLS, and the files of who may call. No torch."""
 
 import errno
+import logging
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 
@@ -10,8 +12,12 @@ from petl_vit.errors import InvalidInput
 from serving import address
 from serving.access import unix_socket
 from serving.access.certificates import ServerCertificates
+from serving.access.principals_file import Principals
+from serving.metrics.port_tokens import PortTokens
 from serving.pem import check_both
 from serving.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 _FIRST_FREE_PORT = 1024
 """Ports below it are for the system's administrator."""
@@ -32,7 +38,8 @@ def check(settings: Settings) -> None:
             field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
-    _check_name(settings.metrics_host, settings.metrics_port)
+    if settings.metrics_port >= 0:
+        _check_name(settings.scraped_host, settings.metrics_port, _metrics_field(settings))
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
         raise InvalidInput(
             f"listening on {settings.host} without TLS would show images and labels to the network",
@@ -41,15 +48,31 @@ def check(settings: Settings) -> None:
         )
     if settings.tls_certificate is not None:
         _certificates(settings)
+    _check_callers(settings)
     check_addresses(settings)
 
 
-def _check_name(host: str, port: int) -> None:
+def _check_callers(settings: Settings) -> None:
+    """Reads the files of who may call, and says so where tokens could be overheard."""
+    if settings.metrics_token_file is not None:
+        PortTokens(Path(settings.metrics_token_file)).read()
+    if settings.principals is None:
+        return
+    Principals.read(Path(settings.principals))
+    if not settings.loopback and settings.tls_certificate is None:
+        _log.warning("--insecure: the tokens of --principals travel over the network in plain text")
+
+
+def _metrics_field(settings: Settings) -> str:
+    return "host" if settings.metrics_host is None else "metrics_host"
+
+
+def _check_name(host: str, port: int, field: str) -> None:
     """Refuses a host that is mistyped, before it is called one of the network."""
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _cannot_listen(host, port, "host", error) from error
+        raise _cannot_listen(host, port, field, field, error) from error
 
 
 def check_addresses(settings: Settings) -> None:
@@ -58,17 +81,21 @@ def check_addresses(settings: Settings) -> None:
     Raises:
         InvalidInput: One is in use, or the host is not an address of this machine; names the setting.
     """
-    places = [("metrics_port", settings.metrics_host, settings.metrics_port)]
+    places = []
+    if settings.metrics_port >= 0:
+        places.append(
+            ("metrics_port", _metrics_field(settings), settings.scraped_host, settings.metrics_port)
+        )
     if settings.socket is not None:
         unix_socket.check(settings.socket)
     else:
-        places.append(("port", settings.host, settings.port))
+        places.append(("port", "host", settings.host, settings.port))
     with ExitStack() as sockets:
-        for field, host, port in places:
+        for field, host_field, host, port in places:
             try:
                 sockets.enter_context(_bound(host, port))
             except (OSError, UnicodeError) as error:
-                raise _cannot_listen(host, port, field, error) from error
+                raise _cannot_listen(host, port, field, host_field, error) from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -88,7 +115,9 @@ def _bound(host: str, port: int) -> socket.socket:
     raise problem
 
 
-def _cannot_listen(host: str, port: int, field: str, error: OSError | UnicodeError) -> InvalidInput:
+def _cannot_listen(
+    host: str, port: int, field: str, host_field: str, error: OSError | UnicodeError
+) -> InvalidInput:
     reason = getattr(error, "strerror", None) or str(error)
     reason = reason[:1].lower() + reason[1:]
     number = error.errno if isinstance(error, OSError) else None
@@ -105,7 +134,7 @@ def _cannot_listen(host: str, port: int, field: str, error: OSError | UnicodeErr
     problem = f"cannot listen on {host}: {reason}"
     if isinstance(error, socket.gaierror | UnicodeError):
         problem = f"{host!r} is not known as a name or an address ({reason})"
-    return InvalidInput(problem, field="host", remedy=remedy)
+    return InvalidInput(problem, field=host_field, remedy=remedy)
 
 
 def listen(server: grpc.aio.Server, settings: Settings) -> int:

@@ -39,10 +39,11 @@ async def embed(
         InvalidInput: An ensemble, which has no features; or as `Classifier.classify`.
         NotFound, Corrupt, Overloaded, Expired, Draining: As `Classifier.classify`.
     """
-    plan = await classifier.plan(request)
-    _check_single(plan.resolved)
-    computed = await classifier.compute(request, plan, _features)
-    return await classifier.in_pool(lambda: finish(_answer(classifier, plan.resolved, computed, unit)))
+    with classifier.accepted():
+        plan = await classifier.plan(request)
+        _check_single(plan.resolved)
+        computed = await classifier.compute(request, plan, _features)
+        return await classifier.in_pool(lambda: finish(_answer(classifier, plan.resolved, computed, unit)))
 
 
 def _features(model: Runnable) -> Features:

@@ -37,6 +37,7 @@ from serving.client.messages import (
     request_of,
     stream_request_of,
 )
+from serving.client.token import Token
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
@@ -52,9 +53,14 @@ class Client:
             then spoken, without credentials by the authorities that gRPC brings along.
         options: Channel arguments of gRPC, such as ("grpc.keepalive_time_ms", 10_000); they go before ours.
         timeout_s: Deadline of a call that says none of its own, seconds; the server honours it.
+        token: The bearer token that calls of this client show, as text, or as the `pathlib.Path` of a file,
+            which is read again when it changes. It leaves the machine over TLS only. Stubs that are called
+            without `call` send it where their metadata has it.
+        insecure: Send the token in plain text, too, on a network that you trust.
 
     Raises:
-        InvalidInput: The address is a URL, or has no port.
+        NotFound: The token's file does not exist.
+        InvalidInput: The address is a URL, or has no port; or the token is not one, or others could read it.
     """
 
     def __init__(
@@ -65,8 +71,11 @@ class Client:
         server_name: str | None = None,
         options: ChannelOptions = (),
         timeout_s: float = TIMEOUT_S,
+        token: Token | None = None,
+        insecure: bool = False,
     ) -> None:
-        self._endpoint = to = Endpoint.of(address, credentials, server_name, options)
+        plain = Endpoint.of(address, credentials, server_name, options)
+        self._endpoint = to = plain.showing(token, insecure=insecure)
         self.channel = (
             grpc.insecure_channel(to.target, to.arguments)
             if to.credentials is None
@@ -175,7 +184,7 @@ class Client:
             Exception: What `requests` raised, after the answers to what it gave before.
         """
         given = _Given(requests)
-        call = self._stub.ClassifyStream(iter(given), timeout=timeout_s)
+        call = self._stub.ClassifyStream(iter(given), timeout=timeout_s, metadata=self._endpoint.metadata)
         try:
             for message in call:
                 yield outcome_of(message)
@@ -273,8 +282,9 @@ class Client:
         Raises:
             RequestFailed: The call failed.
         """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=timeout_s, metadata=self._endpoint.metadata)
         except grpc.RpcError as error:
             raise failure(error, self._endpoint) from error
 

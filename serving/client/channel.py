@@ -1,12 +1,13 @@
 """How a client connects: where to, over what, and how soon again after an outage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 
 from serving.address import is_local, target_of
+from serving.client.token import Bearer, Metadata, Token, check_exposure
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
@@ -38,12 +39,14 @@ class Endpoint:
         credentials: For TLS; None speaks plain text.
         server_name: The name that the server's certificate has, where it is not the target's host.
         options: Channel arguments of gRPC, which go before ours.
+        bearer: The token that calls show; None shows none.
     """
 
     target: str
     credentials: grpc.ChannelCredentials | None = None
     server_name: str | None = None
     options: ChannelOptions = ()
+    bearer: Bearer | None = None
 
     @classmethod
     def of(
@@ -66,6 +69,27 @@ class Endpoint:
             server_name=server_name,
             options=options,
         )
+
+    def showing(self, token: Token | None, *, insecure: bool) -> "Endpoint":
+        """The endpoint whose calls show a token.
+
+        Args:
+            token: Its text, or the path of a file that holds it; None shows none.
+            insecure: Send it in plain text to another machine, too.
+
+        Raises:
+            NotFound: Its file does not exist.
+            InvalidInput: It is not a token, or others could read it on its way.
+        """
+        if token is None:
+            return self
+        check_exposure(self.target, encrypted=self.credentials is not None, insecure=insecure)
+        return replace(self, bearer=Bearer(token))
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata of a call that is made now."""
+        return () if self.bearer is None else self.bearer.metadata()
 
     @property
     def arguments(self) -> ChannelOptions:

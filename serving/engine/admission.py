@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from petl_vit.errors import CorollaError, Expired, Overloaded
-from serving.engine.fair_queue import FairQueue
+from serving.engine.fair_queue import FairQueue, Line
 from serving.engine.pace import Pace
 from serving.engine.priority import Path
 
-_MOST_TIMES_ROOM = (64, 32, 16)
-"""A priority's, a client's and a flow's share of the queue may be at most this multiple of the room left."""
+_MOST_TIMES_ROOM = (64, 48, 40, 32, 16)
+"""A share of the queue may be at most this multiple of the room left: that of a priority, a principal,
+a task, a client and a flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class Admission:
         max_rows, max_bytes: What may wait.
     """
 
-    def __init__(self, queue: FairQueue[Any], pace: Pace, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(
+        self, queue: FairQueue[Any] | Line[Any], pace: Pace, *, max_rows: int, max_bytes: int
+    ) -> None:
         self._queue, self._pace = queue, pace
         self._max_rows, self._max_bytes = max_rows, max_bytes
 
@@ -101,10 +104,10 @@ def _excess(new: int, waiting: Sequence[int], limit: int) -> float:
     """How much must leave the queue before `new` more fit; 0 or less when they do.
 
     Near the limit, nobody's share may be many times the room left to the others: so those who have little
-    waiting find room in a queue that one client or one adapter fills.
+    waiting find room in a queue that one of them fills.
 
     Args:
-        waiting: What waits in all, and of the newcomer's priority, client and flow.
+        waiting: What waits in all, and of the newcomer's priority, principal, task, client and flow.
     """
     needed = [(share + new) / times for share, times in zip(waiting[1:], _MOST_TIMES_ROOM, strict=False)]
     return max([new, *needed]) - (limit - waiting[0])

@@ -1,7 +1,7 @@
 """The batcher: jobs of all requests wait in one queue, and as many run together as fit in one forward.
 
 Work-conserving: it runs at once when the engine is idle and gathers while it is busy; there is no
-timer. What waits is served in fair shares, of priorities, of clients and of one client's flows
+timer. What waits is served in fair shares, of priorities, principals, tasks, clients and flows
 (docs/decisions/0006-fair-queue.md). It knows what jobs weigh; it knows neither gRPC nor tensors.
 Everything here runs on the event loop; jobs run in the engine's one thread.
 """
@@ -9,22 +9,23 @@ Everything here runs on the event loop; jobs run in the engine's one thread.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from petl_vit.errors import Draining, Expired
 from serving.engine.admission import Admission
-from serving.engine.fair_queue import FairQueue, Weighed
+from serving.engine.fair_queue import FairQueue, Line, Party, Weighed
 from serving.engine.pace import Pace
-from serving.engine.priority import Path, Priority
+from serving.engine.priority import EVERYBODY, Path, Priority, path
 
 Job = TypeVar("Job", bound=Weighed)
 Result = TypeVar("Result")
 
-_WEIGHTS: dict[Hashable, float] = {Priority.LOW: 1.0, Priority.NORMAL: 4.0, Priority.HIGH: 16.0}
+_accepted: ContextVar[bool] = ContextVar("accepted", default=False)
 
 
 class BatcherMetrics(Protocol):
@@ -91,6 +92,7 @@ class Batcher(Generic[Job, Result]):
         max_queue_rows: Rows that may wait; more are refused at once.
         max_queue_bytes: Bytes that what waits may keep in memory; more are refused at once.
         metrics: Where queue times, length and losses go.
+        fair: Whether parties share; else all is served in order of arrival, which benchmarks compare with.
         clock: Seconds, monotonic; deadlines are told by it.
     """
 
@@ -103,6 +105,7 @@ class Batcher(Generic[Job, Result]):
         max_queue_rows: int,
         max_queue_bytes: int,
         metrics: BatcherMetrics,
+        fair: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -110,7 +113,8 @@ class Batcher(Generic[Job, Result]):
         self._max_batch_rows = max_batch_rows
         self._metrics = metrics
         self._clock = clock
-        self._queue: FairQueue[_Item[Job, Result]] = FairQueue(_WEIGHTS)
+        self._queue: FairQueue[_Item[Job, Result]] | Line[_Item[Job, Result]]
+        self._queue = FairQueue() if fair else Line()
         self._pace = Pace()
         self._admission = Admission(
             self._queue, self._pace, max_rows=max_queue_rows, max_bytes=max_queue_bytes
@@ -121,7 +125,7 @@ class Batcher(Generic[Job, Result]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = self._stopped = False
-        self._in_rounds = 0
+        self._requests = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -149,6 +153,8 @@ class Batcher(Generic[Job, Result]):
         flow: str = "",
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        principal: Party = EVERYBODY,
+        task: Party = EVERYBODY,
         client: str = "",
         later: bool = False,
     ) -> list[Done[Result] | BaseException]:
@@ -160,22 +166,24 @@ class Batcher(Generic[Job, Result]):
         Args:
             flow: What shares are fair about besides the client: the adapters that the jobs use.
             deadline: When the caller gives up, by the batcher's clock.
-            client: Who asks; clients of one priority get equal shares of the engine.
+            principal: Who was let in; those of one priority get shares of the engine by their weights.
+            task: What is asked about; those of one principal get shares by their weights.
+            client: Who asks, as they say; those of one task get equal shares.
             later: Whether these are a later round of jobs that were taken before, in `rounds`. They go before
-                what else waits in their flow, and neither a full queue nor a drain refuses them.
+                what else waits in their flow, and a full queue does not refuse them.
 
         Raises:
             Overloaded: The queue has no room for all of them; none was queued.
             Expired: The deadline has passed, or what is served before would outlast it; none was queued.
-            Draining: The batcher is stopping.
+            Draining: The batcher is stopping, and the caller is not `accepted`.
         """
         if not jobs:
             return []
-        path, now = (priority, client, flow), self._clock()
-        self._admit(jobs, path, now, deadline, later=later)
-        items = [self._item(job, path, now, deadline) for job in jobs]
+        place, now = path(priority, principal, task, client, flow), self._clock()
+        self._admit(jobs, place, now, deadline, later=later)
+        items = [self._item(job, place, now, deadline) for job in jobs]
         for item in reversed(items) if later else items:
-            self._queue.add(path, item, first=later)
+            self._queue.add(place, item, first=later)
         self._items |= dict.fromkeys(items)
         self._report()
         self._idle.clear()
@@ -190,18 +198,33 @@ class Batcher(Generic[Job, Result]):
             raise
 
     @contextmanager
-    def rounds(self) -> Iterator[None]:
-        """While the block lasts, its jobs may lead to more jobs, `later` ones: a drain waits for them too."""
-        self._in_rounds += 1
+    def accepted(self) -> Iterator[None]:
+        """What is submitted in this block is part of one request: a drain waits for its end.
+
+        A block within another is part of it. Tasks that are begun in the block belong to it.
+
+        Raises:
+            Draining: The batcher is stopping.
+        """
+        if _accepted.get():
+            yield
+            return
+        if self._draining:
+            raise _draining()
+        token = _accepted.set(True)
+        self._requests += 1
         try:
             yield
         finally:
-            self._in_rounds -= 1
+            _accepted.reset(token)
+            self._requests -= 1
             self._rest()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Takes no more jobs, waits for what is queued, stops. Returns whether all of it was done."""
+        """Accepts no more requests, ends those under way, stops. Returns whether all of them were done."""
         self._draining = True
+        self._idle.clear()
+        self._rest()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -222,16 +245,16 @@ class Batcher(Generic[Job, Result]):
         return finished
 
     def _admit(
-        self, jobs: Sequence[Job], path: Path, now: float, deadline: float | None, *, later: bool
+        self, jobs: Sequence[Job], place: Path, now: float, deadline: float | None, *, later: bool
     ) -> None:
         assert all(job.rows >= 1 for job in jobs), "a job without rows would cost nothing"
-        if self._stopped or (self._draining and not later):
-            raise Draining("the server is stopping", remedy="send the request to another replica")
+        if self._stopped or (self._draining and not _accepted.get()):
+            raise _draining()
         if later:
             refusal = self._admission.refusal_of_more(now=now, deadline=deadline)
         else:
             rows, nbytes = sum(job.rows for job in jobs), sum(job.nbytes for job in jobs)
-            refusal = self._admission.refusal(path, rows, nbytes, now=now, deadline=deadline)
+            refusal = self._admission.refusal(place, rows, nbytes, now=now, deadline=deadline)
         if refusal is not None:
             for _ in jobs:
                 self._metrics.dropped(refusal.reason)
@@ -240,12 +263,12 @@ class Batcher(Generic[Job, Result]):
     # The queue
 
     @staticmethod
-    def _item(job: Job, path: Path, now: float, deadline: float | None) -> _Item[Job, Result]:
+    def _item(job: Job, place: Path, now: float, deadline: float | None) -> _Item[Job, Result]:
         return _Item[Job, Result](
             job=job,
             rows=job.rows,
             nbytes=job.nbytes,
-            path=path,
+            path=place,
             deadline=deadline,
             arrived=now,
             future=asyncio.get_running_loop().create_future(),
@@ -299,8 +322,8 @@ class Batcher(Generic[Job, Result]):
             self._rest()
 
     def _rest(self) -> None:
-        """Is idle, where nothing waits or runs and no round is to come."""
-        if not self._items and not self._in_rounds:
+        """Is idle, where nothing waits or runs and no request is under way."""
+        if not self._items and not self._requests:
             self._idle.set()
 
     async def _run_batch(self, batch: Sequence[_Item[Job, Result]]) -> None:
@@ -339,6 +362,10 @@ class Batcher(Generic[Job, Result]):
         """Whether what waits does not fit beside so many rows."""
         head = self._queue.head()
         return rows + (head.rows if head else 1) > self._max_batch_rows
+
+
+def _draining() -> Draining:
+    return Draining("the server is stopping", remedy="send the request to another replica")
 
 
 def _deliver(

@@ -5,14 +5,22 @@ Knows nothing of time, engines or requests.
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
-from types import MappingProxyType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-_EQUAL: Mapping[Hashable, float] = MappingProxyType({})
+
+class Party(NamedTuple):
+    """Who shares at one step of a path. The same name with another weight is another party.
+
+    Attributes:
+        weight: What it gets beside the others of its step, greater than 0.
+    """
+
+    name: Hashable
+    weight: float = 1.0
 
 
 class Weighed(Protocol):
@@ -41,22 +49,22 @@ class Line(Generic[Item]):
     def head(self) -> Item | None:
         return next(iter(self._items), None)
 
-    def add(self, path: Sequence[Hashable], item: Item, *, first: bool = False) -> None:
+    def add(self, path: Sequence[Party], item: Item, *, first: bool = False) -> None:
         self._items[item] = None
         if first:
             self._items.move_to_end(item, last=False)
         self.rows += item.rows
         self.nbytes += item.nbytes
 
-    def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
+    def remove(self, path: Sequence[Party], item: Item, *, served: bool) -> None:
         del self._items[item]
         self.rows -= item.rows
         self.nbytes -= item.nbytes
 
-    def along(self, path: Sequence[Hashable]) -> "Iterator[Line[Item] | FairQueue[Item]]":
+    def along(self, path: Sequence[Party]) -> "Iterator[Line[Item] | FairQueue[Item]]":
         yield self
 
-    def ahead(self, path: Sequence[Hashable]) -> int:
+    def ahead(self, path: Sequence[Party]) -> int:
         return self.rows
 
 
@@ -65,7 +73,6 @@ class Share(Generic[Item]):
     """What one party has waiting, and its place in virtual time."""
 
     queue: "Line[Item] | FairQueue[Item]"
-    weight: float
     start: float
     finish: float = math.nan  # of its head; NaN, equal to no turn, while nothing waits
 
@@ -77,17 +84,14 @@ class FairQueue(Generic[Item]):
     party whose head would finish first had each been served in proportion to its weight. The clock is
     the latest finish served, so a party with nothing waiting owes and is owed nothing, and is forgotten.
     Every change is O(log parties), at each step of the path.
-
-    Args:
-        weights: Of the parties at the first step; others, and all at later steps, have 1.
     """
 
-    def __init__(self, weights: Mapping[Hashable, float] = _EQUAL) -> None:
+    def __init__(self) -> None:
         self.rows = 0
         self.nbytes = 0
-        self._weights = weights
         self._clock = 0.0
-        self._shares: dict[Hashable, Share[Item]] = {}
+        self._lightest = math.inf
+        self._shares: dict[Party, Share[Item]] = {}
         self._turns: list[tuple[float, int, Share[Item]]] = []
         self._tickets = count()
 
@@ -100,20 +104,21 @@ class FairQueue(Generic[Item]):
             heappop(self._turns)
         return None
 
-    def add(self, path: Sequence[Hashable], item: Item, *, first: bool = False) -> None:
+    def add(self, path: Sequence[Party], item: Item, *, first: bool = False) -> None:
         """Lets an item wait behind all others of its path, or `first` of them."""
         party, *rest = path
         share = self._shares.get(party)
         if share is None:
             queue: Line[Item] | FairQueue[Item] = FairQueue() if rest else Line()
-            share = Share(queue=queue, weight=self._weights.get(party, 1.0), start=self._clock)
+            share = Share(queue=queue, start=self._clock)
             self._shares[party] = share
+            self._lightest = min(self._lightest, party.weight)
         share.queue.add(rest, item, first=first)
         self.rows += item.rows
         self.nbytes += item.nbytes
         self._set_turn(party, share)
 
-    def remove(self, path: Sequence[Hashable], item: Item, *, served: bool) -> None:
+    def remove(self, path: Sequence[Party], item: Item, *, served: bool) -> None:
         """Takes an item out. Its rows count as its party's use if it was served, which only a head can be."""
         party, *rest = path
         share = self._shares[party]
@@ -125,32 +130,32 @@ class FairQueue(Generic[Item]):
             self._clock = max(self._clock, share.finish)
         self._set_turn(party, share)
 
-    def along(self, path: Sequence[Hashable]) -> "Iterator[Line[Item] | FairQueue[Item]]":
+    def along(self, path: Sequence[Party]) -> "Iterator[Line[Item] | FairQueue[Item]]":
         """This queue and those that the path leads through, as far as anything waits there."""
         yield self
         if (share := self._shares.get(path[0])) is not None:
             yield from share.queue.along(path[1:])
 
-    def ahead(self, path: Sequence[Hashable]) -> int:
+    def ahead(self, path: Sequence[Party]) -> int:
         """A lower bound of the rows that are served before an item that arrives now.
 
-        They are those of its own flow and, at every step, what other parties get meanwhile: as much as
-        its own party or all they have, whichever is less. Other priorities are left out, as they may get
-        less than that.
+        They are those of its own flow and, at every step, what other parties get meanwhile: at least as
+        much as one that has the least weight that any has had here, or all they have.
         """
         share = self._shares.get(path[0])
         if share is None:
             return 0
         rows = share.queue.ahead(path[1:])
-        return rows if path[0] in self._weights else rows + min(rows, self.rows - share.queue.rows)
+        others = int(rows * self._lightest / path[0].weight)
+        return rows + min(others, self.rows - share.queue.rows)
 
-    def _set_turn(self, party: Hashable, share: Share[Item]) -> None:
+    def _set_turn(self, party: Party, share: Share[Item]) -> None:
         """Gives a party the turn of its present head; earlier turns of it become stale."""
         head = share.queue.head()
         if head is None:
             del self._shares[party]
             share.finish = math.nan
-        elif (finish := share.start + head.rows / share.weight) != share.finish:
+        elif (finish := share.start + head.rows / party.weight) != share.finish:
             share.finish = finish
             heappush(self._turns, (finish, next(self._tickets), share))
         if len(self._turns) > 2 * len(self._shares) + 8:

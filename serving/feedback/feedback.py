@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from model_store.store import Store
-from petl_vit.errors import CorollaError, Corrupt, InvalidInput, Overloaded
+from petl_vit.errors import CorollaError, Corrupt, Forbidden, InvalidInput, Overloaded
 from serving.feedback.counting import count_label, count_status
 from serving.feedback.database import is_retried
 from serving.feedback.decision import Decision, decide
@@ -98,16 +98,22 @@ class Feedback:
         finally:
             self._waiting -= 1
 
-    def take(self, labels: Sequence[Label]) -> list[LabelResult]:
+    def take(
+        self, labels: Sequence[Label], may: Callable[[Prediction], bool] = lambda prediction: True
+    ) -> list[LabelResult]:
         """Decides on labels, keeps and counts them; all of them or none. Blocking.
 
+        Args:
+            may: Whether labels of a prediction are taken from whoever sends these.
+
         Raises:
+            Forbidden: One of them is not.
             Overloaded: There is no room to keep them.
             Unreachable, Corrupt: They cannot be kept now.
             Conflict: Another server counts under this replica's name.
         """
         try:
-            return self._retried(lambda: self._take(labels))
+            return self._retried(lambda: self._take(labels, may))
         except CorollaError as error:
             self._say(f"labels were refused: {error}", error)
             raise
@@ -153,10 +159,10 @@ class Feedback:
         self._metrics.restore(kept)
         self._open = self._exact = True
 
-    def _take(self, labels: Sequence[Label]) -> list[LabelResult]:
+    def _take(self, labels: Sequence[Label], may: Callable[[Prediction], bool]) -> list[LabelResult]:
         if not self._open or not self._exact:
             self._reopen()
-        read = [self._read(label) for label in labels]
+        read = [self._read(label, may) for label in labels]
         additions = Additions()
         self._exact = False
         with self._labels.transaction() as transaction:
@@ -166,12 +172,14 @@ class Feedback:
         self._unpruned += len(labels)
         return results
 
-    def _read(self, label: Label) -> _Read | tuple[str, LabelResult]:
+    def _read(self, label: Label, may: Callable[[Prediction], bool]) -> _Read | tuple[str, LabelResult]:
         """What a label is about; or the route that it counts for and why it cannot be taken."""
         try:
             prediction = self._prediction_ids.open(label.prediction_id)
         except InvalidInput as error:
             return UNKNOWN, LabelResult(status=Status.INVALID_TOKEN, message=str(error))
+        if not may(prediction):
+            raise Forbidden("a label is of a prediction that its sender may not use", field="prediction_id")
         try:
             truth = self._truths.of(prediction, label.said)
         except (InvalidInput, Corrupt) as error:

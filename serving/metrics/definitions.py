@@ -31,6 +31,25 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         ),
         _counter("corolla_images_total", "status", "Images received: ok, or invalid where one got an error."),
     ),
+    "Access": (
+        _counter(
+            "corolla_refused_calls_total",
+            "reason",
+            "Calls refused for who makes them: they show no token or certificate (no_credentials), or one "
+            "that is not a token (malformed), not known (unknown_token, unknown_certificate), expired or "
+            "revoked; the principal lacks the scope, or has sent as many requests as it may (requests).",
+        ),
+        _counter(
+            "corolla_principal_requests_total",
+            "principal code",
+            "Calls of a principal answered, by gRPC status code; those of a stream one by one.",
+        ),
+        _counter(
+            "corolla_principal_rows_total",
+            "principal",
+            "Rows that a principal was let send. A row is one image for one member.",
+        ),
+    ),
     "Batches": (
         _gauge("corolla_queue_rows", "", "Rows waiting for the engine. A row is one image for one member."),
         _gauge("corolla_queue_bytes", "", "Host memory of the images of those rows."),
@@ -273,6 +292,9 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
     "Feedback": FEEDBACK,
     "State": (
         _gauge("corolla_ready", "", "1 while the server takes work, 0 while it starts, stalls or stops."),
+        _gauge(
+            "corolla_event_loop_tasks", "", "Tasks of the event loop: several for a call, and a few more."
+        ),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
         _gauge(
             "corolla_row_buffer_bytes",

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from model_store.format.reference import Reference
 from serving.metrics.additions import Additions
 from serving.metrics.answers import Answered, Answers
+from serving.metrics.callers import Callers
 from serving.metrics.cascades import Cascades
 from serving.metrics.definitions import DEFINITIONS
 from serving.metrics.feedback_definitions import KEPT
@@ -72,6 +73,7 @@ class Metrics:
         self._answers = Answers(self._series)
         self._cascades = Cascades(self._series)
         self._references = References(self._series)
+        self.callers = Callers(self._series)
         self._series.keep(kept or {})
         if kept is None:
             self._series.hidden = frozenset(definition.name for definition in KEPT)
@@ -253,6 +255,11 @@ class Metrics:
     def set_ready(self, ready: bool) -> None:
         with self._lock:
             self._numbers["corolla_ready"].set(int(ready))
+
+    def set_tasks(self, count: int) -> None:
+        """The event loop has this number of tasks."""
+        with self._lock:
+            self._numbers["corolla_event_loop_tasks"].set(count)
 
     def set_registered(self, adapters: int, size: int) -> None:
         """This number of adapters is in host memory, and takes `size` bytes."""

@@ -3,7 +3,7 @@
 `/metrics` are the metrics, in the format and encoding that the scraper asks for; `?name[]=` shows only the
 named ones. `/healthz` is 200 while the process lives. `/readyz` is 200 while requests are served, else 503
 with the reason. Whoever opens the port may add pages. All take GET and HEAD, with or without a slash at
-the end; any other path is 404.
+the end; any other path is 404. Where there are tokens, all but the probes are 401 without one of them.
 """
 
 import gzip
@@ -24,7 +24,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector
 
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import CorollaError, InvalidInput
+from serving.metrics.port_tokens import PortTokens
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _SLICE = 100  # samples written before other threads get their turn
 _PAUSE_S = 0.0002
 _LEVEL = 1  # of compression: four times as fast as the default, for a tenth more bytes
 _BODY_BYTES = 2**16  # of a request, which nothing needs
+_PROBES = ("/healthz", "/readyz")
 
 
 _Headers = tuple[tuple[str, str], ...]
@@ -50,6 +52,12 @@ class Answer:
     body: bytes = b""
 
 
+_UNAUTHORISED = Answer(
+    status="401 Unauthorized",
+    headers=(("Content-Type", _TEXT), ("WWW-Authenticate", 'Bearer realm="corolla"')),
+    body=b"send a token of the server's --metrics-token-file, as `Authorization: Bearer TOKEN`\n",
+)
+
 Page = Callable[[], Answer]
 """Called from other threads, at every request."""
 
@@ -63,6 +71,7 @@ class MetricsPort:
         host: An address or a name.
         unready: Why requests are not served at this moment; None while they are. Called from other threads.
         pages: Others, by path.
+        tokens: Who may see the metrics and the pages; None is whoever asks.
 
     Raises:
         InvalidInput: The address cannot be listened on.
@@ -76,8 +85,9 @@ class MetricsPort:
         host: str = "127.0.0.1",
         unready: Callable[[], str | None] = lambda: None,
         pages: Mapping[str, Page] | None = None,
+        tokens: PortTokens | None = None,
     ) -> None:
-        self._registry, self._unready = registry, unready
+        self._registry, self._unready, self._tokens = registry, unready, tokens
         self._rendering = (
             Lock()
         )  # one scrape after the other: two at once take as long, and longer from others
@@ -108,7 +118,9 @@ class MetricsPort:
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/") or "/"
         page = self._pages.get(path)
-        if page is None:
+        if path not in _PROBES and not self._allows(environ):
+            answer = _UNAUTHORISED
+        elif page is None:
             text = f"{environ['PATH_INFO']} is not a page of this port; it has {', '.join(self._pages)}\n"
             answer = Answer(status="404 Not Found", body=text.encode("utf-8", "replace"))
         elif method in ("GET", "HEAD"):
@@ -120,6 +132,16 @@ class MetricsPort:
         length = ("Content-Length", str(len(answer.body)))
         start(answer.status, [*answer.headers, ("Cache-Control", "no-store"), length])
         return [] if method == "HEAD" else [answer.body]
+
+    def _allows(self, environ: WSGIEnvironment) -> bool:
+        """Whether a request may see what is not a probe; not while the file of tokens cannot be used."""
+        if self._tokens is None:
+            return True
+        try:
+            return self._tokens.allow(environ.get("HTTP_AUTHORIZATION", ""))
+        except CorollaError as error:
+            _log.warning("nobody is shown metrics: %s", error)
+            return False
 
     def _ready(self) -> Answer:
         reason = self._unready()

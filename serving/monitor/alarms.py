@@ -25,6 +25,7 @@ _IMAGES = "corolla_predictions_total"
 _PLACES = (_IMAGES, "corolla_feedback_total")
 _SHOWN_S = 3600.0  # an alarm of a route that has no usable reference any more
 _KEPT_S = 7 * 86400.0
+_SILENT_S = 86400.0  # a raised alarm of a domain without images or labels ends after it
 
 
 def domain_share(known: int, new: int) -> float:
@@ -75,10 +76,12 @@ class _Domain(_State):
 
     Attributes:
         share: Of alpha.
+        heard: When it last had an image or a label.
     """
 
     share: FiniteFloat
     watches: dict[Kind, _Watch]
+    heard: FiniteFloat | None = None
 
 
 class _Basis(_State):
@@ -229,6 +232,7 @@ class SequentialAlarms:
                 reference=reference,
                 settings=basis.settings,
             )
+            _listen(one, counted, basis, look.at)
             for kind, watch in one.watches.items():
                 if problem := _problem(kind, counted):
                     problems[route, domain] = problem
@@ -246,6 +250,16 @@ def _add_domains(route: _Route, domains: Sequence[str]) -> None:
     for domain in new:
         watches = {kind: _Watch(evidence=route.basis.start(kind, share)) for kind in KINDS}
         route.domains[domain] = _Domain(share=share, watches=watches)
+
+
+def _listen(domain: _Domain, counted: Counted, basis: _Basis, at: float) -> None:
+    """Ends the alarms of a domain that nothing has come from for long: no image would end them."""
+    if domain.heard is None or any(counted.total(name) for name in _PLACES):
+        domain.heard = at
+    elif at - domain.heard >= _SILENT_S:
+        for kind, watch in domain.watches.items():
+            if watch.raised is not None:
+                domain.watches[kind] = _Watch(evidence=basis.start(kind, domain.share))
 
 
 def _problem(kind: Kind, counted: Counted) -> str:

@@ -16,7 +16,7 @@ from serving.monitor.intervals import Range, around, negative, share, wilson
 from serving.monitor.look import ReferenceValues
 from serving.monitor.prior_shift import prior_shift
 from serving.monitor.samples import Counts, Place
-from serving.monitor.status import Estimate, Headline, Line
+from serving.monitor.status import Alarm, Estimate, Headline, Line
 
 METHODS = ("atc_mc", "atc_ne", "confidence", "doc", "vote", "aline_s", "aline_d", "slope1", "bbse")
 """The methods, in the order in which they are shown.
@@ -238,6 +238,17 @@ def headline(
         trusted=not why,
         why=why,
     )
+
+
+def doubted(headline: Headline | None, alarms: Sequence[Alarm]) -> Headline | None:
+    """A headline that is not trusted while there is proof that the images are not like the reference's.
+
+    However well the estimates agree then, they may all be far off: docs/monitoring.md, on photographs.
+    """
+    if headline is None or all(alarm.kind != "shift" for alarm in alarms):
+        return headline
+    why = headline.why or "an alarm says that the images are not like the reference's"
+    return headline.model_copy(update={"trusted": False, "why": why})
 
 
 def _estimate(method: str, value: float, interval: Range, why: str, *, raw: float | None = None) -> Estimate:

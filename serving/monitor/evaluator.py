@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from petl_vit.errors import Corrupt, InvalidInput, Unreachable
 from serving.monitor.confusion import Confusions
 from serving.monitor.domain_status import Windows, domain_status
+from serving.monitor.estimates import doubted
 from serving.monitor.look import Alarms, Judgement, Look, ReferenceValues
 from serving.monitor.points import Points
 from serving.monitor.references import References, command, references
@@ -225,6 +226,7 @@ class Evaluator:
         return status.model_copy(
             update={
                 "alarms": judged.alarms,
+                "headline": doubted(status.headline, judged.alarms),
                 "evidence": dict(judged.evidence),
                 "threshold": judged.threshold,
                 "history": self._points.after(at, place, status),

@@ -12,6 +12,8 @@ from petl_vit.errors import InvalidInput, Unreachable
 from serving.address import is_local
 
 TIMEOUT_S = 30.0
+MAX_BYTES = 256 * 2**20
+"""Of one answer. The largest page of metrics that was measured has 168,000 samples (docs/performance.md)."""
 _SHOWN = 200  # characters of an error's page
 
 
@@ -51,8 +53,7 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
     try:
         request = Request(url, data=data, headers=dict(headers))
         with _opener(url).open(request, timeout=TIMEOUT_S) as answer:
-            body: bytes = answer.read()
-            return body
+            body: bytes = answer.read(MAX_BYTES + 1)
     except HTTPError as error:
         with error:
             if 300 <= error.code < 400 and (place := error.headers.get("Location")):
@@ -60,7 +61,7 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
                     f"{shown(url)} sends on to {shown(urljoin(url, place))}, where nothing is asked",
                     remedy="give the address that it sends on to, if that is the right one",
                 ) from error
-            reason = _reason(error.read()) or error.reason
+            reason = _reason(error.read(2**16)) or error.reason
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
     except (OSError, URLError, HTTPException) as error:
         cause: object = error.reason if isinstance(error, URLError) else error
@@ -71,6 +72,12 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
             ) from error
         text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise Unreachable(f"{shown(url)} does not answer: {text.lower()}") from error
+    if len(body) > MAX_BYTES:
+        raise Unreachable(
+            f"{shown(url)} answers with more than {MAX_BYTES // 2**20} MiB",
+            remedy="check that it is a server's port of metrics, or a Prometheus",
+        )
+    return body
 
 
 def shown(url: str) -> str:

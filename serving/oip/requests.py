@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Entry, Model, Route, Term
 from model_store.routes.text import parse_adapter, parse_route
-from petl_vit.errors import CorollaError, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, Forbidden, InvalidInput, NotFound
 from serving.engine.priority import Priority
 from serving.oip.outputs import Output, RequestedOutput, check_outputs, outputs_of
 from serving.oip.tensors import Input, images_of
@@ -289,7 +289,7 @@ _OF_ROUTES = frozenset({"route", "adapter", "version", "alias", "alpha", "task"}
 def protocol_field(error: CorollaError, version: str, parameters: Parameters) -> str | None:
     """The protocol's field for what an error of ours is about."""
     field = error.field
-    if not isinstance(error, InvalidInput | NotFound) or field is None:
+    if not isinstance(error, InvalidInput | NotFound | Forbidden) or field is None:
         return field
     if field in _OF_TENSORS:
         return _OF_TENSORS[field]

@@ -9,9 +9,12 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import CorollaError, Forbidden, InvalidInput
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference import grpc_service_pb2_grpc
+from serving.access import rights
+from serving.access.caller import caller
+from serving.access.principals import Scope
 from serving.answer.classifier import Classifier
 from serving.metrics.events import Metrics
 from serving.oip.outputs import COLUMNS, RequestedOutput
@@ -32,14 +35,27 @@ from serving.registry.admin import Admin, RouteState
 from serving.registry.catalog import Catalog
 from serving.registry.listing import AdapterState
 from serving.request import Request
-from serving.rpc.call import deadline_of, decoded, in_pool, show_calls, stream, unary
+from serving.rpc.authentication import Need, Open
+from serving.rpc.call import deadline_of, decoded, in_pool, path, show_calls, stream, unary
 from serving.rpc.no_admin import no_admin
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = _SERVICE.full_name
+_NEEDS_OF = {
+    "ServerLive": Open.NOTHING,  # probes
+    "ServerReady": Open.NOTHING,
+    "RepositoryModelLoad": Scope.ADMIN,
+    "RepositoryModelUnload": Scope.ADMIN,
+}
+NEEDS: Mapping[str, Need] = {
+    path(method): _NEEDS_OF.get(method.name, Scope.INFER) for method in _SERVICE.methods
+}
+"""What each call needs of its caller, by its path."""
 _EXTENSIONS = ("model_configuration", "parameters", "classification", "schedule_policy")
 _OF_ADMIN = ("model_repository",)
 _SHARED = "shared_memory_region"
+_MOST_SIDES = 9
+"""Of a tensor's shape as it is read; more than four refuse it already."""
 _TRITON_TYPES = {"BYTES": pb.TYPE_STRING, "FP32": pb.TYPE_FP32, "INT64": pb.TYPE_INT64}
 
 
@@ -186,6 +202,8 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._resolved(request.name, request.version)
+        except Forbidden:
+            raise
         except CorollaError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._ready())
@@ -262,7 +280,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _resolved(self, name: str, version: str) -> ResolvedRoute:
         parameters = Parameters()
         try:
-            return self._catalog.plan(*target(name, version, parameters), extrapolate=False).resolved
+            return rights.plan(self._catalog, caller(), *target(name, version, parameters)).resolved
         except CorollaError as error:
             raise error.about(protocol_field(error, version, parameters)) from error
 
@@ -279,7 +297,7 @@ def _inference(message: pb.ModelInferRequest) -> Inference:
             Input(
                 name=tensor.name,
                 datatype=tensor.datatype,
-                shape=tuple(tensor.shape),
+                shape=tuple(tensor.shape[:_MOST_SIDES]),
                 values={field.name: values for field, values in tensor.contents.ListFields()},
                 shared=_SHARED in tensor.parameters,
             )

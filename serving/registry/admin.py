@@ -26,7 +26,7 @@ from serving.registry.listing import READERS, AdapterState, Listing, Memory, ali
 from serving.registry.resident import Resident
 from serving.registry.watcher import Watcher
 
-_CHANGES = 100
+CHANGES = 100
 """Changes that a history shows where no limit is given."""
 
 
@@ -116,7 +116,7 @@ class Admin:
         registered_budget: int,
         slot_budget: int,
     ) -> None:
-        self._store, self._catalog, self._cache, self._watcher = store, catalog, cache, watcher
+        self._store, self.catalog, self._cache, self._watcher = store, catalog, cache, watcher
         self._registered_budget, self._slot_budget = registered_budget, slot_budget
 
     # Adapters in memory
@@ -132,8 +132,8 @@ class Admin:
         self._check_task(task)
         residents = self._cache.residents()
         adapters = listed(
-            self._catalog.store,
-            self._catalog.backbone_digest,
+            self.catalog.store,
+            self.catalog.backbone_digest,
             task,
             residents,
             resident_only=resident_only,
@@ -220,7 +220,7 @@ class Admin:
             NotFound: No such task.
         """
         self._check_task(task)
-        store = self._catalog.store
+        store = self.catalog.store
         with ThreadPoolExecutor(READERS) as readers:
             adapters = store.adapters.list(task or None)
             aliases_by_adapter = zip(
@@ -262,7 +262,7 @@ class Admin:
             raise InvalidInput(
                 f"{adapter[:80]!r} cannot have aliases", field="adapter", remedy="write lora or TASK/lora"
             )
-        term = self._catalog.term(task, AdapterRef(name=ref.name, task=ref.task, version=version))
+        term = self.catalog.term(task, AdapterRef(name=ref.name, task=ref.task, version=version))
         home = AdapterId(term.task.spec.name, ref.name)
         self._cache.load(term)
         before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected, by)
@@ -283,7 +283,7 @@ class Admin:
             NotFound: No such task.
         """
         self._check_task(task)
-        names = self._catalog.store.routes.names(task or None)
+        names = self.catalog.store.routes.names(task or None)
         with ThreadPoolExecutor(READERS) as readers:
             return list(readers.map(lambda name: self._route(*name), names))
 
@@ -310,13 +310,13 @@ class Admin:
         """
         named = named_route.check(
             self._store,
-            task=self._catalog.task(task),
+            task=self.catalog.task(task),
             name=check_name(name, "name"),
             text=text,
             temperature=temperature,
             extrapolate=extrapolate,
             follow=follow,
-            backbone_digest=self._catalog.backbone_digest,
+            backbone_digest=self.catalog.backbone_digest,
         )
         self._store.routes.put(named.route, by=by)
         self._watcher.follow()
@@ -331,7 +331,7 @@ class Admin:
         Raises:
             NotFound: No such route.
         """
-        home = self._catalog.task(task)
+        home = self.catalog.task(task)
         self._store.routes.delete(home, check_name(name, "name"), by=by)
         self._watcher.follow()
         return home
@@ -349,8 +349,8 @@ class Admin:
         Raises:
             NotFound: There is no such route, and never was.
         """
-        home = self._catalog.task(task) if name and "/" not in name else task
-        return history_of(self._store, name or None, task=home or None, limit=min(limit or _CHANGES, KEPT))
+        home = self.catalog.task(task) if name and "/" not in name else task
+        return history_of(self._store, name or None, task=home or None, limit=min(limit or CHANGES, KEPT))
 
     def reload(self) -> list[Change]:
         """Reads all names from the store again; returns what changed.
@@ -363,36 +363,36 @@ class Admin:
     # One at a time
 
     def _term(self, adapter: str, task: str) -> ResolvedTerm:
-        return self._catalog.term(task, parse_adapter(adapter))
+        return self.catalog.term(task, parse_adapter(adapter))
 
     def _named(self, adapter: str, task: str) -> tuple[str, str, str]:
         """The name, the digest and the method of an adapter; the store may have forgotten one in memory."""
         ref = parse_adapter(adapter)
         if ref.is_base or ref.version is not None:
-            name = f"{ref.task or self._catalog.task(task)}/{AdapterRef(name=ref.name, version=ref.version)}"
+            name = f"{ref.task or self.catalog.task(task)}/{AdapterRef(name=ref.name, version=ref.version)}"
             for resident in self._cache.residents():
                 if name in resident.names:
                     return name, resident.digest, resident.method
-        term = self._catalog.term(task, ref)
+        term = self.catalog.term(task, ref)
         return term.full_name, term.digest, term.method
 
     def _state(self, name: str, digest: str, method: str, resident: Resident | None) -> AdapterState:
-        return state_of(self._catalog.store, name, digest, method, resident)
+        return state_of(self.catalog.store, name, digest, method, resident)
 
     def _route(self, task: str, name: str) -> RouteState:
         try:
-            named = self._catalog.store.routes.get(task, name)
+            named = self.catalog.store.routes.get(task, name)
         except CorollaError as error:
             return RouteState(task=task, name=name, problem=str(error))
         try:
-            plan = self._catalog.plan(task, parse_route(name), extrapolate=False)
+            plan = self.catalog.plan(task, parse_route(name), extrapolate=False)
         except CorollaError as error:
             return RouteState(task=task, name=name, route=named, problem=str(error))
         return RouteState(task=task, name=name, route=named, plan=plan)
 
     def _check_task(self, task: str) -> None:
         if task:
-            self._catalog.store.tasks.get(task, self._catalog.backbone_digest)
+            self.catalog.store.tasks.get(task, self.catalog.backbone_digest)
 
 
 def _check_version(version: int, field: str) -> None:

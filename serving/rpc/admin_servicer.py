@@ -1,5 +1,6 @@
 """Serves corolla.v1.Admin: protobuf to calls of `registry.admin`, and answers to protobuf."""
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -8,14 +9,19 @@ import grpc
 from model_store.format.records import Audit, Cascade, NamedRoute
 from protos.corolla.v1 import admin_pb2 as pb
 from protos.corolla.v1 import admin_pb2_grpc
+from serving.access import rights
+from serving.access.caller import caller
+from serving.access.principals import Scope
 from serving.metrics.events import Metrics
 from serving.metrics.label_values import MAX_DOMAINS
 from serving.registry.admin import AdapterAlias, Admin, RouteState
 from serving.registry.listing import AdapterState, Memory
-from serving.rpc.call import caller_of, in_pool, show_calls, unary
+from serving.rpc.call import caller_of, in_pool, path, show_calls, unary
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Admin"]
 SERVICE = _SERVICE.full_name
+NEEDS: Mapping[str, Scope] = {path(method): Scope.ADMIN for method in _SERVICE.methods}
+"""What each call needs of its caller, by its path."""
 
 
 class AdminServicer(admin_pb2_grpc.AdminServicer):
@@ -87,6 +93,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
 
     @unary
     async def AddDomain(self, request: pb.AddDomainRequest, context: Any) -> pb.AddDomainResponse:
+        rights.check_unlimited(caller(), "domains")
         added = await in_pool(self._pool, self.metrics.add_domain, request.domain)
         return pb.AddDomainResponse(added=added, domains=self.metrics.domains.listed, limit=MAX_DOMAINS)
 

@@ -5,16 +5,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from functools import wraps
 from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from petl_vit.errors import CorollaError, InvalidInput
+from serving.access.caller import caller, current
+from serving.access.principals import ANONYMOUS
 from serving.metrics.events import Metrics
 from serving.rpc import incident
 from serving.rpc.status import CODES, status_of
@@ -70,6 +73,11 @@ def show_calls(service: ServiceDescriptor, metrics: Metrics) -> None:
     metrics.add_methods([method.name for method in service.methods], [code.name for code in CODES])
 
 
+def path(method: MethodDescriptor) -> str:
+    """How gRPC names a call, in its requests and to interceptors."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
 @contextmanager
 def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
     """Counts a call, or one request of a stream, by its outcome.
@@ -88,6 +96,8 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
         raise
     finally:
         metrics.request(method, outcome.code.name, time.monotonic() - started)
+        if (principal := caller()) is not ANONYMOUS:
+            metrics.callers.request(principal.name, outcome.code.name)
 
 
 @asynccontextmanager
@@ -102,7 +112,7 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
         try:
             yield
         except Exception as error:
-            await _abort(context, outcome.fail(error), outcome.code)
+            await abort(context, outcome.fail(error))
 
 
 def unary(
@@ -143,6 +153,7 @@ async def stream(
     async def counted_answer(request: RequestT) -> AnswerT:
         with counted(method, context, metrics) as outcome:
             try:
+                current().take_request()
                 return await answer(request)
             except Exception as error:
                 return failure(request, outcome.fail(error))
@@ -180,18 +191,23 @@ def deadline_of(context: Any) -> float | None:
 
 
 def caller_of(context: Any) -> str:
-    """Who calls, for the store's history: the name in its certificate, if it shows one, and its address."""
+    """Who calls, for the store's history: the principal, the name in a certificate, and the address."""
     shown = context.auth_context().get("x509_common_name") or context.peer_identities() or ()
     names = [name.decode(errors="replace") for name in shown]
+    if (principal := caller()) is not ANONYMOUS:
+        names.insert(0, principal.name)
     return " ".join([*dict.fromkeys(names), unquote(context.peer())])
 
 
 async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object) -> T:
-    """Runs a function that computes or waits in a pool, off the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+    """Runs a function that computes or waits in a pool, off the event loop, for the caller of this task."""
+    run = copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(pool, run, function, *arguments)
 
 
-async def _abort(context: Any, status: status_pb2.Status, code: grpc.StatusCode) -> NoReturn:
+async def abort(context: Any, status: status_pb2.Status) -> NoReturn:
+    """Ends a call with a status and its details."""
+    code = _CODES[status.code]
     metadata = ((_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(code, status.message, trailing_metadata=metadata)
     raise AssertionError("abort returned")

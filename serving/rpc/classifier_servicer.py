@@ -1,6 +1,6 @@
 """Serves corolla.v1.Classifier: protobuf to a validated request, answers and errors to protobuf."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -16,13 +16,15 @@ from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.corolla.v1 import classifier_pb2_grpc
+from serving.access.caller import caller as caller_now
+from serving.access.principals import Scope
 from serving.answer.classifier import Classifier
 from serving.answer.features import FROZEN, embed
 from serving.engine.priority import Priority
 from serving.feedback.feedback import Feedback
 from serving.metrics.events import Metrics
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
-from serving.rpc.call import deadline_of, decoded, show_calls, stream, unary
+from serving.rpc.call import deadline_of, decoded, path, show_calls, stream, unary
 from serving.rpc.labels import answered, check_count
 from serving.rpc.status import status_of
 
@@ -30,8 +32,14 @@ T = TypeVar("T")
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"]
 SERVICE = _SERVICE.full_name
+NEEDS: Mapping[str, Scope] = {
+    path(method): Scope.FEEDBACK if method.name == "Feedback" else Scope.INFER for method in _SERVICE.methods
+}
+"""What each call needs of its caller, by its path."""
 MAX_ID = 128
 _DEFAULT_TOP_K = 5
+_MOST_SIDES = 8
+"""Of a tensor's shape as it is read; one side too many refuses it already."""
 _COMBINES = {
     pb.COMBINE_UNSPECIFIED: Combine.MEAN,
     pb.COMBINE_MEAN: Combine.MEAN,
@@ -108,7 +116,8 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     @unary
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
         check_count(request)
-        return await self._feedback.in_turn(lambda: answered(self._feedback, request))
+        principal = caller_now()
+        return await self._feedback.in_turn(lambda: answered(self._feedback, request, principal))
 
     async def _classify(self, message: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         return await self._classifier.classify(_request(message, context), partial(_response, message))
@@ -204,7 +213,7 @@ def _images(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:
 
 def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
     """The images of a tensor: uint8 [n, H, W, 3] or float32 [n, 3, S, S]."""
-    shape = tuple(message.shape)
+    shape = tuple(message.shape[:_MOST_SIDES])
     dtypes: dict[int, np.dtype[Any]] = {
         pb.Tensor.DATA_TYPE_UINT8: np.dtype("uint8"),
         pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4"),

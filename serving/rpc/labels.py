@@ -1,9 +1,13 @@
 """Labels of Feedback: from protobuf, and what became of them to protobuf."""
 
+from functools import partial
+
 from petl_vit.errors import InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
+from serving.access.principals import Principal
 from serving.feedback.feedback import Feedback
 from serving.feedback.label import Label, LabelResult, Said, Source, Status
+from serving.metrics.prediction_ids import Prediction
 
 MAX_LABELS = 1000
 _SOURCES = {
@@ -38,15 +42,21 @@ def check_count(request: pb.FeedbackRequest) -> None:
         )
 
 
-def answered(feedback: Feedback, request: pb.FeedbackRequest) -> pb.FeedbackResponse:
-    """Takes the labels of a request. Blocking.
+def answered(feedback: Feedback, request: pb.FeedbackRequest, principal: Principal) -> pb.FeedbackResponse:
+    """Takes the labels of a request of a principal. Blocking.
 
     Raises:
+        Forbidden: One is of a prediction of a task or a named route that it may not use.
         InvalidInput: A source or a time that there is not.
         Overloaded, Unreachable, Corrupt, Conflict: See `Feedback.take`.
     """
     labels = [_label(message, number) for number, message in enumerate(request.labels)]
-    return pb.FeedbackResponse(results=map(_result, feedback.take(labels)))
+    return pb.FeedbackResponse(results=map(_result, feedback.take(labels, partial(_may_label, principal))))
+
+
+def _may_label(principal: Principal, prediction: Prediction) -> bool:
+    task, _, name = prediction.route.rpartition("/")
+    return principal.may_use(task, name) if task else principal.may_use_task(prediction.task)
 
 
 def _label(message: pb.Label, number: int) -> Label:

@@ -13,7 +13,7 @@ def no_admin() -> Forbidden:
     """The error of every administration call."""
     return Forbidden(
         "this server takes no administration",
-        remedy="start it with --admin, or with --tls-client-ca for clients with certificates",
+        remedy="start it with --admin, or with --principals or --tls-client-ca, to know who calls",
     )
 
 

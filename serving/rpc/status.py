@@ -14,6 +14,7 @@ from petl_vit.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    Unauthenticated,
     Unreachable,
 )
 
@@ -21,6 +22,7 @@ _CODES: tuple[tuple[type[CorollaError], grpc.StatusCode], ...] = (
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (Conflict, grpc.StatusCode.ABORTED),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (Corrupt, grpc.StatusCode.DATA_LOSS),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),

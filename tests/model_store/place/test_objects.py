@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_store.place.objects import Objects
-from petl_vit.errors import CorollaError
+from petl_vit.errors import CorollaError, InvalidInput
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -66,6 +66,23 @@ def test_a_folder_without_permission_is_a_clear_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(CorollaError, match="check its URL, your permissions"):
         objects.create("a/b", b"")
+
+
+@pytest.mark.parametrize("url", ["s3://b/p", "gs://b/p", "az://c/p", "abfss://c@a.dfs.core.windows.net/p"])
+def test_a_bucket_of_any_of_the_three_clouds_opens_by_its_url(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "a")
+    assert "Store" in str(Objects.open(url))
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
+    if url.startswith("az:"):
+        with pytest.raises(InvalidInput, match=r"store: .* names no storage account; set AZURE_STORAGE"):
+            Objects.open(url)
+
+
+def test_a_misspelt_scheme_is_refused_with_the_ones_that_there_are() -> None:
+    with pytest.raises(InvalidInput, match=r"store: 's4://b' does not open .* s3://bucket/prefix, gs://"):
+        Objects.open("s4://b")
 
 
 def test_a_failing_place_is_a_clear_error_that_names_the_key(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Place:
     def __init__(self) -> None:
         self.objects = Objects.open("memory:///")
         self.asked: Counter[str] = Counter()
+        self.cache = None
         self.lost = False
         self.modified = OLD
 
@@ -37,15 +38,27 @@ class Place:
 
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         self._ask(prefix)
-        return {key: Stamp(s.tag, self.modified) for key, s in self.objects.stamps(prefix).items()}
+        return {key: Stamp(s.tag, self.modified, s.size) for key, s in self.objects.stamps(prefix).items()}
 
     def _ask(self, what: str) -> None:
         if self.lost:
             raise OSError("lost")
         self.asked[what] += 1
 
+    def exists(self, key: str) -> bool:
+        return self.objects.exists(key)
+
+    def stamp(self, key: str) -> Stamp | None:
+        return self.objects.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return []
+
     def create(self, key: str, data: bytes) -> bool:
         return self.objects.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self.objects.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self.objects.swap(key, change)
@@ -166,7 +179,7 @@ def test_a_young_file_is_compared_by_content_because_its_tag_proves_nothing(
 
     stamps = place.objects.stamps
     monkeypatch.setattr(
-        place.objects, "stamps", lambda prefix: {k: Stamp("same", OLD) for k in stamps(prefix)}
+        place.objects, "stamps", lambda prefix: {k: Stamp("same", OLD, 1) for k in stamps(prefix)}
     )
     assert young.later() is None
     place.put(ALIAS, b"2")

@@ -130,6 +130,15 @@ def test_an_alarm_ends_when_traffic_is_again_like_the_reference() -> None:
     )
 
 
+def test_an_alarm_ends_after_a_day_without_an_image() -> None:
+    alarms = SequentialAlarms()
+    assert run(alarms, [look(0, counts(200, shifted(30)))]).alarms
+    days = [run(alarms, [look(hour * 3600, counts(0))]) for hour in range(1, 25)]
+    assert [bool(one.alarms) for one in days] == [True] * 23 + [False]
+    assert all(value <= 0 for value in days[-1].evidence.values()), "it begins anew"
+    assert run(alarms, [look(90_000, counts(200, shifted(30)))]).alarms, "and is raised again"
+
+
 def test_an_alarm_stays_as_it_was_raised() -> None:
     alarms = SequentialAlarms()
     (first,) = run(alarms, [look(0, counts(200, shifted(30)))]).alarms

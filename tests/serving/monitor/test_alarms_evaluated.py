@@ -48,7 +48,10 @@ def evidence(status: Status) -> dict[str, float]:
 def test_a_shift_on_two_servers_raises_one_alarm_also_when_one_restarts_meanwhile() -> None:
     world = World()
     for _ in range(20):
-        assert kinds(world.serve(200)) == []
+        assert kinds(status := world.serve(200)) == []
+    headline = status.routes[0].domains[0].headline
+    assert headline is not None
+    assert headline.trusted
     world.servers[0].restart(start=500.0)
     world.servers[0].compare_with(REFERENCE)
     status = world.serve(200)
@@ -60,6 +63,10 @@ def test_a_shift_on_two_servers_raises_one_alarm_also_when_one_restarts_meanwhil
 
     assert kinds(status) == ["shift"]
     assert rounds <= 10
+    headline = status.routes[0].domains[0].headline
+    assert headline is not None
+    assert not headline.trusted
+    assert "an alarm says" in headline.why
     assert status.routes[0].domains[0].threshold == status.alarms[0].threshold
 
 

@@ -1,6 +1,7 @@
 """Questions over HTTP."""
 
 import socket
+from functools import partial
 from threading import Thread
 
 import pytest
@@ -68,3 +69,21 @@ def test_a_redirect_is_not_followed_for_the_headers_are_not_meant_for_others() -
 
     assert asked == ["/"]
     assert "give the address" in str(raised.value.remedy)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_BYTES", 2**20)
+    sizes = {"/most": 2**20, "/more": 2**20 + 1}
+
+    def page(size: int) -> Answer:
+        return Answer(body=b"x" * size)
+
+    pages = {path: partial(page, size) for path, size in sizes.items()}
+    port = MetricsPort(CollectorRegistry(), port=0, pages=pages)
+    url = f"http://127.0.0.1:{port.port}"
+    try:
+        assert len(http.read(f"{url}/most", headers={})) == 2**20
+        with pytest.raises(Unreachable, match="/more answers with more than 1 MiB"):
+            http.read(f"{url}/more", headers={})
+    finally:
+        port.close()

@@ -159,7 +159,7 @@ async def test_clients_that_were_served_leave_nothing_behind(wide: World) -> Non
         await results(task)
 
     assert wide.gauge.rows[-1] == 200
-    assert shares() - before == 3, "the heavy one's priority, client and flow"
+    assert shares() - before == 5, "the heavy one's share at each step of its path"
     await wide.finish(first, until_then, heavy)
 
 

@@ -1,0 +1,1 @@
+"""Kills processes at random moments, and looks at what they leave behind."""

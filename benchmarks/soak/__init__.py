@@ -1,0 +1,1 @@
+"""A long run under load, with all that happens to a server: are answers right, and does anything grow?"""

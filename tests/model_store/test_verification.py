@@ -1,0 +1,194 @@
+"""What a verification reports: what names and records promise and the store does not hold."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model_store.format import keys
+from model_store.format.records import Alias, ExactVersion, NamedRoute
+from model_store.leftovers import Kind
+from model_store.store import Store
+from model_store.verification import verify
+from petl_vit.errors import Unreachable
+from tests.model_store.references import usable_reference
+from tests.model_store.world import World
+
+
+@pytest.fixture
+def two(world: World) -> World:
+    """Two versions of one adapter, an alias, a route, a list of images and a reference."""
+    store = world.store
+    for value in (1.0, 2.0):
+        store.adapters.publish(world.draft(), world.adapter(value))
+    store.adapters.set_alias("digits", "lora", "prod", 1)
+    pinned = ExactVersion(adapter="digits/lora:1", digest=store.adapters.manifest("digits", "lora", 1).digest)
+    store.routes.put(NamedRoute(task="digits", name="live", route="lora:1", versions=(pinned,)))
+    return world
+
+
+def files(world: World, pattern: str) -> Path:
+    (path,) = world.folder.glob(pattern)
+    return path
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_whole_store_has_no_problems_and_says_what_was_checked(two: World) -> None:
+    steps: list[tuple[int, int]] = []
+    report = verify(two.store, advance=lambda done, total: steps.append((done, total)))
+    assert report.whole, report.problems
+    assert not report.leftovers
+    assert report.checked["backbones"] == report.checked["tasks"] == report.checked["routes"] == 1
+    assert report.checked["adapters"] == report.checked["aliases"] == 2
+    assert report.size == sum(p.stat().st_size for p in two.folder.rglob("*") if p.is_file())
+    assert steps[-1] == (sum(report.checked.values()),) * 2
+
+
+Damage = Callable[[World], None]
+
+
+def unlink(pattern: str) -> Damage:
+    return lambda world: files(world, pattern).unlink()
+
+
+def rewrite(pattern: str, old: str, new: str) -> Damage:
+    def damage(world: World) -> None:
+        path = files(world, pattern)
+        path.write_text(path.read_text().replace(old, new))
+
+    return damage
+
+
+def put_with_other_digest(world: World) -> None:
+    path = files(world, "routes/digits/live")
+    route = NamedRoute.parse(path.read_bytes(), "routes/digits/live")
+    other = route.versions[0].model_copy(update={"digest": "0" * 64})
+    path.write_bytes(route.model_copy(update={"versions": (other,)}).encode())
+
+
+def remove_version(world: World) -> None:
+    for path in world.folder.glob("adapters/digits/lora/1/*"):
+        path.unlink()
+
+
+DAMAGES: dict[str, tuple[Damage, str, str]] = {
+    "a flipped bit of a backbone": (
+        lambda world: flip(files(world, "backbones/*/*.safetensors")),
+        "backbone.safetensors",
+        "digest",
+    ),
+    "a flipped bit of a base head": (
+        lambda world: flip(files(world, "tasks/digits/*/*.safetensors")),
+        "base_head.safetensors",
+        "digest",
+    ),
+    "a flipped bit of an adapter": (
+        lambda world: flip(files(world, "adapters/digits/lora/2/*.safetensors")),
+        "adapters/digits/lora/2/adapter.safetensors",
+        "digest",
+    ),
+    "tensors without which a record stands": (
+        unlink("adapters/digits/lora/2/*.safetensors"),
+        "adapters/digits/lora/2/adapter.safetensors",
+        "missing",
+    ),
+    "a manifest that is not JSON": (
+        rewrite("adapters/digits/lora/2/manifest.json", "{", "["),
+        "adapters/digits/lora/2/manifest.json",
+        "not JSON",
+    ),
+    "a manifest in another's place": (
+        rewrite("adapters/digits/lora/2/manifest.json", '"version": 2', '"version": 7'),
+        "adapters/digits/lora/2/manifest.json",
+        "says it is digits/lora:7",
+    ),
+    "a task that is gone": (unlink("tasks/digits/*/task.json"), "manifest.json", "its task 'digits'"),
+    "a backbone that is gone": (unlink("backbones/*/backbone.json"), "task.json", "its backbone"),
+    "an alias of nothing": (remove_version, "aliases/digits/lora/prod", "version 1, which does not exist"),
+    "a route of nothing": (remove_version, "routes/digits/live", "no version 1"),
+    "a route whose version is another now": (
+        put_with_other_digest,
+        "routes/digits/live",
+        "digest",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_reported_with_its_place_and_a_remedy(two: World, name: str) -> None:
+    damage, place, words = DAMAGES[name]
+    damage(two)
+    report = verify(two.store)
+    assert not report.whole
+    matching = [problem for problem in report.problems if problem.place.endswith(place)]
+    assert any(words in problem.problem for problem in matching), report.problems
+    assert all(problem.remedy for problem in report.problems)
+
+
+def test_without_tensors_a_missing_file_is_noticed_and_a_flipped_bit_is_not(two: World) -> None:
+    flip(files(two, "adapters/digits/lora/1/*.safetensors"))
+    assert verify(two.store, tensors=False).whole
+    files(two, "adapters/digits/lora/1/*.safetensors").unlink()
+    (problem,) = verify(two.store, tensors=False).problems
+    assert (problem.place, problem.problem) == (
+        "adapters/digits/lora/1/adapter.safetensors",
+        "the file is missing",
+    )
+
+
+def test_what_was_cut_off_is_a_leftover_and_not_a_problem(two: World) -> None:
+    store, place = two.store, two.store.place
+    place.create(keys.adapter("digits", "lora", 3, "adapter.safetensors"), b"half")
+    place.create(keys.backbone("b" * 64, "backbone.safetensors"), b"half")
+    place.create(keys.task("cats", "c" * 64, "base_head.safetensors"), b"half")
+    store.images.put("d" * 64, ["0" * 16])
+    store.references.put(usable_reference("gone"))
+    place.create(keys.adapter("digits", "gone", 1, "deleted.json"), b"{}")
+    place.create(keys.alias("digits", "gone", "latest"), Alias(version=1).encode())
+    store.adapters.publish(two.draft("cut"), two.adapter(5.0))
+    place.delete(keys.alias("digits", "cut", "latest"))
+    report = verify(store)
+    assert report.whole, report.problems
+    assert {leftover.kind for leftover in report.leftovers} == set(Kind) - {Kind.DELETION}
+    sizes = {leftover.place: leftover.size for leftover in report.leftovers}
+    assert sizes["adapters/digits/lora/3/adapter.safetensors"] == 4
+
+
+def test_an_alias_of_a_deleted_version_is_a_problem_and_half_a_deletion_is_not(two: World) -> None:
+    place = two.store.place
+    place.create(keys.adapter("digits", "lora", 2, "deleted.json"), b"{}")
+    report = verify(two.store)
+    assert report.whole, report.problems
+    assert [leftover.kind for leftover in report.leftovers] == [Kind.DELETION]
+    two.store.adapters.remove("digits", "lora", 1)
+    problems = {problem.place: problem.problem for problem in verify(two.store).problems}
+    assert problems["aliases/digits/lora/prod"] == "it stands for version 1, which was deleted"
+
+
+def test_what_is_deleted_while_it_is_checked_is_not_a_problem(two: World) -> None:
+    store = two.store
+
+    class Deleting(type(store.place)):  # type: ignore[misc]
+        """Deletes version 2 when its tensors are first read."""
+
+        def read(self, key: str) -> bytes | None:
+            if key.endswith("lora/2/adapter.safetensors"):
+                store.adapters.remove("digits", "lora", 2)
+            return store.place.read(key)
+
+    report = verify(Store(Deleting.open(str(two.folder))))
+    assert report.whole, report.problems
+
+
+def test_a_place_that_cannot_be_listed_is_an_error_and_not_an_empty_store(two: World, tmp_path: Path) -> None:
+    class Lost(type(two.store.place)):  # type: ignore[misc]
+        def stamps(self, prefix: str) -> dict[str, object]:
+            raise Unreachable("it does not answer", field=prefix)
+
+    with pytest.raises(Unreachable, match="does not answer"):
+        verify(Store(Lost.open(str(tmp_path / "other"))))
