@@ -143,7 +143,7 @@ class Replica:
 
     def metrics_address(self) -> str:
         """HOST:PORT where this replica's metrics are scraped."""
-        host = self._server.settings.metrics_host
+        host = self._server.settings.scraped_host
         host = host if address.is_loopback(host) else ray.util.get_node_ip_address()
         return address.joined(host, self._server.metrics_port)
 
@@ -186,9 +186,9 @@ class Replica:
 
 
 def _settings(flags: Mapping[str, Any], socket: Path) -> Settings:
-    """A replica's: as many threads as Ray gave it CPUs, and administration only where it was asked for."""
+    """As many threads as Ray gave CPUs, and administration only for known callers, unless flags say."""
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    chosen = {"threads": max(1, cpus), "admin": False} | dict(flags)
+    chosen = {"threads": max(1, cpus), "admin": flags.get("principals") is not None} | dict(flags)
     name = serve.get_replica_context().replica_tag
     return Settings.read(chosen | {"host": f"{address.UNIX}{socket}", "metrics_port": 0, "replica": name})
 
