@@ -121,6 +121,10 @@ def deploy(args: Mapping[str, Any], **options: Any) -> None:
     from deploy.ray.app import build, deployment
 
     build(args)  # refuses what is wrong
+    if "request_router_config" in options:
+        serve.delete(
+            "corolla"
+        )  # proxies keep the router that they have for as long as the application is there
     serve.run(deployment.options(**options).bind(dict(args)), name="corolla", route_prefix="/")
 
 

@@ -119,7 +119,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """Fails while the server does not serve; Ray then starts another replica in its place."""
-        check = self._channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = self._channel.unary_unary("/grpc.health.v1.Health/Check")
         reply = await check(b"", timeout=_HEALTH_S)
         status = health_pb2.HealthCheckResponse.FromString(reply).status
         if status != health_pb2.HealthCheckResponse.SERVING:
@@ -165,7 +165,8 @@ class Replica:
 
     async def call(self, path: str, request: bytes, metadata: Metadata) -> "_Answer":
         """Makes a call to this replica's own server."""
-        call = self._channel.unary_unary(path)(request, metadata=metadata)
+        make: Any = self._channel.unary_unary(path)
+        call = make(request, metadata=metadata)
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
@@ -182,7 +183,8 @@ class Replica:
 
     def stream(self, path: str, requests: AsyncIterator[bytes], metadata: Metadata) -> Any:
         """A call with two streams to this replica's own server, as gRPC returns it."""
-        return self._channel.stream_stream(path)(requests, metadata=metadata)
+        make: Any = self._channel.stream_stream(path)
+        return make(requests, metadata=metadata)
 
 
 def _settings(flags: Mapping[str, Any], socket: Path) -> Settings:
@@ -202,8 +204,8 @@ def _answer(service: ServiceDescriptor, method: MethodDescriptor) -> Callable[..
 
     async def unary(self: Replica, request: bytes, grpc_context: Any) -> _Raw:
         make = self.call_all if method.name in _OF_EVERY_REPLICA else self.call
-        answer, *status = await make(path, request, _forwarded(grpc_context))
-        _finish(grpc_context, *status)
+        answer, code, details, trailing = await make(path, request, _forwarded(grpc_context))
+        _finish(grpc_context, code, details, trailing)
         return _Raw(answer)
 
     async def streaming(self: Replica, request: Any, grpc_context: Any) -> AsyncIterator[_Raw]:

@@ -1,7 +1,7 @@
 """Which replica answers a call: one that holds its adapters, unless that one is busier than the others.
 
-Replicas are ordered by how many of the call's adapters they hold, then by a hash of the adapters and the
-replica (rendezvous hashing), so that proxies agree without asking each other, and a new or lost replica moves
+Replicas are ordered by how many of the call's adapters they hold, then by how few adapters they hold at all,
+then by a hash of the adapters and the replica (rendezvous hashing), so that proxies agree without asking each other, and a new or lost replica moves
 only its own share of the adapters. The first of them whose load is bounded answers: a replica has at most
 `bound` times the mean number of calls, or `least` calls where that is more. So one hot adapter spreads over
 as many replicas as it needs (consistent hashing with bounded loads, arXiv 1608.01350).
@@ -35,7 +35,7 @@ _REQUESTS: Mapping[str, type[Message]] = {
 }
 
 
-class AdapterRouter(RequestRouter):
+class AdapterRouter(RequestRouter):  # type: ignore[misc]  # Ray is not read by mypy
     """Ray Serve's router for calls that name adapters; other calls go where the fewest are in progress."""
 
     def initialize_state(self, *, bound: float = BOUND, least: int = LEAST) -> None:
@@ -111,9 +111,9 @@ def preferred(
     """
     key = "\0".join(sorted(adapters))
 
-    def affinity(replica: str) -> tuple[int, bytes]:
+    def affinity(replica: str) -> tuple[int, int, bytes]:
         weight = hashlib.blake2b(f"{key}\0{replica}".encode(), digest_size=8).digest()
-        return sum(name in held[replica] for name in adapters), weight
+        return sum(name in held[replica] for name in adapters), -len(held[replica]), weight
 
     order = sorted(loads, key=affinity, reverse=True)
     most = max(least, math.ceil(bound * (sum(loads.values()) + 1) / max(1, len(loads))))
