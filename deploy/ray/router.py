@@ -1,10 +1,11 @@
 """Which replica answers a call: one that holds its adapters, unless that one is busier than the others.
 
 Replicas are ordered by how many of the call's adapters they hold, then by how few adapters they hold at all,
-then by a hash of the adapters and the replica (rendezvous hashing), so that proxies agree without asking each other, and a new or lost replica moves
-only its own share of the adapters. The first of them whose load is bounded answers: a replica has at most
-`bound` times the mean number of calls, or `least` calls where that is more. So one hot adapter spreads over
-as many replicas as it needs (consistent hashing with bounded loads, arXiv 1608.01350).
+then by a hash of the adapters and the replica (rendezvous hashing), so that proxies agree without asking each
+other, and a new or lost replica moves only its own share of the adapters. The first of them whose load is
+bounded answers: a replica has at most `bound` times the mean number of calls, or `least` calls where that is
+more. So one hot adapter spreads over as many replicas as it needs (consistent hashing with bounded loads,
+arXiv 1608.01350).
 
 It runs in the proxies, without torch.
 """
