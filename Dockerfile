@@ -1,5 +1,6 @@
-# Serves as a user without rights, with the store on a volume:
+# Serves as a user without rights, with the store on a volume; docs/deploy.md says more:
 #   docker build -t corolla . && docker run -p 50051:50051 -p 9095:9095 -v my-store:/store corolla
+# The root file system may be read-only (--read-only --tmpfs /tmp): only /store and /tmp are written.
 FROM python:3.11-slim AS build
 
 WORKDIR /src
@@ -28,6 +29,7 @@ ENV PATH=/opt/corolla/bin:$PATH \
     COROLLA_INSECURE=true \
     COROLLA_STORE=/store \
     OMP_WAIT_POLICY=passive \
+    PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
 WORKDIR /store

@@ -40,6 +40,18 @@ class Tree:
         """Its part of the machine's memory: what several processes share is divided among them."""
         return sum(_proportional_bytes(process) for process in self._all())
 
+    def suspend(self) -> None:
+        """Lets none of the processes run, until `resume`."""
+        for process in self._all():
+            with suppress(psutil.Error):
+                process.suspend()
+
+    def resume(self) -> None:
+        """Lets all of the processes run again."""
+        for process in self._all():
+            with suppress(psutil.Error):
+                process.resume()
+
     def stop(self) -> None:
         """Asks the process and its children to end; what still runs after `STOP_S` seconds is ended."""
         everything = self._all()

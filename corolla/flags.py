@@ -238,6 +238,25 @@ def server(text: str, default: str | None = None) -> Decorator:
     return decorate
 
 
+def port_token(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--token-file` and `--insecure` of what reads metrics or a status over HTTP."""
+    for decorate in (
+        click.option(
+            "--insecure",
+            is_flag=True,
+            help="Send the token to another machine without TLS, on a network you trust.",
+        ),
+        click.option(
+            "--token-file",
+            type=PATH,
+            metavar="FILE",
+            help="File of the bearer token to show, as of a server's --metrics-token-file.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 def _token(file: Path | None) -> Token | None:
     """The token of the flag, else of the variables. No flag takes its text: every user may list processes.
 

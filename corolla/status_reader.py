@@ -5,6 +5,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from petl_vit.errors import Corrupt, Unreachable
+from serving.client.token import Token
 from serving.monitor import http
 from serving.monitor.status import Status
 
@@ -19,15 +20,19 @@ class StatusReader:
 
     Args:
         address: HOST:PORT or a URL.
+        token: The bearer token that it is shown, or the path of its file; None shows none.
+        insecure: Send it in plain text to another machine, too.
 
     Raises:
-        InvalidInput: The address is neither.
+        NotFound: The token's file does not exist.
+        InvalidInput: The address is neither, or the token is not one or could be read by others.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, token: Token | None = None, insecure: bool = False) -> None:
         base = http.base_url(address, "address").removesuffix(_PATH)
         self.address = http.shown(base)
         self._url = f"{base}{_PATH}"
+        self._bearer = http.bearer(base, token, insecure=insecure)
 
     def read(self) -> Status:
         """The status now.
@@ -37,9 +42,10 @@ class StatusReader:
             Corrupt: What answers has no status, or not one of this version.
         """
         try:
-            body = http.read(self._url, headers={"Accept": "application/json"})
+            body = http.read(self._url, headers={"Accept": "application/json"}, bearer=self._bearer)
         except Unreachable as error:
-            raise Unreachable(error.problem, remedy=_WHERE) from error
+            remedy = http.SHOW_A_TOKEN if error.remedy == http.SHOW_A_TOKEN else _WHERE
+            raise Unreachable(error.problem, remedy=remedy) from error
         try:
             return Status.model_validate_json(body)
         except ValidationError as error:
@@ -51,14 +57,14 @@ class StatusReader:
             raise Corrupt(problem, remedy="use a corolla of the server's version") from error
 
 
-def nearest() -> StatusReader:
+def nearest(*, token: Token | None = None) -> StatusReader:
     """That of this machine: `corolla monitor` where it answers, else a server.
 
     Raises:
         Unreachable: Neither answers.
     """
     for address in (MONITOR, SERVER):
-        reader = StatusReader(address)
+        reader = StatusReader(address, token=token)
         try:
             reader.read()
         except (Unreachable, Corrupt):

@@ -68,7 +68,7 @@ class Store(Tuning):
         }
         settings = Settings.read(given)
         self._given = {name: getattr(settings, name) for name in given}
-        super().__init__(ModelStore.open(settings.store), settings)
+        super().__init__(ModelStore.open(settings.store, cache=settings.opened_cache()), settings)
         self._in_process: InProcess | None = None
         self._lock = Lock()
 

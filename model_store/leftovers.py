@@ -3,9 +3,9 @@
 Finding them reads records, and writes nothing. A leftover does no harm: nothing resolves to it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -68,9 +68,15 @@ def listing(place: Place) -> dict[str, Stamp]:
     return {key: stamp for kind in KINDS for key, stamp in place.stamps(kind).items()}
 
 
-def leftovers(store: Store, listed: Listing) -> list[Leftover]:
-    """The leftovers among what is listed, by key. None of them is too young to count."""
-    found = [*_without_record(listed), *_versions(listed), *_latest(listed), *_unnamed(store, listed)]
+def leftovers(
+    store: Store, listed: Listing, note: Callable[[str], object] = lambda text: None
+) -> list[Leftover]:
+    """The leftovers among what is listed, by key, however young.
+
+    Args:
+        note: Told why lists of images and references could not be decided.
+    """
+    found = [*_without_record(listed), *_versions(listed), *_latest(listed), *_unnamed(store, listed, note)]
     return sorted(found, key=lambda leftover: leftover.place)
 
 
@@ -103,7 +109,9 @@ def _versions(listed: Listing) -> Iterator[Leftover]:
     )
     for version in (manifests | tensors) & tombstones:
         files = [keys.adapter(*version, file) for file in ("adapter.safetensors", "manifest.json")]
-        yield _leftover(Kind.DELETION, listed, *(file for file in files if file in listed))
+        begun = listed[keys.adapter(*version, "deleted.json")].modified
+        rest = _leftover(Kind.DELETION, listed, *(file for file in files if file in listed))
+        yield replace(rest, modified=max(rest.modified, begun))
     for version in tensors - manifests - tombstones:
         yield _leftover(Kind.VERSION, listed, keys.adapter(*version, "adapter.safetensors"))
 
@@ -122,15 +130,16 @@ def _latest(listed: Listing) -> Iterator[Leftover]:
         yield Leftover(place=keys.alias(*adapter, LATEST), kind=Kind.NO_LATEST, size=0, modified=modified)
 
 
-def _unnamed(store: Store, listed: Listing) -> Iterator[Leftover]:
+def _unnamed(store: Store, listed: Listing, note: Callable[[str], object]) -> Iterator[Leftover]:
     """Lists of images and references, where every record that could name them can be read."""
     images, references = keys.images_in(listed), keys.references_in(listed)
     if not images and not references:
         return
     try:
         records = read_records(store, listed)
-    except CorollaError:
-        return  # a damaged record may name any of them
+    except CorollaError as error:  # what cannot be read may name any of them
+        note(f"lists of images and references stay, as a record that may name them cannot be read: {error}")
+        return
     data = {digest for record in records for digest in digests_in(record.training)}
     for digest in images:
         if digest not in data:

@@ -17,6 +17,7 @@ from model_store.collections.references import References
 from model_store.collections.routes import Routes
 from model_store.collections.tasks import Tasks
 from model_store.format.trust import TrustedKeys
+from model_store.place.cache import Cache
 from model_store.place.objects import Objects, Place
 from model_store.place.snapshot import Snapshot
 
@@ -45,16 +46,19 @@ class Store:
         self.references = References(place)
 
     @classmethod
-    def open(cls, url: str | None = None, *, trusted: TrustedKeys | None = None) -> "Store":
+    def open(
+        cls, url: str | None = None, *, trusted: TrustedKeys | None = None, cache: Cache | None = None
+    ) -> "Store":
         """Open a folder (created when missing) or any obstore URL; None is the user's data folder.
 
         Args:
             trusted: Who has to vouch for an adapter before its tensors are read; None asks nobody.
+            cache: Where tensor files are kept on this machine, once they were read and checked.
 
         Raises:
             InvalidInput: It is neither a folder nor a URL that obstore knows.
         """
-        return cls(Objects.open(url or default_url()), trusted)
+        return cls(Objects.open(url or default_url(), cache), trusted)
 
     def __str__(self) -> str:
         return str(self.place)

@@ -68,6 +68,7 @@ def verify(
     is reported.
 
     Args:
+        store: Opened without a cache, whose copies would be checked instead.
         tensors: Whether tensors are read and their digests computed; otherwise they must only exist.
         advance: Called with the number of checks that are done, and of all.
 

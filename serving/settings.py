@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.place.cache import Cache
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
 from petl_vit.image_input import MAX_PIXELS
@@ -46,6 +47,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     store: str | None = Field(default=None, description="folder or URL of the model store")
+    cache: str | None = Field(
+        default=None, description="folder in which files of a remote store are kept; default: none are"
+    )
+    cache_bytes: int = Field(
+        default=10 * 2**30, ge=1, description="bytes of the cache; the least recently used leave it first"
+    )
     backbone: str | None = Field(default=None, description="name or digest; default: the only one stored")
     host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
     socket_mode: str = Field(
@@ -265,6 +272,14 @@ class Settings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "settings"
             field = name if flags.get(name) is not None else f"{PREFIX}{name.upper()}"
             raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=field) from None
+
+    def opened_cache(self) -> Cache | None:
+        """Where tensor files of the store are kept on this machine, if anywhere.
+
+        Raises:
+            CorollaError: The folder cannot be written.
+        """
+        return None if self.cache is None else Cache.open(Path(self.cache), self.cache_bytes)
 
     def registered_bytes(self, *, beside_gpu: bool) -> int:
         """Bytes of host memory that adapters may take."""

@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from benchmarks.kill.garbage import GARBAGE
 from benchmarks.kill.labels import FEEDBACK
 from benchmarks.kill.names import ALIAS, DELETE, REGISTER
 from benchmarks.kill.operation import Found, Operation, acknowledged, cut_off
@@ -35,7 +36,7 @@ from benchmarks.kill.process import Moment, Span, checked, in_child, killed, mea
 from benchmarks.kill.training import SOUP, SWEEP
 from benchmarks.report import Figures, emit, parser, progress, stop_on_terminate
 
-OPERATIONS = (REGISTER, ALIAS, SWEEP, FEEDBACK, SOUP, DELETE)
+OPERATIONS = (REGISTER, ALIAS, SWEEP, FEEDBACK, SOUP, DELETE, GARBAGE)
 ROUNDS, QUICK_ROUNDS = 200, 14
 
 
@@ -123,14 +124,17 @@ def figures(tallies: dict[str, Tally]) -> Figures:
 
 
 def run(operations: Sequence[Operation], rounds: int, folder: Path, seed: int) -> dict[str, Tally]:
-    """So many rounds, the operations in turns."""
+    """So many rounds, the operations in turns; those until then where it is interrupted."""
     killing, tallies = Killing(folder, seed), {operation.name: Tally() for operation in operations}
-    for number in range(rounds):
-        operation = operations[number % len(operations)]
-        found, writes, in_a_write = killing.round(operation, number // len(operations))
-        tallies[operation.name].add(found, writes, in_a_write)
-        if (number + 1) % 10 == 0:
-            progress(f"{number + 1} of {rounds} rounds")
+    try:
+        for number in range(rounds):
+            operation = operations[number % len(operations)]
+            found, writes, in_a_write = killing.round(operation, number // len(operations))
+            tallies[operation.name].add(found, writes, in_a_write)
+            if (number + 1) % 10 == 0:
+                progress(f"{number + 1} of {rounds} rounds")
+    except (KeyboardInterrupt, SystemExit):
+        progress("interrupted: these are the rounds until now")
     return tallies
 
 

@@ -19,8 +19,9 @@ from serving.client.messages import RequestFailed
 from serving.server import Server
 from serving.settings import Settings
 
-_IMAGES, _LABELS = 200, 5
+_IMAGES, _LABELS = 50, 5
 _WAIT_S = 120.0
+_GONE = ("UNAVAILABLE", "CANCELLED", "UNKNOWN")
 
 
 def _prepare(folder: Path) -> None:
@@ -34,7 +35,7 @@ def _settings(folder: Path) -> Settings:
         port=0,
         metrics_port=0,
         device="cpu",
-        precision="fp32",  # type: ignore[arg-type]
+        precision="fp32",
         threads=1,
         prediction_key_file=str(folder / "key"),
         labels=str(folder / "labels.db"),
@@ -71,8 +72,9 @@ def _send(address: str, say: Say) -> None:
                     say("begun", *labelled)
                     client.feedback([(prediction, "star") for prediction in labelled])
                     say("done", *labelled)
-        except RequestFailed:
-            return
+        except RequestFailed as error:
+            if error.code not in _GONE:
+                raise
 
 
 def _check(folder: Path, told: Sequence[Event]) -> Found:

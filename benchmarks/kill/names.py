@@ -86,7 +86,7 @@ def _check_switched(folder: Path, told: Sequence[Event]) -> Found:
     world = World(folder)
     found, moves, begun = look(world), [move for (move,) in acknowledged(told)], cut_off(told)
     points_at = world.store.adapters.version_of(TASK, "lora", "prod")
-    possible = [*(moves[-1:] or [None]), *(begun or ())]
+    possible: list[str | int | float | None] = [*(moves[-1:] or [None]), *(begun or ())]
     found.expect(points_at in possible, f"prod is {points_at}, not {' or '.join(map(str, possible))}")
     records = world.store.history.of(keys.alias(TASK, "lora", "prod"))
     recorded = [int(record.after) for record in records]
@@ -133,9 +133,8 @@ def _check_deleted(folder: Path, told: Sequence[Event]) -> Found:
             deletion.delete_task(store, rest)
         found.expect_whole(not store.tasks.list(_OTHER), "the task is still there")
     latest = store.adapters.version_of(TASK, "lora", LATEST)
-    found.expect_whole(
-        latest in (store.adapters.versions(TASK, "lora") or [None]), f"latest is {latest}, which is gone"
-    )
+    left: list[int | None] = [*store.adapters.versions(TASK, "lora")]
+    found.expect_whole(latest in (left or [None]), f"latest is {latest}, which is gone")
     new = store.adapters.publish(world.draft("lora"), adapter(world.vit, 2**31))
     found.expect_whole(new.version > max([*deleted, *there], default=0), f"{new} has a number that was taken")
     found.broken += look(world).broken

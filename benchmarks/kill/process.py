@@ -130,6 +130,8 @@ class _Child:
                     self.told.append(self._receiver.recv())
             except EOFError:
                 return
+            if self._driver is not None and not self._driver.is_alive():
+                raise RuntimeError("the server's client has ended before it was killed")
 
     def kill(self) -> None:
         """Kills it, and listens to what it said before."""

@@ -84,9 +84,8 @@ def _check_swept(folder: Path, told: Sequence[Event]) -> Found:
     before = len(log.read_text().splitlines()) if log.exists() else 0
     swept = sweeps.run(world.store, _swept(folder, begun), Unseen())
     values = {(t.method, t.place): t.value for tuned in swept.methods for t in tuned.trials}
-    again = {
-        (line["method"], line["place"]) for line in map(json.loads, log.read_text().splitlines()[before:])
-    }
+    lines = map(json.loads, log.read_text().splitlines()[before:])
+    again = {(line["method"], line["trial"] - 1) for line in lines if "trial" in line}
     for number, method, place, *facts in acknowledged(told):
         if place == -1:
             manifest = world.store.adapters.manifest(TASK, str(method), int(facts[0]))

@@ -16,7 +16,8 @@ def latencies(
     variant: Variant, tasks: Sequence[Tenant], images: Sequence[bytes], arrivals: Sequence[tuple[float, int]]
 ) -> list[float]:
     """Seconds from the time when each call was due to its answer, in the order of arrivals."""
-    return asyncio.run(_latencies(variant, tasks, images, arrivals))
+    with variant.running():
+        return asyncio.run(_latencies(variant, tasks, images, arrivals))
 
 
 async def _latencies(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from benchmarks.processes import Corolla, corolla
 from benchmarks.report import progress
 from benchmarks.stores import Shelf
+from benchmarks.tenants.slices import sliced
 from benchmarks.tenants.workload import Tenant
 
-SHARED, COPIES, UNFAIR = "one backbone, fair", "a copy for each group", "one backbone, in order"
+SHARED, UNFAIR = "one backbone, fair", "one backbone, in order"
+PARTITION, COPIES = "a copy and a part of the machine for each group", "a copy for each group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +21,26 @@ class Variant:
 
     Attributes:
         place: The position of its server, by task.
+        cores: Of the machine in whose fixed parts the servers run; None where they share it freely.
     """
 
     servers: Sequence[Corolla]
     place: Mapping[str, int]
+    cores: int | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While it is asked, it runs in its part of the machine."""
+        if self.cores is None:
+            yield
+            return
+        with sliced([server.tree for server in self.servers], self.cores):
+            yield
 
     @property
     def memory_bytes(self) -> int:
         """What it takes of the machine's memory; what processes share is divided among them."""
         return sum(server.tree.proportional_bytes() for server in self.servers)
-
-    @property
-    def cpu_seconds(self) -> float:
-        return sum(server.tree.cpu_seconds() for server in self.servers)
 
 
 @contextmanager
@@ -61,6 +70,7 @@ def variants(
         grouped = {tenant.task: number for number, group in enumerate(dealt) for tenant in group}
         yield {
             SHARED: Variant(servers=[fair], place=dict.fromkeys(everybody, 0)),
+            PARTITION: Variant(servers=copies, place=grouped, cores=threads),
             COPIES: Variant(servers=copies, place=grouped),
             UNFAIR: Variant(servers=[unfair], place=dict.fromkeys(everybody, 0)),
         }

@@ -17,6 +17,7 @@ from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from serving.address import joined
 from serving.metrics.port import MetricsPort
+from serving.monitor import http
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute, settings
 from serving.monitor.alarms import SequentialAlarms
 from serving.monitor.confusion import Confusions
@@ -38,7 +39,7 @@ _MOMENTS = 288  # of the past that are read from Prometheus
     epilog=epilog(
         "corolla monitor --server-metrics http://localhost:9095",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --state monitor.json",
-        "corolla monitor --server-metrics localhost:9095 --once --json",
+        "corolla monitor --server-metrics localhost:9095 --once --json --token-file metrics.token",
         "corolla monitor --server-metrics localhost:9095 --alpha 0.001 --alarms alarms.toml",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --once || echo look at it",
     )
@@ -53,8 +54,10 @@ _MOMENTS = 288  # of the past that are read from Prometheus
     "headers",
     metavar="'NAME: VALUE'",
     multiple=True,
-    help="With --prometheus: sent with every question, such as an Authorization; may be repeated.",
+    help="With --prometheus: sent with every question, such as X-Scope-OrgID; may be repeated. "
+    "Others may see what is typed: give a token by --token-file.",
 )
+@flags.port_token
 @click.option(
     "--store",
     "url",
@@ -154,6 +157,8 @@ def _source(
     history: float,
     every: float,
     once: bool,
+    token_file: Path | None,
+    insecure: bool,
 ) -> Source:
     if (server_metrics is None) == (prometheus is None):
         both = prometheus is not None
@@ -167,15 +172,18 @@ def _source(
     if prometheus is None:
         assert server_metrics is not None
         _refuse_without_prometheus()
-        return ServerSource(server_metrics)
+        base = http.base_url(server_metrics, "server_metrics")
+        return ServerSource(base, bearer=http.bearer(base, token_file, insecure=insecure))
     if job is None:
         raise InvalidInput("missing", field="job", remedy="name the job of the servers' targets")
+    base = http.base_url(prometheus, "prometheus")
     found = PrometheusSource(
-        prometheus,
+        base,
         job,
         history_s=history,
         step_s=max(every, history / _MOMENTS),
         headers=_headers(headers),
+        bearer=http.bearer(base, token_file, insecure=insecure),
     )
     if once:
         found.check()

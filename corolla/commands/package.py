@@ -9,6 +9,7 @@ from corolla import flags
 from corolla.flags import epilog, option_of
 from corolla.group import CommandGroup
 from model_store.store import Store
+from serving.access.principals_file import Principals
 from serving.settings import Settings
 from serving.torchserve.packaging import NOTICE, Package, java_problem
 
@@ -39,6 +40,12 @@ def package() -> None:
 @option_of("precision", _FIELDS["precision"])
 @option_of("domains", _FIELDS["domains"])
 @option_of("threads", _FIELDS["threads"])
+@click.option(
+    "--principals",
+    type=flags.PATH,
+    metavar="FILE",
+    help="File of who may ask, by tokens of `corolla tokens`.  [default: whoever TorchServe lets in]",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def torchserve(
     url: str | None,
@@ -47,8 +54,12 @@ def torchserve(
     name: str,
     version: str,
     force: bool,
+    principals: Path | None,
     **settings: object,
 ) -> None:
+    if principals is not None:
+        Principals.read(principals)
+        settings["principals"] = str(principals.resolve())
     store = Store.open(url)
     record = store.backbones.get(backbone)
     settings = {name: value for name, value in settings.items() if value is not None}

@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.live import Live
 
+from corolla import flags
 from corolla.flags import epilog
 from corolla.status_reader import StatusReader, nearest
 from corolla.watching import View
@@ -41,7 +43,16 @@ _NAMED = 10
     help="How long to wait between looks.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a look, each on its line.")
-def watch(address: str | None, routes: tuple[str, ...], once: bool, every: float, as_json: bool) -> None:
+@flags.port_token
+def watch(
+    address: str | None,
+    routes: tuple[str, ...],
+    once: bool,
+    every: float,
+    as_json: bool,
+    token_file: Path | None,
+    insecure: bool,
+) -> None:
     """Watch how right the answers are, in a terminal.
 
     For each route in each domain: images, confidence, agreement of the members, accuracy as estimated
@@ -50,7 +61,10 @@ def watch(address: str | None, routes: tuple[str, ...], once: bool, every: float
     ADDRESS is HOST:PORT or a URL: the metrics port of a server, or the port of `corolla monitor`, which
     sees many servers.  [default: 127.0.0.1:9096 where corolla monitor runs there, else 127.0.0.1:9095]
     """
-    reader = nearest() if address is None else StatusReader(address)
+    if address is None:
+        reader = nearest(token=token_file)
+    else:
+        reader = StatusReader(address, token=token_file, insecure=insecure)
     looks = _looks(reader, routes, once=once, every_s=every)
     console = Console(markup=False, emoji=False, highlight=False)
     if as_json:

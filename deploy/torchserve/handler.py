@@ -12,10 +12,14 @@ from typing import Any
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.utils.util import PredictionException
 
+from serving.access.caller import Caller
+from serving.torchserve.callers import Callers, without_token
 from serving.torchserve.counts import Gains, counters
 from serving.torchserve.embedded import Embedded
 from serving.torchserve.packaging import settings_of
 from serving.torchserve.requests import Failure, PredictionRequest, failure, request_of
+
+_Admitted = tuple[PredictionRequest, Caller]
 
 
 class Handler:
@@ -30,7 +34,9 @@ class Handler:
         gpu = context.system_properties.get("gpu_id")
         if gpu is not None:
             _show_only(int(gpu))
-        self.engine = Embedded(settings_of(context.model_yaml_config))
+        settings = settings_of(context.model_yaml_config)
+        self.engine = Embedded(settings)
+        self._callers = Callers(settings, self.engine.metrics)
         self._gains = Gains(self.engine.registry)
         _add_counters(context.metrics)
         self._emit(context.metrics)
@@ -41,17 +47,35 @@ class Handler:
         Raises:
             PredictionException: The only request failed: its status reaches gRPC's clients no other way.
         """
-        answers = self._answers([_read(row) for row in rows])
+        self._callers.follow()
+        headers = [context.get_all_request_header(position) for position in range(len(rows))]
+        answers = self._answers(list(map(self._read, rows, headers)))
         self._emit(context.metrics)
         if len(answers) == 1 and isinstance(answers[0], Failure):
             raise PredictionException(json.dumps(answers[0].document), answers[0].status)
         return [_written(answer, position, context) for position, answer in enumerate(answers)]
 
-    def _answers(self, rows: list[PredictionRequest | Failure]) -> list[dict[str, Any] | Failure]:
+    def _answers(self, rows: list[_Admitted | Failure]) -> list[dict[str, Any] | Failure]:
         """The answers in the order of the rows; all that can be read go to the engine at once."""
-        requests = [row for row in rows if isinstance(row, PredictionRequest)]
-        answers = iter(self.engine.answer([(row.request, row.document) for row in requests]))
+        admitted = [row for row in rows if not isinstance(row, Failure)]
+        questions = [(row.request, row.document) for row, _ in admitted]
+        outcomes = self.engine.answer(questions, [caller for _, caller in admitted])
+        for (_, caller), outcome in zip(admitted, outcomes, strict=True):
+            self._callers.answered(caller, outcome if isinstance(outcome, BaseException) else None)
+        answers = iter(outcomes)
         return [row if isinstance(row, Failure) else _outcome(next(answers)) for row in rows]
+
+    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> _Admitted | Failure:
+        """A request and who sends it, which is known before anything else of it is read."""
+        try:
+            caller = self._callers.admit(row, headers)
+        except Exception as error:
+            return failure(error)
+        try:
+            return request_of(without_token(row)), caller
+        except Exception as error:
+            self._callers.answered(caller, error)
+            return failure(error)
 
     def _emit(self, metrics: Any) -> None:
         for name, values, gained in self._gains.read():
@@ -64,13 +88,6 @@ def _add_counters(metrics: Any) -> None:
     for name, labels in counters():
         if name not in known:
             metrics.add_metric_to_cache(name, "count", list(labels), MetricTypes.COUNTER)
-
-
-def _read(row: Mapping[str, Any]) -> PredictionRequest | Failure:
-    try:
-        return request_of(row)
-    except Exception as error:
-        return failure(error)
 
 
 def _outcome(outcome: dict[str, Any] | BaseException) -> dict[str, Any] | Failure:

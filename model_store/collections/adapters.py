@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
 from model_store.collections.history import History
 from model_store.collections.tasks import Tasks
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
 from model_store.format.signature import Signature, SigningKey, name_of
@@ -128,10 +130,42 @@ class Adapters:
         """
         if self._trusted is not None:
             self.voucher(manifest, self._trusted.now())
+        return self._read(manifest)[1]
+
+    def file(self, manifest: Manifest) -> bytes:
+        """The file of an adapter's tensors, checked by its digest.
+
+        Raises:
+            Corrupt: As `load`.
+        """
+        return self._read(manifest)[0]
+
+    def adopt(self, manifest: Manifest, record: bytes) -> bool:
+        """Publish a version whose number is taken by its tensors, which were written before.
+
+        Args:
+            record: The manifest's file.
+
+        Returns:
+            Whether it is there now; otherwise its number was deleted meanwhile.
+
+        Raises:
+            Conflict: There is another manifest.
+        """
+        version = manifest.task, manifest.name, manifest.version
+        key = keys.adapter(*version, _MANIFEST)
+        # Another publisher of the same tensors may have claimed the number too, where an answer was lost.
+        if not self._place.create(key, record) and self.manifest(*version).digest != manifest.digest:
+            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
+        if self._is_buried(*version):  # a garbage collector took the tensors for those of a dead publisher
+            self._place.delete(key)
+            return False
+        return True
+
+    def _read(self, manifest: Manifest) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        digest.check(_digest(manifest, loaded), manifest.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(_digest, manifest)
+        return read(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def sign(self, manifest: Manifest, key: SigningKey) -> Signature:
         """Sign a version; the same again keeps the signature that is there.
@@ -195,13 +229,43 @@ class Adapters:
         # The manifest first: without it the version does not exist, whatever else is left of it.
         files = [keys.adapter(task, name, version, file) for file in (_MANIFEST, _WEIGHTS)]
         for key in [*files, *self._place.keys(self._signatures_of(task, name, version))]:
-            if self._place.read(key) is not None:
-                self._place.delete(key)
+            self._place.delete(key)
         if not remaining:
             self._drop_latest(task, name, version)
         return self._aliases.get(task, name, LATEST)
 
+    def bury(self, task: str, name: str, version: int) -> bool:
+        """Remove the tensors of a version that was never published; whether it still is not.
+
+        Its number stays taken: a publisher that comes back to it finds the tombstone and takes the next.
+        """
+        tombstone = keys.adapter(task, name, version, _TOMBSTONE)
+        ours = self._place.create(tombstone, Tombstone(digest=None, deleted_at=datetime.now(UTC)).encode())
+        if self._place.exists(keys.adapter(task, name, version, _MANIFEST)):  # published since it was listed
+            if ours:
+                self._place.delete(tombstone)
+            return False
+        self._place.delete(keys.adapter(task, name, version, _WEIGHTS))
+        return True
+
+    def mend_latest(self, task: str, name: str) -> bool:
+        """Point `latest` at a version that there is, or forget it where there is none; whether it changed.
+
+        A publication or a deletion that was cut off may have left it behind.
+        """
+        now = self._aliases.get(task, name, LATEST)
+        remaining = [v for v in self.versions(task, name) if not self._is_buried(task, name, v)]
+        if now is None and remaining:
+            self._aliases.advance_latest(task, name, self._successor(task, name, remaining))
+        elif now is not None and not remaining:
+            self._drop_latest(task, name, now)
+        return now != self._aliases.get(task, name, LATEST)
+
     # Aliases
+
+    def advance_latest(self, task: str, name: str, version: int) -> None:
+        """Move `latest` to a version that exists, never backwards."""
+        self._aliases.advance_latest(task, name, version)
 
     def aliases(self, task: str, name: str) -> dict[str, int]:
         """The version that each alias of an adapter stands for."""
@@ -286,13 +350,9 @@ class Adapters:
         while not self._claim(draft, version, data):
             version += 1
         manifest = Manifest.published(draft, version=version, digest=identity, created_at=datetime.now(UTC))
-        key = keys.adapter(draft.task, draft.name, version, _MANIFEST)
-        if self._place.create(key, manifest.encode()):
-            return manifest
-        other = self.manifest(draft.task, draft.name, version)
-        if other.digest != identity:
-            raise Conflict("a manifest without tensors stood here", field=key, remedy="remove that folder")
-        return other  # of a publisher of the same tensors, whose claim looked like ours after a lost answer
+        if not self.adopt(manifest, manifest.encode()):
+            return self._create_version(draft, identity, data)
+        return manifest
 
     def _claim(self, draft: Draft, version: int, data: bytes) -> bool:
         """Take a version's number by writing its tensors; whether it was free."""

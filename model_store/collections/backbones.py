@@ -3,9 +3,12 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model_store.collections import missing
+from model_store.collections.condemned import keep
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import BackboneRecord
 from model_store.names import check_backbone_name
@@ -43,8 +46,10 @@ class Backbones:
             source=source,
             created_at=datetime.now(UTC),
         )
-        self._place.create(keys.backbone(identity, _WEIGHTS), tensors.encode(weights))
+        key, data = keys.backbone(identity, _WEIGHTS), tensors.encode(weights)
+        self._place.create(key, data)
         created = self._place.create(keys.backbone(identity, _RECORD), record.encode())
+        keep(self._place, key, data)
         return record if created else self.with_digest(identity)
 
     def get(self, ref: str | None = None) -> BackboneRecord:
@@ -78,11 +83,16 @@ class Backbones:
         Raises:
             Corrupt: The file is missing or damaged, or is not what the digest says.
         """
+        return self._read(record)[1]
+
+    def file(self, record: BackboneRecord) -> bytes:
+        """The file of a backbone's tensors, checked as `load` does."""
+        return self._read(record)[0]
+
+    def _read(self, record: BackboneRecord) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.backbone(record.digest, _WEIGHTS)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        identity = digest.backbone_digest(record.config, loaded)
-        digest.check(identity, record.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(digest.backbone_digest, record.config)
+        return read(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def list(self) -> list[BackboneRecord]:
         """All backbones, by name."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from pydantic import JsonValue
 
+from model_store.collections.condemned import keep
 from model_store.format import keys
 from model_store.names import DIGEST
 from model_store.place.objects import Place
@@ -24,9 +25,14 @@ class ImageLists:
         self._lists: dict[str, frozenset[str]] = {}  # which never change
 
     def put(self, digest: str, fingerprints: Collection[str]) -> None:
-        """Keep the fingerprints of a training set's images, once."""
-        lines = "".join(f"{one}\n" for one in sorted(set(fingerprints)))
-        self._place.create(keys.images(digest), lines.encode())
+        """Keep the fingerprints of a training set's images, before what was trained on them is stored.
+
+        A list that exists is written again, so that it is young, and no garbage collector takes it meanwhile.
+        """
+        key, data = keys.images(digest), "".join(f"{one}\n" for one in sorted(set(fingerprints))).encode()
+        if not self._place.create(key, data):
+            self._place.renew(key, data)
+        keep(self._place, key, data)
 
     def of(self, training: dict[str, JsonValue]) -> frozenset[str] | None:
         """The images that something with such a `training` has learnt; None where that is not recorded.

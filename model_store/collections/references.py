@@ -5,6 +5,7 @@ One reference of each route on each set: measuring again replaces it.
 
 from collections.abc import Sequence
 
+from model_store.collections.condemned import keep
 from model_store.format import keys
 from model_store.format.reference import Reference
 from model_store.place.objects import Place, Stamp
@@ -27,6 +28,7 @@ class References:
         data = reference.encode()
         Reference.parse(data, key)
         self._place.swap(key, lambda _: data)
+        keep(self._place, key, data)
 
     def get(self, route: str, data: str) -> Reference | None:
         """The reference of a route on a set of images, by their digests; None where there is none.

@@ -6,12 +6,15 @@ adapters belong, by digest, to the version that they were trained for.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
+from model_store.collections.condemned import keep
+from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
@@ -95,17 +98,17 @@ class Tasks:
             training=dict(training),
             created_at=datetime.now(UTC),
         )
-        self._place.create(keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head))
+        key, data = keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head)
+        self._place.create(key, data)
         self._place.create(keys.task(spec.name, record.digest, _RECORD), record.encode())
+        keep(self._place, key, data)
         return record
 
     def remove(self, record: TaskRecord) -> None:
         """Remove one version. See `model_store.deletion` for who may."""
         # The record first: without it the version does not exist.
         for file in (_RECORD, _BASE_HEAD):
-            key = keys.task(record.spec.name, record.digest, file)
-            if self._place.read(key) is not None:
-                self._place.delete(key)
+            self._place.delete(keys.task(record.spec.name, record.digest, file))
 
     def get(self, name: str, backbone_digest: str | None = None) -> TaskRecord:
         """Find the newest version of a task on one backbone; by None on the only one that it is on.
@@ -176,12 +179,17 @@ class Tasks:
         Raises:
             Corrupt: The file is missing or damaged, or is not what the digest says.
         """
+        return self._read(record)[1]
+
+    def base_head_file(self, record: TaskRecord) -> bytes:
+        """The file of a base head, checked as `load_base_head` does."""
+        return self._read(record)[0]
+
+    def _read(self, record: TaskRecord) -> "tuple[bytes, dict[str, Tensor]]":
         spec = record.spec
         key = keys.task(spec.name, record.digest, _BASE_HEAD)
-        loaded = tensors.decode(self._place.read(key), key=key, remedy=_REMEDY)
-        identity = digest.task_digest(spec.classes, spec.preprocess, spec.backbone_digest, loaded)
-        digest.check(identity, record.digest, key=key, remedy=_REMEDY)
-        return loaded
+        digest_of = partial(_identity, spec)
+        return read(self._place, key, identity=record.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def missing(self, name: str) -> NotFound:
         """The error that says there is no task of that name."""

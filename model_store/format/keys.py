@@ -6,7 +6,7 @@ Keys of other forms are ignored: other files may lie beside a store's.
 import re
 from collections.abc import Iterable
 
-from model_store.names import BASE, DIGEST, check_digest, check_name, is_name
+from model_store.names import BASE, DIGEST, NAME, check_digest, check_name, is_name
 from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
@@ -14,6 +14,7 @@ IMAGES = "images"
 SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
+GARBAGE = "garbage"
 
 
 def backbone(digest: str, file: str) -> str:
@@ -53,6 +54,11 @@ def history(key: str, file: str) -> str:
     return f"{HISTORY}/{key}/{file}"
 
 
+def garbage(key: str) -> str:
+    """The mark of a file that is about to be deleted, by its key."""
+    return f"{GARBAGE}/{key.replace('/', '+')}"
+
+
 def below(kind: str, *names: str | None) -> str:
     """The prefix of all keys of a kind, or of those below names; a name that is None ends it."""
     return "/".join([kind, *(name for name in names if name is not None)])
@@ -73,6 +79,12 @@ def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
     """The task, name and version of the adapters that have a file (a pattern) among keys."""
     triples = _matches(keys, rf"{ADAPTERS}/([^/]+)/([^/]+)/([1-9]\d*)/{file}")
     return [(task, name, int(version)) for task, name, version in triples if is_name(task) and is_name(name)]
+
+
+def signatures_in(keys: Iterable[str]) -> list[str]:
+    """The keys of the signatures of adapters among keys."""
+    pattern = rf"{ADAPTERS}/{NAME}/{NAME}/[1-9]\d*/{SIGNATURES}/{DIGEST}\.json"
+    return [key for key in keys if re.fullmatch(pattern, key)]
 
 
 def aliases_in(keys: Iterable[str]) -> list[str]:

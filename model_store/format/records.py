@@ -224,9 +224,13 @@ class Alias(StoredRecord):
 
 
 class Tombstone(StoredRecord):
-    """A deleted version, whose number is never used again: adapters/<task>/<name>/<version>/deleted.json."""
+    """A deleted version, whose number is never used again: adapters/<task>/<name>/<version>/deleted.json.
 
-    digest: Digest
+    Attributes:
+        digest: The adapter's; None where it was never published.
+    """
+
+    digest: Digest | None
     deleted_at: AwareDatetime
 
 

@@ -6,8 +6,10 @@ becomes a `CorollaError` that names the key.
 
 import fcntl
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -16,8 +18,10 @@ from urllib.parse import unquote, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from model_store.place.cache import Cache
+from model_store.place.problems import first_line, problem_of
 from model_store.place.writes import ATTEMPTS, Writes
-from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unreachable, Unsupported
+from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
+_DRAFT = re.compile(r".+#\d+")  # obstore writes a file under such a name first, and lists none of them
 _AZURE = ("az", "adl", "azure")  # schemes whose URLs have no place for the account
 
 
@@ -39,11 +44,20 @@ class Stamp(NamedTuple):
 class Place(Protocol):
     """What a store needs of the place it lives in; `Objects` says what each does."""
 
+    @property
+    def cache(self) -> Cache | None: ...
+
     def read(self, key: str) -> bytes | None: ...
 
     def exists(self, key: str) -> bool: ...
 
+    def stamp(self, key: str) -> Stamp | None: ...
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]: ...
+
     def create(self, key: str, data: bytes) -> bool: ...
+
+    def renew(self, key: str, data: bytes) -> None: ...
 
     def swap(self, key: str, change: Change) -> None: ...
 
@@ -57,17 +71,27 @@ class Place(Protocol):
 
 
 class Objects:
-    """Objects of one store. Safe for threads and processes; keys are checked by the caller."""
+    """Objects of one store. Safe for threads and processes; keys are checked by the caller.
+
+    Attributes:
+        cache: Where tensor files are kept on this machine, if anywhere.
+    """
 
     def __init__(
-        self, backend: ObjectStore, folder: Path | None, *, writing: ObjectStore | None = None
+        self,
+        backend: ObjectStore,
+        folder: Path | None,
+        *,
+        writing: ObjectStore | None = None,
+        cache: Cache | None = None,
     ) -> None:
+        self.cache = cache
         self._backend = backend
         self._folder = folder
         self._writes = Writes(writing or backend, attempts=1 if writing is None else ATTEMPTS)
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, cache: Cache | None = None) -> Self:
         """Open a plain path (created when missing) or any URL that obstore knows.
 
         Raises:
@@ -76,9 +100,9 @@ class Objects:
         """
         scheme = urlsplit(url).scheme if "://" in url else ""
         if scheme in ("", "file"):
-            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser())
+            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
         if scheme == "memory":
-            return cls(MemoryStore(), None)
+            return cls(MemoryStore(), None, cache=cache)
         retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=60)}
         account = _azure_account(url) if scheme in _AZURE else {}
         try:
@@ -86,22 +110,22 @@ class Objects:
             # A conditional write that is sent twice may refuse itself: `Writes` repeats them with care.
             once = {"max_retries": 0}
             writing = from_url(url, retry_config=once, **account)  # type: ignore[call-overload]
-            return cls(reading, None, writing=writing)
+            return cls(reading, None, writing=writing, cache=cache)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{url!r} does not open ({_first_line(error)})",
+                f"{url!r} does not open ({first_line(error)})",
                 field="store",
                 remedy="give a folder, or a URL such as s3://bucket/prefix, gs://bucket or memory:///",
             ) from error
 
     @classmethod
-    def _open_folder(cls, folder: Path) -> Self:
+    def _open_folder(cls, folder: Path, cache: Cache | None) -> Self:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(LocalStore(folder.resolve()), folder.resolve())
+            return cls(LocalStore(folder.resolve()), folder.resolve(), cache=cache)
         except (OSError, BaseError) as error:
             raise CorollaError(
-                f"the folder {folder} cannot be opened ({_first_line(error)})",
+                f"the folder {folder} cannot be opened ({first_line(error)})",
                 field="store",
                 remedy="choose another with --store or COROLLA_STORE",
             ) from error
@@ -131,6 +155,11 @@ class Objects:
         with _place_errors(key):
             return self._writes.put(key, data, "create")
 
+    def renew(self, key: str, data: bytes) -> None:
+        """Write the same bytes again to an object that never changes, which makes it young."""
+        with _place_errors(key):
+            self._writes.put(key, data, "overwrite")
+
     def swap(self, key: str, change: Change) -> None:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
 
@@ -149,7 +178,7 @@ class Objects:
         raise Conflict("others keep changing it", field=key, remedy="try again")
 
     def delete(self, key: str) -> None:
-        """Remove an object that exists."""
+        """Remove an object, if there is one."""
         with _place_errors(key):
             self._writes.delete(key)
 
@@ -161,6 +190,28 @@ class Objects:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
             return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        """The bytes of each half-written file that a killed writer left in a local folder; elsewhere none.
+
+        Args:
+            older_than: Younger ones are left out, as their writers may be at work.
+            remove: Whether to remove them.
+        """
+        if self._folder is None:
+            return []
+        sizes, latest = [], time.time() - older_than.total_seconds()
+        with _place_errors(str(self._folder)):
+            for draft in self._folder.rglob("*#*"):
+                if not _DRAFT.fullmatch(draft.name):
+                    continue
+                with suppress(FileNotFoundError):  # it has just become a file
+                    status = draft.stat()
+                    if status.st_mtime <= latest:
+                        sizes.append(status.st_size)
+                        if remove:
+                            draft.unlink()
+        return sizes
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -203,16 +254,12 @@ def _place_errors(key: str) -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise Unsupported(
-            f"this kind of store lacks an operation ({_first_line(error)})",
+            f"this kind of store lacks an operation ({first_line(error)})",
             field="store",
             remedy="use a folder, S3, GCS or Azure",
         ) from error
     except (BaseError, OSError) as error:
-        raise Unreachable(
-            f"the store cannot be read or written ({_first_line(error)})",
-            field=key,
-            remedy="check its URL, your permissions and the network",
-        ) from error
+        raise problem_of(key, error) from error
 
 
 def _azure_account(url: str) -> dict[str, str]:
@@ -229,7 +276,3 @@ def _azure_account(url: str) -> dict[str, str]:
 
 def _stamp(meta: "ObjectMeta") -> Stamp:
     return Stamp(f"{meta['e_tag']} {meta['size']}", meta["last_modified"], meta["size"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from model_store.place.cache import Cache
 from model_store.place.objects import Change, Place, Stamp
 
 NAMES = ("aliases", "routes", "tasks")
@@ -21,13 +22,14 @@ VERSIONS_EVERY_S = 30.0
 """Versions are listed less often: they never change, and a new one is reached through its alias."""
 
 # A file system's clock ticks in milliseconds, and inodes are reused. Two changes within one tick may leave
-# the same tag, so the tag of an object that is younger than this proves nothing.
-_YOUNG = timedelta(seconds=2)
+# the same tag, so a tag proves nothing until this long after it was first seen.
+_YOUNG_S = 2.0
 
 
 class _Listed(NamedTuple):
     stamp: Stamp
-    young: bool  # its tag proves nothing
+    young_until: float  # by the snapshot's clock, which no change of the wall clock moves
+    young: bool  # when it was listed: its tag proves nothing
 
 
 _Stamps = dict[str, _Listed]
@@ -59,16 +61,17 @@ class Snapshot:
     @classmethod
     def take(cls, place: Place, clock: Callable[[], float] = time.monotonic) -> "Snapshot":
         """The names as they are now; `clock` is monotonic seconds."""
-        now, names, versions = clock(), _listed(place, NAMES), _listed(place, (VERSIONS,))
+        now = clock()
+        names, versions = _listed(place, NAMES, now), _listed(place, (VERSIONS,), now)
         return cls(place, names=names, versions=versions, versions_at=now, records={}, clock=clock)
 
     def later(self) -> "Snapshot | None":
         """The names as they are now; None if nothing has changed."""
-        names, versions, versions_at = self._listed_names(), self._versions, self._versions_at
-        suspects = _differing(self._names, names)
         now = self._clock()
+        names, versions, versions_at = self._listed_names(now), self._versions, self._versions_at
+        suspects = _differing(self._names, names)
         if now - versions_at >= VERSIONS_EVERY_S:
-            versions, versions_at = _listed(self._place, (VERSIONS,)), now
+            versions, versions_at = _listed(self._place, (VERSIONS,), now, self._versions), now
             suspects |= _differing(self._versions, versions)
         before = dict(self._records)
         again = {key: self._place.read(key) for key in suspects & before.keys()}
@@ -86,12 +89,12 @@ class Snapshot:
             clock=self._clock,
         )
 
-    def _listed_names(self) -> _Stamps:
+    def _listed_names(self, now: float) -> _Stamps:
         """The names that are listed now, and those that a listing lacks and the place still has.
 
         A listing may be older than the one before it; an object says of itself whether it is there.
         """
-        names = _listed(self._place, NAMES)
+        names = _listed(self._place, NAMES, now, self._names)
         for key in self._names.keys() - names.keys():
             if self._place.exists(key):
                 names[key] = self._names[key]._replace(young=True)
@@ -113,6 +116,10 @@ class Snapshot:
         return new[key].stamp != before[key].stamp
 
     # A store's place
+
+    @property
+    def cache(self) -> Cache | None:
+        return self._place.cache
 
     def read(self, key: str) -> bytes | None:
         """As `Objects.read`; a record is read once."""
@@ -141,11 +148,20 @@ class Snapshot:
         """Whether there is an object now, even where these names are of an earlier moment."""
         return self._place.exists(key)
 
+    def stamp(self, key: str) -> Stamp | None:
+        return self._place.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return self._place.drafts(older_than, remove=remove)
+
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         return self._place.stamps(prefix)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._place.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self._place.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self._place.swap(key, change)
@@ -157,13 +173,20 @@ class Snapshot:
         return self._place.exclusive()
 
 
-def _listed(place: Place, prefixes: tuple[str, ...]) -> _Stamps:
+def _listed(place: Place, prefixes: tuple[str, ...], now: float, before: "_Stamps | None" = None) -> _Stamps:
+    """What is listed, beside what was listed before. The wall clock counts only at first."""
     stamps: _Stamps = {}
     for prefix in prefixes:
-        now = datetime.now(UTC)
+        at_first = datetime.now(UTC) - timedelta(seconds=_YOUNG_S)
         for key, stamp in place.stamps(prefix).items():
-            if _is_record(key):
-                stamps[key] = _Listed(stamp, now - stamp.modified <= _YOUNG)
+            if not _is_record(key):
+                continue
+            old = before.get(key) if before is not None else None
+            if old is not None and old.stamp == stamp:
+                until = old.young_until
+            else:
+                until = now if before is None and stamp.modified < at_first else now + _YOUNG_S
+            stamps[key] = _Listed(stamp, until, young=now < until)
     return stamps
 
 
@@ -179,6 +202,6 @@ def _differing(old: _Stamps, new: _Stamps) -> set[str]:
     """The keys whose objects may have changed."""
 
     def proves(key: str) -> bool:
-        return key in old and old[key] == new.get(key) and not old[key].young
+        return key in new and key in old and old[key].stamp == new[key].stamp and not old[key].young
 
     return {key for key in old.keys() | new.keys() if not proves(key)}

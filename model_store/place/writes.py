@@ -7,6 +7,7 @@ therefore repeated here and not in the HTTP client, and what stands in the way i
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from obstore.exceptions import (
@@ -69,18 +70,15 @@ class Writes:
         return self._repeat(attempt)
 
     def delete(self, key: str) -> None:
-        """Remove an object; it may be gone already where an answer was lost.
+        """Remove an object, if there is one.
 
         Raises:
             BaseError, OSError: As obstore does, when the last attempt fails.
         """
 
         def attempt(doubtful: bool) -> bool:
-            try:
+            with suppress(FileNotFoundError):
                 self._backend.delete(key)
-            except FileNotFoundError:
-                if not doubtful:
-                    raise
             return True
 
         self._repeat(attempt)

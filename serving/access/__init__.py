@@ -1,1 +1,1 @@
-"""Who may connect."""
+"""Who may connect, do what, and how much."""

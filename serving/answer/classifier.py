@@ -215,8 +215,8 @@ class Classifier:
             flow=" ".join(term.digest for term in plan.resolved.terms()),
             deadline=request.deadline,
             priority=request.priority,
-            principal=_party(),
             task=self._weights.party(plan.resolved.task.spec.name),
+            principal=_party(),
             client=request.client,
         )
         if plan.cascade is None:
@@ -299,7 +299,7 @@ class Classifier:
 
 
 def _party() -> Party:
-    """Who shares the engine: the principal, where callers show who they are."""
+    """Who was let in, with what they get of a busy engine."""
     principal = current().principal
     return EVERYBODY if principal is ANONYMOUS else Party(principal.name, principal.weight)
 

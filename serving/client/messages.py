@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from petl_vit.errors import CorollaError, InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from serving.client.channel import Endpoint
-from serving.client.reasons import reason
+from serving.client.reasons import reason, unauthenticated
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 TIMEOUT_S = 30.0
@@ -213,7 +213,9 @@ def failure(error: grpc.RpcError, endpoint: Endpoint | None = None) -> RequestFa
     metadata: Iterable[Any] = (error.trailing_metadata() or ()) if told else ()
     name = next((str(value) for key, value in metadata if key == _REQUEST_ID), None)
     code, details = error.code(), error.details() or "no details"
-    if status is None and endpoint is not None:
+    if code is grpc.StatusCode.UNAUTHENTICATED and endpoint is not None:
+        details = unauthenticated(details, endpoint)
+    elif status is None and endpoint is not None:
         details = reason(code, details, endpoint)
     return RequestFailed(code.name, details, field=_field(status), request_id=name)
 

@@ -34,6 +34,16 @@ def reason(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> str:
     return details
 
 
+def unauthenticated(details: str, endpoint: Endpoint) -> str:
+    """What a client says where a server does not know its caller: which token it showed, if any."""
+    problem = details.partition(";")[0]  # what follows is said to clients that are not ours
+    if endpoint.bearer is None:
+        how = "give the client a token: token=, --token-file, COROLLA_TOKEN_FILE or COROLLA_TOKEN"
+    else:
+        how = f"this client shows token {endpoint.bearer.name}; get another one by `corolla tokens create`"
+    return f"{endpoint.target} does not let the call in: {problem}; {how}"
+
+
 def _why(text: str, endpoint: Endpoint) -> str | None:
     tls = endpoint.credentials is not None
     if "hostname verification" in text or "peer name" in text:

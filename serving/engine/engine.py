@@ -20,11 +20,9 @@ from petl_vit.batch import Model, Row
 from petl_vit.errors import InvalidInput, Overloaded
 from petl_vit.slots import Slots
 from serving.engine.backend import Backend
+from serving.engine.out_of_memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
-
-_OUT_OF_MEMORY_ON_CPU = ("CPUAllocator", "bad_alloc", "could not create a primitive")
-"""In the texts of plain RuntimeErrors of PyTorch, C++ and oneDNN."""
 
 
 class EngineMetrics(Protocol):
@@ -124,7 +122,7 @@ class Engine:
         try:
             logits = self.backend.logits(*_compact(images, rows))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = str(error) or type(error).__name__
         except Overloaded as error:
@@ -173,9 +171,3 @@ def _compact(images: list[Tensor], rows: list[Row]) -> tuple[list[Tensor], list[
         return images, rows
     number = {image: i for i, image in enumerate(used)}
     return [images[image] for image in used], [Row(image=number[r.image], model=r.model) for r in rows]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(text in str(error) for text in _OUT_OF_MEMORY_ON_CPU)

@@ -77,6 +77,7 @@ class Feedback:
         self._open = False  # whether this server has taken the name of its replica
         self._exact = False  # whether the metrics show what the store has
         self._unpruned, self._pruned_at = 0, time.monotonic()
+        self._began, self._began_at = clock(), self._pruned_at
         self._tried_at = self._said_at = -_SAY_S
 
     async def in_turn(self, function: Callable[[], T]) -> T:
@@ -128,7 +129,7 @@ class Feedback:
                     self._reopen()
             elif self._unpruned >= _PRUNE_LABELS or now - self._pruned_at >= _PRUNE_S:
                 self._unpruned, self._pruned_at = 0, now
-                if all(self._labels.prune(self._clock()) for _ in range(_PRUNINGS)):
+                if all(self._labels.prune(self._lived()) for _ in range(_PRUNINGS)):
                     self._unpruned = _PRUNE_LABELS  # there is more, after the labels that wait meanwhile
         except CorollaError as error:
             self._say(f"labels cannot be kept: {error}", error)
@@ -143,6 +144,10 @@ class Feedback:
         """Finishes what has begun, and ends the thread and the connections."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._labels.close()
+
+    def _lived(self) -> float:
+        """The time by which labels are old: a clock that has jumped ahead since the start makes none old."""
+        return min(self._clock(), self._began + time.monotonic() - self._began_at)
 
     def _retried(self, act: Callable[[], T]) -> T:
         for _ in range(_TRIES - 1):

@@ -10,10 +10,12 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 
 from petl_vit.errors import InvalidInput, Unreachable
 from serving.address import is_local
+from serving.client.token import Bearer, Token
 
 TIMEOUT_S = 30.0
 MAX_BYTES = 256 * 2**20
 """Of one answer. The largest page of metrics that was measured has 168,000 samples (docs/performance.md)."""
+SHOW_A_TOKEN = "give the token that it asks for: --token-file FILE"
 _SHOWN = 200  # characters of an error's page
 
 
@@ -36,6 +38,25 @@ def base_url(url: str, field: str) -> str:
     return whole.rstrip("/")
 
 
+def bearer(url: str, token: Token | None, *, insecure: bool) -> Bearer | None:
+    """The token that questions to a URL show, from its text or its file; None shows none.
+
+    Raises:
+        NotFound: Its file does not exist.
+        InvalidInput: It is not a token, or others could read it on its way.
+    """
+    if token is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not insecure and not is_local(parts.netloc.rpartition("@")[2]):
+        raise InvalidInput(
+            f"{shown(url)} would be sent the token in plain text",
+            field="token_file",
+            remedy="ask by https://; on a network you trust, add --insecure",
+        )
+    return Bearer(token)
+
+
 class _Nowhere(HTTPRedirectHandler):
     """Follows no redirect: the headers, which may hold a password, are for the given address alone."""
 
@@ -43,15 +64,25 @@ class _Nowhere(HTTPRedirectHandler):
         return None
 
 
-def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str]) -> bytes:
+def read(
+    url: str,
+    *,
+    form: Mapping[str, str] | None = None,
+    headers: Mapping[str, str],
+    bearer: Bearer | None = None,
+) -> bytes:
     """What a URL answers; a form is posted, and no redirect is followed.
+
+    Args:
+        bearer: The token that it is shown, if any.
 
     Raises:
         Unreachable: Nothing answers, or with an error; says which.
     """
     data = None if form is None else urlencode(form).encode()
     try:
-        request = Request(url, data=data, headers=dict(headers))
+        shown_too = {} if bearer is None else {"Authorization": bearer.metadata()[0][1]}
+        request = Request(url, data=data, headers=dict(headers) | shown_too)
         with _opener(url).open(request, timeout=TIMEOUT_S) as answer:
             body: bytes = answer.read(MAX_BYTES + 1)
     except HTTPError as error:
@@ -62,7 +93,8 @@ def read(url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[st
                     remedy="give the address that it sends on to, if that is the right one",
                 ) from error
             reason = _reason(error.read(2**16)) or error.reason
-        raise Unreachable(f"{shown(url)} answers {error.code}: {reason}") from error
+        remedy = SHOW_A_TOKEN if error.code in (401, 403) else None
+        raise Unreachable(f"{shown(url)} answers {error.code}: {reason}", remedy=remedy) from error
     except (OSError, URLError, HTTPException) as error:
         cause: object = error.reason if isinstance(error, URLError) else error
         if isinstance(cause, HTTPException):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petl_vit.errors import NotFound, Unreachable, near
+from serving.client.token import Bearer
 from serving.monitor import http
 from serving.monitor.names import LABELS, NAMES
 from serving.monitor.samples import Reading, Sample
@@ -54,7 +55,8 @@ class PrometheusSource:
         history_s: How far back it reads where nothing else is known; what servers that are older counted
             before that is left out.
         step_s: The time between two moments of the past.
-        headers: Of every question, such as `Authorization` or `X-Scope-OrgID`.
+        headers: Of every question, such as `X-Scope-OrgID`.
+        bearer: The token that every question shows, if any.
 
     Raises:
         InvalidInput: It is not a URL.
@@ -68,11 +70,13 @@ class PrometheusSource:
         history_s: float = 86400.0,
         step_s: float = 300.0,
         headers: Mapping[str, str] | None = None,
+        bearer: Bearer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         base = http.base_url(url, "prometheus")
         self.name, self.job = f"{http.shown(base)}, job {job}", job
         self._base, self._headers = f"{base}/api/v1", dict(headers or {})
+        self._bearer = bearer
         self._clock, self.step_s = clock, step_s
         self.origin = clock() - history_s
         self._selector = f'{{__name__=~"{"|".join(sorted(NAMES))}",job={json.dumps(job)}}}'
@@ -121,7 +125,9 @@ class PrometheusSource:
         self, query: str, kind: str = "query", form: Mapping[str, str] | None = None
     ) -> tuple[_Found, ...]:
         url = f"{self._base}/{kind}"
-        body = http.read(url, form={"query": query, **(form or {})}, headers=self._headers)
+        body = http.read(
+            url, form={"query": query, **(form or {})}, headers=self._headers, bearer=self._bearer
+        )
         try:
             return _Answer.model_validate_json(body).data.result
         except ValidationError as error:

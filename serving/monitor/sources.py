@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from petl_vit.errors import Unreachable
+from serving.client.token import Bearer
 from serving.monitor import http
 from serving.monitor.names import LABELS, NAMES
 from serving.monitor.samples import Labels, Reading, Sample
@@ -21,6 +22,7 @@ class ServerSource:
 
     Args:
         url: `http://HOST:PORT`, `HOST:PORT`, or with a path; without one it is /metrics.
+        bearer: The token that the port asks for, if it does.
 
     Raises:
         InvalidInput: It is not a URL.
@@ -29,7 +31,8 @@ class ServerSource:
     origin = 0.0
     step_s = 0.0
 
-    def __init__(self, url: str, *, clock: Clock = time.time) -> None:
+    def __init__(self, url: str, *, bearer: Bearer | None = None, clock: Clock = time.time) -> None:
+        self._bearer = bearer
         base = http.base_url(url, "server_metrics")
         self.name = http.shown(base if urlsplit(base).path else f"{base}/metrics")
         self._url = f"{base if urlsplit(base).path else f'{base}/metrics'}?{_QUERY}"
@@ -38,7 +41,7 @@ class ServerSource:
 
     def read(self) -> Reading:
         """See `Source`."""
-        text = http.read(self._url, headers={"Accept": "text/plain; version=0.0.4"})
+        text = http.read(self._url, headers={"Accept": "text/plain; version=0.0.4"}, bearer=self._bearer)
         at = self._clock()
         try:
             samples = tuple(_samples(text_string_to_metric_families(text.decode()), self._instance))

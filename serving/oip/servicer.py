@@ -42,7 +42,7 @@ from serving.rpc.no_admin import no_admin
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = _SERVICE.full_name
-_NEEDS_OF = {
+_NEEDS_OF: Mapping[str, Need] = {
     "ServerLive": Open.NOTHING,  # probes
     "ServerReady": Open.NOTHING,
     "RepositoryModelLoad": Scope.ADMIN,

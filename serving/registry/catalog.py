@@ -25,6 +25,7 @@ from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
+from serving.registry.replaced import check_is_ours
 
 _log = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ class Catalog:
         try:
             plan = self._plan(view.store, task, route, extrapolate)
         except NotFound:
+            check_is_ours(self._store, self.backbone_digest)
             return self._plan(self._store, task, route, extrapolate)  # the view may be behind
         view.keep(key, plan)
         return plan
@@ -261,11 +263,13 @@ class Catalog:
             snapshot = self._view.snapshot.later()
             if snapshot is None:
                 return Refreshed()
+            check_is_ours(self._store, self.backbone_digest)
             return self._change_to(_View(snapshot), warm, kinds=_NAMES, most=_MAX_CHANGES)
 
     def reload(self, warm: Warm = lambda plan: None) -> Refreshed:
         """As `refresh`, but reads all names from the store again, and says of all records what changed."""
         with self._refreshing:
+            check_is_ours(self._store, self.backbone_digest)
             return self._change_to(_View(self._store.snapshot()), warm, kinds=tuple(_MEANING), most=None)
 
     def _change_to(self, view: _View, warm: Warm, *, kinds: Sequence[str], most: int | None) -> Refreshed:

@@ -28,7 +28,7 @@ class Open(Enum):
 Need = Scope | Open
 
 
-class Authentication(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Authentication(grpc.aio.ServerInterceptor):
     """Lets calls through to their handlers for whom they are, and refuses all others.
 
     A token is looked at before the message of its call arrives; a certificate before it is parsed.

@@ -1,6 +1,7 @@
 """What every gRPC call has in common: it is counted, and an error in it becomes its status, with details."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
@@ -15,14 +16,17 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from petl_vit.errors import CorollaError, InvalidInput
+from petl_vit.errors import CorollaError, InvalidInput, Overloaded
 from serving import logs, tracing
 from serving.access.caller import caller, current
 from serving.access.principals import ANONYMOUS
+from serving.engine.out_of_memory import is_out_of_memory
 from serving.metrics.events import Metrics
 from serving.rpc import incident
 from serving.rpc.status import CODES, status_of
 from serving.rpc.stream import answer_all, in_order
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT")
@@ -64,11 +68,22 @@ class Outcome:
         """The status of an error; of one that is not a `CorollaError` it tells the incident only."""
         if isinstance(error, CorollaError):
             status = status_of(error)
+        elif is_out_of_memory(error):
+            _log.warning("a call of %s was refused, as no memory is left: %r", self._method, error)
+            status = status_of(_no_memory())
         else:
             message = incident.report(error, method=self._method)
             status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=message)
         self.code = _CODES[status.code]
         return status
+
+
+def _no_memory() -> CorollaError:
+    return Overloaded(
+        "no memory is left for this call",
+        field="memory",
+        remedy="retry after a pause; lower --host-bytes, --max-queue-bytes or --decode-threads",
+    )
 
 
 def show_calls(service: ServiceDescriptor, metrics: Metrics) -> None:

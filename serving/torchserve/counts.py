@@ -9,6 +9,7 @@ from serving.metrics.series import Definition
 
 _SHOWN = ("corolla_images_total", "corolla_batch_rows", "corolla_batch_adapters")
 COUNTED: tuple[Definition, ...] = (
+    *SECTIONS["Access"],
     *(definition for definition in DEFINITIONS if definition.name in _SHOWN),
     *SECTIONS["Predictions"],
     *SECTIONS["Estimates"],

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import Draining
+from serving.access.caller import ANYONE, Caller, calling
 from serving.answer.classifier import Classifier
+from serving.metrics.events import Metrics
 from serving.request import Request, Response
 from serving.service import Service
 from serving.settings import Settings
@@ -50,17 +52,32 @@ class Embedded:
         """All metrics."""
         return self._service.metrics.registry
 
-    def answer(self, questions: Sequence[Question[T]]) -> list[T | BaseException]:
+    @property
+    def metrics(self) -> Metrics:
+        """Where they are counted."""
+        return self._service.metrics
+
+    def answer(
+        self, questions: Sequence[Question[T]], callers: Sequence[Caller] | None = None
+    ) -> list[T | BaseException]:
         """The answers to requests that arrived together, so that they share batches; waits for all.
 
         A failed request has its error as its answer, and the others are not affected.
+
+        Args:
+            callers: Who asks each of them; None is anyone, who may ask for all.
 
         Raises:
             Draining: It is closed.
         """
 
+        async def one(classifier: Classifier, question: Question[T], caller: Caller) -> T:
+            with calling(caller):
+                return await classifier.classify(*question)
+
         async def together(classifier: Classifier) -> list[T | BaseException]:
-            answers = (classifier.classify(request, finish) for request, finish in questions)
+            asking = zip(questions, callers or [ANYONE] * len(questions), strict=True)
+            answers = (one(classifier, question, caller) for question, caller in asking)
             return await asyncio.gather(*answers, return_exceptions=True)
 
         return self.run(together)

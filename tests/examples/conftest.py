@@ -1,5 +1,5 @@
 """The store and the server that the programs talk to."""
 
-from tests.serving.conftest import running, world
+from tests.serving.conftest import certificates, running, world
 
-__all__ = ["running", "world"]
+__all__ = ["certificates", "running", "world"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import corolla
+from tests.serving.access.callers import Callers
+from tests.serving.certificates import Certificates
 from tests.serving.world import SHAPES, Running, World, encoded
 from tests.training.conftest import write_npz
 
@@ -107,6 +109,25 @@ def test_oip_answers_as_corollas_own_protocol_does(run: Run, images: list[str], 
         answer = client.classify([encoded(seed) for seed in range(3)], route="lora", task="shapes")
     numbers = [SHAPES.index(result.top[0].class_name) for result in answer.results]
     assert lines == [f"{path} class {number}" for path, number in zip(images, numbers, strict=True)]
+
+
+def test_secured_shows_its_token_over_tls(
+    run: Run, images: list[str], world: World, certificates: Certificates, tmp_path: Path
+) -> None:
+    callers = Callers(tmp_path / "principals.json")
+    token = tmp_path / "app.token"
+    token.write_text(callers.add("app", "infer"))
+    files = {"tls_certificate": "server.pem", "tls_key": "server.key"}
+    shown = {name: certificates.path(file) for name, file in files.items()}
+    with Running(world.settings(principals=str(callers.write()), **shown)) as server:
+        words = [*images, "--server", server.address, "--ca", certificates.path("ca.pem"), "--task", "shapes"]
+        answered = run("secured", *words, "--token-file", str(token))
+        token.write_text(Callers(tmp_path / "others.json").add("app"))
+        refused = run("secured", *words, "--token-file", str(token))
+
+    assert [line.split()[1] in SHAPES for line in answered.splitlines()] == [True] * 3
+    assert refused.count("UNAUTHENTICATED") == 3
+    assert "the token is not known here" in refused
 
 
 @pytest.mark.machine

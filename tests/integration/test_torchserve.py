@@ -12,11 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -79,8 +79,9 @@ class Predictions:
             response_deserializer=answered.FromString,
         )
 
-    def __call__(self, **fields: bytes) -> Any:
-        reply = self._call(self._request(model_name="corolla", input=fields), timeout=CALL_S)
+    def __call__(self, metadata: Sequence[tuple[str, str]] = (), **fields: bytes) -> Any:
+        request = self._request(model_name="corolla", input=fields)
+        reply = self._call(request, timeout=CALL_S, metadata=metadata)
         return json.loads(reply.prediction)
 
     def close(self) -> None:
@@ -107,7 +108,11 @@ class TorchServe:
     def url(self, name: str, path: str = "") -> str:
         return f"http://127.0.0.1:{self.ports[name]}{path}"
 
-    def __enter__(self) -> "TorchServe":
+    def asking(self, name: str, path: str) -> urllib.request.Request:
+        """A question to one of its ports."""
+        return urllib.request.Request(self.url(name, path))
+
+    def __enter__(self) -> Self:
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--ts-config", str(self.folder / "config.properties")]
         others = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
@@ -165,7 +170,7 @@ class TorchServe:
         while time.monotonic() < deadline and self._process.poll() is None:
             with (
                 suppress(OSError),
-                urllib.request.urlopen(self.url("management", "/models/corolla")) as reply,
+                urllib.request.urlopen(self.asking("management", "/models/corolla")) as reply,
             ):
                 (model,) = json.loads(reply.read())
                 if [worker["status"] for worker in model["workers"]] == ["READY"]:
@@ -190,7 +195,7 @@ class TorchServe:
 
     def scrape(self) -> dict[str, float]:
         """The samples by their text, `name{label="value",}`, without the host's name."""
-        with urllib.request.urlopen(self.url("metrics", "/metrics"), timeout=CALL_S) as reply:
+        with urllib.request.urlopen(self.asking("metrics", "/metrics"), timeout=CALL_S) as reply:
             lines = reply.read().decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if line and line[0] != "#")
         return {re.sub(r'Hostname="[^"]*",', "", name): float(value) for name, _, value in samples}

@@ -138,7 +138,7 @@ def _cut(environ: dict[str, Any]) -> NoReturn:
 @contextmanager
 def serving() -> Iterator[S3]:
     """The server on a free port of loopback, with an empty bucket."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):

@@ -140,9 +140,9 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, n
 def test_a_host_may_stand_in_brackets_and_a_socket_leaves_the_metrics_their_port() -> None:
     assert Settings(host="[::1]").host == "::1"
     assert Settings(host="[::1]").loopback
-    assert Settings(host="0.0.0.0").metrics_host == "0.0.0.0"
+    assert Settings(host="0.0.0.0").scraped_host == "0.0.0.0"
     behind = Settings(host="unix:/run/corolla.sock")
-    assert (behind.socket, behind.metrics_host) == (Path("/run/corolla.sock"), "127.0.0.1")
+    assert (behind.socket, behind.scraped_host) == (Path("/run/corolla.sock"), "127.0.0.1")
     assert behind.loopback
     assert behind.takes_admin
 

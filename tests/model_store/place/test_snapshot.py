@@ -21,6 +21,7 @@ class Place:
     def __init__(self) -> None:
         self.objects = Objects.open("memory:///")
         self.asked: Counter[str] = Counter()
+        self.cache = None
         self.lost = False
         self.modified = OLD
 
@@ -47,8 +48,17 @@ class Place:
     def exists(self, key: str) -> bool:
         return self.objects.exists(key)
 
+    def stamp(self, key: str) -> Stamp | None:
+        return self.objects.stamp(key)
+
+    def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
+        return []
+
     def create(self, key: str, data: bytes) -> bool:
         return self.objects.create(key, data)
+
+    def renew(self, key: str, data: bytes) -> None:
+        self.objects.renew(key, data)
 
     def swap(self, key: str, change: Change) -> None:
         self.objects.swap(key, change)
@@ -214,3 +224,35 @@ def test_what_is_written_goes_to_the_place(place: Place, first: Snapshot) -> Non
     assert first.stamps("aliases").keys() == {"aliases/t/lora/new", ALIAS}
     assert place.objects.read(ALIAS) == b"12"
     assert first.read("aliases/t/lora/new") is None
+
+
+def test_a_clock_that_jumps_ahead_does_not_make_a_young_tag_trusted(
+    place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Snapshot.take(place, clock)  # an hour after all was written, by the wall clock
+    first.read(ALIAS)
+    place.put(ALIAS, b"2")
+    later = first.later()
+    assert later is not None
+    assert later.read(ALIAS) == b"2"
+    seen = place.stamps("aliases")
+    monkeypatch.setattr(place, "stamps", lambda prefix: {k: seen[k] for k in seen if k.startswith(prefix)})
+
+    place.put(ALIAS, b"3")  # within one tick: under the same tag
+    again = later.later()
+    assert again is not None
+    assert again.read(ALIAS) == b"3"
+
+
+def test_a_tag_is_trusted_some_seconds_after_it_was_first_seen_though_the_clock_ran_back(
+    place: Place, clock: Clock
+) -> None:
+    place.modified = datetime.now(UTC) + timedelta(days=1)
+    first = Snapshot.take(place, clock)
+    for key in (ALIAS, OTHER, ROUTE):
+        first.read(key)
+    clock.now = 3.0
+    assert first.later() is None
+    place.asked.clear()
+    assert first.later() is None
+    assert not place.asked[ALIAS]

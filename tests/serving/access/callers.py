@@ -58,6 +58,13 @@ class Callers:
         return Client(running.address, credentials=shown, timeout_s=WAIT_S)
 
 
+def secret_of(text: str) -> str:
+    """The part of a token that nobody else may see."""
+    token = tokens.parse(text)
+    assert token is not None
+    return token.secret
+
+
 def expired() -> dict[str, Any]:
     return {"expires": NOW - timedelta(days=1), "created": NOW - timedelta(days=2)}
 

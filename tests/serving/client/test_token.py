@@ -251,6 +251,28 @@ async def test_a_failed_call_on_asyncio_shows_the_token_nowhere(server: Recordin
     assert SECRET not in said
 
 
+def test_a_caller_whom_the_server_does_not_know_is_told_how_to_show_a_token(server: Recording) -> None:
+    server.code, server.details = grpc.StatusCode.UNAUTHENTICATED, "the call shows no token; send `x`"
+    with Client(server.address, timeout_s=WAIT_S) as client, pytest.raises(RequestFailed) as without:
+        client.classify([b""], route="lora")
+    server.details = "the token was revoked; ask for another one"
+    with (
+        Client(server.address, token=TOKEN, timeout_s=WAIT_S) as client,
+        pytest.raises(RequestFailed) as revoked,
+    ):
+        client.classify([b""], route="lora")
+
+    assert (
+        "does not let the call in: the call shows no token; give the client a token: token=, --token-file"
+        in str(without.value)
+    )
+    assert "the token was revoked; this client shows token abcdefgh; get another one by `corolla" in str(
+        revoked.value
+    )
+    assert (without.value.code, revoked.value.code) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    assert SECRET not in str(revoked.value)
+
+
 def test_a_token_is_named_by_its_public_part() -> None:
     assert repr(Bearer(TOKEN)) == "Bearer(abcdefgh)"
     assert repr(Bearer("opaque")) == "Bearer(given as text)"
