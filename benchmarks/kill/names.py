@@ -86,7 +86,8 @@ def _check_switched(folder: Path, told: Sequence[Event]) -> Found:
     world = World(folder)
     found, moves, begun = look(world), [move for (move,) in acknowledged(told)], cut_off(told)
     points_at = world.store.adapters.version_of(TASK, "lora", "prod")
-    possible: list[str | int | float | None] = [*(moves[-1:] or [None]), *(begun or ())]
+    last: list[str | int | float | None] = [*moves[-1:]] or [None]
+    possible = [*last, *(begun or ())]
     found.expect(points_at in possible, f"prod is {points_at}, not {' or '.join(map(str, possible))}")
     records = world.store.history.of(keys.alias(TASK, "lora", "prod"))
     recorded = [int(record.after) for record in records]

@@ -48,7 +48,8 @@ def evidence(status: Status) -> dict[str, float]:
 def test_a_shift_on_two_servers_raises_one_alarm_also_when_one_restarts_meanwhile() -> None:
     world = World()
     for _ in range(20):
-        assert kinds(status := world.serve(200)) == []
+        status = world.serve(200)
+        assert kinds(status) == []
     headline = status.routes[0].domains[0].headline
     assert headline is not None
     assert headline.trusted
