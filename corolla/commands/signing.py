@@ -70,10 +70,10 @@ def verify(adapter: str, path: Path | None, task: str | None, url: str | None, a
     store = Store.open(url)
     manifest = _resolved(store, adapter, task)
     store.adapters.load(manifest)
-    vouches = None if trusted is None else store.adapters.voucher(manifest, trusted)
-    signatures = store.adapters.signatures(manifest)
+    vouches = None if trusted is None else store.adapters.signatures.voucher(manifest, trusted)
+    signatures = store.adapters.signatures.of(manifest)
     documents = [
-        _document(manifest, signature, intact=store.adapters.is_signed(manifest, signature))
+        _document(manifest, signature, intact=store.adapters.signatures.covers(signature, manifest))
         for signature in signatures
     ]
     if as_json:

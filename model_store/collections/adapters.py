@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from model_store.collections import missing
 from model_store.collections.aliases import Aliases
 from model_store.collections.history import History
+from model_store.collections.signatures import Signatures
 from model_store.collections.tasks import Tasks
-from model_store.collections.tensor_files import read
-from model_store.format import digest, keys, tensors
+from model_store.collections.tensor_files import adapter_digest, read
+from model_store.format import keys, tensors
 from model_store.format.records import Draft, Manifest, Tombstone
-from model_store.format.signature import Signature, SigningKey, name_of
-from model_store.format.trust import Trusted, TrustedKeys
+from model_store.format.signature import Signature, SigningKey
+from model_store.format.trust import TrustedKeys
 from model_store.names import LATEST, AdapterId, check_name
 from model_store.place.objects import Place
 from model_store.routes.algebra import AdapterRef
-from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported
+from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,9 @@ class Adapters:
 
     Args:
         trusted: Who has to vouch for an adapter before its tensors are read; None asks nobody.
+
+    Attributes:
+        signatures: Of the versions.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Adapters:
         self._place, self._trusted = place, trusted
         self._tasks = tasks
         self._aliases = Aliases(place, history)
+        self.signatures = Signatures(place)
 
     # Versions
 
@@ -65,8 +70,8 @@ class Adapters:
             InvalidInput: Tensors that are not finite.
             NotFound: The task or the backbone is not in the store.
         """
-        self._check_task(draft)
-        data, identity = tensors.encode(weights), _digest(draft, weights)
+        self._tasks.check(draft)
+        data, identity = tensors.encode(weights), adapter_digest(draft, weights)
         manifest = self._newest(draft.task, draft.name)
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
@@ -80,7 +85,7 @@ class Adapters:
         Raises:
             InvalidInput, NotFound: As `publish` does.
         """
-        known = self._with_digest(draft.task, draft.name, _digest(draft, weights))
+        known = self._with_digest(draft.task, draft.name, adapter_digest(draft, weights))
         if known is not None:
             return Published(manifest=known, known=True)
         return Published(manifest=self.publish(draft, weights), known=False)
@@ -129,7 +134,7 @@ class Adapters:
             Untrusted: Somebody has to vouch for it, and nobody does.
         """
         if self._trusted is not None:
-            self.voucher(manifest, self._trusted.now())
+            self.signatures.voucher(manifest, self._trusted.now())
         return self._read(manifest)[1]
 
     def file(self, manifest: Manifest) -> bytes:
@@ -164,7 +169,7 @@ class Adapters:
 
     def _read(self, manifest: Manifest) -> "tuple[bytes, dict[str, Tensor]]":
         key = keys.adapter(manifest.task, manifest.name, manifest.version, _WEIGHTS)
-        digest_of = partial(_digest, manifest)
+        digest_of = partial(adapter_digest, manifest)
         return read(self._place, key, identity=manifest.digest, digest_of=digest_of, remedy=_REMEDY)
 
     def sign(self, manifest: Manifest, key: SigningKey) -> Signature:
@@ -173,37 +178,8 @@ class Adapters:
         Raises:
             Corrupt: Its manifest or its tensors are not what they were; nothing is signed then.
         """
-        data = self._manifest_file(manifest)
         self.load(manifest)
-        there = next((s for s in self.signatures(manifest) if s.key == key.public and s.is_of(data)), None)
-        if there is not None:
-            return there
-        made = key.sign(data)
-        place = keys.signature(manifest.task, manifest.name, manifest.version, name_of(key.public))
-        self._place.swap(place, lambda _: made.encode())
-        return made
-
-    def signatures(self, manifest: Manifest) -> "list[Signature]":
-        """The signatures of a version, by whomever; damaged ones count for nothing and are left out."""
-        found = []
-        for key in self._place.keys(self._signatures_of(manifest.task, manifest.name, manifest.version)):
-            with suppress(Corrupt, Unsupported):
-                if (data := self._place.read(key)) is not None:
-                    found.append(Signature.parse(data, key))
-        return found
-
-    def is_signed(self, manifest: Manifest, signature: Signature) -> bool:
-        """Whether a signature is of a version as it is stored."""
-        return signature.is_of(self._manifest_file(manifest))
-
-    def voucher(self, manifest: Manifest, trusted: Trusted) -> str:
-        """Who of those who are trusted vouches for a version.
-
-        Raises:
-            Untrusted: Nobody does.
-            Corrupt: Its manifest is not what it was when it was read.
-        """
-        return trusted.voucher(manifest, self._manifest_file(manifest), self.signatures(manifest))
+        return self.signatures.add(manifest, key)
 
     def remove(self, task: str, name: str, version: int) -> int | None:
         """Remove a version for good; where `latest` points then. See `model_store.deletion` for who may.
@@ -228,7 +204,7 @@ class Adapters:
             self._retreat_further(task, name, successor)
         # The manifest first: without it the version does not exist, whatever else is left of it.
         files = [keys.adapter(task, name, version, file) for file in (_MANIFEST, _WEIGHTS)]
-        for key in [*files, *self._place.keys(self._signatures_of(task, name, version))]:
+        for key in [*files, *self._place.keys(keys.adapter(task, name, version, keys.SIGNATURES))]:
             self._place.delete(key)
         if not remaining:
             self._drop_latest(task, name, version)
@@ -334,16 +310,6 @@ class Adapters:
 
     # The steps
 
-    def _manifest_file(self, manifest: Manifest) -> bytes:
-        key = keys.adapter(manifest.task, manifest.name, manifest.version, _MANIFEST)
-        data = self._place.read(key)
-        if data is None or Manifest.parse(data, key) != manifest:
-            raise Corrupt("the manifest has changed since it was read", field=key, remedy=_REMEDY)
-        return data
-
-    def _signatures_of(self, task: str, name: str, version: int) -> str:
-        return keys.adapter(task, name, version, keys.SIGNATURES)
-
     def _create_version(self, draft: Draft, identity: str, data: bytes) -> Manifest:
         numbers = self._versions_with(draft.task, draft.name, r"(?:adapter\.safetensors|deleted\.json)")
         version = max((number for _, _, number in numbers), default=0) + 1
@@ -394,15 +360,6 @@ class Adapters:
             return bool(self.manifest(task, name, version).training.get("far_below_base"))
         return True
 
-    def _check_task(self, draft: Draft) -> None:
-        task = self._tasks.with_digest(draft.task, draft.task_digest)
-        if task.spec.backbone_digest != draft.backbone_digest:
-            raise InvalidInput(
-                "the adapter and its task have different backbones",
-                field="backbone_digest",
-                remedy=f"use {task.spec.backbone_digest}",
-            )
-
     def _with_digest(self, task: str, name: str, identity: str) -> Manifest | None:
         """The newest version of an adapter that has a digest, if any."""
         manifests = self._newest_first(task, name)
@@ -441,13 +398,3 @@ class Adapters:
     def _versions_with(self, task: str | None, name: str | None, file: str) -> Sequence[tuple[str, str, int]]:
         """The task, name and version of all that have a file."""
         return keys.versions_in(self._place.keys(keys.below(keys.ADAPTERS, task, name)), file)
-
-
-def _digest(adapter: Draft | Manifest, weights: "Mapping[str, Tensor]") -> str:
-    return digest.adapter_digest(
-        method=adapter.method,
-        config=adapter.config,
-        backbone=adapter.backbone_digest,
-        task=adapter.task_digest,
-        tensors=weights,
-    )

@@ -16,7 +16,7 @@ from model_store.collections.backbones import Backbones
 from model_store.collections.condemned import keep
 from model_store.collections.tensor_files import read
 from model_store.format import digest, keys, tensors
-from model_store.format.records import Manifest, TaskRecord, TaskSpec
+from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
 from model_store.place.objects import Place
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -139,6 +139,21 @@ class Tasks:
                 remedy=f"it is on {others}; train an adapter for it on this backbone",
             )
         return matches[0]
+
+    def check(self, draft: Draft) -> None:
+        """Check that an adapter's task is stored, and on the adapter's backbone.
+
+        Raises:
+            NotFound, Corrupt: As `with_digest`.
+            InvalidInput: It is on another backbone.
+        """
+        task = self.with_digest(draft.task, draft.task_digest)
+        if task.spec.backbone_digest != draft.backbone_digest:
+            raise InvalidInput(
+                "the adapter and its task have different backbones",
+                field="backbone_digest",
+                remedy=f"use {task.spec.backbone_digest}",
+            )
 
     def with_digest(self, name: str, identity: str) -> TaskRecord:
         """Read the record of a name and a whole digest.

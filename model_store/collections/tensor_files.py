@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from model_store.format import digest, tensors
+from model_store.format.records import Draft, Manifest
 from model_store.place.objects import Place
 from petl_vit.errors import Corrupt
 
@@ -53,3 +54,14 @@ def read(
     if cache is not None:
         cache.put(identity, data)
     return data, loaded
+
+
+def adapter_digest(adapter: Draft | Manifest, weights: "Mapping[str, Tensor]") -> str:
+    """The digest of an adapter with these tensors."""
+    return digest.adapter_digest(
+        method=adapter.method,
+        config=adapter.config,
+        backbone=adapter.backbone_digest,
+        task=adapter.task_digest,
+        tensors=weights,
+    )

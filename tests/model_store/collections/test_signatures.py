@@ -124,7 +124,7 @@ def test_signing_twice_keeps_the_signature_and_two_keys_have_one_each(
     assert world.store.adapters.sign(manifest, key) == first
     create_key(tmp_path / "next.key")
     world.store.adapters.sign(manifest, SigningKey.read(tmp_path / "next.key"))
-    assert len(world.store.adapters.signatures(manifest)) == 2
+    assert len(world.store.adapters.signatures.of(manifest)) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", None])
