@@ -133,9 +133,13 @@ class Adapters:
             Corrupt: The file is missing or damaged, or is not what the digest says.
             Untrusted: Somebody has to vouch for it, and nobody does.
         """
+        self.check_trusted(manifest)
+        return self._read(manifest)[1]
+
+    def check_trusted(self, manifest: Manifest) -> None:
+        """Raises Untrusted where somebody has to vouch for a version, and nobody does."""
         if self._trusted is not None:
             self.signatures.voucher(manifest, self._trusted.now())
-        return self._read(manifest)[1]
 
     def file(self, manifest: Manifest) -> bytes:
         """The file of an adapter's tensors, checked by its digest.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model_store.format.records import BackboneRecord, TaskRecord
+from model_store.format.records import BackboneRecord, Manifest, TaskRecord
 from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
 from model_store.store import Store
 from petl_vit import heads, methods
@@ -104,6 +104,24 @@ class Loader:
                 field=error.field,
                 remedy=error.remedy or "train or import it again",
             ) from error
+
+    def check_same(self, term: ResolvedTerm, known: Manifest) -> None:
+        """Checks a version against one with the same digest whose file was read: its digest covers these.
+
+        Raises:
+            Corrupt: They differ where the digest would, too.
+            Untrusted: Somebody has to vouch for it, and nobody does.
+        """
+        manifest = term.manifest
+        assert manifest is not None, "a task's base has no manifest"
+        for field in ("digest", "method", "config", "backbone_digest", "task_digest"):
+            if getattr(manifest, field) != getattr(known, field):
+                raise Corrupt(
+                    f"adapter {term.full_name} says it has the digest of {known.name}:{known.version}",
+                    field=field,
+                    remedy="remove it, and publish it again",
+                )
+        self.store.adapters.check_trusted(manifest)
 
     def model(self, member: Member) -> Model:
         """A member as it runs.

@@ -344,9 +344,9 @@ class Batcher(Generic[Job, Result]):
                 await self._run_each(batch)
         else:
             run_s = self._clock() - started
+            _deliver(batch, results, started, run_s)
             waited = [(item.traced, item.arrived) for item in batch]
             tracing.batch_ran(waited, started=started, seconds=run_s, rows=rows)
-            _deliver(batch, results, started, run_s)
             if not any(isinstance(result, Exception) for result in results):
                 self._pace.measure(rows, run_s, full=full)
         finally:

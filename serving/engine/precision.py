@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from model_store.format.records import Manifest
 from model_store.resolution.loading import Loader
 from model_store.resolution.precision import TOLERANCE, Subject, difference
 from model_store.resolution.versions import ResolvedTerm
@@ -105,6 +106,10 @@ class PrecisionCheck:
         if term.digest not in self._differences:
             self._waiting.put(term)
         return adapter
+
+    def check_same(self, term: ResolvedTerm, known: Manifest) -> None:
+        """Checks a version that says it has the digest of another; see `Loader.check_same`."""
+        self._fast.check_same(term, known)
 
     def outdated(self, adapter: Adapter) -> bool:
         """Whether an adapter is in bf16 that was found to need fp32 since it was loaded."""

@@ -12,14 +12,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from model_store.format.records import Manifest
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from petl_vit.adapter import Adapter
 from petl_vit.batch import Model
 from petl_vit.errors import Conflict, InvalidInput, NotFound, Overloaded
 from petl_vit.slots import Slots
+from serving.registry.entry import Coming, Entry
 from serving.registry.lease import Lease, NoRoom
 from serving.registry.preloads import Preloads
 from serving.registry.resident import Resident
@@ -45,13 +46,8 @@ class AdapterSource(Protocol):
     def adapter(self, term: ResolvedTerm) -> Adapter:
         """The adapter, ready to run; see `Loader.adapter`."""
 
-
-@dataclass(eq=False, kw_only=True)
-class _Entry:
-    adapter: Adapter
-    names: set[str] = field(default_factory=set)
-    pinned: bool = False
-    last_used_at: float = 0.0
+    def check_same(self, term: ResolvedTerm, known: Manifest) -> None:
+        """Checks a version that says it has the digest of another; see `Loader.check_same`."""
 
 
 class AdapterCache:
@@ -83,10 +79,10 @@ class AdapterCache:
         self.max_bytes = max_bytes
         self.preloads = Preloads(busy)
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._leases: Counter[str] = Counter()
-        self._unloaded: dict[str, _Entry] = {}  # not listed any more, but still leased
-        self._loading: dict[str, Future[Adapter]] = {}
+        self._unloaded: dict[str, Entry] = {}  # not listed any more, but still leased
+        self._loading: dict[str, Coming] = {}
         self._pool = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="loading")
         self._bytes = 0
         slots.only(self._entries.__contains__)
@@ -235,7 +231,7 @@ class AdapterCache:
             return digest in self._entries or digest in self._unloaded or digest in self._loading
 
     @contextmanager
-    def _loaded(self, term: ResolvedTerm) -> Iterator[_Entry]:
+    def _loaded(self, term: ResolvedTerm) -> Iterator[Entry]:
         """An adapter's entry, which stays as it is while the context lasts."""
         with self._lease({term.digest}):
             self._adapter(term).result()
@@ -249,16 +245,36 @@ class AdapterCache:
                 self._entries[term.digest] = entry  # asked for again before it was gone
             if entry is None:
                 return self._load_once(term)
+            if not entry.is_of(term.manifest):
+                return self._pool.submit(self._check_same, term)
             self._touch(term, entry)
         ready: Future[Adapter] = Future()
         ready.set_result(entry.adapter)
         return ready
 
     def _load_once(self, term: ResolvedTerm) -> "Future[Adapter]":
-        future = self._loading.get(term.digest)
-        if future is None:
-            future = self._loading[term.digest] = self._pool.submit(self._load, term)
-        return future
+        coming = self._loading.get(term.digest)
+        if coming is None:
+            future = self._pool.submit(self._load, term)
+            self._loading[term.digest] = Coming(manifest=term.manifest, future=future)
+            return future
+        if coming.manifest is term.manifest or coming.manifest == term.manifest:
+            return coming.future
+        return self._pool.submit(self._check_same, term, coming.future)
+
+    def _check_same(self, term: ResolvedTerm, coming: "Future[Adapter] | None" = None) -> Adapter:
+        """The adapter in memory for another version that says it is the same, once that is checked."""
+        if coming is not None:
+            coming.result()  # it was submitted before, so that a thread has it
+        with self._lock:
+            entry = self._entries.get(term.digest)
+        if entry is None or not entry.manifests or term.manifest is None:
+            return self._loader.adapter(term)  # withdrawn meanwhile
+        self._loader.check_same(term, entry.manifests[0])
+        with self._lock:
+            entry.manifests.append(term.manifest)
+            self._touch(term, entry)
+        return entry.adapter
 
     def _load(self, term: ResolvedTerm) -> Adapter:
         started = time.monotonic()
@@ -281,7 +297,9 @@ class AdapterCache:
             for digest in self._victims(term, adapter.nbytes):
                 self._drop(digest)
                 self._metrics.adapter_evicted()
-            entry = self._entries[adapter.digest] = _Entry(adapter=adapter)
+            entry = self._entries[adapter.digest] = Entry(
+                adapter=adapter, manifests=[term.manifest] if term.manifest else []
+            )
             self._bytes += adapter.nbytes
             self._touch(term, entry)
             self._report()
@@ -324,18 +342,18 @@ class AdapterCache:
         self._slots.leave(digest)
         self._report()
 
-    def _touch(self, term: ResolvedTerm, entry: _Entry) -> None:
+    def _touch(self, term: ResolvedTerm, entry: Entry) -> None:
         self._entries.move_to_end(term.digest)
         entry.names.add(term.full_name)
         entry.last_used_at = time.time()
 
-    def _entry(self, digest: str) -> _Entry:
+    def _entry(self, digest: str) -> Entry:
         entry = self._entries.get(digest)
         if entry is None:
             raise NotFound(f"adapter {digest[:12]} is not in memory", field="adapter", remedy="load it first")
         return entry
 
-    def _resident(self, digest: str, entry: _Entry) -> Resident:
+    def _resident(self, digest: str, entry: Entry) -> Resident:
         return Resident(
             digest=digest,
             names=tuple(sorted(entry.names)),
@@ -355,5 +373,5 @@ class AdapterCache:
         self._metrics.set_slots(len(self._slots), self._slots.nbytes)
 
 
-def _name(entry: _Entry) -> str:
+def _name(entry: Entry) -> str:
     return min(entry.names, default=entry.adapter.digest[:12])
