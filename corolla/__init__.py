@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         InvalidInput,
         NotFound,
         Overloaded,
+        Unauthenticated,
         Unreachable,
         Unsupported,
+        Untrusted,
     )
     from serving.client.admin import AdminClient
     from serving.client.asynchronous import AsyncClient
@@ -57,8 +59,10 @@ __all__ = [
     "RequestFailed",
     "Score",
     "Store",
+    "Unauthenticated",
     "Unreachable",
     "Unsupported",
+    "Untrusted",
     "embed_request_of",
     "request_of",
 ]

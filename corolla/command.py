@@ -116,7 +116,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "tokens": Lazy(
         section="Serve",
-        line="Create, list, revoke and rotate callers' tokens.",
+        line="Create, list, revoke and rotate the tokens of a server's callers.",
         extra="serve",
         target="corolla.commands.tokens:tokens",
     ),

@@ -17,6 +17,7 @@ CALLS = logging.getLogger("corolla.calls")
 CALLS.setLevel(logging.CRITICAL + 1)
 _CALL_LEVELS = {"off": logging.CRITICAL + 1, "failed": logging.WARNING, "all": logging.INFO}
 _FIT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_NAME = "corolla"
 _request: ContextVar[str] = ContextVar("request", default="")
 
 
@@ -31,10 +32,15 @@ def set_up(
         calls: Which calls have a line each.
         stream: None is stderr.
     """
+    root = logging.getLogger()
+    for earlier in [each for each in root.handlers if each.get_name() == _NAME]:
+        root.removeHandler(earlier)
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.set_name(_NAME)
     handler.addFilter(_mark)
     handler.setFormatter(_json() if form == "json" else _text())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     CALLS.setLevel(_CALL_LEVELS[calls])
 

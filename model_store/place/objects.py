@@ -164,7 +164,8 @@ class Objects:
         """Replace an object by `change` of its bytes (None where there is none), atomically.
 
         `change` runs again with fresh bytes when somebody else wrote in between. What stays the same is not
-        written.
+        written. Where a bucket's answer is lost and somebody else writes before that is noticed, a change
+        that was done is done once more: never lost.
 
         Raises:
             Conflict: Others kept writing; and whatever `change` raises.

@@ -63,13 +63,13 @@ def run_on_ray(here: Session, url: str | None) -> None:
         InvalidInput: Ray is not installed, does not answer, or its machines share no storage.
     """
     ray, sweep = _ray(here.sweep), here.sweep
-    address = None if sweep.ray == LOCAL else sweep.ray
+    local = sweep.ray == LOCAL
     threads = max(1, usable_cpus().count // sweep.workers)
     try:
         ray.init(
-            address=address,
-            num_cpus=sweep.workers * threads if address is None else None,
-            include_dashboard=False if address is None else None,
+            address=sweep.ray,  # "local" starts one, also where another runs on this machine
+            num_cpus=sweep.workers * threads if local else None,
+            include_dashboard=False if local else None,
             log_to_driver=False,
             configure_logging=False,
         )

@@ -135,6 +135,11 @@ class _Context:
     def __init__(self) -> None:
         self.code: grpc.StatusCode | None = None
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, _: object) -> None: ...
+
     async def abort(self, code: grpc.StatusCode, *_: object, **__: object) -> None:
         self.code = code
         raise RuntimeError("ended")
