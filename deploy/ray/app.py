@@ -53,7 +53,7 @@ _OF_EVERY_REPLICA = frozenset(
 """Calls that change what one server has in memory: they are made to all replicas."""
 
 _NOT_PROXIED = frozenset({"Watch"})
-"""Calls of health that last as long as their caller likes: each would hold one of a replica's places in Ray."""
+"""Watches of health last as long as their caller likes: each would hold one of a replica's places in Ray."""
 
 _OF_THE_REPLICA = frozenset({"host", "port", "metrics_port", "socket_mode", "replica"})
 _OF_THE_SIDECAR = frozenset({"tls_certificate", "tls_key", "tls_client_ca", "insecure"})
