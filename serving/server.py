@@ -159,20 +159,35 @@ class Server:
         return joined(self.settings.host, self.port) if socket is None else f"{UNIX}{socket}"
 
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
-        """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
+        """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING, if it ever is."""
         server = await self._start()
         tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend(), self._follow_access())]
         try:
-            await self.service.warm()
-            await asyncio.to_thread(say_notes, self.service.catalog)
-            self._set_health(True)
-            if ready is not None:
-                ready.set()
-            await self._stopping.wait()
+            if await self._warmed():
+                self._set_health(True)
+                if ready is not None:
+                    ready.set()
+                await self._stopping.wait()
         finally:
             for task in tasks:
                 task.cancel()
             await self._shut(server)
+
+    async def _warmed(self) -> bool:
+        """Warms up; whether that was done before it was asked to stop."""
+        warming, stopping = asyncio.create_task(self._warm()), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if warming.done():
+                await warming  # raises what it raised
+            return not self._stopping.is_set()
+        finally:
+            warming.cancel()
+            stopping.cancel()
+
+    async def _warm(self) -> None:
+        await self.service.warm()
+        await asyncio.to_thread(say_notes, self.service.catalog)
 
     def stop(self) -> None:
         """Asks the server to drain and stop. Signal handlers may call it."""
@@ -324,6 +339,7 @@ class Server:
         return self._stalled or "starting"
 
     def _set_health(self, serving: bool) -> None:
+        serving = serving and not self._stopping.is_set()
         self._serving = serving
         self._has_served |= serving
         for name in self._services:
