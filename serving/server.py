@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
@@ -42,6 +42,7 @@ from serving.rpc.admin_servicer import AdminServicer
 from serving.rpc.authentication import Authentication, Need, Open
 from serving.rpc.call import path
 from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
+from serving.rpc.health_servicer import HealthServicer
 from serving.rpc.no_admin import NoAdmin
 from serving.rpc.readable import Readable
 from serving.rpc.traced import TracedCalls
@@ -118,8 +119,8 @@ class Server:
             registered_budget=service.adapter_cache.max_bytes,
             slot_budget=settings.device_bytes if service.slots_have_bytes else 0,
         )
-        self._health = health.aio.HealthServicer()
         self._services = ["", SERVICE, OIP_SERVICE, *([ADMIN_SERVICE] if settings.takes_admin else [])]
+        self._health = HealthServicer([*self._services, LIVE])
 
     def _open_port(self, registry: CollectorRegistry) -> MetricsPort | None:
         settings = self.settings
@@ -158,20 +159,35 @@ class Server:
         return joined(self.settings.host, self.port) if socket is None else f"{UNIX}{socket}"
 
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
-        """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING."""
+        """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING, if it ever is."""
         server = await self._start()
         tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend(), self._follow_access())]
         try:
-            await self.service.warm()
-            await asyncio.to_thread(say_notes, self.service.catalog)
-            await self._set_health(True)
-            if ready is not None:
-                ready.set()
-            await self._stopping.wait()
+            if await self._warmed():
+                self._set_health(True)
+                if ready is not None:
+                    ready.set()
+                await self._stopping.wait()
         finally:
             for task in tasks:
                 task.cancel()
             await self._shut(server)
+
+    async def _warmed(self) -> bool:
+        """Warms up; whether that was done before it was asked to stop."""
+        warming, stopping = asyncio.create_task(self._warm()), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if warming.done():
+                await warming  # raises what it raised
+            return not self._stopping.is_set()
+        finally:
+            warming.cancel()
+            stopping.cancel()
+
+    async def _warm(self) -> None:
+        await self.service.warm()
+        await asyncio.to_thread(say_notes, self.service.catalog)
 
     def stop(self) -> None:
         """Asks the server to drain and stop. Signal handlers may call it."""
@@ -198,8 +214,8 @@ class Server:
         settings = self.settings
         server = grpc.aio.server(options=connections.options(settings), interceptors=self._interceptors())
         self._add_services(server)
-        await self._set_health(False)
-        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
+        self._set_health(False)
+        self._health.set(LIVE, serving=True)
         try:
             # Last, because gRPC frees a port only once it has served.
             self.port = exposure.listen(server, settings)
@@ -258,7 +274,7 @@ class Server:
         else:
             server.add_generic_rpc_handlers([NoAdmin()])
         reflected = [name for name in self._services if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._health.add_to(server)
         if settings.reflection:
             reflection.enable_server_reflection(reflected, server)
 
@@ -273,7 +289,7 @@ class Server:
             if healthy != serving and self.service.engine.warmed:
                 serving = healthy
                 _log.log(*((logging.INFO, "ready again") if healthy else (logging.WARNING, self._stalled)))
-                await self._set_health(healthy)
+                self._set_health(healthy)
 
     def _stall(self) -> str | None:
         """What hangs; None while nothing does."""
@@ -300,7 +316,7 @@ class Server:
                 self.service.metrics.callers.add([principal.name for principal in access.principals])
 
     async def _shut(self, server: grpc.aio.Server) -> None:
-        await self._set_health(False)
+        self._set_health(False)
         finished = await self.service.drain()
         _log.info("stopped; %s", "all queued work was done" if finished else "queued work was refused")
         await server.stop(grace=2.0)
@@ -322,14 +338,12 @@ class Server:
             return "starting"
         return self._stalled or "starting"
 
-    async def _set_health(self, serving: bool) -> None:
+    def _set_health(self, serving: bool) -> None:
+        serving = serving and not self._stopping.is_set()
         self._serving = serving
         self._has_served |= serving
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
         for name in self._services:
-            await self._health.set(name, status)
+            self._health.set(name, serving=serving)
         self.service.metrics.set_ready(serving)
 
 

@@ -52,6 +52,9 @@ _OF_EVERY_REPLICA = frozenset(
 )
 """Calls that change what one server has in memory: they are made to all replicas."""
 
+_NOT_PROXIED = frozenset({"Watch"})
+"""Watches of health last as long as their caller likes: each would hold one of a replica's places in Ray."""
+
 _OF_THE_REPLICA = frozenset({"host", "port", "metrics_port", "socket_mode", "replica"})
 _OF_THE_SIDECAR = frozenset({"tls_certificate", "tls_key", "tls_client_ca", "insecure"})
 _HOP_BY_HOP = ("grpc-", ":")
@@ -76,9 +79,14 @@ class _Raw:
 def add_services(_: object, server: Any) -> None:
     """Makes Ray's gRPC proxy take the calls of all protocols; an entry of `grpc_servicer_functions`."""
     for service in SERVICES:
-        handlers = {method.name: _handler(method) for method in service.methods}
+        handlers = {method.name: _handler(method) for method in proxied(service)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         server.add_registered_method_handlers(service.full_name, handlers)
+
+
+def proxied(service: ServiceDescriptor) -> list[MethodDescriptor]:
+    """The calls of a service that Ray takes; any other is UNIMPLEMENTED."""
+    return [method for method in service.methods if method.name not in _NOT_PROXIED]
 
 
 def _handler(method: MethodDescriptor) -> Any:
@@ -246,7 +254,7 @@ def _finish(context: Any, code: grpc.StatusCode, details: str, trailing: Metadat
 
 
 for _service in SERVICES:
-    for _method in _service.methods:
+    for _method in proxied(_service):
         setattr(Replica, _method.name, _answer(_service, _method))
 
 

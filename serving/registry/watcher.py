@@ -17,6 +17,9 @@ from serving.registry.changes import Changes
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE_S = 10.0
+"""An error that comes sooner is an answer; a store that hangs ends in one after a minute."""
+
 
 class Watcher:
     """Keeps a catalog as fresh as its store.
@@ -46,11 +49,15 @@ class Watcher:
         self._following = threading.Lock()
         self._every_s, self._pool = every_s, pool
         self._reachable = True
+        self._asked_at, self._hung = 0.0, False
         self._since: float | None = None
 
     @property
     def waiting_s(self) -> float:
-        """Seconds for which the store has not answered; 0 while nobody waits. Any thread may ask."""
+        """Seconds for which the store has not answered; 0 while nobody waits. Any thread may ask.
+
+        An attempt that failed after a wait was not answered, so the next one waits since the first began.
+        """
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -86,7 +93,7 @@ class Watcher:
 
     def _follow(self, refresh: Callable[[Warm], Refreshed]) -> Refreshed:
         with self._following:  # lines are written in the order of the changes
-            self._since = time.monotonic()
+            self._ask()
             try:
                 refreshed = refresh(self._warm)
                 for plan in refreshed.plans:
@@ -94,13 +101,33 @@ class Watcher:
                 self._changes.say(refreshed)
                 self._changes.record()
                 self._compare(bool(refreshed.moves))
-            finally:
-                self._since = None
+            except Exception:
+                self._failed()
+                raise
+            self._answered()
         return refreshed
 
     def _warm(self, plan: Plan) -> None:
-        self._since = time.monotonic()
+        self._ask()
         try:
             self._load(plan)
         except CorollaError as error:
+            self._failed()
             _log.warning("route %s is not loaded: %s", plan.named, error)
+        else:
+            self._hung = False
+        self._ask()  # for what comes after
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        if not self._hung:
+            self._since = self._asked_at
+
+    def _failed(self) -> None:
+        if time.monotonic() - self._asked_at < _AT_ONCE_S:
+            self._answered()
+        else:
+            self._hung = True
+
+    def _answered(self) -> None:
+        self._since, self._hung = None, False

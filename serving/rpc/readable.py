@@ -49,8 +49,8 @@ class Readable(grpc.aio.ServerInterceptor):
         """The call's handler, with a reader that looks first."""
         handler: Any = await continuation(details)
         method = self._methods.get(details.method)
-        if handler is None or method is None:
-            return handler
+        if handler is None or method is None or handler.request_deserializer is None:
+            return handler  # where nothing is read, nothing can be unreadable
         read = self._bounded(handler.request_deserializer, method)
         if handler.request_streaming:
             return handler._replace(request_deserializer=_as_decode_error(read))

@@ -215,6 +215,42 @@ def test_a_stop_finishes_queued_work_and_takes_no_more(world: World) -> None:
         running.join()
 
 
+async def test_a_stop_while_it_warms_up_ends_it_and_it_never_serves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, warming, ready = Server(world.settings()), asyncio.Event(), asyncio.Event()
+    shown: list[bool] = []
+
+    async def held() -> None:
+        warming.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server.service, "warm", held)
+    monkeypatch.setattr(server.service.metrics, "set_ready", shown.append)
+    running = asyncio.create_task(server.run(ready))
+    await asyncio.wait_for(warming.wait(), WAIT_S)
+    server.stop()
+    await asyncio.wait_for(running, WAIT_S)
+    assert set(shown) == {False}
+    assert not ready.is_set()
+
+
+async def test_a_stop_as_it_has_warmed_up_turns_no_health_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, ready = Server(world.settings()), asyncio.Event()
+    shown: list[bool] = []
+
+    async def stopped() -> None:
+        server.stop()
+
+    monkeypatch.setattr(server.service, "warm", stopped)
+    monkeypatch.setattr(server.service.metrics, "set_ready", shown.append)
+    await asyncio.wait_for(server.run(ready), WAIT_S)
+    assert set(shown) == {False}
+    assert not ready.is_set()
+
+
 def test_a_stop_is_bounded_and_says_so_to_those_who_wait(world: World) -> None:
     with Running(world.settings(drain_s=0.05)) as running, running.client() as client:
         ask(client)

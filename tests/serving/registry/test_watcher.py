@@ -123,6 +123,71 @@ def test_a_lost_store_is_said_once_and_its_return_too(
     assert watched.resolved("lora@prod") == "lora:2"
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("serving.registry.watcher.time", clock)
+    return clock
+
+
+def test_a_store_that_hangs_has_not_answered_although_every_attempt_ends_in_an_error(
+    watched: Watched, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    takes = 60.0
+
+    def lost(*_: object) -> None:
+        clock.now += takes
+        waited.append(watched.watcher.waiting_s)
+        raise CorollaError("the store cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watched.catalog, "refresh", lost)
+        for _ in range(2):
+            watched.watcher.follow()
+            clock.now += 1
+            waited.append(watched.watcher.waiting_s)
+        assert waited == [60, 61, 121, 122]
+
+        takes = 0.5
+        watched.watcher.follow()
+        assert watched.watcher.waiting_s == 0, "an error that comes at once is an answer"
+
+        takes = 60.0
+        watched.watcher.follow()
+        assert watched.watcher.waiting_s == 60
+    watched.watcher.follow()
+    assert watched.watcher.waiting_s == 0
+
+
+def test_adapters_that_a_store_does_not_give_are_waited_for_since_the_first(
+    watched: Watched, own_world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def hang(plan: Plan) -> None:
+        clock.now += 60
+        waited.append(watched.watcher.waiting_s)
+        raise CorollaError(f"{plan.named} cannot be read")
+
+    monkeypatch.setattr(watched.watcher, "_load", hang)
+    own_world.put_route("best", "bitfit")
+    own_world.put_route("other", "bitfit")
+    watched.watcher.follow()
+    assert waited == [60, 120]
+    assert watched.watcher.waiting_s == 0, "names could be read"
+
+
 async def test_a_fault_of_ours_does_not_end_the_watch(
     watched: Watched, own_world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
