@@ -83,13 +83,23 @@ class Access:
         return tuple(self._known.by_name.values())
 
     def follow(self) -> bool:
-        """Reads the file again if it has changed; whether the principals are others now. Blocking."""
-        principals = self._file.changed()
-        if principals is None:
-            return False
+        """Reads the file again if it has changed; whether the principals are others now. Blocking.
+
+        Only for a program of one thread; others call `changed` in a pool and `use` where calls are counted.
+        """
+        principals = self.changed()
+        if principals is not None:
+            self.use(principals)
+        return principals is not None
+
+    def changed(self) -> Iterable[Principal] | None:
+        """The principals of the file, if they are others than before. Blocking; uses them not yet."""
+        return self._file.changed()
+
+    def use(self, principals: Iterable[Principal]) -> None:
+        """Uses other principals from now on. Called by the thread that counts calls."""
         self._known = _Known.of(principals)
         self.limits.keep(self._known.by_name)
-        return True
 
     def by_header(self, value: str | bytes) -> Caller:
         """Whoever shows the value of an `authorization` header; see `by_token`."""

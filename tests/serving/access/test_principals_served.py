@@ -1,6 +1,7 @@
 """A server with principals, asked over TLS: who may call what, in all its services."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos.corolla.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 from protos.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from serving.access import tokens
+from serving.access.principals import Principal
 from tests.serving.access.callers import ALL, NOW, Callers, expired
 from tests.serving.certificates import Certificates
 from tests.serving.oip.requests import request as oip_request
@@ -208,6 +210,32 @@ def test_a_new_token_and_a_revoked_one_count_without_a_restart(site: Site) -> No
     until(lambda: site.code(call, request, *site.callers.header("new")) is Codes.OK)
     site.callers.change("new", tokens=())
     until(lambda: site.code(call, request, *site.callers.header("new")) is UNKNOWN)
+
+
+def test_the_file_is_followed_beyond_a_failure_and_used_where_calls_are_counted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, failures, keeping = site.running.server._access, [RuntimeError("odd"), MemoryError()], []
+    assert access is not None
+    changed, keep = access.changed, access.limits.keep
+
+    def failing() -> Iterable[Principal] | None:
+        if failures:
+            raise failures.pop()
+        return changed()
+
+    def watched(names: Collection[str]) -> None:
+        keeping.append(threading.current_thread())
+        keep(names)
+
+    monkeypatch.setattr(access, "changed", failing)
+    monkeypatch.setattr(access.limits, "keep", watched)
+    call, request = calls(site.channel)["infer Classify"]
+    site.callers.add("later")
+    site.callers.write()
+    until(lambda: site.code(call, request, *site.callers.header("later")) is Codes.OK)
+    assert not failures
+    assert set(keeping) == {site.running._thread}
 
 
 def test_a_stream_ends_with_its_token(site: Site) -> None:
