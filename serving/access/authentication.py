@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from petl_vit.errors import Unauthenticated
+from petl_vit.errors import Forbidden, Unauthenticated
 from serving.access import tokens
 from serving.access.caller import Caller
 from serving.access.limits import Limits
-from serving.access.principals import Principal, StoredToken
+from serving.access.principals import Principal, Scope, StoredToken
 from serving.access.principals_file import PrincipalsFile
 
 HEADER = "authorization"
@@ -161,7 +161,7 @@ class Access:
 
 
 class _Session:
-    """A caller as long as its call lasts: a stream may outlive its token.
+    """A caller as long as its call lasts: a stream may outlive its token and its scope.
 
     Raises:
         Unauthenticated: It may not call.
@@ -170,9 +170,20 @@ class _Session:
     def __init__(self, access: Access, look: Callable[[], Principal]) -> None:
         self._access, self._look = access, look
         self.principal = look()
+        self._needed: Scope | None = None
+
+    def need(self, scope: Scope) -> None:
+        self._needed = scope
+        if scope not in self.principal.scopes:
+            raise Forbidden(
+                f"{self.principal.name} does not have the scope {scope}",
+                remedy=f"ask for a token with it, by `corolla tokens create --scope {scope}`",
+            )
 
     def take_request(self) -> None:
         self.principal = self._look()
+        if self._needed is not None:
+            self.need(self._needed)
         self._access.limits.take_request(self.principal)
 
     def take_rows(self, rows: int) -> None:

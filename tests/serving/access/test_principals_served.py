@@ -238,7 +238,10 @@ def test_the_file_is_followed_beyond_a_failure_and_used_where_calls_are_counted(
     assert set(keeping) == {site.running._thread}
 
 
-def test_a_stream_ends_with_its_token(site: Site) -> None:
+@pytest.mark.parametrize(("taken", "code"), [({"tokens": ()}, UNKNOWN), ({"scopes": ("feedback",)}, DENIED)])
+def test_a_stream_ends_with_its_token_and_with_its_scope(
+    site: Site, taken: dict[str, Any], code: grpc.StatusCode
+) -> None:
     site.callers.add("streaming")
     site.callers.write()
     (call, request), header = calls(site.channel)["infer Classify"], site.callers.header("streaming")
@@ -249,11 +252,11 @@ def test_a_stream_ends_with_its_token(site: Site) -> None:
     def requests() -> Iterator[classifier_pb2.StreamRequest]:
         yield classifier_pb2.StreamRequest(id="before", request=request)
         until(lambda: len(answers) == 1)
-        site.callers.change("streaming", tokens=())
-        until(lambda: site.code(call, request, *header) is UNKNOWN)
+        site.callers.change("streaming", **taken)
+        until(lambda: site.code(call, request, *header) is code)
         yield classifier_pb2.StreamRequest(id="after", request=request)
 
     for answer in stream(requests(), metadata=header, timeout=WAIT_S):
         answers.append(answer)
     assert [answer.WhichOneof("outcome") for answer in answers] == ["response", "error"]
-    assert answers[1].error.code == UNKNOWN.value[0]
+    assert answers[1].error.code == code.value[0]
