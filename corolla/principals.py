@@ -87,7 +87,7 @@ class Draft:
         there = self._by_name(name)
         if there is not None:
             raise Conflict(
-                f"{name!r} is a principal already, which may do {', '.join(there.scopes)}",
+                f"{_quoted(name)} is a principal already, which may do {', '.join(there.scopes)}",
                 field="name",
                 remedy="give the name alone to add a token, or change what it may do in the file",
             )
@@ -99,7 +99,7 @@ class Draft:
             )
         if not rights.get("scopes"):
             raise NotFound(
-                f"there is no principal {name!r} yet, and a new one needs a scope",
+                f"there is no principal {_quoted(name)} yet, and a new one needs a scope",
                 field="scope",
                 remedy=near(name, self._names) or "add --scope infer, --scope feedback or --scope admin",
             )
@@ -122,7 +122,7 @@ class Draft:
         counting = [token for token in chosen if self.counts(token)]
         if not counting:
             raise InvalidInput(
-                f"no token of {which!r} counts any more",
+                f"no token of {_quoted(which)} counts any more",
                 field="which",
                 remedy=f"issue one: corolla tokens create {principal.name}",
             )
@@ -171,7 +171,7 @@ class Draft:
             return by_id[0]
         remedy = near(which, [*self._names, *(t.id for p in self.known.principals for t in p.tokens)])
         raise NotFound(
-            f"there is neither a principal nor a token {which!r}",
+            f"there is neither a principal nor a token {_quoted(which)}",
             field="which",
             remedy=remedy or "look at `corolla tokens list`",
         )
@@ -267,7 +267,7 @@ def _principal(name: str, rights: dict[str, Any]) -> Principal:
         flag = _FLAGS.get(place, place)
         problem = first["msg"][:1].lower() + first["msg"][1:]
         if flag in _FORMS:
-            problem = f"{first['input']!r} is not a {flag}"
+            problem = f"{_quoted(str(first['input']))} is not a {flag}"
         raise InvalidInput(problem, field=flag, remedy=_FORMS.get(flag)) from None
 
 
@@ -288,3 +288,8 @@ def _later(now: datetime, seconds: float) -> datetime:
 
 def _lifetime_s(token: StoredToken) -> float | None:
     return None if token.expires is None else (token.expires - token.created).total_seconds()
+
+
+def _quoted(text: str) -> str:
+    """A name or an id for an error, but nothing that may be a secret."""
+    return "'cor_...'" if "cor_" in text.lower() else repr(text)

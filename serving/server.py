@@ -312,8 +312,13 @@ class Server:
         access = self._access
         while access is not None:
             await asyncio.sleep(self.settings.refresh_s)
-            if await asyncio.to_thread(access.follow):
-                self.service.metrics.callers.add([principal.name for principal in access.principals])
+            try:
+                principals = await asyncio.to_thread(access.changed)
+                if principals is not None:
+                    access.use(principals)  # here, as calls are counted by this thread
+                    self.service.metrics.callers.add([principal.name for principal in access.principals])
+            except Exception:
+                _log.exception("the file of principals could not be followed, and is tried again")
 
     async def _shut(self, server: grpc.aio.Server) -> None:
         self._set_health(False)

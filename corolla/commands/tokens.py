@@ -22,7 +22,7 @@ from serving.access.principals import Principal, Scope, StoredToken
 
 _LEAST_S = 1.0
 _COLUMNS = ("principal", "scopes", "tasks", "routes", "limits", "token", "created", "ends", "state")
-_WHOLE_TOKEN = re.compile(r"cor_([a-z2-7]{8})(?:_.*)?")
+_WHOLE_TOKEN = re.compile(r"(?<![\w.@-])cor_([a-z2-7]{8})(?![A-Za-z0-9.@-])")
 
 
 @click.group(cls=CommandGroup)
@@ -234,7 +234,7 @@ def _path(path: Path | None) -> Path:
 
 def _token_id(which: str) -> str:
     """The id of a whole token, such as one that was found where it should not be; else the text."""
-    whole = _WHOLE_TOKEN.fullmatch(which)
+    whole = _WHOLE_TOKEN.search(which)
     return which if whole is None else whole[1]
 
 

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 FIELD = "trusted_keys"
 _LARGEST = 2**20
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _Stamp = tuple[int, int, int]
 
 
@@ -127,9 +128,9 @@ class TrustedKeys:
             raise NotFound(f"there is no file {self._path}", field=FIELD) from None
         except OSError as error:
             raise self._unreadable(error) from error
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & stat.S_IWOTH:
-            problem = f"anybody may write {self._path}, or it is not a file"
-            raise InvalidInput(problem, field=FIELD, remedy=f"run chmod o-w {self._path}")
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & _OTHERS_MAY_WRITE:
+            problem = f"others may write {self._path}, or it is not a file"
+            raise InvalidInput(problem, field=FIELD, remedy=f"run chmod go-w {self._path}")
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> Trusted:

@@ -95,7 +95,7 @@ def _moved(store: Store, route: NamedRoute) -> Standing:
         now: Answering = answering(store, route)
         said = f"answers by {now.resolved}" + (f"; {now.note}" if now.note else "")
     except CorollaError as error:
-        said = f"cannot be answered: {error}"
+        said = f"cannot be answered: {error.problem}"  # no remedy: it may name what is not the reader's
     return Standing(name=_name(route), moves=True, says=f"route {_name(route)} ({route.route}) {said}")
 
 

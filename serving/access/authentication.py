@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from petl_vit.errors import Unauthenticated
+from petl_vit.errors import Forbidden, Unauthenticated
 from serving.access import tokens
 from serving.access.caller import Caller
 from serving.access.limits import Limits
-from serving.access.principals import Principal, StoredToken
+from serving.access.principals import Principal, Scope, StoredToken
 from serving.access.principals_file import PrincipalsFile
 
 HEADER = "authorization"
@@ -83,13 +83,23 @@ class Access:
         return tuple(self._known.by_name.values())
 
     def follow(self) -> bool:
-        """Reads the file again if it has changed; whether the principals are others now. Blocking."""
-        principals = self._file.changed()
-        if principals is None:
-            return False
+        """Reads the file again if it has changed; whether the principals are others now. Blocking.
+
+        Only for a program of one thread; others call `changed` in a pool and `use` where calls are counted.
+        """
+        principals = self.changed()
+        if principals is not None:
+            self.use(principals)
+        return principals is not None
+
+    def changed(self) -> Iterable[Principal] | None:
+        """The principals of the file, if they are others than before. Blocking; uses them not yet."""
+        return self._file.changed()
+
+    def use(self, principals: Iterable[Principal]) -> None:
+        """Uses other principals from now on. Called by the thread that counts calls."""
         self._known = _Known.of(principals)
         self.limits.keep(self._known.by_name)
-        return True
 
     def by_header(self, value: str | bytes) -> Caller:
         """Whoever shows the value of an `authorization` header; see `by_token`."""
@@ -151,7 +161,7 @@ class Access:
 
 
 class _Session:
-    """A caller as long as its call lasts: a stream may outlive its token.
+    """A caller as long as its call lasts: a stream may outlive its token and its scope.
 
     Raises:
         Unauthenticated: It may not call.
@@ -160,9 +170,20 @@ class _Session:
     def __init__(self, access: Access, look: Callable[[], Principal]) -> None:
         self._access, self._look = access, look
         self.principal = look()
+        self._needed: Scope | None = None
+
+    def need(self, scope: Scope) -> None:
+        self._needed = scope
+        if scope not in self.principal.scopes:
+            raise Forbidden(
+                f"{self.principal.name} does not have the scope {scope}",
+                remedy=f"ask for a token with it, by `corolla tokens create --scope {scope}`",
+            )
 
     def take_request(self) -> None:
         self.principal = self._look()
+        if self._needed is not None:
+            self.need(self._needed)
         self._access.limits.take_request(self.principal)
 
     def take_rows(self, rows: int) -> None:

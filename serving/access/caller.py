@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Protocol
 
-from serving.access.principals import ANONYMOUS, Principal
+from serving.access.principals import ANONYMOUS, Principal, Scope
 
 
 class Caller(Protocol):
@@ -18,11 +18,19 @@ class Caller(Protocol):
     @property
     def principal(self) -> Principal: ...
 
+    def need(self, scope: Scope) -> None:
+        """Says what the call needs, for as long as it lasts.
+
+        Raises:
+            Forbidden: The principal does not have the scope.
+        """
+
     def take_request(self) -> None:
         """Counts one request.
 
         Raises:
             Unauthenticated: Its token has ended since the call began.
+            Forbidden: Its scope was taken away since.
             Overloaded: It has sent as many as it may.
         """
 
@@ -41,6 +49,8 @@ class _Anyone:
     """Whoever calls a server without principals."""
 
     principal = ANONYMOUS
+
+    def need(self, scope: Scope) -> None: ...
 
     def take_request(self) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class ServerCertificates:
     def __init__(self, *, certificate: str, key: str, client_ca: str | None) -> None:
         self._certificate, self._key = Path(certificate), Path(key)
         self._client_ca = None if client_ca is None else Path(client_ca)
-        self._seen = self._state()
+        self._seen, self._said = self._state(), ""
         self._pem = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -55,10 +56,13 @@ class ServerCertificates:
         try:
             pem = self._read()
         except InvalidInput as error:
-            _log.warning("the certificate on disk is not served, the one before goes on: %s", error)
-            self._seen = state
+            if str(error) != self._said:
+                _log.warning("the certificate on disk is not served, the one before goes on: %s", error)
+            self._said = str(error)
+            if not _passing(error):
+                self._seen = state
             return None
-        self._seen = state
+        self._seen, self._said = state, ""
         if pem == self._pem:
             return None
         self._pem = pem
@@ -76,6 +80,12 @@ class ServerCertificates:
             None if path is None else _state_of(path)
             for path in (self._certificate, self._key, self._client_ca)
         )
+
+
+def _passing(error: InvalidInput) -> bool:
+    """Whether a file could not be read, which may work the next time, rather than says nothing of use."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError | FileNotFoundError)
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

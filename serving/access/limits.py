@@ -1,5 +1,6 @@
 """How much a principal may send: requests and rows in any second. No torch, no gRPC."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -52,13 +53,14 @@ class Limits:
             self._take(principal.name, "rows", principal.rows_per_s, rows)
 
     def add_rows(self, principal: Principal, rows: int) -> None:
-        """Counts rows that follow from what was taken, as far as the window has room; never refuses."""
-        if principal.rows_per_s is None:
-            return
-        item = _item(principal.rows_per_s)
-        room = self._limiter.get_window_stats(item, principal.name, "rows").remaining
-        if room > 0:
-            self._limiter.hit(item, principal.name, "rows", cost=min(rows, room))
+        """Counts rows that follow from what was taken; never refuses.
+
+        What the window has no room for is a debt: until it is paid, at the principal's rate, others wait.
+        """
+        if principal.rows_per_s is not None:
+            item = _item(principal.rows_per_s)
+            key = item.key_for(principal.name, "rows")
+            self._windows.add(key, item.amount, item.get_expiry(), rows)
 
     def _take(self, name: str, unit: str, rate: float, amount: int) -> None:
         item = _item(rate)
@@ -88,7 +90,7 @@ def _item(rate: float) -> RateLimitItemPerSecond:
 
 @dataclass(kw_only=True)
 class _Window:
-    """What was taken lately, oldest first, and its sum."""
+    """What was taken lately, oldest first, and its sum; a debt is dated when the rate would take it."""
 
     taken: deque[tuple[float, int]] = field(default_factory=deque)
     total: int = 0
@@ -96,6 +98,24 @@ class _Window:
     def forget(self, until: float) -> None:
         while self.taken and self.taken[0][0] <= until:
             self.total -= self.taken.popleft()[1]
+
+    def add(self, when: float, amount: int) -> None:
+        # Never before what is there: that is forgotten in this order.
+        self.taken.append((max(when, self.latest), amount))
+        self.total += amount
+
+    @property
+    def latest(self) -> float:
+        return self.taken[-1][0] if self.taken else -math.inf
+
+    def frees(self, limit: int, now: float) -> float:
+        """The date of what has to be forgotten before there is room for more."""
+        total = self.total
+        for when, amount in self.taken:
+            total -= amount
+            if total < limit:
+                return when
+        return now
 
 
 class _Windows(MemoryStorage):
@@ -113,21 +133,32 @@ class _Windows(MemoryStorage):
         self._windows: dict[str, _Window] = {}
 
     def keep(self, names: Collection[str]) -> None:
-        self._windows = {key: w for key, w in self._windows.items() if key.split("/")[1] in names}
+        for key in list(self._windows):  # a copy, as another thread may add to them
+            if key.split("/")[1] not in names:
+                self._windows.pop(key, None)
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         window, now = self._window(key), self._clock()
         window.forget(now - expiry)
         if window.total + amount > limit:
             return False
-        window.taken.append((now, amount))
-        window.total += amount
+        window.add(now, amount)
         return True
+
+    def add(self, key: str, limit: int, expiry: int, amount: int) -> None:
+        """Counts an amount, whether there is room for it or not."""
+        window, now = self._window(key), self._clock()
+        window.forget(now - expiry)
+        debt = min(amount, max(0, window.total + amount - limit))
+        if amount > debt:
+            window.add(now, amount - debt)
+        if debt:
+            window.add(max(now, window.latest) + expiry * debt / limit, debt)
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         window, now = self._window(key), self._clock()
         window.forget(now - expiry)
-        return (window.taken[0][0] if window.taken else now), window.total
+        return window.frees(limit, now), window.total
 
     def _window(self, key: str) -> _Window:
         return self._windows.setdefault(key, _Window())

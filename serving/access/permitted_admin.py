@@ -61,15 +61,16 @@ class PermittedAdmin(Admin):
         by: str | None = None,
     ) -> SetAlias:
         move = super().set_alias
-        return self._about(
+        done = self._about(
             task,
             [parse_adapter(adapter)],
             lambda home: move(adapter, alias, version, task=home, expected=expected, by=by),
         )
+        return replace(done, moved=tuple(standing for standing in done.moved if _may_see(standing.name)))
 
     def routes(self, task: str = "") -> list[RouteState]:
         _check_listed(task)
-        return [state for state in super().routes(task) if _may_see(f"{state.task}/{state.name}")]
+        return [_shown(state) for state in super().routes(task) if _may_see(f"{state.task}/{state.name}")]
 
     def put_route(
         self,
@@ -124,12 +125,18 @@ class PermittedAdmin(Admin):
         try:
             return act(home)
         except NotFound as error:
-            raise rights.discreet(error, principal) from None
+            raise rights.discreet(error) from None
 
 
 def _check_listed(task: str) -> None:
     if task:
         rights.check_task(caller(), task)
+
+
+def _shown(state: RouteState) -> RouteState:
+    if state.error is None or not caller().limited:
+        return state
+    return replace(state, error=rights.discreet(state.error))
 
 
 def _may_see(full_name: str) -> bool:

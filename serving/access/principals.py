@@ -78,8 +78,12 @@ class Principal(_Record):
         return self.tasks is not None or self.routes is not None
 
     def may_use_task(self, task: str) -> bool:
-        """Whether any of its calls may be about a task."""
-        return self.tasks is None or any(fnmatchcase(task, pattern) for pattern in self.tasks)
+        """Whether any of its calls may be about a task: one where a pattern of its routes can match."""
+        if self.tasks is not None and not any(fnmatchcase(task, pattern) for pattern in self.tasks):
+            return False
+        return self.routes is None or any(
+            "/" not in pattern or fnmatchcase(task, pattern.partition("/")[0]) for pattern in self.routes
+        )
 
     def may_use(self, task: str, name: str) -> bool:
         """Whether it may ask for a named route or an adapter of a task."""

@@ -124,7 +124,7 @@ class PrincipalsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _state(path)
+        self._seen, self._said = _state(path), ""
         self.principals = Principals.read(path).principals
 
     def changed(self) -> Iterable[Principal] | None:
@@ -132,12 +132,16 @@ class PrincipalsFile:
         state = _state(self._path)
         if state == self._seen:
             return None
-        self._seen = state
         try:
             principals = Principals.read(self._path).principals
         except CorollaError as error:
-            _log.warning("the principals on disk are not used, those before stay: %s", error)
+            if state is None or not isinstance(error.__cause__, OSError):
+                self._seen = state  # else it may be read the next time, as once files can be opened again
+            if str(error) != self._said:
+                _log.warning("the principals on disk are not used, those before stay: %s", error)
+            self._said = str(error)
             return None
+        self._seen, self._said = state, ""
         if principals == self.principals:
             return None
         _log.info("the %d principals of %s are used from now on", len(principals), self._path)

@@ -4,11 +4,14 @@ What a caller may not use is refused by its name alone, whether it is there or n
 """
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from model_store.routes.algebra import AdapterRef, Route
-from petl_vit.errors import Forbidden, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, Forbidden, InvalidInput, NotFound
 from serving.access.principals import Principal
 from serving.registry.catalog import Catalog, Plan
+
+E = TypeVar("E", bound=CorollaError)
 
 _ASK = "ask for the right to it, by `corolla tokens create --task` or `--route`"
 
@@ -28,7 +31,7 @@ def plan(
     try:
         return catalog.plan(home, route, extrapolate=extrapolate)
     except NotFound as error:
-        raise discreet(error, principal) from None
+        raise discreet(error) from None
 
 
 def checked_home(catalog: Catalog, principal: Principal, task: str, refs: Iterable[AdapterRef]) -> str:
@@ -88,11 +91,11 @@ def may_use_name(principal: Principal, full_name: str) -> bool:
     return principal.may_use(task, name) if name else principal.may_use_task(task)
 
 
-def discreet(error: NotFound, principal: Principal) -> NotFound:
-    """An error that proposes no names which the principal may not use."""
-    if principal.routes is None and error.field != "task":
-        return error  # its task is one of the principal's, and so is what is in it
-    return NotFound(error.problem, field=error.field)
+def discreet(error: E) -> E:
+    """An error that proposes no names: a limited principal may not use all of them."""
+    copy = error.about(error.field)
+    copy.remedy = None
+    return copy
 
 
 def _only_task(catalog: Catalog, principal: Principal) -> str:

@@ -15,7 +15,7 @@ from model_store.names import AdapterId, check_name
 from model_store.resolution import named_route
 from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
-from model_store.resolution.promotion import after_move
+from model_store.resolution.promotion import Standing, after_move
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
 from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from model_store.routes.text import parse_adapter, parse_route
@@ -72,12 +72,16 @@ class SetAlias:
 
     Attributes:
         before: The version it pointed at, if any.
-        notes: The named routes that answer differently since.
+        moved: The named routes that answer differently since.
     """
 
     alias: AdapterAlias
     before: int | None
-    notes: tuple[str, ...]
+    moved: tuple[Standing, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(standing.line for standing in self.moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,18 @@ class RouteState:
 
     Attributes:
         route: None where its file is damaged.
-        plan: None where this server cannot answer it; `problem` says why.
+        plan: None where this server cannot answer it; `error` says why.
     """
 
     task: str
     name: str
     route: NamedRoute | None = None
     plan: Plan | None = None
-    problem: str = ""
+    error: CorollaError | None = None
+
+    @property
+    def problem(self) -> str:
+        return "" if self.error is None else str(self.error)
 
 
 class Admin:
@@ -132,11 +140,7 @@ class Admin:
         self._check_task(task)
         residents = self._cache.residents()
         adapters = listed(
-            self.catalog.store,
-            self.catalog.backbone_digest,
-            task,
-            residents,
-            resident_only=resident_only,
+            self.catalog.store, self.catalog.backbone_digest, task, residents, resident_only=resident_only
         )
         return Listing(
             adapters=adapters,
@@ -268,11 +272,8 @@ class Admin:
         before = self._store.adapters.set_alias(home.task, home.name, alias, version, expected, by)
         self._watcher.follow()
         moved = [] if before == version else after_move(self._store, home.task, home.name, alias)
-        return SetAlias(
-            alias=AdapterAlias(adapter=home, alias=alias, version=version),
-            before=before,
-            notes=tuple(standing.line for standing in moved),
-        )
+        now = AdapterAlias(adapter=home, alias=alias, version=version)
+        return SetAlias(alias=now, before=before, moved=tuple(moved))
 
     # Named routes
 
@@ -380,14 +381,12 @@ class Admin:
         return state_of(self.catalog.store, name, digest, method, resident)
 
     def _route(self, task: str, name: str) -> RouteState:
+        named: NamedRoute | None = None
         try:
             named = self.catalog.store.routes.get(task, name)
-        except CorollaError as error:
-            return RouteState(task=task, name=name, problem=str(error))
-        try:
             plan = self.catalog.plan(task, parse_route(name), extrapolate=False)
         except CorollaError as error:
-            return RouteState(task=task, name=name, route=named, problem=str(error))
+            return RouteState(task=task, name=name, route=named, error=error)
         return RouteState(task=task, name=name, route=named, plan=plan)
 
     def _check_task(self, task: str) -> None:

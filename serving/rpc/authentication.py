@@ -72,11 +72,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         caller: Caller | None = None
         try:
             caller = authenticate()
-            if isinstance(need, Scope) and need not in caller.principal.scopes:
-                raise Forbidden(
-                    f"{caller.principal.name} does not have the scope {need}",
-                    remedy=f"ask for a token with it, by `corolla tokens create --scope {need}`",
-                )
+            if isinstance(need, Scope):
+                caller.need(need)
             if not handler or not handler.request_streaming or need is Open.PRINCIPAL:
                 caller.take_request()  # those of a stream are counted one by one
         except CorollaError as error:

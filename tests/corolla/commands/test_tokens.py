@@ -192,6 +192,29 @@ def test_revoking_ends_one_token_or_all_that_a_principal_can_show(typed: Type, p
         typed("rotate", "app")
 
 
+@pytest.mark.parametrize("shown", ["Bearer {}", "authorization: Bearer {}", '"{}"', " {}\n", "token={},"])
+def test_a_leaked_token_is_revoked_as_it_was_found(typed: Type, path: Path, shown: str) -> None:
+    token = document(typed, "create", "app", "--scope", "infer")
+    assert f"token {token['id']} revoked" in typed("revoke", shown.format(token["token"])).stdout
+
+
+@pytest.mark.parametrize("words", [("revoke",), ("rotate",), ("create",)])
+@pytest.mark.parametrize(
+    "shown", ["cor_aaaaaaaa_s3cr3t", "Bearer cor_aaaaaaaa_s3cr3t", "cor_odd_s3cr3t", "COR_s3cr3t"]
+)
+def test_what_may_be_a_secret_is_not_repeated(typed: Type, words: tuple[str, ...], shown: str) -> None:
+    typed("create", "app", "--scope", "infer")
+    with pytest.raises(CorollaError) as caught:
+        typed(*words, shown)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_one_is_not_repeated(typed: Type) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        typed("create", "Bearer cor_aaaaaaaa_s3cr3t", "--scope", "infer")
+    assert "s3cr3t" not in str(caught.value)
+
+
 def test_a_list_shows_every_principal_with_its_rights_and_the_state_of_its_tokens(typed: Type) -> None:
     assert "no principal yet" not in typed("create", "app", "--scope", "infer", "--rows-per-s", "9").stdout
     typed("create", "ops", "--scope", "admin", "--task", "birds", "--weight", "3")

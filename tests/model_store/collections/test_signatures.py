@@ -180,10 +180,14 @@ def test_a_file_of_keys_that_cannot_be_meant_is_refused(text: str, problem: str)
         Trusted.parse(text, "keys")
 
 
-def test_a_file_of_keys_that_anybody_may_write_is_refused(trusted_file: Path) -> None:
-    trusted_file.chmod(0o666)
-    with pytest.raises(InvalidInput, match="anybody may write"):
+@pytest.mark.parametrize("mode", [0o666, 0o660, 0o602])
+def test_a_file_of_keys_that_others_may_write_is_refused(trusted_file: Path, mode: int) -> None:
+    trusted_file.chmod(mode)
+    with pytest.raises(InvalidInput, match=f"others may write .* chmod go-w {trusted_file}"):
         TrustedKeys(trusted_file)
+
+
+def test_a_file_of_keys_that_is_not_there_is_refused(trusted_file: Path) -> None:
     with pytest.raises(NotFound):
         TrustedKeys(trusted_file.with_name("missing"))
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from petl_vit.errors import Unauthenticated
+from petl_vit.errors import Forbidden, Unauthenticated
 from serving.access.authentication import Access
+from serving.access.principals import Scope
 from tests.serving.access.callers import NOW, Callers, expired
 
 
@@ -85,6 +86,18 @@ def test_rotation_and_revocation_need_no_restart(access: Access, callers: Caller
     assert access.by_header(f"Bearer {new}").principal.name == "team"
     assert refused(access, f"Bearer {old}").reason == "unknown_token"
     with pytest.raises(Unauthenticated, match="was revoked"):
+        under_way.take_request()
+
+
+def test_a_scope_that_is_taken_away_ends_a_call_under_way(access: Access, callers: Callers) -> None:
+    under_way = access.by_certificate(["team"])
+    with pytest.raises(Forbidden, match="team does not have the scope admin"):
+        under_way.need(Scope.ADMIN)
+    under_way.need(Scope.INFER)
+    under_way.take_request()
+    callers.change("team", scopes=("feedback",))
+    access.follow()
+    with pytest.raises(Forbidden, match="team does not have the scope infer"):
         under_way.take_request()
 
 

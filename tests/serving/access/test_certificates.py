@@ -1,9 +1,11 @@
 """A server's certificates are read again when they are renewed."""
 
+import errno
 import logging
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -99,6 +101,18 @@ def test_a_folder_whose_link_is_replaced_is_seen_as_kubernetes_does_it(
 
     assert watched.changed() is not None
     assert watched.changed() is None
+
+
+def test_a_renewal_that_could_not_be_read_is_read_the_next_time(
+    certificates: Certificates, renewed: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = certificates.path("server.pem"), certificates.path("server.key")
+    watched = ServerCertificates(certificate=paths[0], key=paths[1], client_ca=None)
+    put(renewed, certificates, "server.pem", "server.key")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        assert watched.changed() is None
+    assert watched.changed() is not None
 
 
 def test_files_that_are_gone_change_nothing(certificates: Certificates) -> None:

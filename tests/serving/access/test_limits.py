@@ -78,10 +78,27 @@ def test_rows_that_follow_are_counted_and_never_refused(limits: Limits, clock: C
     limits.take_rows(team, 6)
     limits.add_rows(team, 3)
     refused(limits, team, rows=2)
-    limits.add_rows(team, 50)
+    limits.add_rows(team, 51)
+    assert refused(limits, team, rows=1).retry_after_s == pytest.approx(6)
+    clock.now += 5.9
     refused(limits, team, rows=1)
-    clock.now += 1
+    clock.now += 0.2
     limits.take_rows(team, 10)
+
+
+def test_rows_that_follow_do_not_raise_the_rate(limits: Limits, clock: Clock) -> None:
+    team, sent, began = principal(rows_per_s=10), 0, clock.now
+    while clock.now < began + 100:
+        try:
+            limits.take_rows(team, 4)
+        except Overloaded as error:
+            clock.now += (error.retry_after_s or 0) + 1e-6
+        else:
+            for rows in (9, 16):
+                clock.now += 0.01
+                limits.add_rows(team, rows)
+            sent += 29
+    assert 10 * 80 < sent < 10 * 102 + 29
 
 
 def test_principals_do_not_count_for_each_other_and_those_without_limits_not_at_all(limits: Limits) -> None:

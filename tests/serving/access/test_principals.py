@@ -32,6 +32,19 @@ def test_patterns_are_of_tasks_and_of_names_in_them(
 
 
 @pytest.mark.parametrize(
+    ("routes", "tasks"),
+    [
+        (["birds/prod"], ["birds"]),
+        (["birds*/prod", "cars/x"], ["birds", "birds2", "cars"]),
+        (["prod"], ["birds", "birds2", "cars"]),
+    ],
+)
+def test_a_task_is_a_principals_where_one_of_its_routes_can_be(routes: list[str], tasks: list[str]) -> None:
+    team = principal(routes=routes)
+    assert [task for task in ("birds", "birds2", "cars") if team.may_use_task(task)] == tasks
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"name": ""},

@@ -1,8 +1,10 @@
 """The file of principals: written for its owner alone, followed when it changes, refused when it is odd."""
 
+import errno
 import json
 import logging
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -109,6 +111,19 @@ def test_a_change_is_followed_and_a_damaged_one_is_not(
 
     callers.change("team", rows_per_s=6)
     assert [principal.rows_per_s for principal in watched.changed() or ()] == [6]
+
+
+def test_a_change_that_could_not_be_read_is_read_the_next_time(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = PrincipalsFile(callers.path)
+    callers.change("team", rows_per_s=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        assert watched.changed() is None
+        assert watched.changed() is None
+    assert [principal.rows_per_s for principal in watched.changed() or ()] == [5]
+    assert caplog.text.count("too many open files") == 1
 
 
 def test_rights_that_open_to_others_later_are_not_used(callers: Callers) -> None:

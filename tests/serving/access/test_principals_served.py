@@ -1,6 +1,7 @@
 """A server with principals, asked over TLS: who may call what, in all its services."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos.corolla.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 from protos.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from serving.access import tokens
+from serving.access.principals import Principal
 from tests.serving.access.callers import ALL, NOW, Callers, expired
 from tests.serving.certificates import Certificates
 from tests.serving.oip.requests import request as oip_request
@@ -210,7 +212,36 @@ def test_a_new_token_and_a_revoked_one_count_without_a_restart(site: Site) -> No
     until(lambda: site.code(call, request, *site.callers.header("new")) is UNKNOWN)
 
 
-def test_a_stream_ends_with_its_token(site: Site) -> None:
+def test_the_file_is_followed_beyond_a_failure_and_used_where_calls_are_counted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, failures, keeping = site.running.server._access, [RuntimeError("odd"), MemoryError()], []
+    assert access is not None
+    changed, keep = access.changed, access.limits.keep
+
+    def failing() -> Iterable[Principal] | None:
+        if failures:
+            raise failures.pop()
+        return changed()
+
+    def watched(names: Collection[str]) -> None:
+        keeping.append(threading.current_thread())
+        keep(names)
+
+    monkeypatch.setattr(access, "changed", failing)
+    monkeypatch.setattr(access.limits, "keep", watched)
+    call, request = calls(site.channel)["infer Classify"]
+    site.callers.add("later")
+    site.callers.write()
+    until(lambda: site.code(call, request, *site.callers.header("later")) is Codes.OK)
+    assert not failures
+    assert set(keeping) == {site.running._thread}
+
+
+@pytest.mark.parametrize(("taken", "code"), [({"tokens": ()}, UNKNOWN), ({"scopes": ("feedback",)}, DENIED)])
+def test_a_stream_ends_with_its_token_and_with_its_scope(
+    site: Site, taken: dict[str, Any], code: grpc.StatusCode
+) -> None:
     site.callers.add("streaming")
     site.callers.write()
     (call, request), header = calls(site.channel)["infer Classify"], site.callers.header("streaming")
@@ -221,11 +252,11 @@ def test_a_stream_ends_with_its_token(site: Site) -> None:
     def requests() -> Iterator[classifier_pb2.StreamRequest]:
         yield classifier_pb2.StreamRequest(id="before", request=request)
         until(lambda: len(answers) == 1)
-        site.callers.change("streaming", tokens=())
-        until(lambda: site.code(call, request, *header) is UNKNOWN)
+        site.callers.change("streaming", **taken)
+        until(lambda: site.code(call, request, *header) is code)
         yield classifier_pb2.StreamRequest(id="after", request=request)
 
     for answer in stream(requests(), metadata=header, timeout=WAIT_S):
         answers.append(answer)
     assert [answer.WhichOneof("outcome") for answer in answers] == ["response", "error"]
-    assert answers[1].error.code == UNKNOWN.value[0]
+    assert answers[1].error.code == code.value[0]

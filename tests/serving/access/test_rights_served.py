@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -92,6 +93,8 @@ def test_a_task_that_is_not_a_principals_is_refused_whether_it_is_there_or_not(
 def test_the_only_task_of_a_principal_need_not_be_named(site: Site) -> None:
     with site.client("colours") as client:
         assert ask(client, "lora").task == "colours"
+    with site.client("best") as client:  # which may use a route of one task alone
+        assert ask(client, "best").task == "shapes"
     with site.client("all") as client, refused("INVALID_ARGUMENT") as said:
         ask(client, "lora")
     assert "colours, reordered, shapes" in said[0]
@@ -113,6 +116,9 @@ def test_a_named_route_can_be_used_without_its_members(site: Site) -> None:
 def test_no_error_proposes_a_name_that_is_not_a_principals(site: Site) -> None:
     with site.client("colours") as client, refused("NOT_FOUND") as said:
         ask(client, "lorra", "colours")
+    assert "did you mean" not in said[0]
+    with site.client("all") as client, refused("NOT_FOUND") as said:
+        ask(client, "lorra", "colours")
     assert "did you mean lora" in said[0]
     with site.client("globs") as client, refused("NOT_FOUND") as said:
         ask(client, "lorra", "shapes")
@@ -120,6 +126,36 @@ def test_no_error_proposes_a_name_that_is_not_a_principals(site: Site) -> None:
     with site.client("globs") as client, refused("NOT_FOUND") as said:
         ask(client, "lora", "shapez")
     assert "did you mean" not in said[0]
+
+
+def test_what_is_said_of_routes_names_none_that_is_not_a_principals(own_world: World, tmp_path: Path) -> None:
+    own_world.put_route("hidden", "lora@prod")
+    own_world.put_route("mine", "lora@prod")
+    own_world.put_route("astray", "lorra")
+    own_world.put_route("elsewhere", "lora, reordered/nobody")
+    callers = Callers(tmp_path / "principals.json")
+    callers.add("all", *ALL)
+    callers.add("some", *ALL, routes=("shapes/lora", "shapes/mine", "shapes/astray"))
+    callers.add("shapes", "infer", tasks=("shapes",))
+    with Running(own_world.settings(principals=str(callers.write()))) as running:
+        for name, notes, proposes in (("some", 1, False), ("all", 2, True)):
+            with running.client(token=callers.tokens[name]) as client:
+                admin = AdminClient(client)
+                routes = {state.route.name: state for state in admin.list_routes().routes}
+                assert "no adapter 'lorra'" in routes["astray"].problem
+                assert ("did you mean" in routes["astray"].problem) is proposes
+                assert ("did you mean" in reasons(client)["shapes/astray"]) is proposes
+                assert len(admin.set_alias("shapes/lora", "prod", 2).notes) == notes
+                admin.set_alias("shapes/lora", "prod", 1)
+        with running.client(token=callers.tokens["shapes"]) as client, refused("NOT_FOUND") as said:
+            ask(client, "elsewhere", "shapes")
+        assert "lora" not in said[0]
+
+
+def reasons(client: Client) -> dict[str, str]:
+    stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(client.channel)
+    index = client.call(stub.RepositoryIndex, grpc_service_pb2.RepositoryIndexRequest(), timeout_s=WAIT_S)
+    return {model.name: model.reason for model in index.models}
 
 
 def test_listings_have_what_a_principal_may_use(site: Site) -> None:
