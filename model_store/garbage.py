@@ -85,9 +85,12 @@ def _remove(store: Store, leftover: Leftover, grace: timedelta) -> bool:
         case Kind.VERSION:
             return store.adapters.bury(*_version(leftover.place))
         case Kind.DELETION:
-            store.adapters.remove(*_version(leftover.place))
+            version = _version(leftover.place)
+            if not store.place.exists(keys.adapter(*version, "deleted.json")):
+                return False  # another collector's, who took it back as the version was published
+            store.adapters.remove(*version)
             return True
-        case Kind.LATEST | Kind.NO_LATEST:
+        case Kind.LATEST | Kind.DEAD_LATEST | Kind.NO_LATEST:
             _, task, name, _ = leftover.place.split("/")
             return store.adapters.mend_latest(task, name)
         case Kind.IMAGES | Kind.REFERENCE:

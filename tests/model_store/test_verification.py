@@ -152,6 +152,9 @@ def test_what_was_cut_off_is_a_leftover_and_not_a_problem(two: World) -> None:
     place.create(keys.alias("digits", "gone", "latest"), Alias(version=1).encode())
     store.adapters.publish(two.draft("cut"), two.adapter(5.0))
     place.delete(keys.alias("digits", "cut", "latest"))
+    store.adapters.publish(two.draft("late"), two.adapter(6.0))
+    place.create(keys.adapter("digits", "late", 2, "deleted.json"), b"{}")
+    place.swap(keys.alias("digits", "late", "latest"), lambda _: Alias(version=2).encode())
     report = verify(store)
     assert report.whole, report.problems
     assert {leftover.kind for leftover in report.leftovers} == set(Kind) - {Kind.DELETION}
