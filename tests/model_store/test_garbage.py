@@ -42,6 +42,15 @@ def litter(world: World) -> None:
     store.adapters.publish(world.draft("late"), world.adapter(6.0))
     place.create(keys.adapter("digits", "late", 2, "deleted.json"), b"{}")
     place.swap(keys.alias("digits", "late", "latest"), lambda _: Alias(version=2).encode())
+    for kind in ("images", "references"):
+        age(*(path for path in (world.folder / kind).rglob("*") if path.is_file()))
+
+
+def age(*paths: Path) -> None:
+    """Makes files two hours old."""
+    ago = datetime.now(UTC).timestamp() - 7200
+    for path in paths:
+        os.utime(path, (ago, ago))
 
 
 def kinds(collection: Collection) -> set[Kind]:
@@ -82,7 +91,7 @@ def test_a_dry_run_says_the_same_and_touches_nothing(world: World) -> None:
 
 def test_what_is_younger_than_the_grace_stays(world: World) -> None:
     litter(world)
-    collection = collect(world.store, timedelta(hours=1))
+    collection = collect(world.store, timedelta(hours=3))
     assert not collection.removed
     assert {leftover.kind for leftover in collection.young} == set(Kind)
 
@@ -96,6 +105,17 @@ def test_half_written_files_of_killed_writers_go_from_a_folder(world: World) -> 
     assert collect(world.store, timedelta(hours=1), dry_run=True).drafts == [4]
     assert collect(world.store, timedelta(hours=1)).freed == 4
     assert {path.name for path in world.folder.glob("tasks/*#*")} == {"a.json#1", "notes#x"}
+
+
+def test_lists_references_and_half_written_files_have_an_hour_whatever_the_grace(world: World) -> None:
+    world.store.images.put("d" * 64, ["0" * 16])
+    world.store.references.put(usable_reference("gone"))
+    draft = world.folder / "tasks" / "a.json#1"
+    draft.write_bytes(b"1234")
+    collection = collect(world.store, NOW)
+    assert (collection.removed, collection.drafts) == ([], [])
+    assert {leftover.kind for leftover in collection.young} == {Kind.IMAGES, Kind.REFERENCE}
+    assert draft.exists()
 
 
 def test_lists_and_references_stay_where_a_record_cannot_be_read(world: World) -> None:
