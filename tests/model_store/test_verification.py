@@ -141,6 +141,17 @@ def test_without_tensors_a_missing_file_is_noticed_and_a_flipped_bit_is_not(two:
     )
 
 
+def test_a_list_of_images_that_a_version_names_and_that_is_missing_is_a_problem(two: World) -> None:
+    draft = two.draft("taught").model_copy(update={"training": {"data_digest": "d" * 64}})
+    two.store.images.put("d" * 64, ["0" * 16])
+    two.store.adapters.publish(draft, two.adapter(5.0))
+    assert verify(two.store).whole
+    two.store.place.delete(keys.images("d" * 64))
+    assert [(p.place, p.problem) for p in verify(two.store).problems] == [
+        (keys.images("d" * 64), "the file is missing")
+    ]
+
+
 def test_what_was_cut_off_is_a_leftover_and_not_a_problem(two: World) -> None:
     store, place = two.store, two.store.place
     place.create(keys.adapter("digits", "lora", 3, "adapter.safetensors"), b"half")
