@@ -6,6 +6,7 @@ Deletions that were cut off are completed, and publications that were cut off be
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from model_store.collections.condemned import condemned
 from model_store.format import keys
@@ -15,6 +16,8 @@ from petl_vit.errors import Corrupt, NotFound
 
 GRACE = timedelta(days=1)
 """Longer than any write takes from its first file to its last."""
+SHORTEST = timedelta(hours=1)
+"""The grace of what has no other guard: lists of images, references, half-written files."""
 _STALE_MARK = timedelta(hours=1)
 
 _RECORDS = {Kind.BACKBONE: "backbone.json", Kind.TASK: "task.json"}
@@ -53,17 +56,19 @@ def collect(
     """Remove the leftovers of a store that are older than a grace. Killed at any point, it may be run again.
 
     Args:
-        grace: What was written less long ago stays, as its writer may still be at work.
+        grace: What was written less long ago stays, as its writer may still be at work; of `SHORTEST`'s
+            kinds what is younger than that stays, too.
         dry_run: Whether nothing is removed.
         note: Told what could not be decided.
         advance: Called with the number of leftovers that are decided, and of all.
     """
     now = datetime.now(UTC)
     found = leftovers(store, listing(store.place), note)
-    young = [leftover for leftover in found if now - leftover.modified < grace]
-    old = [leftover for leftover in found if now - leftover.modified >= grace]
+    young = [leftover for leftover in found if now - leftover.modified < _grace(leftover.kind, grace)]
+    old = [leftover for leftover in found if now - leftover.modified >= _grace(leftover.kind, grace)]
+    drafts = partial(store.place.drafts, max(grace, SHORTEST))
     if dry_run:
-        return Collection(removed=old, young=young, drafts=store.place.drafts(grace, remove=False))
+        return Collection(removed=old, young=young, drafts=drafts(remove=False))
     _remove_stale_marks(store, now)
     removed, needed = list[Leftover](), list[Leftover]()
     for done, leftover in enumerate(old, start=1):
@@ -74,8 +79,11 @@ def collect(
             gone = False
         (removed if gone else needed).append(leftover)
         advance(done, len(old))
-    drafts = store.place.drafts(grace, remove=True)
-    return Collection(removed=removed, young=young, needed=needed, drafts=drafts)
+    return Collection(removed=removed, young=young, needed=needed, drafts=drafts(remove=True))
+
+
+def _grace(kind: Kind, grace: timedelta) -> timedelta:
+    return max(grace, SHORTEST) if kind in (Kind.IMAGES, Kind.REFERENCE) else grace
 
 
 def _remove(store: Store, leftover: Leftover, grace: timedelta) -> bool:
@@ -85,13 +93,16 @@ def _remove(store: Store, leftover: Leftover, grace: timedelta) -> bool:
         case Kind.VERSION:
             return store.adapters.bury(*_version(leftover.place))
         case Kind.DELETION:
-            store.adapters.remove(*_version(leftover.place))
+            version = _version(leftover.place)
+            if not store.place.exists(keys.adapter(*version, "deleted.json")):
+                return False  # another collector's, who took it back as the version was published
+            store.adapters.remove(*version)
             return True
-        case Kind.LATEST | Kind.NO_LATEST:
+        case Kind.LATEST | Kind.DEAD_LATEST | Kind.NO_LATEST:
             _, task, name, _ = leftover.place.split("/")
             return store.adapters.mend_latest(task, name)
         case Kind.IMAGES | Kind.REFERENCE:
-            return _remove_old(store, leftover.place, grace)
+            return _remove_old(store, leftover.place, _grace(leftover.kind, grace))
 
 
 def _remove_tensors(store: Store, leftover: Leftover) -> bool:

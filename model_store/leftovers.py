@@ -5,6 +5,7 @@ Finding them reads records, and writes nothing. A leftover does no harm: nothing
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -39,6 +40,7 @@ class Kind(StrEnum):
     VERSION = "tensors of a version that was never published"
     DELETION = "version whose deletion was cut off"
     LATEST = "alias `latest` of an adapter without versions"
+    DEAD_LATEST = "alias `latest` that stands for a deleted version"
     NO_LATEST = "adapter whose publication was cut off before `latest` moved"
     IMAGES = "list of images that nothing in the store was trained on"
     REFERENCE = "reference of a route whose adapters are deleted"
@@ -76,7 +78,8 @@ def leftovers(
     Args:
         note: Told why lists of images and references could not be decided.
     """
-    found = [*_without_record(listed), *_versions(listed), *_latest(listed), *_unnamed(store, listed, note)]
+    found = [*_without_record(listed), *_versions(listed), *_latest(listed), *_dead_latest(store, listed)]
+    found += _unnamed(store, listed, note)
     return sorted(found, key=lambda leftover: leftover.place)
 
 
@@ -128,6 +131,23 @@ def _latest(listed: Listing) -> Iterator[Leftover]:
         newest = max(version for version in published - buried if version[:2] == adapter)
         modified = listed[keys.adapter(*newest, "manifest.json")].modified
         yield Leftover(place=keys.alias(*adapter, LATEST), kind=Kind.NO_LATEST, size=0, modified=modified)
+
+
+def _dead_latest(store: Store, listed: Listing) -> Iterator[Leftover]:
+    """`latest` of adapters with versions, where it stands for one whose deletion is complete."""
+    buried = set(keys.versions_in(listed, r"deleted\.json"))
+    rest = set(keys.versions_in(listed, r"(?:manifest\.json|adapter\.safetensors)"))
+    alive = {version[:2] for version in set(keys.versions_in(listed, r"manifest\.json")) - buried}
+    for task, name in {version[:2] for version in buried - rest} & alive:
+        key = keys.alias(task, name, LATEST)
+        if key not in listed:
+            continue
+        with suppress(CorollaError):  # a damaged alias is a problem, and no leftover
+            version = store.adapters.version_of(task, name, LATEST)
+            if version is not None and (task, name, version) in buried - rest:
+                begun = listed[keys.adapter(task, name, version, "deleted.json")].modified
+                modified = max(listed[key].modified, begun)
+                yield Leftover(place=key, kind=Kind.DEAD_LATEST, size=0, modified=modified)
 
 
 def _unnamed(store: Store, listed: Listing, note: Callable[[str], object]) -> Iterator[Leftover]:

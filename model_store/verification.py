@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from model_store.collections.images import digests_in
 from model_store.format import keys
-from model_store.format.records import Audit, ExactVersion, NamedRoute
+from model_store.format.records import Audit, ExactVersion, Manifest, NamedRoute, TaskRecord
 from model_store.leftovers import READERS, Leftover, Listing, leftovers, listing
 from model_store.names import LATEST
 from model_store.routes.algebra import AdapterRef
@@ -154,6 +155,7 @@ def _task(store: Store, name: str, digest: str, tensors: bool) -> None:
     except NotFound:
         return  # deleted meanwhile
     place = keys.task(name, digest, "task.json")
+    _expect_lists(store, record)
     try:
         store.backbones.with_digest(record.spec.backbone_digest)
     except NotFound as error:
@@ -174,6 +176,7 @@ def _adapter(store: Store, task: str, name: str, version: int, tensors: bool) ->
     except NotFound:
         return  # deleted meanwhile
     place = keys.adapter(task, name, version, "manifest.json")
+    _expect_lists(store, manifest)
     try:
         record = store.tasks.of(manifest)
     except NotFound as error:
@@ -188,6 +191,11 @@ def _adapter(store: Store, task: str, name: str, version: int, tensors: bool) ->
         store.adapters.load(manifest)
     else:
         _expect(store, keys.adapter(task, name, version, "adapter.safetensors"), "publish it again")
+
+
+def _expect_lists(store: Store, record: Manifest | TaskRecord) -> None:
+    for digest in digests_in(record.training):
+        _expect(store, keys.images(digest), "train on these images again, which writes it")
 
 
 def _expect(store: Store, key: str, remedy: str) -> None:

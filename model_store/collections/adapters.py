@@ -76,7 +76,7 @@ class Adapters:
         if manifest is None or manifest.digest != identity:
             manifest = self._create_version(draft, identity, data)
         if latest or self._aliases.get(draft.task, draft.name, LATEST) is None:
-            self._aliases.advance_latest(manifest.task, manifest.name, manifest.version)
+            self.advance_latest(manifest.task, manifest.name, manifest.version)
         return manifest
 
     def publish_once(self, draft: Draft, weights: "Mapping[str, Tensor]") -> Published:
@@ -195,9 +195,8 @@ class Adapters:
             NotFound: No such version, now or before.
         """
         if not self._is_buried(task, name, version):
-            tombstone = Tombstone(
-                digest=self.manifest(task, name, version).digest, deleted_at=datetime.now(UTC)
-            )
+            digest = self.manifest(task, name, version).digest
+            tombstone = Tombstone(digest=digest, deleted_at=datetime.now(UTC))
             self._place.create(keys.adapter(task, name, version, _TOMBSTONE), tombstone.encode())
         # The tombstone is written before the versions are listed: two deletions at once cannot move
         # `latest` to each other's version.
@@ -220,10 +219,11 @@ class Adapters:
         Its number stays taken: a publisher that comes back to it finds the tombstone and takes the next.
         """
         tombstone = keys.adapter(task, name, version, _TOMBSTONE)
-        ours = self._place.create(tombstone, Tombstone(digest=None, deleted_at=datetime.now(UTC)).encode())
+        data = Tombstone(digest=None, deleted_at=datetime.now(UTC)).encode()
+        if not self._place.create(tombstone, data):  # another collector's, who may yet take it back
+            return False
         if self._place.exists(keys.adapter(task, name, version, _MANIFEST)):  # published since it was listed
-            if ours:
-                self._place.delete(tombstone)
+            self._place.delete(tombstone)
             return False
         self._place.delete(keys.adapter(task, name, version, _WEIGHTS))
         return True
@@ -239,13 +239,16 @@ class Adapters:
             self._aliases.advance_latest(task, name, self._successor(task, name, remaining))
         elif now is not None and not remaining:
             self._drop_latest(task, name, now)
+        elif now is not None:
+            self._retreat_further(task, name, now)
         return now != self._aliases.get(task, name, LATEST)
 
     # Aliases
 
     def advance_latest(self, task: str, name: str, version: int) -> None:
-        """Move `latest` to a version that exists, never backwards."""
+        """Move `latest` to a version that exists, never backwards; on, where that is deleted meanwhile."""
         self._aliases.advance_latest(task, name, version)
+        self._retreat_further(task, name, version)
 
     def aliases(self, task: str, name: str) -> dict[str, int]:
         """The version that each alias of an adapter stands for."""
@@ -306,8 +309,6 @@ class Adapters:
             raise missing.alias(home, ref.name, alias, self.aliases(home, ref.name), newest)
         return self.manifest(home, ref.name, version)
 
-    # All of them
-
     def list(self, task: str | None = None) -> list[AdapterId]:
         """The adapters of one task or of all, by task and name."""
         return sorted(self.published(task))
@@ -366,8 +367,7 @@ class Adapters:
 
     def _with_digest(self, task: str, name: str, identity: str) -> Manifest | None:
         """The newest version of an adapter that has a digest, if any."""
-        manifests = self._newest_first(task, name)
-        return next((manifest for manifest in manifests if manifest.digest == identity), None)
+        return next((one for one in self._newest_first(task, name) if one.digest == identity), None)
 
     def _newest(self, task: str, name: str) -> Manifest | None:
         return next(self._newest_first(task, name), None)

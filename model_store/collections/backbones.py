@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from model_store.collections import missing
 from model_store.collections.condemned import keep
-from model_store.collections.tensor_files import read
+from model_store.collections.tensor_files import read, write
 from model_store.format import digest, keys, tensors
 from model_store.format.records import BackboneRecord
 from model_store.names import check_backbone_name
@@ -47,7 +47,7 @@ class Backbones:
             created_at=datetime.now(UTC),
         )
         key, data = keys.backbone(identity, _WEIGHTS), tensors.encode(weights)
-        self._place.create(key, data)
+        write(self._place, key, data)
         created = self._place.create(keys.backbone(identity, _RECORD), record.encode())
         keep(self._place, key, data)
         return record if created else self.with_digest(identity)

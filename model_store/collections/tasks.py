@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from model_store.collections import missing
 from model_store.collections.backbones import Backbones
 from model_store.collections.condemned import keep
-from model_store.collections.tensor_files import read
+from model_store.collections.tensor_files import read, write
 from model_store.format import digest, keys, tensors
 from model_store.format.records import Draft, Manifest, TaskRecord, TaskSpec
 from model_store.names import check_name
@@ -56,7 +56,7 @@ class Tasks:
             identity = _identity(spec, base_head)
             for other in others:
                 if other.digest == identity:
-                    return other
+                    return self._restore(other, base_head)
             if others:
                 raise _taken(others[-1], spec)
             return self._create(spec, base_head, training or {}, version=1)
@@ -99,8 +99,15 @@ class Tasks:
             created_at=datetime.now(UTC),
         )
         key, data = keys.task(spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head)
-        self._place.create(key, data)
+        write(self._place, key, data)
         self._place.create(keys.task(spec.name, record.digest, _RECORD), record.encode())
+        keep(self._place, key, data)
+        return record
+
+    def _restore(self, record: TaskRecord, base_head: "Mapping[str, Tensor]") -> TaskRecord:
+        """Write the base head of a record again where it is missing or damaged."""
+        key, data = keys.task(record.spec.name, record.digest, _BASE_HEAD), tensors.encode(base_head)
+        write(self._place, key, data)
         keep(self._place, key, data)
         return record
 

@@ -56,6 +56,12 @@ def read(
     return data, loaded
 
 
+def write(place: Place, key: str, data: bytes) -> None:
+    """Write tensors that were checked, in the place of others: those are damaged, or half of a file."""
+    if not place.create(key, data) and place.read(key) != data:
+        place.renew(key, data)
+
+
 def adapter_digest(adapter: Draft | Manifest, weights: "Mapping[str, Tensor]") -> str:
     """The digest of an adapter with these tensors."""
     return digest.adapter_digest(

@@ -7,6 +7,7 @@ and removes a damaged one. A cache that cannot be written costs time, and nothin
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from model_store.place.whole_file import write_whole
 from petl_vit.errors import CorollaError, InvalidInput
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S, _PAUSE_S = 1.0, 0.01
 _LOCK, _SUFFIX = ".lock", ".safetensors"
 
 
@@ -50,7 +52,7 @@ class Cache:
         cache = cls(folder.expanduser(), limit)
         try:
             cache._folder.mkdir(parents=True, exist_ok=True)
-            with cache._exclusive():
+            with suppress(BlockingIOError), cache._exclusive():
                 cache._make_room(0)
         except OSError as error:
             raise CorollaError(
@@ -71,7 +73,10 @@ class Cache:
         return None
 
     def put(self, digest: str, data: bytes) -> None:
-        """Keep verified bytes; not where they are larger than the bound, or cannot be written."""
+        """Keep verified bytes; not where they are larger than the bound, or cannot be written.
+
+        Nor where another process has the folder for long: whoever has read them does not wait for it.
+        """
         if len(data) > self._limit:
             return
         try:
@@ -120,6 +125,19 @@ class Cache:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
+        """Exclude other writers.
+
+        Raises:
+            BlockingIOError: One of them holds the lock for longer than this one waits.
+        """
+        end = time.monotonic() + _PATIENCE_S
         with open(self._folder / _LOCK, "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(_PAUSE_S)
             yield

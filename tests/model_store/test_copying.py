@@ -1,5 +1,6 @@
 """Copying a store: whole, with its numbers and names; what is missing; and what the target keeps."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,81 @@ def test_what_was_deleted_in_the_target_stays_deleted(full: World, target: Store
     assert "adapters/digits/lora/3/manifest.json" not in copy(full.store, target).places
     assert target.adapters.versions("digits", "lora") == [1]
     assert target.adapters.version_of("digits", "lora", "latest") == 1
+
+
+def test_a_version_that_a_collector_buried_half_copied_is_reported(full: World, target: Store) -> None:
+    target.place.create(keys.adapter("digits", "lora", 3, "adapter.safetensors"), b"half")
+    assert target.adapters.bury("digits", "lora", 3)
+    for dry_run in (True, False):
+        copied = copy(full.store, target, dry_run=dry_run)
+        lost = copied.differences[0]
+        assert lost.place == "adapters/digits/lora/3/manifest.json"
+        assert lost.problem == "the target never had it, and has given up its number"
+        assert lost.place not in copied.places
+    assert verify(target).whole
+
+
+def test_damaged_tensors_without_a_record_are_replaced(full: World, target: Store) -> None:
+    head = keys.task("digits", full.task.digest, "base_head.safetensors")
+    for key in (keys.backbone(full.backbone.digest, "backbone.safetensors"), head):
+        target.place.create(key, b"")
+    copy(full.store, target)
+    assert verify(target).whole
+
+
+def test_tensors_that_the_target_has_lost_are_copied_again(full: World, target: Store) -> None:
+    copy(full.store, target)
+    lost = [key for key in listing(target.place) if key.endswith(".safetensors")]
+    for key in lost:
+        target.place.delete(key)
+    copied = copy(full.store, target)
+    assert len(copied.places) == len(lost) == 4
+    assert copied.size == sum(listing(target.place)[key].size for key in lost)
+    assert verify(target).whole
+
+
+def test_latest_does_not_move_to_another_adapter_of_the_same_number(full: World, target: Store) -> None:
+    copy(full.store, target)
+    full.store.adapters.publish(full.draft(), full.adapter(4.0))
+    target.adapters.publish(full.draft(), full.adapter(5.0), latest=False)
+    copy(full.store, target)
+    assert target.adapters.version_of("digits", "lora", "latest") == 3
+
+
+def test_lists_and_references_that_are_there_are_made_young_before_what_needs_them_is_copied(
+    full: World, target: Store
+) -> None:
+    copy(full.store, target)
+    paths = [Path(str(target)) / key for kind in ("images", "references") for key in target.place.keys(kind)]
+    for path in paths:
+        os.utime(path, (1, 1))
+    copy(full.store, target)
+    assert [path.stat().st_mtime for path in paths] == [1, 1]
+    full.store.adapters.publish(full.draft(), full.adapter(4.0))
+    copied = copy(full.store, target)
+    assert all(path.stat().st_mtime > 1 for path in paths)
+    assert not any(place.startswith(("images", "references")) for place in copied.places)
+
+
+def test_the_history_of_a_name_that_the_target_has_is_not_mixed_with_the_sources(
+    full: World, target: Store
+) -> None:
+    copy(full.store, target)
+    full.store.adapters.set_alias("digits", "lora", "prod", 3)
+    before = target.history.newest("aliases")
+    assert not any("history/" in place for place in copy(full.store, target).places)
+    assert target.history.newest("aliases") == before
+
+
+def test_a_signature_is_copied_only_to_the_version_that_it_signs(full: World, target: Store) -> None:
+    copy(full.store, target)
+    deletion.delete(target, "digits", "lora", 3)
+    signature = keys.signature("digits", "lora", 3, "e" * 64)
+    full.store.place.create(signature, b"{}")
+    other = keys.signature("digits", "lora", 1, "e" * 64)
+    full.store.place.create(other, b"{}")
+    copy(full.store, target)
+    assert (target.place.exists(other), target.place.exists(signature)) == (True, False)
 
 
 def test_damage_does_not_spread(full: World, target: Store) -> None:

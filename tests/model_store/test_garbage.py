@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from model_store import deletion
 from model_store.collections import condemned
 from model_store.format import keys
 from model_store.format.records import Alias
 from model_store.garbage import Collection, collect
 from model_store.leftovers import Kind, listing
-from model_store.place.objects import Objects
+from model_store.place.objects import Change, Objects
 from model_store.store import Store
 from model_store.verification import verify
 from petl_vit.errors import Conflict
@@ -38,6 +39,18 @@ def litter(world: World) -> None:
     place.create(keys.alias("digits", "gone", "latest"), Alias(version=1).encode())
     store.adapters.publish(world.draft("cut"), world.adapter(5.0))
     place.delete(keys.alias("digits", "cut", "latest"))
+    store.adapters.publish(world.draft("late"), world.adapter(6.0))
+    place.create(keys.adapter("digits", "late", 2, "deleted.json"), b"{}")
+    place.swap(keys.alias("digits", "late", "latest"), lambda _: Alias(version=2).encode())
+    for kind in ("images", "references"):
+        age(*(path for path in (world.folder / kind).rglob("*") if path.is_file()))
+
+
+def age(*paths: Path) -> None:
+    """Makes files two hours old."""
+    ago = datetime.now(UTC).timestamp() - 7200
+    for path in paths:
+        os.utime(path, (ago, ago))
 
 
 def kinds(collection: Collection) -> set[Kind]:
@@ -57,6 +70,7 @@ def test_everything_that_nothing_needs_goes_and_the_store_is_whole(world: World)
     assert collection.freed == sum(before[key].size for key in gone)
     assert world.store.adapters.aliases("digits", "lora") == {"latest": 1}
     assert world.store.adapters.aliases("digits", "cut") == {"latest": 1}
+    assert world.store.adapters.aliases("digits", "late") == {"latest": 1}
     assert world.store.adapters.publish(world.draft(), world.adapter(3.0)).version == 4
     assert not collect(world.store, NOW).removed
 
@@ -77,7 +91,7 @@ def test_a_dry_run_says_the_same_and_touches_nothing(world: World) -> None:
 
 def test_what_is_younger_than_the_grace_stays(world: World) -> None:
     litter(world)
-    collection = collect(world.store, timedelta(hours=1))
+    collection = collect(world.store, timedelta(hours=3))
     assert not collection.removed
     assert {leftover.kind for leftover in collection.young} == set(Kind)
 
@@ -91,6 +105,17 @@ def test_half_written_files_of_killed_writers_go_from_a_folder(world: World) -> 
     assert collect(world.store, timedelta(hours=1), dry_run=True).drafts == [4]
     assert collect(world.store, timedelta(hours=1)).freed == 4
     assert {path.name for path in world.folder.glob("tasks/*#*")} == {"a.json#1", "notes#x"}
+
+
+def test_lists_references_and_half_written_files_have_an_hour_whatever_the_grace(world: World) -> None:
+    world.store.images.put("d" * 64, ["0" * 16])
+    world.store.references.put(usable_reference("gone"))
+    draft = world.folder / "tasks" / "a.json#1"
+    draft.write_bytes(b"1234")
+    collection = collect(world.store, NOW)
+    assert (collection.removed, collection.drafts) == ([], [])
+    assert {leftover.kind for leftover in collection.young} == {Kind.IMAGES, Kind.REFERENCE}
+    assert draft.exists()
 
 
 def test_lists_and_references_stay_where_a_record_cannot_be_read(world: World) -> None:
@@ -182,6 +207,46 @@ def test_a_version_that_is_published_after_the_listing_stays(world: World) -> No
         "adapter.safetensors",
         "manifest.json",
     ]
+
+
+def test_a_collector_leaves_a_version_to_the_collector_that_has_begun_to_bury_it(world: World) -> None:
+    place = world.store.place
+    place.create("adapters/digits/lora/1/adapter.safetensors", b"x")
+    tombstone = "adapters/digits/lora/1/deleted.json"
+    collecting = Meanwhile.of(world, f"create {tombstone}", lambda: place.create(tombstone, b"theirs"))
+    assert [leftover.kind for leftover in collect(collecting, NOW).needed] == [Kind.VERSION]
+    assert place.exists("adapters/digits/lora/1/adapter.safetensors")
+
+
+def test_a_version_whose_tombstone_was_taken_back_after_the_listing_stays(world: World) -> None:
+    place = world.store.place
+    world.store.adapters.publish(world.draft(), world.adapter(1.0))
+    tombstone = "adapters/digits/lora/1/deleted.json"
+    place.create(tombstone, b"theirs")
+    place.create(keys.adapter("digits", "a", 1, "adapter.safetensors"), b"half")
+    first = "create adapters/digits/a/1/deleted.json"
+    collection = collect(Meanwhile.of(world, first, lambda: place.delete(tombstone)), NOW)
+    assert Kind.DELETION in {leftover.kind for leftover in collection.needed}
+    assert world.store.adapters.versions("digits", "lora") == [1]
+    assert verify(world.store).whole
+
+
+def test_latest_moves_on_where_its_version_is_deleted_before_it_gets_there(world: World) -> None:
+    store = world.store
+    store.adapters.publish(world.draft(), world.adapter(1.0))
+    meanwhile = lambda: deletion.delete(store, "digits", "lora", 2)  # noqa: E731
+
+    class Between(Objects):
+        def swap(self, key: str, change: Change) -> None:
+            if key == keys.alias("digits", "lora", "latest") and not self.exists(
+                keys.adapter("digits", "lora", 2, "deleted.json")
+            ):
+                meanwhile()
+            super().swap(key, change)
+
+    Store(Between.open(str(world.folder))).adapters.publish(world.draft(), world.adapter(2.0))
+    assert store.adapters.aliases("digits", "lora") == {"latest": 1}
+    assert verify(store).whole
 
 
 def test_a_list_of_images_that_is_put_again_is_young(world: World) -> None:

@@ -141,6 +141,17 @@ def test_without_tensors_a_missing_file_is_noticed_and_a_flipped_bit_is_not(two:
     )
 
 
+def test_a_list_of_images_that_a_version_names_and_that_is_missing_is_a_problem(two: World) -> None:
+    draft = two.draft("taught").model_copy(update={"training": {"data_digest": "d" * 64}})
+    two.store.images.put("d" * 64, ["0" * 16])
+    two.store.adapters.publish(draft, two.adapter(5.0))
+    assert verify(two.store).whole
+    two.store.place.delete(keys.images("d" * 64))
+    assert [(p.place, p.problem) for p in verify(two.store).problems] == [
+        (keys.images("d" * 64), "the file is missing")
+    ]
+
+
 def test_what_was_cut_off_is_a_leftover_and_not_a_problem(two: World) -> None:
     store, place = two.store, two.store.place
     place.create(keys.adapter("digits", "lora", 3, "adapter.safetensors"), b"half")
@@ -152,6 +163,9 @@ def test_what_was_cut_off_is_a_leftover_and_not_a_problem(two: World) -> None:
     place.create(keys.alias("digits", "gone", "latest"), Alias(version=1).encode())
     store.adapters.publish(two.draft("cut"), two.adapter(5.0))
     place.delete(keys.alias("digits", "cut", "latest"))
+    store.adapters.publish(two.draft("late"), two.adapter(6.0))
+    place.create(keys.adapter("digits", "late", 2, "deleted.json"), b"{}")
+    place.swap(keys.alias("digits", "late", "latest"), lambda _: Alias(version=2).encode())
     report = verify(store)
     assert report.whole, report.problems
     assert {leftover.kind for leftover in report.leftovers} == set(Kind) - {Kind.DELETION}

@@ -53,3 +53,10 @@ def test_a_changed_backbone_file_is_refused(world: World) -> None:
 def test_weights_that_are_not_finite_are_not_stored(world: World) -> None:
     with pytest.raises(InvalidInput, match="'cls_token' holds NaN"):
         world.store.backbones.put("tiny.nan", CONFIG, world.weights(float("nan")), "random")
+
+
+def test_an_import_replaces_the_damaged_tensors_that_it_finds(world: World) -> None:
+    key = f"backbones/{world.backbone.digest}/backbone.safetensors"
+    (world.folder / key).write_bytes(b"half")
+    world.store.backbones.put("tiny.one", CONFIG, world.weights(1.0), "random")
+    assert world.store.backbones.load(world.backbone).keys() == world.weights(1.0).keys()

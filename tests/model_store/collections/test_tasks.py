@@ -37,3 +37,13 @@ def test_an_unknown_task_names_near_matches_and_a_known_one_its_backbones(world:
 def test_a_task_needs_its_backbone(world: World) -> None:
     with pytest.raises(NotFound, match="corolla backbones import"):
         world.store.tasks.put(world.spec().model_copy(update={"backbone_digest": "0" * 64}), world.head(0.0))
+
+
+def test_storing_a_task_again_restores_a_base_head_that_is_missing_or_damaged(world: World) -> None:
+    path = world.folder / f"tasks/digits/{world.task.digest}/base_head.safetensors"
+    path.write_bytes(b"half")
+    assert world.store.tasks.put(world.spec(), world.head(0.0)) == world.task
+    world.store.tasks.load_base_head(world.task)
+    path.unlink()
+    world.store.tasks.put(world.spec(), world.head(0.0))
+    world.store.tasks.load_base_head(world.task)

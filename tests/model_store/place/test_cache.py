@@ -1,11 +1,13 @@
 """The cache of tensor files: a bound, least recently used first, several processes, and nothing trusted."""
 
+import fcntl
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 
+from model_store.place import cache as cache_module
 from model_store.place.cache import Cache
 from petl_vit.errors import CorollaError, InvalidInput
 
@@ -68,6 +70,21 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error_and_a_full_disk_is_a_warn
     assert [record.message.count("No space left") for record in caplog.records] == [1]
     assert cache.get(A) is None
     assert list(tmp_path.glob(".a*")) == []
+
+
+def test_a_file_is_not_kept_where_another_process_holds_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "_PATIENCE_S", 0.02)
+    cache = Cache.open(tmp_path, 10)
+    with open(tmp_path / ".lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cache.put(A, b"1")
+        Cache.open(tmp_path, 10)
+    assert cache.get(A) is None
+    assert len(caplog.records) == 1
+    cache.put(A, b"1")
+    assert cache.get(A) == b"1"
 
 
 def fill(folder: str, first: int) -> None:
