@@ -50,10 +50,10 @@ class Adapters:
     def __init__(
         self, place: Place, tasks: Tasks, history: History, trusted: TrustedKeys | None = None
     ) -> None:
-        self._place, self._trusted = place, trusted
+        self._place = place
         self._tasks = tasks
         self._aliases = Aliases(place, history)
-        self.signatures = Signatures(place)
+        self.signatures = Signatures(place, trusted)
 
     # Versions
 
@@ -133,13 +133,8 @@ class Adapters:
             Corrupt: The file is missing or damaged, or is not what the digest says.
             Untrusted: Somebody has to vouch for it, and nobody does.
         """
-        self.check_trusted(manifest)
+        self.signatures.check(manifest)
         return self._read(manifest)[1]
-
-    def check_trusted(self, manifest: Manifest) -> None:
-        """Raises Untrusted where somebody has to vouch for a version, and nobody does."""
-        if self._trusted is not None:
-            self.signatures.voucher(manifest, self._trusted.now())
 
     def file(self, manifest: Manifest) -> bytes:
         """The file of an adapter's tensors, checked by its digest.

@@ -5,7 +5,7 @@ from contextlib import suppress
 from model_store.format import keys
 from model_store.format.records import Manifest
 from model_store.format.signature import Signature, SigningKey, name_of
-from model_store.format.trust import Trusted
+from model_store.format.trust import Trusted, TrustedKeys
 from model_store.place.objects import Place
 from petl_vit.errors import Corrupt, Unsupported
 
@@ -13,10 +13,19 @@ _MANIFEST = "manifest.json"
 
 
 class Signatures:
-    """The signatures in a place."""
+    """The signatures in a place.
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    Args:
+        trusted: Who has to vouch for an adapter; None asks nobody.
+    """
+
+    def __init__(self, place: Place, trusted: TrustedKeys | None) -> None:
+        self._place, self._trusted = place, trusted
+
+    def check(self, manifest: Manifest) -> None:
+        """Raises Untrusted where somebody has to vouch for a version, and nobody does."""
+        if self._trusted is not None:
+            self.voucher(manifest, self._trusted.now())
 
     def of(self, manifest: Manifest) -> list[Signature]:
         """The signatures of a version, by whomever; damaged ones count for nothing and are left out."""

@@ -121,7 +121,7 @@ class Loader:
                     field=field,
                     remedy="remove it, and publish it again",
                 )
-        self.store.adapters.check_trusted(manifest)
+        self.store.adapters.signatures.check(manifest)
 
     def model(self, member: Member) -> Model:
         """A member as it runs.
