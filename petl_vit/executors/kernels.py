@@ -354,7 +354,7 @@ def _attend_prefix(
                     v = tl.load(bank + values + at, mask=known, other=0.0).to(P)
                     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
                     present = p[None, :] < tl.where(alpha > 0.0, count, 0)
-                    score = tl.where(present, score + tl.log(tl.maximum(alpha, 1e-38)), float("-inf"))
+                    score = tl.where(present, score + tl.log(tl.maximum(alpha, 1e-37)), float("-inf"))
                     higher = tl.maximum(top, tl.max(score, axis=1))
                     shrink = tl.exp(top - higher)
                     share = tl.exp(score - higher[:, None])
