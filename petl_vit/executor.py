@@ -82,6 +82,13 @@ class Executor(Protocol):
         """
         return stream + out
 
+    def add_norm(
+        self, sublayer: str, stream: Tensor, normed: Tensor, out: Tensor, site: str
+    ) -> tuple[Tensor, Tensor]:
+        """The stream after a sublayer, as `add` has it, and the same after the norm at a site."""
+        stream = self.add(sublayer, stream, normed, out)
+        return stream, self.norm(site, stream)
+
 
 def frozen_norm(params: Params, site: str, x: Tensor, eps: float) -> Tensor:
     """[..., D] -> same: a LayerNorm with the parameters of a site."""

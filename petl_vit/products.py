@@ -44,8 +44,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def convolution(params: Params, name: str, images: Tensor, stride: int) -> Tensor:
     """[B, 3, S, S] -> [B, N, W]: a convolution over patches that do not overlap, in the precision of W."""
     weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
-    bias = None if bias is None else bias.to(weight.dtype)
-    return F.conv2d(images.to(weight.dtype), weight, bias, stride=stride).flatten(2).transpose(1, 2)
+    images, bias = images.to(weight.dtype), None if bias is None else bias.to(weight.dtype)
+    if not images.is_cuda:
+        return F.conv2d(images, weight, bias, stride=stride).flatten(2).transpose(1, 2)
+    # There cuDNN's convolution, with its changes of layout, takes five times as long as the same linear layer.
+    patches = images.unflatten(3, (-1, stride)).unflatten(2, (-1, stride)).permute(0, 2, 4, 1, 3, 5)
+    return F.linear(patches.flatten(3).flatten(1, 2), weight.flatten(1), bias)
 
 
 def wide(x: Tensor) -> Tensor:

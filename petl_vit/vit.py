@@ -56,7 +56,6 @@ class FrozenViT:
             self.params["pos_embed"] = _resampled(
                 tensors["pos_embed"], native, self.arch.grid, antialias=config.pos_embed_antialias
             )
-        self._blocks = tuple(f"blocks.{i}" for i in range(self.arch.depth))
 
     @property
     def device(self) -> torch.device:
@@ -102,10 +101,7 @@ class FrozenViT:
         x = run.over(PATCH_CONVOLUTION, self.patches, images)
         if block == 0:
             return x
-        x = self._begun(x, run)
-        for number, name in enumerate(self._blocks[:block]):
-            x = self._block(number, name, x, run)
-        return x
+        return self._through(x, run, {}, range(block))
 
     def features(
         self,
@@ -127,14 +123,23 @@ class FrozenViT:
         Returns:
             [B, D].
         """
-        forks, x = forks or {}, patches
-        for number, block in enumerate(self._blocks[start:], start):
-            if number in forks:
-                x = x[forks[number]]
-            x = self._block(number, block, self._begun(x, run) if number == 0 else x, run)
+        forks = forks or {}
+        x = self._through(patches, run, forks, range(start, self.arch.depth))
         if self.arch.depth in forks:
             x = x[forks[self.arch.depth]]
         return run.feature(self._feature(x if self.arch.pool == "token" else run.strip(x), run))
+
+    def _through(self, x: Tensor, run: Executor, forks: Mapping[int, Tensor], blocks: range) -> Tensor:
+        """What comes out of the last of these blocks, from what comes to the first; for block 0, the patches."""
+        z: Tensor | None = None
+        for number in blocks:
+            if number in forks:
+                x = x[forks[number]]
+            if number == 0:
+                x = self._begun(x, run)
+            following = number + 1 in blocks and number + 1 not in forks
+            x, z = self._block(number, x, z, run, f"blocks.{number + 1}.norm1" if following else None)
+        return x
 
     def _begun(self, patches: Tensor, run: Executor) -> Tensor:
         """Patches [B, N, D] with their edits, embeddings and whatever tokens the edits carry."""
@@ -160,18 +165,27 @@ class FrozenViT:
             return torch.cat([*prefix, x], dim=1) + params["pos_embed"]
         return torch.cat([*prefix, x + params["pos_embed"]], dim=1)
 
-    def _block(self, number: int, block: str, x: Tensor, run: Executor) -> Tensor:
-        """[B, N, D] -> same; in the last block [B, 1, D], the class token, where only that is pooled."""
-        z = run.norm(f"{block}.norm1", x)
+    def _block(
+        self, number: int, x: Tensor, z: Tensor | None, run: Executor, following: str | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, N, D] -> same; in the last block [B, 1, D], the class token, where only that is pooled.
+
+        Args:
+            z: x after the block's first norm; None where nobody took it yet.
+            following: The norm that the outcome is returned after as well.
+        """
+        block = f"blocks.{number}"
+        z = run.norm(f"{block}.norm1", x) if z is None else z
         out = run.attend(number, run.linear(f"{block}.attn.qkv", z))
         if number + 1 == self.arch.depth and self.arch.pool == "token":
             x, z, out = (run.strip(t)[:, :1].contiguous() for t in (x, z, out))
-        y = run.linear(f"{block}.attn.proj", out)
-        x = run.add(f"{block}.attn", x, z, self._scaled(f"{block}.ls1.gamma", y, run))
-        z = run.norm(f"{block}.norm2", x)
+        y = self._scaled(f"{block}.ls1.gamma", run.linear(f"{block}.attn.proj", out), run)
+        x, z = run.add_norm(f"{block}.attn", x, z, y, f"{block}.norm2")
         h = run.activate(run.linear(f"{block}.mlp.fc1", z))
-        y = run.linear(f"{block}.mlp.fc2", h)
-        return run.add(f"{block}.mlp", x, z, self._scaled(f"{block}.ls2.gamma", y, run))
+        y = self._scaled(f"{block}.ls2.gamma", run.linear(f"{block}.mlp.fc2", h), run)
+        if following is None:
+            return run.add(f"{block}.mlp", x, z, y), None
+        return run.add_norm(f"{block}.mlp", x, z, y, following)
 
     def _scaled(self, gamma: str, y: Tensor, run: Executor) -> Tensor:
         return run.over((gamma,), lambda z, params: z * params[gamma], y) if self.arch.layer_scale else y

@@ -13,22 +13,25 @@ Shapes: B rows, N tokens, W width, R rank, H heads, d head width.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from petl_vit.arena import MAX_HIDDEN, Field
+from petl_vit.arena import MAX_HIDDEN, BranchField, Field
 
-_TOKENS = 64  # of one program
-_COLUMNS = 64
-_PROGRAMS = 1024  # about as many as a large GPU runs at once; most have nothing to do
+_TOKENS = 32  # of one program, as in all below
+_COLUMNS = 128
+_SHARED = 768  # columns of a low-rank product that one program computes from the same bottleneck
+_NORMS, _NORM_WARPS = 4, 4  # whole tokens
+_PROGRAMS = 1056  # of a kernel over rows that have an edit: eight for each multiprocessor of an H100
 _RANKS = 16  # the smallest that a matrix product takes
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-_kernel = triton.jit(do_not_specialize=["field"])  # or a site's number decides how its kernel is compiled
+_kernel = triton.jit(do_not_specialize=["field", "branch"])  # or a site's number decides how its kernel is compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,22 @@ class Rows:
     def terms(self) -> int:
         return self.slots.shape[0]
 
+    @property
+    def count(self) -> int:
+        return self.slots.shape[1]
+
+    @cached_property
+    def lists(self) -> tuple[Tensor, Tensor]:
+        """For every field the rows that have it or the next one [F, B], and how many they are [F]; int32."""
+        fields = self.table.shape[1]
+        members = self.slots.new_empty(fields, self.count)
+        counts = self.slots.new_empty(fields)
+        _list[(fields,)](
+            members, counts, self.table, self.slots, self.count,
+            FIELDS=fields, TERMS=self.terms, ROWS=triton.next_power_of_2(self.count),
+        )  # fmt: skip
+        return members, counts
+
 
 @triton.jit
 def _entry(table, slots, at, field, FIELDS: tl.constexpr):
@@ -62,61 +81,118 @@ def _entry(table, slots, at, field, FIELDS: tl.constexpr):
 
 @triton.jit
 def _if(offset, length):
-    """The length of a tensor at an offset; 0 where the offset is -1."""
+    """The length of a tensor at an offset; 0 where the offset is below 0."""
     return tl.where(offset >= 0, length, 0)
 
 
 @_kernel
-def _affine(
-    y, bank, table, slots, alphas, field, rows, tokens, width,
-    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+def _list(
+    members, counts, table, slots, rows,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    touched = row < 0
+    field = tl.program_id(0)
+    row = tl.arange(0, ROWS)
+    here = tl.zeros((ROWS,), dtype=tl.int1)
     for t in tl.static_range(TERMS):
-        scale = _entry(table, slots, t * rows + row, field, FIELDS)
-        shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-        touched = touched | (scale >= 0) | (shift >= 0)
-    if touched:
-        n = tl.program_id(1) * BN + tl.arange(0, BN)
-        for start in range(tl.program_id(2) * BW, width, tl.num_programs(2) * BW):
-            w = start + tl.arange(0, BW)
-            inside = (n[:, None] < tokens) & (w[None, :] < width)
-            where = y + (row.to(tl.int64) * tokens + n[:, None]) * width + w[None, :]
-            frozen = tl.load(where, mask=inside, other=0.0).to(tl.float32)
-            total = frozen
-            for t in tl.static_range(TERMS):
-                scale = _entry(table, slots, t * rows + row, field, FIELDS)
-                shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-                alpha = tl.load(alphas + t * rows + row)
-                gain = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
-                bias = tl.load(bank + shift + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
-                total += alpha * ((gain - 1.0)[None, :] * frozen + bias[None, :])
-            tl.store(where, total.to(y.dtype.element_ty), mask=inside)
+        slot = tl.load(slots + t * rows + row, mask=row < rows, other=-1)
+        at = table + slot.to(tl.int64) * FIELDS + field
+        here = here | (tl.load(at, mask=slot >= 0, other=-1) >= 0)
+        beside = tl.where(field + 1 < FIELDS, slot, -1)
+        here = here | (tl.load(at + 1, mask=beside >= 0, other=-1) >= 0)
+    one = here.to(tl.int32)
+    tl.store(members + field * rows + tl.cumsum(one, 0) - 1, row, mask=here)
+    tl.store(counts + field, tl.sum(one, 0))
 
 
 @_kernel
-def _norm_delta(
-    x, y, bank, table, slots, alphas, field, rows, tokens, width, eps,
-    FIELDS: tl.constexpr, TERMS: tl.constexpr, BW: tl.constexpr,
+def _affine(
+    y, bank, table, slots, alphas, members, counts, field, rows, tokens, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    columns = tl.cdiv(width, BW)
+    each = tl.cdiv(tokens, BN) * columns
+    for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
+        row = tl.load(members + field * rows + item // each)
+        n = (item % each) // columns * BN + tl.arange(0, BN)
+        w = item % columns * BW + tl.arange(0, BW)
+        inside = (n[:, None] < tokens) & (w[None, :] < width)
+        where = y + row.to(tl.int64) * tokens * width + (n[:, None] * width + w[None, :])
+        frozen = tl.load(where, mask=inside, other=0.0).to(tl.float32)
+        total = frozen
+        for t in tl.static_range(TERMS):
+            scale = _entry(table, slots, t * rows + row, field, FIELDS)
+            shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+            alpha = tl.load(alphas + t * rows + row)
+            gain = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+            bias = tl.load(bank + shift + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
+            total += alpha * ((gain - 1.0)[None, :] * frozen + bias[None, :])
+        tl.store(where, total.to(y.dtype.element_ty), mask=inside)
+
+
+@_kernel
+def _add_norm(
+    stream, out, y, frozen_weight, frozen_bias, hidden, convolved, bank, table, slots, alphas,
+    branch, field, rows, tokens, width, eps,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, ROOM: tl.constexpr,
+    ADD: tl.constexpr, NORM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
+    n = tl.program_id(1) * BT + tl.arange(0, BT)
     w = tl.arange(0, BW)
-    inside = w < width
-    where = (row.to(tl.int64) * tokens + tl.program_id(1)) * width + w
-    for t in tl.static_range(TERMS):
-        weight = _entry(table, slots, t * rows + row, field, FIELDS)
-        if weight >= 0:
-            bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-            alpha = tl.load(alphas + t * rows + row)
-            read = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
-            mean = tl.sum(read, axis=0) / width
-            centred = tl.where(inside, read - mean, 0.0)
-            normal = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
-            dw = tl.load(bank + weight + w, mask=inside, other=0.0).to(tl.float32)
-            db = tl.load(bank + bias + w, mask=inside, other=0.0).to(tl.float32)
-            total = tl.load(y + where, mask=inside, other=0.0).to(tl.float32) + alpha * (dw * normal + db)
-            tl.store(y + where, total.to(y.dtype.element_ty), mask=inside)
+    inside = (n[:, None] < tokens) & (w[None, :] < width)
+    begin = row.to(tl.int64) * tokens * width
+    where = n[:, None] * width + w[None, :]
+    x = tl.load(stream + begin + where, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        x += tl.load(out + begin + where, mask=inside, other=0.0).to(tl.float32)
+        for t in tl.static_range(TERMS):
+            down = _entry(table, slots, t * rows + row, branch, FIELDS)
+            if down >= 0:
+                up = _entry(table, slots, t * rows + row, branch + 2, FIELDS)
+                bias = _entry(table, slots, t * rows + row, branch + 3, FIELDS)
+                conv = _entry(table, slots, t * rows + row, branch + 4, FIELDS)
+                rank = _entry(table, slots, t * rows + row, branch + 6, FIELDS).to(tl.int32)
+                alpha = tl.load(alphas + t * rows + row)
+                bottleneck = hidden
+                if conv >= 0:
+                    bottleneck = convolved
+                bottleneck += (t * rows + row).to(tl.int64) * tokens * ROOM
+                delta = tl.zeros((BT, BW), dtype=tl.float32)
+                for first in range(0, rank, 4):  # four at a time, so that their loads overlap
+                    for part in tl.static_range(4):
+                        r = first + part
+                        h = tl.load(bottleneck + n * ROOM + r, mask=n < _if(rank - r - 1, tokens), other=0.0)
+                        u = tl.load(bank + up + r * width + w, mask=w < _if(rank - r - 1, width), other=0.0)
+                        delta += h.to(tl.float32)[:, None] * u.to(P).to(tl.float32)[None, :]
+                constant = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
+                x += alpha * (delta + constant[None, :])
+        tl.store(stream + begin + where, x.to(stream.dtype.element_ty), mask=inside)
+    if NORM:
+        mean = tl.sum(x, axis=1) / width
+        centred = tl.where(inside, x - mean[:, None], 0.0)
+        variance = tl.sum(centred * centred, axis=1) / width
+        normal = centred / tl.sqrt(variance + eps)[:, None]
+        gain = tl.load(frozen_weight + w, mask=w < width, other=0.0).to(tl.float32)
+        shift = tl.load(frozen_bias + w, mask=w < width, other=0.0).to(tl.float32)
+        frozen = normal * gain[None, :] + shift[None, :]
+        total = frozen
+        for t in tl.static_range(TERMS):
+            at = t * rows + row
+            scale = _entry(table, slots, at, field, FIELDS)
+            offset = _entry(table, slots, at, field + 1, FIELDS)
+            weight = _entry(table, slots, at, field + 2, FIELDS)
+            if (scale >= 0) | (offset >= 0):
+                alpha = tl.load(alphas + at)
+                own = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+                constant = tl.load(bank + offset + w, mask=w < _if(offset, width), other=0.0).to(tl.float32)
+                total += alpha * ((own - 1.0)[None, :] * frozen + constant[None, :])
+            if weight >= 0:
+                bias = _entry(table, slots, at, field + 3, FIELDS)
+                alpha = tl.load(alphas + at)
+                dw = tl.load(bank + weight + w, mask=w < width, other=0.0).to(tl.float32)
+                db = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
+                total += alpha * (dw[None, :] * normal + db[None, :])
+        tl.store(y + begin + where, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -129,12 +205,12 @@ def _down(
     for start in range(0, width, BK):
         k = start + tl.arange(0, BK)
         read = tl.load(
-            x + n[:, None].to(tl.int64) * width + k[None, :],
+            x + (n[:, None] * width + k[None, :]),
             mask=(n[:, None] < tokens) & (k[None, :] < width),
             other=0.0,
         )
         matrix = tl.load(
-            bank + down + r[None, :] * width + k[:, None],
+            bank + down + (r[None, :] * width + k[:, None]),
             mask=(r[None, :] < rank) & (k[:, None] < width),
             other=0.0,
         )
@@ -144,50 +220,51 @@ def _down(
 
 @_kernel
 def _low_rank(
-    x, y, bank, table, slots, alphas, field, rows, tokens, inside_width, width,
+    x, y, bank, table, slots, alphas, members, counts, field, rows, tokens, inside_width, width, columns,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
     P: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
-    x_row = x + row.to(tl.int64) * tokens * inside_width
-    y_row = y + row.to(tl.int64) * tokens * width
-    for t in tl.static_range(TERMS):
-        a = _entry(table, slots, t * rows + row, field, FIELDS)
-        if a >= 0:
-            b = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-            a0 = _entry(table, slots, t * rows + row, field + 2, FIELDS)
-            shift = _entry(table, slots, t * rows + row, field + 3, FIELDS)
-            rank = _entry(table, slots, t * rows + row, field + 4, FIELDS)
-            parts = _entry(
-                table, slots, t * rows + row, field + 5, FIELDS
-            )  # of the bottleneck and of y (FacT)
-            alpha = tl.load(alphas + t * rows + row)
-            part_width = width // parts
-            for part in range(0, parts):
-                begin = part * part_width
-                for first in range(0, rank, RANKS):
-                    r = first + tl.arange(0, RANKS)
-                    at = a + part * rank * inside_width
-                    hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS, P)
-                    offset = tl.load(bank + a0 + part * rank + r, mask=r < _if(a0, rank), other=0.0)
-                    hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(P)
-                    for start in range(tl.program_id(2) * BW, part_width, tl.num_programs(2) * BW):
-                        w = start + tl.arange(0, BW)
-                        within = (n[:, None] < tokens) & (w[None, :] < part_width)
-                        where = y_row + n[:, None].to(tl.int64) * width + begin + w[None, :]
-                        matrix = tl.load(
-                            bank + b + r[:, None].to(tl.int64) * part_width + w[None, :],
-                            mask=(r[:, None] < rank) & (w[None, :] < part_width),
-                            other=0.0,
-                        )
-                        total = tl.load(where, mask=within, other=0.0).to(tl.float32)
-                        total = tl.dot(hidden, matrix.to(P), total, input_precision="ieee")
-                        if first == 0:
-                            at_w = bank + shift + begin + w
-                            constant = tl.load(at_w, mask=w < _if(shift, part_width), other=0.0)
-                            total += (alpha * constant.to(tl.float32))[None, :]
-                        tl.store(where, total.to(y.dtype.element_ty), mask=within)
+    each = tl.cdiv(tokens, BN) * columns
+    for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
+        row = tl.load(members + field * rows + item // each)
+        n = (item % each) // columns * BN + tl.arange(0, BN)
+        x_row = x + row.to(tl.int64) * tokens * inside_width
+        y_row = y + row.to(tl.int64) * tokens * width
+        for t in tl.static_range(TERMS):
+            a = _entry(table, slots, t * rows + row, field, FIELDS)
+            if a >= 0:
+                b = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+                a0 = _entry(table, slots, t * rows + row, field + 2, FIELDS)
+                shift = _entry(table, slots, t * rows + row, field + 3, FIELDS)
+                rank = _entry(table, slots, t * rows + row, field + 4, FIELDS).to(tl.int32)
+                # Of the bottleneck and of y (FacT).
+                parts = _entry(table, slots, t * rows + row, field + 5, FIELDS).to(tl.int32)
+                alpha = tl.load(alphas + t * rows + row)
+                part_width = width // parts
+                for part in range(0, parts):
+                    begin = part * part_width
+                    for first in range(0, rank, RANKS):
+                        r = first + tl.arange(0, RANKS)
+                        at = a + part * rank * inside_width
+                        hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS, P)
+                        offset = tl.load(bank + a0 + part * rank + r, mask=r < _if(a0, rank), other=0.0)
+                        hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(P)
+                        for start in range(item % columns * BW, part_width, columns * BW):
+                            w = start + tl.arange(0, BW)
+                            within = (n[:, None] < tokens) & (w[None, :] < part_width)
+                            where = y_row + (n[:, None] * width + begin + w[None, :])
+                            matrix = tl.load(
+                                bank + b + (r[:, None] * part_width + w[None, :]),
+                                mask=(r[:, None] < rank) & (w[None, :] < part_width),
+                                other=0.0,
+                            )
+                            total = tl.load(where, mask=within, other=0.0).to(tl.float32)
+                            total = tl.dot(hidden, matrix.to(P), total, input_precision="ieee")
+                            if first == 0:
+                                at_w = bank + shift + begin + w
+                                constant = tl.load(at_w, mask=w < _if(shift, part_width), other=0.0)
+                                total += (alpha * constant.to(tl.float32))[None, :]
+                            tl.store(where, total.to(y.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -200,141 +277,108 @@ def _activate(h, kind):
 
 @_kernel
 def _hide(
-    stream, normed, out, hidden, bank, table, slots, field, rows, tokens, width,
-    FIELDS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr, ROOM: tl.constexpr,
-    P: tl.constexpr,
+    stream, normed, out, hidden, bank, table, slots, members, counts, field, rows, tokens, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
+    ROOM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    row, t = tl.program_id(0), tl.program_id(2)
-    down = _entry(table, slots, t * rows + row, field, FIELDS)
-    if down >= 0:
-        bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-        rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
-        source = _entry(table, slots, t * rows + row, field + 7, FIELDS)
-        kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
-        n = tl.program_id(1) * BN + tl.arange(0, BN)
+    each = tl.cdiv(tokens, BN)
+    for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
+        row = tl.load(members + field * rows + item // each)
+        n = item % each * BN + tl.arange(0, BN)
         begin = row.to(tl.int64) * tokens * width
-        hidden_row = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
-        for first in range(0, rank, RANKS):
-            r = first + tl.arange(0, RANKS)
-            # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
-            h = tl.zeros((BN, RANKS), dtype=tl.float32)
-            if source == 0:
-                h = _down(stream + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
-            elif source == 1:
-                h = _down(normed + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
-            else:
-                h = _down(out + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
-            offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
-            h = _activate(h + offset[None, :], kind)
-            # The padding is 0: it meets rows of zeros in the up projection.
-            h = tl.where(r[None, :] < rank, h, 0.0)
-            where = hidden_row + n[:, None] * ROOM + r[None, :]
-            tl.store(where, h.to(hidden.dtype.element_ty), mask=(n[:, None] < tokens) & (r[None, :] < ROOM))
+        for t in tl.static_range(TERMS):
+            down = _entry(table, slots, t * rows + row, field, FIELDS)
+            if down >= 0:
+                bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+                rank = _entry(table, slots, t * rows + row, field + 6, FIELDS).to(tl.int32)
+                source = _entry(table, slots, t * rows + row, field + 7, FIELDS)
+                kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
+                hidden_row = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
+                for first in range(0, rank, RANKS):
+                    r = first + tl.arange(0, RANKS)
+                    # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
+                    h = tl.zeros((BN, RANKS), dtype=tl.float32)
+                    if source == 0:
+                        h = _down(stream + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+                    elif source == 1:
+                        h = _down(normed + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+                    else:
+                        h = _down(out + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+                    offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
+                    h = _activate(h + offset[None, :], kind)
+                    where = hidden_row + (n[:, None] * ROOM + r[None, :])
+                    tl.store(
+                        where, h.to(hidden.dtype.element_ty), mask=(n[:, None] < tokens) & (r[None, :] < rank)
+                    )
 
 
 @_kernel
 def _convolve(
-    hidden, convolved, bank, table, slots, field, rows, tokens, patches, grid,
-    FIELDS: tl.constexpr, BN: tl.constexpr, ROOM: tl.constexpr, P: tl.constexpr,
+    hidden, convolved, bank, table, slots, members, counts, field, rows, tokens, patches, grid,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, RANKS: tl.constexpr, ROOM: tl.constexpr,
+    P: tl.constexpr,
 ):  # fmt: skip
-    row, t = tl.program_id(0), tl.program_id(2)
-    conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
-    if conv >= 0:
-        bias = _entry(table, slots, t * rows + row, field + 5, FIELDS)
-        rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
-        kind = _entry(table, slots, t * rows + row, field + 8, FIELDS)
-        n = tl.program_id(1) * BN + tl.arange(0, BN)
+    each = tl.cdiv(tokens, BN)
+    for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
+        row = tl.load(members + field * rows + item // each)
+        n = item % each * BN + tl.arange(0, BN)
         patch = n - (tokens - patches)  # below 0: a class or register token, a single pixel
         i, j = patch // grid, patch % grid
-        r, to = tl.arange(0, ROOM), tl.arange(0, ROOM)
-        begin = (t * rows + row).to(tl.int64) * tokens * ROOM
-        total = tl.zeros((BN, ROOM), dtype=tl.float32)
-        for tap in range(0, 9):
-            di, dj = tap // 3 - 1, tap % 3 - 1
-            near = (patch >= 0) & (i + di >= 0) & (i + di < grid) & (j + dj >= 0) & (j + dj < grid)
-            near = (near | (patch < tl.where(tap == 4, 0, -tokens))) & (n < tokens)
-            read = tl.load(
-                hidden + begin + (n + di * grid + dj)[:, None] * ROOM + r[None, :],
-                mask=near[:, None] & (r[None, :] < rank),
-                other=0.0,
-            )
-            matrix = tl.load(
-                bank + conv + (to[None, :] * rank + r[:, None]) * 9 + tap,
-                mask=(r[:, None] < rank) & (to[None, :] < rank),
-                other=0.0,
-            )
-            total = tl.dot(read.to(P), matrix.to(P), total, input_precision="ieee")
-        offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
-        h = tl.where(to[None, :] < rank, _activate(total + offset[None, :], kind), 0.0)
-        where = convolved + begin + n[:, None] * ROOM + to[None, :]
-        tl.store(where, h.to(convolved.dtype.element_ty), mask=(n[:, None] < tokens))
-
-
-@_kernel
-def _join(
-    target, hidden, convolved, bank, table, slots, alphas, field, rows, tokens, width,
-    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
-    ROOM: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    touched = row < 0
-    for t in tl.static_range(TERMS):
-        touched = touched | (_entry(table, slots, t * rows + row, field, FIELDS) >= 0)
-    if touched:
-        n = tl.program_id(1) * BN + tl.arange(0, BN)
-        for start in range(tl.program_id(2) * BW, width, tl.num_programs(2) * BW):
-            w = start + tl.arange(0, BW)
-            within = (n[:, None] < tokens) & (w[None, :] < width)
-            where = target + (row.to(tl.int64) * tokens + n[:, None]) * width + w[None, :]
-            total = tl.load(where, mask=within, other=0.0).to(tl.float32)
-            for t in tl.static_range(TERMS):
-                down = _entry(table, slots, t * rows + row, field, FIELDS)
-                if down >= 0:
-                    up = _entry(table, slots, t * rows + row, field + 2, FIELDS)
-                    bias = _entry(table, slots, t * rows + row, field + 3, FIELDS)
-                    conv = _entry(table, slots, t * rows + row, field + 4, FIELDS)
-                    rank = _entry(table, slots, t * rows + row, field + 6, FIELDS)
-                    alpha = tl.load(alphas + t * rows + row)
-                    bottleneck = hidden
-                    if conv >= 0:
-                        bottleneck = convolved
-                    begin = (t * rows + row).to(tl.int64) * tokens * ROOM
-                    delta = tl.zeros((BN, BW), dtype=tl.float32)
-                    for first in range(0, rank, RANKS):
-                        r = first + tl.arange(0, RANKS)
-                        h = tl.load(
-                            bottleneck + begin + n[:, None] * ROOM + r[None, :],
-                            mask=(n[:, None] < tokens) & (r[None, :] < rank),
-                            other=0.0,
-                        )
-                        matrix = tl.load(
-                            bank + up + r[:, None].to(tl.int64) * width + w[None, :],
-                            mask=(r[:, None] < rank) & (w[None, :] < width),
-                            other=0.0,
-                        )
-                        delta = tl.dot(h.to(P), matrix.to(P), delta, input_precision="ieee")
-                    constant = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
-                    total += alpha * (delta + constant[None, :])
-            tl.store(where, total.to(target.dtype.element_ty), mask=within)
+        for t in tl.static_range(TERMS):
+            conv = _entry(table, slots, t * rows + row, field, FIELDS)
+            if conv >= 0:
+                bias = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+                rank = _entry(table, slots, t * rows + row, field + 2, FIELDS).to(tl.int32)
+                kind = _entry(table, slots, t * rows + row, field + 4, FIELDS)
+                begin = (t * rows + row).to(tl.int64) * tokens * ROOM
+                for first in range(0, rank, RANKS):
+                    to = first + tl.arange(0, RANKS)
+                    total = tl.zeros((BN, RANKS), dtype=tl.float32)
+                    for start in range(0, rank, RANKS):
+                        r = start + tl.arange(0, RANKS)
+                        for tap in range(0, 9):
+                            di, dj = tap // 3 - 1, tap % 3 - 1
+                            near = (patch >= 0) & (i + di >= 0) & (i + di < grid)
+                            near = near & (j + dj >= 0) & (j + dj < grid)
+                            near = (near | (patch < tl.where(tap == 4, 0, -tokens))) & (n < tokens)
+                            read = tl.load(
+                                hidden + begin + ((n + di * grid + dj)[:, None] * ROOM + r[None, :]),
+                                mask=near[:, None] & (r[None, :] < rank),
+                                other=0.0,
+                            )
+                            matrix = tl.load(
+                                bank + conv + ((to[None, :] * rank + r[:, None]) * 9 + tap),
+                                mask=(r[:, None] < rank) & (to[None, :] < rank),
+                                other=0.0,
+                            )
+                            total = tl.dot(read.to(P), matrix.to(P), total, input_precision="ieee")
+                    offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
+                    h = _activate(total + offset[None, :], kind)
+                    where = convolved + begin + (n[:, None] * ROOM + to[None, :])
+                    tl.store(
+                        where,
+                        h.to(convolved.dtype.element_ty),
+                        mask=(n[:, None] < tokens) & (to[None, :] < rank),
+                    )
 
 
 @_kernel
 def _attend_prefix(
-    qkv, out, lse, bank, table, slots, alphas, field, rows, tokens, heads, lse_stride, scale,
+    qkv, out, lse, bank, table, slots, alphas, members, counts, field, rows, tokens, heads, lse_stride, scale,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, KEYS: tl.constexpr,
     d: tl.constexpr, BD: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0), tl.program_id(2)
-    touched = row < 0
-    for t in tl.static_range(TERMS):
-        touched = touched | (_entry(table, slots, t * rows + row, field, FIELDS) >= 0)
-    if touched:
-        n = tl.program_id(1) * BN + tl.arange(0, BN)
+    each = tl.cdiv(tokens, BN) * heads
+    for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
+        row = tl.load(members + field * rows + item // each)
+        head = item % heads
+        n = (item % each) // heads * BN + tl.arange(0, BN)
         c = tl.arange(0, BD)
         within = (n[:, None] < tokens) & (c[None, :] < d)
-        token = row.to(tl.int64) * tokens + n[:, None]
-        q = tl.load(qkv + token * (3 * heads * d) + head * d + c[None, :], mask=within, other=0.0).to(P)
-        where = out + token * (heads * d) + head * d + c[None, :]
+        read = qkv + row.to(tl.int64) * tokens * (3 * heads * d) + head * d
+        q = tl.load(read + (n[:, None] * (3 * heads * d) + c[None, :]), mask=within, other=0.0).to(P)
+        where = out + row.to(tl.int64) * tokens * (heads * d) + head * d
+        where += n[:, None] * (heads * d) + c[None, :]
         top = tl.load(
             lse + (row.to(tl.int64) * heads + head) * lse_stride + n, mask=n < tokens, other=0.0
         ).to(tl.float32)
@@ -344,7 +388,7 @@ def _attend_prefix(
             keys = _entry(table, slots, t * rows + row, field, FIELDS)
             if keys >= 0:
                 values = _entry(table, slots, t * rows + row, field + 1, FIELDS)
-                count = _entry(table, slots, t * rows + row, field + 2, FIELDS)
+                count = _entry(table, slots, t * rows + row, field + 2, FIELDS).to(tl.int32)
                 alpha = tl.load(alphas + t * rows + row)
                 for first in range(0, count, KEYS):
                     p = first + tl.arange(0, KEYS)
@@ -354,6 +398,7 @@ def _attend_prefix(
                     v = tl.load(bank + values + at, mask=known, other=0.0).to(P)
                     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
                     present = p[None, :] < tl.where(alpha > 0.0, count, 0)
+                    # The smallest alpha is a normal float32: a smaller literal would be a float64 to Triton.
                     score = tl.where(present, score + tl.log(tl.maximum(alpha, 1e-37)), float("-inf"))
                     higher = tl.maximum(top, tl.max(score, axis=1))
                     shrink = tl.exp(top - higher)
@@ -364,36 +409,28 @@ def _attend_prefix(
         tl.store(where, (total / weight[:, None]).to(out.dtype.element_ty), mask=within)
 
 
-def _grid(rows: int, tokens: int, width: int) -> tuple[int, int, int]:
-    """Programs over rows, tokens and, where these alone leave the device idle, columns."""
-    blocks = triton.cdiv(tokens, _TOKENS)
-    return rows, blocks, max(1, min(triton.cdiv(width, _COLUMNS), _PROGRAMS // (rows * blocks)))
+def _programs(rows: Rows, parts: int) -> tuple[int]:
+    """Programs that share the parts of the rows that have an edit, however many those are."""
+    return (max(1, min(rows.count * parts, _PROGRAMS)),)
 
 
 def affine_(y: Tensor, rows: Rows, field: int) -> None:
     """y [B, N, W] += alpha ((scale - 1) y + shift)."""
     b, n, w = y.shape
-    _affine[_grid(b, n, w)](
-        y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.SCALE, b, n, w,
+    parts = triton.cdiv(n, _TOKENS) * triton.cdiv(w, _COLUMNS)
+    _affine[_programs(rows, parts)](
+        y, rows.bank, rows.table, rows.slots, rows.alphas, *rows.lists, field + Field.SCALE, b, n, w,
         FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS,
-    )  # fmt: skip
-
-
-def norm_delta_(x: Tensor, y: Tensor, rows: Rows, field: int, eps: float) -> None:
-    """y [B, N, W] += alpha (dw x_hat + db), x_hat being x [B, N, W] normalised."""
-    b, n, w = y.shape
-    _norm_delta[(b, n)](
-        x, y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.WEIGHT, b, n, w, eps,
-        FIELDS=rows.table.shape[1], TERMS=rows.terms, BW=triton.next_power_of_2(w),
     )  # fmt: skip
 
 
 def low_rank_(x: Tensor, y: Tensor, rows: Rows, field: int) -> None:
     """y [B, N, W] += alpha ((x A + a_0) B + shift), x [B, N, in]."""
     b, n, w = y.shape
-    _low_rank[_grid(b, n, w)](
-        x, y, rows.bank, rows.table, rows.slots, rows.alphas, field + Field.A, b, n, x.shape[-1], w,
-        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS,
+    columns = triton.cdiv(w, _SHARED)
+    _low_rank[_programs(rows, triton.cdiv(n, _TOKENS) * columns)](
+        x, y, rows.bank, rows.table, rows.slots, rows.alphas, *rows.lists, field + Field.A, b, n, x.shape[-1],
+        w, columns, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS,
         P=_TYPES[rows.products],
     )  # fmt: skip
 
@@ -403,7 +440,7 @@ def hidden(
 ) -> tuple[Tensor, Tensor]:
     """The branches' bottlenecks [T, B, N, 64] of tokens [B, N, W]; without and with their convolutions.
 
-    Only the elements that `join_` reads are written.
+    Only the elements that `add_norm_` reads are written.
 
     Args:
         grid: Patches along a side; fewer tokens than patches are all single pixels.
@@ -411,29 +448,75 @@ def hidden(
     b, n, w = out.shape
     shape, dtype = (rows.terms, b, n, MAX_HIDDEN), rows.products
     before, after = (out.new_empty(shape, dtype=dtype) for _ in range(2))
-    blocks = (b, triton.cdiv(n, _TOKENS), rows.terms)
-    fields = rows.table.shape[1]
-    _hide[blocks](
-        stream, normed, out, before, rows.bank, rows.table, rows.slots, field, b, n, w,
-        FIELDS=fields, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+    programs, fields = _programs(rows, triton.cdiv(n, _TOKENS)), rows.table.shape[1]
+    _hide[programs](
+        stream, normed, out, before, rows.bank, rows.table, rows.slots, *rows.lists,
+        field + BranchField.DOWN, b, n, w,
+        FIELDS=fields, TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
         P=_TYPES[rows.products],
     )  # fmt: skip
-    _convolve[blocks](
-        before, after, rows.bank, rows.table, rows.slots, field, b, n,
+    _convolve[programs](
+        before, after, rows.bank, rows.table, rows.slots, *rows.lists, field + BranchField.CONV, b, n,
         grid**2 if n >= grid**2 else 0, grid,
-        FIELDS=fields, BN=_TOKENS, ROOM=MAX_HIDDEN, P=_TYPES[rows.products],
+        FIELDS=fields, TERMS=rows.terms, BN=_TOKENS, RANKS=_RANKS, ROOM=MAX_HIDDEN, P=_TYPES[rows.products],
     )  # fmt: skip
     return before, after
 
 
-def join_(target: Tensor, bottlenecks: tuple[Tensor, Tensor], rows: Rows, field: int) -> None:
-    """target [B, N, W] += alpha (h W_u + b_u), of every branch."""
-    b, n, w = target.shape
-    _join[_grid(b, n, w)](
-        target, *bottlenecks, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, w,
-        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
-        P=_TYPES[rows.products],
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """What a sublayer adds to the stream.
+
+    Attributes:
+        out: [B, N, W], its output; bottlenecks: Of its branches, as `hidden` returns them.
+        field: The first of its branches' fields.
+    """
+
+    out: Tensor
+    bottlenecks: tuple[Tensor, Tensor]
+    field: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A LayerNorm and where its edits are.
+
+    Attributes:
+        weight, bias: [W]; field: The first of its fields.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    field: int
+
+
+def add_norm_(
+    stream: Tensor, rows: Rows, *, added: Addition | None, norm: Norm | None, dtype: torch.dtype
+) -> Tensor:
+    """stream [B, N, W] += out + alpha (h W_u + b_u) of every branch; and [B, N, W] of it after a norm.
+
+    One pass over the stream: each program has whole tokens. Without a norm it returns the stream.
+
+    Args:
+        dtype: Of what comes after the norm.
+    """
+    b, n, w = stream.shape
+    y = stream if norm is None else torch.empty_like(stream, dtype=dtype)
+    out, bottlenecks, branch = (
+        (stream, (stream, stream), 0) if added is None else (added.out, added.bottlenecks, added.field)
+    )
+    weight, bias, eps, field = (
+        (stream, stream, 0.0, 0) if norm is None else (norm.weight, norm.bias, norm.eps, norm.field)
+    )
+    _add_norm[(b, triton.cdiv(n, _NORMS))](
+        stream, out, y, weight, bias, *bottlenecks, rows.bank, rows.table, rows.slots, rows.alphas,
+        branch, field, b, n, w, eps,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BT=_NORMS, BW=triton.next_power_of_2(w),
+        ROOM=MAX_HIDDEN, ADD=added is not None, NORM=norm is not None, P=_TYPES[rows.products],
+        num_warps=_NORM_WARPS,
     )  # fmt: skip
+    return y
 
 
 def attend_prefix_(qkv: Tensor, out: Tensor, lse: Tensor, rows: Rows, field: int, heads: int) -> None:
@@ -448,9 +531,9 @@ def attend_prefix_(qkv: Tensor, out: Tensor, lse: Tensor, rows: Rows, field: int
     b, n, width = out.shape
     d = width // heads
     assert lse.is_contiguous(), "rows of the sums follow each other"
-    _attend_prefix[(b, triton.cdiv(n, _TOKENS), heads)](
-        qkv, out, lse, rows.bank, rows.table, rows.slots, rows.alphas, field, b, n, heads, lse.shape[-1],
-        d**-0.5, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, KEYS=_RANKS,
+    _attend_prefix[_programs(rows, triton.cdiv(n, _TOKENS) * heads)](
+        qkv, out, lse, rows.bank, rows.table, rows.slots, rows.alphas, *rows.lists, field, b, n, heads,
+        lse.shape[-1], d**-0.5, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, KEYS=_RANKS,
         d=d, BD=triton.next_power_of_2(d), P=_TYPES[rows.products],
     )  # fmt: skip
 

@@ -15,13 +15,13 @@ from petl_vit.executors import kernels
 H100 = GPUTarget("cuda", 90, 32)
 CONSTANTS = {
     "FIELDS": 1000, "TERMS": 1, "BN": 64, "BW": 64, "RANKS": 16, "ROOM": 64, "KEYS": 16, "d": 64, "BD": 64,
-    "P": tl.bfloat16,
+    "P": tl.bfloat16, "BT": 4, "ADD": True, "NORM": True, "ROWS": 256,
 }  # fmt: skip
 TYPES = {
-    "table": "*i64", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32",
+    "table": "*i64", "members": "*i32", "counts": "*i32", "frozen_weight": "*fp32", "frozen_bias": "*fp32", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32",
     "bank": "*fp32", "stream": "*fp32", "normed": "*fp32", "target": "*fp32",
 }  # fmt: skip
-NUMBERS = {"field", "rows", "tokens", "width", "inside_width", "patches", "grid", "heads", "lse_stride"}
+NUMBERS = {"field", "rows", "tokens", "width", "inside_width", "patches", "grid", "heads", "lse_stride", "columns", "branch"}
 
 
 def compiled(kernel: triton.JITFunction, half: str) -> bytes:
@@ -38,7 +38,7 @@ def compiled(kernel: triton.JITFunction, half: str) -> bytes:
 
 
 def main() -> None:
-    for name in ("_affine", "_norm_delta", "_low_rank", "_hide", "_convolve", "_join", "_attend_prefix"):
+    for name in ("_list", "_affine", "_add_norm", "_low_rank", "_hide", "_convolve", "_attend_prefix"):
         assert compiled(getattr(kernels, name), sys.argv[1])
         print(name)
 
