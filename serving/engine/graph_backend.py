@@ -1,7 +1,8 @@
 """The back end of CUDA graphs: one forward, recorded for several numbers of rows, whatever the rows are.
 
 A batch is padded to the next number of rows and replayed; its images, slots and alphas are copied into the
-graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). All
+graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). A large batch runs
+in parts: the host fills the inputs of one while the device computes the one before. All
 numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
 their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
 VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and arena.
@@ -13,8 +14,10 @@ Shapes: B rows of a graph, T edit sets of a row, S image size, D width.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -33,6 +36,8 @@ from serving.engine.backend import TorchBackend, VitOf
 _log = logging.getLogger(__name__)
 
 GRAPHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_PART = 64  # rows; to convert their images takes a CPU about as long as a GPU takes for the forward
+_AHEAD = 2  # parts on their way
 _WARM_UPS = 2  # before a capture: kernels are compiled and libraries set up
 
 
@@ -75,8 +80,13 @@ class GraphBackend:
         with self._slots.running([term.adapter for row in rows for term in row.model.terms]):
             tabled = [i for i, row in enumerate(rows) if self._is_tabled(row.model)]
             tabled.sort(key=lambda i: rows[i].model.key)  # neighbours share the product of their head
+            begun: deque[tuple[list[int], Callable[[], list[Tensor]]]] = deque()
             for part in self._parts(tabled):
-                answers |= zip(part, self._run(images, [rows[i] for i in part]), strict=True)
+                if len(begun) == _AHEAD:
+                    answers |= _finished(*begun.popleft())
+                begun.append((part, self._begin(images, [rows[i] for i in part])))
+            for part, logits in begun:
+                answers |= _finished(part, logits)
         loose = [i for i in range(len(rows)) if i not in answers]
         if loose:
             answers |= zip(loose, self._torch.logits(images, [rows[i] for i in loose]), strict=True)
@@ -86,10 +96,11 @@ class GraphBackend:
         return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
 
     def _parts(self, members: list[int]) -> list[list[int]]:
-        size = self._buckets[-1]
+        size = min(_PART, self._buckets[-1])
         return [members[start : start + size] for start in range(0, len(members), size)]
 
-    def _run(self, images: Sequence[Tensor], rows: Sequence[Row]) -> list[Tensor]:
+    def _begin(self, images: Sequence[Tensor], rows: Sequence[Row]) -> Callable[[], list[Tensor]]:
+        """Starts a part; what waits for its logits."""
         terms = [_terms(row.model) for row in rows]
         bucket = next(size for size in self._buckets if size >= len(rows))
         graph = self._graph(images[0].shape[-1], bucket, size_class(max(map(len, terms))))
@@ -97,8 +108,9 @@ class GraphBackend:
         alphas = [[term.alpha for term in of_row] for of_row in terms]
         used = list(dict.fromkeys(row.image for row in rows))
         place = {image: i for i, image in enumerate(used)}
-        features = graph.run([images[i] for i in used], [place[row.image] for row in rows], numbers, alphas)
-        return logits_of(features, [row.model for row in rows])
+        sources, models = [place[row.image] for row in rows], [row.model for row in rows]
+        features = graph.begin([images[i] for i in used], sources, numbers, alphas)
+        return lambda: logits_of(features(), models)
 
     def _graph(self, size: int, rows: int, terms: int) -> "_Graph":
         key = (size, rows, terms)
@@ -148,6 +160,46 @@ class _Inputs:
         self.alphas.copy_(other.alphas, non_blocking=True)
 
 
+class _Host:
+    """The host's side of a graph: its inputs and features, in pinned memory where there is a GPU."""
+
+    def __init__(self, vit: FrozenViT, rows: int, terms: int) -> None:
+        self.inputs = _Inputs.empty(vit, rows, terms, pinned=True)
+        on_gpu = vit.device.type == "cuda"
+        self.features = torch.empty(rows, vit.arch.width, dtype=vit.dtype, pin_memory=on_gpu)
+        self._copied = torch.cuda.Event() if on_gpu else None
+
+    def fill(
+        self,
+        images: Sequence[Tensor],
+        sources: Sequence[int],
+        slots: Sequence[Sequence[int]],
+        alphas: Sequence[Sequence[float]],
+    ) -> None:
+        """Writes a batch into the inputs, once the device has read the one before."""
+        self.wait()
+        into = self.inputs
+        for place, image in zip(into.images, images, strict=False):
+            place.copy_(image)
+        into.sources.zero_()
+        into.sources.numpy()[: len(sources)] = sources
+        into.slots.fill_(-1)
+        numbers, weights = into.slots.numpy(), into.alphas.numpy()
+        for row, (of_row, factors) in enumerate(zip(slots, alphas, strict=True)):
+            numbers[: len(of_row), row], weights[: len(of_row), row] = of_row, factors
+
+    def take(self, features: Tensor) -> None:
+        """Starts to copy what the device computed."""
+        self.features[: len(features)].copy_(features, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> None:
+        """Waits until the device has read the inputs and written the features."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
 class _Graph:
     """The forward of B rows with at most T edit sets each.
 
@@ -157,38 +209,40 @@ class _Graph:
 
     def __init__(self, vit: FrozenViT, arena: Arena, rows: int, terms: int, pool: Any) -> None:
         self._vit, self._arena = vit, arena
-        self._host = _Inputs.empty(vit, rows, terms, pinned=True)
+        self._hosts = cycle([_Host(vit, rows, terms) for _ in range(_AHEAD)])
         self._inputs = _Inputs.empty(vit, rows, terms)
         self._replay: Callable[[], Tensor] = self._forward
         if pool is not None:
             self._replay = self._captured(pool)
 
     @torch.inference_mode()
-    def run(
+    def begin(
         self,
         images: Sequence[Tensor],
         sources: Sequence[int],
         slots: Sequence[Sequence[int]],
         alphas: Sequence[Sequence[float]],
-    ) -> Tensor:
-        """Features [rows, D] on the host.
+    ) -> Callable[[], Tensor]:
+        """Starts a batch; at most two of a graph are on their way.
 
         Args:
             images: Each [3, S, S] float32.
             sources: Each row's image.
             slots, alphas: Each row's edit sets.
+
+        Returns:
+            What waits for the features [rows, D], on the host.
         """
-        host, count = self._host, len(sources)
-        for place, image in zip(host.images, images, strict=False):
-            place.copy_(image)
-        host.sources.zero_()
-        host.sources.numpy()[:count] = sources
-        host.slots.fill_(-1)
-        numbers, weights = host.slots.numpy(), host.alphas.numpy()
-        for row, (of_row, factors) in enumerate(zip(slots, alphas, strict=True)):
-            numbers[: len(of_row), row], weights[: len(of_row), row] = of_row, factors
-        self._inputs.copy_(host, len(images))
-        return self._replay()[:count].cpu()  # waits, so that the host's side may be written again
+        host, count = next(self._hosts), len(sources)
+        host.fill(images, sources, slots, alphas)
+        self._inputs.copy_(host.inputs, len(images))
+        host.take(self._replay()[:count])
+
+        def features() -> Tensor:
+            host.wait()
+            return host.features[:count].clone()
+
+        return features
 
     def _forward(self) -> Tensor:
         vit, inputs = self._vit, self._inputs
@@ -221,6 +275,10 @@ class _Graph:
             return features
 
         return replay
+
+
+def _finished(part: list[int], logits: Callable[[], list[Tensor]]) -> dict[int, Tensor]:
+    return dict(zip(part, logits(), strict=True))
 
 
 def _terms(model: Model) -> list[Term]:
