@@ -31,7 +31,9 @@ _RANKS = 16  # the smallest that a matrix product takes
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-_kernel = triton.jit(do_not_specialize=["field", "branch"])  # or a site's number decides how its kernel is compiled
+_kernel = triton.jit(
+    do_not_specialize=["field", "branch"]
+)  # or a site's number decides how its kernel is compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,12 @@ def _entry(table, slots, at, field, FIELDS: tl.constexpr):
 
 
 @triton.jit
+def _at(bank, place):
+    """Where a tensor is in the bank. All begin at multiples of 16, and said so, wide loads are used."""
+    return bank + place // 16 * 16
+
+
+@triton.jit
 def _if(offset, length):
     """The length of a tensor at an offset; 0 where the offset is below 0."""
     return tl.where(offset >= 0, length, 0)
@@ -123,8 +131,8 @@ def _affine(
             scale = _entry(table, slots, t * rows + row, field, FIELDS)
             shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
             alpha = tl.load(alphas + t * rows + row)
-            gain = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
-            bias = tl.load(bank + shift + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
+            gain = tl.load(_at(bank, scale) + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+            bias = tl.load(_at(bank, shift) + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
             total += alpha * ((gain - 1.0)[None, :] * frozen + bias[None, :])
         tl.store(where, total.to(y.dtype.element_ty), mask=inside)
 
@@ -162,9 +170,11 @@ def _add_norm(
                     for part in tl.static_range(4):
                         r = first + part
                         h = tl.load(bottleneck + n * ROOM + r, mask=n < _if(rank - r - 1, tokens), other=0.0)
-                        u = tl.load(bank + up + r * width + w, mask=w < _if(rank - r - 1, width), other=0.0)
+                        u = tl.load(
+                            _at(bank, up) + r * width + w, mask=w < _if(rank - r - 1, width), other=0.0
+                        )
                         delta += h.to(tl.float32)[:, None] * u.to(P).to(tl.float32)[None, :]
-                constant = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
+                constant = tl.load(_at(bank, bias) + w, mask=w < width, other=0.0).to(tl.float32)
                 x += alpha * (delta + constant[None, :])
         tl.store(stream + begin + where, x.to(stream.dtype.element_ty), mask=inside)
     if NORM:
@@ -183,21 +193,23 @@ def _add_norm(
             weight = _entry(table, slots, at, field + 2, FIELDS)
             if (scale >= 0) | (offset >= 0):
                 alpha = tl.load(alphas + at)
-                own = tl.load(bank + scale + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
-                constant = tl.load(bank + offset + w, mask=w < _if(offset, width), other=0.0).to(tl.float32)
+                own = tl.load(_at(bank, scale) + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+                constant = tl.load(_at(bank, offset) + w, mask=w < _if(offset, width), other=0.0).to(
+                    tl.float32
+                )
                 total += alpha * ((own - 1.0)[None, :] * frozen + constant[None, :])
             if weight >= 0:
                 bias = _entry(table, slots, at, field + 3, FIELDS)
                 alpha = tl.load(alphas + at)
-                dw = tl.load(bank + weight + w, mask=w < width, other=0.0).to(tl.float32)
-                db = tl.load(bank + bias + w, mask=w < width, other=0.0).to(tl.float32)
+                dw = tl.load(_at(bank, weight) + w, mask=w < width, other=0.0).to(tl.float32)
+                db = tl.load(_at(bank, bias) + w, mask=w < width, other=0.0).to(tl.float32)
                 total += alpha * (dw[None, :] * normal + db[None, :])
         tl.store(y + begin + where, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _down(
-    x, n, tokens, width, bank, down, r, rank,
+    x, n, tokens, width, matrix, r, rank,
     BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """[BN, RANKS]: tokens of x [tokens, width] times columns of a projection stored as [rank, width]."""
@@ -209,12 +221,12 @@ def _down(
             mask=(n[:, None] < tokens) & (k[None, :] < width),
             other=0.0,
         )
-        matrix = tl.load(
-            bank + down + (r[None, :] * width + k[:, None]),
+        factor = tl.load(
+            matrix + (r[None, :] * width + k[:, None]),
             mask=(r[None, :] < rank) & (k[:, None] < width),
             other=0.0,
         )
-        hidden = tl.dot(read.to(P), matrix.to(P), hidden, input_precision="ieee")
+        hidden = tl.dot(read.to(P), factor.to(P), hidden, input_precision="ieee")
     return hidden
 
 
@@ -245,23 +257,23 @@ def _low_rank(
                     begin = part * part_width
                     for first in range(0, rank, RANKS):
                         r = first + tl.arange(0, RANKS)
-                        at = a + part * rank * inside_width
-                        hidden = _down(x_row, n, tokens, inside_width, bank, at, r, rank, BN, BW, RANKS, P)
-                        offset = tl.load(bank + a0 + part * rank + r, mask=r < _if(a0, rank), other=0.0)
+                        at = _at(bank, a) + part * rank * inside_width
+                        hidden = _down(x_row, n, tokens, inside_width, at, r, rank, BN, BW, RANKS, P)
+                        offset = tl.load(_at(bank, a0) + part * rank + r, mask=r < _if(a0, rank), other=0.0)
                         hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(P)
                         for start in range(item % columns * BW, part_width, columns * BW):
                             w = start + tl.arange(0, BW)
                             within = (n[:, None] < tokens) & (w[None, :] < part_width)
                             where = y_row + (n[:, None] * width + begin + w[None, :])
                             matrix = tl.load(
-                                bank + b + (r[:, None] * part_width + w[None, :]),
+                                _at(bank, b) + (r[:, None] * part_width + w[None, :]),
                                 mask=(r[:, None] < rank) & (w[None, :] < part_width),
                                 other=0.0,
                             )
                             total = tl.load(where, mask=within, other=0.0).to(tl.float32)
                             total = tl.dot(hidden, matrix.to(P), total, input_precision="ieee")
                             if first == 0:
-                                at_w = bank + shift + begin + w
+                                at_w = _at(bank, shift) + begin + w
                                 constant = tl.load(at_w, mask=w < _if(shift, part_width), other=0.0)
                                 total += (alpha * constant.to(tl.float32))[None, :]
                             tl.store(where, total.to(y.dtype.element_ty), mask=within)
@@ -297,14 +309,14 @@ def _hide(
                 for first in range(0, rank, RANKS):
                     r = first + tl.arange(0, RANKS)
                     # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
-                    h = tl.zeros((BN, RANKS), dtype=tl.float32)
+                    h, at = tl.zeros((BN, RANKS), dtype=tl.float32), _at(bank, down)
                     if source == 0:
-                        h = _down(stream + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+                        h = _down(stream + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
                     elif source == 1:
-                        h = _down(normed + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
+                        h = _down(normed + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
                     else:
-                        h = _down(out + begin, n, tokens, width, bank, down, r, rank, BN, BW, RANKS, P)
-                    offset = tl.load(bank + bias + r, mask=r < rank, other=0.0).to(tl.float32)
+                        h = _down(out + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
+                    offset = tl.load(_at(bank, bias) + r, mask=r < rank, other=0.0).to(tl.float32)
                     h = _activate(h + offset[None, :], kind)
                     where = hidden_row + (n[:, None] * ROOM + r[None, :])
                     tl.store(
@@ -347,12 +359,12 @@ def _convolve(
                                 other=0.0,
                             )
                             matrix = tl.load(
-                                bank + conv + ((to[None, :] * rank + r[:, None]) * 9 + tap),
+                                _at(bank, conv) + ((to[None, :] * rank + r[:, None]) * 9 + tap),
                                 mask=(r[:, None] < rank) & (to[None, :] < rank),
                                 other=0.0,
                             )
                             total = tl.dot(read.to(P), matrix.to(P), total, input_precision="ieee")
-                    offset = tl.load(bank + bias + to, mask=to < rank, other=0.0).to(tl.float32)
+                    offset = tl.load(_at(bank, bias) + to, mask=to < rank, other=0.0).to(tl.float32)
                     h = _activate(total + offset[None, :], kind)
                     where = convolved + begin + (n[:, None] * ROOM + to[None, :])
                     tl.store(
@@ -394,8 +406,8 @@ def _attend_prefix(
                     p = first + tl.arange(0, KEYS)
                     at = (head * count + p)[:, None] * d + c[None, :]
                     known = (p[:, None] < count) & (c[None, :] < d)
-                    k = tl.load(bank + keys + at, mask=known, other=0.0).to(P)
-                    v = tl.load(bank + values + at, mask=known, other=0.0).to(P)
+                    k = tl.load(_at(bank, keys) + at, mask=known, other=0.0).to(P)
+                    v = tl.load(_at(bank, values) + at, mask=known, other=0.0).to(P)
                     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
                     present = p[None, :] < tl.where(alpha > 0.0, count, 0)
                     # The smallest alpha is a normal float32: a smaller literal would be a float64 to Triton.

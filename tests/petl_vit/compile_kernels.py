@@ -21,7 +21,19 @@ TYPES = {
     "table": "*i64", "members": "*i32", "counts": "*i32", "frozen_weight": "*fp32", "frozen_bias": "*fp32", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32",
     "bank": "*fp32", "stream": "*fp32", "normed": "*fp32", "target": "*fp32",
 }  # fmt: skip
-NUMBERS = {"field", "rows", "tokens", "width", "inside_width", "patches", "grid", "heads", "lse_stride", "columns", "branch"}
+NUMBERS = {
+    "field",
+    "rows",
+    "tokens",
+    "width",
+    "inside_width",
+    "patches",
+    "grid",
+    "heads",
+    "lse_stride",
+    "columns",
+    "branch",
+}
 
 
 def compiled(kernel: triton.JITFunction, half: str) -> bytes:
