@@ -75,6 +75,7 @@ class Layout:
         for name, fields in groups:
             self.first[name] = len(numbers)
             numbers += [(fields, field) in _NUMBERS for field in fields]
+        self._narrow = arch.width % _ALIGNED != 0  # the kernels read columns by sixteens
         self.is_offset = ~torch.tensor(numbers)
 
     @property
@@ -83,7 +84,7 @@ class Layout:
 
     def column(self, edits: EditSet) -> Tensor | None:
         """[F], offsets from the start of the flat vector; None where the kernels do not compute an edit."""
-        if edits.form == NO_FORM or not all(_is_computed(edit) for edit in edits.edits):
+        if self._narrow or edits.form == NO_FORM or not all(_is_computed(edit) for edit in edits.edits):
             return None
         column = torch.full((self.fields,), _NONE, dtype=torch.int64)
         for place, value in self._values(edits):

@@ -24,6 +24,7 @@ from petl_vit.arena import MAX_HIDDEN, BranchField, Field
 
 _TOKENS = 32  # of one program, as in all below
 _COLUMNS = 128
+_DEPTH = 64  # of one step of a sum
 _SHARED = 768  # columns of a low-rank product that one program computes from the same bottleneck
 _NORMS, _NORM_WARPS = 4, 4  # whole tokens
 _PROGRAMS = 1056  # of a kernel over rows that have an edit: eight for each multiprocessor of an H100
@@ -233,8 +234,8 @@ def _down(
 @_kernel
 def _low_rank(
     x, y, bank, table, slots, alphas, members, counts, field, rows, tokens, inside_width, width, columns,
-    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
-    P: tl.constexpr,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BK: tl.constexpr,
+    RANKS: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     each = tl.cdiv(tokens, BN) * columns
     for item in range(tl.program_id(0), tl.load(counts + field) * each, tl.num_programs(0)):
@@ -252,13 +253,13 @@ def _low_rank(
                 # Of the bottleneck and of y (FacT).
                 parts = _entry(table, slots, t * rows + row, field + 5, FIELDS).to(tl.int32)
                 alpha = tl.load(alphas + t * rows + row)
-                part_width = width // parts
+                part_width = width // parts // 16 * 16  # a multiple of the backbone's width, as `Layout` sees to
                 for part in range(0, parts):
                     begin = part * part_width
                     for first in range(0, rank, RANKS):
                         r = first + tl.arange(0, RANKS)
                         at = _at(bank, a) + part * rank * inside_width
-                        hidden = _down(x_row, n, tokens, inside_width, at, r, rank, BN, BW, RANKS, P)
+                        hidden = _down(x_row, n, tokens, inside_width, at, r, rank, BN, BK, RANKS, P)
                         offset = tl.load(_at(bank, a0) + part * rank + r, mask=r < _if(a0, rank), other=0.0)
                         hidden = ((hidden + offset.to(tl.float32)[None, :]) * alpha).to(P)
                         for start in range(item % columns * BW, part_width, columns * BW):
@@ -290,7 +291,7 @@ def _activate(h, kind):
 @_kernel
 def _hide(
     stream, normed, out, hidden, bank, table, slots, members, counts, field, rows, tokens, width,
-    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, RANKS: tl.constexpr,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, RANKS: tl.constexpr,
     ROOM: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     each = tl.cdiv(tokens, BN)
@@ -311,11 +312,11 @@ def _hide(
                     # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
                     h, at = tl.zeros((BN, RANKS), dtype=tl.float32), _at(bank, down)
                     if source == 0:
-                        h = _down(stream + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
+                        h = _down(stream + begin, n, tokens, width, at, r, rank, BN, BK, RANKS, P)
                     elif source == 1:
-                        h = _down(normed + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
+                        h = _down(normed + begin, n, tokens, width, at, r, rank, BN, BK, RANKS, P)
                     else:
-                        h = _down(out + begin, n, tokens, width, at, r, rank, BN, BW, RANKS, P)
+                        h = _down(out + begin, n, tokens, width, at, r, rank, BN, BK, RANKS, P)
                     offset = tl.load(_at(bank, bias) + r, mask=r < rank, other=0.0).to(tl.float32)
                     h = _activate(h + offset[None, :], kind)
                     where = hidden_row + (n[:, None] * ROOM + r[None, :])
@@ -442,8 +443,8 @@ def low_rank_(x: Tensor, y: Tensor, rows: Rows, field: int) -> None:
     columns = triton.cdiv(w, _SHARED)
     _low_rank[_programs(rows, triton.cdiv(n, _TOKENS) * columns)](
         x, y, rows.bank, rows.table, rows.slots, rows.alphas, *rows.lists, field + Field.A, b, n, x.shape[-1],
-        w, columns, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS,
-        P=_TYPES[rows.products],
+        w, columns, FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, BK=_DEPTH,
+        RANKS=_RANKS, P=_TYPES[rows.products],
     )  # fmt: skip
 
 
@@ -464,7 +465,7 @@ def hidden(
     _hide[programs](
         stream, normed, out, before, rows.bank, rows.table, rows.slots, *rows.lists,
         field + BranchField.DOWN, b, n, w,
-        FIELDS=fields, TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS, RANKS=_RANKS, ROOM=MAX_HIDDEN,
+        FIELDS=fields, TERMS=rows.terms, BN=_TOKENS, BK=_DEPTH, RANKS=_RANKS, ROOM=MAX_HIDDEN,
         P=_TYPES[rows.products],
     )  # fmt: skip
     _convolve[programs](

@@ -15,7 +15,7 @@ from petl_vit.executors import kernels
 H100 = GPUTarget("cuda", 90, 32)
 CONSTANTS = {
     "FIELDS": 1000, "TERMS": 1, "BN": 64, "BW": 64, "RANKS": 16, "ROOM": 64, "KEYS": 16, "d": 64, "BD": 64,
-    "P": tl.bfloat16, "BT": 4, "ADD": True, "NORM": True, "ROWS": 256,
+    "P": tl.bfloat16, "BT": 4, "ADD": True, "NORM": True, "ROWS": 256, "BK": 64,
 }  # fmt: skip
 TYPES = {
     "table": "*i64", "members": "*i32", "counts": "*i32", "frozen_weight": "*fp32", "frozen_bias": "*fp32", "slots": "*i32", "alphas": "*fp32", "lse": "*fp32", "eps": "fp32", "scale": "fp32",
