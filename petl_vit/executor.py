@@ -40,6 +40,22 @@ class Executor(Protocol):
         """The output y of the frozen operation at a site, plus what the edits there add for its input x."""
         return y
 
+    def begin(
+        self,
+        patches: Tensor,
+        sources: Tensor | None,
+        names: Sequence[str],
+        compute: Callable[[Tensor, Params], Tensor],
+    ) -> Tensor:
+        """The stream of rows [B, n + N, D] from the patches of images [U, N, D].
+
+        Args:
+            sources: [B], each row's image, int64; None where row i has image i.
+            compute: Adds the embeddings, whose parameters have these names.
+        """
+        rows = patches if sources is None else patches[sources]
+        return self.over(names, compute, self.embed(rows))
+
     def embed(self, patches: Tensor) -> Tensor:
         """[B, N, D] -> same: the edits of the patch embedding."""
         return self.edited("patch_embed.proj", patches, patches)

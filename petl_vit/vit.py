@@ -94,7 +94,11 @@ class FrozenViT:
 
     def patches(self, images: Tensor, params: Params) -> Tensor:
         """[U, 3, S, S] -> [U, N, D]: the patch convolution alone, which all rows of an image share."""
-        return wide(convolution(params, "patch_embed.proj", images, self.arch.patch_size))
+        return wide(self.narrow_patches(images, params))
+
+    def narrow_patches(self, images: Tensor, params: Params) -> Tensor:
+        """The same in the precision of the product."""
+        return convolution(params, "patch_embed.proj", images, self.arch.patch_size)
 
     def stream(self, images: Tensor, run: Executor, block: int) -> Tensor:
         """What comes to a block, [B, N, D] of images [B, 3, S, S]: the patches, for block 0."""
@@ -133,17 +137,17 @@ class FrozenViT:
         """What comes out of the last of these blocks, from what comes to the first; for block 0, the patches."""
         z: Tensor | None = None
         for number in blocks:
-            if number in forks:
-                x = x[forks[number]]
             if number == 0:
-                x = self._begun(x, run)
+                x = self._begun(x, forks.get(0), run)
+            elif number in forks:
+                x = x[forks[number]]
             following = number + 1 in blocks and number + 1 not in forks
             x, z = self._block(number, x, z, run, f"blocks.{number + 1}.norm1" if following else None)
         return x
 
-    def _begun(self, patches: Tensor, run: Executor) -> Tensor:
-        """Patches [B, N, D] with their edits, embeddings and whatever tokens the edits carry."""
-        x = run.over(_EMBEDDINGS, self._embed, run.embed(patches))
+    def _begun(self, patches: Tensor, sources: Tensor | None, run: Executor) -> Tensor:
+        """Patches [U, N, D] of each row's image with their edits, embeddings and tokens that the edits carry."""
+        x = run.begin(patches, sources, _EMBEDDINGS, self._embed)
         if self.arch.pre_norm:
             x = run.norm("norm_pre", x)
         return run.extend(x)

@@ -114,6 +114,32 @@ def _list(
 
 
 @_kernel
+def _begin(
+    patches, sources, around, stream, bank, table, slots, alphas, field, rows, count, tokens, width,
+    FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    w = tl.program_id(2) * BW + tl.arange(0, BW)
+    inside = (n[:, None] < tokens) & (w[None, :] < width)
+    patch = n - (tokens - count)  # below 0: tokens in front
+    known = (patch[:, None] >= 0) & inside
+    read = patches + tl.load(sources + row).to(tl.int64) * count * width
+    frozen = tl.load(read + (patch[:, None] * width + w[None, :]), mask=known, other=0.0).to(tl.float32)
+    total = frozen + tl.load(around + (n[:, None] * width + w[None, :]), mask=inside, other=0.0)
+    for t in tl.static_range(TERMS):
+        scale = _entry(table, slots, t * rows + row, field, FIELDS)
+        shift = _entry(table, slots, t * rows + row, field + 1, FIELDS)
+        if (scale >= 0) | (shift >= 0):
+            alpha = tl.load(alphas + t * rows + row)
+            gain = tl.load(_at(bank, scale) + w, mask=w < _if(scale, width), other=1.0).to(tl.float32)
+            bias = tl.load(_at(bank, shift) + w, mask=w < _if(shift, width), other=0.0).to(tl.float32)
+            total += tl.where(known, alpha * ((gain - 1.0)[None, :] * frozen + bias[None, :]), 0.0)
+    where = stream + row.to(tl.int64) * tokens * width + (n[:, None] * width + w[None, :])
+    tl.store(where, total.to(stream.dtype.element_ty), mask=inside)
+
+
+@_kernel
 def _affine(
     y, bank, table, slots, alphas, members, counts, field, rows, tokens, width,
     FIELDS: tl.constexpr, TERMS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
@@ -425,6 +451,23 @@ def _attend_prefix(
 def _programs(rows: Rows, parts: int) -> tuple[int]:
     """Programs that share the parts of the rows that have an edit, however many those are."""
     return (max(1, min(rows.count * parts, _PROGRAMS)),)
+
+
+def begin(patches: Tensor, sources: Tensor, around: Tensor, rows: Rows, field: int) -> Tensor:
+    """The stream [B, n + N, W] of rows: their images' patches [U, N, W] with their edits, and embeddings.
+
+    Args:
+        sources: [B], each row's image.
+        around: [n + N, W], what is added to the patches, and the tokens in front of them.
+    """
+    count, (tokens, w) = patches.shape[1], around.shape
+    stream = around.new_empty(rows.count, tokens, w)
+    _begin[(rows.count, triton.cdiv(tokens, _TOKENS), triton.cdiv(w, _COLUMNS))](
+        patches, sources, around, stream, rows.bank, rows.table, rows.slots, rows.alphas,
+        field + Field.SCALE, rows.count, count, tokens, w,
+        FIELDS=rows.table.shape[1], TERMS=rows.terms, BN=_TOKENS, BW=_COLUMNS,
+    )  # fmt: skip
+    return stream
 
 
 def affine_(y: Tensor, rows: Rows, field: int) -> None:

@@ -6,6 +6,8 @@ every mixture; as in `sliced`, a row computes its edits and no others (`kernels`
 Shapes: B rows, N tokens, D width, H heads.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from petl_vit.attention import merge_heads, split_heads
 from petl_vit.executor import Executor, activate_
 from petl_vit.executors import kernels
 from petl_vit.executors.kernels import Addition, Norm, Rows
-from petl_vit.products import linear
+from petl_vit.products import Params, linear, wide
 from petl_vit.vit import FrozenViT
 
 
@@ -33,10 +35,19 @@ class Tabled(Executor):
         self._first = layout.first
         self._rows = rows
 
-    def embed(self, patches: Tensor) -> Tensor:
-        patches = patches.contiguous()
-        kernels.affine_(patches, self._rows, self._first["patch_embed.proj"])
-        return patches
+    def begin(
+        self,
+        patches: Tensor,
+        sources: Tensor | None,
+        names: Sequence[str],
+        compute: Callable[[Tensor, Params], Tensor],
+    ) -> Tensor:
+        images, count, width = patches.shape
+        sources = torch.arange(images, device=patches.device) if sources is None else sources
+        dtype = wide(patches[:1, :1]).dtype
+        around = compute(patches.new_zeros(1, count, width, dtype=dtype), self.params)[0]
+        field = self._first["patch_embed.proj"]
+        return kernels.begin(patches.contiguous(), sources, around.contiguous(), self._rows, field)
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         y, field = linear(self.params, site, x), self._first[site]

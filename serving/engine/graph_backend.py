@@ -254,7 +254,7 @@ class _Graph:
             table=self._arena.table,
             products=vit.product_dtype if self._arena.bank.is_cuda else self._arena.bank.dtype,
         )
-        patches = vit.patches(inputs.images, vit.params)
+        patches = vit.narrow_patches(inputs.images, vit.params)
         run = Tabled(vit, self._arena.layout, rows)
         return vit.features(patches, run, {0: inputs.sources})
 
