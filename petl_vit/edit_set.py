@@ -123,11 +123,9 @@ class EditSet:
 
     def on_host(self) -> Self:
         """The same edits in host memory; edits of a GPU in pinned memory, which the GPU can read."""
-        if not any(tensor.is_cuda for tensor in self.all_tensors()):
+        if all(tensor.is_cpu for tensor in self.all_tensors()):
             return self
-        if self.form == NO_FORM:
-            return self.mapped(lambda tensor: tensor.cpu().pin_memory())
-        return self.at(self.flat.cpu().pin_memory())
+        return self.mapped(_on_host) if self.form == NO_FORM else self.at(_on_host(self.flat))
 
     # Stacking
 
@@ -202,6 +200,10 @@ def _constant(prefix: Prefix) -> tuple[Tensor, Tensor]:
     """A prefix's keys and values in at least float32, as an adapter's other tensors, also in bf16."""
     keys, values = prefix.keys_values(1)
     return wide(keys), wide(values)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.cpu().pin_memory() if tensor.is_cuda else tensor.cpu()
 
 
 def _room(elements: int) -> int:

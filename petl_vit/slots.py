@@ -145,6 +145,8 @@ class Slots:
         if len({adapter.digest for adapter in adapters}) == 1:
             return self._slots[adapters[0].digest].edits
         slots = [self._slots[adapter.digest] for adapter in adapters]
+        if not adapters[0].edits.edits:  # all have the form that has no tensors
+            return slots[0].edits
         stack, buffer = slots[0].stack, self._buffers.lend(adapters[0].edits, len(adapters))
         if stack is None:
             torch.stack([slot.edits.flat for slot in slots], out=buffer.flats)
