@@ -39,8 +39,7 @@ def attend(
         tokens: [B, 1, N], the log of the same factor of each token's key, or None for 0.
     """
     if not prefixes:
-        bias = None if tokens is None else tokens.unsqueeze(1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return _biased(q, k, v, None if tokens is None else tokens.unsqueeze(1))
     rows = q.shape[0]
     keys = in_front([p for p, _, _ in prefixes], k)
     values = in_front([p for _, p, _ in prefixes], v)
@@ -49,7 +48,19 @@ def attend(
         of_tokens = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens
         parts = [log_weights(alpha, rows, p) for p, _, alpha in prefixes]
         bias = torch.cat([*parts, of_tokens], dim=2).unsqueeze(1)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+    return _biased(q, keys, values, bias)
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention whose scores are added to a bias in at least float32.
+
+    Beside factors in bf16, kernels of a GPU refuse such a bias or read its bytes as bf16
+    (github.com/pytorch/pytorch/pull/191612). So there it is all in float32; a CPU takes both.
+    """
+    if bias is None or q.is_cpu or q.dtype == bias.dtype:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    exact, keys, values = (x.to(bias.dtype) for x in (q, k, v))
+    return F.scaled_dot_product_attention(exact, keys, values, attn_mask=bias).to(q.dtype)
 
 
 def in_front(prefixes: Sequence[Tensor], of_tokens: Tensor) -> Tensor:
