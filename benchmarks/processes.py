@@ -88,7 +88,8 @@ def running(
     """
     # Whose machine this is may have settings of their own.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
-    environment = {**inherited, "PYTHONPATH": str(ROOT), **(surroundings or {})}
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # packages may come by it
+    environment = {**inherited, "PYTHONPATH": os.pathsep.join(path), **(surroundings or {})}
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True
