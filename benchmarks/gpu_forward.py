@@ -154,17 +154,22 @@ def _graphs(vit: FrozenViT, slots: Slots) -> "GraphBackend":
 
 
 def _replayed(backend: "GraphBackend", images: Tensor, rows: Sequence[Row]) -> Logits:
-    """The graph that these rows just ran in, with their slots and alphas; others run in it too."""
+    """The graph that these rows just ran in, with their slots and alphas; others run in it too.
+
+    Its answers are right while its images are those of the rows: until others run from the host.
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i].model.key)  # the back end's, of rows in a graph
     bucket = next(size for size in backend._buckets if size >= len(rows))
     graph = backend._graph(images.shape[-1], bucket, 1)
-    inputs, models = graph._inputs, [row.model for row in rows]
+    inputs, models = graph._inputs, [rows[i].model for i in order]
     slots, alphas = inputs.slots.clone(), inputs.alphas.clone()
 
     @torch.inference_mode()
     def run() -> list[Tensor]:
         inputs.slots.copy_(slots)
         inputs.alphas.copy_(alphas)
-        return logits_of(graph._replay()[: len(rows)], models)
+        answers = dict(zip(order, logits_of(graph._replay()[: len(rows)], models), strict=True))
+        return [answers[i] for i in range(len(rows))]
 
     return run
 
