@@ -88,8 +88,8 @@ def running(
     """
     # Whose machine this is may have settings of their own.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
-    path = os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
-    environment = {**inherited, "PYTHONPATH": path, **(surroundings or {})}
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # packages may come by it
+    environment = {**inherited, "PYTHONPATH": os.pathsep.join(path), **(surroundings or {})}
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True

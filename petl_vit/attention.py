@@ -39,7 +39,7 @@ def attend(
         tokens: [B, 1, N], the log of the same factor of each token's key, or None for 0.
     """
     if not prefixes:
-        return _weighted(q, k, v, None if tokens is None else tokens.unsqueeze(1))
+        return _biased(q, k, v, None if tokens is None else tokens.unsqueeze(1))
     rows = q.shape[0]
     keys = in_front([p for p, _, _ in prefixes], k)
     values = in_front([p for _, p, _ in prefixes], v)
@@ -48,19 +48,19 @@ def attend(
         of_tokens = q.new_zeros(rows, 1, k.shape[2]) if tokens is None else tokens
         parts = [log_weights(alpha, rows, p) for p, _, alpha in prefixes]
         bias = torch.cat([*parts, of_tokens], dim=2).unsqueeze(1)
-    return _weighted(q, keys, values, bias)
+    return _biased(q, keys, values, bias)
 
 
-def _weighted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention of [B, H, N, d] with the logarithms of its weights' factors, [B, 1, 1 or N, n + N], in float32.
+def _biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention whose scores are added to a bias in at least float32.
 
-    CUDA's kernels read a bias in the dtype of q: one in float32 beside a q in bfloat16 gave answers that were off
-    by up to 40 % (PyTorch 2.11, H200). There the whole attention is in float32 then.
+    Beside factors in bf16, kernels of a GPU refuse such a bias or read its bytes as bf16
+    (github.com/pytorch/pytorch/pull/191612). So there it is all in float32; a CPU takes both.
     """
-    if bias is None or not q.is_cuda or bias.dtype == q.dtype:
+    if bias is None or q.is_cpu or q.dtype == bias.dtype:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    wide = (x.to(bias.dtype) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*wide, attn_mask=bias).to(q.dtype)
+    exact, keys, values = (x.to(bias.dtype) for x in (q, k, v))
+    return F.scaled_dot_product_attention(exact, keys, values, attn_mask=bias).to(q.dtype)
 
 
 def in_front(prefixes: Sequence[Tensor], of_tokens: Tensor) -> Tensor:

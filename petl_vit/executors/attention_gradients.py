@@ -36,7 +36,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """[B, N, 3D] -> [B, N, D]"""
     if not _by_hand(qkv):
-        return merge_heads(F.scaled_dot_product_attention(*split_heads(qkv, heads)))
+        q, k, v = cast("tuple[Tensor, Tensor, Tensor]", _Split.apply(qkv, heads))
+        return merge_heads(F.scaled_dot_product_attention(q, k, v))
     _, tokens, width = qkv.shape
     kind = _InBf16 if qkv.dtype == torch.bfloat16 and 3 * heads * tokens <= 4 * width else _SelfAttention
     return cast("Tensor", kind.apply(qkv, heads))
@@ -44,6 +45,19 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
 
 def _by_hand(x: Tensor) -> bool:
     return x.is_cpu and _FORWARD is not None and _BACKWARD is not None
+
+
+class _Split(Function):
+    """`split_heads`, whose gradient is written in one pass: autograd would stack and then copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        return split_heads(qkv, heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.stack([of_one.transpose(1, 2) for of_one in gradients], dim=2).flatten(2), None
 
 
 class _SelfAttention(Function):

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_forward
+from petl_vit.batch import Model, Row, Term
+from tests.petl_vit.adapters import adapter_of, images_of
+from tests.petl_vit.backbones import family, relative
 
 pytestmark = pytest.mark.benchmarks
 
@@ -31,3 +34,22 @@ def test_a_section_that_fails_leaves_the_others(
     assert found["over_peft"] is None
     assert "no such thing" in found["errors"]["peft"]
     assert found["ensemble5_latency_over_single"] > 0
+
+
+@pytest.mark.parametrize("kind", ["torch", "graph"])
+def test_batches_in_place_answer_in_the_order_of_their_rows(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_forward, "ARENA_BYTES", 2**26)
+    if kind == "graph":
+        pytest.importorskip("triton")
+    vit = family("plain")[0]
+    adapters = [adapter_of("bitfit", vit, 1), adapter_of("linear", vit), adapter_of("bitfit", vit, 0)]
+    rows = [Row(image=i, model=Model([Term(adapter=one)])) for i, one in enumerate(adapters)]
+    images, ours = images_of(vit, len(rows)), gpu_forward.Ours(vit, kind)
+    expected = ours.from_host(images, rows)()
+
+    found = ours.in_place(images, rows)()
+
+    for in_place, from_host in zip(found, expected, strict=True):
+        assert relative(in_place, from_host) <= 1e-5

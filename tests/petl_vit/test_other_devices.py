@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from petl_vit import methods
@@ -20,6 +22,7 @@ from petl_vit.heads import LinearHead
 from petl_vit.precision import Precision
 from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
+from tests.gpu import adapter_for
 from tests.gpu.test_forward import models_of
 from tests.petl_vit.adapters import CLASSES, images_of, random_tensors
 from tests.petl_vit.backbones import FAMILIES, family
@@ -84,3 +87,25 @@ def test_rows_of_all_methods_are_computed_where_the_backbone_is(
 
     assert [tuple(of_row.shape) for of_row in logits] == [(CLASSES,)] * len(rows)
     assert all(of_row.is_cpu for of_row in logits)
+
+
+@pytest.mark.parametrize("name", ["vpt_deep", "vpt_shallow"])
+def test_no_bias_of_attention_has_another_dtype_than_the_factors(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like = family("plain")[0]
+    vit = like.to(device=DEVICE).in_precision(Precision.BF16)
+    adapter = adapter_for(vit, name, like=like)
+    attention, biased = F.scaled_dot_product_attention, list[tuple[torch.dtype, ...]]()
+
+    def spied(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        if attn_mask is not None:
+            biased.append((q.dtype, k.dtype, v.dtype, attn_mask.dtype))
+        return attention(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spied)
+    rows = [Row(image=0, model=Model([Term(adapter=adapter, alpha=alpha)])) for alpha in (1.0, 0.3)]
+
+    Batch(vit, slots=stacked(vit)).logits(images_of(like).to(device=DEVICE), rows)
+
+    assert biased == [(torch.float32,) * 4] * vit.arch.depth

@@ -8,6 +8,7 @@ Shapes: n images, b of a step, S image size, D width, C classes.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             [{"params": [*self._tensors.values()]}, {"params": [*self._head.values()]}],
             weight_decay=recipe.weight_decay,
-            fused=self.vit.device.type == "cuda" or None,  # one kernel for all tensors; on a CPU as it was
+            fused=self.vit.device.type == "cuda" or None,  # one kernel for many small tensors
         )
         self.losses: list[float] = []
         self.accuracies: dict[int, float] = {}
@@ -233,13 +234,14 @@ class Trainer:
         Raises:
             InvalidInput: A tensor is not finite: the last step comes after the last loss.
         """
-        for name, tensor in self.parameters.items():
+        tensors, head = _on_host(self._tensors), _on_host(self._head)
+        for name, tensor in (tensors | head).items():
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name}{self._of} is no longer finite after the last step")
-        kept = self._best or {"epoch": self.epoch, "tensors": self._tensors, "head": self._head}
+        kept = self._best or {"epoch": self.epoch, "tensors": tensors, "head": head}
         return Trained(
-            tensors={name: t.detach().cpu() for name, t in kept["tensors"].items()},
-            head=self._start.replaced({name: t.detach().cpu() for name, t in kept["head"].items()}),
+            tensors=_on_host(kept["tensors"]),
+            head=self._start.replaced(_on_host(kept["head"])),
             epoch=kept["epoch"],
             losses=self.losses,
             accuracies=self.accuracies,
@@ -333,19 +335,44 @@ def _train_epoch(
     for trainer in trainers:
         trainer.begin_epoch(feeds[trainer.recipe.seed].noise, trainer.steps(images))
     steps = zip(*feeds.values(), strict=True)
-    batches = next(steps, None)
+    batches, taken = next(steps, None), deque[_Losses]()
     while batches is not None:
         losses = gradients(trainers, batches, places, micro_batch)
         for trainer in trainers:
             trainer.advance()
-        count = len(batches[0].labels)
+        taken.append(_Losses(losses, len(batches[0].labels)))
         batches = next(steps, None)  # read while a GPU still computes
-        values = losses.tolist()
-        for trainer, value in zip(trainers, values, strict=True):
-            trainer.count(value, count)
-        progress(sum(values) / len(values))
+        while len(taken) > (_steps_behind(losses.device) if batches is not None else 0):
+            values, count = taken.popleft().read()
+            for trainer, value in zip(trainers, values, strict=True):
+                trainer.count(value, count)
+            progress(sum(values) / len(values))
     for trainer in trainers:
         trainer.end_epoch()
+
+
+def _steps_behind(device: torch.device) -> int:
+    """Steps whose losses are still on their way: a GPU gets its next step while it computes one."""
+    return 1 if device.type == "cuda" else 0
+
+
+class _Losses:
+    """A step's losses [trainers] on their way to the host, and how many images they are of."""
+
+    def __init__(self, losses: Tensor, images: int) -> None:
+        self._host, self._images = losses, images
+        self._arrived: torch.cuda.Event | None = None
+        if losses.is_cuda:
+            self._host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+            self._host.copy_(losses, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[list[float], int]:
+        """Waits for the step, not for those that were begun after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.tolist(), self._images
 
 
 def gradients(
@@ -390,6 +417,10 @@ def losses_of(trainers: Sequence[Trainer], batches: Sequence[Batch], places: Seq
         trainer.loss(part, batches[place].labels)
         for trainer, part, place in zip(trainers, parts, places, strict=True)
     ]
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -107,6 +107,24 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_and_says_what_to_do(
     assert error.value.field == "learning_rate"
 
 
+@pytest.mark.parametrize("behind", [1, 3])
+def test_losses_that_are_read_steps_later_as_on_a_gpu_change_nothing(
+    behind: int, vit: FrozenViT, base_head: LinearHead, images: Resized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = [[], []]
+    at_once = trainer(vit, base_head, recipe()).run(images, progress=seen[0].append)
+    monkeypatch.setattr("training.run.trainer._steps_behind", lambda device: behind)
+
+    later = trainer(vit, base_head, recipe()).run(images, progress=seen[1].append)
+
+    assert seen[1] == seen[0]
+    assert later.losses == at_once.losses
+    assert_equal(tensors(later), tensors(at_once))
+    broken = LinearHead(weight=torch.full_like(base_head.weight, math.inf), bias=base_head.bias)
+    with pytest.raises(InvalidInput, match="the loss became nan in epoch 1"):
+        trainer(vit, broken, recipe()).run(images)
+
+
 def test_a_last_step_that_leaves_the_numbers_behind_is_seen_without_another_loss(
     vit: FrozenViT, base_head: LinearHead, images: Resized
 ) -> None:
