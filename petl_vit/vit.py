@@ -134,7 +134,7 @@ class FrozenViT:
         return run.feature(self._feature(x if self.arch.pool == "token" else run.strip(x), run))
 
     def _through(self, x: Tensor, run: Executor, forks: Mapping[int, Tensor], blocks: range) -> Tensor:
-        """What comes out of the last of these blocks, from what comes to the first; for block 0, the patches."""
+        """What comes out of the last of these blocks, from what comes to the first: for block 0, patches."""
         z: Tensor | None = None
         for number in blocks:
             if number == 0:
@@ -146,7 +146,7 @@ class FrozenViT:
         return x
 
     def _begun(self, patches: Tensor, sources: Tensor | None, run: Executor) -> Tensor:
-        """Patches [U, N, D] of each row's image with their edits, embeddings and tokens that the edits carry."""
+        """[B, N, D] from patches [U, N, D]: with their edits, embeddings and tokens that the edits carry."""
         x = run.begin(patches, sources, _EMBEDDINGS, self._embed)
         if self.arch.pre_norm:
             x = run.norm("norm_pre", x)

@@ -279,7 +279,9 @@ def _low_rank(
                 # Of the bottleneck and of y (FacT).
                 parts = _entry(table, slots, t * rows + row, field + 5, FIELDS).to(tl.int32)
                 alpha = tl.load(alphas + t * rows + row)
-                part_width = width // parts // 16 * 16  # a multiple of the backbone's width, as `Layout` sees to
+                part_width = (
+                    width // parts // 16 * 16
+                )  # a multiple of the backbone's width, as `Layout` sees to
                 for part in range(0, parts):
                     begin = part * part_width
                     for first in range(0, rank, RANKS):
@@ -335,7 +337,7 @@ def _hide(
                 hidden_row = hidden + (t * rows + row).to(tl.int64) * tokens * ROOM
                 for first in range(0, rank, RANKS):
                     r = first + tl.arange(0, RANKS)
-                    # Branches, and not a pointer, choose the source: the output's dtype may not be the stream's.
+                    # Branches, and not a pointer: the output's dtype may not be the stream's.
                     h, at = tl.zeros((BN, RANKS), dtype=tl.float32), _at(bank, down)
                     if source == 0:
                         h = _down(stream + begin, n, tokens, width, at, r, rank, BN, BK, RANKS, P)

@@ -1,8 +1,8 @@
 """The back end of CUDA graphs: one forward, recorded for several numbers of rows, whatever the rows are.
 
 A batch is padded to the next number of rows and replayed; its images, slots and alphas are copied into the
-graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). A large batch runs
-in parts: the host fills the inputs of one while the device computes the one before. All
+graph's inputs, so that another adapter, method, rank or alpha changes data alone (`kernels`). A large batch
+runs in parts: the host fills the inputs of one while the device computes the one before. All
 numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
 their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
 VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and arena.

@@ -23,8 +23,8 @@ TYPES = {
     "around": "*fp32", "frozen_weight": "*fp32", "frozen_bias": "*fp32",
 }  # fmt: skip
 NUMBERS = {
-    "field", "branch", "rows", "count", "tokens", "width", "inside_width", "columns", "patches", "grid", "heads",
-    "lse_stride",
+    "field", "branch", "rows", "count", "tokens", "width", "inside_width", "columns", "patches", "grid",
+    "heads", "lse_stride",
 }  # fmt: skip
 
 
@@ -43,7 +43,16 @@ def compiled(kernel: triton.JITFunction, half: str) -> bytes:
 
 
 def main() -> None:
-    for name in ("_list", "_begin", "_affine", "_add_norm", "_low_rank", "_hide", "_convolve", "_attend_prefix"):
+    for name in (
+        "_list",
+        "_begin",
+        "_affine",
+        "_add_norm",
+        "_low_rank",
+        "_hide",
+        "_convolve",
+        "_attend_prefix",
+    ):
         assert compiled(getattr(kernels, name), sys.argv[1])
         print(name)
 
