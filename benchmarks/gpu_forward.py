@@ -326,16 +326,25 @@ def kernels(stage: Stage) -> Found:
     runs: dict[str, Run] = {MIXED: stage.mixed(METHODS, MIXED_ADAPTERS)}
     best = stage.best or next(iter(stage.compiled), None)
     runs |= {EAGER: stage.eager} if best is None else {best: stage.compiled[best]}
-    traces = [stage.setting.folder / f"gpu_trace_{number}.json.gz" for number in (1, 2)]
+    path, tables = profiled(runs, stage.setting, "gpu")
+    return Found(figures={"profile": str(path)}, tables=tables)
+
+
+PROFILED = 2
+"""How often `profiled` runs each."""
+
+
+def profiled(runs: Mapping[str, Run], setting: Setting, prefix: str) -> tuple[Path, list[Table]]:
+    """The kernels that take most of each run: tables, in PREFIX_profile.txt too; traces are beside it."""
     tables = [
-        _kernels(name, run, stage.setting, trace)
-        for (name, run), trace in zip(runs.items(), traces, strict=True)
+        _kernels(name, run, setting, setting.folder / f"{prefix}_trace_{number}.json.gz")
+        for number, (name, run) in enumerate(runs.items(), 1)
     ]
-    path = stage.setting.folder / "gpu_profile.txt"
+    path = setting.folder / f"{prefix}_profile.txt"
     with path.open("w", encoding="utf-8") as file:
         for found in tables:
             Console(file=file, width=160).print(found)
-    return Found(figures={"profile": str(path)}, tables=tables)
+    return path, tables
 
 
 def _kernels(name: str, run: Run, setting: Setting, trace: Path) -> Table:
@@ -344,12 +353,12 @@ def _kernels(name: str, run: Run, setting: Setting, trace: Path) -> Table:
     where = "CUDA" if setting.on_gpu else "CPU"
     if setting.on_gpu:
         torch.cuda.synchronize()
-    with profile(activities=[getattr(ProfilerActivity, where)]) as profiled:
+    with profile(activities=[getattr(ProfilerActivity, where)]) as recorded:
         run()
         if setting.on_gpu:
             torch.cuda.synchronize()
-    profiled.export_chrome_trace(str(trace))
-    events = [event for event in profiled.key_averages() if event.device_type.name == where]
+    recorded.export_chrome_trace(str(trace))
+    events = [event for event in recorded.key_averages() if event.device_type.name == where]
     taken = {
         event.key: event.self_device_time_total if setting.on_gpu else event.self_cpu_time_total
         for event in events

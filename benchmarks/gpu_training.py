@@ -1,5 +1,8 @@
 """A step of training a LoRA in bfloat16: our trainer against PEFT's model in a plain loop.
 
+Where the time of an epoch of each goes, kernel by kernel, is in gpu_training_profile.txt, and a trace of each
+beside it. Kernels that together take much less than the epoch wait for the host.
+
 Shapes: b images of a step, S image size.
 """
 
@@ -13,9 +16,10 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.adapters import CLASSES, base_head
-from benchmarks.gpu_forward import Stage
+from benchmarks.gpu_forward import PROFILED, Stage, profiled
 from benchmarks.gpu_setting import Found
 from petl_vit import methods
+from training.data.loading import sent
 from training.run.precision import frozen
 from training.run.recipe import Recipe
 from training.run.trainer import Trainer
@@ -35,7 +39,7 @@ class Resident:
         return len(self.labels)
 
     def batch(self, indices: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        return self._images[indices.to(self._images.device)]
+        return self._images[sent(indices, self._images.device)]
 
 
 def step(stage: Stage) -> Found:
@@ -44,8 +48,10 @@ def step(stage: Stage) -> Found:
     images = Resident(setting.steps * setting.batch, setting.image_size, setting.device)
     ours, theirs = "corolla", "peft"
     rounds = max(2, setting.rounds // 2)
-    variants = {ours: _ours(stage, images, rounds + setting.warmup), theirs: _peft(stage, images)}
+    runs = rounds + setting.warmup + PROFILED
+    variants = {ours: _ours(stage, images, runs), theirs: _peft(stage, images)}
     taken = setting.costs(variants, rounds=rounds)
+    profiled(variants, setting, "gpu_training")
     per_step = {name: 1000 * statistics.median(seconds) / setting.steps for name, seconds in taken.items()}
     ratio = statistics.median(a / b for a, b in zip(taken[ours], taken[theirs], strict=True))
     shown = Table("trainer", "ms a step (median)", title=f"LoRA r={RANK}, {setting.batch} images, bf16")
@@ -80,12 +86,12 @@ def _peft(stage: Stage, images: Resident) -> Callable[[], object]:
     model = get_peft_model(copy.deepcopy(stage.plain_host), config).to(setting.device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE)
-    labels = images.labels.to(setting.device)
 
     def run() -> None:
         for indices in torch.arange(len(images)).split(setting.batch):
             with torch.autocast(setting.device.type, dtype=torch.bfloat16):
-                loss = F.cross_entropy(model(images.batch(indices)), labels[indices])
+                labels = sent(images.labels[indices], setting.device)
+                loss = F.cross_entropy(model(images.batch(indices)), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
