@@ -25,7 +25,7 @@ from petl_vit.arena import MAX_HIDDEN, BranchField, Field
 _TOKENS = 32  # of one program, as in all below
 _COLUMNS = 128
 _DEPTH = 64  # of one step of a sum
-_SHARED = 768  # columns of a low-rank product that one program computes from the same bottleneck
+_SHARED = 1536  # columns of a low-rank product that one program computes from the same bottleneck
 _NORMS, _NORM_WARPS = 4, 4  # whole tokens
 _PROGRAMS = 1056  # of a kernel over rows that have an edit: eight for each multiprocessor of an H100
 _RANKS = 16  # the smallest that a matrix product takes
