@@ -144,7 +144,7 @@ class Ours:
         if self._graphs is None:
             placed = images.to(device=self._vit.device, dtype=self._vit.product_dtype)
             return partial(Batch(self._vit, slots=self._slots).logits, placed, rows)
-        self.from_host(images, rows)()  # its graph, with these images as its input
+        self.from_host(images, rows)()  # the adapters are in their slots
         return _replayed(self._graphs, images, rows)
 
 
@@ -158,8 +158,7 @@ def _replayed(backend: "GraphBackend", images: Tensor, rows: Sequence[Row]) -> L
     """One graph's replay with these rows, whose slots are filled, and their heads; others run in it too."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].model.key)  # as the back end has them
     models = [rows[i].model for i in order]
-    bucket = next(size for size in backend._buckets if size >= len(rows))
-    graph = backend._graph(images.shape[-1], bucket, 1)
+    graph = backend._graph(images.shape[-1], len(rows), 1)  # of so many rows, which the back end has none of
     terms = [model.edited for model in models]
     numbers = [[backend._slots.number(term.adapter) for term in of_row] for of_row in terms]
     alphas = [[term.alpha for term in of_row] for of_row in terms]

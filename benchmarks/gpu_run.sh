@@ -80,6 +80,6 @@ for process in "${beside[@]}"; do
     wait "$process" || passed=no
 done
 step memory 60 "$python" "${tests[@]}" tests/gpu/test_memory.py || passed=no
-step figures 260 "$python" -m benchmarks.gpu "${bench[@]}" --out "$out/figures" --only mixed profile ensemble count peft train served hotload || passed=no
+step figures 260 "$python" -m benchmarks.gpu "${bench[@]}" --out "$out/figures" --only mixed profile served hotload ensemble count peft train || passed=no
 
 [ $passed = yes ]

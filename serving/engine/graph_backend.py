@@ -35,8 +35,8 @@ from serving.engine.backend import TorchBackend, VitOf
 
 _log = logging.getLogger(__name__)
 
-GRAPHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_PART = 64  # rows; to convert their images takes a CPU about as long as a GPU takes for the forward
+# To convert the images of the most rows takes a CPU about as long as a GPU takes for their forward.
+GRAPHS = (1, 2, 4, 8, 16, 32, 64)
 _AHEAD = 2  # parts on their way
 _WARM_UPS = 2  # before a capture: kernels are compiled and libraries set up
 
@@ -96,7 +96,7 @@ class GraphBackend:
         return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
 
     def _parts(self, members: list[int]) -> list[list[int]]:
-        size = min(_PART, self._buckets[-1])
+        size = self._buckets[-1]
         return [members[start : start + size] for start in range(0, len(members), size)]
 
     def _begin(self, images: Sequence[Tensor], rows: Sequence[Row]) -> Callable[[], list[Tensor]]:
