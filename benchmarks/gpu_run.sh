@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that is to be known of a machine with a GPU, in one call of about eight minutes.
+# Everything that is to be known of a machine with a GPU, in one call of about five minutes.
 #
 #   benchmarks/gpu_run.sh OUT               # folder of what it finds, written as it goes
 #   benchmarks/gpu_run.sh OUT --failed      # again, only the steps that did not pass
 #   benchmarks/gpu_run.sh OUT --cpu-check   # every step on a CPU with a tiny model, to see that it works
 #
 # PYTHON is the interpreter (default: .venv/bin/python, else python3); WHEELS a folder of wheels to install first,
-# into OUT/site, Corolla's own among them, for a machine without a package index; the code is this checkout's. Exit code 0: every step passed.
+# into OUT/site, Corolla's own among them, for a machine without a package index; the code is this checkout's.
+# Exit code 0: every step passed.
 # Steps: versions; tests of the forward, the server, training and real images side by side; memory and figures (with a
 # profile) alone.
 set -uo pipefail

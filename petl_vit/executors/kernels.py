@@ -32,9 +32,8 @@ _RANKS = 16  # the smallest that a matrix product takes
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-_kernel = triton.jit(
-    do_not_specialize=["field", "branch"]
-)  # or a site's number decides how its kernel is compiled
+# A site's number must not decide how its kernel is compiled.
+_kernel = triton.jit(do_not_specialize=["field", "branch"])
 
 
 @dataclass(frozen=True, kw_only=True)
