@@ -34,12 +34,12 @@ def tensors(name: str, vit: FrozenViT, seed: int, classes: int = CLASSES) -> dic
     generator = torch.Generator().manual_seed(seed)
     start = methods.get(name)().init(vit, generator)
     own = {n: t + 0.01 * torch.randn(t.shape, generator=generator) for n, t in start.items()}
-    return own | LinearHead.init(classes, vit.arch.width, generator).tensors()
+    return own | LinearHead.init(classes, vit.arch.features, generator).tensors()
 
 
 def base_head(vit: FrozenViT, classes: int = CLASSES) -> LinearHead:
     """The head that all adapters of a backbone start from."""
-    return LinearHead.init(classes, vit.arch.width, torch.Generator().manual_seed(0))
+    return LinearHead.init(classes, vit.arch.features, torch.Generator().manual_seed(0))
 
 
 def adapter(name: str, vit: FrozenViT, seed: int, *, on: FrozenViT | None = None) -> Adapter:

@@ -141,7 +141,7 @@ def _wait_until_compared(server: Corolla, process: psutil.Process, adapters: int
 def _account(server: Corolla, arch: Architecture) -> dict[str, int]:
     settings = Settings.model_fields
     tokens = arch.grid**2 + arch.prefix_tokens
-    row = tokens * (3 * arch.width + max(3 * arch.width, arch.hidden)) * 4
+    row = tokens * (3 * arch.width + max(3 * arch.width, arch.fc1_width)) * 4
     return {
         "backbone": int(server.value("corolla_backbone_bytes")),
         "adapters": int(server.value("corolla_registered_bytes")),

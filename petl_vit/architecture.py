@@ -5,7 +5,7 @@ torch's compiler too. What the forward does not compute is refused by name.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit import plain_vits
-from petl_vit.backbone import BackboneConfig
-from petl_vit.errors import Corrupt, InvalidInput
+from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
+from petl_vit.errors import Corrupt, InvalidInput, Unsupported
+from petl_vit.facts import AttentionPool, Facts, FinalNorm, Layout, Pool, Rotary
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -24,12 +25,19 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """[..., 2H] -> [..., H]: the second half, gated by SiLU of the first (arXiv 2002.05202)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
+    "swiglu": swiglu,
 }
-"""The activations that an MLP may have between its two linears."""
+"""What an MLP may have between its two linears."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +48,23 @@ class Architecture:
     width: int
     depth: int
     heads: int
-    hidden: int
+    hidden: int  # of what the MLP's second linear takes; a gated MLP's first gives twice as much
     patch_size: int
     image_size: int
     class_token: bool
     register_tokens: int
     position_of_prefix: bool  # whether the position embedding covers class and register tokens
     pre_norm: bool
-    final_norm: str  # "norm" before pooling or "fc_norm" after it
-    pool: str  # "token", "avg" or "map" (attention pooling)
+    final_norm: FinalNorm | None  # "norm" before pooling, "fc_norm" after it, or neither
+    pool: Pool  # "map": attention pooling
     eps: float
     activation: Callable[[Tensor], Tensor]
     layer_scale: bool
-    shapes: Mapping[str, tuple[int, ...]]  # every parameter, by timm's name
+    positions: bool  # whether there is a learned position embedding
+    rotary: Rotary | None
+    attention_pool: AttentionPool | None
+    layouts: tuple[Layout, ...]  # what timm names otherwise
+    shapes: Mapping[str, tuple[int, ...]]  # every parameter, by name
 
     @property
     def prefix_tokens(self) -> int:
@@ -63,10 +75,21 @@ class Architecture:
         return self.image_size // self.patch_size
 
     @property
+    def fc1_width(self) -> int:
+        """What the MLP's first linear gives."""
+        return self.hidden * (2 if self.activation is swiglu else 1)
+
+    @property
+    def features(self) -> int:
+        """The width of the pooled feature."""
+        return self.width * (2 if self.pool == CLASS_AND_MEAN else 1)
+
+    @property
     def norms(self) -> tuple[str, ...]:
         """Sites of all LayerNorms, in order of the forward; attention pooling has none."""
         blocks = (f"blocks.{i}.{norm}" for i in range(self.depth) for norm in ("norm1", "norm2"))
-        return (*(("norm_pre",) if self.pre_norm else ()), *blocks, self.final_norm)
+        final = () if self.final_norm is None else (self.final_norm,)
+        return (*(("norm_pre",) if self.pre_norm else ()), *blocks, *final)
 
     def at(self, image_size: int) -> "Architecture":
         """The same architecture for another image size, in pixels.
@@ -81,15 +104,18 @@ class Architecture:
                 field="image_size",
                 remedy=f"use {near}",
             )
-        prefix = self.prefix_tokens if self.position_of_prefix else 0
-        tokens = (image_size // self.patch_size) ** 2 + prefix
-        shapes = dict(self.shapes) | {"pos_embed": (1, tokens, self.width)}
-        return Architecture(**(self.__dict__ | {"image_size": image_size, "shapes": shapes}))
+        shapes = dict(self.shapes)
+        if self.positions:
+            prefix = self.prefix_tokens if self.position_of_prefix else 0
+            shapes["pos_embed"] = (1, (image_size // self.patch_size) ** 2 + prefix, self.width)
+        return replace(self, image_size=image_size, shapes=shapes)
 
 
 @lru_cache(maxsize=32)
 def _describe(serialised: str) -> Architecture:
     config = BackboneConfig.model_validate_json(serialised)
+    if config.options.get("global_pool") == CLASS_AND_MEAN:
+        return _with_mean(config)
     listed = plain_vits.find(config)
     if listed is not None:
         return of_facts(config, listed)
@@ -99,14 +125,29 @@ def _describe(serialised: str) -> Architecture:
     return timm_vit.read(config)
 
 
-def of_facts(config: BackboneConfig, facts: plain_vits.Facts) -> Architecture:
+_OF_FACTS = Architecture.__dataclass_fields__.keys() - {"activation"}
+
+
+def _with_mean(config: BackboneConfig) -> Architecture:
+    """The same ViT with the class token pooled, and the mean of the patches beside it."""
+    arch = describe(config.model_copy(update={"options": config.timm_options}))
+    if arch.final_norm == "fc_norm" or not arch.class_token:
+        raise Unsupported(
+            f"{config.architecture} has no class token with the final norm before pooling",
+            field="option",
+            remedy=f"leave out global_pool={CLASS_AND_MEAN}",
+        )
+    return replace(arch, pool=CLASS_AND_MEAN)
+
+
+def of_facts(config: BackboneConfig, facts: Facts) -> Architecture:
     """The architecture that a config names, from its listed facts."""
     return Architecture(
         name=config.architecture,
         image_size=config.image_size,
         activation=ACTIVATIONS[facts.activation],
         shapes=facts.shapes(config.image_size),
-        **facts.model_dump(include=Architecture.__dataclass_fields__.keys() - {"activation"}),
+        **{name: value for name, value in facts if name in _OF_FACTS},
     )
 
 

@@ -2,6 +2,14 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+CLASS_AND_MEAN = "token+avg"
+"""The value of the option `global_pool` for the class token with the mean of the patches behind it.
+
+timm has none: to it, the class token alone is pooled.
+"""
+
+Options = dict[str, bool | int | float | str | None]
+
 
 class BackboneConfig(BaseModel):
     """What is needed, besides the tensors, to run a backbone. Part of its digest."""
@@ -9,8 +17,9 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str = Field(description="timm's model name, e.g. vit_base_patch16_224")
-    options: dict[str, bool | int | float | str | None] = Field(
-        default_factory=dict, description="further keyword arguments of timm.create_model"
+    options: Options = Field(
+        default_factory=dict,
+        description=f"further keyword arguments of timm.create_model; global_pool may be {CLASS_AND_MEAN}",
     )
     image_size: int = Field(ge=14, le=1024, description="native image size, pixels")
     pos_embed_antialias: bool = Field(
@@ -18,3 +27,10 @@ class BackboneConfig(BaseModel):
     )
     mean: tuple[float, float, float] = Field(description="default normalisation, of pixels in [0, 1]")
     std: tuple[float, float, float]
+
+    @property
+    def timm_options(self) -> Options:
+        """The options as timm takes them."""
+        if self.options.get("global_pool") != CLASS_AND_MEAN:
+            return self.options
+        return self.options | {"global_pool": "token"}

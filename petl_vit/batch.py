@@ -178,7 +178,7 @@ class Batch:
             return 1 << 30
         tokens = arch.grid**2 + arch.prefix_tokens
         product, stream = self.vit.product_dtype.itemsize, self.vit.dtype.itemsize
-        row = tokens * max(arch.hidden * product, 3 * arch.width * product, arch.width * stream)
+        row = tokens * max(arch.fc1_width * product, 3 * arch.width * product, arch.width * stream)
         return max(1, _CPU_ACTIVATION_BYTES // row)
 
     def _features(self, images: Tensor, patches: Tensor, rows: list[Row]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from petl_vit.architecture import Architecture
 from petl_vit.attention import merge_heads, split_heads
 from petl_vit.products import Params, linear
+from petl_vit.rotary import COSINES, SINES, turned
 
 
 class Executor(Protocol):
@@ -75,6 +76,14 @@ class Executor(Protocol):
     def strip(self, x: Tensor) -> Tensor:
         """[B, n + N, D] -> [B, N, D]: those tokens removed."""
         return x
+
+    def turn(self, qkv: Tensor) -> Tensor:
+        """[B, N, 3D] -> same: queries and keys of the patches, turned by their positions; may be in place."""
+        rotary = self.arch.rotary
+        if rotary is None:
+            return qkv
+        tables = self.params[COSINES], self.params[SINES]
+        return turned(qkv, *tables, self.arch.heads, halves=rotary.halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""

@@ -1,13 +1,15 @@
 """The frozen Vision Transformer: one forward with named sites over timm's parameters.
 
-Knows the architecture and the parameters of a plain pre-norm ViT as timm names them. Does not know
-any PETL method: an executor (`petl_vit.executor`) carries out the operations and the edits at their sites,
-which are named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`, `blocks.L.attn.qkv`,
-`blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`, `fc_norm`, and
-the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the
-residual add). SigLIP's attention pooling (`attn_pool`) has no sites: no method of the study edits it, and
-full fine-tuning replaces its parameters like all others. Source: timm.models.vision_transformer
-(Wightman), arXiv 2010.11929; attention pooling: arXiv 2303.15343.
+Knows the architecture and the parameters of a pre-norm ViT as timm.models.vision_transformer names them. Does
+not know any PETL method: an executor (`petl_vit.executor`) carries out the operations and the edits at their
+sites, which are named after timm's modules: `patch_embed.proj`, `norm_pre`, `blocks.L.norm1`,
+`blocks.L.attn.qkv`, `blocks.L.attn.proj`, `blocks.L.norm2`, `blocks.L.mlp.fc1`, `blocks.L.mlp.fc2`, `norm`,
+`fc_norm`, and the two sublayers `blocks.L.attn` and `blocks.L.mlp` (their output after LayerScale, before the
+residual add). Queries, keys and values, or the gate and the value of an MLP, that a checkpoint has apart are
+one linear here (`petl_vit.timm_names`). Attention pooling (`attn_pool`, in SigLIP and PE) has no sites: no
+method of the study edits it, and full fine-tuning replaces its parameters like all others. Source:
+timm.models.vision_transformer and timm.models.eva (Wightman), arXiv 2010.11929; attention pooling:
+arXiv 2303.15343; rotary positions: `petl_vit.rotary`.
 
 Shapes: B rows, N tokens, D width, H heads, P patch size, S image size.
 """
@@ -19,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petl_vit.architecture import Architecture, check_tensors, describe
-from petl_vit.backbone import BackboneConfig
+from petl_vit.architecture import ACTIVATIONS, Architecture, check_tensors, describe
+from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
 from petl_vit.executor import Executor
 from petl_vit.precision import Precision
 from petl_vit.products import Params, convolution, in_precision, linear, wide
+from petl_vit.rotary import tables
 
 PATCH_CONVOLUTION = ("patch_embed.proj.weight", "patch_embed.proj.bias")
+_OF_STREAM = "blocks.0.norm1.weight"
 _EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
 
 
@@ -34,7 +38,7 @@ class FrozenViT:
 
     Args:
         config: The backbone's config; its `image_size` is the native one of the tensors.
-        tensors: Every parameter by timm's name (no head).
+        tensors: Every parameter by its name (no head); `petl_vit.timm_names` has those of timm's other ViTs.
         image_size: The size to run at, pixels; None means native. The position embedding is
             resampled as timm does it (bicubic, antialiased if the config says so).
 
@@ -52,19 +56,20 @@ class FrozenViT:
         self.config = config
         self.arch = native.at(image_size or native.image_size)
         self.params: dict[str, Tensor] = dict(tensors)
-        if self.arch.grid != native.grid:
+        if self.arch.positions and self.arch.grid != native.grid:
             self.params["pos_embed"] = _resampled(
                 tensors["pos_embed"], native, self.arch.grid, antialias=config.pos_embed_antialias
             )
+        self.params |= self._rotary_tables(self.dtype)
 
     @property
     def device(self) -> torch.device:
-        return self.params["pos_embed"].device
+        return self.params[_OF_STREAM].device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype between products: of the residual stream, norms and features."""
-        return self.params["pos_embed"].dtype
+        return self.params[_OF_STREAM].dtype
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -81,7 +86,17 @@ class FrozenViT:
 
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "FrozenViT":
         """The same backbone on another device or in another dtype; tensors that need no change are shared."""
-        return self._with({name: p.to(device=device, dtype=dtype) for name, p in self.params.items()})
+        params = {name: p.to(device=device, dtype=dtype) for name, p in self.params.items()}
+        if dtype not in (None, self.dtype):  # rounded tables would not be those of the dtype
+            params |= {name: t.to(device=device) for name, t in self._rotary_tables(dtype).items()}
+        return self._with(params)
+
+    def _rotary_tables(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        arch = self.arch
+        if arch.rotary is None:
+            return {}
+        found = tables(arch.rotary, arch.grid, arch.width // arch.heads, dtype)
+        return {name: table.to(self.device) for name, table in found.items()}
 
     def _with(self, params: dict[str, Tensor]) -> "FrozenViT":
         other = copy.copy(self)
@@ -89,7 +104,7 @@ class FrozenViT:
         return other
 
     def forward(self, images: Tensor, run: Executor) -> Tensor:
-        """Pooled features of images, one row each: [B, 3, S, S] -> [B, D]."""
+        """Pooled features of images, one row each: [B, 3, S, S] -> [B, F]."""
         return self.features(run.over(PATCH_CONVOLUTION, self.patches, images), run)
 
     def patches(self, images: Tensor, params: Params) -> Tensor:
@@ -157,17 +172,17 @@ class FrozenViT:
         if self.arch.final_norm == "fc_norm":
             return run.norm("fc_norm", self._pool(x, run))
         if self.arch.pool == "token":  # the norm acts on each token alone
-            return run.norm("norm", x[:, 0])
-        return self._pool(run.norm("norm", x), run)
+            return x[:, 0] if self.arch.final_norm is None else run.norm("norm", x[:, 0])
+        return self._pool(x if self.arch.final_norm is None else run.norm("norm", x), run)
 
     def _embed(self, x: Tensor, params: Params) -> Tensor:
         """Class and register tokens in front of the patches, and positions: [B, N, D]."""
         names = [*(["cls_token"] if self.arch.class_token else [])]
         names += ["reg_token"] if self.arch.register_tokens else []
         prefix = [params[name].expand(x.shape[0], -1, -1) for name in names]
-        if self.arch.position_of_prefix:
+        if self.arch.positions and self.arch.position_of_prefix:
             return torch.cat([*prefix, x], dim=1) + params["pos_embed"]
-        return torch.cat([*prefix, x + params["pos_embed"]], dim=1)
+        return torch.cat([*prefix, x + params["pos_embed"] if self.arch.positions else x], dim=1)
 
     def _block(
         self, number: int, x: Tensor, z: Tensor | None, run: Executor, following: str | None
@@ -180,7 +195,7 @@ class FrozenViT:
         """
         block = f"blocks.{number}"
         z = run.norm(f"{block}.norm1", x) if z is None else z
-        out = run.attend(number, run.linear(f"{block}.attn.qkv", z))
+        out = run.attend(number, run.turn(run.linear(f"{block}.attn.qkv", z)))
         if number + 1 == self.arch.depth and self.arch.pool == "token":
             x, z, out = (run.strip(t)[:, :1].contiguous() for t in (x, z, out))
         y = self._scaled(f"{block}.ls1.gamma", run.linear(f"{block}.attn.proj", out), run)
@@ -199,10 +214,12 @@ class FrozenViT:
         if self.arch.pool == "token":
             return x[:, 0]
         patches = x[:, self.arch.prefix_tokens :]
-        if self.arch.pool == "avg":
-            return patches.mean(dim=1)
-        names = tuple(name for name in self.params if name.startswith("attn_pool."))
-        return run.over(names, self._attention_pool, patches)
+        if self.arch.attention_pool is not None:
+            names = tuple(name for name in self.params if name.startswith("attn_pool."))
+            return run.over(names, self._attention_pool, x if self.arch.attention_pool.prefix else patches)
+        if self.arch.pool == CLASS_AND_MEAN:
+            return torch.cat([x[:, 0], patches.mean(dim=1)], dim=-1)
+        return patches.mean(dim=1)
 
     def _attention_pool(self, x: Tensor, params: Params) -> Tensor:
         """One learned query over all tokens, then an MLP with a residual: [B, N, D] -> [B, D]."""
@@ -210,14 +227,16 @@ class FrozenViT:
         def product(name: str, y: Tensor) -> Tensor:
             return linear(params, f"attn_pool.{name}", y)
 
-        heads = self.arch.heads
+        pool = self.arch.attention_pool
+        assert pool is not None
+        heads, activation = pool.heads, ACTIVATIONS[pool.activation]
         q = product("q", params["attn_pool.latent"]).unflatten(-1, (heads, -1)).transpose(1, 2)
         k, v = product("kv", x).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         pooled = F.scaled_dot_product_attention(q.expand(x.shape[0], -1, -1, -1), k, v)
         y = wide(product("proj", pooled.flatten(1)))
         weight, bias = params["attn_pool.norm.weight"], params["attn_pool.norm.bias"]
         z = F.layer_norm(y, weight.shape, weight, bias, self.arch.eps)
-        return y + product("mlp.fc2", self.arch.activation(product("mlp.fc1", z)))
+        return y + product("mlp.fc2", activation(product("mlp.fc1", z)))
 
 
 def _resampled(positions: Tensor, native: Architecture, grid: int, *, antialias: bool) -> Tensor:

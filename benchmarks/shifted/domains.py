@@ -114,7 +114,7 @@ class Asking:
         spec = self.routes[0].preprocess
         vit = self.loader.vit(spec.image_size)
         images = Resized(dataset, spec, vit, kept_bytes=0)
-        features = np.empty((len(dataset), vit.arch.width))
+        features = np.empty((len(dataset), vit.arch.features))
         for part in parts_of(dataset):
             key = LogitStore.key(self._key(spec, shift, part), part.fingerprints)
             rows = self.store.load(key, len(part.indices))

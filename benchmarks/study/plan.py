@@ -103,7 +103,7 @@ def speeds(store: Store, image_size: int, batch_size: int) -> tuple[float, float
     """Images a second of training and of a forward alone, from a few steps of LoRA on random pixels."""
     loader = Loader(store, store.backbones.get(None))
     vit = loader.vit(image_size)
-    head = LinearHead(weight=torch.zeros(2, vit.arch.width), bias=torch.zeros(2))
+    head = LinearHead(weight=torch.zeros(2, vit.arch.features), bias=torch.zeros(2))
     recipe = Recipe(method=ONE, epochs=1, batch_size=batch_size, learning_rate=1e-3, drop_path=0.0)
     trainer, images = (
         Trainer(vit, methods.get(ONE).configure({}), head, recipe),

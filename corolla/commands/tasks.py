@@ -116,7 +116,7 @@ def import_task(name: str, backbone: str, url: str | None, as_json: bool, **sett
         record.config, **{key: settings.pop(key) for key in ("image_size", "resize", "mean", "std")}
     )
     with Console(stderr=True).status("computing the classifier"):
-        source = zero_shot.read(zero_shot.Request(**settings), width=describe(record.config).width)
+        source = zero_shot.read(zero_shot.Request(**settings), width=describe(record.config).features)
     spec = TaskSpec.of(
         name=name, classes=source.classes, preprocess=preprocess, backbone_digest=record.digest
     )

@@ -188,7 +188,7 @@ def _check_shapes(archive: Archive, config: BackboneConfig) -> None:
             field=error.field,
             remedy="use the corolla that exported it",
         ) from error
-    base = heads.load(archive.base_head, classes=len(spec.classes), width=arch.width)
+    base = heads.load(archive.base_head, classes=len(spec.classes), width=arch.features)
     heads.load_like(base, archive.adapter)
     edits = {name: t for name, t in archive.adapter.items() if not name.startswith("head.")}
     check_tensors(edits, method.shapes(arch), what=f"{draft.method} adapter {draft.name}")

@@ -50,7 +50,9 @@ class Foreign:
         arch = describe(config).at(task.spec.preprocess.image_size)
         edits = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
         check_tensors(edits, self.method.shapes(arch), what=f"imported {self.method.name} adapter")
-        base = heads.load(store.tasks.load_base_head(task), classes=len(task.spec.classes), width=arch.width)
+        base = heads.load(
+            store.tasks.load_base_head(task), classes=len(task.spec.classes), width=arch.features
+        )
         heads.load_like(base, self.tensors)
         draft = Draft.of(
             task=task.spec.name,

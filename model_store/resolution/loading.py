@@ -13,6 +13,7 @@ from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
 from model_store.store import Store
 from petl_vit import heads, methods
 from petl_vit.adapter import Adapter
+from petl_vit.architecture import describe
 from petl_vit.batch import Model, Term
 from petl_vit.errors import Corrupt, InvalidInput, NotFound
 from petl_vit.heads import Head
@@ -74,7 +75,7 @@ class Loader:
         with self._lock:
             if task.digest not in self._heads:
                 tensors = self.store.tasks.load_base_head(task)
-                width = self._tensors["pos_embed"].shape[-1]
+                width = describe(self.record.config).features
                 head = heads.load(tensors, classes=len(task.spec.classes), width=width)
                 self._heads[task.digest] = head.to(device=torch.device("cpu"), dtype=torch.float32)
             return self._heads[task.digest]

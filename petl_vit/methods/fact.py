@@ -24,13 +24,18 @@ def shared_shapes(arch: Architecture, rank: int) -> Shapes:
     Raises:
         Unsupported: The MLP is not four times as wide as the tokens, so it does not consist of such units.
     """
-    if arch.hidden != 4 * arch.width:
+    if arch.fc1_width != arch.hidden or arch.hidden != 4 * arch.width:
         raise Unsupported(
-            f"FacT needs an MLP four times as wide as the tokens, {arch.name} has {arch.hidden}/{arch.width}",
+            f"FacT needs an MLP four times as wide as the tokens, {arch.name} has {_said(arch)}",
             field="method",
             remedy="use another method on this backbone",
         )
     return {"u": (arch.width, rank), "v": (rank, arch.width)}
+
+
+def _said(arch: Architecture) -> str:
+    widths = f"{arch.hidden}/{arch.width}"
+    return widths if arch.fc1_width == arch.hidden else f"a gated one of {widths}"
 
 
 def shared_init(arch: Architecture, rank: int, generator: torch.Generator) -> dict[str, Tensor]:

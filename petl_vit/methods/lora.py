@@ -40,12 +40,12 @@ class LoRA(Method):
 
     def _sites(self, arch: Architecture) -> dict[str, tuple[int, int]]:
         """The sites with their input and output widths."""
-        width, hidden = arch.width, arch.hidden
+        width = arch.width
         widths = {
             "qkv": ("attn.qkv", width, 3 * width),
             "proj": ("attn.proj", width, width),
-            "fc1": ("mlp.fc1", width, hidden),
-            "fc2": ("mlp.fc2", hidden, width),
+            "fc1": ("mlp.fc1", width, arch.fc1_width),
+            "fc2": ("mlp.fc2", arch.hidden, width),
         }
         chosen = [widths[target] for target in dict.fromkeys(self.targets)]
         return {f"blocks.{i}.{site}": (into, out) for i in range(arch.depth) for site, into, out in chosen}

@@ -120,7 +120,7 @@ def linear_sites(arch: Architecture) -> dict[str, int]:
     widths = {
         "attn.qkv": 3 * arch.width,
         "attn.proj": arch.width,
-        "mlp.fc1": arch.hidden,
+        "mlp.fc1": arch.fc1_width,
         "mlp.fc2": arch.width,
     }
     return {f"blocks.{i}.{site}": width for i in range(arch.depth) for site, width in widths.items()}

@@ -166,7 +166,7 @@ class _Host:
     def __init__(self, vit: FrozenViT, rows: int, terms: int) -> None:
         self.inputs = _Inputs.empty(vit, rows, terms, pinned=True)
         on_gpu = vit.device.type == "cuda"
-        self.features = torch.empty(rows, vit.arch.width, dtype=vit.dtype, pin_memory=on_gpu)
+        self.features = torch.empty(rows, vit.arch.features, dtype=vit.dtype, pin_memory=on_gpu)
         self._copied = torch.cuda.Event() if on_gpu else None
 
     def fill(

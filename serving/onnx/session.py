@@ -77,7 +77,7 @@ class Session:
         for name, form in zip(self.mixture.banks, self.mixture.forms, strict=True):
             bank = banks.get(form.form)
             inputs[name] = torch.zeros(1, len(form.flat), device=device) if bank is None else bank
-        features = torch.empty(len(rows), self._vit.arch.width, device=device)
+        features = torch.empty(len(rows), self._vit.arch.features, device=device)
         for name, tensor in inputs.items():
             self._bind(name, tensor)
         self._binding.bind_output("features", **_binding_of(features))

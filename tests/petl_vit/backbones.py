@@ -5,10 +5,14 @@ from functools import lru_cache
 
 import timm
 import torch
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from petl_vit.backbone import BackboneConfig
+from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
+from petl_vit.timm_names import canonical
 from petl_vit.vit import FrozenViT
+
+Model = VisionTransformer | Eva
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -18,6 +22,12 @@ FAMILIES: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
     "dinov2": ("vit_small_patch14_reg4_dinov2", 28, ()),
     "clip": ("vit_base_patch16_clip_224", 32, ()),
     "siglip": ("vit_base_patch32_siglip_256", 64, ()),
+    "class-and-mean": ("vit_small_patch14_reg4_dinov2", 28, (("global_pool", CLASS_AND_MEAN),)),
+    "swiglu": ("vit_giant_patch14_reg4_dinov2", 28, ()),
+    "dinov3": ("vit_small_patch16_dinov3_qkvb", 48, ()),
+    "dinov3-plus": ("vit_small_plus_patch16_dinov3", 48, (("global_pool", "token"),)),
+    "pe-core": ("vit_pe_core_base_patch16_224", 48, ()),
+    "internvit": ("vit_intern300m_patch14_448", 28, ()),
 }
 DEPTH = 3
 
@@ -34,12 +44,12 @@ def config_of(
 
 
 @lru_cache
-def timm_model(config_json: str, seed: int = 0) -> VisionTransformer:
+def timm_model(config_json: str, seed: int = 0) -> Model:
     """timm's model with random weights in which no parameter is left at a trivial value."""
     config = BackboneConfig.model_validate_json(config_json)
     torch.manual_seed(seed)
     model = timm.create_model(
-        config.architecture, num_classes=0, img_size=config.image_size, **config.options
+        config.architecture, num_classes=0, img_size=config.image_size, **config.timm_options
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -47,8 +57,9 @@ def timm_model(config_json: str, seed: int = 0) -> VisionTransformer:
     return model.eval().requires_grad_(False)
 
 
-def tensors_of(model: VisionTransformer) -> dict[str, torch.Tensor]:
-    return dict(model.named_parameters())
+def tensors_of(model: Model) -> dict[str, torch.Tensor]:
+    """The parameters by our names."""
+    return canonical(dict(model.named_parameters()))
 
 
 def _narrow(config: BackboneConfig) -> BackboneConfig:
@@ -57,9 +68,7 @@ def _narrow(config: BackboneConfig) -> BackboneConfig:
 
 
 @lru_cache
-def family(
-    name: str, *, dtype: torch.dtype = torch.float32, depth: int = DEPTH
-) -> tuple[FrozenViT, VisionTransformer]:
+def family(name: str, *, dtype: torch.dtype = torch.float32, depth: int = DEPTH) -> tuple[FrozenViT, Model]:
     """The backbone of a family, and timm's model with the same weights; all tests share them."""
     architecture, size, options = FAMILIES[name]
     config = _narrow(config_of(architecture, size, options, depth))
@@ -69,13 +78,16 @@ def family(
 
 
 @lru_cache
-def _cast(config_json: str, dtype: torch.dtype) -> VisionTransformer:
+def _cast(config_json: str, dtype: torch.dtype) -> Model:
     return copy.deepcopy(timm_model(config_json)).to(dtype)
 
 
-def timm_features(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """[B, D] as timm computes them."""
-    return model.forward_head(model.forward_features(images), pre_logits=True)
+def timm_features(model: Model, images: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
+    """[B, D] as timm computes them; with the mean of the patches behind them, [B, 2D]."""
+    tokens = model.forward_features(images)
+    if mean:
+        return torch.cat([tokens[:, 0], tokens[:, model.num_prefix_tokens :].mean(dim=1)], dim=-1)
+    return model.forward_head(tokens, pre_logits=True)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -51,7 +51,7 @@ def need(trainers: Sequence[Trainer], images: Images) -> Need:
     arch = trainers[0].vit.arch
     tokens = arch.grid**2 + arch.prefix_tokens
     itemsize = trainers[0].vit.dtype.itemsize
-    at_work = tokens * (2 * arch.hidden + 4 * arch.width) * itemsize  # of the block that is computed
+    at_work = tokens * (2 * arch.fc1_width + 4 * arch.width) * itemsize  # of the block that is computed
     pixels = 2 * 3 * arch.image_size**2 * itemsize
     trained = sum(t.nbytes for trainer in trainers for t in trainer.parameters.values())
     largest = max(t.nbytes for trainer in trainers for t in trainer.parameters.values())
@@ -70,7 +70,7 @@ def at_once(trainers: Sequence[Trainer]) -> int:
     """
     vit, batch = trainers[0].vit, trainers[0].recipe.batch_size
     tokens = vit.arch.grid**2 + vit.arch.prefix_tokens
-    row = tokens * max(vit.arch.hidden, 3 * vit.arch.width) * vit.dtype.itemsize
+    row = tokens * max(vit.arch.fc1_width, 3 * vit.arch.width) * vit.dtype.itemsize
     if vit.device.type != "cpu":
         return batch
     return min(batch, max(1, heap.LARGEST_BLOCK // (len(trainers) * row)))
