@@ -7,6 +7,7 @@ torch.
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,13 +66,17 @@ def _resized(facts: Facts, options: dict[str, bool | int | float | str | None]) 
     depth, width, heads = (defaults | counts).values()
     if len(counts) < len(options) or width % heads or (facts.rotary and width // heads % 4):
         return None
-    if width != facts.width and facts.attention_pool is not None:  # timm would make another MLP of it
-        return None
     ratio, rest = divmod(facts.hidden, facts.width)
     if rest and width != facts.width:  # timm would round the hidden width
         return None
     hidden = ratio * width if rest == 0 else facts.hidden
-    return facts.model_copy(update={"depth": depth, "width": width, "heads": heads, "hidden": hidden})
+    changes: dict[str, Any] = {"depth": depth, "width": width, "heads": heads, "hidden": hidden}
+    pool = facts.attention_pool
+    if pool is not None and pool.prefix and width != facts.width:
+        return None
+    if pool is not None and not pool.prefix:  # a Vision Transformer's is as wide as its blocks
+        changes["attention_pool"] = pool.model_copy(update={"heads": heads, "hidden": hidden})
+    return facts.model_copy(update=changes)
 
 
 @cache
