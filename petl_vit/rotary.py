@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from petl_vit.facts import Rotary
 
 COSINES, SINES = "rotary.cos", "rotary.sin"
+TABLES = frozenset({COSINES, SINES})
 """Names of the tables among a backbone's tensors at one image size. They are no parameters."""
 
 
