@@ -20,6 +20,7 @@ from petl_vit.heads import LinearHead
 from petl_vit.image_input import Preprocess
 from tests.petl_vit.adapters import method_of, random_tensors
 
+Option = bool | int | float | str | None
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 HALF = (0.5, 0.5, 0.5)
 
@@ -27,12 +28,7 @@ HALF = (0.5, 0.5, 0.5)
 class Real:
     """A store, its backbone at 32 px native, and the task `zoo` at 48 px, so that positions are resampled."""
 
-    def __init__(
-        self,
-        store: Store,
-        architecture: str = "vit_tiny_patch16_224",
-        **options: bool | int | float | str | None,
-    ) -> None:
+    def __init__(self, store: Store, architecture: str = "vit_tiny_patch16_224", **options: Option) -> None:
         self.store = store
         request = backbones.Request(image_size=32, options={"depth": 2} | options)
         found = backbones.read(f"random:{architecture}", request)

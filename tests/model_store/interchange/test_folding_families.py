@@ -1,4 +1,4 @@
-"""A model on a rotary or gated backbone, folded, runs in timm alone: with the options that its header names."""
+"""Models on rotary and gated backbones, folded, run in timm with the options that their header names."""
 
 import json
 
