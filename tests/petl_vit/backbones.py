@@ -52,7 +52,9 @@ def timm_model(config_json: str, seed: int = 0) -> Model:
     model = timm.create_model(
         config.architecture, num_classes=0, img_size=config.image_size, **config.timm_options
     )
-    noise = 0.1 if isinstance(model, Eva) else 0.02  # so large that attention is not uniform, and angles count
+    noise = (
+        0.1 if isinstance(model, Eva) else 0.02
+    )  # so large that attention is not uniform, and angles count
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * noise)
