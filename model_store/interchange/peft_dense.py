@@ -33,8 +33,8 @@ def _c3a(module: Module, reading: Reading) -> Sequence[Change]:
     rows, columns, size = kernels.shape
     if (rows * size, columns * size) != (module.out, module.into):
         raise Corrupt(f"{module.path}.c3a_kernel does not fit {module.out} x {module.into}", field=WEIGHTS)
-    # A circulant block has its kernel in its first column, shifted by one in every further one.
-    shift = (torch.arange(size).unsqueeze(1) - torch.arange(size)) % size
+    # A circulant block has its kernel in its first row, shifted by one in every further one.
+    shift = (torch.arange(size) - torch.arange(size).unsqueeze(1)) % size
     blocks = kernels[..., shift]
     delta = blocks.permute(0, 2, 1, 3).reshape(module.out, module.into)
     return [Whole(delta=delta / module.into)]

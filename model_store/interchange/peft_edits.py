@@ -48,8 +48,8 @@ def _edits(site: str, changes: list[tuple[Module, Change]], frozen: Mapping[str,
     weight = frozen[f"{site}.weight"]
     norms = [change for _, change in changes if isinstance(change, Norm)]
     if norms:
-        tensors = {"weight": sum(c.weight for c in norms), "bias": sum(c.bias for c in norms)}
-        return [({"edit": "norm", "site": site}, tensors)]
+        (change,) = norms
+        return [({"edit": "norm", "site": site}, {"weight": change.weight, "bias": change.bias})]
     vectors = [(m, c) for m, c in changes if isinstance(c, Scale)]
     products = [(m, c) for m, c in changes if isinstance(c, Product) and c.b.numel()]
     if any(isinstance(c, Whole) for _, c in changes) or _is_wide(products, weight):

@@ -1,7 +1,8 @@
 """Types of PEFT that train vectors: IA3 and LN-tuning.
 
 IA3 (arXiv 2205.05638) multiplies a linear's output, bias included, by l, or a feed-forward linear's input.
-LN-tuning (arXiv 2312.11420) has LayerNorms of its own in place of the frozen ones. Source: peft.tuners of 0.21.
+LN-tuning (arXiv 2312.11420) has LayerNorms of its own in place of the frozen ones.
+Source: peft.tuners of 0.21.
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ PSOFT: s B (R - 1) A, with R turned between the first r singular vectors of W. S
 Shapes: n blocks of b x b; r reflections or singular vectors.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -97,7 +98,7 @@ def _turn(module: Module, reading: Reading) -> Tensor:
 
 
 def _vectors(module: Module, reading: Reading, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first singular vectors and values of W, by the same functions as PEFT's when it loads the folder."""
+    """The first singular vectors and values of W, as PEFT computes them when it loads the folder."""
     weight = module.weight.float()
     if reading.config.get("psoft_svd", "full") == "full":
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
@@ -111,7 +112,7 @@ def _vectors(module: Module, reading: Reading, rank: int) -> tuple[Tensor, Tenso
 
 def _side(elements: int, module: Module) -> int:
     """b, of b (b - 1) / 2 elements above a diagonal."""
-    size = round((1 + (1 + 8 * elements) ** 0.5) / 2)
+    size = (1 + math.isqrt(1 + 8 * elements)) // 2
     if size * (size - 1) // 2 != elements:
         raise Corrupt(f"{module.path}.oft_R has {elements} columns, no half of a matrix", field=WEIGHTS)
     return size
@@ -128,7 +129,8 @@ def _skew(vectors: Tensor, size: int) -> Tensor:
 def _cayley(skew: Tensor) -> Tensor:
     """(1 - Q) (1 + Q)^-1 of [n, b, b]."""
     one = torch.eye(skew.shape[-1], dtype=skew.dtype).expand_as(skew)
-    return torch.linalg.solve(one + skew, one - skew, left=False)
+    solved: Tensor = torch.linalg.solve(one + skew, one - skew, left=False)
+    return solved
 
 
 def _series(skew: Tensor, terms: int) -> Tensor:

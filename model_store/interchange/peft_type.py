@@ -49,7 +49,7 @@ class Reading:
     """All of a folder, for what one module's change may depend on.
 
     Attributes:
-        modules: Every adapted module, in the order of the file's names.
+        modules: Every module with tensors of the type, in the order of the file's names.
         shared: The tensors that are at no module, in float64.
     """
 
@@ -118,7 +118,8 @@ class Type:
         check_settings(config, self.settings)
         adapted, others = _with_patches(tuned)
         modules = [_module(one, tuned) for one in adapted]
-        reading = Reading(config=config, modules=tuple(modules), shared=others)
+        of_type = tuple(module for module in modules if any(k.startswith(self.kinds) for k in module.tensors))
+        reading = Reading(config=config, modules=of_type, shared=others)
         for name in others:
             if not name.startswith(self.shared or ("\0",)):
                 raise peft_names.foreign(name)
