@@ -118,8 +118,14 @@ class Module:
         """
         tensor = self.tensors.get(kind)
         if tensor is None:
-            raise Corrupt(f"{self.path} has no {kind}", field=WEIGHTS, remedy="save it again with PEFT")
+            raise contradiction(f"{self.path} has no {kind}")
         return checked(tensor, f"{self.path}.{kind}", *shape)
+
+
+def contradiction(problem: str, field: str = WEIGHTS) -> Corrupt:
+    """The error for a folder whose config and tensors are not of one adapter of this backbone."""
+    remedy = "give the config and the weights of one adapter, over the backbone that it was trained over"
+    return Corrupt(problem, field=field, remedy=remedy)
 
 
 def checked(tensor: Tensor, name: str, *shape: int | None) -> Tensor:
@@ -133,11 +139,7 @@ def checked(tensor: Tensor, name: str, *shape: int | None) -> Tensor:
     )
     if not fits:
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise Corrupt(
-            f"{name} has shape {tuple(tensor.shape)}, expected ({wanted})",
-            field=WEIGHTS,
-            remedy="it is of another backbone, or its config is not its own",
-        )
+        raise contradiction(f"{name} has shape {tuple(tensor.shape)}, expected ({wanted})")
     return tensor
 
 

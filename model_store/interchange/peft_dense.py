@@ -9,17 +9,16 @@ from collections.abc import Sequence
 
 import torch
 
-from model_store.interchange.peft_change import Change, Module, Whole
-from model_store.interchange.peft_names import CONFIG, WEIGHTS
+from model_store.interchange.peft_change import Change, Module, Whole, contradiction
+from model_store.interchange.peft_names import CONFIG
 from model_store.interchange.peft_type import Reading, a_type
-from petl_vit.errors import Corrupt
 
 
 def _fourierft(module: Module, reading: Reading) -> Sequence[Change]:
     count = int(reading.at(module, "n_frequency", "n_frequency_pattern"))
     values, size = module.get("fourierft_spectrum", count), module.out * module.into
     if count > size:
-        raise Corrupt(f"n_frequency {count} is more than {module.path} has numbers", field=CONFIG)
+        raise contradiction(f"n_frequency {count} is more than {module.path} has numbers", CONFIG)
     seed = int(reading.number("random_loc_seed"))
     places = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count]
     spectrum = torch.zeros(size, dtype=torch.float64)
@@ -32,7 +31,7 @@ def _c3a(module: Module, reading: Reading) -> Sequence[Change]:
     kernels = module.get("c3a_kernel", None, None, None)
     rows, columns, size = kernels.shape
     if (rows * size, columns * size) != (module.out, module.into):
-        raise Corrupt(f"{module.path}.c3a_kernel does not fit {module.out} x {module.into}", field=WEIGHTS)
+        raise contradiction(f"{module.path}.c3a_kernel does not fit {module.out} x {module.into}")
     # A circulant block has its kernel in its first row, shifted by one in every further one.
     shift = (torch.arange(size) - torch.arange(size).unsqueeze(1)) % size
     blocks = kernels[..., shift]

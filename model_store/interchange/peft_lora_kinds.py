@@ -16,11 +16,11 @@ from torch import Tensor
 
 from model_store.interchange import peft_lora
 from model_store.interchange.foreign import Foreign
-from model_store.interchange.peft_change import Change, Module, Product, Scale, product
+from model_store.interchange.peft_change import Change, Module, Product, Scale, contradiction, product
 from model_store.interchange.peft_folder import Tuned
-from model_store.interchange.peft_names import CONFIG, WEIGHTS
+from model_store.interchange.peft_names import CONFIG
 from model_store.interchange.peft_type import Reading, a_type
-from petl_vit.errors import Corrupt, Unsupported
+from petl_vit.errors import Unsupported
 
 _MOVING = ("pissa", "olora")
 _LEFT = ("corda", "loftq", "lora_ga", "pissa_niter")
@@ -59,7 +59,7 @@ def _changes(module: Module, reading: Reading) -> Sequence[Change]:
         first = _first(weight, rank, start, scaling)
         weight = weight - (first.a @ first.b).T
     changes: list[Change] = []
-    if "lora_B.bias" in module.tensors:
+    if reading.config.get("lora_bias") or "lora_B.bias" in module.tensors:
         changes.append(Scale(shift=scaling * module.get("lora_B.bias", module.out)))
     if "lora_magnitude_vector" in module.tensors:
         norm = torch.linalg.norm(weight + low_rank.of_weight(weight), dim=1)
@@ -69,7 +69,7 @@ def _changes(module: Module, reading: Reading) -> Sequence[Change]:
         if start in _MOVING:
             first = Product(a=first.a, b=first.b * gain)
     elif reading.config.get("use_dora"):
-        raise Corrupt(f"{module.path} has no lora_magnitude_vector, and use_dora is on", field=WEIGHTS)
+        raise contradiction(f"{module.path} has no lora_magnitude_vector, and use_dora is on")
     if start in _MOVING:
         low_rank = Product(a=torch.cat([low_rank.a, first.a], dim=1), b=torch.cat([low_rank.b, -first.b]))
     return [*changes, low_rank]
@@ -78,7 +78,7 @@ def _changes(module: Module, reading: Reading) -> Sequence[Change]:
 def _scaling(module: Module, reading: Reading, rank: int) -> float:
     said = reading.at(module, "r", "rank_pattern")
     if said != rank:
-        raise Corrupt(f"{module.path} has rank {rank}, the config says {said:g}", field=WEIGHTS)
+        raise contradiction(f"{module.path} has rank {rank}, the config says {said:g}")
     alpha = reading.at(module, "lora_alpha", "alpha_pattern")
     return alpha / (math.sqrt(rank) if reading.config.get("use_rslora") else rank)
 

@@ -15,10 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_store.interchange.peft_change import Change, Module, Product, Whole, product
-from model_store.interchange.peft_names import WEIGHTS
+from model_store.interchange.peft_change import Change, Module, Product, Whole, contradiction, product
 from model_store.interchange.peft_type import Reading, a_type
-from petl_vit.errors import Corrupt
 
 _EPSILON = 1e-5  # of AdaLoRA's rank
 _SMALLEST_NORM = 1e-4  # of DeLoRA's
@@ -32,7 +30,7 @@ def _adalora(module: Module, reading: Reading) -> Sequence[Change]:
         return []
     first, alpha = reading.number("init_r"), reading.number("lora_alpha")
     if rank != first and not reading.config.get("rank_pattern"):
-        raise Corrupt(f"{module.path} has rank {rank}, the config says {first:g}", field=WEIGHTS)
+        raise contradiction(f"{module.path} has rank {rank}, the config says {first:g}")
     return [product(down * values, up, (alpha if alpha > 0 else rank) / (first + _EPSILON))]
 
 
@@ -66,7 +64,7 @@ def _miss(module: Module, reading: Reading) -> Sequence[Change]:
 
 def _fitting(shards: Tensor, module: Module) -> Tensor:
     if shards.shape[1] != module.out or not 0 < len(shards) <= module.into:
-        raise Corrupt(f"{module.path}.miss_block does not fit a linear of {module.out}", field=WEIGHTS)
+        raise contradiction(f"{module.path}.miss_block does not fit a linear of {module.out}")
     return shards
 
 
@@ -75,7 +73,7 @@ def _by_blocks(module: Module) -> Tensor:
     shards = module.get("miss_block", None, None, None)
     r = shards.shape[-1]
     if module.into % r or len(shards) * r != module.out:
-        raise Corrupt(f"{module.path}.miss_block does not fit a linear of {module.out}", field=WEIGHTS)
+        raise contradiction(f"{module.path}.miss_block does not fit a linear of {module.out}")
     blocks = module.weight.reshape(module.out // r, r, module.into // r, r).permute(2, 0, 1, 3)
     return (blocks @ shards + shards).permute(1, 2, 0, 3).reshape(module.weight.shape)
 
@@ -83,7 +81,7 @@ def _by_blocks(module: Module) -> Tensor:
 def _gralora(module: Module, reading: Reading) -> Sequence[Change]:
     k, r, hybrid = (int(reading.number(name)) for name in ("gralora_k", "r", "hybrid_r"))
     if k < 1 or module.into % k or module.out % k or r % k:
-        raise Corrupt(f"gralora_k {k} does not divide {module.path} or its rank {r}", field=WEIGHTS)
+        raise contradiction(f"gralora_k {k} does not divide {module.path} or its rank {r}")
     scaling = reading.number("alpha") / (r + hybrid)
     down = module.get("gralora_A", k, module.into // k, r)
     up = module.get("gralora_B", k, r, module.out // k)

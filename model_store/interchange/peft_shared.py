@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_store.interchange.peft_change import Change, Module, checked, product
-from model_store.interchange.peft_names import CONFIG, WEIGHTS
+from model_store.interchange.peft_change import Change, Module, checked, contradiction, product
+from model_store.interchange.peft_names import CONFIG
 from model_store.interchange.peft_type import Reading, a_type
-from petl_vit.errors import Corrupt, Unsupported
+from petl_vit.errors import Unsupported
 
 
 def _vera(module: Module, reading: Reading) -> Sequence[Change]:
@@ -77,7 +77,7 @@ def _randlora(module: Module, reading: Reading) -> Sequence[Change]:
 def _vblora(module: Module, reading: Reading) -> Sequence[Change]:
     bank, count = _shared(reading, "vblora_vector_bank"), int(reading.number("topk"))
     if bank is None:
-        raise Corrupt("it has no vblora_vector_bank", field=WEIGHTS)
+        raise contradiction("it has no vblora_vector_bank")
     checked(bank, "vblora_vector_bank", None, None)
     down = _mixed(module, "vblora_logits_A", bank, count)
     up = _mixed(module, "vblora_logits_B", bank, count)
@@ -101,7 +101,7 @@ def _mixed(module: Module, kind: str, bank: Tensor, count: int) -> Tensor:
         logits, index = module.get(kind, None, None, len(bank)).topk(count, dim=-1)
         weights = logits.softmax(dim=-1)
     if index.numel() and int(index.max()) >= len(bank):
-        raise Corrupt(f"{module.path}.{kind} means a vector that the bank lacks", field=WEIGHTS)
+        raise contradiction(f"{module.path}.{kind} means a vector that the bank lacks")
     return (weights.unsqueeze(-1) * bank[index]).sum(dim=-2)
 
 
@@ -124,7 +124,7 @@ def _tinylora(module: Module, reading: Reading) -> Sequence[Change]:
     groups = max(1, len(vectors))
     key = str(min(place // max(1, len(reading.modules) // groups), groups - 1))
     if key not in vectors:
-        raise Corrupt(f"it has no tinylora_v.{key}", field=WEIGHTS)
+        raise contradiction(f"it has no tinylora_v.{key}")
     vector = checked(vectors[key], f"tinylora_v.{key}", None)
     if "tinylora_P" in module.tensors:
         projections = module.get("tinylora_P", len(vector), rank, rank)

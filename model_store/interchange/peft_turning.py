@@ -14,11 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_store.interchange.peft_change import Change, Module, Product, Scale, Turn, product
+from model_store.interchange.peft_change import Change, Module, Product, Scale, Turn, contradiction, product
 from model_store.interchange.peft_folder import refusal
-from model_store.interchange.peft_names import WEIGHTS
 from model_store.interchange.peft_type import Reading, a_type
-from petl_vit.errors import Corrupt
 
 
 def _oft(module: Module, reading: Reading) -> Sequence[Change]:
@@ -26,7 +24,7 @@ def _oft(module: Module, reading: Reading) -> Sequence[Change]:
     size = _side(vectors.shape[1], module)
     count = module.into // size
     if size * count != module.into or len(vectors) not in (1, count):
-        raise Corrupt(f"{module.path}.oft_R does not fit a linear of {module.into}", field=WEIGHTS)
+        raise contradiction(f"{module.path}.oft_R does not fit a linear of {module.into}")
     skew = _skew(vectors, size)
     if config.get("coft"):
         # The norm is of both halves of a skew matrix, and the bound is shared among the stored blocks.
@@ -46,7 +44,7 @@ def _boft(module: Module, reading: Reading) -> Sequence[Change]:
         raise refusal("boft_n_butterfly_factor above 1", "its blocks are shuffled between the factors")
     blocks = factors[0]
     if blocks.shape[1] != blocks.shape[2] or len(blocks) * blocks.shape[1] != module.into:
-        raise Corrupt(f"{module.path}.boft_R does not fit a linear of {module.into}", field=WEIGHTS)
+        raise contradiction(f"{module.path}.boft_R does not fit a linear of {module.into}")
     scale = module.get("boft_s", module.out, 1).flatten()
     turned = _cayley((blocks - blocks.transpose(1, 2)) / 2)
     turn = Turn(blocks=turned - torch.eye(blocks.shape[1], dtype=torch.float64), scale=scale)
@@ -114,7 +112,7 @@ def _side(elements: int, module: Module) -> int:
     """b, of b (b - 1) / 2 elements above a diagonal."""
     size = (1 + math.isqrt(1 + 8 * elements)) // 2
     if size * (size - 1) // 2 != elements:
-        raise Corrupt(f"{module.path}.oft_R has {elements} columns, no half of a matrix", field=WEIGHTS)
+        raise contradiction(f"{module.path}.oft_R has {elements} columns, no half of a matrix")
     return size
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from model_store.interchange import peft_edits, peft_names
 from model_store.interchange.foreign import Foreign
-from model_store.interchange.peft_change import Change, Module, Scale
+from model_store.interchange.peft_change import Change, Module, Scale, contradiction
 from model_store.interchange.peft_folder import Tuned, refusal
 from model_store.interchange.peft_names import CONFIG, HEADS, Adapted, Site
-from petl_vit.errors import Corrupt, Unsupported
+from petl_vit.errors import Unsupported
 
 # Says where layers are, how it was trained or where it came from; the tensors say what there is.
 _INERT = frozenset(
@@ -65,7 +65,7 @@ class Reading:
         """
         value = self.config.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Corrupt(f"{name}: {str(value)[:40]!r} is not a number", field=CONFIG)
+            raise contradiction(f"{name}: {str(value)[:40]!r} is not a number", CONFIG)
         return value
 
     def at(self, module: Module, name: str, patterns: str) -> float:
@@ -79,7 +79,7 @@ class Reading:
             try:
                 matches = re.match(rf"(.*\.)?({pattern})$", module.path)
             except re.error as error:
-                raise Corrupt(f"{pattern!r} is not a pattern ({error})", field=CONFIG) from error
+                raise contradiction(f"{pattern!r} is not a pattern ({error})", CONFIG) from error
             if matches and isinstance(value, int | float):
                 return value
         return self.number(name)

@@ -114,8 +114,8 @@ def made(kind: str, model: Any, images: Tensor, folder: Path, **settings: Any) -
 def imported(kind: str, real: Real, folder: Path) -> tuple[Made, list[str]]:
     """An adapter of a kind on the task's backbone, registered under `name_of`; and the notes."""
     one = made(kind, real.timm_frozen(), real.images, folder)
-    _, notes = peft_types.read(folder).register(real.store, real.task, name=name_of(kind), classes=None)
-    return one, notes
+    registered = peft_types.read(folder).register(real.store, real.task, name=name_of(kind), classes=None)
+    return one, registered.notes
 
 
 def name_of(kind: str) -> str:
