@@ -12,10 +12,24 @@ from pathlib import Path
 from torch import Tensor
 
 from model_store.format.records import TaskRecord
-from model_store.interchange import head_file, peft_checks, peft_folder, peft_lora, peft_names
+from model_store.interchange import (
+    head_file,
+    peft_checks,
+    peft_dense,
+    peft_folder,
+    peft_lora_kinds,
+    peft_low_rank,
+    peft_lycoris,
+    peft_names,
+    peft_refused,
+    peft_scales,
+    peft_shared,
+    peft_turning,
+)
 from model_store.interchange.foreign import Foreign, Order, Registered, ordered_head, rows
-from model_store.interchange.peft_folder import PeftFolder, Tuned, refusal
+from model_store.interchange.peft_folder import PeftFolder, Tuned
 from model_store.interchange.peft_names import OF_TRANSFORMERS, Named
+from model_store.interchange.peft_type import Type
 from model_store.sources.wrapping import listed
 from model_store.store import Store
 from petl_vit.architecture import describe, swiglu
@@ -23,7 +37,13 @@ from petl_vit.errors import InvalidInput
 
 Reader = Callable[[Tuned], Foreign]
 
-READERS: dict[str, Reader] = {"LORA": peft_lora.read}
+TYPES: dict[str, Type] = {"LORA": peft_lora_kinds.TYPE} | {
+    name: one
+    for family in (peft_low_rank, peft_shared, peft_lycoris, peft_scales, peft_turning, peft_dense)
+    for name, one in family.TYPES.items()
+}
+"""What each type changes at a module; LoRA's variants as well as LoRA."""
+READERS: dict[str, Reader] = {name: one.read for name, one in TYPES.items()} | {"LORA": peft_lora_kinds.read}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +80,7 @@ class Peft:
         """
         reader = READERS.get(self.folder.peft_type)
         if reader is None:
-            raise refusal(f"peft_type {self.folder.peft_type!r}", "it is none of " + ", ".join(READERS))
+            raise peft_refused.refusal(self.folder.peft_type, sorted(READERS))
         record = store.backbones.get(task.spec.backbone_digest)
         arch = describe(record.config).at(task.spec.preprocess.image_size)
         named = peft_names.sorted_out(self.folder.tensors, gated=arch.activation is swiglu)

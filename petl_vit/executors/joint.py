@@ -19,7 +19,7 @@ from torch import Tensor
 from petl_vit.attention import in_front, split_heads
 from petl_vit.branch import Source
 from petl_vit.edit_set import EditSet
-from petl_vit.edits import Dense, Edit, NormDelta, fold
+from petl_vit.edits import Dense, Edit, Input, NormDelta, fold
 from petl_vit.errors import Unsupported
 from petl_vit.executor import Executor, frozen_norm
 from petl_vit.executors.attention_gradients import attention, self_attention
@@ -108,11 +108,11 @@ class Joint(Executor):
             Edited(rows=part.rows, edit=edit, noise=part.noise)
             for part, edits in found
             for edit in edits
-            if not isinstance(edit, NormDelta)
+            if not isinstance(edit, NormDelta | Input)
         ]
-        if not parts:
+        if not any(edits for _, edits in found):
             return linear(self.params, site, x)
-        if any(len(edits) > 1 for _, edits in found):
+        if any(len(edits) > 1 or isinstance(edit, Input) for _, edits in found for edit in edits):
             return self.edited(site, x, linear(self.params, site, x))
         weight, bias = self.params[f"{site}.weight"], self.params.get(f"{site}.bias")
         return edited_linear(x, weight, bias, parts)

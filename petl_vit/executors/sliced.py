@@ -60,7 +60,7 @@ class Sliced(Executor):
 
     def _enter(self, lane: Lane) -> None:
         """Files a lane's edits by where they act."""
-        for site, edits in lane.edits.sites.items():
+        for site, edits in lane.edits.over(self.params).sites.items():
             at_site = self._site_edits.setdefault(site, [])
             with_lane = [(edit, lane) for edit in edits]
             if at_site and at_site[-1][0] == lane.rows:
