@@ -53,7 +53,7 @@ ALL = {
     "dinov3": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
     "dinov3-gated": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "clip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    "siglip": ["q_proj", "k_proj", "v_proj"],
+    "siglip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
 }
 Made = Callable[[str], Hugging]
 

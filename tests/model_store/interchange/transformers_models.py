@@ -179,7 +179,7 @@ class Hugging:
 
 
 def respelt(folder: Path, names: dict[str, str], settings: dict[str, Any]) -> Path:
-    """The folder with parts of all names, and of its config's targets, replaced; and settings of its config."""
+    """The folder with parts of all names, and of its config's targets, replaced; and its settings."""
     found = safetensors.torch.load((folder / WEIGHTS).read_bytes())
 
     def new(name: str) -> str:
