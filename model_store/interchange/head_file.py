@@ -114,7 +114,8 @@ def check_width(head: Mapping[str, Tensor], *, features: int, width: int) -> Non
             why = "takes one token, and the backbone gives the class token with the mean of the patches"
             remedy = "import the backbone once more without --option global_pool, and give a task on it"
     raise InvalidInput(
-        f"its head has {weight.shape[1]} columns and the backbone's feature {features} numbers: the head {why}",
+        f"its head has {weight.shape[1]} columns, and the backbone's feature {features} numbers: the head "
+        f"{why}",
         field="head",
         remedy=remedy,
     )

@@ -15,8 +15,8 @@ from model_store.format import tensors as formats
 from model_store.interchange.foreign import Foreign
 from model_store.interchange.peft_change import Change, Module, Norm, Product, Scale, Turn, Whole
 from model_store.interchange.peft_folder import Tuned
-from model_store.interchange.peft_names import WEIGHTS
-from petl_vit.errors import Corrupt
+from model_store.interchange.peft_names import MERGE, WEIGHTS
+from petl_vit.errors import Corrupt, Unsupported
 from petl_vit.methods.imported import Imported
 
 Changed = tuple[Module, Sequence[Change]]
@@ -52,7 +52,8 @@ def _edits(site: str, changes: list[tuple[Module, Change]], frozen: Mapping[str,
         return [({"edit": "norm", "site": site}, {"weight": change.weight, "bias": change.bias})]
     vectors = [(m, c) for m, c in changes if isinstance(c, Scale)]
     products = [(m, c) for m, c in changes if isinstance(c, Product) and c.b.numel()]
-    if any(isinstance(c, Whole) for _, c in changes) or _is_wide(products, weight):
+    no_site = site.startswith("attn_pool.")  # its linears are no sites of the forward
+    if no_site or any(isinstance(c, Whole) for _, c in changes) or _is_wide(products, weight):
         return _dense(site, changes, weight, frozen.get(f"{site}.bias"))
     found = [_low_rank(site, products, weight)] if products else []
     found += [_turned(site, m, c) for m, c in changes if isinstance(c, Turn)]
@@ -130,6 +131,8 @@ def _dense(
             moved = None if change.scale is None else (change.scale - 1) * module.bias
             shift[rows] += sum((v for v in (moved, change.shift) if v is not None), start=shift.new_zeros(()))
     found: list[_Edit] = [({"edit": "dense", "site": site}, {"weight": whole})]
+    if shift.any() and site.startswith("attn_pool."):
+        raise Unsupported(f"it changes the bias of {site}, which is no site", field=WEIGHTS, remedy=MERGE)
     if shift.any():
         found.append(({"edit": "affine", "site": site}, {"shift": shift}))
     return found

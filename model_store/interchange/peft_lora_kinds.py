@@ -43,7 +43,8 @@ def read(tuned: Tuned) -> Foreign:
             "before training, which makes it a plain LoRA",
         )
     more = config.get("use_dora") or config.get("lora_bias") or config.get("bias", "none") != "none"
-    if not more and start not in _MOVING:
+    pooling = any(adapted.site.module.startswith("attn_pool.") for adapted in tuned.adapted)
+    if not more and not pooling and start not in _MOVING:
         return peft_lora.read(tuned)
     title = "DoRA" if config.get("use_dora") else {"pissa": "PiSSA", "olora": "OLoRA"}.get(start, "LoRA")
     return replace(TYPE, title=title).read(tuned)

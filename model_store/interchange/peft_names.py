@@ -33,7 +33,7 @@ HEADS = ("head", "classifier", "fc")
 OF_TRANSFORMERS = ("vit", "deit", "dinov2", "dinov2_with_registers", "vision_model", "model")
 """What transformers calls the ViT in a larger model."""
 
-_BLOCK = re.compile(r"(?:(.*)\.)?(blocks|encoder\.layers?|model\.layer|layers?)\.(\d{1,4})\.(.+)")
+_BLOCK = re.compile(r"(?:(.*?)\.)??(blocks|encoder\.layers?|model\.layer|layers?)\.(\d{1,4})\.(.+)")
 _WHOLE = {
     # timm
     "attn.qkv": "attn.qkv",
@@ -73,8 +73,13 @@ _GATED = {
     "mlp.w1": 0,
     "mlp.w2": 1,
 }
+_POOL = re.compile(r"(?:(.*)\.)?(attn_pool|head)\.(q|kv|proj|mlp\.fc1|mlp\.fc2)")
 _TEXT = ("text_model", "text_encoder", "textual", "language_model")
-_UNUSED = ("pooler",)
+_UNUSED = {
+    "pooler.": "no feature depends on the pooler",
+    "head.attention.out_proj.": "torch's MultiheadAttention passes a LoRA of out_proj by, in PEFT too",
+}
+"""Modules whose change has no effect, and why."""
 _NORMS = {
     "norm": "norm",
     "fc_norm": "fc_norm",
@@ -123,7 +128,7 @@ class Named:
         prefix: What stands before the names of all modules.
         head: `head.weight` and `head.bias`, or empty.
         text: Names of tensors at a text tower.
-        unused: Names of tensors at modules that a backbone does not have and no feature depends on.
+        unused: Names of tensors whose change has no effect, and why.
         others: The rest, by name without `base_model.model.`.
     """
 
@@ -131,7 +136,7 @@ class Named:
     adapted: tuple[Adapted, ...]
     head: dict[str, Tensor]
     text: tuple[str, ...]
-    unused: tuple[str, ...]
+    unused: dict[str, str]
     others: dict[str, Tensor]
 
 
@@ -141,7 +146,9 @@ def site_of(path: str, *, gated: bool = False) -> Site | None:
     Args:
         gated: Whether the backbone's MLP is gated: `up_proj` is then its value, else all of its first linear.
     """
-    match = _BLOCK.fullmatch(path)
+    match, pool = _BLOCK.fullmatch(path), _POOL.fullmatch(path)
+    if pool is not None:
+        return Site(pool[1] or "", f"attn_pool.{pool[3]}")
     if match is None:
         prefix, _, name = path.rpartition(".")
         inside = name not in _NORMS or _BLOCK.fullmatch(f"{prefix}.x")
@@ -165,13 +172,14 @@ def sorted_out(found: Mapping[str, Tensor], *, gated: bool = False) -> Named:
     """
     modules: dict[str, tuple[Site, dict[str, Tensor]]] = {}
     others: dict[str, Tensor] = {}
-    aside: dict[tuple[str, ...], list[str]] = {_TEXT: [], _UNUSED: []}
+    text, unused = list[str](), dict[str, str]()
     for full_name, tensor in sorted(found.items()):
         name = full_name.removeprefix(PREFIX)
-        parent = next((of for of in aside if not set(of).isdisjoint(name.split("."))), None)
-        where = _module(name, gated=gated)
-        if parent is not None:
-            aside[parent].append(name)
+        where, why = _module(name, gated=gated), next((_UNUSED[of] for of in _UNUSED if of in name), None)
+        if not set(_TEXT).isdisjoint(name.split(".")):
+            text.append(name)
+        elif why is not None:
+            unused[name] = why
         elif where is None:
             others[name] = tensor
         else:
@@ -183,8 +191,8 @@ def sorted_out(found: Mapping[str, Tensor], *, gated: bool = False) -> Named:
         prefix=prefix,
         adapted=tuple(Adapted(path=path, site=site, tensors=of) for path, (site, of) in modules.items()),
         head=head,
-        text=tuple(aside[_TEXT]),
-        unused=tuple(aside[_UNUSED]),
+        text=tuple(text),
+        unused=unused,
         others=others,
     )
 

@@ -187,7 +187,7 @@ def _module(adapted: Adapted, tuned: Tuned) -> Module:
     weight = tuned.frozen.get(f"{site.module}.weight")
     if weight is None:
         raise Unsupported(
-            f"it has {site.module}, and {tuned.arch.name} has {tuned.arch.depth} blocks",
+            f"it has {site.module}, and {tuned.arch.name} has no such part, of {tuned.arch.depth} blocks",
             field="task",
             remedy="import it under a task on its own backbone",
         )

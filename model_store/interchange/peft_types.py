@@ -5,7 +5,7 @@
 gives a `Foreign` without a head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from model_store.interchange import (
     peft_checks,
     peft_dense,
     peft_folder,
+    peft_heads,
     peft_lora_kinds,
     peft_low_rank,
     peft_lycoris,
@@ -32,7 +33,7 @@ from model_store.interchange.peft_names import OF_TRANSFORMERS, Named
 from model_store.interchange.peft_type import Type
 from model_store.sources.wrapping import listed
 from model_store.store import Store
-from petl_vit.architecture import describe, swiglu
+from petl_vit.architecture import Architecture, describe, swiglu
 from petl_vit.errors import InvalidInput
 
 Reader = Callable[[Tuned], Foreign]
@@ -43,7 +44,9 @@ TYPES: dict[str, Type] = {"LORA": peft_lora_kinds.TYPE} | {
     for name, one in family.TYPES.items()
 }
 """What each type changes at a module; LoRA's variants as well as LoRA."""
-READERS: dict[str, Reader] = {name: one.read for name, one in TYPES.items()} | {"LORA": peft_lora_kinds.read}
+READERS: Mapping[str, Reader] = {name: one.read for name, one in TYPES.items()} | {
+    "LORA": peft_lora_kinds.read
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,7 @@ class Peft:
                 load=lambda: store.backbones.load(record),
             )
         )
-        chosen, of_head = self._head(store, task, named, head, classes, order)
-        head_file.check_width(chosen, features=arch.features, width=arch.width)
+        chosen, of_head = self._head(store, task, arch, named, head, classes, order)
         whole = replace(foreign, tensors=foreign.tensors | chosen)
         notes = [*self.folder.notes, *_prefix(named), *checked, *foreign.notes, *of_head]
         return Registered(whole.register(store, task, name=name), notes, left_out)
@@ -104,6 +106,7 @@ class Peft:
         self,
         store: Store,
         task: TaskRecord,
+        arch: Architecture,
         named: Named,
         given: str | None,
         classes: Sequence[str] | None,
@@ -113,11 +116,13 @@ class Peft:
         if given is None:
             peft_checks.check_head(self.folder, named)
         if given is not None and given != head_file.BASE:
-            width = describe(store.backbones.get(task.spec.backbone_digest).config).features
-            read = head_file.read(Path(given), task, classes, width=width)
+            read = head_file.read(Path(given), task, classes, width=arch.features)
+            head_file.check_width(read.tensors, features=arch.features, width=arch.width)
             of_rows, notes = rows(task, classes, order, said=read.classes)
             return ordered_head(read.tensors, task, of_rows), notes
         if given is None and named.head:
+            peft_heads.check_feature(self.folder, named, arch)
+            head_file.check_width(named.head, features=arch.features, width=arch.width)
             of_rows, notes = rows(task, classes, order)
             return ordered_head(named.head, task, of_rows), notes
         for field, value in (("classes", classes), ("order", order)):
@@ -157,8 +162,9 @@ def _left_out(named: Named, head: str | None) -> tuple[str, ...]:
     found = []
     if head is not None and named.head:
         found.append("its head, for the one that --head names")
-    if named.unused:
-        found.append(f"{listed(named.unused)}: no feature depends on the pooler")
+    for why in dict.fromkeys(named.unused.values()):
+        names = [name for name, other in named.unused.items() if other == why]
+        found.append(f"{listed(names)}: {why}")
     if named.text:
         if head in (None, head_file.BASE):
             raise InvalidInput(

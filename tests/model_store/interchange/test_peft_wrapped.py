@@ -86,7 +86,7 @@ SIZES = {"attn.qkv": (192, 192), "attn.proj": (192, 192), "mlp.fc1": (192, 768),
 
 
 @pytest.mark.parametrize(
-    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.dinov2.layers", NEW)]
+    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.deit.layers", NEW)]
 )
 def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     real: Real, folder: Path, layers: str, sites: dict[str, tuple[str, int | None]]
