@@ -42,7 +42,10 @@ VERSION_4 = {
     },
     "dinov3": {"model.model.model.layer": "model.model.layer"},
     "clip": {"model.encoder.layers": "model.vision_model.encoder.layers"},
-    "siglip": {"model.encoder.layers": "model.vision_model.encoder.layers"},
+    "siglip": {
+        "model.encoder.layers": "model.vision_model.encoder.layers",
+        "model.head": "model.vision_model.head",
+    },
 }
 """What versions 4 of transformers call what version 5 renamed."""
 
