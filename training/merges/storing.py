@@ -6,6 +6,7 @@ Shapes: W outputs and in inputs of a linear, R rank.
 from dataclasses import dataclass, field
 from math import sqrt
 
+import torch
 from torch import Tensor
 
 from petl_vit.methods.merge import PATCHES, Merge, widths
@@ -61,8 +62,7 @@ class Storing:
             if site in self.vit.arch.norms:
                 self._norm(site, kind, change)
             elif site in outputs and kind == "bias":
-                self.shifted.append(site)
-                self.tensors[f"{site}.shift"] = change
+                self._shift(site, change)
             elif site in inputs:
                 self._linear(site, name, change)
             elif site == PATCHES and self.rank is not None:
@@ -126,6 +126,15 @@ class Storing:
         self._norms_of[site] = (float(lost.square().sum()), float(rows.square().sum()))
         self.scaled.append(site)
         self.tensors[f"{site}.scale"] = 1 + gain
+        if f"{site}.bias" in self.vit.params:  # the scale is of the whole output, the bias with it
+            self._shift(site, -gain * self.vit.params[f"{site}.bias"].detach().cpu().double())
+
+    def _shift(self, site: str, change: Tensor) -> None:
+        name = f"{site}.shift"
+        if name not in self.tensors:
+            self.shifted.append(site)
+            self.tensors[name] = torch.zeros_like(change)
+        self.tensors[name] = self.tensors[name] + change
 
     def _whole(self, name: str, change: Tensor) -> None:
         self.whole.append(name)
