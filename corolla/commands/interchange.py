@@ -24,7 +24,7 @@ from model_store.store import Store
 from petl_vit.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from model_store.interchange import peft_lora, petl_vision, timm_checkpoint
+    from model_store.interchange import peft_types, petl_vision, timm_checkpoint
     from model_store.interchange.folding import Folded
     from model_store.interchange.foreign import Order
 
@@ -253,14 +253,14 @@ def delete(adapter: str, task: str | None, yes: bool, url: str | None, as_json: 
 
 
 def _write(store: Store, manifest: Manifest, kind: Format, out: Path, overwrite: bool) -> None:
-    from model_store.interchange import archive, peft_lora
+    from model_store.interchange import archive, peft_export
 
     if kind == "archive":
         files.write(out, archive.write(store, manifest), overwrite)
     elif kind == "timm":
         files.write(out, _folded(store, _single(store, manifest), 1.0).encode(), overwrite)
     else:
-        files.write_folder(out, peft_lora.write(store, manifest), overwrite)
+        files.write_folder(out, peft_export.write(store, manifest), overwrite)
 
 
 def _single(store: Store, manifest: Manifest) -> Member:
@@ -282,13 +282,13 @@ _SETTINGS = {"archive": (), "peft": (), "timm": ("prefix", "ema"), "petl-vision"
 
 def _foreign(
     path: Path, kind: str, settings: dict[str, Any]
-) -> "peft_lora.Folder | timm_checkpoint.Whole | petl_vision.FacT":
+) -> "peft_types.Peft | timm_checkpoint.Whole | petl_vision.FacT":
     """An adapter of another library, read."""
-    from model_store.interchange import peft_lora, petl_vision, timm_checkpoint
+    from model_store.interchange import peft_types, petl_vision, timm_checkpoint
 
     check_printable(str(path), "path")
     if kind == "peft":
-        return peft_lora.read(path)
+        return peft_types.read(path)
     if kind == "timm":
         return timm_checkpoint.read(path, prefix=settings["prefix"], ema=settings["ema"])
     return petl_vision.read(path, scale=settings["scale"])

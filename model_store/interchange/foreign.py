@@ -34,11 +34,13 @@ class Foreign:
     Attributes:
         tensors: The method's and the head's, with the head's rows in the order of the task's classes.
         source: How it was made, for the manifest's `training`.
+        notes: What the user should know of it.
     """
 
     method: Method
     tensors: dict[str, Tensor]
     source: dict[str, JsonValue]
+    notes: tuple[str, ...] = ()
 
     def register(self, store: Store, task: TaskRecord, *, name: str) -> Published:
         """Publish it; the same again returns the version that exists.
