@@ -15,7 +15,12 @@ from model_store.sources.families.described import Described, Normalised
 from model_store.sources.said import Said, Triple
 from petl_vit.errors import InvalidInput, NotFound
 
-WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTER = "adapter_config.json"
 CONFIG, OPEN_CLIP, PROCESSORS = (
@@ -101,9 +106,7 @@ def _of_timm(config: dict[str, Any]) -> Said:
 def _of_transformers(config: dict[str, Any], processor: dict[str, Any]) -> Said:
     found = registry.described(config)
     mean, std = _normalised(processor)
-    said = replace(
-        _described(found, mean=mean, std=std), classes=_labels(config.get("id2label")), eps=found.eps
-    )
+    said = replace(_described(found, mean=mean, std=std), classes=_labels(config.get("id2label")))
     notes = [*said.notes]
     resample = processor.get("resample")
     if isinstance(resample, int):
@@ -165,10 +168,9 @@ def _processor(folder: Path) -> dict[str, Any]:
 
 def _normalised(processor: dict[str, Any]) -> tuple[Triple | None, Triple | None]:
     """Mean and std of pixels in [0, 1], of a processor that may scale them otherwise, or not at all."""
+    mean, std = triple(processor.get("image_mean")), triple(processor.get("image_std"))
     if processor.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    else:
-        mean, std = triple(processor.get("image_mean")), triple(processor.get("image_std"))
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
     if mean is None or std is None or not isinstance(factor, int | float) or not factor > 0:
         return mean, std

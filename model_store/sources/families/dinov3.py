@@ -130,7 +130,7 @@ def without_masked_biases(tensors: dict[str, Tensor], what: str) -> dict[str, Te
         Unsupported: The periods of its rotary positions are not timm's.
     """
     periods = tensors.get(PERIODS)
-    if periods is not None:
+    if periods is not None and periods.dim() == 1:
         steps = torch.arange(len(periods), dtype=torch.float32)
         known = _THETA ** (steps / len(periods))
         if not torch.allclose(periods.float(), known, rtol=1e-2):  # upstream has them in bfloat16
@@ -140,9 +140,9 @@ def without_masked_biases(tensors: dict[str, Tensor], what: str) -> dict[str, Te
                 remedy="use a DINOv3 with pos_embed_rope_base=100",
             )
     masked = {name.removesuffix("_mask") for name in tensors if name.endswith(MASK)}
-    return {name: _without_keys(t) if name in masked else t for name, t in tensors.items()}
+    return {name: _without_keys(t) if name in masked and t.dim() else t for name, t in tensors.items()}
 
 
 def _without_keys(bias: Tensor) -> Tensor:
-    queries, keys, values = bias.chunk(3)
-    return torch.cat([queries, torch.zeros_like(keys), values])
+    third = len(bias) // 3
+    return torch.cat([bias[:third], torch.zeros_like(bias[third : 2 * third]), bias[2 * third :]])

@@ -135,7 +135,7 @@ class Names:
         (_, some, count) = next(iter(of_one.values()))
         if name.endswith(f".{_QKV_BIAS}") and count == 3:  # one that is missing is zero
             parts = {part: parts.get(part, torch.zeros_like(some)) for part in range(count)}
-        if len(parts) < count:
+        if len(parts) < count or (count > 1 and not _stack(parts)):
             return {theirs: tensor for theirs, tensor, _ in of_one.values()}
         whole = parts[0] if count == 1 else torch.cat([parts[part] for part in range(count)])
         return {name: whole[(None,) * self.flat.get(name, 0)]}
@@ -147,6 +147,11 @@ def both(ours: str, *spellings: Spelling) -> Table:
         f"{ours}.{kind}": tuple(tuple(f"{part}.{kind}" for part in spelling) for spelling in spellings)
         for kind in ("weight", "bias")
     }
+
+
+def _stack(parts: Mapping[int, Tensor]) -> bool:
+    """Whether the rows of tensors can be put one after another."""
+    return all(t.dim() for t in parts.values()) and len({t.shape[1:] for t in parts.values()}) == 1
 
 
 def _places(table: Table) -> dict[str, Place]:
@@ -162,7 +167,7 @@ def _with_queries_apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         before, _, kind = name.rpartition(".")
-        if before == _POOLED and len(tensor) % 3 == 0:
+        if before == _POOLED and tensor.dim() and len(tensor) % 3 == 0:
             rows = tensor.split([len(tensor) // 3 * share for share in _POOL.values()])
             found |= {f"{part}.{kind}": t for part, t in zip(_POOL, rows, strict=True)}
         else:
