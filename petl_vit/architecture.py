@@ -80,6 +80,11 @@ class Architecture:
         return self.hidden * (2 if self.activation is swiglu else 1)
 
     @property
+    def key_bias(self) -> bool:
+        """Whether keys have a bias where queries and values have one; without it theirs is zeros."""
+        return "q_v_bias" not in self.layouts
+
+    @property
     def features(self) -> int:
         """The width of the pooled feature."""
         return self.width * (2 if self.pool == CLASS_AND_MEAN else 1)
