@@ -59,6 +59,8 @@ ALL = {
     "dinov3-gated": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "clip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "siglip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "clip-classifier": ["q_proj", "v_proj", "fc1"],
+    "siglip-classifier": ["q_proj", "v_proj", "out_proj"],
 }
 Made = Callable[[str], Hugging]
 
