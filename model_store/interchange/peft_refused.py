@@ -1,6 +1,6 @@
 """Types of PEFT that are refused, each with the reason: why no edit here is the same change."""
 
-from model_store.interchange.peft_names import CONFIG
+from model_store.interchange.peft_names import CONFIG, MERGE
 from petl_vit.errors import Unsupported
 
 _OF_INPUT = "its change of a weight depends on the input"
@@ -21,7 +21,7 @@ _WHY = {
 _REMEDIES = {
     "XLORA": "import the LoRAs that it mixes one by one, and mix them in a route",
     _OF_TEXT: "train VPT instead: `corolla train vpt_deep`",
-    _UNKNOWN: "merge it in PEFT (model.merge_and_unload()), and import the merged model with --format timm",
+    _UNKNOWN: MERGE,
 }
 
 

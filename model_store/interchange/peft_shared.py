@@ -112,7 +112,7 @@ def _tinylora(module: Module, reading: Reading) -> Sequence[Change]:
     vectors = {
         name.rpartition(".")[2]: t for name, t in reading.shared.items() if ".tinylora_v." in f".{name}"
     }
-    named_as_timm = all(m.site.part is None for m in reading.modules)
+    named_as_timm = all(m.site.part is None and m.site.module.startswith("blocks.") for m in reading.modules)
     ordered = len(vectors) == 1 and "tinylora_P" in module.tensors
     if not (named_as_timm or ordered):
         raise Unsupported(

@@ -42,6 +42,13 @@ _INERT = frozenset(
     ]
 )
 _PATCHES = "patch_embed.proj"
+_PATCH_BIASES = (
+    "patch_embed.proj.bias",
+    "embeddings.patch_embeddings.projection.bias",
+    "embeddings.patch_embeddings.bias",
+    "embeddings.patch_embedding.bias",
+)
+"""timm's name of the patch convolution's bias, and those of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +178,8 @@ def _with_patches(tuned: Tuned) -> tuple[list[Adapted], dict[str, Tensor]]:
     """The adapted modules, the patch embedding's bias among them; and the shared tensors in float64."""
     adapted, others = list(tuned.adapted), {n: t.double() for n, t in tuned.others.items()}
     for name in list(others):
-        if name.endswith(f"{_PATCHES}.bias"):
-            site = Site(name.removesuffix(f"{_PATCHES}.bias").removesuffix("."), _PATCHES)
+        if name.endswith(_PATCH_BIASES):
+            site = Site(tuned.adapted[0].site.prefix, _PATCHES)
             adapted.append(Adapted(path=_PATCHES, site=site, tensors={"bias": others.pop(name)}))
         elif name.endswith((".original_module.bias", "modules_to_save.bias")) or name in (
             f"{head}.bias" for head in HEADS

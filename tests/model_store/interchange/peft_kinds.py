@@ -90,8 +90,8 @@ def small(store: Store) -> Real:
     return Real(store, embed_dim=48, num_heads=3)
 
 
-def made(kind: str, model: Any, images: Tensor, folder: Path, **settings: Any) -> Made:
-    """A random adapter of a kind on a model, saved to a folder."""
+def trained(kind: str, model: Any, folder: Path, **settings: Any) -> Any:
+    """PEFT's model with a random adapter of a kind, saved to a folder."""
     import peft
 
     name, own = KINDS[kind]
@@ -104,16 +104,16 @@ def made(kind: str, model: Any, images: Tensor, folder: Path, **settings: Any) -
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-            adapted.save_pretrained(str(folder))
-            logits = adapted(images)
-            logits = getattr(logits, "logits", logits)
-            whole = copy.deepcopy(adapted).double().merge_and_unload()
-    return Made(folder=folder, logits=logits, weights=whole.state_dict())
+        adapted.save_pretrained(str(folder))
+    return adapted
 
 
+@torch.no_grad()
 def imported(kind: str, real: Real, folder: Path) -> tuple[Made, list[str]]:
     """An adapter of a kind on the task's backbone, registered under `name_of`; and the notes."""
-    one = made(kind, real.timm_frozen(), real.images, folder)
+    model = trained(kind, real.timm_frozen(), folder)
+    logits, whole = model(real.images), copy.deepcopy(model).double().merge_and_unload()
+    one = Made(folder=folder, logits=logits, weights=whole.state_dict())
     registered = peft_types.read(folder).register(real.store, real.task, name=name_of(kind), classes=None)
     return one, registered.notes
 
