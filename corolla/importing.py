@@ -13,7 +13,7 @@ from model_store.format.records import Manifest, TaskRecord
 from model_store.names import check_printable
 from model_store.sources import class_file
 from model_store.store import Store
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from model_store.interchange import peft_types, petl_vision, timm_checkpoint
@@ -98,10 +98,11 @@ def import_adapter(store: Store, arrival: Arrival) -> Imported:
         Corrupt: It is damaged, or not of the task's backbone.
     """
     check_printable(str(arrival.path), "path")
+    if not arrival.path.exists():
+        raise NotFound(f"{arrival.path} does not exist", field="path", remedy="check the path")
     found = _detected(arrival)
     _check_settings(arrival, found.kind)
-    imported = _archive(store, arrival, found) if found.kind == "archive" else _foreign(store, arrival, found)
-    return imported
+    return _archive(store, arrival, found) if found.kind == "archive" else _foreign(store, arrival, found)
 
 
 def _detected(arrival: Arrival) -> "Detected":
@@ -110,9 +111,13 @@ def _detected(arrival: Arrival) -> "Detected":
 
     if arrival.kind == AUTO:
         return detection.detect(arrival.path)
-    detection.check(arrival.path, arrival.kind)
-    kind = next(kind for kind in detection.KINDS if kind == arrival.kind)
-    return detection.Detected(kind, arrival.path, "")
+    for kind in detection.KINDS:
+        if kind == arrival.kind:
+            detection.check(arrival.path, kind)
+            return detection.Detected(kind, arrival.path)
+    raise InvalidInput(
+        f"{arrival.kind!r} is not a format", field="kind", remedy=f"use {', '.join([*detection.KINDS, AUTO])}"
+    )
 
 
 def _check_settings(arrival: Arrival, kind: str) -> None:

@@ -75,7 +75,8 @@ class Layout:
         for name, fields in groups:
             self.first[name] = len(numbers)
             numbers += [(fields, field) in _NUMBERS for field in fields]
-        self._narrow = arch.width % _ALIGNED != 0  # the kernels read columns by sixteens
+        widths = (arch.width, arch.fc1_width)  # the kernels read columns by sixteens
+        self._narrow = any(width % _ALIGNED for width in widths)
         self.is_offset = ~torch.tensor(numbers)
 
     @property

@@ -18,7 +18,6 @@ class Detected(NamedTuple):
 
     kind: Kind
     path: Path
-    said: str
 
 
 def detect(path: Path) -> Detected:
@@ -33,12 +32,12 @@ def detect(path: Path) -> Detected:
     if path.is_dir():
         return _of_folder(path)
     if path.name in (CONFIG, WEIGHTS, PICKLED) and (path.parent / CONFIG).is_file():
-        return Detected("peft", path.parent, f"the folder of PEFT that {path.name} is in")
+        return Detected("peft", path.parent)
     if zip_holds(path, "corolla.json"):
-        return Detected("archive", path, "an archive of corolla")
+        return Detected("archive", path)
     names = checkpoint.all_tensors(path).keys()
     if petl_vision.is_one(names):
-        return Detected("petl-vision", path, "FacT of the study's code")
+        return Detected("petl-vision", path)
     bare = [name for name in names if ".lora_A" in name]
     if bare:
         raise InvalidInput(
@@ -46,15 +45,15 @@ def detect(path: Path) -> Detected:
             field=path.name,
             remedy=f"put it into a folder as {WEIGHTS} beside its {CONFIG}, and give the folder",
         )
-    return Detected("timm", path, "a checkpoint")
+    return Detected("timm", path)
 
 
 def _of_folder(path: Path) -> Detected:
     if (path / CONFIG).is_file():
-        return Detected("peft", path, "a folder of PEFT")
+        return Detected("peft", path)
     named = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
     if len(named) == 1:
-        return Detected("peft", named[0], f"a folder of PEFT in {named[0].name}/")
+        return Detected("peft", named[0])
     if named:
         raise InvalidInput(
             f"it holds {len(named)} folders of PEFT",
@@ -62,7 +61,7 @@ def _of_folder(path: Path) -> Detected:
             remedy=f"import each by itself: {', '.join(str(folder) for folder in named[:3])}",
         )
     if any((path / name).is_file() for name in hub_folder.WEIGHTS):
-        return Detected("timm", path, "a model of a hub")
+        return Detected("timm", path)
     shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise InvalidInput(
         f"it holds neither a {CONFIG} of PEFT nor the weights of a model: it has {shown}",
