@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from model_store.interchange import peft_types
+from model_store.interchange.peft_names import WEIGHTS
 from tests.model_store.interchange.transformers_models import FAMILIES, Hugging, respelt
 from tests.petl_vit.backbones import relative
 
@@ -57,6 +59,8 @@ ALL = {
     "dinov3-gated": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "clip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "siglip": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "clip-classifier": ["q_proj", "v_proj", "fc1"],
+    "siglip-classifier": ["q_proj", "v_proj", "out_proj"],
 }
 Made = Callable[[str], Hugging]
 
@@ -117,3 +121,53 @@ def test_any_subset_of_targets_is_exact(made: Made, tmp_path: Path, targets: lis
     expected = model.expected(model.trained(tmp_path, target_modules=targets))
     imported(model, tmp_path, "subset")
     assert relative(model.logits("subset"), expected) <= 1e-5
+
+
+def test_gate_and_value_in_one_linear_of_version_4_land_on_fc1(made: Made, tmp_path: Path) -> None:
+    model = made("dinov2-swiglu")
+
+    def one_down(tuned: Any) -> None:
+        parameters = dict(tuned.named_parameters())
+        for name, parameter in parameters.items():
+            if "gate_proj.lora_A" in name:
+                parameters[name.replace("gate_proj", "up_proj")].copy_(parameter)
+
+    tuned = model.trained(tmp_path, one_down, target_modules=["gate_proj", "up_proj"])
+    found = safetensors.torch.load((tmp_path / WEIGHTS).read_bytes())
+    for name in [name for name in found if "gate_proj" in name]:
+        gate, value = found.pop(name), found.pop(name.replace("gate_proj", "up_proj"))
+        whole = gate if "lora_A" in name else torch.cat([gate, value])
+        found[name.replace("gate_proj", "weights_in")] = whole
+    (tmp_path / WEIGHTS).write_bytes(safetensors.torch.save(found))
+    respelt(tmp_path, {}, {"target_modules": ["weights_in"]})
+    imported(model, tmp_path, "packed")
+    assert relative(model.logits("packed"), model.expected(tuned)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        (["q_proj", "k_proj", "v_proj", "out_proj"], {}),
+        (["q_proj", "v_proj"], {}),
+        (["q_proj", "v_proj"], VERSION_4["clip"]),
+    ],
+    ids=["knots", "fusionbench", "fusionbench-over-the-model"],
+)
+def test_the_public_packs_of_clip_loras_get_the_tasks_head(
+    made: Made, tmp_path: Path, targets: list[str], names: dict[str, str]
+) -> None:
+    """Rank 16 over CLIP's vision transformer, without a head."""
+    model = made("clip")
+    expected = model.expected(model.trained(tmp_path, target_modules=targets, r=16, lora_alpha=16))
+    notes = imported(model, respelt(tmp_path, names, {}), "pack")
+    assert "it brings no head, so it has the task's base head" in notes
+    assert relative(model.logits("pack"), expected) <= 1e-5
+
+
+def test_a_lora_that_torch_passes_by_is_left_out(made: Made, tmp_path: Path) -> None:
+    """PEFT gives the out_proj of SigLIP's pooling a LoRA, which its own forward does not run."""
+    model = made("siglip")
+    expected = model.expected(model.trained(tmp_path, target_modules=["out_proj"]))
+    done = peft_types.read(tmp_path).register(model.store, model.task, name="passed", classes=None)
+    assert relative(model.logits("passed"), expected) <= 1e-5
+    assert "MultiheadAttention passes a LoRA of out_proj by" in done.left_out[0]

@@ -3,7 +3,7 @@
 import copy
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from model_store.resolution.loading import Loader
 from model_store.resolution.versions import resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
+from petl_vit.architecture import describe
 from petl_vit.backbone import BackboneConfig, Options
 from petl_vit.batch import Batch, Row
 from petl_vit.heads import LinearHead
@@ -102,6 +103,22 @@ FAMILIES = {
         32,
         {"mlp_ratio": 2.0, "act_layer": "gelu_tanh"},
     ),
+    "clip-classifier": Family(
+        "CLIPForImageClassification",
+        "CLIPConfig",
+        {"vision_config": _WIDE | {"image_size": 32, "patch_size": 16}, "num_labels": 5},
+        "vit_base_patch16_clip_quickgelu_224",
+        32,
+        {"mlp_ratio": 2.0, "global_pool": "avg", "final_norm": False},
+    ),
+    "siglip-classifier": Family(
+        "SiglipForImageClassification",
+        "SiglipConfig",
+        {"vision_config": _WIDE | {"image_size": 32, "patch_size": 16}, "num_labels": 5},
+        "vit_base_patch16_siglip_224",
+        32,
+        {"mlp_ratio": 2.0, "act_layer": "gelu_tanh", "global_pool": "avg", "fc_norm": False},
+    ),
 }
 
 
@@ -126,7 +143,9 @@ class Hugging:
             mean=HALF,
             std=HALF,
         )
-        self.backbone = self.store.backbones.put(name, backbone, frozen_of(self.frozen), "transformers")
+        self.backbone = self.store.backbones.put(
+            name, backbone, frozen_of(self.frozen, describe(backbone).shapes), "transformers"
+        )
         self.loader = Loader(self.store, self.backbone)
         self.vit = self.loader.vit(family.image_size)
         spec = TaskSpec.of(
@@ -220,11 +239,12 @@ _OUTSIDE = {
 }
 
 
-def frozen_of(model: Any) -> dict[str, Tensor]:
-    """A model's weights by our names."""
+def frozen_of(model: Any, shapes: Collection[str]) -> dict[str, Tensor]:
+    """A model's weights by our names, those that a backbone has."""
     found: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
     base = getattr(model, model.base_model_prefix, model) if hasattr(model, "classifier") else model
+    base = getattr(base, "vision_model", base)
     gated = any(name.endswith("gate_proj.weight") for name in base.state_dict())
     for name, tensor in base.state_dict().items():
         path, _, kind = name.rpartition(".")
@@ -245,7 +265,7 @@ def frozen_of(model: Any) -> dict[str, Tensor]:
         if name.endswith("qkv.bias"):
             of_one.setdefault(1, torch.zeros_like(of_one[0]))
         found[name] = torch.cat([of_one[part] for part in sorted(of_one)])
-    return _positions(found)
+    return {name: tensor for name, tensor in _positions(found).items() if name in shapes}
 
 
 def _positions(found: dict[str, Tensor]) -> dict[str, Tensor]:
