@@ -2,10 +2,10 @@
 
 The n queries P_l of block l attend to the block's tokens and go through residual, LayerScale and MLP as
 any token, but nothing attends to them and they are cut off after the block, so the frozen stream is
-untouched. On a backbone with rotary positions they have none, as the class token: they are not turned, the keys
-that they read are. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the M n L2-normalised query
-outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path does not act on queries.
-Dropout does in training, with one mask for the batch; the study used 0.1.
+untouched. They have no position, as the class token: on a backbone with rotary ones they are not turned,
+while the keys that they read are. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the
+M n L2-normalised query outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path
+does not act on queries. Dropout does in training, with one mask for the batch; the study used 0.1.
 Parameters: M n D + M n + 1; ViT-B/16 n=10 92,281.
 """
 

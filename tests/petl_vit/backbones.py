@@ -34,7 +34,10 @@ DEPTH = 3
 
 
 def config_of(
-    architecture: str, image_size: int, options: tuple[tuple[str, str], ...] = (), depth: int | None = DEPTH
+    architecture: str,
+    image_size: int,
+    options: tuple[tuple[str, str | int], ...] = (),
+    depth: int | None = DEPTH,
 ) -> BackboneConfig:
     extra: dict[str, bool | int | float | str | None] = dict(options)
     if depth is not None:
@@ -58,9 +61,14 @@ def timm_model(config_json: str, seed: int = 0) -> Model:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * noise)
+    return pooled_as(config, model.eval().requires_grad_(False))
+
+
+def pooled_as(config: BackboneConfig, model: Model) -> Model:
+    """The model itself, with the pooling that timm lacks where the config names it."""
     if config.options.get("global_pool") == CLASS_AND_MEAN:
         model.__class__ = type("ClassAndMean", (_ClassAndMean, type(model)), {})
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def tensors_of(model: Model) -> dict[str, torch.Tensor]:
