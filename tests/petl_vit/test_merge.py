@@ -93,7 +93,7 @@ def test_a_config_that_cannot_be_is_refused(changes: dict[str, object], said: st
 )
 def test_a_merge_for_another_backbone_is_refused(changes: dict[str, object]) -> None:
     vit, _ = family("plain")
-    with pytest.raises(InvalidInput, match="there is no .*; it was made for another backbone"):
+    with pytest.raises(InvalidInput, match=r"there is no .*; it was made for another backbone"):
         merge(**changes).shapes(vit.arch)
 
 

@@ -177,7 +177,7 @@ def test_members_of_other_heads_tasks_and_backbones_are_refused(
     values = {name: getattr(old, name) for name in Draft.model_fields}
     draft = Draft.of(**values | {"name": "fresh", "task_digest": head.digest})
     store.adapters.publish(draft, store.adapters.load(old))
-    with pytest.raises(InvalidInput, match="different base heads|different tasks or base heads"):
+    with pytest.raises(InvalidInput, match=r"different base heads|different tasks or base heads"):
         soup.run(store, replace(job, members="wide, fresh"))
 
 
