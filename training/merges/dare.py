@@ -1,4 +1,4 @@
-"""DARE: drop changes at random and rescale the rest (arXiv 2311.03099, section 3)."""
+"""DARE: drop changes at random and rescale the rest (arXiv 2311.03099)."""
 
 import hashlib
 

@@ -34,13 +34,11 @@ def ties(vectors: list[Vector], density: float) -> Vector:
         trimmed.append({name: parts.get(name, np.zeros(vector[name].size)) for name in vector})
     merged = {}
     for name, like in vectors[0].items():
-        out = np.zeros(like.size)
-        for p in range(like.size):
-            values = [vector[name][p] for vector in trimmed]
-            sign = np.sign(sum(values))
-            agreeing = [value for value in values if value != 0 and np.sign(value) == sign]
-            out[p] = sum(agreeing) / len(agreeing) if agreeing else 0.0
-        merged[name] = out.reshape(like.shape)
+        values = np.array([vector[name] for vector in trimmed])
+        signs = np.sign(values.sum(axis=0))
+        agreeing = np.where(np.sign(values) == signs, values, 0.0)
+        counts = np.maximum(1, np.count_nonzero(agreeing, axis=0))
+        merged[name] = (agreeing.sum(axis=0) / counts).reshape(like.shape)
     return merged
 
 
