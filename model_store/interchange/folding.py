@@ -104,7 +104,7 @@ def _in_timm(vit: FrozenViT, weights: dict[str, Tensor]) -> tuple[dict[str, Tens
         raise Unsupported(
             "the class token and the mean of the patches are pooled together, which timm cannot",
             field="route",
-            remedy="serve it with corolla, or export it with --format archive or onnx",
+            remedy="serve it with corolla, or use --format archive or corolla export onnx",
         )
     needed = sorted(name for name in weights.keys() - vit.arch.shapes.keys() - TABLES if weights[name].any())
     for more in _FURTHER:
