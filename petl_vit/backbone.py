@@ -1,8 +1,10 @@
 """The record of a backbone besides its tensors. Imports no torch."""
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
-CLASS_AND_MEAN = "token+avg"
+CLASS_AND_MEAN: Final = "token+avg"
 """The value of the option `global_pool` for the class token with the mean of the patches behind it.
 
 timm has none: to it, the class token alone is pooled.

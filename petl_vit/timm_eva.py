@@ -82,7 +82,7 @@ def layouts(block: Any) -> tuple[Layout, ...]:
     attention = block.attn
     biased = attention.q_bias is not None if hasattr(attention, "q_bias") else False
     if attention.qkv is None and type(attention) is eva.EvaAttention:
-        biased = attention.q_proj.bias is not None
+        biased = any(name == "q_proj.bias" for name, _ in attention.named_parameters())
     found: dict[Layout, bool] = {
         "gamma": block.gamma_1 is not None,
         "q_v_bias": biased,

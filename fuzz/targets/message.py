@@ -92,6 +92,11 @@ def check(data: bytes) -> None:
         raise AssertionError(f"{path}: {error}")
 
 
+def close() -> None:
+    """Ends the server, whose thread would keep the process."""
+    _channel.close()
+
+
 def _sent(path: str, message: bytes, *, streams: bool) -> grpc.RpcError | None:
     """How a call ends; None where it is answered."""
     channel = _channel()

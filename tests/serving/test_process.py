@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import signal
+import subprocess
+import sys
 from collections.abc import Coroutine
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 from corolla.commands.serve import serve
 from serving import process
 from serving.server import Server
-from tests.serving.world import World
+from tests.serving.world import WAIT_S, World
 
 
 def test_what_the_user_has_set_stays() -> None:
@@ -74,6 +76,19 @@ async def test_a_server_under_nohup_does_not_hear_its_terminal_close(
     server.service.close()
 
     assert heard == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGINT]
+
+
+def test_a_process_that_hangs_at_its_end_is_ended_and_says_where() -> None:
+    program = (
+        "import threading; from serving import process\n"
+        "def hangs(): threading.Event().wait()\n"
+        "process.exit_within(0.1); hangs()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert ended.returncode == 1
+    assert "in hangs" in ended.stderr
 
 
 def test_resident_memory_is_told_where_the_system_tells_it() -> None:

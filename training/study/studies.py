@@ -26,6 +26,8 @@ from training.study.verdict import Pruner, Yardstick
 
 _SILENT_S, _EPOCHS = 600.0, 5.0
 """A worker of another machine is taken for dead after so long, or so many epochs, without one."""
+_UNSIGNED_S = 30.0
+"""So long a trial may be without the name of its worker, which is written next after it is taken."""
 _PACK = "pack "
 _RANK = {State.COMPLETE: 4, State.PRUNED: 3, State.FAILED: 2, State.RUNNING: 1, State.WAITING: 0}
 _STATES = {
@@ -269,7 +271,7 @@ class Studies:
             return not alive
         if signs is None:  # killed between asking and signing
             started = trial.datetime_start
-            return started is None or time.time() - started.timestamp() > _SILENT_S
+            return started is None or time.time() - started.timestamp() > _UNSIGNED_S
         return bool(time.time() - signs["at"] > max(_SILENT_S, _EPOCHS * signs["epoch_s"]))
 
 

@@ -51,6 +51,22 @@ def test_training_says_in_two_lines_what_came_of_it_and_what_to_type_next(shell:
     assert out.startswith("digits/lora:1 is registered already: ")
 
 
+def test_training_signs_what_it_registers_with_a_key_that_it_reads_first(
+    shell: Shell, tmp_path: Path
+) -> None:
+    key, trusted = tmp_path / "release.key", tmp_path / "trusted"
+    assert "release.key" in shell.refused(
+        "train", "linear", "--task", "digits", "--data", "digits", "--sign", str(key)
+    )
+    code, public, err = shell("keys", "create", str(key), "--comment", "the team")
+    assert code == 0, err
+    trusted.write_text(public)
+    code, _, err = shell.train("linear", "--sign", str(key))
+    assert code == 0, err
+    found = shell.document("adapters", "verify", "digits/linear", "--trusted-keys", str(trusted), "--json")
+    assert found["trusted"] == "the team"
+
+
 def test_training_prints_the_manifest_as_one_json_document(shell: Shell) -> None:
     command = ["train", "vpt-deep", "--data", "digits", "--limit", "60", "--task", "digits", *QUICK, "--json"]
     starts = ["--init", "published", "--head-init", "random"]

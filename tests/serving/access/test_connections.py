@@ -67,6 +67,26 @@ def test_a_quiet_stream_outlives_pings_that_would_end_it_with_grpcs_own_bound() 
         dies.end()
 
 
+def test_further_calls_of_one_connection_wait_in_its_client_and_those_of_others_do_not() -> None:
+    most = dict(options(Settings()))["grpc.max_concurrent_streams"]
+    ask = health_pb2.HealthCheckRequest()
+    with (
+        Listening() as server,
+        grpc.insecure_channel(server.address) as full,
+        grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        stub = health_pb2_grpc.HealthStub(full)
+        watches: list[Any] = [stub.Watch(ask) for _ in range(most)]
+        assert all(next(watch).status == SERVING for watch in watches)
+        waiting = stub.Check.future(ask, timeout=WAIT_S)
+        assert health_pb2_grpc.HealthStub(other).Check(ask, timeout=WAIT_S).status == SERVING
+        assert not waiting.done()
+        watches.pop().cancel()
+        assert waiting.result().status == SERVING
+        for watch in watches:
+            watch.cancel()
+
+
 def changes(channel: grpc.Channel) -> list[grpc.ChannelConnectivity]:
     """The states of a channel, as they come."""
     seen: list[grpc.ChannelConnectivity] = []

@@ -100,6 +100,21 @@ def test_a_worker_of_another_machine_is_dead_when_it_was_silent_for_long(
     assert elsewhere.studies.revive(["lora"]) == 1
 
 
+def test_a_trial_that_was_taken_and_never_signed_waits_again_soon(
+    one: Machine, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.take(1)
+    one.die()
+    assert other.studies.revive(["lora"]) == 0  # its worker may be about to sign
+    monkeypatch.setattr(time, "time", lambda: now + 60.0)
+    assert other.studies.revive(["lora"]) == 1
+    assert len(other.take()) == len(POINTS)
+
+
 def test_a_worker_that_slept_learns_that_its_trial_is_given_to_another(
     storage: optuna.storages.BaseStorage, tmp_path: Path, one: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
