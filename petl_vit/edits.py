@@ -166,7 +166,7 @@ class LowRank:
 class Input:
     """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
 
-    R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W.
+    R - 1 is diagonal or of equal blocks; one of the two is given. A delta costs one more product with W.
 
     Attributes:
         diagonal: [in] or None.
@@ -184,19 +184,24 @@ class Input:
     outputs: tuple[int, int] | None = None
     frozen: Params | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether W(x + moved) is all that it does, so that one product with W is enough."""
+        return self.scale is None and self.outputs is None
+
+    def moved(self, x: Tensor, alpha: Alpha) -> Tensor:
+        """[B, N, in] -> same: alpha x (R - 1)."""
+        if self.diagonal is not None:
+            return at_alpha(beside(self.diagonal, x) * x, alpha)
+        assert self.blocks is not None
+        parts = x.to(self.blocks.dtype).unflatten(-1, (-1, self.blocks.shape[-1]))
+        return at_alpha(torch.einsum("...tnb,...nbc->...tnc", parts, self.blocks).flatten(-2), alpha)
+
     def _change(self, x: Tensor, alpha: Alpha) -> Tensor:
         """The product's delta [B, N, W'], alpha included, of the outputs that change."""
         assert self.frozen is not None, "no executor has given the frozen weight"
-        if self.diagonal is not None:
-            moved = beside(self.diagonal, x) * x
-        else:
-            assert self.blocks is not None
-            moved = x.unflatten(-1, (-1, self.blocks.shape[-1]))
-            moved = torch.einsum("...tnb,...nbc->...tnc", moved.to(self.blocks.dtype), self.blocks).flatten(
-                -2
-            )
         rows = slice(None) if self.outputs is None else slice(*self.outputs)
-        change = product_alone(self.frozen, self.site, at_alpha(moved, alpha), rows)
+        change = product_alone(self.frozen, self.site, self.moved(x, alpha), rows)
         return change if self.scale is None else change * beside(self.scale, change)
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:

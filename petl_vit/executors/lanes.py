@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from petl_vit.edit_set import EditSet
-from petl_vit.edits import AtSite
+from petl_vit.edits import AtSite, Input, LowRank
 from petl_vit.per_row import Alpha
 from petl_vit.products import Params
 
@@ -52,6 +52,24 @@ class Lane:
 
 SiteEdits = list[tuple[slice, list[tuple[AtSite, Lane]]]]
 """Slices of rows at one site, in order, and the edits of each with their lanes."""
+
+Turns = list[tuple[Input, Lane]]
+"""Edits that turn what a linear takes, with their lanes."""
+
+
+def taken_turns(site_edits: SiteEdits) -> Turns:
+    """Takes out the edits that may turn a site's input: no other edit of the rows reads the frozen output."""
+    turns: Turns = []
+    kept: SiteEdits = []
+    for rows, edits in site_edits:
+        alone = all(isinstance(e, LowRank) or (isinstance(e, Input) and e.is_whole) for e, _ in edits)
+        found = [(edit, lane) for edit, lane in edits if isinstance(edit, Input)] if alone else []
+        rest = [(edit, lane) for edit, lane in edits if not (alone and isinstance(edit, Input))]
+        turns += found
+        kept += [(rows, rest)] if rest else []
+    site_edits[:] = kept
+    return turns
+
 
 _WIDENED = 2**20
 """Elements of bf16 outputs that are widened for their edits at once."""

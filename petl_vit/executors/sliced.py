@@ -14,7 +14,7 @@ from petl_vit.attention import attend, merge_heads, split_heads, token_bias
 from petl_vit.branch import Branch
 from petl_vit.device import one_thread
 from petl_vit.executor import Executor, activate_, frozen_norm
-from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks
+from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks, taken_turns
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
 from petl_vit.prompts import Queries, Tokens
@@ -52,6 +52,7 @@ class Sliced(Executor):
         self._replacements = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._enter(lane)
+        self._turns = {site: found for site, own in self._site_edits.items() if (found := taken_turns(own))}
         self._on_cpu, self._products = vit.device.type == "cpu", vit.product_dtype
         self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
         # Every row carries equally many tokens, as rows of different lengths do not share a forward.
@@ -102,7 +103,7 @@ class Sliced(Executor):
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         """Applies a site's edits to its output y in place, in at least float32, and returns y."""
         site_edits = self._site_edits.get(site)
-        if site_edits is None:
+        if not site_edits:
             return y
         x = x.contiguous()
         with one_thread(self._is_little(y, self._widest)):
@@ -124,8 +125,20 @@ class Sliced(Executor):
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         names = (f"{site}.weight", f"{site}.bias")
-        y = self.over(names, lambda z, params: linear(params, site, z), x.to(self._products))
+        turned = self._turned(site, x).to(self._products)
+        y = self.over(names, lambda z, params: linear(params, site, z), turned)
         return self.edited(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
+
+    def _turned(self, site: str, x: Tensor) -> Tensor:
+        """What a linear takes: x, with the rows turned whose edits turn it."""
+        turns = self._turns.get(site)
+        if turns is None:
+            return x
+        turned = x.clone()  # other edits of these rows read x
+        for edit, lane in turns:
+            rows = lane.rows_of(turned)
+            rows += edit.moved(lane.rows_of(x), lane.alpha_of(rows))
+        return turned
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         names, eps = (f"{site}.weight", f"{site}.bias"), self.arch.eps
