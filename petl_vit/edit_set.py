@@ -106,9 +106,17 @@ class EditSet:
         """The first block that the edits change; infinite where they change none."""
         if self.tokens or self.queries:
             return 0
-        names = (*self.sites, *self.branches, *(edit.name for edit in self.dense))
-        sites = (*names, *(f"blocks.{block}." for block in self.prefixes))
-        return min(map(_block_of, sites), default=inf)
+        return min(self.blocks, default=inf)
+
+    @cached_property
+    def blocks(self) -> frozenset[float]:
+        """The blocks that the edits act in: 0 also for those before the blocks, infinity for those after."""
+        return frozenset(map(block_of, self.edits))
+
+    @cached_property
+    def turned(self) -> frozenset[str]:
+        """The linears whose input edits turn."""
+        return frozenset(edit.site for edit in self.edits if isinstance(edit, Input))
 
     def all_tensors(self) -> list[Tensor]:
         """Every tensor of the edits, in any order; several may share memory."""
@@ -125,7 +133,7 @@ class EditSet:
 
     def over(self, params: Params) -> Self:
         """The same edits, reading the frozen weights that they multiply by in `params`."""
-        if not any(isinstance(edit, Input) for edit in self.edits):
+        if not self.turned:
             return self
         edits = [replace(edit, frozen=params) if isinstance(edit, Input) else edit for edit in self.edits]
         return type(self)(edits, self.keys_values)
@@ -251,7 +259,23 @@ def _mapped(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
     return replace(value, **{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
-def _block_of(site: str) -> float:
+def block_of(edit: Edit) -> float:
+    """The block that an edit acts in: 0 also where it comes before the blocks, infinity where after."""
+    match edit:
+        case Branch():
+            return block_of_site(edit.sublayer)
+        case Prefix():
+            return edit.block
+        case Dense():
+            return block_of_site(edit.name)
+        case Tokens() | Queries():
+            return 0
+        case _:
+            return block_of_site(edit.site)
+
+
+def block_of_site(site: str) -> float:
+    """The block of a site, a sublayer or a parameter, as `block_of`."""
     name, _, rest = site.partition(".")
     if name == "blocks":
         return int(rest.partition(".")[0])

@@ -167,6 +167,7 @@ class Input:
     """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
 
     R - 1 is diagonal or of equal blocks; one of the two is given. A delta costs one more product with W.
+    Where it changes the input of all outputs alike (`is_whole`), an executor may change the input itself.
 
     Attributes:
         diagonal: [in] or None.
@@ -186,8 +187,18 @@ class Input:
 
     @property
     def is_whole(self) -> bool:
-        """Whether W(x + moved) is all that it does, so that one product with W is enough."""
+        """Whether W(x R) is all that it does, so that one product with W is enough."""
         return self.scale is None and self.outputs is None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is a scale of the input and no more."""
+        return self.diagonal is not None and self.is_whole
+
+    def scale_(self, x: Tensor, alpha: Alpha) -> None:
+        """x R in place, if it `scales` and is the only edit of its rows at the linear; for inference."""
+        assert self.diagonal is not None
+        x.mul_(1 + (self.diagonal if alpha is None else self.diagonal * alpha))
 
     def moved(self, x: Tensor, alpha: Alpha) -> Tensor:
         """[B, N, in] -> same: alpha x (R - 1)."""

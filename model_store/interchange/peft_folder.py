@@ -76,7 +76,7 @@ def refusal(what: str, why: str) -> Unsupported:
     return Unsupported(
         f"{what} cannot be represented exactly: {why}",
         field=CONFIG,
-        remedy="train a plain LoRA, or merge it in PEFT and import the merged model with --format timm",
+        remedy=f"train a plain LoRA, or {MERGE}",
     )
 
 

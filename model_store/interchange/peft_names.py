@@ -16,7 +16,8 @@ from petl_vit.errors import Corrupt, Unsupported
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 MERGE = (
-    "merge it: model.merge_and_unload().save_pretrained(folder), and import that folder with --format timm"
+    "merge it: torch.save(model.merge_and_unload().state_dict(), 'merged.pt'), and import that file as a "
+    "whole checkpoint"
 )
 """The remedy for a change of weights that is not one of edits here: it becomes a whole checkpoint."""
 

@@ -119,7 +119,9 @@ def test_a_change_without_an_effect_is_left_out_and_said(real: Real, tmp_path: P
 
 def test_a_lora_of_the_head_leads_to_a_merged_checkpoint(real: Real, tmp_path: Path) -> None:
     more = {f"classifier.lora_{kind}.weight": torch.ones(2, 2) for kind in "AB"}
-    with pytest.raises(Unsupported, match=r"weights of classifier, which are not.*merge_and_unload.*timm"):
+    with pytest.raises(
+        Unsupported, match=r"weights of classifier, which are not.*merge_and_unload.*whole checkpoint"
+    ):
         register(real, qkv(tmp_path / "a", head=None, more=more))
 
 

@@ -8,8 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from model_store.interchange import peft_types
+from model_store.interchange import peft_types, timm_checkpoint
 from model_store.interchange.peft_names import WEIGHTS
+from petl_vit.errors import Unsupported
 from tests.model_store.interchange.transformers_models import FAMILIES, Hugging, respelt
 from tests.petl_vit.backbones import relative
 
@@ -171,3 +172,18 @@ def test_a_lora_that_torch_passes_by_is_left_out(made: Made, tmp_path: Path) -> 
     done = peft_types.read(tmp_path).register(model.store, model.task, name="passed", classes=None)
     assert relative(model.logits("passed"), expected) <= 1e-5
     assert "MultiheadAttention passes a LoRA of out_proj by" in done.left_out[0]
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2"])
+def test_what_is_refused_can_be_merged_and_imported(made: Made, tmp_path: Path, family: str) -> None:
+    """A LoRA of the head too, as target_modules="all-linear" makes one."""
+    model = made(family)
+    tuned = model.trained(tmp_path, target_modules=["q_proj", "classifier"], modules_to_save=None)
+    with pytest.raises(Unsupported, match=r"LoRA adds to the weights of classifier.*merge_and_unload"):
+        imported(model, tmp_path, "head")
+    expected = model.expected(tuned)
+    torch.save(tuned.merge_and_unload().state_dict(), tmp_path / "merged.pt")
+    timm_checkpoint.read(tmp_path / "merged.pt").register(
+        model.store, model.task, name="merged", classes=None
+    )
+    assert relative(model.logits("merged"), expected) <= 1e-5
