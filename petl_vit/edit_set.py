@@ -113,6 +113,11 @@ class EditSet:
         """The blocks that the edits act in: 0 also for those before the blocks, infinity for those after."""
         return frozenset(map(block_of, self.edits))
 
+    @cached_property
+    def turned(self) -> frozenset[str]:
+        """The linears whose input edits turn."""
+        return frozenset(edit.site for edit in self.edits if isinstance(edit, Input))
+
     def all_tensors(self) -> list[Tensor]:
         """Every tensor of the edits, in any order; several may share memory."""
         keys_values = [t for pairs in self.keys_values.values() for pair in pairs for t in pair]
@@ -128,7 +133,7 @@ class EditSet:
 
     def over(self, params: Params) -> Self:
         """The same edits, reading the frozen weights that they multiply by in `params`."""
-        if not any(isinstance(edit, Input) for edit in self.edits):
+        if not self.turned:
             return self
         edits = [replace(edit, frozen=params) if isinstance(edit, Input) else edit for edit in self.edits]
         return type(self)(edits, self.keys_values)

@@ -166,8 +166,8 @@ class LowRank:
 class Input:
     """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
 
-    R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W, unless
-    it scales the input of all outputs (`scales`), which an executor may do to the input itself (`factor`).
+    R - 1 is diagonal or of equal blocks; one of the two is given. A delta costs one more product with W.
+    Where it changes the input of all outputs alike (`is_whole`), an executor may change the input itself.
 
     Attributes:
         diagonal: [in] or None.
@@ -186,28 +186,33 @@ class Input:
     frozen: Params | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether W(x R) is all that it does, so that one product with W is enough."""
+        return self.scale is None and self.outputs is None
+
+    @property
     def scales(self) -> bool:
         """Whether it is a scale of the input and no more."""
-        return self.diagonal is not None and self.scale is None and self.outputs is None
+        return self.diagonal is not None and self.is_whole
 
     def factor(self, alpha: Alpha) -> Tensor:
         """[in] or [B, 1, in]: what the input is multiplied by, where this edit `scales` and is alone."""
         assert self.diagonal is not None
         return 1 + (self.diagonal if alpha is None else self.diagonal * alpha)
 
+    def moved(self, x: Tensor, alpha: Alpha) -> Tensor:
+        """[B, N, in] -> same: alpha x (R - 1)."""
+        if self.diagonal is not None:
+            return at_alpha(beside(self.diagonal, x) * x, alpha)
+        assert self.blocks is not None
+        parts = x.to(self.blocks.dtype).unflatten(-1, (-1, self.blocks.shape[-1]))
+        return at_alpha(torch.einsum("...tnb,...nbc->...tnc", parts, self.blocks).flatten(-2), alpha)
+
     def _change(self, x: Tensor, alpha: Alpha) -> Tensor:
         """The product's delta [B, N, W'], alpha included, of the outputs that change."""
         assert self.frozen is not None, "no executor has given the frozen weight"
-        if self.diagonal is not None:
-            moved = beside(self.diagonal, x) * x
-        else:
-            assert self.blocks is not None
-            moved = x.unflatten(-1, (-1, self.blocks.shape[-1]))
-            moved = torch.einsum("...tnb,...nbc->...tnc", moved.to(self.blocks.dtype), self.blocks).flatten(
-                -2
-            )
         rows = slice(None) if self.outputs is None else slice(*self.outputs)
-        change = product_alone(self.frozen, self.site, at_alpha(moved, alpha), rows)
+        change = product_alone(self.frozen, self.site, self.moved(x, alpha), rows)
         return change if self.scale is None else change * beside(self.scale, change)
 
     def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:

@@ -149,6 +149,7 @@ def _costs(title: str, edits: list[_Edit]) -> tuple[str, ...]:
             f"{kinds.count('dense')} linears are kept as whole weights, {nbytes / 1e6:,.1f} MB, and its rows "
             "share no product with others there"
         )
-    if "input" in kinds:
-        notes.append(f"{kinds.count('input')} input edits multiply its rows by the frozen weight once more")
+    twice = [spec for spec, _ in edits if spec["edit"] == "input" and (spec["scale"] or "outputs" in spec)]
+    if twice:
+        notes.append(f"{len(twice)} input edits multiply its rows by the frozen weight once more")
     return tuple(notes)

@@ -64,6 +64,9 @@ class Lane:
 SiteEdits = list[tuple[slice, list[tuple[AtSite, Lane]]]]
 """Slices of rows at one site, in order, and the edits of each with their lanes."""
 
+Turns = list[tuple[Input, Lane]]
+"""Edits that change what a linear takes, with their lanes."""
+
 _WIDENED = 2**20
 """Elements of bf16 outputs that are widened for their edits at once."""
 
@@ -83,9 +86,9 @@ def chunks(edits: SiteEdits, row: int) -> Iterator[SiteEdits]:
     yield chunk
 
 
-def scales_of_input(edits: SiteEdits) -> tuple[list[tuple[Input, Lane]], SiteEdits]:
+def scales_of_input(edits: SiteEdits) -> tuple[Turns, SiteEdits]:
     """A linear's edits that can be done to its input, as they are alone on their rows; and the rest."""
-    scales, rest = list[tuple[Input, Lane]](), SiteEdits()
+    scales, rest = Turns(), SiteEdits()
     for rows, of_rows in edits:
         edit, lane = of_rows[0]
         if len(of_rows) == 1 and isinstance(edit, Input) and edit.scales:
@@ -93,6 +96,18 @@ def scales_of_input(edits: SiteEdits) -> tuple[list[tuple[Input, Lane]], SiteEdi
         else:
             rest.append((rows, of_rows))
     return scales, rest
+
+
+def taken_turns(edits: SiteEdits) -> Turns:
+    """Takes out of a linear's edits those that turn its input, where none of their rows reads its output."""
+    turns = Turns()
+    for place, (rows, of_rows) in enumerate(edits):
+        if not any(_reads_output(edit) for edit, _ in of_rows):
+            turns += [(e, lane) for e, lane in of_rows if isinstance(e, Input) and e.is_whole]
+            rest = [(e, lane) for e, lane in of_rows if not (isinstance(e, Input) and e.is_whole)]
+            edits[place] = rows, rest
+    edits[:] = [(rows, of_rows) for rows, of_rows in edits if of_rows]
+    return turns
 
 
 def apply_(edits: list[tuple[AtSite, Lane]], rows: slice, x: Tensor, y: Tensor, first: int) -> None:

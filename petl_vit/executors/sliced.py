@@ -14,9 +14,8 @@ from petl_vit.attention import attend, merge_heads, split_heads, token_bias
 from petl_vit.branch import Branch
 from petl_vit.device import one_thread
 from petl_vit.edit_set import block_of_site
-from petl_vit.edits import Input
 from petl_vit.executor import Executor, activate_, frozen_norm
-from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks, scales_of_input
+from petl_vit.executors.lanes import Lane, SiteEdits, Turns, apply_, chunks, scales_of_input, taken_turns
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
 from petl_vit.prompts import Queries, Tokens
@@ -56,10 +55,12 @@ class Sliced(Executor):
         self._replacements = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._enter(lane)
-        self._scales: dict[str, list[tuple[Input, Lane]]] = {}
+        self._scales: dict[str, Turns] = {}
         for site in [site for site in self._site_edits if site.endswith(_OWN_INPUT)]:
             self._scales[site], rest = scales_of_input(self._site_edits.pop(site))
             self._site_edits |= {site: rest} if rest else {}
+        turned = {site for lane in lanes for site in lane.edits.turned}
+        self._turns = {site: taken_turns(self._site_edits[site]) for site in turned & self._site_edits.keys()}
         self._on_cpu, self._products = vit.device.type == "cpu", vit.product_dtype
         self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
         # Every row carries equally many tokens, as rows of different lengths do not share a forward.
@@ -118,7 +119,7 @@ class Sliced(Executor):
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         """Applies a site's edits to its output y in place, in at least float32, and returns y."""
         site_edits = self._site_edits.get(site)
-        if site_edits is None:
+        if not site_edits:
             return y
         x = x.contiguous()
         with one_thread(self._is_little(y, self._widest)):
@@ -144,8 +145,19 @@ class Sliced(Executor):
         for edit, lane in self._scales.get(site, ()):
             rows = lane.rows_of(x)
             rows.mul_(edit.factor(lane.alpha_of(rows)))
-        y = self.over(names, lambda z, params: linear(params, site, z), x)
+        y = self.over(names, lambda z, params: linear(params, site, z), self._turned(site, x))
         return self.edited(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
+
+    def _turned(self, site: str, x: Tensor) -> Tensor:
+        """What a linear takes: x, with the rows turned whose edits turn it."""
+        turns = self._turns.get(site)
+        if not turns:
+            return x
+        turned = x.clone()  # other edits of these rows read x
+        for edit, lane in turns:
+            rows = lane.rows_of(turned)
+            rows += edit.moved(lane.rows_of(x), lane.alpha_of(rows))
+        return turned
 
     def norm(self, site: str, x: Tensor) -> Tensor:
         names, eps = (f"{site}.weight", f"{site}.bias"), self.arch.eps

@@ -13,8 +13,9 @@ from model_store.interchange import peft_types
 from model_store.interchange.peft_names import CONFIG, WEIGHTS
 from model_store.store import Store
 from petl_vit.errors import CorollaError, Corrupt, Unsupported
-from tests.model_store.interchange.peft_kinds import small
+from tests.model_store.interchange.peft_kinds import ALL, small
 from tests.model_store.real import Real
+from tests.petl_vit.backbones import relative
 
 Tensors = dict[str, Tensor]
 
@@ -126,3 +127,29 @@ def test_bases_that_a_machine_drew_are_refused(real: Real, tmp_path: Path) -> No
 def test_boft_with_several_factors_is_refused(real: Real, tmp_path: Path) -> None:
     tensors = {"boft_R": torch.ones(2, 12, 4, 4), "boft_s": torch.ones(48, 1)}
     assert "boft_n_butterfly_factor" in str(refused(real, folder(tmp_path, "BOFT", tensors)))
+
+
+@pytest.mark.filterwarnings("ignore:PiSSA changes")
+def test_a_converted_pissa_lost_its_head_and_is_right_with_another(real: Real, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="needs Hugging Face PEFT (the dev extra)")
+    config = peft.LoraConfig(
+        r=3, target_modules=ALL, init_lora_weights="pissa", modules_to_save=["head"], lora_alpha=5
+    )
+    model = peft.get_peft_model(real.timm_frozen(), config).eval()
+    own = model.peft_config["default"]
+    own.init_lora_weights = True
+    model.save_pretrained(str(tmp_path / "start"))
+    own.init_lora_weights = "pissa"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        expected = model(real.images)
+    place = tmp_path / "converted"
+    model.save_pretrained(str(place), path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+
+    error = refused(real, place)
+    assert "the folder lost its head" in str(error)
+    assert "--head base" in str(error.remedy)
+    peft_types.read(place).register(real.store, real.task, name="converted", classes=None, head="base")
+    assert relative(real.logits("converted"), expected) <= 1e-5
