@@ -71,9 +71,9 @@ _PAPER: dict[str, Settings] = {
 _ALIKE: dict[str, Settings] = {
     "dora": _PAPER["lora"],
     "vera": {"rank": (64, 256, 1024), "learning_rate": (1e-2, 1e-1)},
-    "ia3": {},
+    "ia3": {"learning_rate": (1e-2, 1e-1)},
 }
-"""Methods that the study did not try: LoRA's ranks, and those around VeRA's own at ten times the rates."""
+"""Methods that the study did not try. Vectors alone take ten times the rates of matrices."""
 
 _AROUND, _UP, _WIDE = (0.5, 2.0), (1.0, 4.0), (0.3, 1.0, 3.0, 10.0)
 _SMALL: dict[str, Settings] = {
