@@ -40,7 +40,7 @@ def foreign(tuned: Tuned, title: str, changed: Sequence[Changed]) -> Foreign:
         site = edits[int(bad.partition(".")[0])][0]["site"]
         raise Corrupt(f"its change of {site} is not finite", field=WEIGHTS, remedy="train it again")
     method = Imported.configure({"source": title, "parts": [spec for spec, _ in edits]})
-    return Foreign(method=method, tensors=tensors, source=tuned.source, notes=_costs(title, edits))
+    return Foreign(method=method, tensors=tensors, source=tuned.source, notes=_costs(edits))
 
 
 def _edits(site: str, changes: list[tuple[Module, Change]], frozen: Mapping[str, Tensor]) -> list[_Edit]:
@@ -138,18 +138,21 @@ def _dense(
     return found
 
 
-def _costs(title: str, edits: list[_Edit]) -> tuple[str, ...]:
+def _costs(edits: list[_Edit]) -> tuple[str, ...]:
     """What the user should know of how the edits run."""
     kinds = [spec["edit"] for spec, _ in edits]
-    used = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    notes = [f"its {title} became edits that have the same change: {used}"]
+    notes = []
     if "dense" in kinds:
         nbytes = sum(4 * t.numel() for spec, own in edits if spec["edit"] == "dense" for t in own.values())
         notes.append(
-            f"{kinds.count('dense')} linears are kept as whole weights, {nbytes / 1e6:,.1f} MB, and its rows "
+            f"{_counted(kinds.count('dense'), 'linear')} kept whole, {nbytes / 1e6:,.1f} MB, and its rows "
             "share no product with others there"
         )
     twice = [spec for spec, _ in edits if spec["edit"] == "input" and (spec["scale"] or "outputs" in spec)]
     if twice:
-        notes.append(f"{len(twice)} input edits multiply its rows by the frozen weight once more")
+        notes.append(f"its rows are multiplied by {_counted(len(twice), 'frozen weight')} once more")
     return tuple(notes)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import corolla
 from corolla import command
+from model_store.interchange.peft_names import CONFIG, WEIGHTS
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from tests.model_store.interchange.peft_folders import WIDTH, lora, qkv
@@ -37,6 +39,22 @@ def test_a_folder_of_transformers_says_what_it_became(
     ]
     assert lines[2].startswith("left out: vit.pooler.dense")
     assert any(line.startswith("note: LoRAs of queries, keys and values") for line in lines)
+
+
+def test_a_folder_of_another_type_says_its_edits_and_their_cost(
+    real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hira"
+    folder.mkdir()
+    (folder / CONFIG).write_text(json.dumps({"peft_type": "HIRA", "r": 2, "target_modules": ["attn.proj"]}))
+    names = [f"base_model.model.blocks.0.attn.proj.hira_{kind}" for kind in "AB"]
+    tensors = dict(zip(names, (torch.ones(2, WIDTH), torch.ones(WIDTH, 2)), strict=True))
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
+    assert command.run(["adapters", "import", str(folder), "--name", "theirs"]) == 0
+    said = capsys.readouterr().err
+    assert "found: a folder of PEFT, HIRA" in said
+    assert "becomes: the method imported: 1 Dense at parameters" in said
+    assert "note: 1 linear kept whole, 0.1 MB" in said
 
 
 def test_programs_get_the_same_as_json(

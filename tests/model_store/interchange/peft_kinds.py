@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_store.interchange import peft_types
+from model_store.interchange import peft_types, summary
 from model_store.store import Store
 from tests.model_store.real import Real
 from tests.petl_vit.backbones import relative
@@ -127,10 +127,11 @@ def table() -> None:
     with tempfile.TemporaryDirectory() as place:
         real = small(Store.open(f"{place}/store"))
         for kind in KINDS:
-            one, notes = imported(kind, real, Path(place) / name_of(kind))
+            one, _ = imported(kind, real, Path(place) / name_of(kind))
             found = real.logits(name_of(kind))
-            edits = next((n.partition("change: ")[2] for n in notes if "change: " in n), "lora")
-            print(f"| {kind} | {edits} | {relative(found, one.logits):.0e} |")
+            manifest = real.store.adapters.manifest("zoo", name_of(kind), 1)
+            edits = sorted({edit.edit for edit in summary.edits_of(real.store, manifest)})
+            print(f"| {kind} | {', '.join(edits)} | {relative(found, one.logits):.0e} |")
 
 
 if __name__ == "__main__":
