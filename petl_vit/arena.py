@@ -2,7 +2,7 @@
 
 Both have a fixed size and address, so that a captured CUDA graph can read them. An adapter takes a contiguous
 run of the bank (first fit) and one row of the table, its *slot*. Adapters with edits that the kernels do not
-compute (full, selective, VPT-Shallow, VQT, very wide bottlenecks) take a run of the bank alone.
+compute (full, selective, IA3, VPT-Shallow, VQT, very wide bottlenecks) take a run of the bank alone.
 
 Shapes: E elements of the bank, S slots, F fields of a table's row.
 """

@@ -166,7 +166,8 @@ class LowRank:
 class Input:
     """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
 
-    R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W.
+    R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W, unless
+    it scales the input of all outputs (`scales`), which an executor may do to the input itself (`scale_`).
 
     Attributes:
         diagonal: [in] or None.
@@ -183,6 +184,16 @@ class Input:
     scale: Tensor | None = None
     outputs: tuple[int, int] | None = None
     frozen: Params | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is a scale of the input and no more."""
+        return self.diagonal is not None and self.scale is None and self.outputs is None
+
+    def scale_(self, x: Tensor, alpha: Alpha) -> None:
+        """x R in place, if it `scales` and is the only edit of its rows at the linear; for inference."""
+        assert self.diagonal is not None
+        x.mul_(1 + (self.diagonal if alpha is None else self.diagonal * alpha))
 
     def _change(self, x: Tensor, alpha: Alpha) -> Tensor:
         """The product's delta [B, N, W'], alpha included, of the outputs that change."""

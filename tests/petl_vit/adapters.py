@@ -14,6 +14,8 @@ CLASSES = 5
 NAMES = methods.names()
 SMALL: dict[str, dict[str, float]] = {
     "lora": {"rank": 3},
+    "dora": {"rank": 3, "scale": 0.7},
+    "vera": {"rank": 3, "d_initial": 1.0},
     "adaptformer": {"rank": 3, "scale": 0.7},
     "vpt_deep": {"prompts": 4},
     "vpt_shallow": {"prompts": 4},

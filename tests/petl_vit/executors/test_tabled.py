@@ -24,7 +24,7 @@ from tests.petl_vit.adapters import NAMES, WHOLE, adapter_of, adapter_with, imag
 from tests.petl_vit.backbones import family, relative
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-LOOSE = {"full", "selective", "vpt_shallow", "vqt"}
+LOOSE = {"full", "ia3", "selective", "vpt_shallow", "vqt"}
 TABLED = [name for name in NAMES if name not in LOOSE]
 SOME = ["lora", "convpass", "vpt_deep", "layernorm", "houlsby"]
 
