@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_store.collections.adapters import Published
 from model_store.format.records import TaskRecord
-from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
+from model_store.interchange.foreign import Foreign, Order, Registered, ordered_head, rows
 from model_store.sources import checkpoint
 from model_store.sources.checkpoint import Checkpoint
 from model_store.store import Store
@@ -26,6 +25,12 @@ class Whole:
 
     checkpoint: Checkpoint
 
+    @property
+    def said(self) -> str:
+        """What it is, for the user."""
+        of = self.checkpoint.said.architecture
+        return f"a whole checkpoint{f' of {of}' if of else ''}, {len(self.checkpoint.tensors)} tensors"
+
     def register(
         self,
         store: Store,
@@ -34,7 +39,7 @@ class Whole:
         name: str,
         classes: Sequence[str] | None,
         order: Order | None = None,
-    ) -> tuple[Published, list[str]]:
+    ) -> Registered:
         """Register it under a task; and what the user should know.
 
         Raises:
@@ -59,7 +64,7 @@ class Whole:
             source={"imported_from": "timm", "file": found.name, "header": dict(found.header)},
         )
         try:
-            return foreign.register(store, task, name=name), [*found.notes, *notes]
+            return Registered(foreign.register(store, task, name=name), [*found.notes, *notes])
         except Corrupt as error:
             done = f" ({'; '.join(found.notes)})" if found.notes else ""
             raise Corrupt(f"{error.problem}{done}", field=found.name, remedy=error.remedy) from error

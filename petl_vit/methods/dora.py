@@ -69,4 +69,5 @@ class DoRA(Method):
 
 def _norms(weight: Tensor) -> Tensor:
     """[W, in] -> [W]"""
-    return torch.linalg.vector_norm(weight, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return norms
