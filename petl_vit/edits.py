@@ -167,7 +167,7 @@ class Input:
     """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
 
     R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W, unless
-    it scales the input of all outputs (`scales`), which an executor may do to the input itself (`scale_`).
+    it scales the input of all outputs (`scales`), which an executor may do to the input itself (`factor`).
 
     Attributes:
         diagonal: [in] or None.
@@ -190,10 +190,10 @@ class Input:
         """Whether it is a scale of the input and no more."""
         return self.diagonal is not None and self.scale is None and self.outputs is None
 
-    def scale_(self, x: Tensor, alpha: Alpha) -> None:
-        """x R in place, if it `scales` and is the only edit of its rows at the linear; for inference."""
+    def factor(self, alpha: Alpha) -> Tensor:
+        """[in] or [B, 1, in]: what the input is multiplied by, where this edit `scales` and is alone."""
         assert self.diagonal is not None
-        x.mul_(1 + (self.diagonal if alpha is None else self.diagonal * alpha))
+        return 1 + (self.diagonal if alpha is None else self.diagonal * alpha)
 
     def _change(self, x: Tensor, alpha: Alpha) -> Tensor:
         """The product's delta [B, N, W'], alpha included, of the outputs that change."""
