@@ -116,7 +116,7 @@ class Judge:
             made[name] = f"{outcome.manifest.name}:{outcome.manifest.version}"
             alone = {member.manifest.name: member.accuracy for member in outcome.members}
             if outcome.cut is not None:
-                progress(f"  rank 16 is {outcome.cut.error:.1%} of the change away from it")
+                progress(f"  rank 16 leaves out {outcome.cut.error:.1%} of the change")
         routes = {"best member": max(members, key=lambda name: alone[name])}
         routes |= {f"member {name}": name for name in members}
         routes |= made | {"ensemble": ", ".join(members)}
