@@ -21,8 +21,8 @@ from torch import Tensor
 
 from petl_vit.branch import Branch
 from petl_vit.device import long_lived_zeros
-from petl_vit.edits import Affine, AtSite, Dense, Edit, LowRank, NormDelta
-from petl_vit.products import wide
+from petl_vit.edits import Affine, AtSite, Dense, Edit, Input, LowRank, NormDelta
+from petl_vit.products import Params, wide
 from petl_vit.prompts import Prefix, Queries, Tokens
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
@@ -37,6 +37,7 @@ _TENSORS: dict[type, tuple[str, ...]] = {
     Affine: ("scale", "shift"),
     NormDelta: ("weight", "bias"),
     LowRank: ("a", "b", "a0", "shift"),
+    Input: ("diagonal", "blocks", "scale"),
     Branch: ("down", "down_bias", "up", "up_bias"),
     Prefix: (),
 }
@@ -45,6 +46,7 @@ _CONSTANTS: dict[type, tuple[str, ...]] = {
     Affine: ("site",),
     NormDelta: ("site", "eps"),
     LowRank: ("site",),
+    Input: ("site", "outputs"),
     Branch: ("sublayer", "source", "activation", "scale"),
     Prefix: ("block", "weight"),
 }
@@ -104,9 +106,12 @@ class EditSet:
         """The first block that the edits change; infinite where they change none."""
         if self.tokens or self.queries:
             return 0
-        names = (*self.sites, *self.branches, *(edit.name for edit in self.dense))
-        sites = (*names, *(f"blocks.{block}." for block in self.prefixes))
-        return min(map(_block_of, sites), default=inf)
+        return min(self.blocks, default=inf)
+
+    @cached_property
+    def blocks(self) -> frozenset[float]:
+        """The blocks that the edits act in: 0 also for those before the blocks, infinity for those after."""
+        return frozenset(map(block_of, self.edits))
 
     def all_tensors(self) -> list[Tensor]:
         """Every tensor of the edits, in any order; several may share memory."""
@@ -120,6 +125,13 @@ class EditSet:
             for block, pairs in self.keys_values.items()
         }
         return type(self)([_mapped(edit, move) for edit in self.edits], keys_values)
+
+    def over(self, params: Params) -> Self:
+        """The same edits, reading the frozen weights that they multiply by in `params`."""
+        if not any(isinstance(edit, Input) for edit in self.edits):
+            return self
+        edits = [replace(edit, frozen=params) if isinstance(edit, Input) else edit for edit in self.edits]
+        return type(self)(edits, self.keys_values)
 
     def on_host(self) -> Self:
         """The same edits in host memory; edits of a GPU in pinned memory, which the GPU can read."""
@@ -242,7 +254,23 @@ def _mapped(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
     return replace(value, **{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
-def _block_of(site: str) -> float:
+def block_of(edit: Edit) -> float:
+    """The block that an edit acts in: 0 also where it comes before the blocks, infinity where after."""
+    match edit:
+        case Branch():
+            return block_of_site(edit.sublayer)
+        case Prefix():
+            return edit.block
+        case Dense():
+            return block_of_site(edit.name)
+        case Tokens() | Queries():
+            return 0
+        case _:
+            return block_of_site(edit.site)
+
+
+def block_of_site(site: str) -> float:
+    """The block of a site, a sublayer or a parameter, as `block_of`."""
     name, _, rest = site.partition(".")
     if name == "blocks":
         return int(rest.partition(".")[0])

@@ -28,9 +28,14 @@ FAMILIES: Final = (
         title="biases, norms, scales",
         colour="green",
         marker="^",
-        methods=("bitfit", "layernorm", "difffit", "ssf"),
+        methods=("bitfit", "layernorm", "difffit", "ssf", "ia3"),
     ),
-    Family(title="low rank", colour="blue", marker="o", methods=("lora", "fact_tt", "fact_tk", "repadapter")),
+    Family(
+        title="low rank",
+        colour="blue",
+        marker="o",
+        methods=("lora", "dora", "vera", "fact_tt", "fact_tk", "repadapter"),
+    ),
     Family(
         title="adapters",
         colour="orange",
