@@ -2,7 +2,7 @@
 
 Both have a fixed size and address, so that a captured CUDA graph can read them. An adapter takes a contiguous
 run of the bank (first fit) and one row of the table, its *slot*. Adapters with edits that the kernels do not
-compute (full, selective, VPT-Shallow, VQT, very wide bottlenecks) take a run of the bank alone.
+compute (full, selective, IA3, VPT-Shallow, VQT, very wide bottlenecks) take a run of the bank alone.
 
 Shapes: E elements of the bank, S slots, F fields of a table's row.
 """
@@ -75,7 +75,8 @@ class Layout:
         for name, fields in groups:
             self.first[name] = len(numbers)
             numbers += [(fields, field) in _NUMBERS for field in fields]
-        self._narrow = arch.width % _ALIGNED != 0  # the kernels read columns by sixteens
+        widths = (arch.width, arch.fc1_width)  # the kernels read columns by sixteens
+        self._narrow = any(width % _ALIGNED for width in widths)
         self.is_offset = ~torch.tensor(numbers)
 
     @property

@@ -21,7 +21,7 @@ from torch import Tensor
 from petl_vit.adapter import Adapter
 from petl_vit.alphas import Alphas, added, alphas_of, at, not_by_block
 from petl_vit.edit_set import NO_FORM, EditSet, block_of
-from petl_vit.edits import Affine, Dense, Edit, LowRank, NormDelta, fold
+from petl_vit.edits import Edit, Foldable, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
@@ -330,7 +330,7 @@ class Batch:
                 (edit, term.alpha_of(edit))
                 for term in model.edited
                 for edit in self._slots.edits([term.adapter]).edits
-                if isinstance(edit, Affine | NormDelta | LowRank | Dense) and term.alpha_of(edit) != 0
+                if isinstance(edit, Foldable) and term.alpha_of(edit) != 0
             ]
             self._folded[model.key] = fold(self.vit.params, terms)
             while len(self._folded) > self._folded_models:
@@ -353,7 +353,7 @@ def _adapters_together(models: Sequence[Model], indices: list[int]) -> list[int]
 
 
 def _unfoldable(edits: EditSet) -> EditSet:
-    return EditSet([e for e in edits.edits if not isinstance(e, Affine | NormDelta | LowRank | Dense)])
+    return EditSet([e for e in edits.edits if not isinstance(e, Foldable)])
 
 
 def logits_of(features: Tensor, models: Sequence[Model]) -> list[Tensor]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from petl_vit.branch import Branch
 from petl_vit.device import long_lived_zeros
-from petl_vit.edits import Affine, AtSite, Dense, Edit, LowRank, NormDelta
-from petl_vit.products import wide
+from petl_vit.edits import Affine, AtSite, Dense, Edit, Input, LowRank, NormDelta
+from petl_vit.products import Params, wide
 from petl_vit.prompts import Prefix, Queries, Tokens
 
 KeysValues = Mapping[int, list[tuple[Tensor, Tensor]]]
@@ -37,6 +37,7 @@ _TENSORS: dict[type, tuple[str, ...]] = {
     Affine: ("scale", "shift"),
     NormDelta: ("weight", "bias"),
     LowRank: ("a", "b", "a0", "shift"),
+    Input: ("diagonal", "blocks", "scale"),
     Branch: ("down", "down_bias", "up", "up_bias"),
     Prefix: (),
 }
@@ -45,6 +46,7 @@ _CONSTANTS: dict[type, tuple[str, ...]] = {
     Affine: ("site",),
     NormDelta: ("site", "eps"),
     LowRank: ("site",),
+    Input: ("site", "outputs"),
     Branch: ("sublayer", "source", "activation", "scale"),
     Prefix: ("block", "weight"),
 }
@@ -123,6 +125,13 @@ class EditSet:
             for block, pairs in self.keys_values.items()
         }
         return type(self)([_mapped(edit, move) for edit in self.edits], keys_values)
+
+    def over(self, params: Params) -> Self:
+        """The same edits, reading the frozen weights that they multiply by in `params`."""
+        if not any(isinstance(edit, Input) for edit in self.edits):
+            return self
+        edits = [replace(edit, frozen=params) if isinstance(edit, Input) else edit for edit in self.edits]
+        return type(self)(edits, self.keys_values)
 
     def on_host(self) -> Self:
         """The same edits in host memory; edits of a GPU in pinned memory, which the GPU can read."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from petl_vit.branch import Branch
 from petl_vit.noise import Noise, dropped
 from petl_vit.per_row import Alpha, add_product_, at_alpha, beside, product
-from petl_vit.products import DenseParams, Params
+from petl_vit.products import DenseParams, Params, product_alone
 from petl_vit.prompts import Prefix, Queries, Tokens
 
 
@@ -163,6 +163,82 @@ class LowRank:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Input:
+    """delta = scale * W(x (R - 1)) at a linear: its input is turned or scaled, the frozen weight stays.
+
+    R - 1 is diagonal or of equal blocks; one of the two is given. It costs one more product with W, unless
+    it scales the input of all outputs (`scales`), which an executor may do to the input itself (`factor`).
+
+    Attributes:
+        diagonal: [in] or None.
+        blocks: [in / b, b, b] or None; a block's part of x is multiplied from the left.
+        scale: [W], or None for 1.
+        outputs: The first output of those that change, and the first after them; None for all. `scale` is of
+            these alone.
+        frozen: What has W; executors give it (`EditSet.over`).
+    """
+
+    site: str
+    diagonal: Tensor | None = None
+    blocks: Tensor | None = None
+    scale: Tensor | None = None
+    outputs: tuple[int, int] | None = None
+    frozen: Params | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is a scale of the input and no more."""
+        return self.diagonal is not None and self.scale is None and self.outputs is None
+
+    def factor(self, alpha: Alpha) -> Tensor:
+        """[in] or [B, 1, in]: what the input is multiplied by, where this edit `scales` and is alone."""
+        assert self.diagonal is not None
+        return 1 + (self.diagonal if alpha is None else self.diagonal * alpha)
+
+    def _change(self, x: Tensor, alpha: Alpha) -> Tensor:
+        """The product's delta [B, N, W'], alpha included, of the outputs that change."""
+        assert self.frozen is not None, "no executor has given the frozen weight"
+        if self.diagonal is not None:
+            moved = beside(self.diagonal, x) * x
+        else:
+            assert self.blocks is not None
+            moved = x.unflatten(-1, (-1, self.blocks.shape[-1]))
+            moved = torch.einsum("...tnb,...nbc->...tnc", moved.to(self.blocks.dtype), self.blocks).flatten(
+                -2
+            )
+        rows = slice(None) if self.outputs is None else slice(*self.outputs)
+        change = product_alone(self.frozen, self.site, at_alpha(moved, alpha), rows)
+        return change if self.scale is None else change * beside(self.scale, change)
+
+    def delta(self, x: Tensor, y: Tensor, alpha: Alpha, noise: Noise | None = None) -> Tensor:
+        change = self._change(x, alpha)
+        if self.outputs is None:
+            return change.view_as(y)
+        first, last = self.outputs
+        return F.pad(change, (first, int(y.shape[-1]) - last)).view_as(y)
+
+    def apply_(self, x: Tensor, y: Tensor, alpha: Alpha) -> None:
+        """y += delta; for inference."""
+        rows = slice(None) if self.outputs is None else slice(*self.outputs)
+        y[..., rows] += self._change(x, alpha)
+
+    def fold(self, frozen: Params, weights: MutableMapping[str, Tensor], alpha: float) -> None:
+        weight = f"{self.site}.weight"
+        rows = slice(None) if self.outputs is None else slice(*self.outputs)
+        w = frozen[weight][rows]
+        if self.diagonal is not None:
+            change = w * self.diagonal
+        else:
+            assert self.blocks is not None
+            parts = w.unflatten(1, (-1, self.blocks.shape[-1]))
+            change = torch.einsum("onc,nbc->onb", parts, self.blocks.to(w.dtype)).flatten(1)
+        change = change if self.scale is None else change * self.scale.unsqueeze(1)
+        changed = weights[weight].clone()
+        changed[rows] += alpha * change
+        weights[weight] = changed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dense:
     """A parameter of the frozen model replaced: W_0 + alpha weight (W - W_0)."""
 
@@ -178,7 +254,7 @@ class Dense:
             weights[self.name] = weights[self.name] + alpha * (self.tensor - frozen[self.name])
 
 
-AtSite = Affine | NormDelta | LowRank
+AtSite = Affine | NormDelta | LowRank | Input
 Foldable = AtSite | Dense
 Edit = Foldable | Branch | Prefix | Tokens | Queries
 
@@ -193,6 +269,9 @@ def scaled(edit: Edit, weight: float) -> Edit:
             return replace(edit, weight=weight * edit.weight, bias=weight * edit.bias)
         case LowRank():
             return replace(edit, b=weight * edit.b, shift=_times(edit.shift, weight))
+        case Input():
+            diagonal, blocks = _times(edit.diagonal, weight), _times(edit.blocks, weight)
+            return replace(edit, diagonal=diagonal, blocks=blocks)
         case Branch():
             return replace(edit, scale=weight * edit.scale)
         case Prefix() | Tokens() | Queries() | Dense():

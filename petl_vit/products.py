@@ -33,6 +33,14 @@ def part_of_linear(params: Params, name: str, x: Tensor, outputs: slice) -> Tens
     return _product(x, weight[outputs], None if bias is None else bias[outputs])
 
 
+def product_alone(params: Params, name: str, x: Tensor, outputs: slice) -> Tensor:
+    """[..., in] -> [..., n]: x W^T without the bias, for a slice of the outputs, in the precision of W."""
+    weight = params[f"{name}.weight"]
+    if weight.is_mkldnn:
+        return _product(x, weight, None)[..., outputs]
+    return _product(x, weight[outputs], None)
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = x.to(weight.dtype)
     if weight.is_mkldnn:

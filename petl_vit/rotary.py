@@ -15,9 +15,13 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from petl_vit.facts import Rotary
+from petl_vit.products import wide
 
 COSINES, SINES = "rotary.cos", "rotary.sin"
+TABLES = frozenset({COSINES, SINES})
 """Names of the tables among a backbone's tensors at one image size. They are no parameters."""
+_AT_ONCE = 2**18
+"""Elements of queries and keys of so many rows as a CPU turns at once, so that they stay in its cache."""
 
 
 def tables(rotary: Rotary, grid: int, head_width: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -56,14 +60,33 @@ def turned(qkv: Tensor, cosines: Tensor, sines: Tensor, heads: int, *, halves: b
 
 
 def turn_(qkv: Tensor, cosines: Tensor, sines: Tensor, heads: int, *, halves: bool) -> Tensor:
-    """[B, N, 3D] -> same, in place; for inference."""
+    """[B, N, 3D] -> same, in place; for inference. Sums are in at least float32."""
     patches, width = len(cosines), qkv.shape[-1] // 3
-    first, second = _pairs(qkv[:, qkv.shape[1] - patches :, : 2 * width], heads, halves=halves)
-    cosines, sines = cosines.unsqueeze(1), sines.unsqueeze(1)
-    new = torch.addcmul(first * cosines, second, sines, value=-1)
-    second.copy_(torch.addcmul(second * cosines, first, sines))
-    first.copy_(new)
+    of_patches = qkv[:, qkv.shape[1] - patches :, : 2 * width].unflatten(-1, (2 * heads, -1))
+    rows = max(1, _AT_ONCE // (2 * width * patches)) if qkv.is_cpu else len(qkv)
+    turn = _turn_halves_ if halves else _turn_neighbours_
+    for part in of_patches.split(rows):
+        turn(part, cosines.unsqueeze(1), sines.unsqueeze(1))
     return qkv
+
+
+def _turn_halves_(x: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """x [b, P, 2H, d] in place, whose pairs are i and i + d / 2."""
+    narrow = x.chunk(2, dim=-1)
+    first, second = (wide(half) for half in narrow)
+    turned_first = (first * cosines).addcmul_(second, sines, value=-1)
+    turned_second = second.mul_(cosines).addcmul_(first, sines)
+    narrow[0].copy_(turned_first)
+    if turned_second is not narrow[1]:
+        narrow[1].copy_(turned_second)
+
+
+def _turn_neighbours_(x: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """x [b, P, 2H, d] in place, whose pairs are 2 i and 2 i + 1: one product of complex numbers."""
+    exact = wide(x)
+    torch.view_as_complex(exact.unflatten(-1, (-1, 2))).mul_(torch.complex(cosines, sines))
+    if exact is not x:
+        x.copy_(exact)
 
 
 def turned_for_training(qkv: Tensor, cosines: Tensor, sines: Tensor, heads: int, *, halves: bool) -> Tensor:

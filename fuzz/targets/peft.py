@@ -7,7 +7,8 @@ import torch
 
 from fuzz.targets.world import DEPTH, WIDTH, small_store
 from model_store.format import tensors
-from model_store.interchange import peft_lora
+from model_store.interchange import peft_types
+from model_store.interchange.peft_names import CONFIG, WEIGHTS
 from petl_vit.errors import CorollaError
 
 _STORE, _TASK = small_store()
@@ -28,10 +29,10 @@ def seeds() -> list[bytes]:
 
 def check(data: bytes) -> None:
     end = 2 + int.from_bytes(data[:2], "little")
-    (_FOLDER / peft_lora.CONFIG).write_bytes(data[2:end])
-    (_FOLDER / peft_lora.WEIGHTS).write_bytes(data[end:])
+    (_FOLDER / CONFIG).write_bytes(data[2:end])
+    (_FOLDER / WEIGHTS).write_bytes(data[end:])
     try:
-        folder = peft_lora.read(_FOLDER)
+        folder = peft_types.read(_FOLDER)
         folder.register(_STORE, _TASK, name="imported", classes=None)
     except CorollaError:
         return

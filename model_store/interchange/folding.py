@@ -2,13 +2,15 @@
 
 Knows which models are plain weights: sums of edits that fold, with a linear head. The file holds the
 backbone's parameters under timm's names at the task's image size, `head.weight`, `head.bias`, and a header
-that explains it.
+that explains it. Biases of queries, keys and values that a backbone lacks (DINOv3) are an option of timm's.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from model_store.format.tensors import not_finite
@@ -16,12 +18,18 @@ from model_store.resolution.loading import Loader
 from model_store.resolution.versions import Member
 from model_store.routes.alpha import times
 from petl_vit.adapter import Adapter
-from petl_vit.architecture import Architecture
+from petl_vit.architecture import Architecture, describe
+from petl_vit.backbone import CLASS_AND_MEAN, Options
 from petl_vit.batch import Model
 from petl_vit.edits import Foldable, fold
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.heads import LinearHead
+from petl_vit.rotary import TABLES
+from petl_vit.timm_names import of_timm
 from petl_vit.vit import FrozenViT
+
+_FURTHER: tuple[Options, ...] = ({}, {"qkv_bias": True}, {"qkv_bias": True, "attn_type": "rope"})
+"""Options of timm's model, tried in order: the backbone's alone, and such that give it biases it lacks."""
 
 NAME = "corolla"
 VERSION = "1"
@@ -70,11 +78,11 @@ def folded(loader: Loader, member: Member, *, alpha: float = 1.0) -> Folded:
             field="route",
             remedy="serve it with corolla, or train the adapter under a task with a linear head",
         )
-    weights = _weights(vit, model)
+    weights, options = _in_timm(vit, _weights(vit, model))
     tensors = {name: t.detach().float().cpu().contiguous() for name, t in weights.items()}
     tensors |= {name: t.detach().float().cpu().contiguous() for name, t in head.tensors().items()}
     _check_finite(tensors)
-    return Folded(route=str(member), tensors=tensors, header=_header(loader, member))
+    return Folded(route=str(member), tensors=tensors, header=_header(loader, member, options))
 
 
 def _weights(vit: FrozenViT, model: Model) -> dict[str, Tensor]:
@@ -84,20 +92,50 @@ def _weights(vit: FrozenViT, model: Model) -> dict[str, Tensor]:
         for edit in term.adapter.edits.edits
         if isinstance(edit, Foldable)
     ]
-    return _without_new(fold(vit.params, terms), vit.arch)
+    return fold(vit.params, terms)
 
 
-def _without_new(weights: dict[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
-    """The weights under the architecture's own names; a change of any other is refused."""
-    new = sorted(weights.keys() - arch.shapes.keys())
-    needed = [name for name in new if bool(weights[name].any())]
-    if needed:
+def _in_timm(vit: FrozenViT, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], Options]:
+    """The weights under timm's names, and the options of timm's model that has them all.
+
+    Raises:
+        Unsupported: timm has no such model; says what it lacks.
+    """
+    if vit.arch.pool == CLASS_AND_MEAN:
         raise Unsupported(
-            f"the model adds {needed[0]}, and {arch.name} has no such parameter",
+            "the class token and the mean of the patches are pooled together, which timm cannot",
             field="route",
-            remedy="serve it with corolla, or use a method that leaves this site alone, such as lora",
+            remedy="serve it with corolla, or use --format archive or corolla export onnx",
         )
-    return {name: weights[name] for name in arch.shapes}
+    needed = sorted(name for name in weights.keys() - vit.arch.shapes.keys() - TABLES if weights[name].any())
+    for more in _FURTHER:
+        arch = _with(vit, more)
+        if arch is None or not set(needed) <= arch.shapes.keys() or not _biases_fit(weights, arch):
+            continue
+        found = {n: weights.get(n, torch.zeros(shape)) for n, shape in arch.shapes.items()}
+        return of_timm(found, arch.layouts), vit.config.options | more
+    raise Unsupported(
+        f"the model adds {(needed or ['a bias of keys'])[0]}, and {vit.arch.name} has no such parameter",
+        field="route",
+        remedy="serve it with corolla, or use a method that leaves this site alone, such as lora",
+    )
+
+
+def _with(vit: FrozenViT, options: Options) -> Architecture | None:
+    """The backbone's architecture with further options; None where timm has no such model."""
+    if not options:
+        return vit.arch
+    config = vit.config.model_copy(update={"options": vit.config.options | options})
+    try:
+        return describe(config).at(vit.arch.image_size)
+    except Unsupported:
+        return None
+
+
+def _biases_fit(weights: Mapping[str, Tensor], arch: Architecture) -> bool:
+    """Whether keys have a bias only where timm's module has one."""
+    biases = (tensor for name, tensor in weights.items() if name.endswith(".attn.qkv.bias"))
+    return arch.key_bias or not any(bool(bias.chunk(3)[1].any()) for bias in biases)
 
 
 def _check_methods(member: Member, model: Model) -> None:
@@ -131,7 +169,7 @@ def _at(member: Member, alpha: float) -> Member:
     return Member(weight=1.0, terms=terms)
 
 
-def _header(loader: Loader, member: Member) -> dict[str, str]:
+def _header(loader: Loader, member: Member, options: Options) -> dict[str, str]:
     spec, config = member.task.spec, loader.record.config
     values = {
         "route": str(member),
@@ -143,7 +181,7 @@ def _header(loader: Loader, member: Member) -> dict[str, str]:
         "mean": list(spec.preprocess.mean),
         "std": list(spec.preprocess.std),
         "architecture": config.architecture.partition(".")[0],
-        "options": config.options,
+        "options": options,
         "backbone_digest": loader.record.digest,
         "task_digest": member.task.digest,
         "digests": {term.label: term.digest for term in member.terms},

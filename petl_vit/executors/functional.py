@@ -39,7 +39,7 @@ class Functional(Executor):
         drop_path: float = 0.0,
     ) -> None:
         self.arch = vit.arch
-        self.edits = EditSet(edits)
+        self.edits = EditSet(edits).over(vit.params)
         self._alpha = alpha
         self._noise = noise
         depth = vit.arch.depth

@@ -54,7 +54,9 @@ class Gathered(Executor):
         assert all(lookup.form.form != NO_FORM for lookup in lookups), "edits that do not stack"
         self.arch = vit.arch
         self.params = vit.params if params is None else params
-        self._edit_sets = [(_of_rows(lookup), lookup.alphas.view(-1, 1, 1)) for lookup in lookups]
+        self._edit_sets = [
+            (_of_rows(lookup).over(self.params), lookup.alphas.view(-1, 1, 1)) for lookup in lookups
+        ]
 
     def edited(self, site: str, x: Tensor, y: Tensor) -> Tensor:
         deltas = [

@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from petl_vit.edit_set import EditSet
-from petl_vit.edits import AtSite
+from petl_vit.edits import Affine, AtSite, Input
 from petl_vit.per_row import Alpha
 from petl_vit.products import Params
 
@@ -83,16 +83,34 @@ def chunks(edits: SiteEdits, row: int) -> Iterator[SiteEdits]:
     yield chunk
 
 
+def scales_of_input(edits: SiteEdits) -> tuple[list[tuple[Input, Lane]], SiteEdits]:
+    """A linear's edits that can be done to its input, as they are alone on their rows; and the rest."""
+    scales, rest = list[tuple[Input, Lane]](), SiteEdits()
+    for rows, of_rows in edits:
+        edit, lane = of_rows[0]
+        if len(of_rows) == 1 and isinstance(edit, Input) and edit.scales:
+            scales.append((edit, lane))
+        else:
+            rest.append((rows, of_rows))
+    return scales, rest
+
+
 def apply_(edits: list[tuple[AtSite, Lane]], rows: slice, x: Tensor, y: Tensor, first: int) -> None:
     """Adds the edits of a slice of rows to a site's output y, which begins at row `first`."""
-    if len(edits) == 1:
-        edit, lane = edits[0]
-        y_rows = lane.rows_of(y, first)
-        edit.apply_(lane.rows_of(x), y_rows, lane.alpha_of(y_rows))
+    reading = [pair for pair in edits if _reads_output(pair[0])]
+    if len(reading) <= 1:
+        for edit, lane in [*reading, *(pair for pair in edits if not _reads_output(pair[0]))]:
+            y_rows = lane.rows_of(y, first)
+            edit.apply_(lane.rows_of(x), y_rows, lane.alpha_of(y_rows))
         return
     # All read the frozen output, so none may write before all have read.
     y_rows = y[rows.start - first : rows.stop - first]
     y_rows += sum(_delta(edit, lane, x, y, first).reshape(y_rows.shape) for edit, lane in edits)
+
+
+def _reads_output(edit: AtSite) -> bool:
+    """Whether an edit reads the site's output; all others read its input alone."""
+    return isinstance(edit, Affine) and edit.scale is not None
 
 
 def _delta(edit: AtSite, lane: Lane, x: Tensor, y: Tensor, first: int) -> Tensor:

@@ -14,8 +14,9 @@ from petl_vit.attention import attend, merge_heads, split_heads, token_bias
 from petl_vit.branch import Branch
 from petl_vit.device import one_thread
 from petl_vit.edit_set import block_of_site
+from petl_vit.edits import Input
 from petl_vit.executor import Executor, activate_, frozen_norm
-from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks
+from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks, scales_of_input
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
 from petl_vit.prompts import Queries, Tokens
@@ -28,6 +29,8 @@ _ONE_THREAD_ATTENTION = 2**22
 """The same for attention, in multiplications of an element of a query with one of a key."""
 _TO_THE_STREAM = (".proj", ".fc2")
 """Linears whose output is added to the residual stream, and is therefore needed in its precision."""
+_OWN_INPUT = ".fc2"
+"""Linears whose input nobody else reads, so that it may be scaled in place."""
 
 _Span = tuple[int, int]
 """The first row of a slice, and the first after it."""
@@ -53,6 +56,10 @@ class Sliced(Executor):
         self._replacements = [(lane.rows, lane.params) for lane in lanes if lane.params is not None]
         for lane in lanes:
             self._enter(lane)
+        self._scales: dict[str, list[tuple[Input, Lane]]] = {}
+        for site in [site for site in self._site_edits if site.endswith(_OWN_INPUT)]:
+            self._scales[site], rest = scales_of_input(self._site_edits.pop(site))
+            self._site_edits |= {site: rest} if rest else {}
         self._on_cpu, self._products = vit.device.type == "cpu", vit.product_dtype
         self._widest = max((lane.rows.stop - lane.rows.start for lane in lanes), default=0)
         # Every row carries equally many tokens, as rows of different lengths do not share a forward.
@@ -61,7 +68,7 @@ class Sliced(Executor):
 
     def _enter(self, lane: Lane) -> None:
         """Files a lane's edits by where they act."""
-        for site, edits in lane.edits.sites.items():
+        for site, edits in lane.edits.over(self.params).sites.items():
             here = lane.in_block(block_of_site(site))
             if here is None:
                 continue
@@ -133,7 +140,11 @@ class Sliced(Executor):
 
     def linear(self, site: str, x: Tensor) -> Tensor:
         names = (f"{site}.weight", f"{site}.bias")
-        y = self.over(names, lambda z, params: linear(params, site, z), x.to(self._products))
+        x = x.to(self._products)
+        for edit, lane in self._scales.get(site, ()):
+            rows = lane.rows_of(x)
+            rows.mul_(edit.factor(lane.alpha_of(rows)))
+        y = self.over(names, lambda z, params: linear(params, site, z), x)
         return self.edited(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
 
     def norm(self, site: str, x: Tensor) -> Tensor:

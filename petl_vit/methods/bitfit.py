@@ -1,8 +1,8 @@
 """BitFit: every bias of the backbone is trained, from its pre-trained value (arXiv 2106.10199).
 
 Tensors are the biases themselves under timm's names, so weight decay acts on them as in the study.
-Biases of SigLIP's attention pooling are not among them: the study has no such backbone, and its pooling
-stays frozen in every method but full fine-tuning.
+Biases of SigLIP's and PE's attention pooling are not among them: the study has no such backbone, and pooling
+stays frozen in every method but full fine-tuning. Where keys have no bias (DINOv3) theirs stays zero.
 Parameters: D + M (11 D) + D for M blocks with biases everywhere; ViT-B/16 102,912.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Affine, Edit
-from petl_vit.methods.method import Method, Tensors
+from petl_vit.methods.method import Method, Tensors, trained
 from petl_vit.vit import FrozenViT
 
 
@@ -34,6 +34,6 @@ class BitFit(Method):
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         return [
-            Affine(site=name.removesuffix(".bias"), shift=bias - vit.params[name])
+            Affine(site=name.removesuffix(".bias"), shift=trained(vit.arch, name, bias) - vit.params[name])
             for name, bias in tensors.items()
         ]

@@ -15,7 +15,7 @@ from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Affine, Edit
 from petl_vit.methods.bitfit import BitFit
 from petl_vit.methods.layernorm import LayerNorm, norm_deltas
-from petl_vit.methods.method import Method, Tensors
+from petl_vit.methods.method import Method, Tensors, trained
 from petl_vit.vit import FrozenViT
 
 _GAINS = {"gain1": "attn.proj", "gain2": "mlp.fc2"}
@@ -50,6 +50,6 @@ class DiffFit(Method):
         ]
         for name in linears:
             site = name.removesuffix(".bias")
-            gain, shift = gains.pop(site, None), tensors[name] - vit.params[name]
+            gain, shift = gains.pop(site, None), trained(vit.arch, name, tensors[name]) - vit.params[name]
             edits.append(Affine(site=site, scale=gain, shift=shift if gain is None else gain * shift))
         return edits + [Affine(site=site, scale=gain) for site, gain in gains.items()]

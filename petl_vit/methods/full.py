@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Dense, Edit
-from petl_vit.methods.method import Method, Tensors
+from petl_vit.methods.method import Method, Tensors, trained
 from petl_vit.vit import FrozenViT
 
 
@@ -31,4 +31,4 @@ class Full(Method):
         return {name: vit.params[name].clone() for name in self.shapes(vit.arch)}
 
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
-        return [Dense(name=name, tensor=tensor) for name, tensor in tensors.items()]
+        return [Dense(name=name, tensor=trained(vit.arch, name, tensor)) for name, tensor in tensors.items()]

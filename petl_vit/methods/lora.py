@@ -5,15 +5,16 @@ zero; the study's code says so too, but its runs started both from N(0, 0.02), w
 Other linears of the blocks can be targets too. Parameters: M r (D + 3D) for qkv; ViT-B/16 r=8 294,912.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit, LowRank
 from petl_vit.methods.method import Method, Tensors, uniform
+from petl_vit.methods.targets import Targets, sites
 from petl_vit.vit import FrozenViT
 
 
@@ -28,31 +29,11 @@ class LoRA(Method):
 
     rank: int = Field(default=8, ge=1, le=512, description="rank of the update")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the input, in training")
-    targets: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = Field(
-        default=("qkv",), min_length=1, description="linears of a block: qkv, proj, fc1, fc2"
-    )
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        """The command line's `qkv,proj`."""
-        return value.split(",") if isinstance(value, str) else value
-
-    def _sites(self, arch: Architecture) -> dict[str, tuple[int, int]]:
-        """The sites with their input and output widths."""
-        width = arch.width
-        widths = {
-            "qkv": ("attn.qkv", width, 3 * width),
-            "proj": ("attn.proj", width, width),
-            "fc1": ("mlp.fc1", width, arch.fc1_width),
-            "fc2": ("mlp.fc2", arch.hidden, width),
-        }
-        chosen = [widths[target] for target in dict.fromkeys(self.targets)]
-        return {f"blocks.{i}.{site}": (into, out) for i in range(arch.depth) for site, into, out in chosen}
+    targets: Targets = ("qkv",)
 
     def shapes(self, arch: Architecture) -> Shapes:
         shapes: Shapes = {}
-        for site, (into, out) in self._sites(arch).items():
+        for site, (into, out) in sites(arch, self.targets).items():
             shapes[f"{site}.lora_a"] = (into, self.rank)
             shapes[f"{site}.lora_b"] = (self.rank, out)
         return shapes
@@ -73,5 +54,5 @@ class LoRA(Method):
                 b=tensors[f"{site}.lora_b"],
                 dropout=self.dropout,
             )
-            for site in self._sites(vit.arch)
+            for site in sites(vit.arch, self.targets)
         ]

@@ -15,6 +15,7 @@ from petl_vit.errors import InvalidInput
 from petl_vit.vit import FrozenViT
 
 Tensors = Mapping[str, Tensor]
+_QKV_BIAS = ".attn.qkv.bias"
 
 
 class Method(BaseModel):
@@ -101,7 +102,9 @@ class Method(BaseModel):
 
     def parameters(self, arch: Architecture) -> int:
         """Number of trained parameters, the head not counted."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes(arch).values())
+        shapes = self.shapes(arch)
+        absent = 0 if arch.key_bias else arch.width * sum(name.endswith(_QKV_BIAS) for name in shapes)
+        return sum(torch.Size(shape).numel() for shape in shapes.values()) - absent
 
 
 def edit_kinds(method: Method) -> list[str]:
@@ -114,6 +117,14 @@ def edit_kinds(method: Method) -> list[str]:
     vit = FrozenViT(config, {name: torch.zeros(shape) for name, shape in describe(config).shapes.items()})
     tensors = method.init(vit, torch.Generator())
     return sorted({type(edit).__name__ for edit in method.edits(vit, tensors)})
+
+
+def trained(arch: Architecture, name: str, tensor: Tensor) -> Tensor:
+    """A parameter of the backbone for an edit, without a gradient of the bias that keys do not have."""
+    if arch.key_bias or not tensor.requires_grad or not name.endswith(_QKV_BIAS):
+        return tensor
+    queries, keys, values = tensor.chunk(3)
+    return torch.cat([queries, keys.detach(), values])
 
 
 def linear_sites(arch: Architecture) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """VPT-Deep: trained prompts in front of every block, their outputs dropped after it (arXiv 2203.12119).
 
 A prompt whose output is dropped acts only as one more key and value, LN1(P) W_k and LN1(P) W_v with
-the frozen weights: exact, without extra tokens in the MLP. Prompts start as U(-v, v) with
+the frozen weights: exact, without extra tokens in the MLP. Prompts have no position: where a backbone has
+rotary ones, their keys are not turned, as the class token's is not. Prompts start as U(-v, v) with
 v = sqrt(6 / (3 p^2 + D)) for patch size p, so it does not start as the identity.
 Parameters: M n D; ViT-B/16 n=50 460,800.
 """

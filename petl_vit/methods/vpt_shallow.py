@@ -1,7 +1,8 @@
 """VPT-Shallow: trained prompts in front of the first block, carried through all (arXiv 2203.12119).
 
-Prompts start as U(-v, v) with v = sqrt(6 / (3 p^2 + D)) for patch size p, have no position, and are dropped
-before the final norm. As keys their unnormalised attention weight is multiplied by alpha (ours).
+Prompts start as U(-v, v) with v = sqrt(6 / (3 p^2 + D)) for patch size p, have no position, not even a rotary
+one, and are dropped before the final norm. As keys their unnormalised attention weight is multiplied by alpha
+(ours).
 Parameters: n D; ViT-B/16 n=50 38,400.
 """
 

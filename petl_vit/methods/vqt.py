@@ -2,9 +2,10 @@
 
 The n queries P_l of block l attend to the block's tokens and go through residual, LayerScale and MLP as
 any token, but nothing attends to them and they are cut off after the block, so the frozen stream is
-untouched. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the M n L2-normalised query
-outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path does not act on queries.
-Dropout does in training, with one mask for the batch; the study used 0.1.
+untouched. They have no position, as the class token: on a backbone with rotary ones they are not turned,
+while the keys that they read are. Feature: m = sum of w_j v_j over the L2-normalised frozen feature and the
+M n L2-normalised query outputs, w a trained mix of ones; at alpha (1 - alpha) f + alpha m (ours). Drop path
+does not act on queries. Dropout does in training, with one mask for the batch; the study used 0.1.
 Parameters: M n D + M n + 1; ViT-B/16 n=10 92,281.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit
+from petl_vit.errors import Unsupported
 from petl_vit.methods.method import Method, Tensors, uniform
 from petl_vit.products import linear, part_of_linear
 from petl_vit.prompts import Queries
@@ -43,6 +45,13 @@ class VQT(Method):
         return False
 
     def shapes(self, arch: Architecture) -> Shapes:
+        if arch.features != arch.width:
+            raise Unsupported(
+                f"VQT joins queries as wide as the tokens to the feature, which has {arch.features} numbers "
+                f"on {arch.name}, not {arch.width}",
+                field="method",
+                remedy="use another method on this backbone, or the class token alone (global_pool=token)",
+            )
         queries: Shapes = {f"blocks.{i}.prompts": (self.prompts, arch.width) for i in range(arch.depth)}
         return queries | {"mix": (1 + arch.depth * self.prompts,)}
 

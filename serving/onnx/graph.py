@@ -101,7 +101,7 @@ class Banked(nn.Module):
 def recorded(vit: FrozenViT, mixture: Mixture) -> bytes:
     """The graph of a mixture over a backbone at its image size, in its dtype, as an ONNX file."""
     size, count = vit.arch.image_size, len(mixture.lanes)
-    like = vit.params["pos_embed"]
+    like = vit.params["blocks.0.norm1.weight"]
     images = like.new_zeros(IMAGES, 3, size, size)
     rows = torch.zeros(ROWS, dtype=torch.int64, device=vit.device)
     lanes = [rows.expand(count, -1), like.new_ones(count, ROWS)] if count else []

@@ -57,7 +57,7 @@ def adapter_for(vit: FrozenViT, name: str, seed: int = 0, *, like: FrozenViT) ->
         like: The same backbone on the host in float32, which the tensors are made from.
     """
     method = method_of(name)
-    base, own = (LinearHead.init(CLASSES, vit.arch.width, _seeded(number)) for number in (1, seed + 100))
+    base, own = (LinearHead.init(CLASSES, vit.arch.features, _seeded(number)) for number in (1, seed + 100))
     return Adapter.load(
         digest=f"{name}-{seed}",
         method=method,

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
 from petl_vit.timm_names import canonical
 from petl_vit.vit import FrozenViT
+from tests.petl_vit.plain_eva import plain
 
 Model = VisionTransformer | Eva
 
@@ -33,7 +34,10 @@ DEPTH = 3
 
 
 def config_of(
-    architecture: str, image_size: int, options: tuple[tuple[str, str], ...] = (), depth: int | None = DEPTH
+    architecture: str,
+    image_size: int,
+    options: tuple[tuple[str, str | int], ...] = (),
+    depth: int | None = DEPTH,
 ) -> BackboneConfig:
     extra: dict[str, bool | int | float | str | None] = dict(options)
     if depth is not None:
@@ -51,10 +55,20 @@ def timm_model(config_json: str, seed: int = 0) -> Model:
     model = timm.create_model(
         config.architecture, num_classes=0, img_size=config.image_size, **config.timm_options
     )
+    noise = (
+        0.1 if isinstance(model, Eva) else 0.02
+    )  # so large that attention is not uniform, and angles count
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    return model.eval().requires_grad_(False)
+            parameter.add_(torch.randn_like(parameter) * noise)
+    return pooled_as(config, model.eval().requires_grad_(False))
+
+
+def pooled_as(config: BackboneConfig, model: Model) -> Model:
+    """The model itself, with the pooling that timm lacks where the config names it."""
+    if config.options.get("global_pool") == CLASS_AND_MEAN:
+        model.__class__ = type("ClassAndMean", (_ClassAndMean, type(model)), {})
+    return model
 
 
 def tensors_of(model: Model) -> dict[str, torch.Tensor]:
@@ -82,12 +96,25 @@ def _cast(config_json: str, dtype: torch.dtype) -> Model:
     return copy.deepcopy(timm_model(config_json)).to(dtype)
 
 
-def timm_features(model: Model, images: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-    """[B, D] as timm computes them; with the mean of the patches behind them, [B, 2D]."""
-    tokens = model.forward_features(images)
-    if mean:
-        return torch.cat([tokens[:, 0], tokens[:, model.num_prefix_tokens :].mean(dim=1)], dim=-1)
-    return model.forward_head(tokens, pre_logits=True)
+def timm_features(model: Model, images: torch.Tensor) -> torch.Tensor:
+    """[B, F] as timm computes them."""
+    return model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+class _ClassAndMean:
+    """What timm's models lack: the class token with the mean of the patches behind it."""
+
+    num_prefix_tokens: int
+
+    def pool(self, x: torch.Tensor, pool_type: str | None = None) -> torch.Tensor:
+        return torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(dim=1)], dim=-1)
+
+
+@lru_cache
+def reference_model(name: str, *, dtype: torch.dtype = torch.float32) -> VisionTransformer:
+    """The family's model as a Vision Transformer of timm, which the references change."""
+    _, model = family(name, dtype=dtype)
+    return model if isinstance(model, VisionTransformer) else plain(model)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with
 from tests.petl_vit.backbones import family
 
 CPU = torch.device("cpu")
-LOOSE = {"full", "selective", "vpt_shallow", "vqt"}
+LOOSE = {"full", "ia3", "selective", "vpt_shallow", "vqt"}
 
 
 def wide(name: str, vit: FrozenViT, rank: int) -> Adapter:

@@ -14,24 +14,33 @@ from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import fold
-from petl_vit.errors import Corrupt, InvalidInput, NotFound
+from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT
-from tests.petl_vit.adapters import CLASSES, NAMES, adapter_of, images_of, method_of, random_tensors
-from tests.petl_vit.backbones import FAMILIES, HALF, family, relative, timm_features
+from tests.petl_vit.adapters import (
+    CLASSES,
+    GATED,
+    NAMES,
+    PAIRS,
+    adapter_of,
+    images_of,
+    method_of,
+    random_tensors,
+)
+from tests.petl_vit.backbones import HALF, family, reference_model, relative, timm_features
 from tests.petl_vit.reference import REFERENCES
 
 ALPHAS = [0.0, 0.3, 1.0]
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}
-SINGLE = ("plain", "siglip")
-"""The families that are compared in float32 too: the simplest, and the one with most parts."""
-# The references move every bias and norm of timm's model; ours leave SigLIP's attention pooling frozen.
-UNLIKE_ON_SIGLIP = {"bitfit", "layernorm", "difffit"}
-PAIRS = [(n, kind) for kind in FAMILIES for n in NAMES if not (kind == "siglip" and n in UNLIKE_ON_SIGLIP)]
+SINGLE = ("plain", "siglip", "dinov3")
+"""The families that are compared in float32 too: the simplest, and those with most parts."""
+# The references move every bias and norm of timm's model; ours leave attention pooling frozen.
+UNLIKE_ON_POOLED = {"bitfit", "layernorm", "difffit"}
+COMPARED = [(n, kind) for n, kind in PAIRS if not (n in UNLIKE_ON_POOLED and kind in ("siglip", "pe-core"))]
 
 
 def features(
@@ -57,10 +66,10 @@ def features(
 
 @pytest.mark.parametrize(
     ("name", "kind", "dtype"),
-    [(*pair, dtype) for dtype in BOUNDS for pair in PAIRS if dtype == torch.float64 or pair[1] in SINGLE],
+    [(*pair, dtype) for dtype in BOUNDS for pair in COMPARED if dtype == torch.float64 or pair[1] in SINGLE],
 )
 def test_the_forward_equals_the_independent_reference(name: str, kind: str, dtype: torch.dtype) -> None:
-    vit, model = family(kind, dtype=dtype)
+    vit, model = family(kind, dtype=dtype)[0], reference_model(kind, dtype=dtype)
     method, images = method_of(name), images_of(vit)
     tensors = random_tensors(method, vit)
     for alpha in ALPHAS:
@@ -73,14 +82,14 @@ def test_the_forward_equals_the_independent_reference(name: str, kind: str, dtyp
                 assert error <= BOUNDS[dtype], f"{executor}, alpha {alpha}: {error:.2e}"
 
 
-@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "linear"])
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in COMPARED if pair[0] != "linear"])
 def test_gradients_equal_the_reference_and_reach_only_the_adapter(name: str, kind: str) -> None:
-    vit, model = family(kind, dtype=torch.float64)
+    vit, model = family(kind, dtype=torch.float64)[0], reference_model(kind, dtype=torch.float64)
     method, images = method_of(name), images_of(vit)
     ours = {n: t.clone().requires_grad_() for n, t in random_tensors(method, vit).items()}
     theirs = {n: t.detach().clone().requires_grad_() for n, t in ours.items()}
     direction = torch.randn(
-        3, vit.arch.width, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        3, vit.arch.features, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
     )
     (vit.forward(images, Functional(vit, method.edits(vit, ours))) * direction).sum().backward()
     (REFERENCES[name](model, theirs, method.model_dump(), 1.0).eval()(images) * direction).sum().backward()
@@ -89,6 +98,8 @@ def test_gradients_equal_the_reference_and_reach_only_the_adapter(name: str, kin
         expected = theirs[tensor_name].grad
         assert tensor.grad is not None, tensor_name
         assert expected is not None, tensor_name
+        if not vit.arch.key_bias and tensor_name.endswith("attn.qkv.bias"):
+            expected.chunk(3)[1].zero_()  # timm's own attention has no such parameter
         scale = max(float(expected.norm()), 1e-6)
         assert float((tensor.grad - expected).norm()) / scale <= 1e-8, tensor_name
 
@@ -203,6 +214,36 @@ def test_an_unknown_setting_is_refused_by_name(name: str) -> None:
         methods.get(name).configure({"rnak": 8})
 
 
+@pytest.mark.parametrize("kind", GATED)
+@pytest.mark.parametrize("name", ["fact_tt", "fact_tk"])
+def test_fact_is_refused_where_a_gated_mlp_does_not_consist_of_its_units(name: str, kind: str) -> None:
+    vit, _ = family(kind)
+    with pytest.raises(Unsupported, match=rf"{vit.arch.name} has a gated one of {vit.arch.hidden}/96"):
+        method_of(name).init(vit, torch.Generator())
+
+
+def test_vqt_is_refused_where_the_feature_is_wider_than_its_queries() -> None:
+    vit, _ = family("class-and-mean")
+    with pytest.raises(Unsupported, match=r"192 numbers .* not 96; .*global_pool=token"):
+        method_of("vqt").init(vit, torch.Generator())
+
+
+@pytest.mark.parametrize("name", ["bitfit", "full"])
+@pytest.mark.parametrize("kind", ["dinov3", "dinov3-plus"])
+def test_what_timms_parameters_lack_is_not_counted_and_not_trained(name: str, kind: str) -> None:
+    """Keys of DINOv3 have no bias; where queries and values have one, ours is zeros and stays so."""
+    vit, model = family(kind)
+    everything = dict(model.named_parameters())
+    theirs = [p.numel() for n, p in everything.items() if name == "full" or n.endswith("bias")]
+    assert method_of(name).parameters(vit.arch) == sum(theirs)
+    tensors = {n: t.requires_grad_() for n, t in method_of(name).init(vit, torch.Generator()).items()}
+    vit.forward(images_of(vit), Functional(vit, method_of(name).edits(vit, tensors))).sum().backward()
+    for tensor_name, tensor in tensors.items():
+        if tensor_name.endswith("attn.qkv.bias"):
+            assert tensor.grad is not None
+            assert [bool(part.any()) for part in tensor.grad.chunk(3)] == [True, False, True]
+
+
 def test_an_unknown_method_names_near_ones() -> None:
     with pytest.raises(NotFound, match="lora"):
         methods.get("lra")
@@ -216,6 +257,9 @@ def test_an_unknown_method_names_near_ones() -> None:
         ("ssf", {}, 205_824),
         ("lora", {"rank": 8}, 294_912),
         ("lora", {"rank": 32}, 1_179_648),
+        ("dora", {"rank": 8}, 322_560),
+        ("vera", {"rank": 256}, 30_720),
+        ("ia3", {}, 55_296),
         ("adaptformer", {"rank": 32}, 599_424),
         ("vpt_deep", {"prompts": 50}, 460_800),
         ("full", {}, 85_798_656),

@@ -24,12 +24,13 @@ from petl_vit.slots import Slots
 from petl_vit.vit import FrozenViT
 from tests.gpu import adapter_for
 from tests.gpu.test_forward import models_of
-from tests.petl_vit.adapters import CLASSES, images_of, random_tensors
-from tests.petl_vit.backbones import FAMILIES, family
+from tests.petl_vit.adapters import CLASSES, images_of, names_on, random_tensors
+from tests.petl_vit.backbones import family
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
 DEVICE = torch.device("meta")
+FAMILIES = ("plain", "mean-pooled", "dinov2", "clip", "siglip", "dinov3")
 
 
 def stacked(vit: FrozenViT) -> Slots:
@@ -45,7 +46,7 @@ def in_arena(vit: FrozenViT) -> Slots:
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Layout, "column", lambda self, edits: None)  # it reads values; none goes to kernels
     for name in FAMILIES:
-        family(name)  # made once, and not as a fake
+        family(name, depth=2)  # made once, and not as a fake
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
@@ -53,7 +54,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def wide_adapter(vit: FrozenViT, like: FrozenViT, seed: int) -> Adapter:
     """One whose bottlenecks no kernel takes."""
     method = methods.get("adaptformer").configure({"rank": 128})
-    head = LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(seed))
+    head = LinearHead.init(CLASSES, vit.arch.features, torch.Generator().manual_seed(seed))
     return Adapter.load(
         digest=f"wide-{seed}",
         method=method,
@@ -70,9 +71,9 @@ def wide_adapter(vit: FrozenViT, like: FrozenViT, seed: int) -> Adapter:
 def test_rows_of_all_methods_are_computed_where_the_backbone_is(
     backbone: str, slots_on: Callable[[FrozenViT], Slots]
 ) -> None:
-    like = family(backbone)[0]
+    like = family(backbone, depth=2)[0]
     vit = like.to(device=DEVICE).in_precision(Precision.BF16)
-    alone = models_of(vit, like)
+    alone = models_of(vit, like, names_on(backbone))
     linears = [term for model in alone for term in model.terms if not term.adapter.edits.edits]
     wide = [Term(adapter=wide_adapter(vit, like, seed)) for seed in (0, 1)]
     models = [*alone, *(Model([term]) for term in wide)]
@@ -93,7 +94,7 @@ def test_rows_of_all_methods_are_computed_where_the_backbone_is(
 def test_no_bias_of_attention_has_another_dtype_than_the_factors(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    like = family("plain")[0]
+    like = family("plain", depth=2)[0]
     vit = like.to(device=DEVICE).in_precision(Precision.BF16)
     adapter = adapter_for(vit, name, like=like)
     attention, biased = F.scaled_dot_product_attention, list[tuple[torch.dtype, ...]]()

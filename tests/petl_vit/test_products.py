@@ -22,7 +22,7 @@ needs_packing = pytest.mark.skipif(
 
 
 def between_products(name: str) -> bool:
-    return name in EMBEDDINGS or name.split(".")[-2] in BETWEEN
+    return name in EMBEDDINGS or name.startswith("rotary.") or name.split(".")[-2] in BETWEEN
 
 
 @pytest.fixture

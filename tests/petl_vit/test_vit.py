@@ -7,15 +7,29 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.models import eva, vision_transformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 
+from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
 from petl_vit.errors import Corrupt
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.sliced import Sliced
 from petl_vit.vit import FrozenViT
-from tests.petl_vit.backbones import config_of, relative, tensors_of, timm_features, timm_model
+from tests.petl_vit.backbones import (
+    Model,
+    config_of,
+    pooled_as,
+    relative,
+    tensors_of,
+    timm_features,
+    timm_model,
+)
 
-SUPPORTED: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
+Options = tuple[tuple[str, str | int], ...]
+NARROW: Options = (("embed_dim", 192), ("num_heads", 3))
+"""Of architectures that are too large to be made in a test."""
+
+SUPPORTED: dict[str, tuple[str, int, Options]] = {
     "ViT": ("vit_tiny_patch16_224", 224, ()),
     "DeiT": ("deit_tiny_patch16_224", 224, ()),
     "DeiT-3": ("deit3_small_patch16_224", 224, ()),
@@ -27,10 +41,33 @@ SUPPORTED: dict[str, tuple[str, int, tuple[tuple[str, str], ...]]] = {
     "SigLIP": ("vit_base_patch16_siglip_224", 224, ()),
     "SigLIP-2": ("vit_base_patch32_siglip_256", 256, ()),
     "SigLIP-mean": ("vit_base_patch16_siglip_gap_224", 224, ()),
+    "DINOv2-giant": ("vit_giant_patch14_reg4_dinov2", 518, NARROW),
+    "class-and-mean": ("vit_small_patch14_reg4_dinov2", 518, (("global_pool", CLASS_AND_MEAN),)),
+    "DINOv3": ("vit_small_patch16_dinov3", 256, ()),
+    "DINOv3-bias": ("vit_tiny_patch16_dinov3_qkvb", 256, (("global_pool", "token"),)),
+    "DINOv3-plus": ("vit_small_plus_patch16_dinov3", 256, NARROW),
+    "PE-Core": ("vit_pe_core_tiny_patch16_384", 384, ()),
+    "PE-Spatial": ("vit_pe_spatial_tiny_patch16_512", 512, ()),
+    "EVA-02": ("eva02_tiny_patch14_224", 224, ()),
+    "ViT-RoPE": ("vit_small_patch16_rope_224", 224, NARROW),
+    "InternViT": ("vit_intern300m_patch14_448", 448, NARROW),
 }
 
 WHOLE = {"ViT", "DINOv2-registers", "CLIP"}
 """Computed with all of their blocks."""
+
+
+def tested_size(native: int) -> int:
+    return native if native < 300 else 112  # full native DINOv2 takes a minute on a laptop
+
+
+def at_size(model: Model, config: BackboneConfig, size: int) -> Model:
+    """timm's model with the same weights at another image size."""
+    name, options = config.architecture, config.timm_options
+    other: Model = timm.create_model(name, num_classes=0, img_size=size, **options).eval()
+    of_model = eva if isinstance(model, eva.Eva) else vision_transformer
+    other.load_state_dict(of_model.checkpoint_filter_fn(dict(model.state_dict()), other))
+    return pooled_as(config, other)
 
 
 @pytest.mark.parametrize("row", SUPPORTED)
@@ -39,23 +76,23 @@ def test_without_edits_the_forward_equals_timm(row: str) -> None:
     depth = None if row in WHOLE else 4  # all blocks are alike, and a base takes seconds to be made
     config = config_of(architecture, native, options, depth=depth)
     model = timm_model.__wrapped__(config.model_dump_json())  # too large to be kept
-    size = native if native < 500 else 112  # full native DINOv2 takes a minute on a laptop
+    size = tested_size(native)
     vit = FrozenViT(config, tensors_of(model), image_size=size)
     if size != native:
-        smaller = timm.create_model(architecture, num_classes=0, img_size=size, **config.options).eval()
-        smaller.load_state_dict(checkpoint_filter_fn(dict(model.state_dict()), smaller))
-        model = smaller
+        model = at_size(model, config, size)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = timm_features(model, images)
+        assert expected.shape == (2, vit.arch.features)
         for executor in (Functional, Sliced):
             assert relative(vit.forward(images, executor(vit, [])), expected) <= 1e-5, executor
 
 
 def test_the_page_of_backbones_has_a_row_for_every_one_tested_here_and_no_other() -> None:
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(?P<row>[^`]+)` \| `(?P<architecture>[^`]+)` \|", page, re.MULTILINE)
-    assert dict(rows) == {row: architecture for row, (architecture, _, _) in SUPPORTED.items()}
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (\d+) px \|", page, re.MULTILINE)
+    tested = {(row, name, str(tested_size(native))) for row, (name, native, _) in SUPPORTED.items()}
+    assert set(rows) == tested
 
 
 def test_attention_pooling_reads_the_executors_parameters() -> None:
@@ -70,6 +107,20 @@ def test_attention_pooling_reads_the_executors_parameters() -> None:
         found = vit.forward(images, Sliced(vit, [], changed))
         assert relative(found, timm_features(other, images)) <= 1e-5
         assert relative(found, timm_features(model, images)) > 1e-3
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("row", ["DINOv3", "PE-Core", "EVA-02"])
+def test_rotary_positions_at_another_size_are_timms(row: str, size: int) -> None:
+    architecture, _, _ = SUPPORTED[row]
+    patch = 14 if "patch14" in architecture else 16
+    config = config_of(architecture, 4 * patch, NARROW, depth=2)
+    model = timm_model(config.model_dump_json())
+    size = size // 16 * patch
+    other, images = at_size(model, config, size).double(), torch.randn(2, 3, size, size).double()
+    vit = FrozenViT(config, tensors_of(model), image_size=size).to(dtype=torch.float64)
+    with torch.no_grad():
+        assert relative(vit.forward(images, Sliced(vit, [])), timm_features(other, images)) <= 1e-10
 
 
 @pytest.mark.parametrize("antialias", [True, False])

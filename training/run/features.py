@@ -46,7 +46,7 @@ def why_not_once(method: Method, recipe: Recipe, vit: FrozenViT, images: int, *,
         return f"{recipe.augment} changes the images; --augment flip or none computes them once"
     if not alone:
         return "it shares forwards with others"
-    if _variants(recipe) * images * vit.arch.width * 4 > KEPT_BYTES:
+    if _variants(recipe) * images * vit.arch.features * 4 > KEPT_BYTES:
         return "they are too large to keep"
     return ""
 

@@ -1,7 +1,8 @@
 """The settings that a sweep tries, by method: the study's grids, a small one, and a user's own. No torch.
 
 `paper` is the grid of Mai et al. for VTAB-1K (arXiv 2409.16434, and the configurations published with it):
-each method's own settings, times two learning rates and two weight decays.
+each method's own settings, times two learning rates and two weight decays; and the like of it for DoRA, VeRA
+and IA3, which they did not try.
 
 `small` is four trials a method, for a CPU. What varies follows what won in the study's result files: the
 rank or scale that its winners differ in, around the values that won most tasks, and two rates. Methods
@@ -67,6 +68,12 @@ _PAPER: dict[str, Settings] = {
     "fact_tt": {"scale": _SCALES, "rank": (8, 16, 32)},
     "fact_tk": {"scale": _SCALES, "rank": (16, 32, 64)},
 }
+_ALIKE: dict[str, Settings] = {
+    "dora": _PAPER["lora"],
+    "vera": {"rank": (64, 256, 1024)},
+    "ia3": {},
+}
+"""Methods that the study did not try: the ranks of LoRA, and those around VeRA's own for a ViT-B."""
 
 _AROUND, _UP, _WIDE = (0.5, 2.0), (1.0, 4.0), (0.3, 1.0, 3.0, 10.0)
 _SMALL: dict[str, Settings] = {
@@ -83,6 +90,8 @@ _SMALL: dict[str, Settings] = {
     "repadapter": {"scale": (0.1, 1.0), FACTOR: _AROUND},
     "convpass": {"scale": (0.1, 1.0), FACTOR: _UP},
     "lora": {"rank": (4, 16), FACTOR: _AROUND},
+    "dora": {"rank": (4, 16), FACTOR: _AROUND},
+    "vera": {"rank": (64, 256), FACTOR: _UP},
     "fact_tt": {"rank": (32,), "scale": (0.1, 1.0), FACTOR: _AROUND},
     "fact_tk": {"rank": (32,), "scale": (0.01, 0.1), FACTOR: _AROUND},
 }
@@ -129,10 +138,10 @@ class Grid:
 
     def published(self, method: str) -> bool:
         """Whether the study published a grid for the method; only asked of `paper`."""
-        return method in self.methods
+        return method in _PAPER
 
 
-PAPER = Grid(name="paper", methods=_PAPER)
+PAPER = Grid(name="paper", methods=_PAPER | _ALIKE)
 SMALL = Grid(name="small", methods=_SMALL)
 NAMED = {grid.name: grid for grid in (SMALL, PAPER)}
 

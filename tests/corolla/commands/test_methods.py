@@ -21,6 +21,9 @@ def test_the_methods_cost_on_vit_b_16_what_the_study_counted(empty: Shell) -> No
         "repadapter": 239_808,  # rank 8
         "convpass": 327_552,  # rank 8
         "lora": 294_912,  # rank 8
+        "dora": 322_560,  # rank 8
+        "vera": 30_720,  # rank 256
+        "ia3": 55_296,
         "fact_tt": 21_504,  # rank 8
         "fact_tk": 30_976,  # rank 16
         "vqt": 92_281,  # 10 queries

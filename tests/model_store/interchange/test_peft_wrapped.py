@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model_store.interchange import peft_lora
-from model_store.interchange.peft_lora import CONFIG, PICKLED, WEIGHTS
+from model_store.interchange import peft_export, peft_types
+from model_store.interchange.peft_names import CONFIG, PICKLED, WEIGHTS
 from model_store.store import Store
 from petl_vit.errors import InvalidInput, NotFound, Unsupported
 from tests.model_store.real import Real
@@ -31,7 +31,7 @@ def folder(real: Real, tmp_path: Path) -> Path:
     """`lora` as PEFT saves it."""
     made = tmp_path / "peft"
     made.mkdir()
-    for file, data in peft_lora.write(real.store, real.store.adapters.manifest("zoo", "lora", 1)).items():
+    for file, data in peft_export.write(real.store, real.store.adapters.manifest("zoo", "lora", 1)).items():
         (made / file).write_bytes(data)
     return made
 
@@ -41,7 +41,7 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
 
 
 def register(real: Real, folder: Path, name: str) -> list[str]:
-    return peft_lora.read(folder).register(real.store, real.task, name=name, classes=None)[1]
+    return peft_types.read(folder).register(real.store, real.task, name=name, classes=None)[1]
 
 
 @pytest.mark.parametrize("prefix", ["backbone", "_orig_mod", "module", "model.vit", "module._orig_mod"])
@@ -60,12 +60,12 @@ def test_a_wrapped_model_is_the_same_adapter(real: Real, folder: Path, prefix: s
     assert real.store.adapters.versions("zoo", "wrapped") == [1]
 
 
-def test_adapters_of_two_models_are_refused_by_their_prefixes(folder: Path) -> None:
+def test_adapters_of_two_models_are_refused_by_their_prefixes(real: Real, folder: Path) -> None:
     found = tensors_of(folder)
     further = {n.replace(PEFT, f"{PEFT}other."): t + 1 for n, t in found.items() if "lora_" in n}
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(found | further))
     with pytest.raises(Unsupported, match=r"several models.*'', 'other'"):
-        peft_lora.read(folder)
+        register(real, folder, "two")
 
 
 OLD = {
@@ -86,7 +86,7 @@ SIZES = {"attn.qkv": (192, 192), "attn.proj": (192, 192), "mlp.fc1": (192, 768),
 
 
 @pytest.mark.parametrize(
-    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.dinov2.layers", NEW)]
+    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.deit.layers", NEW)]
 )
 def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     real: Real, folder: Path, layers: str, sites: dict[str, tuple[str, int | None]]
@@ -107,7 +107,7 @@ def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     head = {"weight": torch.randn(5, 192), "bias": torch.randn(5)}
     found |= {f"{PEFT}classifier.{kind}": tensor for kind, tensor in head.items()}
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(found))
-    config: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["any"]}
+    config: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": list(sites)}
     config |= {"modules_to_save": ["classifier"], "base_model_name_or_path": "google/vit-base"}
     config |= {"rank_pattern": {"value|v_proj": 3}}
     (folder / CONFIG).write_text(json.dumps(config))
@@ -116,7 +116,7 @@ def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     model.load_state_dict(weights | {f"head.{kind}": tensor for kind, tensor in head.items()})
     with torch.no_grad():
         assert relative(real.logits(name), model(real.images)) <= 1e-5
-    assert "LoRAs of q, k and v became one of qkv" in notes
+    assert "LoRAs of queries, keys and values" in notes
     assert "trained over 'google/vit-base'" in notes
 
 
@@ -125,7 +125,7 @@ def test_a_named_adapter_is_in_a_folder_of_its_own(folder: Path) -> None:
     named.mkdir()
     folder.rename(named / "flowers")
     with pytest.raises(NotFound, match=r"write .*named/flowers"):
-        peft_lora.read(named)
+        peft_types.read(named)
 
 
 def test_a_pickled_adapter_is_read_without_its_code(real: Real, folder: Path) -> None:
@@ -140,16 +140,16 @@ def test_a_pointer_of_git_lfs_is_called_one(folder: Path, file: str) -> None:
     (folder / WEIGHTS).unlink()
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
     with pytest.raises(InvalidInput, match=f"{file}: it is a pointer of Git LFS.*git lfs pull"):
-        peft_lora.read(folder)
+        peft_types.read(folder)
 
 
 def test_what_is_no_folder_of_peft_leads_to_its_format(folder: Path) -> None:
     with pytest.raises(NotFound, match="a file of a PEFT folder; give the folder"):
-        peft_lora.read(folder / WEIGHTS)
+        peft_types.read(folder / WEIGHTS)
     (folder / "x.pth").write_bytes(b"")
     with pytest.raises(NotFound, match="--format timm"):
-        peft_lora.read(folder / "x.pth")
+        peft_types.read(folder / "x.pth")
     (folder / CONFIG).rename(folder / "config.json")
     (folder / WEIGHTS).rename(folder / "model.safetensors")
     with pytest.raises(NotFound, match="whole model: --format timm"):
-        peft_lora.read(folder)
+        peft_types.read(folder)

@@ -20,11 +20,11 @@ from petl_vit.executors.tabled import Tabled
 from petl_vit.per_row import Alpha
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
-from tests.petl_vit.adapters import NAMES, adapter_of, adapter_with, images_of
-from tests.petl_vit.backbones import FAMILIES, family, relative
+from tests.petl_vit.adapters import NAMES, WHOLE, adapter_of, adapter_with, images_of
+from tests.petl_vit.backbones import family, relative
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-LOOSE = {"full", "selective", "vpt_shallow", "vqt"}
+LOOSE = {"full", "ia3", "selective", "vpt_shallow", "vqt"}
 TABLED = [name for name in NAMES if name not in LOOSE]
 SOME = ["lora", "convpass", "vpt_deep", "layernorm", "houlsby"]
 
@@ -86,7 +86,7 @@ def test_every_method_is_what_its_slice_is_and_other_rows_stay_frozen() -> None:
         assert name == "linear" or relative(feature, frozen) > 1e-2, name
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "plain"])
+@pytest.mark.parametrize("kind", [kind for kind in WHOLE if kind != "plain"])
 def test_methods_mix_on_every_family_of_backbones(kind: str) -> None:
     vit = family(kind, depth=1)[0].to(device=DEVICE)
     images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)

@@ -10,6 +10,7 @@ alpha is the WiSE factor: 1 = as trained, 0 = the frozen model. LS is LayerScale
 
 from tests.petl_vit.reference.branches import adaptformer, convpass, houlsby, pfeiffer
 from tests.petl_vit.reference.draft import Reference
+from tests.petl_vit.reference.linears import dora, ia3, vera
 from tests.petl_vit.reference.outputs import fact_tk, fact_tt, lora, repadapter, ssf
 from tests.petl_vit.reference.parameters import bitfit, difffit, full, layernorm, linear, selective
 from tests.petl_vit.reference.tokens import vpt_deep, vpt_shallow, vqt
@@ -21,6 +22,9 @@ REFERENCES: dict[str, Reference] = {
     "difffit": difffit,
     "ssf": ssf,
     "lora": lora,
+    "dora": dora,
+    "vera": vera,
+    "ia3": ia3,
     "fact_tt": fact_tt,
     "fact_tk": fact_tk,
     "repadapter": repadapter,

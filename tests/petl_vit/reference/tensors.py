@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor
 
 from tests.petl_vit.reference.draft import Config
+from tests.petl_vit.reference.linears import PLACES, ia3_targets, target_sites
 from tests.petl_vit.reference.outputs import ssf_sites
 from tests.petl_vit.reference.parameters import bias_names, norm_names, parameter_names
 
@@ -54,6 +55,10 @@ def tensor_plan(method: str, model: VisionTransformer, config: Config) -> Plan:
         return {"prompts": Spec((config.get("prompts", 3), model.embed_dim), 0.5)}
     if method == "ssf":
         return _ssf_plan(model)
+    if method in ("dora", "vera"):
+        return _sites_plan(method, model, config)
+    if method == "ia3":
+        return _ia3_plan(model, config)
     plan = {
         f"blocks.{block}.{name}": spec
         for block in range(len(model.blocks))
@@ -96,6 +101,32 @@ def _ssf_plan(model: VisionTransformer) -> Plan:
         assert isinstance(weight, Tensor)
         plan |= {f"{site}.scale": Spec((len(weight),), 0.1, 1.0), f"{site}.shift": Spec((len(weight),), 0.1)}
     return plan
+
+
+def _sites_plan(method: str, model: VisionTransformer, config: Config) -> Plan:
+    """DoRA and VeRA, at every target."""
+    plan: Plan = {}
+    for site in target_sites(model, config):
+        weight, r = model.get_parameter(f"{site}.weight"), config.get("rank", 4)
+        out, width = weight.shape
+        if method == "vera":
+            plan |= {f"{site}.vera_d": Spec((r,), 0.5), f"{site}.vera_b": Spec((out,), 0.3)}
+            continue
+        plan |= {f"{site}.lora_a": Spec((width, r), width**-0.5), f"{site}.lora_b": Spec((r, out), 0.3)}
+        plan[f"{site}.magnitude"] = Spec((out,), 0.1, weight.norm(dim=1))
+    return plan
+
+
+def _ia3_plan(model: VisionTransformer, config: Config) -> Plan:
+    widths = {name: len(model.get_parameter(f"blocks.0.{place}.weight")) for name, place in PLACES.items()}
+    hidden = model.get_parameter("blocks.0.mlp.fc2.weight").shape[1]
+    widths |= {"hidden": hidden} | dict.fromkeys("qkv", model.embed_dim)
+    places = PLACES | {part: f"attn.{part}" for part in "qkv"} | {"hidden": "mlp.hidden"}
+    return {
+        f"blocks.{block}.{places[target]}.scale": Spec((widths[target],), 0.3, 1.0)
+        for block in range(len(model.blocks))
+        for target in ia3_targets(config)
+    }
 
 
 def _fact_plan(method: str, model: VisionTransformer, config: Config) -> Plan:

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from tests.petl_vit.reference.draft import Config, Draft, reference
 
 
+def _turned(attn: Any, x: Tensor) -> Tensor:
+    """Queries or keys [B, H, N, d], with those of the patches turned where there are rotary positions.
+
+    Tokens that a method adds stand in front and have no place, as the class token has none.
+    """
+    turned: Tensor = attn.turn(x) if hasattr(attn, "turn") else x
+    return turned
+
+
 class WeightedAttention(nn.Module):
     """softmax(Q K^T / sqrt(d_h)) V W_o + b_o, each key's unnormalised weight multiplied first.
 
@@ -24,7 +33,8 @@ class WeightedAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
         attn: Any = self.attn
         q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        logits = attn.q_norm(q) @ attn.k_norm(k).transpose(-2, -1) / q.shape[-1] ** 0.5
+        q, k = _turned(attn, attn.q_norm(q)), _turned(attn, attn.k_norm(k))
+        logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         multiple = torch.ones_like(logits[0, 0, 0])
         multiple[: self.count] = self.alpha
         weights = multiple * torch.exp(logits - logits.amax(-1, keepdim=True))
@@ -99,7 +109,8 @@ class QueryAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
         attn: Any = self.attn
         q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = attn.q_norm(q), attn.k_norm(k[:, :, self.count :]), v[:, :, self.count :]
+        q, k, v = _turned(attn, attn.q_norm(q)), _turned(attn, attn.k_norm(k)), v
+        k, v = k[:, :, self.count :], v[:, :, self.count :]
         logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         weights = torch.exp(logits - logits.amax(-1, keepdim=True))
         out = (weights / weights.sum(-1, keepdim=True)) @ v

@@ -13,7 +13,19 @@ from tests.petl_vit.reference.tensors import random_tensors
 METHODS: list[str] = list(REFERENCES)
 PROMPTED = ("vpt_deep", "vpt_shallow")
 BRANCHED = ("adaptformer", "pfeiffer", "houlsby", "convpass")
-FOLDED = ("lora", "ssf", "bitfit", "layernorm", "difffit", "fact_tt", "fact_tk", "repadapter")
+FOLDED = (
+    "lora",
+    "dora",
+    "vera",
+    "ia3",
+    "ssf",
+    "bitfit",
+    "layernorm",
+    "difffit",
+    "fact_tt",
+    "fact_tk",
+    "repadapter",
+)
 SCALE = 0.7
 NARROW = {"embed_dim": 48, "num_heads": 3}
 SHORT = NARROW | {"depth": 3}

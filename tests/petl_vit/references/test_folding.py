@@ -8,6 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tests.petl_vit.reference.linears import vera_matrix
 from tests.petl_vit.references.models import (
     FOLDED,
     SCALE,
@@ -29,6 +30,37 @@ def _fold_lora(weights: Weights, tensors: Weights, depth: int) -> None:
     for block in range(depth):
         site = f"blocks.{block}.attn.qkv"
         weights[f"{site}.weight"] += (tensors[f"{site}.lora_a"] @ tensors[f"{site}.lora_b"]).T
+
+
+def _fold_dora(weights: Weights, tensors: Weights, depth: int) -> None:
+    """Each row of W_qkv + s (A B)^T at the length m."""
+    for site in [name.removesuffix(".magnitude") for name in tensors if name.endswith(".magnitude")]:
+        moved = weights[f"{site}.weight"] + SCALE * (tensors[f"{site}.lora_a"] @ tensors[f"{site}.lora_b"]).T
+        lengths = tensors[f"{site}.magnitude"][:, None]
+        weights[f"{site}.weight"] = lengths * nn.functional.normalize(moved, dim=1)
+
+
+def _fold_vera(weights: Weights, tensors: Weights, depth: int) -> None:
+    """W += (A diag(d) B diag(b))^T."""
+    for site in [name.removesuffix(".vera_d") for name in tensors if name.endswith(".vera_d")]:
+        d, b = tensors[f"{site}.vera_d"], tensors[f"{site}.vera_b"]
+        out, width = weights[f"{site}.weight"].shape
+        shared_a, shared_b = vera_matrix(0, 0, width, len(d)), vera_matrix(0, 1, len(d), out)
+        delta = shared_a.double() @ torch.diag(d) @ shared_b.double() @ torch.diag(b)
+        weights[f"{site}.weight"] += delta.T
+
+
+def _fold_ia3(weights: Weights, tensors: Weights, depth: int) -> None:
+    """Rows of W_k and W_v and their biases; columns of W_2."""
+    for block in [f"blocks.{block}" for block in range(depth)]:
+        k, v = tensors[f"{block}.attn.k.scale"], tensors[f"{block}.attn.v.scale"]
+        of_qkv = torch.cat([torch.ones_like(k), k, v])
+        weights[f"{block}.attn.qkv.weight"] = of_qkv[:, None] * weights[f"{block}.attn.qkv.weight"]
+        if f"{block}.attn.qkv.bias" in weights:
+            weights[f"{block}.attn.qkv.bias"] = of_qkv * weights[f"{block}.attn.qkv.bias"]
+        weights[f"{block}.mlp.fc2.weight"] = (
+            weights[f"{block}.mlp.fc2.weight"] * tensors[f"{block}.mlp.hidden.scale"]
+        )
 
 
 def _fold_ssf(weights: Weights, tensors: Weights, depth: int) -> None:
@@ -83,6 +115,9 @@ FOLDS: dict[str, Callable[[Weights, Weights, int], None]] = {
     "bitfit": _fold_absolute,
     "layernorm": _fold_absolute,
     "lora": _fold_lora,
+    "dora": _fold_dora,
+    "vera": _fold_vera,
+    "ia3": _fold_ia3,
     "ssf": _fold_ssf,
     "difffit": _fold_difffit,
     "repadapter": _fold_repadapter,

@@ -28,9 +28,14 @@ FAMILIES: Final = (
         title="biases, norms, scales",
         colour="green",
         marker="^",
-        methods=("bitfit", "layernorm", "difffit", "ssf"),
+        methods=("bitfit", "layernorm", "difffit", "ssf", "ia3"),
     ),
-    Family(title="low rank", colour="blue", marker="o", methods=("lora", "fact_tt", "fact_tk", "repadapter")),
+    Family(
+        title="low rank",
+        colour="blue",
+        marker="o",
+        methods=("lora", "dora", "vera", "fact_tt", "fact_tk", "repadapter"),
+    ),
     Family(
         title="adapters",
         colour="orange",
@@ -39,7 +44,7 @@ FAMILIES: Final = (
     ),
     Family(title="prompts", colour="purple", marker="P", methods=("vpt_deep", "vpt_shallow", "vqt")),
 )
-OTHER: Final = Family(title="other", colour="teal", marker="X", methods=("soup",))
+OTHER: Final = Family(title="other", colour="teal", marker="X", methods=("soup", "merge"))
 PETL: Final = frozenset(name for family in FAMILIES[2:] for name in family.methods)
 """Methods that train a small part of the backbone, or something beside it."""
 

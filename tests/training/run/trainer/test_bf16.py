@@ -40,7 +40,7 @@ def test_a_step_in_bf16_has_the_loss_of_fp32_and_a_finite_float32_gradient_every
     vit, _ = family(kind)
     kept = {} if "dropout" not in methods.get(name).model_fields else {"dropout": 0.0}
     config = SMALL.get(name, {}) | kept
-    base = LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(1))
+    base = LinearHead.init(CLASSES, vit.arch.features, torch.Generator().manual_seed(1))
     inputs, labels = images_of(vit, 8), torch.arange(8) % CLASSES
     losses, gradients = [], []
     for precision in ("fp32", "bf16"):

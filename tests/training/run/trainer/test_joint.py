@@ -17,8 +17,8 @@ from training.data.loading import Resized
 from training.data.records import Dataset
 from training.run.trainer import Trained, Trainer, train
 
-JOINING = ["adaptformer", "bitfit", "convpass", "difffit", "fact_tk", "fact_tt", "houlsby", "layernorm"]
-JOINING += ["linear", "lora", "pfeiffer", "repadapter", "ssf", "vpt_deep"]
+JOINING = ["adaptformer", "bitfit", "convpass", "difffit", "dora", "fact_tk", "fact_tt", "houlsby", "ia3"]
+JOINING += ["layernorm", "linear", "lora", "pfeiffer", "repadapter", "ssf", "vera", "vpt_deep"]
 
 
 def lanes(vit: FrozenViT, base_head: LinearHead, **values: Any) -> list[Trainer]:
