@@ -25,16 +25,15 @@ _AT_ONCE = 2**18
 
 
 def tables(rotary: Rotary, grid: int, head_width: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Cosines and sines of the angles of every pair, each [grid^2, d / 2], by name.
+    """Cosines and sines of the angles of every pair, each [grid^2, d / 2], by name; in at least float32.
 
     timm computes coordinates and frequencies in float32; so do we, to have its angles.
     """
-    pairs = head_width // 4
+    pairs, precise = head_width // 4, torch.promote_types(dtype, torch.float32)
     steps = torch.arange(pairs, dtype=torch.int64).float()
     if rotary.kind == "dinov3":
         periods = rotary.temperature ** (2.0 * steps / (head_width // 2))
         along = 2.0 * ((torch.arange(0.5, grid) + rotary.offset) / float(grid)) - 1.0
-        precise = torch.promote_types(dtype, torch.float32)
         angles = 2 * math.pi * along.to(precise).unsqueeze(1) / periods.to(precise)
     else:
         along = torch.arange(grid, dtype=torch.int64).float() + rotary.offset
@@ -44,7 +43,7 @@ def tables(rotary: Rotary, grid: int, head_width: int, dtype: torch.dtype) -> di
     rows, columns = angles.unsqueeze(1).expand(-1, grid, -1), angles.unsqueeze(0).expand(grid, -1, -1)
     order = (columns, rows) if rotary.column_first else (rows, columns)
     of_patches = torch.cat(order, dim=-1).flatten(0, 1)
-    return {COSINES: of_patches.cos().to(dtype), SINES: of_patches.sin().to(dtype)}
+    return {COSINES: of_patches.cos().to(precise), SINES: of_patches.sin().to(precise)}
 
 
 def turned(qkv: Tensor, cosines: Tensor, sines: Tensor, heads: int, *, halves: bool) -> Tensor:
