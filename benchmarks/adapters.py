@@ -2,31 +2,42 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
-from petl_vit.backbone import BackboneConfig
+from petl_vit.backbone import BackboneConfig, Options
 from petl_vit.heads import LinearHead
 from petl_vit.precision import Precision
+from petl_vit.timm_names import canonical
 from petl_vit.vit import FrozenViT
 
 HALF = (0.5, 0.5, 0.5)
 CLASSES = 10
 
 
-def backbone(architecture: str, image_size: int) -> tuple[FrozenViT, nn.Module]:
-    """Our backbone and timm's plain model with a head, on the same weights."""
+def backbone(
+    architecture: str, image_size: int, options: Options | None = None
+) -> tuple[FrozenViT, nn.Module]:
+    """Our backbone and timm's plain model with a head, on the same weights.
+
+    Args:
+        options: Further arguments of timm.create_model.
+    """
     import timm  # seconds, of which the processes that only serve need none
 
     torch.manual_seed(0)
-    plain = timm.create_model(architecture, num_classes=CLASSES, img_size=image_size).eval()
+    config = BackboneConfig(
+        architecture=architecture, options=options or {}, image_size=image_size, mean=HALF, std=HALF
+    )
+    own: dict[str, Any] = {"num_classes": CLASSES, "img_size": image_size} | config.timm_options
+    plain = timm.create_model(architecture, **own).eval()
     plain.requires_grad_(False)
-    config = BackboneConfig(architecture=architecture, image_size=image_size, mean=HALF, std=HALF)
     tensors = {n: p for n, p in plain.named_parameters() if not n.startswith("head.")}
-    return FrozenViT(config, tensors), plain
+    return FrozenViT(config, canonical(tensors)), plain
 
 
 def tensors(name: str, vit: FrozenViT, seed: int, classes: int = CLASSES) -> dict[str, Tensor]:

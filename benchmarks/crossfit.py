@@ -7,8 +7,9 @@ Shapes: n images, K members, C classes.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,20 @@ _MEASURED = 100
 def names() -> list[str]:
     """What the adapters are called, in order of their methods."""
     return [method.replace("_", "-") for method in METHODS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A member that is trained.
+
+    Attributes:
+        config: Of the method.
+    """
+
+    name: str
+    method: str
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,33 +117,45 @@ class Bench:
             self.store.backbones.put("backbone", imported.config, imported.tensors, imported.source)
         self.loader = Loader(self.store, self.store.backbones.get(None))
 
-    def train(self, task: str, train: Dataset, heldout: Dataset, plan: Plan) -> None:
+    def train(
+        self,
+        task: str,
+        train: Dataset,
+        heldout: Dataset,
+        plan: Plan,
+        learners: Sequence[Learner] | None = None,
+    ) -> None:
         """Trains the members of a task together, but for those that are registered.
+
+        Args:
+            learners: By default one of each of `METHODS`.
 
         Training measures them on a few held-out images alone, as `ask` measures all.
         """
         few = subset(heldout, min(_MEASURED, len(heldout)), 0)
-        data, other = self._written(f"{task}-train", train), self._written(f"{task}-heldout", few)
+        data, other = self.written(f"{task}-train", train), self.written(f"{task}-heldout", few)
+        eight = [Learner(name=n, method=m, seed=plan.seed) for n, m in zip(names(), METHODS, strict=True)]
         jobs = [
             Job(
                 backbone=self.loader.record.digest,
                 task=task,
-                name=name,
+                name=learner.name,
                 data=data,
                 heldout=other,
                 image_size=plan.image_size,
                 runs=self.folder / "runs",
                 measure_precision=Precision.FP32,
                 recipe=Recipe.of(
-                    method=method,
+                    method=learner.method,
+                    config=learner.config,
                     epochs=plan.epochs,
                     batch_size=plan.batch_size,
                     drop_path=0.0,
-                    seed=plan.seed,
+                    seed=learner.seed,
                     precision=plan.precision,
                 ),
             )
-            for name, method in zip(names(), METHODS, strict=True)
+            for learner in learners or eight
         ]
         run_together(self.store, jobs, Bars())
 
@@ -147,7 +174,7 @@ class Bench:
         name = dataset.name if shift is None else f"{shift[0]}:{shift[1]}"
         return Said(name=name, logits=logits.of(route), labels=dataset.labels.numpy())
 
-    def _written(self, name: str, dataset: Dataset) -> str:
+    def written(self, name: str, dataset: Dataset) -> str:
         """The images of a set in a file of their own; all have one size."""
         path = self.folder / f"{name}.npz"
         pixels = torch.stack([dataset.images[i] for i in range(len(dataset))])

@@ -161,7 +161,7 @@ def _replayed(backend: "GraphBackend", images: Tensor, rows: Sequence[Row]) -> L
     graph = backend._graph(images.shape[-1], len(rows), 1)  # of so many rows, which the back end has none of
     terms = [model.edited for model in models]
     numbers = [[backend._slots.number(term.adapter) for term in of_row] for of_row in terms]
-    alphas = [[term.alpha for term in of_row] for of_row in terms]
+    alphas = [[term.alphas[0] for term in of_row] for of_row in terms]
     graph.begin([images[rows[i].image] for i in order], range(len(order)), numbers, alphas)()
     inputs = graph._inputs
     placed, slots, factors = inputs.images.clone(), inputs.slots.clone(), inputs.alphas.clone()

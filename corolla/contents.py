@@ -3,7 +3,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+from corolla.importing import AUTO, Arrival, Imported, import_adapter
 from corolla.names import StoreNames, chosen_task
 from corolla.task_versions import records_of
 from model_store import deletion
@@ -141,6 +143,58 @@ class Contents:
         )
         found = backbones.read(source, request)
         return self._store.backbones.put(name or found.name, found.config, found.tensors, found.source)
+
+    def import_adapter(
+        self,
+        path: PathLike,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        kind: str = AUTO,
+        head: str | None = None,
+        classes: PathLike | None = None,
+        order: Literal["task", "timm"] | None = None,
+        backbone: str | None = None,
+        prefix: str | None = None,
+        ema: bool | None = None,
+        scale: float | None = None,
+    ) -> Imported:
+        """Registers an adapter from another store or library; the same again is the version that exists.
+
+        Args:
+            path: A folder of PEFT, a checkpoint, an archive of corolla, or FacT of the study's code.
+            name, task: To register under; None is an archive's own, and the only task.
+            kind: "archive", "timm", "peft" or "petl-vision"; "auto" is what the path holds.
+            head: "base" for the task's base head, or a file with one; None is the adapter's own, or else the
+                task's.
+            classes: A text file with the classes of the head's rows, where their order is not the task's.
+            order: The order of the head's rows where the file does not name them.
+            backbone: The task's, where it is on several.
+            prefix, ema: Of a checkpoint, as in `import_backbone`.
+            scale: The `fact_scaler` of the study's run.
+
+        Raises:
+            NotFound: There is no such file or task.
+            InvalidInput: Settings that do not fit what the path holds.
+            Unsupported: It cannot be represented exactly; names what.
+            Corrupt: It is damaged, or not of the task's backbone.
+        """
+        arrival = Arrival(
+            path=Path(path),
+            kind=kind,
+            task=task,
+            name=name,
+            backbone=backbone,
+            classes=None if classes is None else Path(classes),
+            order=order,
+            head=head,
+            prefix=prefix,
+            ema=ema,
+            scale=scale,
+        )
+        imported = import_adapter(self._store, arrival)
+        self._changed()
+        return imported
 
     def set_alias(
         self, adapter: str, alias: str, version: int, *, task: str | None = None, expected: int | None = None

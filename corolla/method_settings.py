@@ -21,7 +21,7 @@ def trainable(method: str) -> Summary:
         raise Unsupported(
             f"{summary.title} is made of trained adapters and not trained itself",
             field="method",
-            remedy=f"train its members, then type corolla adapters {summary.name}",
+            remedy="train its members, then type corolla adapters soup",
         )
     return summary
 

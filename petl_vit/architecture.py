@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit import plain_vits
-from petl_vit.backbone import CLASS_AND_MEAN, BackboneConfig
+from petl_vit.backbone import CLASS_AND_MEAN, NORM_EPS, BackboneConfig
 from petl_vit.errors import Corrupt, InvalidInput, Unsupported
 from petl_vit.facts import AttentionPool, Facts, FinalNorm, Layout, Pool, Rotary
 
@@ -119,6 +119,8 @@ class Architecture:
 @lru_cache(maxsize=32)
 def _describe(serialised: str) -> Architecture:
     config = BackboneConfig.model_validate_json(serialised)
+    if NORM_EPS in config.options:
+        return _with_eps(config)
     if config.options.get("global_pool") == CLASS_AND_MEAN:
         return _with_mean(config)
     listed = plain_vits.find(config)
@@ -131,6 +133,19 @@ def _describe(serialised: str) -> Architecture:
 
 
 _OF_FACTS = Architecture.__dataclass_fields__.keys() - {"activation"}
+
+
+def _with_eps(config: BackboneConfig) -> Architecture:
+    """The same ViT with another epsilon of its LayerNorms."""
+    options = dict(config.options)
+    eps = options.pop(NORM_EPS)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+        raise Unsupported(
+            f"an epsilon of LayerNorms lies between 0 and 1, and {NORM_EPS} is {eps!r}",
+            field="option",
+            remedy=f"write {NORM_EPS}=1e-12",
+        )
+    return replace(describe(config.model_copy(update={"options": options})), eps=float(eps))
 
 
 def _with_mean(config: BackboneConfig) -> Architecture:

@@ -10,6 +10,12 @@ CLASS_AND_MEAN: Final = "token+avg"
 timm has none: to it, the class token alone is pooled.
 """
 
+NORM_EPS = "norm_eps"
+"""The option for the epsilon of all LayerNorms, where weights were trained with another than timm's.
+
+timm has none: its modules have the architecture's.
+"""
+
 Options = dict[str, bool | int | float | str | None]
 
 
@@ -21,7 +27,8 @@ class BackboneConfig(BaseModel):
     architecture: str = Field(description="timm's model name, e.g. vit_base_patch16_224")
     options: Options = Field(
         default_factory=dict,
-        description=f"further keyword arguments of timm.create_model; global_pool may be {CLASS_AND_MEAN}",
+        description=f"further keyword arguments of timm.create_model; global_pool may be {CLASS_AND_MEAN}, "
+        f"and {NORM_EPS} is the epsilon of all LayerNorms",
     )
     image_size: int = Field(ge=14, le=1024, description="native image size, pixels")
     pos_embed_antialias: bool = Field(
@@ -33,6 +40,7 @@ class BackboneConfig(BaseModel):
     @property
     def timm_options(self) -> Options:
         """The options as timm takes them."""
-        if self.options.get("global_pool") != CLASS_AND_MEAN:
-            return self.options
-        return self.options | {"global_pool": "token"}
+        options = {name: value for name, value in self.options.items() if name != NORM_EPS}
+        if options.get("global_pool") == CLASS_AND_MEAN:
+            options["global_pool"] = "token"
+        return options

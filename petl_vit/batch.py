@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from petl_vit.adapter import Adapter
-from petl_vit.edit_set import NO_FORM, EditSet
-from petl_vit.edits import Foldable, fold
+from petl_vit.alphas import Alphas, added, alphas_of, at, not_by_block
+from petl_vit.edit_set import NO_FORM, EditSet, block_of
+from petl_vit.edits import Edit, Foldable, fold
 from petl_vit.errors import InvalidInput
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import Head, interpolate
-from petl_vit.per_row import Alpha
 from petl_vit.products import Params
 from petl_vit.slots import Slots
 from petl_vit.vit import PATCH_CONVOLUTION, FrozenViT
@@ -37,45 +37,68 @@ faults then cost a fifth of the forward."""
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One adapter in a weight-space sum."""
+    """One adapter in a weight-space sum.
+
+    Attributes:
+        alpha: In the whole model, or of each block.
+    """
 
     adapter: Adapter
-    alpha: float = 1.0
+    alpha: float | Sequence[float] = 1.0
+
+    @cached_property
+    def alphas(self) -> Alphas:
+        """Its alpha, one for all blocks where they do not differ."""
+        return alphas_of(self.alpha)
+
+    @property
+    def by_block(self) -> bool:
+        """Whether its alpha differs between blocks."""
+        return len(self.alphas) > 1
+
+    @cached_property
+    def absent(self) -> tuple[int, ...]:
+        """The blocks in which its alpha is 0, where it differs by block."""
+        return tuple(block for block, alpha in enumerate(self.alphas) if alpha == 0) if self.by_block else ()
+
+    def alpha_of(self, edit: Edit) -> float:
+        """The alpha of one of its edits: that of the edit's block."""
+        return at(self.alphas, block_of(edit))
+
+    @property
+    def first_block(self) -> float:
+        """The first block that it changes; infinite where it changes none."""
+        edits = self.adapter.edits
+        if not self.by_block:
+            return edits.first_block
+        return min((block for block in edits.blocks if at(self.alphas, block) != 0), default=inf)
 
 
 class Model:
     """theta_0 + sum_i alpha_i (theta_i - theta_0): WiSE is one term, a soup several.
 
     Raises:
-        InvalidInput: The terms have different base heads, or a negative alpha weighs prompts.
+        InvalidInput: The terms have different base heads, a negative alpha weighs prompts, or an alpha
+            differs by block for prompts or queries that pass through all of them.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = tuple(terms)
-        first = self.terms[0].adapter
-        for term in self.terms:
-            if term.adapter.task_digest != first.task_digest:
-                raise InvalidInput(
-                    "the terms of a weight-space sum belong to different tasks or base heads",
-                    field="route",
-                    remedy="sum adapters of one task, or make them members of an ensemble",
-                )
-            if term.alpha < 0 and term.adapter.edits.prompts:
-                raise InvalidInput(
-                    f"alpha {term.alpha} is negative, and prompts have no negative weight",
-                    field="alpha",
-                    remedy="use an alpha of at least 0 with prompt methods",
-                )
+        each = _each_adapter_once(self.terms)
+        _check(each)
         self.digests = tuple(term.adapter.digest for term in self.terms)
-        self.key = tuple((term.adapter.digest, term.alpha) for term in self.terms)
-        self.edited = tuple(term for term in self.terms if term.alpha != 0)  # at 0 the backbone is unchanged
-        self.stack = tuple(term.adapter.digest for term in self.edited)  # rows with equal stacks share edits
+        self.key = tuple((term.adapter.digest, term.alphas) for term in each)
+        self.edited = tuple(term for term in each if any(term.alphas))  # at 0 the backbone is unchanged
+        self.by_block = any(term.by_block for term in self.edited)
+        # Rows with equal stacks share edits.
+        self.stack = tuple((term.adapter.digest, term.absent) for term in self.edited)
         sets = [term.adapter.edits for term in self.edited]
         self.dense = any(edits.dense for edits in sets)
         self.tokens = sum(edits.extra_tokens for edits in sets)
-        self.first_block = min((edits.first_block for edits in sets), default=inf)
-        forms = tuple(edits.form for edits in sets)
-        alone = self.key if self.dense else self.stack if NO_FORM in forms else ()
+        self.first_block = min((term.first_block for term in self.edited), default=inf)
+        forms = tuple((term.adapter.edits.form, term.absent) for term in self.edited)
+        stacks = all(form != NO_FORM for form, _ in forms)
+        alone = self.key if self.dense else () if stacks else self.stack
         self.form = (forms, alone)
         prompted = any(edits.prefixes for edits in sets)
         exact = (term.adapter.exact_on for term in self.terms)
@@ -86,11 +109,41 @@ class Model:
     def head(self) -> Head:
         """H_0 + sum alpha_i (H_i - H_0), tensor by tensor; computed for the first rows."""
         base = self.terms[0].adapter.base_head
-        return interpolate(base, [(term.adapter.head, term.alpha) for term in self.terms])
+        return interpolate(base, [(term.adapter.head, term.alphas[-1]) for term in self.terms])
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C]."""
         return self.head.logits(features)
+
+
+def _each_adapter_once(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The same sum with one term for each adapter, in order: alphas of one adapter add up."""
+    each: dict[str, Term] = {}
+    for term in terms:
+        known = each.get(term.adapter.digest)
+        summed = term if known is None else replace(term, alpha=added(known.alphas, term.alphas))
+        each[term.adapter.digest] = summed
+    return tuple(each.values())
+
+
+def _check(terms: Sequence[Term]) -> None:
+    first = terms[0].adapter
+    for term in terms:
+        edits = term.adapter.edits
+        if term.adapter.task_digest != first.task_digest:
+            raise InvalidInput(
+                "the terms of a weight-space sum belong to different tasks or base heads",
+                field="route",
+                remedy="sum adapters of one task, or make them members of an ensemble",
+            )
+        if edits.prompts and min(term.alphas) < 0:
+            raise InvalidInput(
+                f"alpha {min(term.alphas):g} is negative, and prompts have no negative weight",
+                field="alpha",
+                remedy="use an alpha of at least 0 with prompt methods",
+            )
+        if term.by_block and (edits.tokens or edits.queries):
+            raise not_by_block(f"an adapter of {term.adapter.method.title}")
 
 
 class Features(Model):
@@ -130,7 +183,7 @@ class Batch:
     def __init__(self, vit: FrozenViT, *, slots: Slots | None = None, folded_models: int = 2) -> None:
         self.vit = vit
         self._slots = Slots(vit.device) if slots is None else slots
-        self._folded: OrderedDict[tuple[tuple[str, float], ...], dict[str, Tensor]] = OrderedDict()
+        self._folded: OrderedDict[tuple[tuple[str, Alphas], ...], dict[str, Tensor]] = OrderedDict()
         self._folded_models = folded_models
         self._slots.on_drop(self._drop_folded)
 
@@ -229,34 +282,41 @@ class Batch:
         lanes = []
         for position in range(len(models[0].edited)):
             adapters = [model.edited[position].adapter for model in each]
-            alphas = [model.edited[position].alpha for model in models]
-            lanes.append(
-                Lane(
-                    rows=rows,
-                    edits=self._slots.edits(adapters),
-                    alpha=self._alpha(alphas),
-                    adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
-                )
+            lane = Lane(
+                rows=rows,
+                edits=self._slots.edits(adapters),
+                adapters=len(adapters) if len({a.digest for a in adapters}) > 1 else 1,
             )
+            lanes.append(self._weighed(lane, [model.edited[position].alphas for model in models]))
         return lanes
 
     def _dense_lanes(self, rows: slice, model: Model) -> list[Lane]:
         """Lanes of rows under one model that replaces parameters."""
         count = rows.stop - rows.start
         lanes = [
-            Lane(
-                rows=rows,
-                edits=_unfoldable(self._slots.edits([term.adapter])),
-                alpha=self._alpha([term.alpha] * count),
+            self._weighed(
+                Lane(rows=rows, edits=_unfoldable(self._slots.edits([term.adapter]))), [term.alphas] * count
             )
             for term in model.edited
         ]
         return [replace(lanes[0], params=self._folded_params(model)), *lanes[1:]]
 
-    def _alpha(self, alphas: list[float]) -> Alpha:
-        if all(alpha == 1 for alpha in alphas):
-            return None
-        return torch.tensor(alphas, dtype=self.vit.dtype, device=self.vit.device).view(-1, 1, 1)
+    def _weighed(self, lane: Lane, alphas: Sequence[Alphas]) -> Lane:
+        """The lane with the alphas of its rows, which are 0 in the same blocks."""
+        depth = max(map(len, alphas))
+        if depth > 1:
+            assert depth == self.vit.arch.depth, "one alpha for each block"
+            each = self._tensor([[at(of_row, block) for of_row in alphas] for block in range(depth)])
+            active = [at(alphas[0], block) != 0 for block in range(depth)]
+            present = (alpha if on else None for alpha, on in zip(each, active, strict=True))
+            return replace(lane, by_block=tuple(present))
+        if all(alpha == 1 for (alpha,) in alphas):
+            return lane
+        return replace(lane, alpha=self._tensor([[alpha for (alpha,) in alphas]])[0])
+
+    def _tensor(self, alphas: list[list[float]]) -> Tensor:
+        """[M, rows] -> [M, rows, 1, 1], where the backbone is."""
+        return torch.tensor(alphas, dtype=self.vit.dtype, device=self.vit.device)[..., None, None]
 
     def _drop_folded(self, digest: str) -> None:
         """Drops the parameters that an adapter was folded into, when the adapter loses its slot."""
@@ -267,10 +327,10 @@ class Batch:
         """The parameters of a model with dense edits; the most recent few are kept."""
         if model.key not in self._folded:
             terms = [
-                (edit, term.alpha)
+                (edit, term.alpha_of(edit))
                 for term in model.edited
                 for edit in self._slots.edits([term.adapter]).edits
-                if isinstance(edit, Foldable)
+                if isinstance(edit, Foldable) and term.alpha_of(edit) != 0
             ]
             self._folded[model.key] = fold(self.vit.params, terms)
             while len(self._folded) > self._folded_models:

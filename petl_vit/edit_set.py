@@ -106,9 +106,12 @@ class EditSet:
         """The first block that the edits change; infinite where they change none."""
         if self.tokens or self.queries:
             return 0
-        names = (*self.sites, *self.branches, *(edit.name for edit in self.dense))
-        sites = (*names, *(f"blocks.{block}." for block in self.prefixes))
-        return min(map(_block_of, sites), default=inf)
+        return min(self.blocks, default=inf)
+
+    @cached_property
+    def blocks(self) -> frozenset[float]:
+        """The blocks that the edits act in: 0 also for those before the blocks, infinity for those after."""
+        return frozenset(map(block_of, self.edits))
 
     def all_tensors(self) -> list[Tensor]:
         """Every tensor of the edits, in any order; several may share memory."""
@@ -251,7 +254,23 @@ def _mapped(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
     return replace(value, **{f.name: _mapped(getattr(value, f.name), move) for f in fields(value)})
 
 
-def _block_of(site: str) -> float:
+def block_of(edit: Edit) -> float:
+    """The block that an edit acts in: 0 also where it comes before the blocks, infinity where after."""
+    match edit:
+        case Branch():
+            return block_of_site(edit.sublayer)
+        case Prefix():
+            return edit.block
+        case Dense():
+            return block_of_site(edit.name)
+        case Tokens() | Queries():
+            return 0
+        case _:
+            return block_of_site(edit.site)
+
+
+def block_of_site(site: str) -> float:
+    """The block of a site, a sublayer or a parameter, as `block_of`."""
     name, _, rest = site.partition(".")
     if name == "blocks":
         return int(rest.partition(".")[0])

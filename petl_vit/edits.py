@@ -231,7 +231,7 @@ class Input:
         else:
             assert self.blocks is not None
             parts = w.unflatten(1, (-1, self.blocks.shape[-1]))
-            change = torch.einsum("onc,nbc->onb", parts, self.blocks).flatten(1)
+            change = torch.einsum("onc,nbc->onb", parts, self.blocks.to(w.dtype)).flatten(1)
         change = change if self.scale is None else change * self.scale.unsqueeze(1)
         changed = weights[weight].clone()
         changed[rows] += alpha * change

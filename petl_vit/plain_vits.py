@@ -45,6 +45,11 @@ def named(architecture: str) -> Facts | None:
     return _listed().get(architecture.partition(".")[0])
 
 
+def names() -> tuple[str, ...]:
+    """All listed architectures, in timm's order."""
+    return tuple(_listed())
+
+
 def find(config: BackboneConfig) -> Facts | None:
     """The listed facts of a config's architecture; None where it has to be read from timm."""
     options = dict(config.options)

@@ -44,6 +44,7 @@ class Summary(_Record):
     faster_if_short: bool
     drop_path: float
     trained: bool
+    by_block: bool
     settings: tuple[Setting, ...]
 
 
@@ -103,6 +104,7 @@ def _summary(method: Any) -> Summary:
         faster_if_short=method.faster_if_short,
         drop_path=method.drop_path,
         trained=method.trained,
+        by_block=method.by_block,
         settings=tuple(_setting(name, field) for name, field in fields.items()),
     )
 

@@ -40,7 +40,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for (block, whole, kind), of_one in parts.items():
         if whole == "attn.qkv" and kind == "bias" and of_one.keys() == {0, 2}:
             of_one[1] = torch.zeros_like(of_one[0])
-        if len(of_one) == len(_APART[whole]):
+        if len(of_one) == len(_APART[whole]) and _stack(of_one):
             found[f"{block}.{whole}.{kind}"] = torch.cat([of_one[place] for place in sorted(of_one)])
         else:
             found |= {f"{block}.{_APART[whole][place]}.{kind}": t for place, t in of_one.items()}
@@ -81,6 +81,11 @@ def _without_keys(block: str, bias: Tensor, *, apart: bool) -> dict[str, Tensor]
         )
     names = ("q_proj.bias", "v_proj.bias") if apart else ("q_bias", "v_bias")
     return {f"{block}.attn.{names[0]}": queries, f"{block}.attn.{names[1]}": values}
+
+
+def _stack(parts: Mapping[int, Tensor]) -> bool:
+    """Whether the rows of tensors can be put one after another."""
+    return all(t.dim() for t in parts.values()) and len({t.shape[1:] for t in parts.values()}) == 1
 
 
 def _split(name: str) -> tuple[str, str, str]:

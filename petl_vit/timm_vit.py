@@ -89,9 +89,10 @@ def _facts(name: str) -> Facts | None:
     fields = {field: getattr(arch, field) for field in Facts.model_fields if hasattr(arch, field)}
     fields["activation"] = next(name for name, what in ACTIVATIONS.items() if what is arch.activation)
     facts = Facts(qkv_bias="blocks.0.attn.qkv.bias" in arch.shapes, mean_norm=None, **fields)
-    pooled_config, pooled = _read_quickly(name, {"global_pool": "avg"})
+    pooled_config, pooled = _read_quickly(name, {"global_pool": "avg", "depth": 1})  # all blocks are alike
     if pooled is not None:
-        mean_pooled = facts.model_copy(update={"mean_norm": pooled.final_norm}).mean_pooled()
+        shallow = facts.model_copy(update={"mean_norm": pooled.final_norm, "depth": 1})
+        mean_pooled = shallow.mean_pooled()
         if mean_pooled is not None and of_facts(pooled_config, mean_pooled) == pooled:
             facts = facts.model_copy(update={"mean_norm": pooled.final_norm})
     return facts if of_facts(config, facts) == arch else None

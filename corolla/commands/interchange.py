@@ -4,38 +4,29 @@ What reads tensors is imported once the names are known.
 """
 
 import sys
-import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from corolla import files, flags, standings, tables
+from corolla import files, flags, importing, standings, tables
 from corolla.flags import epilog
+from corolla.importing import AUTO
 from corolla.names import chosen_task
 from model_store import deletion
 from model_store.format.records import Manifest
-from model_store.names import check_printable
 from model_store.resolution import one_model
 from model_store.resolution.versions import Member, ResolvedTerm
 from model_store.routes.text import parse_adapter
-from model_store.sources import class_file
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from model_store.interchange import peft_types, petl_vision, timm_checkpoint
     from model_store.interchange.folding import Folded
-    from model_store.interchange.foreign import Order
 
 Format = Literal["archive", "timm", "peft"]
 _FORMATS = "archive: one file of corolla; timm: a plain checkpoint; peft: a folder of Hugging Face PEFT"
-
-
-def _format(text: str, *further: str) -> flags.Decorator:
-    return click.option(
-        "--format", "kind", type=click.Choice(["archive", "timm", "peft", *further]), required=True, help=text
-    )
 
 
 @click.command(
@@ -91,7 +82,13 @@ def fold(
 )
 @click.argument("adapter")
 @flags.task()
-@_format(f"{_FORMATS}.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["archive", "timm", "peft"]),
+    required=True,
+    help=f"{_FORMATS}.",
+)
 @click.option("--out", required=True, type=flags.PATH, help="File to write; for peft a folder.")
 @flags.overwrite
 @flags.store
@@ -120,21 +117,28 @@ def export_adapter(
 @click.command(
     "import",
     epilog=epilog(
-        "corolla adapters import lora.corolla --format archive",
-        "corolla adapters import lora.corolla --format archive --task digits --name theirs",
-        "corolla adapters import lora-peft/ --format peft --task digits --name theirs",
-        "corolla adapters import full.safetensors --format timm --task digits --name full",
-        "corolla adapters import model.pt --format petl-vision --scale 0.1 --task digits --name fact",
+        "corolla adapters import lora-peft/ --task digits --name theirs",
+        "corolla adapters import lora-peft/ --task pets --name theirs --head base",
+        "corolla adapters import lora-peft/ --task pets --name theirs --head classifier.safetensors",
+        "corolla adapters import lora.corolla",
+        "corolla adapters import full.safetensors --task digits --name full",
+        "corolla adapters import model.pt --scale 0.1 --task digits --name fact",
     ),
 )
 @click.argument("path", type=flags.PATH)
-@_format(f"{_FORMATS}; petl-vision: FacT of the study's code.", "petl-vision")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([AUTO, "archive", "timm", "peft", "petl-vision"]),
+    default=AUTO,
+    show_default=True,
+    help=f"auto: what PATH holds; {_FORMATS}; petl-vision: FacT of the study's code.",
+)
 @flags.task("Task to register under.  [default, archive: its own]")
 @click.option("--name", help="Name to register under.  [default, archive: its own]")
 @click.option("--backbone", help="Backbone, where the task is on several; not for an archive.")
 @click.option(
     "--classes",
-    "classes_file",
     type=flags.PATH,
     help="Text file with the head's classes, one a line, where their order is not the task's.",
 )
@@ -143,6 +147,11 @@ def export_adapter(
     type=click.Choice(["task", "timm"]),
     help="Order of the head's rows, where the file does not name its classes: the task's, or timm's.",
 )
+@click.option(
+    "--head",
+    metavar="base|FILE",
+    help="For peft: the task's base head, or a file with a head.  [default: the folder's, else the task's]",
+)
 @click.option("--prefix", help="For timm: what the names of the tensors begin with.  [default: looked for]")
 @click.option(
     "--ema/--no-ema", default=None, help="For timm: averaged or plain weights.  [default: averaged]"
@@ -150,59 +159,33 @@ def export_adapter(
 @click.option("--scale", type=float, help="For petl-vision: fact_scaler of the run's config.")
 @flags.store
 @flags.as_json
-def import_adapter(
-    path: Path,
-    kind: str,
-    task: str | None,
-    name: str | None,
-    backbone: str | None,
-    classes_file: Path | None,
-    order: "Order | None",
-    url: str | None,
-    as_json: bool,
-    **settings: Any,
-) -> None:
+def import_adapter(path: Path, url: str | None, as_json: bool, **settings: Any) -> None:
     """Register an adapter from another store or library.
 
-    archive brings its task along. peft (a LoRA folder), timm (a whole checkpoint, registered with the method
-    full) and petl-vision (registered with fact_tt) need a task that is in the store.
+    archive brings its task along. peft (a folder), timm (a whole checkpoint, registered with the method full)
+    and petl-vision (registered with fact_tt) need a task that is in the store. What was found in PATH, the
+    edits that it became and what was left out is said.
     """
     store = Store.open(url)
-    _check_kind(path, kind)
-    for setting, value in settings.items():
-        if setting not in _SETTINGS[kind]:
-            _refuse(value, setting, f"--format {kind} has no use for it")
-    if kind == "archive":
-        _refuse(backbone, "backbone", "an archive says its backbone itself")
-        _refuse(classes_file, "classes", "an archive says its classes itself")
-        _refuse(order, "order", "an archive says its classes itself")
-        data = files.read(path)
-
-        from model_store.interchange import archive
-
-        imported = archive.register(store, archive.read(data, name=path.name), task=task, name=name)
-        notes: list[str] = []
-    else:
-        if name is None:
-            raise InvalidInput("the adapter needs a name", field="name", remedy="add --name")
-        task_name = chosen_task(store, task)
-        record = (
-            store.tasks.get(task_name)
-            if backbone is None
-            else store.tasks.get(task_name, store.backbones.get(backbone).digest)
-        )
-        classes = None if classes_file is None else class_file.read(classes_file)
-
-        source = _foreign(path, kind, settings)
-        imported, notes = source.register(store, record, name=name, classes=classes, order=order)
+    imported = importing.import_adapter(store, importing.Arrival(path=path, **settings))
     manifest = imported.manifest
     new = [] if imported.known else [manifest]
     if as_json:
-        names = standings.documents(store, new)
-        document = {"known": imported.known, "notes": notes, "names": names}
+        document = {
+            "known": imported.known,
+            "format": imported.kind,
+            "found": imported.found,
+            "edits": [asdict(edit) for edit in imported.edits],
+            "notes": list(imported.notes),
+            "left_out": list(imported.left_out),
+            "names": standings.documents(store, new),
+        }
         return tables.print_json(document | manifest.model_dump(mode="json"))
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+    click.echo(f"found: {imported.found}", err=True)
+    click.echo(f"becomes: {imported.maps_to}", err=True)
+    for label, lines in (("left out", imported.left_out), ("note", imported.notes)):
+        for line in lines:
+            click.echo(f"{label}: {line}", err=True)
     outcome = "is registered already" if imported.known else "is registered"
     click.echo(f"{manifest} {outcome}, digest {manifest.digest[:12]}")
     standings.say(store, new)
@@ -274,56 +257,6 @@ def _folded(store: Store, member: Member, alpha: float) -> "Folded":
 
     loader = Loader(store, store.backbones.get(member.task.spec.backbone_digest))
     return folding.folded(loader, member, alpha=alpha)
-
-
-_SETTINGS = {"archive": (), "peft": (), "timm": ("prefix", "ema"), "petl-vision": ("scale",)}
-"""What only some formats have a use for."""
-
-
-def _foreign(
-    path: Path, kind: str, settings: dict[str, Any]
-) -> "peft_types.Peft | timm_checkpoint.Whole | petl_vision.FacT":
-    """An adapter of another library, read."""
-    from model_store.interchange import peft_types, petl_vision, timm_checkpoint
-
-    check_printable(str(path), "path")
-    if kind == "peft":
-        return peft_types.read(path)
-    if kind == "timm":
-        return timm_checkpoint.read(path, prefix=settings["prefix"], ema=settings["ema"])
-    return petl_vision.read(path, scale=settings["scale"])
-
-
-def _check_kind(path: Path, kind: str) -> None:
-    """Refuse what is plainly of another format, by what it is rather than by its name.
-
-    Raises:
-        InvalidInput: It is; names the format.
-    """
-    if (path / "adapter_config.json").is_file():
-        what, kinds = "a folder of PEFT", ["peft"]
-    elif _zip_with(path, "corolla.json"):
-        what, kinds = "an archive of corolla", ["archive"]
-    elif _zip_with(path, "data.pkl") or (path.is_file() and path.suffix == ".safetensors"):
-        what, kinds = "a checkpoint", ["timm", "petl-vision", "peft"]  # peft says which folder is meant
-    else:
-        return
-    if kind not in kinds:
-        raise InvalidInput(f"{path} is {what}", field="format", remedy=f"write --format {kinds[0]}")
-
-
-def _zip_with(path: Path, name: str) -> bool:
-    """Whether a file is a zip with a file of that name, in any of its folders."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return any(Path(member).name == name for member in file.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
-        return False  # no zip, or a damaged one, which its reader refuses
-
-
-def _refuse(value: object, field: str, why: str) -> None:
-    if value is not None:
-        raise InvalidInput(why, field=field, remedy="leave it out")
 
 
 def _print_written(out: Path, content: str, document: dict[str, Any], as_json: bool) -> None:

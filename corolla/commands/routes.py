@@ -46,6 +46,8 @@ def routes() -> None:
     epilog=epilog(
         'corolla routes put both "lora, ssf" --task digits',
         'corolla routes put robust "0.6*full@prod" --task digits --temperature 1.3',
+        'corolla routes put deep "0.2..1*lora" --task digits',
+        'corolla routes put late "0.3[0-5]*lora + 0.9[6-11]*lora" --task digits',
         "corolla routes put nightly lora --task digits --follow",
         'corolla routes put quick "cascade(lora, ssf, full; loss<=0.002)" --task digits',
         'corolla routes put both "lora, ssf" --task digits --server localhost:50051',
@@ -74,6 +76,9 @@ def put_route(
     Adapters without a version are pinned to the version that is the newest now, so that training does not
     change what NAME answers; aliases stay aliases. The temperature belongs to the versions of now: when an
     alias moves, or with --follow an adapter is trained again, it is no longer applied.
+
+    An alpha may name blocks, counted from 0 (0.9[6-11]*lora), or grow from the first block to the last, as
+    LiNeS has it (0.2..1*lora).
 
     A cascade asks its members one after another until the answer is settled; requests for it are refused
     until `corolla routes calibrate` has learnt when that is.

@@ -1,4 +1,4 @@
-"""`corolla adapters soup`: average adapters in weight space, chosen on held-out images.
+"""`corolla adapters soup`: average or merge adapters in weight space.
 
 What computes is imported once the arguments are read.
 """
@@ -11,16 +11,19 @@ from corolla import flags, standings, tables
 from corolla.flags import epilog
 from model_store.store import Store
 from petl_vit.precision import Precision
+from training.merges.recipe import DENSITY, DROP_RATE, KINDS
 from training.progress import Bars
 
 if TYPE_CHECKING:
-    from training.run.soup import Ingredient, Kind
+    from training.run.soup import Ingredient
 
 
 @click.command(
     epilog=epilog(
         'corolla adapters soup --task digits --members "lora, ssf:2, lora-b" --data digits --name soup',
         'corolla adapters soup --task t --members "lora, lora-b" --data photos/ --kind uniform --name mean',
+        'corolla adapters soup --task t --members "lora, full" --data photos/ --kind ties --rank 16 --name m',
+        'corolla adapters soup --task t --members "a, b" --data photos/ --kind dare --drop-rate 0.7 --name d',
     )
 )
 @flags.task("The members' task.", required=True)
@@ -29,11 +32,26 @@ if TYPE_CHECKING:
 @click.option("--name", required=True, help="Name to register under.")
 @click.option(
     "--kind",
-    type=click.Choice(["greedy", "uniform"]),
+    type=click.Choice(["greedy", "uniform", *KINDS]),
     default="greedy",
     show_default=True,
-    help="greedy: from the best down, keep what raises held-out accuracy; uniform: all.",
+    help="greedy: from the best down, keep what raises held-out accuracy; uniform: all. The others merge "
+    "weight changes, of methods that fold: docs/merges.md.",
 )
+@click.option(
+    "--rank",
+    type=int,
+    help="Merges: keep each linear's change as a product of at most this rank.  [default: as it comes out]",
+)
+@click.option(
+    "--density", type=float, help=f"ties: share of each member's changes that is kept.  [default: {DENSITY}]"
+)
+@click.option(
+    "--drop-rate",
+    type=float,
+    help=f"dare, ties: share of the changes that is dropped at random.  [default: {DROP_RATE} for dare]",
+)
+@click.option("--seed", type=int, help="dare, ties: decides what is dropped.  [default: 0]")
 @flags.holdout("Share of the images that training held out.")
 @click.option("--all-images", is_flag=True, help="Use all of --data: images that nothing was trained on.")
 @flags.split_seed("The --split-seed of that training.")
@@ -50,7 +68,11 @@ def soup(
     members: str,
     source: str,
     name: str,
-    kind: "Kind",
+    kind: str,
+    rank: int | None,
+    density: float | None,
+    drop_rate: float | None,
+    seed: int | None,
     holdout: float,
     all_images: bool,
     split_seed: int,
@@ -64,9 +86,10 @@ def soup(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Average adapters of one task in weight space.
+    """Average or merge adapters of one task in weight space.
 
-    The average is registered as a new adapter; its members are chosen on held-out images.
+    The result is registered as a new adapter and measured on held-out images, on which a greedy soup
+    chooses its members.
     """
     store = Store.open(url)
     backbone = backbone or store.tasks.get(task).spec.backbone_digest
@@ -82,6 +105,10 @@ def soup(
             members=members,
             data=source,
             kind=kind,
+            rank=rank,
+            density=density,
+            drop_rate=drop_rate,
+            seed=seed,
             holdout=None if all_images else holdout,
             split_seed=split_seed,
             max_pixels=max_pixels,
@@ -112,5 +139,7 @@ def soup(
 
 
 def _line(member: "Ingredient") -> str:
-    share = f"share {member.weight:.3f}" if member.weight else "left out"
-    return f"{member.manifest}  held-out accuracy {member.accuracy:.3f}  {share}"
+    alone = f"{member.manifest}  held-out accuracy {member.accuracy:.3f}"
+    if member.weight is None:
+        return alone
+    return f"{alone}  {f'share {member.weight:.3f}' if member.weight else 'left out'}"

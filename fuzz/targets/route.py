@@ -14,6 +14,7 @@ def seeds() -> list[bytes]:
         "cascade(lora, ssf; loss <= 0.01)",
         "mean(base, -0.5*lora)",
         "1e-3*lora",
+        "0.3[0-5]*lora + 0.9[6-11]*lora, 0.2..1*ssf",
     )
     return [text.encode() for text in texts]
 

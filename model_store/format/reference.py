@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, Field, FiniteFloat, JsonValue, model_validat
 
 from model_store.format.canonical import canonical_json
 from model_store.format.records import ComputedIn, Digest, Name, Record, StoredRecord, Temperature
+from model_store.routes import alpha as alphas
 from petl_vit.cascade import Score, Stage
 from petl_vit.combine import Combine
 from petl_vit.confidence import BINS, EDGES
@@ -31,11 +32,11 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class ReferenceTerm(Record):
-    """One adapter version, `task/name:version`, or `task/base`, and its alpha."""
+    """One adapter version, `task/name:version`, or `task/base`, and its alpha, or that of every block."""
 
     adapter: str
     digest: Digest
-    alpha: FiniteFloat
+    alpha: FiniteFloat | Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
 
 
 class ReferenceMember(Record):
@@ -128,7 +129,7 @@ def identity(
         "members": [
             {
                 "weight": float(member.weight),
-                "terms": [{"digest": t.digest, "alpha": float(t.alpha)} for t in member.terms],
+                "terms": [{"digest": t.digest, "alpha": alphas.document(t.alpha)} for t in member.terms],
             }
             for member in members
         ],

@@ -7,7 +7,7 @@ that explains it. Biases of queries, keys and values that a backbone lacks (DINO
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors.torch
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from model_store.format.tensors import not_finite
 from model_store.resolution.loading import Loader
-from model_store.resolution.versions import Member, ResolvedTerm
+from model_store.resolution.versions import Member
+from model_store.routes.alpha import times
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import CLASS_AND_MEAN, Options
@@ -86,8 +87,8 @@ def folded(loader: Loader, member: Member, *, alpha: float = 1.0) -> Folded:
 
 def _weights(vit: FrozenViT, model: Model) -> dict[str, Tensor]:
     terms = [
-        (edit, term.alpha)
-        for term in model.terms
+        (edit, term.alpha_of(edit))
+        for term in model.edited
         for edit in term.adapter.edits.edits
         if isinstance(edit, Foldable)
     ]
@@ -104,7 +105,7 @@ def _in_timm(vit: FrozenViT, weights: dict[str, Tensor]) -> tuple[dict[str, Tens
         raise Unsupported(
             "the class token and the mean of the patches are pooled together, which timm cannot",
             field="route",
-            remedy="serve it with corolla, or export it with --format archive or onnx",
+            remedy="serve it with corolla, or use --format archive or corolla export onnx",
         )
     needed = sorted(name for name in weights.keys() - vit.arch.shapes.keys() - TABLES if weights[name].any())
     for more in _FURTHER:
@@ -164,10 +165,7 @@ def _check_finite(tensors: dict[str, Tensor]) -> None:
 
 
 def _at(member: Member, alpha: float) -> Member:
-    terms = tuple(
-        ResolvedTerm(alpha=alpha * term.alpha, manifest=term.manifest, task=term.task)
-        for term in member.terms
-    )
+    terms = tuple(replace(term, alpha=times(term.alpha, alpha)) for term in member.terms)
     return Member(weight=1.0, terms=terms)
 
 

@@ -7,7 +7,7 @@ under, and its tensors must have that task's shapes.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -24,7 +24,23 @@ from petl_vit.methods.method import Method
 Order = Literal["task", "timm"]
 """The order of a head's rows: that of the task's classes, or the natural order that timm sorts folders in."""
 
+ROWS = ("head.weight", "head.bias")
+"""The tensors of a head that have a row for each class."""
+
 _SHOWN = 3
+
+
+class Registered(NamedTuple):
+    """An adapter of another library in the store.
+
+    Attributes:
+        notes: What the user should know of how it was read.
+        left_out: What of the file is not in the store, and why.
+    """
+
+    published: Published
+    notes: list[str]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +138,10 @@ def _natural(name: str) -> list[int | str]:
 def ordered_head(
     head: Mapping[str, Tensor], task: TaskRecord, classes: Sequence[str] | None
 ) -> dict[str, Tensor]:
-    """A linear head with its rows in the order of the task's classes, matched by name.
+    """A head with its rows in the order of the task's classes, matched by name.
 
     Args:
-        head: `head.weight` [C, D] and `head.bias` [C].
+        head: `head.weight` [C, D] and `head.bias` [C], and CLIP's `head.projection`.
         classes: The classes of its rows; None means the task's order.
 
     Raises:
@@ -149,4 +165,4 @@ def ordered_head(
             remedy="import it under the task that it was trained for",
         )
     places = [names.index(name) for name in expected]
-    return {name: tensor[places].clone() for name, tensor in head.items()}
+    return {name: tensor[places].clone() if name in ROWS else tensor for name, tensor in head.items()}

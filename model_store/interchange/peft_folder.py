@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from model_store.format import tensors
-from model_store.interchange.peft_names import CONFIG, PICKLED, WEIGHTS, Adapted
+from model_store.interchange.peft_names import CONFIG, MERGE, PICKLED, WEIGHTS, Adapted
 from model_store.sources import file_kind, hub_folder, pickled
 from petl_vit.architecture import Architecture
 from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 
+LINEARISED = "linearized_adapter_model.safetensors"
 _REMEDY = "save it again with PEFT"
 
 
@@ -75,7 +76,7 @@ def refusal(what: str, why: str) -> Unsupported:
     return Unsupported(
         f"{what} cannot be represented exactly: {why}",
         field=CONFIG,
-        remedy="train a plain LoRA, or merge it in PEFT and import the merged model with --format timm",
+        remedy=f"train a plain LoRA, or {MERGE}",
     )
 
 
@@ -154,6 +155,11 @@ def _file(folder: Path, name: str) -> bytes:
 
 def _instead(folder: Path) -> str:
     """What to give instead of a folder that lacks a file."""
+    if (folder / LINEARISED).is_file():
+        return (
+            f"{LINEARISED} is of L-LoRA, linearised at its starting point (arXiv 2310.04742), which is no "
+            f"product: {MERGE}"
+        )
     named = sorted(str(config.parent) for config in folder.glob(f"*/{CONFIG}"))
     if named:
         return f"PEFT saves a named adapter in a folder of its own: write {' or '.join(named[:3])}"

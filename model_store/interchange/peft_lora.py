@@ -15,12 +15,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from model_store.interchange import peft_names
+from model_store.interchange import peft_checks, peft_names
 from model_store.interchange.foreign import Foreign
 from model_store.interchange.peft_folder import Tuned, refusal
 from model_store.interchange.peft_names import CONFIG, HEADS, SITES, WEIGHTS, Adapted
-from petl_vit.architecture import Architecture
-from petl_vit.errors import Corrupt, Unsupported
+from petl_vit.architecture import Architecture, Shapes
+from petl_vit.errors import Corrupt, InvalidInput, Unsupported
 from petl_vit.methods.lora import LoRA
 
 _REMEDY = "save it again with PEFT"
@@ -110,6 +110,8 @@ def read(tuned: Tuned) -> Foreign:
     if any(adapted.site.part is not None for adapted in tuned.adapted):
         notes.append("LoRAs of queries, keys and values, or of gate and value, became one of both, exactly")
     method, found, absent = _ours(pairs, config.lora_dropout, tuned.arch)
+    if peft_checks.untrained(b for _, b in pairs.values()):
+        notes.append("every lora_B is zero, so it changes nothing: it was saved before it was trained")
     if absent:
         notes.append(f"not adapted, so stored as zeros: {', '.join(absent)}")
     return Foreign(method=method, tensors=found, source=tuned.source, notes=tuple(notes))
@@ -133,22 +135,30 @@ def _pair(adapted: Adapted, config: _Config) -> Pair:
         raise Corrupt(f"{path} has no pair of lora_A and lora_B matrices", field=WEIGHTS)
     a, b = kinds["lora_A"].float(), kinds["lora_B"].float()
     if a.shape[0] != b.shape[1]:
-        raise Corrupt(f"{path}: ranks {a.shape[0]} and {b.shape[1]} differ", field=WEIGHTS)
+        raise Corrupt(f"{path}: ranks {a.shape[0]} and {b.shape[1]} differ", field=WEIGHTS, remedy=_REMEDY)
+    if not len(a):
+        raise Corrupt(
+            f"{path} has rank 0, so it changes nothing", field=WEIGHTS, remedy="train it again, r >= 1"
+        )
     return a, config.scaling(path, a.shape[0]) * b
 
 
 def _whole(parts: list[tuple[Adapted, Pair]]) -> Pair:
     """The LoRA of a linear, of those of all of it or of blocks of its rows."""
-    if len(parts) == 1 and parts[0][0].site.part is None:
+    of = [adapted.site.part for adapted, _ in parts]
+    if len(set(of)) < len(of) or (None in of and len(of) > 1):
+        names = " and ".join(adapted.path for adapted, _ in parts[:2])
+        raise Unsupported(f"{names} are the same linear", field=WEIGHTS, remedy="save an adapter of one ViT")
+    if None in of:
         return parts[0][1]
     height = len(parts[0][1][1])
     a = torch.cat([a for _, (a, _) in parts])
     b = a.new_zeros(parts[0][0].site.parts * height, len(a))
     column = 0
-    for adapted, (_, block) in parts:
-        part = adapted.site.part
-        if part is None or block.shape[0] != height:
-            raise Corrupt(f"{adapted.path} does not fit {parts[0][0].path}", field=WEIGHTS)
+    for (adapted, (_, block)), part in zip(parts, of, strict=True):
+        if part is None or len(block) != height:
+            problem = f"{adapted.path} gives {len(block)} numbers, and {parts[0][0].path} {height}"
+            raise Corrupt(problem, field=WEIGHTS, remedy=_REMEDY)
         b[part * height : (part + 1) * height, column : column + block.shape[1]] = block
         column += block.shape[1]
     return a, b
@@ -158,22 +168,16 @@ def _ours(
     pairs: Mapping[str, Pair], dropout: float, arch: Architecture
 ) -> tuple[LoRA, dict[str, Tensor], list[str]]:
     """The method, its tensors, and what was filled with zeros."""
-    used = {module.split(".", 2)[-1] for module in pairs}
-    targets = [target for target, site in SITES.items() if site in used]
-    if used - set(SITES.values()):
-        raise peft_names.foreign(
-            min(module for module in pairs if module.split(".", 2)[-1] not in SITES.values())
-        )
+    used = {module: module.split(".", 2)[-1] for module in pairs}
+    foreign = [module for module, site in used.items() if site not in SITES.values()]
+    if foreign:
+        raise peft_names.foreign(foreign[0])
+    targets = [target for target, site in SITES.items() if site in used.values()]
     rank = max(a.shape[0] for a, _ in pairs.values())
     method = LoRA.configure({"rank": rank, "dropout": dropout, "targets": targets})
     shapes, found, absent = method.shapes(arch), dict[str, Tensor](), []
-    beyond = sorted(module for module in pairs if f"{module}.lora_a" not in shapes)
-    if beyond:
-        raise Unsupported(
-            f"it has {beyond[0]}, and {arch.name} has {arch.depth} blocks",
-            field="task",
-            remedy="import it under a task on its own backbone",
-        )
+    for module, (a, b) in pairs.items():
+        _check_widths(module, a, b, shapes, arch)
     for site in dict.fromkeys(name.rpartition(".")[0] for name in shapes):
         if site not in pairs:
             absent.append(site)
@@ -184,6 +188,22 @@ def _ours(
         found[f"{site}.lora_a"] = torch.nn.functional.pad(a, (0, 0, 0, missing)).T.contiguous()
         found[f"{site}.lora_b"] = torch.nn.functional.pad(b, (0, missing)).T.contiguous()
     return method, found, absent
+
+
+def _check_widths(module: str, a: Tensor, b: Tensor, shapes: Shapes, arch: Architecture) -> None:
+    """Refuses a LoRA of another ViT than the backbone."""
+    remedy = "import it under a task on the backbone that it was trained over"
+    if f"{module}.lora_a" not in shapes:
+        problem = f"it has {module}, and {arch.name} has {arch.depth} blocks"
+        raise Unsupported(problem, field="task", remedy=remedy)
+    into, out = shapes[f"{module}.lora_a"][0], shapes[f"{module}.lora_b"][1]
+    if (a.shape[1], b.shape[0]) != (into, out):
+        raise InvalidInput(
+            f"its {module} takes {a.shape[1]} and gives {b.shape[0]} numbers, and that of the task's "
+            f"backbone ({arch.name}) takes {into} and gives {out}",
+            field="task",
+            remedy=remedy,
+        )
 
 
 def _check_meaning(raw: Mapping[str, Any], config: _Config) -> None:

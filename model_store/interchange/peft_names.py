@@ -6,7 +6,7 @@ values or gate and value are linears of their own, each is a block of rows of on
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,12 @@ from torch import Tensor
 from petl_vit.errors import Corrupt, Unsupported
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+MERGE = (
+    "merge it: torch.save(model.merge_and_unload().state_dict(), 'merged.pt'), and import that file as a "
+    "whole checkpoint"
+)
+"""The remedy for a change of weights that is not one of edits here: it becomes a whole checkpoint."""
+
 PREFIX = "base_model.model."
 """What PEFT puts in front of every name."""
 
@@ -28,7 +34,7 @@ HEADS = ("head", "classifier", "fc")
 OF_TRANSFORMERS = ("vit", "deit", "dinov2", "dinov2_with_registers", "vision_model", "model")
 """What transformers calls the ViT in a larger model."""
 
-_BLOCK = re.compile(r"(?:(.*)\.)?(blocks|encoder\.layers?|model\.layer|layers?)\.(\d{1,4})\.(.+)")
+_BLOCK = re.compile(r"(?:(.*?)\.)??(blocks|encoder\.layers?|model\.layer|layers?)\.(\d{1,4})\.(.+)")
 _WHOLE = {
     # timm
     "attn.qkv": "attn.qkv",
@@ -45,6 +51,9 @@ _WHOLE = {
     "mlp.weights_out": "mlp.fc2",
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
+    # DINOv2 and DINOv3 as their authors publish them
+    "mlp.w12": "mlp.fc1",
+    "mlp.w3": "mlp.fc2",
     # DINOv3, and ViT and DINOv2 of version 5
     "attention.o_proj": "attn.proj",
     "mlp.down_proj": "mlp.fc2",
@@ -57,7 +66,21 @@ _QKV = [("attn", "{}_proj"), ("attention", "{}_proj"), ("self_attn", "{}_proj")]
 _PARTS = {f"{parent}.{name.format(of)}": place for parent, name in _QKV for place, of in enumerate("qkv")} | {
     f"attention.attention.{of}": place for place, of in enumerate(("query", "key", "value"))
 }
-_GATED = {"mlp.fc1_g": 0, "mlp.fc1_x": 1, "mlp.gate_proj": 0, "mlp.up_proj": 1}
+_GATED = {
+    "mlp.fc1_g": 0,
+    "mlp.fc1_x": 1,
+    "mlp.gate_proj": 0,
+    "mlp.up_proj": 1,
+    "mlp.w1": 0,
+    "mlp.w2": 1,
+}
+_POOL = re.compile(r"(?:(.*)\.)?(attn_pool|head)\.(q|kv|proj|mlp\.fc1|mlp\.fc2)")
+_TEXT = ("text_model", "text_encoder", "textual", "language_model")
+_UNUSED = {
+    "pooler.": "no feature depends on the pooler",
+    "head.attention.out_proj.": "torch's MultiheadAttention passes a LoRA of out_proj by, in PEFT too",
+}
+"""Modules whose change has no effect, and why."""
 _NORMS = {
     "norm": "norm",
     "fc_norm": "fc_norm",
@@ -105,12 +128,16 @@ class Named:
     Attributes:
         prefix: What stands before the names of all modules.
         head: `head.weight` and `head.bias`, or empty.
+        text: Names of tensors at a text tower.
+        unused: Names of tensors whose change has no effect, and why.
         others: The rest, by name without `base_model.model.`.
     """
 
     prefix: str
     adapted: tuple[Adapted, ...]
     head: dict[str, Tensor]
+    text: tuple[str, ...]
+    unused: dict[str, str]
     others: dict[str, Tensor]
 
 
@@ -120,7 +147,9 @@ def site_of(path: str, *, gated: bool = False) -> Site | None:
     Args:
         gated: Whether the backbone's MLP is gated: `up_proj` is then its value, else all of its first linear.
     """
-    match = _BLOCK.fullmatch(path)
+    match, pool = _BLOCK.fullmatch(path), _POOL.fullmatch(path)
+    if pool is not None:
+        return Site(pool[1] or "", f"attn_pool.{pool[3]}")
     if match is None:
         prefix, _, name = path.rpartition(".")
         inside = name not in _NORMS or _BLOCK.fullmatch(f"{prefix}.x")
@@ -139,51 +168,65 @@ def sorted_out(found: Mapping[str, Tensor], *, gated: bool = False) -> Named:
     """The tensors of a folder by module and kind, and its head.
 
     Raises:
-        Unsupported: It adapts several models, or none of a ViT's linears and norms.
-        Corrupt: It has no tensors, or a head that is not a linear layer.
+        Unsupported: It adapts several ViTs.
+        Corrupt: Its head is not a linear layer.
     """
     modules: dict[str, tuple[Site, dict[str, Tensor]]] = {}
     others: dict[str, Tensor] = {}
+    text, unused = list[str](), dict[str, str]()
     for full_name, tensor in sorted(found.items()):
         name = full_name.removeprefix(PREFIX)
-        where = _module(name, gated=gated)
-        if where is None:
+        where, why = _module(name, gated=gated), next((_UNUSED[of] for of in _UNUSED if of in name), None)
+        if not set(_TEXT).isdisjoint(name.split(".")):
+            text.append(name)
+        elif why is not None:
+            unused[name] = why
+        elif where is None:
             others[name] = tensor
         else:
             path, site = where
             modules.setdefault(path, (site, {}))[1][_kind(name[len(path) + 1 :])] = tensor
-    if not modules:
-        if others:
-            raise foreign(min(others))
-        raise Corrupt("it holds no tensors", field=WEIGHTS, remedy="save it again with PEFT")
-    prefixes = sorted({site.prefix for site, _ in modules.values()})
+    prefix = _prefix([site for site, _ in modules.values()])
+    head, others = _head(others, prefix)
+    return Named(
+        prefix=prefix,
+        adapted=tuple(Adapted(path=path, site=site, tensors=of) for path, (site, of) in modules.items()),
+        head=head,
+        text=tuple(text),
+        unused=unused,
+        others=others,
+    )
+
+
+def _prefix(sites: Sequence[Site]) -> str:
+    """What stands before the names of all modules."""
+    prefixes = sorted({site.prefix for site in sites})
     if len(prefixes) > 1:
         raise Unsupported(
             f"it adapts several models, whose names begin with {', '.join(map(repr, prefixes[:4]))}",
             field=WEIGHTS,
             remedy="save an adapter of one ViT",
         )
-    head, others = _head(others, prefixes[0])
-    if head and (sorted(head) != sorted(HEAD) or head["head.weight"].dim() != 2):
-        raise Corrupt("its head is not a linear layer with a bias", field=WEIGHTS)
-    adapted = (Adapted(path=path, site=site, tensors=of) for path, (site, of) in modules.items())
-    return Named(prefix=prefixes[0], adapted=tuple(adapted), head=head, others=others)
+    return prefixes[0] if prefixes else ""
 
 
 def foreign(name: str) -> Unsupported:
     """The error for a tensor that is at none of the modules that can be adapted."""
     where = f"({', '.join(SITES)} of a ViT's blocks can be adapted)"
+    place = name.partition(".lora_")[0]
     if name.startswith("patch_embed."):
         return Unsupported(
-            f"it adapts {name.partition('.lora')[0]}, a convolution {where}",
+            f"it adapts {place}, a convolution {where}",
             field=WEIGHTS,
-            remedy='`proj` also matches it: train with target_modules=["attn.proj"] instead',
+            remedy=f'`proj` also matches it: train with target_modules=["attn.proj"] instead, or {MERGE}',
         )
-    return Unsupported(
-        f"it holds {name[:80]} {where}",
-        field=WEIGHTS,
-        remedy="train a plain LoRA of these linears, with modules_to_save=['head']",
-    )
+    if place != name and place.rpartition(".")[2] in HEADS:
+        return Unsupported(
+            f"it holds {name[:80]}: a LoRA adds to the weights of {place}, which are not in the folder",
+            field=WEIGHTS,
+            remedy=f"train with modules_to_save=[{place!r}] and without it in target_modules, or {MERGE}",
+        )
+    return Unsupported(f"it holds {name[:80]} {where}", field=WEIGHTS, remedy=MERGE)
 
 
 def _module(name: str, *, gated: bool) -> tuple[str, Site] | None:
@@ -210,8 +253,14 @@ def _head(others: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor],
     head, rest = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in others.items():
         place, _, kind = name.rpartition(".")
-        if place in places and f"head.{kind}" not in head:
+        if place in places and f"head.{kind}" in HEAD and f"head.{kind}" not in head:
             head[f"head.{kind}"] = tensor.float()
         else:
             rest[name] = tensor
+    if head and (sorted(head) != sorted(HEAD) or head["head.weight"].dim() != 2):
+        raise Corrupt(
+            "its head is not a linear layer with a bias",
+            field=WEIGHTS,
+            remedy="add --head base, or --head FILE with a linear head",
+        )
     return head, rest

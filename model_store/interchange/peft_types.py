@@ -5,23 +5,48 @@
 gives a `Foreign` without a head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model_store.collections.adapters import Published
+from torch import Tensor
+
 from model_store.format.records import TaskRecord
-from model_store.interchange import peft_folder, peft_lora, peft_names
-from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
-from model_store.interchange.peft_folder import PeftFolder, Tuned, refusal
+from model_store.interchange import (
+    head_file,
+    peft_checks,
+    peft_dense,
+    peft_folder,
+    peft_heads,
+    peft_lora_kinds,
+    peft_low_rank,
+    peft_lycoris,
+    peft_names,
+    peft_refused,
+    peft_scales,
+    peft_shared,
+    peft_turning,
+)
+from model_store.interchange.foreign import Foreign, Order, Registered, ordered_head, rows
+from model_store.interchange.peft_folder import PeftFolder, Tuned
 from model_store.interchange.peft_names import OF_TRANSFORMERS, Named
+from model_store.interchange.peft_type import Type
+from model_store.sources.wrapping import listed
 from model_store.store import Store
-from petl_vit.architecture import describe, swiglu
+from petl_vit.architecture import Architecture, describe, swiglu
 from petl_vit.errors import InvalidInput
 
 Reader = Callable[[Tuned], Foreign]
 
-READERS: dict[str, Reader] = {"LORA": peft_lora.read}
+TYPES: dict[str, Type] = {"LORA": peft_lora_kinds.TYPE} | {
+    name: one
+    for family in (peft_low_rank, peft_shared, peft_lycoris, peft_scales, peft_turning, peft_dense)
+    for name, one in family.TYPES.items()
+}
+"""What each type changes at a module; LoRA's variants as well as LoRA."""
+READERS: Mapping[str, Reader] = {name: one.read for name, one in TYPES.items()} | {
+    "LORA": peft_lora_kinds.read
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +54,12 @@ class Peft:
     """A PEFT folder on its way into the store."""
 
     folder: PeftFolder
+
+    @property
+    def said(self) -> str:
+        """What it is, for the user."""
+        by = self.folder.config.get("peft_version")
+        return f"a folder of PEFT{f' {by}' if by else ''}, {self.folder.peft_type}"
 
     def register(
         self,
@@ -38,20 +69,25 @@ class Peft:
         name: str,
         classes: Sequence[str] | None,
         order: Order | None = None,
-    ) -> tuple[Published, list[str]]:
-        """Register it under a task; and what the user should know.
+        head: str | None = None,
+    ) -> Registered:
+        """Register it under a task.
+
+        Args:
+            head: "base" for the task's base head, or a file with one; None is the folder's, else the task's.
 
         Raises:
-            InvalidInput: No head, or other classes than the task.
-            Unsupported: It cannot be represented exactly, or is not of the task's backbone; names what.
+            InvalidInput: Other classes than the task, a head for another feature, or an adapter of nothing.
+            Unsupported: It cannot be represented exactly; names what.
             Corrupt: It is not what PEFT writes, or its shapes are not the backbone's.
         """
         reader = READERS.get(self.folder.peft_type)
         if reader is None:
-            raise refusal(f"peft_type {self.folder.peft_type!r}", "it is none of " + ", ".join(READERS))
+            raise peft_refused.refusal(self.folder.peft_type, sorted(READERS))
         record = store.backbones.get(task.spec.backbone_digest)
         arch = describe(record.config).at(task.spec.preprocess.image_size)
         named = peft_names.sorted_out(self.folder.tensors, gated=arch.activation is swiglu)
+        checked, left_out = peft_checks.check(self.folder, named), _left_out(named, head)
         foreign = reader(
             Tuned(
                 folder=self.folder,
@@ -61,16 +97,43 @@ class Peft:
                 load=lambda: store.backbones.load(record),
             )
         )
-        if not named.head:
-            raise InvalidInput(
-                "it brings no head",
-                field="modules_to_save",
-                remedy='train it with modules_to_save=["head"], so that the folder can classify',
-            )
-        of_rows, notes = rows(task, classes, order)
-        whole = replace(foreign, tensors=foreign.tensors | ordered_head(named.head, task, of_rows))
-        published = whole.register(store, task, name=name)
-        return published, [*self.folder.notes, *_prefix(named), *foreign.notes, *notes]
+        chosen, of_head = self._head(store, task, arch, named, head, classes, order)
+        whole = replace(foreign, tensors=foreign.tensors | chosen)
+        notes = [*self.folder.notes, *_prefix(named), *checked, *foreign.notes, *of_head]
+        return Registered(whole.register(store, task, name=name), notes, left_out)
+
+    def _head(
+        self,
+        store: Store,
+        task: TaskRecord,
+        arch: Architecture,
+        named: Named,
+        given: str | None,
+        classes: Sequence[str] | None,
+        order: Order | None,
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """The head's tensors in the task's order, and what the user should know of it."""
+        if given is None:
+            peft_checks.check_head(self.folder, named)
+        if given is not None and given != head_file.BASE:
+            read = head_file.read(Path(given), task, classes, width=arch.features)
+            head_file.check_width(read.tensors, features=arch.features, width=arch.width)
+            of_rows, notes = rows(task, classes, order, said=read.classes)
+            return ordered_head(read.tensors, task, of_rows), notes
+        if given is None and named.head:
+            peft_heads.check_feature(self.folder, named, arch)
+            head_file.check_width(named.head, features=arch.features, width=arch.width)
+            of_rows, notes = rows(task, classes, order)
+            return ordered_head(named.head, task, of_rows), notes
+        for field, value in (("classes", classes), ("order", order)):
+            if value is not None:
+                raise InvalidInput(
+                    "the adapter gets the task's base head, whose rows are in the task's order",
+                    field=field,
+                    remedy="leave it out",
+                )
+        notes = [] if given else ["it brings no head, so it has the task's base head"]
+        return store.tasks.load_base_head(task), notes
 
 
 def read(path: Path) -> Peft:
@@ -88,3 +151,27 @@ def _prefix(named: Named) -> list[str]:
     if not named.prefix or named.prefix in OF_TRANSFORMERS:
         return []
     return [f"the prefix {f'{named.prefix}.'!r} was taken off all names"]
+
+
+def _left_out(named: Named, head: str | None) -> tuple[str, ...]:
+    """What of the folder is not in the store.
+
+    Raises:
+        InvalidInput: It adapts a text tower too, and no head says what that makes of the classes.
+    """
+    found = []
+    if head is not None and named.head:
+        found.append("its head, for the one that --head names")
+    for why in dict.fromkeys(named.unused.values()):
+        names = [name for name, other in named.unused.items() if other == why]
+        found.append(f"{listed(names)}: {why}")
+    if named.text:
+        if head in (None, head_file.BASE):
+            raise InvalidInput(
+                f"it adapts a text tower too ({named.text[0][:80]})",
+                field="head",
+                remedy="add --head FILE with the classes' embeddings by the adapted text tower, or train the "
+                "image tower alone: target_modules=r'.*vision_model.*(q_proj|v_proj)'",
+            )
+        found.append(f"{listed(named.text)}: the head has what the text tower says of the classes")
+    return tuple(found)

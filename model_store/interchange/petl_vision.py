@@ -10,7 +10,7 @@ Shapes: D width, r rank, M blocks.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,10 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from model_store.collections.adapters import Published
 from model_store.format.records import TaskRecord
 from model_store.format.tensors import not_finite
-from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
+from model_store.interchange.foreign import Foreign, Order, Registered, ordered_head, rows
 from model_store.sources import checkpoint
 from model_store.sources.wrapping import listed
 from model_store.store import Store
@@ -53,6 +52,11 @@ class FacT:
     rest: dict[str, Tensor]
     scale: float
 
+    @property
+    def said(self) -> str:
+        """What it is, for the user."""
+        return f"{self._layout} of the study's code"
+
     def register(
         self,
         store: Store,
@@ -61,7 +65,7 @@ class FacT:
         name: str,
         classes: Sequence[str] | None,
         order: Order | None = None,
-    ) -> tuple[Published, list[str]]:
+    ) -> Registered:
         """Register it under a task; and what the user should know.
 
         Raises:
@@ -83,7 +87,7 @@ class FacT:
         )
         if not frozen:
             notes.append("the file has no frozen weights to compare with the task's backbone")
-        return foreign.register(store, task, name=name), notes
+        return Registered(foreign.register(store, task, name=name), notes)
 
     @property
     def _layout(self) -> str:
@@ -147,6 +151,11 @@ class FacT:
             fc1, fc2 = (slab[:, :, units].reshape(rank, 4 * rank) for units in (slice(4, 8), slice(8, 12)))
             blocks.append(torch.stack(attention + _chunks(fc1, fc2)))
         return torch.stack(blocks)
+
+
+def is_one(names: Iterable[str]) -> bool:
+    """Whether a table of tensors has FacT's factors."""
+    return any(_FACTOR.fullmatch(name.removeprefix("model_state_dict.")) for name in names)
 
 
 def read(path: Path, *, scale: float | None) -> FacT:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_store.collections.adapters import Published
 from model_store.format.records import TaskRecord
-from model_store.interchange.foreign import Foreign, Order, ordered_head, rows
+from model_store.interchange.foreign import Foreign, Order, Registered, ordered_head, rows
 from model_store.sources import checkpoint
 from model_store.sources.checkpoint import Checkpoint
 from model_store.store import Store
+from petl_vit.architecture import describe
 from petl_vit.errors import Corrupt, InvalidInput
 from petl_vit.methods.full import Full
 
@@ -26,6 +26,12 @@ class Whole:
 
     checkpoint: Checkpoint
 
+    @property
+    def said(self) -> str:
+        """What it is, for the user."""
+        of = self.checkpoint.said.architecture
+        return f"a whole checkpoint{f' of {of}' if of else ''}, {len(self.checkpoint.tensors)} tensors"
+
     def register(
         self,
         store: Store,
@@ -34,7 +40,7 @@ class Whole:
         name: str,
         classes: Sequence[str] | None,
         order: Order | None = None,
-    ) -> tuple[Published, list[str]]:
+    ) -> Registered:
         """Register it under a task; and what the user should know.
 
         Raises:
@@ -58,8 +64,9 @@ class Whole:
             tensors=found.tensors | head,
             source={"imported_from": "timm", "file": found.name, "header": dict(found.header)},
         )
+        notes += _about_eps(found, describe(store.backbones.get(task.spec.backbone_digest).config).eps)
         try:
-            return foreign.register(store, task, name=name), [*found.notes, *notes]
+            return Registered(foreign.register(store, task, name=name), [*found.notes, *notes])
         except Corrupt as error:
             done = f" ({'; '.join(found.notes)})" if found.notes else ""
             raise Corrupt(f"{error.problem}{done}", field=found.name, remedy=error.remedy) from error
@@ -74,6 +81,16 @@ def read(path: Path, *, prefix: str | None = None, ema: bool | None = None) -> W
         Corrupt: It is not whole, or not finite.
     """
     return Whole(checkpoint=checkpoint.read(path, prefix=prefix, ema=ema, field="path"))
+
+
+def _about_eps(found: Checkpoint, eps: float) -> list[str]:
+    """What to say where the LayerNorms of a classifier have another epsilon than the task's backbone."""
+    if found.said.eps in (None, eps):
+        return []
+    return [
+        f"its LayerNorms have an epsilon of {found.said.eps:g} and the task's backbone {eps:g}, which is "
+        "computed here: its logits differ a little; a backbone that was imported from it would have its own"
+    ]
 
 
 def _nearly(found: Checkpoint) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from model_store.format.records import BackboneRecord, Manifest, TaskRecord
 from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
+from model_store.routes.alpha import Alpha, values
 from model_store.store import Store
 from petl_vit import heads, methods
 from petl_vit.adapter import Adapter
@@ -141,7 +142,7 @@ class Loader:
         return models(route.members, {term.digest: self.adapter(term) for term in route.terms()})
 
 
-MemberKey = tuple[tuple[str, float], ...]
+MemberKey = tuple[tuple[str, Alpha], ...]
 
 
 def member_key(member: Member) -> MemberKey:
@@ -151,7 +152,7 @@ def member_key(member: Member) -> MemberKey:
 
 def model(member: Member, adapters: dict[str, Adapter]) -> Model:
     """A member as it runs, from its adapters by digest."""
-    return Model([Term(adapter=adapters[term.digest], alpha=term.alpha) for term in member.terms])
+    return Model([Term(adapter=adapters[term.digest], alpha=values(term.alpha)) for term in member.terms])
 
 
 def models(members: Sequence[Member], adapters: dict[str, Adapter]) -> tuple[Model, ...]:

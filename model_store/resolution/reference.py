@@ -17,6 +17,7 @@ from model_store.format.reference import (
 )
 from model_store.resolution.answering import Answering, answering
 from model_store.resolution.versions import Member, ResolvedRoute, ResolvedTerm
+from model_store.routes.alpha import values
 from model_store.store import Store
 from petl_vit.combine import Combine
 
@@ -103,7 +104,7 @@ def _member(member: Member) -> ReferenceMember:
         label=member.name,
         weight=member.weight,
         terms=tuple(
-            ReferenceTerm(adapter=term.full_name, digest=term.digest, alpha=term.alpha)
+            ReferenceTerm(adapter=term.full_name, digest=term.digest, alpha=values(term.alpha))
             for term in member.terms
         ),
     )

@@ -4,7 +4,7 @@ Knows records, not tensors. Names resolve once, here; from then on adapters are 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 from model_store.format.records import Manifest, TaskRecord
 from model_store.names import class_name, differences
-from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, in_brackets, number
+from model_store.routes.algebra import AdapterRef, Entry, Route, check_alphas, in_brackets
+from model_store.routes.algebra import Term as RouteTerm
+from model_store.routes.alpha import Alpha, ByBlock, number, over, weighed
 from model_store.store import Store
+from petl_vit import summaries
+from petl_vit.alphas import not_by_block
 from petl_vit.combine import Combine
+from petl_vit.depth import depth_of
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.image_input import Preprocess
 
@@ -23,9 +28,13 @@ T = TypeVar("T", bound=np.floating)
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTerm:
-    """One adapter version, or the base of a task, and its alpha."""
+    """One adapter version, or the base of a task, and its alpha.
 
-    alpha: float
+    Attributes:
+        alpha: Of a known depth, and a number where it is the same in all blocks.
+    """
+
+    alpha: Alpha
     manifest: Manifest | None  # None: the frozen backbone with the task's base head
     task: TaskRecord
 
@@ -62,13 +71,18 @@ class Member:
     @property
     def name(self) -> str:
         """The member without versions, which change: a label for metrics."""
-        names = ((t.alpha, t.label.partition(":")[0]) for t in self.terms)
-        return "+".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
+        return "+".join(weighed(term.alpha, term.label.partition(":")[0]) for term in self.terms)
+
+    @property
+    def adapters(self) -> tuple[ResolvedTerm, ...]:
+        """A term of each adapter, once, in order."""
+        return tuple({term.digest: term for term in self.terms}.values())
 
     def text(self, *, with_task: bool = False) -> str:
         """The member with its versions, as a route's text."""
-        names = ((t.alpha, t.full_name if with_task else t.label) for t in self.terms)
-        return " + ".join(name if alpha == 1 else f"{number(alpha)}*{name}" for alpha, name in names)
+        return " + ".join(
+            weighed(term.alpha, term.full_name if with_task else term.label) for term in self.terms
+        )
 
     def __str__(self) -> str:
         return self.text()
@@ -147,9 +161,9 @@ def resolve(
 
     Raises:
         NotFound: A task, adapter, version or alias that does not exist; names near matches.
-        InvalidInput: No task is named; or an alpha is outside its range; or the members differ in their
-            classes or in how they prepare images, or have other classes than the task; or the terms of a sum
-            differ in their task.
+        InvalidInput: No task is named; or an alpha is outside its range, names a block beyond the last, or
+            differs by block where a method cannot; or the members differ in their classes or in how they
+            prepare images, or have other classes than the task; or the terms of a sum differ in their task.
         Unsupported: An adapter belongs to another backbone.
     """
     check_alphas(route, extrapolate)
@@ -178,7 +192,7 @@ def backbone_of(route: Route, *, task: str, store: Store) -> str:
 
 
 def _member(entry: Entry, task: str, store: Store, backbone_digest: str) -> Member:
-    terms = tuple(_term(t.adapter, t.alpha, task, store, backbone_digest) for t in entry.model.terms)
+    terms = tuple(_term(term, task, store, backbone_digest) for term in entry.model.terms)
     for term in terms[1:]:
         if term.task.digest != terms[0].task.digest:
             raise InvalidInput(
@@ -189,14 +203,32 @@ def _member(entry: Entry, task: str, store: Store, backbone_digest: str) -> Memb
     return Member(weight=entry.weight, terms=terms)
 
 
-def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_digest: str) -> ResolvedTerm:
+def _term(term: RouteTerm, task: str, store: Store, backbone_digest: str) -> ResolvedTerm:
+    resolved = _version(term.adapter, task, store, backbone_digest)
+    if not isinstance(term.alpha, ByBlock):
+        return replace(resolved, alpha=term.alpha)
+    return replace(resolved, alpha=_by_block(term.alpha, resolved, store, backbone_digest))
+
+
+def _by_block(alpha: ByBlock, term: ResolvedTerm, store: Store, backbone_digest: str) -> Alpha:
+    """An alpha that is written by block, in the blocks of the backbone."""
+    backbone = store.backbones.with_digest(backbone_digest)
+    known = over(alpha, depth_of(backbone.config), of=term.label, backbone=f"backbone {backbone.name}")
+    method = summaries.summaries().get(term.method)  # one that is not known is refused when it is loaded
+    if isinstance(known, ByBlock) and method is not None and not method.by_block:
+        raise not_by_block(f"{term.label} ({term.method})")
+    return known
+
+
+def _version(ref: AdapterRef, task: str, store: Store, backbone_digest: str) -> ResolvedTerm:
+    """What a reference to one adapter means, at alpha 1."""
     name = ref.task or task
     if not name:
         raise InvalidInput(
             f"adapter {ref} names no task", field="task", remedy=f"set the task, or write TASK/{ref}"
         )
     if ref.is_base:
-        return ResolvedTerm(alpha=alpha, manifest=None, task=store.tasks.get(name, backbone_digest))
+        return ResolvedTerm(alpha=1.0, manifest=None, task=store.tasks.get(name, backbone_digest))
     manifest = store.adapters.resolve(ref, name)
     if manifest.backbone_digest != backbone_digest:
         raise Unsupported(
@@ -205,7 +237,7 @@ def _term(ref: AdapterRef, alpha: float, task: str, store: Store, backbone_diges
             field="route",
             remedy="serve that backbone, or train the adapter again on this one",
         )
-    return ResolvedTerm(alpha=alpha, manifest=manifest, task=store.tasks.of(manifest))
+    return ResolvedTerm(alpha=1.0, manifest=manifest, task=store.tasks.of(manifest))
 
 
 def _check_classes(first: Member, other: Member) -> None:

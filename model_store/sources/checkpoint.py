@@ -7,7 +7,7 @@ the reader of these to say: a backbone (`model_store.sources.backbones`), or a w
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model_store.format.tensors import check_header, not_finite
-from model_store.sources import file_kind, hub_folder, pickled, transformers_vit, wrapping
-from model_store.sources.hub_folder import Said
+from model_store.sources import file_kind, gated, hub_folder, others, pickled, wrapping
+from model_store.sources.families import registry
+from model_store.sources.families.names import Names
+from model_store.sources.said import Said
 from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -38,6 +40,7 @@ class Checkpoint:
         tensors: On the CPU, floating-point ones in float32.
         header: The file's metadata, of safetensors.
         said: What stands beside the tensors.
+        names: What names the tensors had in the file; None: timm's.
         notes: What was chosen, converted or left out.
     """
 
@@ -45,6 +48,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     header: dict[str, str] = field(default_factory=dict)
     said: Said = field(default_factory=Said)
+    names: Names | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -79,19 +83,30 @@ def read(
     except CorollaError as error:
         raise (error.about(field) if error.field == "source" else error) from error
     unwrapped = wrapping.unwrap(table.tensors, what=path.name, prefix=prefix, ema=ema)
-    tensors = unwrapped.tensors | unwrapped.head
+    others.check(unwrapped.tensors, path.name, has_vit=unwrapped.has_vit)
+    tensors, names = registry.ours(unwrapped.tensors, path.name)
     notes = [*table.notes, *unwrapped.notes]
-    if transformers_vit.is_one(tensors):
-        tensors = transformers_vit.renamed(tensors)
-        notes.insert(0, "it is a ViT of transformers, whose names were converted to timm's")
-    tensors, without = _encoder(tensors)
+    head = unwrapped.head
+    if names is not None:
+        notes.insert(0, f"it has the names of {names.title}, which were converted to timm's")
+        if head and names.classifier_reads is not None:
+            head = {}
+            notes.append(f"its classifier was left out, as it reads {names.classifier_reads}")
+    tensors, without = _encoder(tensors | head)
     if without:
         notes.append(f"left out what is not the encoder's: {wrapping.listed(without)}")
     bad = not_finite(tensors)
     if bad is not None:
         raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=path.name, remedy="save it again")
-    said = said if said.architecture else table.said
-    return Checkpoint(name=path.name, tensors=tensors, header=table.header, said=said, notes=tuple(notes))
+    said = gated.told_apart(said if said.architecture else table.said, tensors)
+    return Checkpoint(
+        name=path.name,
+        tensors=tensors,
+        header=table.header,
+        said=said,
+        names=names,
+        notes=(*notes, *said.notes),
+    )
 
 
 def all_tensors(path: Path) -> dict[str, Tensor]:
@@ -109,7 +124,7 @@ def _table(path: Path) -> tuple[_Table, Said]:
         return _file(path), hub_folder.said(path.parent) if beside else Said()
     tables = [_file(file) for file in hub_folder.files(path)]
     merged = {name: tensor for table in tables for name, tensor in table.tensors.items()}
-    notes = tuple(note for table in tables for note in table.notes)
+    notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
     return _Table(tensors=merged, header=tables[0].header, notes=notes), hub_folder.said(path)
 
 
@@ -143,11 +158,16 @@ def _safetensors(path: Path) -> _Table:
             check_header(start.read(8), path.stat().st_size)
         with safetensors.safe_open(path, "pt") as file:
             header = {str(k): str(v) for k, v in (file.metadata() or {}).items()}
-            tensors = {name: _plain(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         problem = f"not a whole safetensors file ({error})"
         raise InvalidInput(problem, field=path.name, remedy="copy it again") from error
-    return _Table(tensors=tensors, header=header, said=_of_ours(header) if _OURS in header else Said())
+    return _Table(
+        tensors={name: _plain(tensor) for name, tensor in stored.items()},
+        header=header,
+        said=_of_ours(header) if _OURS in header else Said(),
+        notes=_precision(stored.values()),
+    )
 
 
 def _of_ours(header: Mapping[str, str]) -> Said:
@@ -177,7 +197,7 @@ def _pickled(path: Path) -> _Table:
     tensors = {name: _plain(tensor) for name, tensor in found.items()}
     if not tensors and names:
         raise pickled.whole_model(path, names)
-    notes = []
+    notes = list(_precision(found.values()))
     if names:
         notes.append(
             f"it holds objects beside tensors, which were left out ({pickled.listed(names)}); "
@@ -205,12 +225,20 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
+def _precision(tensors: Iterable[Tensor]) -> tuple[str, ...]:
+    """What to say of tensors that were not saved in float32."""
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} - {torch.float32}
+    if not kinds:
+        return ()
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    change = "rounds them" if torch.float64 in kinds else "changes no value"
+    return (f"it holds tensors in {names}, which become float32; that {change}",)
+
+
 def _encoder(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the encoder and its head, registers as timm has them; and the names of the others."""
     without = [name for name in tensors if name.startswith(_NOT_OF_AN_ENCODER)]
     kept = {name: tensor for name, tensor in tensors.items() if name not in without}
-    if "register_tokens" in kept:
-        kept["reg_token"] = kept.pop("register_tokens")
     position = kept.get("pos_embed")
     if "reg_token" in kept and "cls_token" in kept and position is not None and _covers_class(position):
         kept["cls_token"] = kept["cls_token"] + position[:, :1]  # timm's has no position of its own

@@ -1,22 +1,25 @@
 """Whether foreign tensors are exactly those of an architecture, and what to say where they are not."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from model_store.sources import gated
+from petl_vit import plain_vits
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
 from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.timm_names import canonical
 
 _SHOWN = 8
+_CANDIDATES = 4
+_QKV_BIAS = "attn.qkv.bias"
 _KERNEL = "patch_embed.proj.weight"
 _FOREIGN = {
     "lora_A": "these are LoRA matrices: `corolla adapters import --format peft` reads them",
     "lora_B": "these are LoRA matrices: `corolla adapters import --format peft` reads them",
     "base_layer": "merge the adapter first: model.merge_and_unload() of PEFT",
-    "resblocks": "these are the names of OpenAI's CLIP and open_clip: import timm's version of it",
-    "vision_model": "these are the names of transformers' CLIP or SigLIP: import timm's version of it",
     "FacTu": "an adapter of the study's code: `corolla adapters import --format petl-vision` reads it",
 }
 """Parts of names that say whose they are."""
@@ -42,8 +45,9 @@ def fitted(
         InvalidInput: A name is missing or unexpected, or a shape differs; names it and what may help.
     """
     arch = describe(config)
-    tensors = canonical(tensors)
     shapes = arch.shapes
+    tensors = _without_nothing(canonical(tensors), shapes)
+    _check_numbers(tensors, what)
     _check_channels(tensors, arch, what)
     wrong = [
         f"{name} {tuple(tensors[name].shape)} instead of {shapes[name]}"
@@ -64,6 +68,28 @@ def fitted(
             remedy=_remedy(tensors, arch, missing, unexpected),
         )
     return {name: tensors[name].contiguous() for name in shapes}
+
+
+def _without_nothing(tensors: Mapping[str, Tensor], shapes: Mapping[str, object]) -> dict[str, Tensor]:
+    """The tensors without those that the architecture does not have and that add nothing.
+
+    DINOv3's distilled ViTs have biases of zeros, and one without registers has a tensor of none.
+    """
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in shapes or (tensor.numel() and (not name.endswith(f".{_QKV_BIAS}") or bool(tensor.any())))
+    }
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], what: str) -> None:
+    whole = next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None)
+    if whole is not None:
+        raise InvalidInput(
+            f"{whole} has numbers of type {str(tensors[whole].dtype).removeprefix('torch.')}",
+            field=what,
+            remedy="it may be quantised: save it in float32 or in half precision",
+        )
 
 
 def _check_channels(tensors: Mapping[str, Tensor], arch: Architecture, what: str) -> None:
@@ -95,13 +121,60 @@ def _remedy(
         return "it ends in fc_norm: add --option global_pool=avg"
     if any(name.startswith("fc_norm.") for name in missing) and "norm.weight" in unexpected:
         return "it ends in norm: leave out --option global_pool=avg"
+    if any(name.endswith(_QKV_BIAS) for name in unexpected) and arch.rotary is not None:
+        return f"its queries and values have biases: use --architecture {arch.name.partition('.')[0]}_qkvb"
+    of_a_gated = _of_a_gated(tensors, arch)
+    if of_a_gated is not None:
+        return of_a_gated
     flags = _flags(tensors, arch)
     if flags:
         return f"use {' '.join(flags)}, as its tensors say"
+    alike = candidates(tensors)
+    if alike:
+        return f"its tensors are those of {' or '.join(alike)}"
     return (
-        "check --architecture, --image-size and --option; the names of timm, and of transformers' ViT and "
-        "DINOv2, are read"
+        "check --architecture, --image-size and --option (docs/backbones.md has the families that are read)"
     )
+
+
+def candidates(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Some listed architectures whose parameters the tensors are, at any image size."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in canonical(tensors).items()}
+    position, width = shapes.pop("pos_embed", None), shapes.get("blocks.0.norm1.weight")
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    found = []
+    for name in plain_vits.names():
+        facts = plain_vits.named(name)
+        assert facts is not None
+        if (facts.width,) != width or facts.depth != depth:
+            continue
+        known = dict(facts.shapes(facts.patch_size))
+        if (known.pop("pos_embed", None) is None) == (position is None) and known == shapes:
+            found.append(name)
+    return found[:_CANDIDATES]
+
+
+def _of_a_gated(tensors: Mapping[str, Tensor], arch: Architecture) -> str | None:
+    """What to use for a gated MLP, whose first linear gives twice what the second takes; None for others."""
+    if not gated.is_gated(tensors) or arch.fc1_width != arch.hidden:
+        return None
+    first, second = tensors["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc2.weight"]
+    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+    like = f"vit_giant_patch14_{'reg4_' * bool(registers)}dinov2"
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    options = {
+        "embed_dim": len(second),
+        "depth": len(blocks),
+        "mlp_ratio": round(len(first) / len(second), 6),
+    }
+    if registers:
+        options["reg_tokens"] = registers
+    flags = [f"--option {name}={value}" for name, value in options.items()]
+    position = tensors.get("pos_embed")
+    if registers and position is not None and math.isqrt(position.shape[1]) ** 2 != position.shape[1]:
+        flags.append("--option no_embed_class=false")  # positions of the class and register tokens, too
+    flags.append("--option num_heads with its heads")
+    return f"its MLP is gated: try --architecture {like} {' '.join(flags)}"
 
 
 def _flags(tensors: Mapping[str, Tensor], arch: Architecture) -> list[str]:

@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg
 
 from model_store.names import not_found
 from model_store.sources.checkpoint import Checkpoint
-from model_store.sources.hub_folder import Triple
+from model_store.sources.said import Triple
 from petl_vit.errors import InvalidInput
 
 Both = tuple[Triple, Triple]
@@ -53,7 +53,7 @@ def _check(mean: Triple | None, std: Triple | None) -> None:
 
 def _known(architecture: str, file: Checkpoint | None) -> tuple[Both, str]:
     if file is not None and file.said.mean is not None and file.said.std is not None:
-        return (file.said.mean, file.said.std), "as the folder says"
+        return (file.said.mean, file.said.std), file.said.whose
     name, _, tag = architecture.partition(".")
     own = _of_timm(architecture)
     if own is None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model_store.sources import transformers_vit
+from model_store.sources.families import registry
 from petl_vit.errors import InvalidInput, NotFound, near
 
-_ANCHORS = (*transformers_vit.ANCHORS[:1], "patch_embed.proj.weight")
-_FURTHER = (*transformers_vit.ANCHORS[1:], "blocks.0.attn.qkv.weight")  # where a file is not whole
+_ANCHORS = (*registry.ANCHORS, "patch_embed.proj.weight")
+_FURTHER = ("embeddings.cls_token", "blocks.0.attn.qkv.weight")  # where a file is not whole
 _AVERAGED = frozenset(
     [
         "ema",
@@ -41,12 +41,14 @@ class Unwrapped:
         tensors: Without it.
         head: A linear head of another name, or beside the ViT, as `head.weight` and `head.bias`; else empty.
         notes: What was chosen or left out, for the user.
+        has_vit: Whether there is a ViT, as far as names tell.
     """
 
     prefix: str
     tensors: dict[str, Tensor]
     head: dict[str, Tensor]
     notes: tuple[str, ...]
+    has_vit: bool
 
 
 def unwrap(
@@ -67,7 +69,7 @@ def unwrap(
     chosen, notes = _given(tensors, prefix, known) if prefix is not None else _chosen(known, what, ema)
     inside = {n.removeprefix(chosen): t for n, t in tensors.items() if n.startswith(chosen)}
     others = {n: t for n, t in tensors.items() if not n.startswith(chosen)}
-    head = {} if any(n.startswith("head.") for n in inside) else _head_of(chosen, tensors)
+    head = {} if inside.keys() & {"head.weight", "head.bias"} else _head_of(chosen, tensors)
     inside = {n: t for n, t in inside.items() if chosen + n not in head.values()}
     left_out = [n for n in others if n not in head.values()]
     return Unwrapped(
@@ -75,6 +77,7 @@ def unwrap(
         tensors=inside,
         head={name: tensors[full] for name, full in head.items()},
         notes=(*notes, *_told(chosen, len(inside), left_out)),
+        has_vit=bool(known),
     )
 
 

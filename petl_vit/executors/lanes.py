@@ -4,7 +4,8 @@ Shapes: B rows, A adapters, n images of each adapter, N tokens, D width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -21,16 +22,26 @@ class Lane:
     Several lanes may share a slice.
 
     Attributes:
-        alpha: [rows, 1, 1] or None for 1.
+        alpha: [rows, 1, 1] or None for 1; in all blocks but where `by_block` says otherwise.
+        by_block: That of each block, None where it is 0 for every row; empty where all blocks have `alpha`.
         adapters: How many are stacked, each for equally many rows that follow each other.
         params: Parameters that replace the frozen ones for these rows; None for the frozen ones.
     """
 
     rows: slice
     edits: EditSet
-    alpha: Alpha
+    alpha: Alpha = None
     adapters: int = 1
     params: Params | None = None
+    by_block: tuple[Tensor | None, ...] = ()
+
+    def in_block(self, block: float) -> "Lane | None":
+        """The lane with its alphas in a block (of the last, beyond it); None where no row has its edits."""
+        return self._in_blocks[int(min(block, len(self.by_block) - 1))] if self.by_block else self
+
+    @cached_property
+    def _in_blocks(self) -> "list[Lane | None]":
+        return [None if alpha is None else replace(self, alpha=alpha, by_block=()) for alpha in self.by_block]
 
     @property
     def span(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from petl_vit.attention import attend, merge_heads, split_heads, token_bias
 from petl_vit.branch import Branch
 from petl_vit.device import one_thread
+from petl_vit.edit_set import block_of_site
 from petl_vit.edits import Input
 from petl_vit.executor import Executor, activate_, frozen_norm
 from petl_vit.executors.lanes import Lane, SiteEdits, apply_, chunks, scales_of_input
@@ -68,17 +69,25 @@ class Sliced(Executor):
     def _enter(self, lane: Lane) -> None:
         """Files a lane's edits by where they act."""
         for site, edits in lane.edits.over(self.params).sites.items():
+            here = lane.in_block(block_of_site(site))
+            if here is None:
+                continue
             at_site = self._site_edits.setdefault(site, [])
-            with_lane = [(edit, lane) for edit in edits]
+            with_lane = [(edit, here) for edit in edits]
             if at_site and at_site[-1][0] == lane.rows:
                 at_site[-1][1].extend(with_lane)
             else:
                 at_site.append((lane.rows, with_lane))
         for sublayer, branches in lane.edits.branches.items():
-            self._branches.setdefault(sublayer, []).extend((lane, branch) for branch in branches)
+            here = lane.in_block(block_of_site(sublayer))
+            if here is not None:
+                self._branches.setdefault(sublayer, []).extend((here, branch) for branch in branches)
         for block, keys_values in lane.edits.keys_values.items():
+            here = lane.in_block(block)
+            if here is None:
+                continue
             self._prefixes.setdefault(block, {}).setdefault(lane.span, []).extend(
-                (k, v, weighted(lane.alpha, prefix.weight, k))
+                (k, v, weighted(here.alpha, prefix.weight, k))
                 for prefix, (k, v) in zip(lane.edits.prefixes[block], keys_values, strict=True)
             )
         self._queries.extend((lane.rows, queries, lane.alpha, []) for queries in lane.edits.queries)

@@ -39,11 +39,10 @@ def _said(arch: Architecture) -> str:
 
 
 def shared_init(arch: Architecture, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """U as a linear layer's default, V zero."""
-    return {
-        "u": uniform((arch.width, rank), 1 / math.sqrt(arch.width), generator),
-        "v": torch.zeros(rank, arch.width),
-    }
+    """U as a linear layer's default, V zero; raises as `shared_shapes` does."""
+    shapes = shared_shapes(arch, rank)
+    u = uniform(shapes["u"], 1 / math.sqrt(arch.width), generator)
+    return {"u": u, "v": torch.zeros(shapes["v"])}
 
 
 def edits(vit: FrozenViT, u: Tensor, v: Tensor, cores: Tensor, *, scale: float, dropout: float) -> list[Edit]:

@@ -26,10 +26,6 @@ class _Spec(BaseModel):
 
     site: str
 
-    def width(self, arch: Architecture) -> int:
-        """The outputs of the site."""
-        return self._matrix(arch)[0]
-
     def _matrix(self, arch: Architecture) -> tuple[int, int]:
         """The outputs and inputs of a linear site."""
         shape = arch.shapes.get(f"{self.site}.weight", ())
@@ -103,7 +99,13 @@ class InputSpec(_Spec):
         return shape | ({"scale": (last - first,)} if self.scale else {})
 
     def built(self, tensors: Tensors, arch: Architecture) -> Edit:
-        return edits.Input(site=self.site, outputs=self.outputs, **tensors)
+        return edits.Input(
+            site=self.site,
+            diagonal=tensors.get("diagonal"),
+            blocks=tensors.get("blocks"),
+            scale=tensors.get("scale"),
+            outputs=self.outputs,
+        )
 
 
 class DenseSpec(_Spec):

@@ -31,6 +31,7 @@ class Method(BaseModel):
     faster_if_short: ClassVar[bool] = True  # takes a higher rate in a short run (training/run/rates.py)
     drop_path: ClassVar[float] = 0.1
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`
+    by_block: ClassVar[bool] = True  # whether alpha may differ by block: not where prompts pass through all
     published_linears: ClassVar[tuple[str, ...]] = ()  # names or their ends; see `init_published`
 
     @classmethod

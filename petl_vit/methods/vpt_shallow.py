@@ -27,6 +27,7 @@ class VPTShallow(Method):
     title: ClassVar[str] = "VPT-Shallow"
     paper: ClassVar[str] = "arXiv 2203.12119"
     foldable: ClassVar[bool] = False
+    by_block: ClassVar[bool] = False
 
     prompts: int = Field(default=50, ge=1, le=1024, description="number of prompts")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the prompts, in training")

@@ -34,6 +34,7 @@ class VQT(Method):
     title: ClassVar[str] = "VQT"
     paper: ClassVar[str] = "arXiv 2212.03220"
     foldable: ClassVar[bool] = False
+    by_block: ClassVar[bool] = False
     published_linears: ClassVar[tuple[str, ...]] = ("mix",)
 
     prompts: int = Field(default=10, ge=1, le=1024, description="queries beside each block")

@@ -5,7 +5,8 @@ graph's inputs, so that another adapter, method, rank or alpha changes data alon
 runs in parts: the host fills the inputs of one while the device computes the one before. All
 numbers of rows up to `GRAPHS[-1]` are captured when an image size is warmed up; rows of soups take graphs of
 their own, captured when the first ones come. Rows whose edits the kernels do not know (full, selective,
-VPT-Shallow, VQT, bottlenecks wider than 64) run in eager PyTorch on the same backbone and arena.
+VPT-Shallow, VQT, bottlenecks wider than 64), or whose alpha differs by block, run in eager PyTorch on the
+same backbone and arena.
 
 On a CPU the same forward runs without graphs, in Triton's interpreter: for tests.
 
@@ -93,7 +94,9 @@ class GraphBackend:
         return [answers[i] for i in range(len(rows))]
 
     def _is_tabled(self, model: Model) -> bool:
-        return model.exact_on is None and all(self._slots.number(t.adapter) >= 0 for t in _terms(model))
+        if model.exact_on is not None or model.by_block:
+            return False
+        return all(self._slots.number(term.adapter) >= 0 for term in _terms(model))
 
     def _parts(self, members: list[int]) -> list[list[int]]:
         size = self._buckets[-1]
@@ -105,7 +108,7 @@ class GraphBackend:
         bucket = next(size for size in self._buckets if size >= len(rows))
         graph = self._graph(images[0].shape[-1], bucket, size_class(max(map(len, terms))))
         numbers = [[self._slots.number(term.adapter) for term in of_row] for of_row in terms]
-        alphas = [[term.alpha for term in of_row] for of_row in terms]
+        alphas = [[term.alphas[0] for term in of_row] for of_row in terms]
         used = list(dict.fromkeys(row.image for row in rows))
         place = {image: i for i, image in enumerate(used)}
         sources, models = [place[row.image] for row in rows], [row.model for row in rows]

@@ -81,8 +81,8 @@ class Recorder:
                 route=named,
                 member=label,
                 version=str(member),
-                method="+".join(term.method for term in member.terms),
-                digest="+".join(term.digest[:12] for term in member.terms),
+                method="+".join(term.method for term in member.adapters),
+                digest="+".join(term.digest[:12] for term in member.adapters),
             )
         self._announced[named] = (str(resolved), void)
 

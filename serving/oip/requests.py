@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import Entry, Model, Route, Term
+from model_store.routes.alpha import times
 from model_store.routes.text import parse_adapter, parse_route
 from petl_vit.errors import CorollaError, Forbidden, InvalidInput, NotFound
 from serving.engine.priority import Priority
@@ -201,7 +202,7 @@ def _scaled(route: Route, alpha: float) -> Route:
             field=field,
             remedy="write alphas into the route, as in `0.6*lora, ssf`",
         )
-    return _route_of(_with_field(field, lambda: replace(term, alpha=alpha * term.alpha)))
+    return _route_of(_with_field(field, lambda: replace(term, alpha=times(term.alpha, alpha))))
 
 
 def _route_of(term: Term) -> Route:
@@ -283,7 +284,7 @@ def version_of(resolved: ResolvedRoute) -> str:
 
 
 _OF_TENSORS = {"tensor.shape": "inputs[0].shape", "images": "inputs[0].shape"}
-_OF_ROUTES = frozenset({"route", "adapter", "version", "alias", "alpha", "task"})
+_OF_ROUTES = frozenset({"route", "adapter", "version", "alias", "alpha", "blocks", "task"})
 
 
 def protocol_field(error: CorollaError, version: str, parameters: Parameters) -> str | None:

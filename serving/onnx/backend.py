@@ -6,7 +6,8 @@ graph, a second or two for a ViT-S. Rows with at most one edit set each, all of 
 that form; all others run in one graph that grows. So there are at most two more graphs than forms.
 
 Adapters that replace parameters or add tokens or queries (full, selective, VPT-Shallow, VQT) cannot be
-stacked with others: their rows run in PyTorch, on the same backbone and device.
+stacked with others: their rows run in PyTorch, on the same backbone and device. So do rows whose alpha
+differs by block.
 """
 
 import logging
@@ -89,7 +90,7 @@ class OnnxBackend:
             for term in row_terms:
                 form = term.adapter.edits.form
                 banks[form], slot = self._slots.place(term.adapter)
-                places[-1].append(Place(form=form, slot=slot, alpha=term.alpha))
+                places[-1].append(Place(form=form, slot=slot, alpha=term.alphas[0]))
         return places, banks
 
 
@@ -131,5 +132,5 @@ class Sessions:
 
 
 def _is_unstacked(model: Model) -> bool:
-    """Whether an adapter of the model cannot be stacked with others."""
-    return any(term.adapter.edits.form == NO_FORM for term in model.edited)
+    """Whether an adapter of the model cannot be stacked with others, or has no one alpha."""
+    return model.by_block or any(term.adapter.edits.form == NO_FORM for term in model.edited)

@@ -76,7 +76,8 @@ class _Plain(nn.Module):
 
     def __init__(self, vit: FrozenViT, model: Model) -> None:
         super().__init__()
-        edits = [(edit, term.alpha) for term in model.edited for edit in term.adapter.edits.edits]
+        pairs = ((edit, term.alpha_of(edit)) for term in model.edited for edit in term.adapter.edits.edits)
+        edits = [(edit, alpha) for edit, alpha in pairs if alpha != 0]
         params = fold(vit.params, [(edit, alpha) for edit, alpha in edits if isinstance(edit, Foldable)])
         bad = not_finite(params)
         if bad is not None:

@@ -11,6 +11,7 @@ from google.rpc import status_pb2
 
 from model_store.resolution.versions import ResolvedRoute
 from model_store.routes.algebra import AdapterRef, Entry, Model, Route, Term
+from model_store.routes.alpha import Alpha, by_block
 from model_store.routes.text import parse_route
 from petl_vit.combine import Combine
 from petl_vit.errors import CorollaError, InvalidInput
@@ -198,7 +199,15 @@ def _term(message: pb.Term) -> Term:
         version=ref.version if at == "version" else None,
         alias=ref.alias if at == "alias" else None,
     )
-    return Term(alpha=message.alpha if message.HasField("alpha") else 1.0, adapter=adapter)
+    return Term(alpha=_alpha(message), adapter=adapter)
+
+
+def _alpha(message: pb.Term) -> Alpha:
+    return by_block(
+        message.alpha if message.HasField("alpha") else 1.0,
+        message.last_alpha if message.HasField("last_alpha") else None,
+        (message.blocks.first, message.blocks.last) if message.HasField("blocks") else None,
+    )
 
 
 def _images(message: pb.ClassifyRequest | pb.EmbedRequest) -> Collection[Image]:

@@ -1,13 +1,12 @@
 """Imported edits, `Input` among them: what they do is their weight change, in every executor."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from petl_vit import methods
 from petl_vit.adapter import Adapter
+from petl_vit.arena import Layout
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edit_set import NO_FORM, EditSet
 from petl_vit.edits import Foldable, fold, scaled
@@ -15,51 +14,13 @@ from petl_vit.errors import InvalidInput, Unsupported
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.gathered import Gathered, Lookup
 from petl_vit.executors.joint import Joint, Learner
-from petl_vit.heads import LinearHead
-from petl_vit.methods.method import Method
+from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
-from tests.petl_vit.adapters import CLASSES, adapter_of, images_of
+from tests.petl_vit.adapters import adapter_of, images_of
 from tests.petl_vit.backbones import family, relative
+from tests.petl_vit.imported import KINDS, imported, method_of, tensors_of
 
-DIAGONAL = [{"edit": "input", "site": "blocks.1.mlp.fc2"}, {"edit": "affine", "site": "blocks.1.mlp.fc1"}]
-TURNED = [
-    {"edit": "input", "site": "blocks.0.attn.qkv", "block": 8, "outputs": (96, 192)},
-    {"edit": "input", "site": "blocks.2.mlp.fc1", "block": 4, "scale": True},
-    {"edit": "affine", "site": "blocks.2.mlp.fc1", "scale": True},
-]
-OTHERS = [
-    {"edit": "low_rank", "site": "blocks.0.attn.proj", "rank": 3, "parts": 4},
-    {"edit": "norm", "site": "blocks.1.norm1"},
-]
-KINDS: dict[str, list[dict[str, Any]]] = {
-    "diagonal": DIAGONAL,
-    "turned": TURNED,
-    "all": [*DIAGONAL, *TURNED, *OTHERS],
-    "dense": [*TURNED, {"edit": "dense", "site": "blocks.1.attn.proj"}],
-}
 STACKING = ("diagonal", "turned", "all")
-
-
-def method_of(kind: str) -> Method:
-    return methods.get("imported").configure({"source": kind, "parts": KINDS[kind]})
-
-
-def tensors_of(kind: str, vit: FrozenViT, seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = method_of(kind).shapes(vit.arch)
-    return {n: 0.3 * torch.randn(shape, generator=generator).to(vit.dtype) for n, shape in shapes.items()}
-
-
-def imported(kind: str, vit: FrozenViT, seed: int = 0) -> Adapter:
-    base = LinearHead.init(CLASSES, vit.arch.width, torch.Generator().manual_seed(1))
-    return Adapter.load(
-        digest=f"{kind}-{seed}",
-        method=method_of(kind),
-        tensors=tensors_of(kind, vit, seed) | base.tensors(),
-        vit=vit,
-        base_head=base.to(device=vit.device, dtype=vit.dtype),
-        task_digest="task",
-    )
 
 
 def merged(vit: FrozenViT, *terms: tuple[Adapter, float]) -> FrozenViT:
@@ -101,6 +62,18 @@ def test_rows_of_adapters_of_one_form_stack() -> None:
     for row, logits in zip(rows, found, strict=True):
         (alone,) = Batch(vit).logits(images, [row])
         assert relative(logits, alone) <= 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_is_near(kind: str) -> None:
+    vit, _ = family("plain")
+    narrow, images = vit.in_precision(Precision.BF16), images_of(vit)
+    adapter = imported(kind, vit)
+    rows = [Row(image=i, model=Model([Term(adapter=adapter, alpha=0.5)])) for i in range(3)]
+
+    found = torch.stack(Batch(narrow).logits(images, rows))
+
+    assert relative(found, torch.stack(Batch(vit).logits(images, rows))) <= 0.05
 
 
 @pytest.mark.parametrize("kind", STACKING)
@@ -161,6 +134,7 @@ def test_an_input_edit_does_not_keep_the_backbone() -> None:
     adapter = imported("turned", vit)
     assert adapter.nbytes < 10 * sum(t.nbytes for t in tensors_of("turned", vit).values())
     assert adapter.edits.form != NO_FORM
+    assert Layout(vit.arch).column(adapter.edits) is None, "the kernels leave it to the other executors"
     assert EditSet(adapter.edits.edits).over(vit.params).all_tensors()[0] is adapter.edits.all_tensors()[0]
 
 

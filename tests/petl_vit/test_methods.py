@@ -14,14 +14,23 @@ from petl_vit.backbone import BackboneConfig
 from petl_vit.batch import Batch, Model, Row, Term
 from petl_vit.edit_set import EditSet
 from petl_vit.edits import fold
-from petl_vit.errors import Corrupt, InvalidInput, NotFound
+from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from petl_vit.executors.functional import Functional
 from petl_vit.executors.lanes import Lane
 from petl_vit.executors.sliced import Sliced
 from petl_vit.heads import LinearHead
 from petl_vit.methods.method import Method
 from petl_vit.vit import FrozenViT
-from tests.petl_vit.adapters import CLASSES, NAMES, PAIRS, adapter_of, images_of, method_of, random_tensors
+from tests.petl_vit.adapters import (
+    CLASSES,
+    GATED,
+    NAMES,
+    PAIRS,
+    adapter_of,
+    images_of,
+    method_of,
+    random_tensors,
+)
 from tests.petl_vit.backbones import HALF, family, reference_model, relative, timm_features
 from tests.petl_vit.reference import REFERENCES
 
@@ -203,6 +212,36 @@ def test_tensors_of_another_method_or_backbone_are_refused(name: str, change: st
 def test_an_unknown_setting_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidInput, match="rnak"):
         methods.get(name).configure({"rnak": 8})
+
+
+@pytest.mark.parametrize("kind", GATED)
+@pytest.mark.parametrize("name", ["fact_tt", "fact_tk"])
+def test_fact_is_refused_where_a_gated_mlp_does_not_consist_of_its_units(name: str, kind: str) -> None:
+    vit, _ = family(kind)
+    with pytest.raises(Unsupported, match=rf"{vit.arch.name} has a gated one of {vit.arch.hidden}/96"):
+        method_of(name).init(vit, torch.Generator())
+
+
+def test_vqt_is_refused_where_the_feature_is_wider_than_its_queries() -> None:
+    vit, _ = family("class-and-mean")
+    with pytest.raises(Unsupported, match=r"192 numbers .* not 96; .*global_pool=token"):
+        method_of("vqt").init(vit, torch.Generator())
+
+
+@pytest.mark.parametrize("name", ["bitfit", "full"])
+@pytest.mark.parametrize("kind", ["dinov3", "dinov3-plus"])
+def test_what_timms_parameters_lack_is_not_counted_and_not_trained(name: str, kind: str) -> None:
+    """Keys of DINOv3 have no bias; where queries and values have one, ours is zeros and stays so."""
+    vit, model = family(kind)
+    everything = dict(model.named_parameters())
+    theirs = [p.numel() for n, p in everything.items() if name == "full" or n.endswith("bias")]
+    assert method_of(name).parameters(vit.arch) == sum(theirs)
+    tensors = {n: t.requires_grad_() for n, t in method_of(name).init(vit, torch.Generator()).items()}
+    vit.forward(images_of(vit), Functional(vit, method_of(name).edits(vit, tensors))).sum().backward()
+    for tensor_name, tensor in tensors.items():
+        if tensor_name.endswith("attn.qkv.bias"):
+            assert tensor.grad is not None
+            assert [bool(part.any()) for part in tensor.grad.chunk(3)] == [True, False, True]
 
 
 def test_an_unknown_method_names_near_ones() -> None:

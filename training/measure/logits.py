@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model_store.resolution.loading import Loader, MemberKey, member_key, model
 from model_store.resolution.versions import Member, ResolvedRoute
+from model_store.routes import alpha as alphas
 from petl_vit import methods
 from petl_vit.architecture import Architecture
 from petl_vit.batch import Batch
@@ -262,7 +263,7 @@ class _Computing:
     def _key(self, member: Member, shift: Shift | None, part: Part) -> str:
         of: dict[str, JsonValue] = {
             "backbone": self._loader.record.digest,
-            "terms": [[term.digest, float(term.alpha)] for term in member.terms],
+            "terms": [[term.digest, alphas.document(alphas.values(term.alpha))] for term in member.terms],
             "precision": str(self._loader.precision),
             "preprocess": self._spec.model_dump(mode="json"),
             "shift": None if shift is None else [*shift, part.start],

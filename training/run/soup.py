@@ -1,17 +1,18 @@
-"""Model soups: adapters of one task averaged in weight space, chosen on held-out images (arXiv 2203.05482).
+"""Soups and merges: several adapters of one task become one, an adapter like any other.
 
-Uniform takes all members with equal shares. Greedy goes through them from the best down, and keeps one if
-the average with it classifies strictly more held-out images correctly than the average without it. The
-result is an adapter like any other; its manifest holds its recipe.
+Uniform takes all members with equal shares (arXiv 2203.05482). Greedy goes through them from the best down,
+and keeps one if the average with it classifies strictly more held-out images correctly than the average
+without it. The kinds of `training.merges` merge the members' changes of the weights (docs/merges.md). The
+manifest holds the recipe.
 
 A greedy soup is measured on the images that it was chosen on, so its accuracy is slightly optimistic.
 
 Shapes: n images, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -24,10 +25,9 @@ from model_store.resolution.versions import Member, ResolvedTerm, resolve
 from model_store.routes.text import parse_route
 from model_store.store import Store
 from petl_vit import methods
-from petl_vit.adapter import Adapter
-from petl_vit.batch import Batch, Model, Term
+from petl_vit.batch import Model
 from petl_vit.device import chosen_device, use_threads
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import InvalidInput, near
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.methods.method import Method
 from petl_vit.precision import Precision
@@ -36,12 +36,16 @@ from training.data.loading import Resized
 from training.data.reading import reading_of
 from training.data.records import Dataset
 from training.data.sources import load_measured
+from training.merges.recipe import KINDS, Recipe
+from training.merges.storing import Cut
 from training.progress import Reporter, Silent
+from training.run.averages import Averages
 from training.run.heldout import HeldOut, below_base
+from training.run.merged import Merged, Merging
 from training.run.referencing import Answered
 from training.run.training_data import unlearnt_by
 
-Kind = Literal["greedy", "uniform"]
+SOUPS: Final = ("greedy", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,8 @@ class Job:
         data: Labelled images; see `training.data.dataset.load`.
         holdout: Share of them that is held out, as in training; None takes all of them.
         split_seed: The one that the members were trained with, so that none is chosen on images it saw.
+        kind: One of `SOUPS`, or of `training.merges.recipe.KINDS`.
+        density, drop_rate, seed, rank: Of a merge, as `training.merges.recipe.Recipe` says.
         max_pixels, skip_bad, image_column, label_column: How images are read, as
             `training.data.reading.Reading` says.
         precision: What the choice is made in, as a server's.
@@ -64,7 +70,11 @@ class Job:
     name: str
     members: str
     data: str
-    kind: Kind = "greedy"
+    kind: str = "greedy"
+    density: float | None = None
+    drop_rate: float | None = None
+    seed: int | None = None
+    rank: int | None = None
     holdout: float | None = 0.2
     split_seed: int = 0
     max_pixels: int = MAX_PIXELS
@@ -77,24 +87,30 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Ingredient:
-    """One member: how well it does alone, and its share in the soup; 0 where it was left out."""
+    """One member: how well it does alone, and its share in the soup.
+
+    Attributes:
+        weight: 0 where it was left out; None in a merge, which has no shares.
+    """
 
     manifest: Manifest
     accuracy: float
-    weight: float
+    weight: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The registered soup and its members, best first.
+    """The registered soup or merge and its members, best first.
 
     Attributes:
+        cut: What the largest rank cost, where one was asked for.
         latest: The version that `latest` points at; None where the soup has no `latest`.
     """
 
     manifest: Manifest
     members: tuple[Ingredient, ...]
     latest: int | None
+    cut: Cut | None = None
 
     @property
     def warning(self) -> str:
@@ -103,54 +119,125 @@ class Outcome:
 
 
 def run(store: Store, job: Job, reporter: Reporter | None = None) -> Outcome:
-    """Chooses, measures and registers a soup.
+    """Makes, measures and registers a soup or a merge.
 
     Raises:
         NotFound: The backbone, a member or the data do not exist.
-        InvalidInput: A member is not a single adapter, or is there twice; the data has other classes, or is
-            mostly what members were trained on.
-        Unsupported: A member belongs to another backbone.
+        InvalidInput: A member is not a single adapter, or is there twice; a setting is out of range or of
+            another kind; the data has other classes, or is mostly what members were trained on.
+        Unsupported: A member belongs to another backbone, or does not fold and the kind needs it to.
     """
     check_name(job.name, "name")
+    recipe = _recipe(job)
     backbone = store.backbones.get(job.backbone)
     reporter = reporter or Silent()
     members = _members(store, job, backbone.digest)
-    task, dataset = members[0].task, _unlearnt(store, job, members, reporter)
+    task = members[0].task
     use_threads()
-    loader = _loader(Loader(store, backbone, device=chosen_device(job.device)), job, members, reporter)
-    averages = _Averages(loader, members, _read(job, dataset, task, loader, reporter), reporter)
+    exact = Loader(store, backbone, device=chosen_device(job.device))
+    merging = None if recipe is None else Merging(exact, members, recipe)
+    dataset = _unlearnt(store, job, members, reporter)
+    loader = _loader(exact, job, members, reporter)
+    averages = Averages(loader, members, _read(job, dataset, task, loader, reporter), reporter)
     accuracies = averages.each(members)
     ranked = sorted(members, key=lambda term: -accuracies[term.digest])
-    chosen = ranked if job.kind == "uniform" else _greedy(ranked, accuracies, averages)
-    ingredients = tuple(
-        Ingredient(
-            manifest=_manifest(term), accuracy=accuracies[term.digest], weight=(term in chosen) / len(chosen)
-        )
-        for term in ranked
-    )
-    parts = [ingredient for ingredient in ingredients if ingredient.weight]
-    logits, base, features = averages.answers(chosen)
+    if merging is None:
+        made = _averaged(store, job, ranked, accuracies, averages)
+    else:
+        made = _merged(merging.run(reporter), ranked, accuracies, averages)
+    logits, base, features = averages.answers(made.model)
     draft = averages.heldout.drafted(
         task=task,
         name=job.name,
-        method=_soup(parts),
-        training=_training(job, ingredients),
+        method=made.method,
+        training=_training(job, made),
         logits=logits,
         base=base,
         arch=averages.arch,
         precision=loader.precision,
     )
-    manifest = store.adapters.publish(
-        draft,
-        _tensors(store, parts) | averages.head(chosen),
-        latest=not draft.training.get("far_below_base"),
-    )
+    manifest = store.adapters.publish(draft, made.tensors, latest=not draft.training.get("far_below_base"))
     answered = Answered(
         heldout=averages.heldout, logits=logits, base=base, features=features, precision=loader.precision
     )
     answered.keep(store, manifest, reporter.note)
     latest = store.adapters.version_of(manifest.task, manifest.name, LATEST)
-    return Outcome(manifest=manifest, members=ingredients, latest=latest)
+    return Outcome(manifest=manifest, members=made.members, latest=latest, cut=made.cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What was made of the members, ready to be measured and published."""
+
+    method: Method
+    tensors: dict[str, Tensor]
+    model: Model
+    members: tuple[Ingredient, ...]
+    settings: dict[str, Any]
+    cut: Cut | None = None
+
+
+def _averaged(
+    store: Store,
+    job: Job,
+    ranked: list[ResolvedTerm],
+    accuracies: dict[str, float],
+    averages: Averages,
+) -> _Made:
+    """The soup of the members that its kind chooses."""
+    chosen = ranked if job.kind == "uniform" else _greedy(ranked, accuracies, averages)
+    members = tuple(
+        Ingredient(
+            manifest=_manifest(term), accuracy=accuracies[term.digest], weight=(term in chosen) / len(chosen)
+        )
+        for term in ranked
+    )
+    parts = [member for member in members if member.weight]
+    model = averages.average(chosen)
+    return _Made(
+        method=_soup(parts),
+        tensors=_tensors(store, parts) | _on_cpu(model.head.tensors()),
+        model=model,
+        members=members,
+        settings={},
+    )
+
+
+def _merged(
+    merged: Merged, ranked: list[ResolvedTerm], accuracies: dict[str, float], averages: Averages
+) -> _Made:
+    return _Made(
+        method=merged.method,
+        tensors=merged.tensors,
+        model=averages.model(merged.method, merged.tensors),
+        members=tuple(
+            Ingredient(manifest=_manifest(term), accuracy=accuracies[term.digest], weight=None)
+            for term in ranked
+        ),
+        settings=merged.method.settings | merged.training,
+        cut=merged.cut,
+    )
+
+
+def _recipe(job: Job) -> Recipe | None:
+    """Of a merge; None of a soup."""
+    if job.kind not in (*SOUPS, *KINDS):
+        raise InvalidInput(
+            f"there is no kind {job.kind!r}",
+            field="kind",
+            remedy=near(job.kind, (*SOUPS, *KINDS)) or f"use one of {', '.join((*SOUPS, *KINDS))}",
+        )
+    settings = {name: getattr(job, name) for name in ("density", "drop_rate", "seed", "rank")}
+    if job.kind in KINDS:
+        return Recipe.of(job.kind, **settings)
+    unused = next((name for name, value in settings.items() if value is not None), None)
+    if unused is not None:
+        raise InvalidInput(
+            f"a {job.kind} soup has no such setting",
+            field=unused,
+            remedy=f"leave it out, or use a kind that merges: {', '.join(KINDS)}",
+        )
+    return None
 
 
 def _loader(exact: Loader, job: Job, terms: list[ResolvedTerm], reporter: Reporter) -> Loader:
@@ -185,7 +272,7 @@ def _unlearnt(store: Store, job: Job, members: Sequence[ResolvedTerm], reporter:
 
 
 def _greedy(
-    ranked: list[ResolvedTerm], accuracies: dict[str, float], averages: "_Averages"
+    ranked: list[ResolvedTerm], accuracies: dict[str, float], averages: Averages
 ) -> list[ResolvedTerm]:
     chosen, best = ranked[:1], accuracies[ranked[0].digest]
     for term in ranked[1:]:
@@ -193,60 +280,6 @@ def _greedy(
         if accuracy > best:
             chosen, best = [*chosen, term], accuracy
     return chosen
-
-
-class _Averages:
-    """Measures averages of the members on held-out images."""
-
-    def __init__(
-        self, loader: Loader, members: list[ResolvedTerm], heldout: HeldOut, reporter: Reporter
-    ) -> None:
-        task = members[0].task
-        vit = loader.vit(task.spec.preprocess.image_size)
-        self.heldout, self.arch = heldout, vit.arch
-        self._adapters: dict[str, Adapter] = {term.digest: loader.adapter(term) for term in members}
-        self._base = Adapter.base(base_head=loader.base_head(task), task_digest=task.digest)
-        self._batch, self._reporter = Batch(vit, folded_models=1), reporter
-
-    def each(self, terms: list[ResolvedTerm]) -> dict[str, float]:
-        """The accuracy of each term by itself, by digest; dense ones run alone."""
-        models = {term.digest: self._average([term]) for term in terms}
-        together = [digest for digest, model in models.items() if not model.dense]
-        groups = [*([together] if together else []), *([d] for d in models if d not in together)]
-        labels, accuracies = {term.digest: term.label for term in terms}, dict[str, float]()
-        for group in groups:
-            logits = self._run([models[d] for d in group], ", ".join(labels[d] for d in group))
-            accuracies |= {digest: self._accuracy(z) for digest, z in zip(group, logits, strict=True)}
-        return accuracies
-
-    def accuracy(self, terms: list[ResolvedTerm]) -> float:
-        """Of the average of the terms."""
-        (logits,) = self._run([self._average(terms)], " + ".join(term.label for term in terms))
-        return self._accuracy(logits)
-
-    def answers(self, terms: list[ResolvedTerm]) -> tuple[Tensor, Tensor, Tensor]:
-        """[n, C] of the average of the terms and of the task's base head, and the frozen features [n, D]."""
-        models = [self._average(terms), Model([Term(adapter=self._base)])]
-        with self._reporter.stage("measuring the soup", len(self.heldout.images)) as advance:
-            (average, base), features = self.heldout.answers(self._batch, models, advance)
-        return average, base, features
-
-    def head(self, terms: list[ResolvedTerm]) -> dict[str, Tensor]:
-        """The average's head, on the CPU."""
-        tensors = self._average(terms).head.tensors()
-        return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
-
-    def _average(self, terms: list[ResolvedTerm]) -> Model:
-        share = 1 / len(terms)
-        return Model([Term(adapter=self._adapters[term.digest], alpha=share) for term in terms])
-
-    def _run(self, models: list[Model], what: str) -> list[Tensor]:
-        """[n, C] of each model, on the CPU."""
-        with self._reporter.stage(f"measuring {what}", len(self.heldout.images)) as advance:
-            return self.heldout.logits(self._batch, models, advance)
-
-    def _accuracy(self, logits: Tensor) -> float:
-        return float((logits.argmax(dim=-1) == self.heldout.labels).double().mean())
 
 
 def _members(store: Store, job: Job, backbone_digest: str) -> list[ResolvedTerm]:
@@ -319,21 +352,26 @@ def _tensors(store: Store, members: Sequence[Ingredient]) -> dict[str, Tensor]:
     }
 
 
-def _training(job: Job, members: Sequence[Ingredient]) -> dict[str, Any]:
-    """How a soup was made, for its manifest."""
-    trained = [member.manifest.training for member in members if member.weight]
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
+
+
+def _training(job: Job, made: _Made) -> dict[str, Any]:
+    """How it was made, for its manifest."""
+    trained = [member.manifest.training for member in made.members if member.weight != 0]
     recorded = all(digests_in(training) for training in trained)
     digests = {digest for training in trained for digest in digests_in(training)}
     return {
         "soup": job.kind,
+        **made.settings,
         **({"data_digests": sorted(digests)} if recorded else {}),
         "members": [
             {
                 "adapter": str(member.manifest),
                 "digest": member.manifest.digest,
-                "weight": member.weight,
                 "accuracy": member.accuracy,
+                **({} if member.weight is None else {"weight": member.weight}),
             }
-            for member in members
+            for member in made.members
         ],
     }

@@ -229,23 +229,66 @@ class Term(message.Message):
 
     ALPHA_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
+    LAST_ALPHA_FIELD_NUMBER: builtins.int
+    BLOCKS_FIELD_NUMBER: builtins.int
     alpha: builtins.float
     """WiSE factor: 1 is the adapter as trained, 0 the frozen model. Unset means 1."""
+    last_alpha: builtins.float
+    """The last block's alpha, where alpha is the first one's and grows by equal steps between them. Unset means
+    that it is the same in all blocks.
+    """
     @builtins.property
     def adapter(self) -> AdapterRef: ...
+    @builtins.property
+    def blocks(self) -> BlockRange:
+        """The blocks in which the adapter's change counts; unset means all. Several terms of one adapter add up."""
+
     def __init__(
         self,
         *,
         alpha: builtins.float | None = ...,
         adapter: AdapterRef | None = ...,
+        last_alpha: builtins.float | None = ...,
+        blocks: BlockRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_alpha", b"_alpha", "adapter", b"adapter", "alpha", b"alpha"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_alpha", b"_alpha", "_blocks", b"_blocks", "_last_alpha", b"_last_alpha", "adapter", b"adapter", "alpha", b"alpha", "blocks", b"blocks", "last_alpha", b"last_alpha"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_alpha", b"_alpha", "adapter", b"adapter", "alpha", b"alpha"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_alpha", b"_alpha", "_blocks", b"_blocks", "_last_alpha", b"_last_alpha", "adapter", b"adapter", "alpha", b"alpha", "blocks", b"blocks", "last_alpha", b"last_alpha"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__blocks: _TypeAlias = typing.Literal["blocks"]  # noqa: Y015
+    _WhichOneofArgType__blocks: _TypeAlias = typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
+    _WhichOneofReturnType__last_alpha: _TypeAlias = typing.Literal["last_alpha"]  # noqa: Y015
+    _WhichOneofArgType__last_alpha: _TypeAlias = typing.Literal["_last_alpha", b"_last_alpha"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_alpha) -> _WhichOneofReturnType__last_alpha | None: ...
+
+@typing.final
+class BlockRange(message.Message):
+    """Blocks of the backbone, counted from 0, both ends included."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: builtins.int
+    LAST_FIELD_NUMBER: builtins.int
+    first: builtins.int
+    last: builtins.int
+    def __init__(
+        self,
+        *,
+        first: builtins.int = ...,
+        last: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Model(message.Message):

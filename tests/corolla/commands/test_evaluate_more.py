@@ -101,6 +101,21 @@ def test_a_route_is_an_argument_and_members_of_a_named_route_are_measured_alone(
     assert one["curves"][0]["alphas"] == [i / 10 for i in range(11)]
 
 
+def test_routes_by_block_are_measured_and_their_logits_stored_as_their_own(trained: Shell) -> None:
+    routes = ("lora", "0.2..1*lora", "0.5[0]*lora")
+    command = [*QUICK, *routes, "--data", "digits", "--json"]
+    found = trained.document(*command)
+    assert [(one["label"], one["kind"]) for one in found["routes"]] == [
+        ("lora:1", "adapter"),
+        ("0.2..1*lora:1", "alpha"),
+        ("0.5[0]*lora:1", "alpha"),
+    ]
+    assert found["logits"] == {"computed": 3, "reused": 0}
+    again = trained.document(*command, "0.3..1*lora")
+    assert again["logits"] == {"computed": 1, "reused": 3}
+    assert again["results"][:3] == found["results"]
+
+
 def test_a_holdout_splits_only_what_was_trained_on(trained: Shell) -> None:
     other = Path(write_npz(trained.folder / "other.npz", images=40, names=list("0123456789")))
     arrays = dict(np.load(other))

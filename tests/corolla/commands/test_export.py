@@ -91,7 +91,7 @@ def test_every_method_becomes_a_file_that_answers_as_the_engine(shell: Shell, me
 
 
 def test_a_sum_of_methods_that_fold_and_others_is_one_file(shell: Shell) -> None:
-    out, route = shell.folder / "sum.onnx", "0.5*full + 0.3*vpt-deep + 0.2*convpass"
+    out, route = shell.folder / "sum.onnx", "0.5*full + 0.3..0.6*vpt-deep + 0.2[1]*convpass"
 
     shell(route, "--task", "shapes", "--out", out)
 

@@ -55,15 +55,23 @@ def test_timm_alone_gives_the_same_logits_for_every_method_that_folds(
 
 
 @pytest.mark.parametrize(
-    "text", ["0.5*lora + 0.5*repadapter", "0.3*full + 0.5*ssf + 0.2*bitfit:1", "base", "0.5*base + 0.2*lora"]
+    "text",
+    [
+        "0.5*lora + 0.5*repadapter",
+        "0.3*full + 0.5*ssf + 0.2*bitfit:1",
+        "base",
+        "0.5*base + 0.2*lora",
+        "0.3[0]*lora + 0.9[1]*lora + 0.2..1*full",
+        "0.7[1]*ssf",
+    ],
 )
 def test_timm_alone_gives_the_same_logits_for_sums(real: Real, text: str) -> None:
     assert relative(timm_logits(real, folded(real, text)), real.logits(text)) <= 1e-4
 
 
 def test_alpha_multiplies_the_whole_model(real: Real) -> None:
-    found = timm_logits(real, folded(real, "lora + 0.5*ssf", alpha=0.5))
-    assert relative(found, real.logits("0.5*lora + 0.25*ssf")) <= 1e-4
+    found = timm_logits(real, folded(real, "lora + 0.2..1*ssf", alpha=0.5))
+    assert relative(found, real.logits("0.5*lora + 0.1..0.5*ssf")) <= 1e-4
 
 
 def test_a_soup_folds_where_its_members_do(real: Real) -> None:

@@ -66,5 +66,5 @@ def test_a_bias_of_keys_is_an_option_of_timms(tmp_path: object) -> None:
 
 def test_a_pooling_that_timm_lacks_is_refused(tmp_path: object) -> None:
     made = real(tmp_path, "vit_small_patch16_224", "lora", global_pool="token+avg")
-    with pytest.raises(Unsupported, match=r"class token and the mean.*archive or onnx"):
+    with pytest.raises(Unsupported, match=r"class token and the mean.*archive or corolla export onnx"):
         folded(made, "lora")

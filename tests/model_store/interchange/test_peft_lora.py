@@ -121,11 +121,9 @@ def test_pefts_proj_that_also_means_the_patch_embedding_is_refused_with_the_reme
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"use_dora": True}, "use_dora cannot be represented"),
-        ({"bias": "lora_only"}, "bias 'lora_only'"),
         ({"target_modules": ["qkv", "head"], "modules_to_save": None}, r"head\.lora_A"),
         ({"modules_to_save": ["head", "norm"]}, "modules_to_save 'norm'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
     ],
 )
 def test_what_peft_saves_and_we_cannot_represent_is_refused_by_name(
@@ -133,13 +131,6 @@ def test_what_peft_saves_and_we_cannot_represent_is_refused_by_name(
 ) -> None:
     trained(peft, real, tmp_path, **settings)
     with pytest.raises(Unsupported, match=said):
-        imported(real, tmp_path, "refused")
-
-
-def test_another_tuner_is_refused_by_name(peft: Any, real: Real, tmp_path: Path) -> None:
-    config = peft.IA3Config(target_modules=["qkv", "fc2"], feedforward_modules=["fc2"])
-    peft.get_peft_model(real.timm_frozen(), config).save_pretrained(tmp_path)
-    with pytest.raises(Unsupported, match="peft_type 'IA3'"):
         imported(real, tmp_path, "refused")
 
 
@@ -187,14 +178,13 @@ def test_only_lora_is_exported(real: Real) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"peft_type": "LOHA"}, "peft_type 'LOHA'"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out cannot be represented"),
-        ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["x"]}, "target_parameters"),
         ({"use_of_a_later_peft": True}, "use_of_a_later_peft"),
-        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights 'corda'"),
     ],
 )
 def test_a_setting_that_changes_the_meaning_is_refused_by_name(
@@ -226,7 +216,7 @@ def test_a_config_that_cannot_be_is_refused(
     [
         ({"blocks.0.attn.qkv.lora_A.weight": None}, Corrupt, "no pair of lora_A and lora_B"),
         ({"blocks.0.attn.qkv.lora_A.weight": torch.full((3, 192), float("nan"))}, Corrupt, "NaN"),
-        ({"blocks.0.attn.qkv.lora_A.weight": torch.zeros(3, 100)}, Corrupt, "has shape"),
+        ({"blocks.0.attn.qkv.lora_A.weight": torch.zeros(3, 100)}, InvalidInput, "takes 100"),
         ({"blocks.0.attn.qkv.lora_B.weight": torch.zeros(576, 5)}, Corrupt, "ranks 3 and 5 differ"),
         ({"blocks.0.attn.qkv.lora_magnitude_vector": torch.ones(3)}, Unsupported, "magnitude_vector"),
         ({"norm.bias": torch.ones(3)}, Unsupported, r"norm\.bias"),
@@ -238,7 +228,7 @@ def test_a_config_that_cannot_be_is_refused(
             Unsupported,
             r"blocks\.7\.attn\.qkv, and vit_tiny_patch16_224 has 2 blocks",
         ),
-        ({"head.weight": None, "head.bias": None}, InvalidInput, 'modules_to_save=."head".'),
+        ({"head.weight": None, "head.bias": None}, Corrupt, "lost its head.*--head base"),
         ({"head.bias": None}, Corrupt, "not a linear layer with a bias"),
         (
             {"head.weight": torch.ones(7, 192), "head.bias": torch.ones(7)},

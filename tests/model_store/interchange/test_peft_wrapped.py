@@ -86,7 +86,7 @@ SIZES = {"attn.qkv": (192, 192), "attn.proj": (192, 192), "mlp.fc1": (192, 768),
 
 
 @pytest.mark.parametrize(
-    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.dinov2.layers", NEW)]
+    ("layers", "sites"), [("vit.encoder.layer", OLD), ("vit.layers", NEW), ("model.deit.layers", NEW)]
 )
 def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     real: Real, folder: Path, layers: str, sites: dict[str, tuple[str, int | None]]
@@ -107,7 +107,7 @@ def test_loras_of_transformers_queries_and_values_are_one_of_qkv(
     head = {"weight": torch.randn(5, 192), "bias": torch.randn(5)}
     found |= {f"{PEFT}classifier.{kind}": tensor for kind, tensor in head.items()}
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(found))
-    config: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["any"]}
+    config: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": list(sites)}
     config |= {"modules_to_save": ["classifier"], "base_model_name_or_path": "google/vit-base"}
     config |= {"rank_pattern": {"value|v_proj": 3}}
     (folder / CONFIG).write_text(json.dumps(config))

@@ -115,7 +115,7 @@ def published(real: Real, kind: str) -> tuple[dict[str, Tensor], Tensor]:
 def test_a_published_checkpoint_gives_the_published_logits(real: Real, kind: str, tmp_path: Path) -> None:
     state, expected = published(real, kind)
     torch.save({"model_state_dict": state}, tmp_path / "model.pt")
-    found, notes = petl_vision.read(tmp_path / "model.pt", scale=SCALE).register(
+    found, notes, _ = petl_vision.read(tmp_path / "model.pt", scale=SCALE).register(
         real.store, real.task, name=f"fact-{kind}", classes=None
     )
     assert relative(real.logits(f"fact-{kind}"), expected) <= 1e-5
@@ -129,7 +129,7 @@ def test_trained_tensors_alone_are_read_and_the_frozen_ones_not_compared(real: R
     state, expected = published(real, "tk")
     alone = {n.removeprefix("blocks.0.fact."): t for n, t in state.items() if n.startswith("blocks.0.fact.")}
     torch.save(alone | {n: t for n, t in state.items() if n.startswith("head.")}, tmp_path / "x.pt")
-    _, notes = petl_vision.read(tmp_path / "x.pt", scale=SCALE).register(
+    _, notes, _ = petl_vision.read(tmp_path / "x.pt", scale=SCALE).register(
         real.store, real.task, name="alone", classes=None
     )
     assert relative(real.logits("alone"), expected) <= 1e-5

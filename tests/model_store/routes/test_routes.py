@@ -18,6 +18,7 @@ from model_store.routes.algebra import (
     Term,
     check_alphas,
 )
+from model_store.routes.alpha import Alpha, by_block
 from model_store.routes.text import explain_route, parse_route
 from petl_vit.errors import InvalidInput
 
@@ -104,7 +105,7 @@ def test_brackets_and_mean_say_the_same_as_neither() -> None:
         ("lora:3@prod", "at character 7, found '@'"),
         ("a/b/c", "at character 4, found '/'"),
         ("Lora", "at character 1, found 'L'"),
-        ("../etc", "at character 1, found '.'"),
+        ("../etc", "at character 1, found '..'"),
         ("lora; rm", "at character 5, found ';'"),
         ("mean((lora))", "at character 6, found '('"),
         ("base:1", "has no versions or aliases"),
@@ -141,7 +142,17 @@ def refs(draw: st.DrawFn) -> AdapterRef:
     )
 
 
-terms = st.builds(Term, adapter=refs(), alpha=finite)
+@st.composite
+def alphas(draw: st.DrawFn) -> Alpha:
+    """One for the whole model, or by block."""
+    first, last = draw(finite), draw(st.none() | finite)
+    blocks = draw(st.none() | st.tuples(st.integers(0, 400), st.integers(0, 400)))
+    if blocks is not None and blocks[0] == blocks[1]:
+        last = None
+    return by_block(first, last, None if blocks is None else (min(blocks), max(blocks)))
+
+
+terms = st.builds(Term, adapter=refs(), alpha=alphas())
 models = st.builds(Model, terms=st.lists(terms, min_size=1, max_size=3).map(tuple))
 weights = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
 entries = st.lists(st.builds(Entry, model=models, weight=weights), min_size=1, max_size=3)
@@ -164,7 +175,7 @@ def test_what_is_printed_reads_back_as_the_same_route(route: Route) -> None:
     assert parse_route(str(route)) == route
 
 
-@given(st.text(alphabet="lorab0.5e-+*:/@,();<= \n\tàL", max_size=30))
+@given(st.text(alphabet="lorab0.5e-+*:/@,();<=[] \n\tàL", max_size=30))
 def test_any_text_is_a_route_or_an_invalid_input(text: str) -> None:
     try:
         route = parse_route(text)

@@ -7,7 +7,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from model_store.sources import normalisation
 from model_store.sources.checkpoint import Checkpoint
-from model_store.sources.hub_folder import Said
+from model_store.sources.said import Said
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -5,6 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tests.petl_vit.reference.draft import Draft, reference
+from tests.petl_vit.reference.linears import target_sites
 
 
 class Affine(nn.Module):
@@ -36,7 +37,7 @@ def ssf(draft: Draft) -> None:
 
 
 class Lora(nn.Module):
-    """[Q K V] = Z W_qkv + b_qkv + alpha Z A B."""
+    """y = z W + b + alpha z A B."""
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, alpha: float) -> None:
         super().__init__()
@@ -49,9 +50,8 @@ class Lora(nn.Module):
 
 @reference
 def lora(draft: Draft) -> None:
-    """One pair A [D, r], B [r, 3D] per block on the fused qkv, no alpha / r factor."""
-    for block in range(draft.depth):
-        site = f"blocks.{block}.attn.qkv"
+    """One pair A [in, r], B [r, out] at every target, no alpha / r factor."""
+    for site in target_sites(draft.vit, draft.config):
         draft.wrap(site, Lora, draft.take(f"{site}.lora_a"), draft.take(f"{site}.lora_b"), draft.alpha)
 
 

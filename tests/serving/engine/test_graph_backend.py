@@ -48,6 +48,7 @@ def test_a_mixture_is_what_eager_slices_answer(vit: FrozenViT) -> None:
     adapters = [adapter_of(name, vit, 0) for name in MIXED]
     rows = [Row(image=i % 3, model=model((adapter, 0.6))) for i, adapter in enumerate(adapters)]
     rows.append(Row(image=2, model=model((adapters[0], 0.5), (adapters[2], 0.3))))
+    rows.append(Row(image=1, model=Model([Term(adapter=adapters[0], alpha=(0.2, 0.9))])))
     backend, _ = backend_of(vit)
     for ours, theirs in zip(backend.logits(images, rows), eager(vit).logits(images, rows), strict=True):
         assert relative(ours, theirs) <= 1e-5

@@ -125,6 +125,8 @@ def test_the_best_classes_come_as_triton_writes_them_or_as_columns(client: Any) 
         ("shapes/lora", "", {"alpha": "0.5"}, "0.5*lora:2", "2"),
         ("0.5*shapes/lora", "", {"alpha": 0.5}, "0.25*lora:2", "2"),
         ("shapes/lora", "", {"alpha": 2, "extrapolate": True}, "2*lora:2", "2"),
+        ("0.2..1*shapes/lora", "", {"alpha": 0.5}, "0.1..0.5*lora:2", "2"),
+        ("ignored", "", {"route": "0.6[1]*shapes/lora", "alpha": 0.5}, "0.3[1]*lora:2", "2"),
         ("ignored", "", {"route": "lora, ssf", "task": "shapes"}, "lora:2, ssf:1", ""),
         ("ignored", "", {"adapter": "shapes/ssf"}, "ssf:1", "1"),
         ("shapes/best", "", {"no_such_parameter": 1}, "lora:2, ssf:1, 0.5*bitfit:1", ""),

@@ -95,6 +95,7 @@ INVALID: list[tuple[str, Any, str, str]] = [
     ),
     ("both names", request(parameters=parameters(route="lora", adapter="ssf")),
      "parameters[adapter]", "keep one"),
+    ("blocks", request("0.5[0-7]*shapes/lora"), "model_name", "2 blocks"),
     ("alpha of a mix", request("shapes/lora, shapes/ssf", parameters=parameters(alpha=0.5)),
      "parameters[alpha]", "one adapter"),
 ]  # fmt: skip

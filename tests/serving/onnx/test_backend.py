@@ -115,7 +115,7 @@ def test_mixed_rows_sums_and_frozen_rows_share_a_run(monkeypatch: pytest.MonkeyP
 def test_what_stacks_with_nothing_runs_in_pytorch_beside_the_rest(name: str) -> None:
     vit, _ = family("plain", depth=2)
     loose, lora = adapter_of(name, vit), adapter_of("lora", vit)
-    summed = Model([Term(adapter=loose, alpha=0.5), Term(adapter=lora, alpha=0.5)])
+    summed = Model([Term(adapter=loose, alpha=0.5), Term(adapter=lora, alpha=(0.0, 0.8))])
 
     check(vit, backend_of(vit), [wise(lora), wise(loose, 0.4), summed, wise(lora, 0.5)])
 

@@ -44,7 +44,7 @@ FAMILIES: Final = (
     ),
     Family(title="prompts", colour="purple", marker="P", methods=("vpt_deep", "vpt_shallow", "vqt")),
 )
-OTHER: Final = Family(title="other", colour="teal", marker="X", methods=("soup",))
+OTHER: Final = Family(title="other", colour="teal", marker="X", methods=("soup", "merge"))
 PETL: Final = frozenset(name for family in FAMILIES[2:] for name in family.methods)
 """Methods that train a small part of the backbone, or something beside it."""
 
