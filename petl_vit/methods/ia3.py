@@ -30,6 +30,7 @@ class IA3(Method):
     paper: ClassVar[str] = "arXiv 2205.05638"
     foldable: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-2
+    head_learning_rate: ClassVar[float | None] = 1e-3
 
     targets: Annotated[
         tuple[Literal["q", "k", "v", "proj", "fc1", "fc2", "hidden"], ...],

@@ -28,6 +28,7 @@ class Method(BaseModel):
     paper: ClassVar[str]
     foldable: ClassVar[bool]
     learning_rate: ClassVar[float] = 1e-3  # safe for every method in the study's results
+    head_learning_rate: ClassVar[float | None] = None  # where the head's is not the same
     faster_if_short: ClassVar[bool] = True  # takes a higher rate in a short run (training/run/rates.py)
     drop_path: ClassVar[float] = 0.1
     trained: ClassVar[bool] = True  # False: built from adapters, and not a choice of `corolla train`

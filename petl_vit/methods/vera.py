@@ -35,6 +35,7 @@ class VeRA(Method):
     paper: ClassVar[str] = "arXiv 2310.11454"
     foldable: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-2
+    head_learning_rate: ClassVar[float | None] = 1e-3
 
     rank: int = Field(default=256, ge=1, le=4096, description="rank of the random matrices")
     projection_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the random matrices")

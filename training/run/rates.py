@@ -29,11 +29,13 @@ def settled(adapter: Planned, images: int) -> Planned:
     if recipe.learning_rate is not None:
         return adapter
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
-    rate = head = method.learning_rate
+    rate = method.learning_rate
+    head = method.head_learning_rate or rate
     if method.faster_if_short:
-        rate = head = _rounded(rate * max(1.0, min(math.sqrt(_STUDY_STEPS / steps), steps / _FEW_STEPS)))
+        faster = max(1.0, min(math.sqrt(_STUDY_STEPS / steps), steps / _FEW_STEPS))
+        rate, head = _rounded(rate * faster), _rounded(head * faster)
         if recipe.head_init == "probe":
-            head = _rounded(rate * _HEAD_SHARE)
+            head = _rounded(head * _HEAD_SHARE)
     update = {"learning_rate": rate, "head_rate": head if recipe.head_rate is None else recipe.head_rate}
     return replace(
         adapter,

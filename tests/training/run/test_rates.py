@@ -40,6 +40,11 @@ def test_a_short_run_has_a_higher_rate_and_the_probes_head_a_tenth_of_it(
     assert recipe.highest_rates == pytest.approx((rate, rate / 10))
 
 
+@pytest.mark.parametrize("method", ["vera", "ia3"])
+def test_vectors_alone_take_ten_times_the_rate_and_their_head_does_not(method: str) -> None:
+    assert rates.settled(planned(method), 608).recipe.highest_rates == pytest.approx((4.4e-2, 4.4e-4))
+
+
 def test_the_last_incomplete_batch_is_a_step_too() -> None:
     assert rates.settled(planned(), 577).rates_for == "lora, 76 steps, the head from the base head"
     assert rates.settled(planned(), 576).rates_for == "lora, 72 steps, the head from the base head"
