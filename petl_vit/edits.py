@@ -195,10 +195,10 @@ class Input:
         """Whether it is a scale of the input and no more."""
         return self.diagonal is not None and self.is_whole
 
-    def scale_(self, x: Tensor, alpha: Alpha) -> None:
-        """x R in place, if it `scales` and is the only edit of its rows at the linear; for inference."""
+    def factor(self, alpha: Alpha) -> Tensor:
+        """[in] or [B, 1, in]: what the input is multiplied by, where this edit `scales` and is alone."""
         assert self.diagonal is not None
-        x.mul_(1 + (self.diagonal if alpha is None else self.diagonal * alpha))
+        return 1 + (self.diagonal if alpha is None else self.diagonal * alpha)
 
     def moved(self, x: Tensor, alpha: Alpha) -> Tensor:
         """[B, N, in] -> same: alpha x (R - 1)."""

@@ -226,7 +226,7 @@ def _figures(calls: Sequence[Call], run: Run, growth: Growth) -> dict[str, Any]:
         "problems": len(run.scene.problems),
         "refused_outside_bursts": sum(refused(by_phase[name]) for name in KINDS if name != "burst"),
         "p99_ms": {name: Latencies.of(by_phase[name]).p99 for name in KINDS},
-        "recovery_s": max(recoveries) if len(recoveries) == len(run.recoveries) else None,
+        "recovery_s": max(recoveries, default=None) if len(recoveries) == len(run.recoveries) else None,
         "slopes_an_hour": {name: slope.an_hour for name, slope in growth.slopes().items()},
         "slopes_low": {name: slope.low for name, slope in growth.slopes().items()},
         "slopes_high": {name: slope.high for name, slope in growth.slopes().items()},

@@ -36,7 +36,7 @@ COMMANDS = {
     "list": _lazy("adapters:list_adapters", "List the adapters of a store."),
     "show": _lazy("adapters:show_adapter", "Show the manifest of one version."),
     "alias": _lazy("adapters:set_alias", "Point an alias of an adapter at a version."),
-    "soup": _lazy("soup:soup", "Average adapters of one task in weight space.", extra="train"),
+    "soup": _lazy("soup:soup", "Average or merge adapters of one task in weight space.", extra="train"),
     "fold": _lazy("interchange:fold", "Write a model as a plain timm checkpoint."),
     "export": _lazy("interchange:export_adapter", "Write one version for another store or library."),
     "import": _lazy("interchange:import_adapter", "Register an adapter from another store or library."),

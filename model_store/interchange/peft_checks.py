@@ -34,6 +34,8 @@ _FAMILIES = {
     "hira": ("HIRA",),
 }
 """What the names of a type's tensors begin with, and the types."""
+_MODELS = ("ViT", "DeiT", "IJepa", "Dinov2", "DINOv3", "CLIP", "MetaClip", "Siglip", "AutoModel")
+"""What the names of the classes of transformers begin with whose image tower a backbone can be."""
 _FAMILY = re.compile(r"([a-z0-9]+)_\w+")
 _ADVICE = (
     "name modules that the model has: attn.qkv of timm, q_proj and v_proj of transformers 5, query and value "
@@ -56,7 +58,7 @@ def check(folder: PeftFolder, named: Named) -> list[str]:
     paths = [adapted.path for adapted in named.adapted]
     tuned = [adapted.path for adapted in named.adapted if adapted.tensors.keys() - {"weight", "bias"}]
     _check_targets(folder.config.get("target_modules"), tuned)
-    return _unmatched(folder.config.get("target_modules"), paths)
+    return [*_unmatched(folder.config.get("target_modules"), paths), *_of_other_model(folder)]
 
 
 def check_head(folder: PeftFolder, named: Named) -> None:
@@ -91,7 +93,15 @@ def _check_tower(folder: PeftFolder, named: Named) -> None:
 def _nothing(folder: PeftFolder, named: Named) -> Exception:
     """The error for a folder without a tensor at any module of a ViT."""
     if named.others:
-        return peft_names.foreign(min(named.others))
+        of_known = next((n for n in named.others if n.startswith("patch_embed.") or "embeddings." in n), None)
+        if of_known is not None:
+            return peft_names.foreign(of_known)
+        return Unsupported(
+            f"it adapts {min(named.others)[:80]}, and no linear or norm of a ViT",
+            field=WEIGHTS,
+            remedy="adapters of ViT, DINOv2, DINOv3, CLIP and SigLIP are read, by the names of timm and of "
+            f"transformers; of the same ViT by other names, {peft_names.MERGE}",
+        )
     if not folder.tensors:
         return Corrupt("it holds no tensors", field=WEIGHTS, remedy="save it again with PEFT")
     targets = folder.config.get("target_modules")
@@ -161,6 +171,16 @@ def _unmatched(targets: object, paths: Iterable[str]) -> list[str]:
     names = [str(target) for target in targets] if isinstance(targets, list) else []
     unmatched = [name for name in names if not any(_ends(path, name) for path in known)]
     return [f"target_modules {name!r} matched no module, so PEFT trained nothing there" for name in unmatched]
+
+
+def _of_other_model(folder: PeftFolder) -> list[str]:
+    """What the user should know of an adapter of a model of transformers that no backbone is."""
+    mapping = folder.config.get("auto_mapping")
+    said = mapping if isinstance(mapping, dict) else {}
+    model, library = str(said.get("base_model_class")), str(said.get("parent_library"))
+    if not library.startswith("transformers.models.") or model.startswith(_MODELS):
+        return []
+    return [f"it was made over a {model}, whose forward may be another than the backbone's"]
 
 
 def _ends(path: str, target: str) -> bool:

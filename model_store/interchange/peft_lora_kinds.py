@@ -22,6 +22,8 @@ from model_store.interchange.peft_names import CONFIG
 from model_store.interchange.peft_type import Reading, a_type
 from petl_vit.errors import Unsupported
 
+_LARGEST = 512
+"""The largest rank of the method lora."""
 _MOVING = ("pissa", "olora")
 _LEFT = ("corda", "loftq", "lora_ga", "pissa_niter")
 """Starts that move the frozen weight by what only the training run knew."""
@@ -43,11 +45,21 @@ def read(tuned: Tuned) -> Foreign:
             "before training, which makes it a plain LoRA",
         )
     more = config.get("use_dora") or config.get("lora_bias") or config.get("bias", "none") != "none"
-    pooling = any(adapted.site.module.startswith("attn_pool.") for adapted in tuned.adapted)
-    if not more and not pooling and start not in _MOVING:
+    if not more and start not in _MOVING and _is_of_lora(tuned):
         return peft_lora.read(tuned)
     title = "DoRA" if config.get("use_dora") else {"pissa": "PiSSA", "olora": "OLoRA"}.get(start, "LoRA")
     return replace(TYPE, title=title).read(tuned)
+
+
+def _is_of_lora(tuned: Tuned) -> bool:
+    """Whether the method lora has all of these linears, at these ranks."""
+    ranks: dict[str, int] = {}
+    for adapted in tuned.adapted:
+        down = adapted.tensors.get("lora_A")
+        site = adapted.site.module
+        ranks[site] = ranks.get(site, 0) + (len(down) if down is not None and down.dim() else 0)
+    pooling = any(site.startswith("attn_pool.") for site in ranks)
+    return not pooling and max(ranks.values()) <= _LARGEST
 
 
 def _changes(module: Module, reading: Reading) -> Sequence[Change]:

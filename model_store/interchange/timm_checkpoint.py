@@ -13,6 +13,7 @@ from model_store.interchange.foreign import Foreign, Order, Registered, ordered_
 from model_store.sources import checkpoint
 from model_store.sources.checkpoint import Checkpoint
 from model_store.store import Store
+from petl_vit.architecture import describe
 from petl_vit.errors import Corrupt, InvalidInput
 from petl_vit.methods.full import Full
 
@@ -63,6 +64,7 @@ class Whole:
             tensors=found.tensors | head,
             source={"imported_from": "timm", "file": found.name, "header": dict(found.header)},
         )
+        notes += _about_eps(found, describe(store.backbones.get(task.spec.backbone_digest).config).eps)
         try:
             return Registered(foreign.register(store, task, name=name), [*found.notes, *notes])
         except Corrupt as error:
@@ -79,6 +81,16 @@ def read(path: Path, *, prefix: str | None = None, ema: bool | None = None) -> W
         Corrupt: It is not whole, or not finite.
     """
     return Whole(checkpoint=checkpoint.read(path, prefix=prefix, ema=ema, field="path"))
+
+
+def _about_eps(found: Checkpoint, eps: float) -> list[str]:
+    """What to say where the LayerNorms of a classifier have another epsilon than the task's backbone."""
+    if found.said.eps in (None, eps):
+        return []
+    return [
+        f"its LayerNorms have an epsilon of {found.said.eps:g} and the task's backbone {eps:g}, which is "
+        "computed here: its logits differ a little; a backbone that was imported from it would have its own"
+    ]
 
 
 def _nearly(found: Checkpoint) -> str:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model_store.format.tensors import check_header, not_finite
-from model_store.sources import file_kind, hub_folder, others, pickled, wrapping
+from model_store.sources import file_kind, gated, hub_folder, others, pickled, wrapping
 from model_store.sources.families import registry
 from model_store.sources.families.names import Names
 from model_store.sources.said import Said
@@ -98,7 +98,7 @@ def read(
     bad = not_finite(tensors)
     if bad is not None:
         raise Corrupt(f"tensor {bad!r} holds NaN or an infinity", field=path.name, remedy="save it again")
-    said = said if said.architecture else table.said
+    said = gated.told_apart(said if said.architecture else table.said, tensors)
     return Checkpoint(
         name=path.name,
         tensors=tensors,

@@ -1,9 +1,11 @@
 """Whether foreign tensors are exactly those of an architecture, and what to say where they are not."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from model_store.sources import gated
 from petl_vit import plain_vits
 from petl_vit.architecture import Architecture, describe
 from petl_vit.backbone import BackboneConfig
@@ -121,9 +123,9 @@ def _remedy(
         return "it ends in norm: leave out --option global_pool=avg"
     if any(name.endswith(_QKV_BIAS) for name in unexpected) and arch.rotary is not None:
         return f"its queries and values have biases: use --architecture {arch.name.partition('.')[0]}_qkvb"
-    gated = _gated(tensors, arch)
-    if gated is not None:
-        return gated
+    of_a_gated = _of_a_gated(tensors, arch)
+    if of_a_gated is not None:
+        return of_a_gated
     flags = _flags(tensors, arch)
     if flags:
         return f"use {' '.join(flags)}, as its tensors say"
@@ -138,24 +140,25 @@ def _remedy(
 def candidates(tensors: Mapping[str, Tensor]) -> list[str]:
     """Some listed architectures whose parameters the tensors are, at any image size."""
     shapes = {name: tuple(tensor.shape) for name, tensor in canonical(tensors).items()}
-    position = shapes.pop("pos_embed", None)
+    position, width = shapes.pop("pos_embed", None), shapes.get("blocks.0.norm1.weight")
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     found = []
     for name in plain_vits.names():
         facts = plain_vits.named(name)
         assert facts is not None
+        if (facts.width,) != width or facts.depth != depth:
+            continue
         known = dict(facts.shapes(facts.patch_size))
         if (known.pop("pos_embed", None) is None) == (position is None) and known == shapes:
             found.append(name)
     return found[:_CANDIDATES]
 
 
-def _gated(tensors: Mapping[str, Tensor], arch: Architecture) -> str | None:
+def _of_a_gated(tensors: Mapping[str, Tensor], arch: Architecture) -> str | None:
     """What to use for a gated MLP, whose first linear gives twice what the second takes; None for others."""
-    first, second = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("blocks.0.mlp.fc2.weight")
-    if first is None or second is None or first.dim() != 2 or len(first) != 2 * second.shape[-1]:
+    if not gated.is_gated(tensors) or arch.fc1_width != arch.hidden:
         return None
-    if arch.fc1_width != arch.hidden:
-        return None
+    first, second = tensors["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc2.weight"]
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     like = f"vit_giant_patch14_{'reg4_' * bool(registers)}dinov2"
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
@@ -166,8 +169,12 @@ def _gated(tensors: Mapping[str, Tensor], arch: Architecture) -> str | None:
     }
     if registers:
         options["reg_tokens"] = registers
-    flags = " ".join(f"--option {name}={value}" for name, value in options.items())
-    return f"its MLP is gated: try --architecture {like} {flags}, and --option num_heads with its heads"
+    flags = [f"--option {name}={value}" for name, value in options.items()]
+    position = tensors.get("pos_embed")
+    if registers and position is not None and math.isqrt(position.shape[1]) ** 2 != position.shape[1]:
+        flags.append("--option no_embed_class=false")  # positions of the class and register tokens, too
+    flags.append("--option num_heads with its heads")
+    return f"its MLP is gated: try --architecture {like} {' '.join(flags)}"
 
 
 def _flags(tensors: Mapping[str, Tensor], arch: Architecture) -> list[str]:

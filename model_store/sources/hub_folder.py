@@ -88,6 +88,8 @@ def _of_timm(config: dict[str, Any]) -> Said:
     size = args.get("img_size") or (cfg.get("input_size") or [None])[-1]
     pool = config.get("global_pool")
     options = {n: v for n, v in args.items() if n not in ("img_size", "num_classes") and not _is_nested(v)}
+    if options.get("global_pool") == "":  # the feature of each token: here one is pooled
+        del options["global_pool"]
     if pool == "avg":  # the only pooling that plain ViTs of one name differ in
         options.setdefault("global_pool", pool)
     names = config.get("label_names") or cfg.get("label_names")

@@ -43,17 +43,22 @@ class Edited:
 
 
 def edited_linear(x: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[Edited]) -> Tensor:
-    """[B, N, in] -> [B, N, W] in the weight's dtype: a frozen linear, and an edit for each part's rows."""
+    """[B, N, in] -> [B, N, W] in the weight's dtype: a frozen linear, and an edit for each part's rows.
+
+    Args:
+        parts: In the order of their rows; of those with the same rows the first alone may be an `Affine`.
+    """
     x = x.to(weight.dtype)
-    first = parts[0]
-    if isinstance(first.edit, Affine) and first.edit.scale is None and first.rows == slice(0, len(x)):
-        shift = cast("Tensor", first.edit.shift)
+    only = parts[0].edit if len(parts) == 1 and parts[0].rows == slice(0, len(x)) else None
+    if isinstance(only, Affine) and only.scale is None:
+        shift = cast("Tensor", only.shift)
         return F.linear(x, weight, (shift if bias is None else bias + shift).to(weight.dtype))
     specs, tensors = list[_Affine | _LowRank](), list[Tensor | None]()
     for part in parts:
         edit = part.edit
         if isinstance(edit, Affine):
-            specs.append(_Affine(rows=part.rows))
+            alone = not any(other.rows == part.rows for other in parts if other is not part)
+            specs.append(_Affine(rows=part.rows, alone=alone))
             tensors += [edit.scale, edit.shift, None]
         else:
             specs.append(_LowRank.of(edit, part.rows, x, part.noise))
@@ -105,8 +110,9 @@ class _EditedLinear(Function):
 
 def _scales_weight(specs: "Sequence[_Affine | _LowRank]", x: Tensor, weight: Tensor) -> bool:
     """Whether to scale the rows of the weight is the same as to scale the outputs, and less work."""
-    alone = isinstance(specs[0], _Affine) and specs[0].rows == slice(0, len(x))
-    return alone and weight.dtype.itemsize > 2 and x.numel() > weight.shape[1] ** 2
+    first = specs[0]
+    scales = isinstance(first, _Affine) and first.alone and first.rows == slice(0, len(x))
+    return scales and weight.dtype.itemsize > 2 and x.numel() > weight.shape[1] ** 2
 
 
 def _scaled(bias: Tensor | None, scale: Tensor, shift: Tensor | None) -> Tensor | None:
@@ -161,9 +167,18 @@ def _summed(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Affine:
-    """scale y + shift on some rows. Its tensors are scale, shift and None."""
+    """scale y + shift on some rows. Its tensors are scale, shift and None.
+
+    Attributes:
+        alone: Whether no other edit adds to the rows.
+    """
 
     rows: slice
+    alone: bool
+
+    def _keeps_before(self, scale: Tensor) -> bool:
+        """Whether y before scaling is kept, as it cannot be computed from y after the edits."""
+        return not self.alone or _near_0(scale)
 
     def change_(
         self, x: Tensor, y: Tensor, scale: Tensor | None, shift: Tensor | None, _: None
@@ -171,7 +186,7 @@ class _Affine:
         """Changes y [B, N, W] in place on its rows; keeps y, or its rows as they were."""
         before, rows = None, y[self.rows]
         if scale is not None:
-            before = rows.clone() if _near_0(scale) else y
+            before = rows.clone() if self._keeps_before(scale) else y
             rows.mul_(scale)
         if shift is not None:
             rows.add_(shift)
@@ -192,7 +207,7 @@ class _Affine:
         of_shift = _summed(rows)
         if scale is None or kept is None:
             return [None, of_shift, None]
-        if _near_0(scale):
+        if self._keeps_before(scale):
             of_scale = _summed(rows * _flat(kept))
         else:
             of_scale = _summed(rows * _flat(kept[self.rows]))

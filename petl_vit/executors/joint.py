@@ -19,7 +19,7 @@ from torch import Tensor
 from petl_vit.attention import in_front, split_heads
 from petl_vit.branch import Source
 from petl_vit.edit_set import EditSet
-from petl_vit.edits import Dense, Edit, Input, NormDelta, fold
+from petl_vit.edits import Affine, AtSite, Dense, Edit, Input, LowRank, fold
 from petl_vit.errors import Unsupported
 from petl_vit.executor import Executor, frozen_norm
 from petl_vit.executors.attention_gradients import attention, self_attention
@@ -103,17 +103,20 @@ class Joint(Executor):
             assert not refused, "check_joins refuses these"
 
     def linear(self, site: str, x: Tensor) -> Tensor:
-        found = [(part, part.edits.sites.get(site, [])) for part in self._parts]
+        found = [part.edits.sites.get(site, ()) for part in self._parts]
+        if not all(_by_hand(edits) or _scales_input(edits) for edits in found):
+            return self.edited(site, x, linear(self.params, site, x))
+        if any(_scales_input(edits) for edits in found):
+            rows = zip(found, self._by_part(x), strict=True)
+            x = torch.cat([_scaled(edits, of_part) for edits, (_, (of_part,)) in rows])
         parts = [
             Edited(rows=part.rows, edit=edit, noise=part.noise)
-            for part, edits in found
+            for part, edits in zip(self._parts, found, strict=True)
             for edit in edits
-            if not isinstance(edit, NormDelta | Input)
+            if isinstance(edit, Affine | LowRank)
         ]
-        if not any(edits for _, edits in found):
+        if not parts:
             return linear(self.params, site, x)
-        if any(len(edits) > 1 or isinstance(edit, Input) for _, edits in found for edit in edits):
-            return self.edited(site, x, linear(self.params, site, x))
         weight, bias = self.params[f"{site}.weight"], self.params.get(f"{site}.bias")
         return edited_linear(x, weight, bias, parts)
 
@@ -195,6 +198,22 @@ class Joint(Executor):
         sizes = [part.rows.stop - part.rows.start for part in self._parts]
         rows = zip(*(tensor.split(sizes) for tensor in tensors), strict=True)
         return zip(self._parts, rows, strict=True)
+
+
+def _by_hand(edits: Sequence[AtSite]) -> bool:
+    """Whether `edited_linear` carries out a learner's edits: low-rank ones, behind an affine one or none."""
+    return all(isinstance(e, LowRank if place else Affine | LowRank) for place, e in enumerate(edits))
+
+
+def _scales_input(edits: Sequence[AtSite]) -> bool:
+    """Whether all that a learner's edits do at a linear is to scale its input."""
+    return len(edits) == 1 and isinstance(edits[0], Input) and edits[0].scales
+
+
+def _scaled(edits: Sequence[AtSite], x: Tensor) -> Tensor:
+    """The input of a linear, [b, N, in], scaled where that is what the edits do."""
+    only = edits[0] if _scales_input(edits) else None
+    return x * only.factor(None) if isinstance(only, Input) else x
 
 
 def _branches(

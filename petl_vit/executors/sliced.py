@@ -144,7 +144,7 @@ class Sliced(Executor):
         x = x.to(self._products)
         for edit, lane in self._scales.get(site, ()):
             rows = lane.rows_of(x)
-            edit.scale_(rows, lane.alpha_of(rows))
+            rows.mul_(edit.factor(lane.alpha_of(rows)))
         y = self.over(names, lambda z, params: linear(params, site, z), self._turned(site, x))
         return self.edited(site, x, wide(y) if site.endswith(_TO_THE_STREAM) else y)
 

@@ -1,7 +1,7 @@
 """VeRA: LoRA with random matrices that stay as they are, and trained vectors (arXiv 2310.11454).
 
 delta = drop(x) A diag(d) B diag(b). All A of one input width are the same, and all B of one output width.
-They are drawn from the setting `seed`, kaiming-uniform, by NumPy's PCG64, whose bits are the same in every
+They are drawn from the setting `projection_seed`, kaiming-uniform, by NumPy's PCG64, whose bits are the same in every
 version; an adapter stores d and b alone. d starts at 0.1, b at zero. LoRA's targets. In memory, and in a
 forward with other adapters, it takes what a LoRA of its rank takes.
 Parameters: M (r + 3D) for qkv; ViT-B/16 r=256 30,720.
@@ -35,7 +35,7 @@ class VeRA(Method):
     foldable: ClassVar[bool] = True
 
     rank: int = Field(default=256, ge=1, le=4096, description="rank of the random matrices")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the random matrices")
+    projection_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the random matrices")
     d_initial: float = Field(default=0.1, gt=0, le=100, description="where the vector between them starts")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout on the input, in training")
     targets: Targets = ("qkv",)
@@ -57,8 +57,8 @@ class VeRA(Method):
         edits: list[Edit] = []
         for site, (into, out) in sites(vit.arch, self.targets).items():
             d, b = tensors[f"{site}.vera_d"], tensors[f"{site}.vera_b"]
-            down = _fixed(self.seed, _A, (into, self.rank), math.sqrt(6 / into), d.device, d.dtype)
-            up = _fixed(self.seed, _B, (self.rank, out), math.sqrt(6 / self.rank), b.device, b.dtype)
+            down = _fixed(self.projection_seed, _A, (into, self.rank), math.sqrt(6 / into), d.device, d.dtype)
+            up = _fixed(self.projection_seed, _B, (self.rank, out), math.sqrt(6 / self.rank), b.device, b.dtype)
             edits.append(LowRank(site=site, a=down * d, b=up * b, dropout=self.dropout))
         return edits
 

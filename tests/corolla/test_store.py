@@ -109,6 +109,16 @@ def test_images_may_come_from_any_iterable(store: corolla.Store) -> None:
     assert [one.label for one in answers] == [one.label for one in stacked]
 
 
+def test_an_alpha_may_differ_by_block(store: corolla.Store) -> None:
+    images = [encoded(seed) for seed in range(2)]
+    whole, same, lines = (
+        store.classify(images, route=route, task="shapes")
+        for route in ("0.6*lora", "0.6[0-1]*lora", "0.2..1*lora")
+    )
+    assert [one.probability for one in whole] == [one.probability for one in same]
+    assert [one.probability for one in whole] != [one.probability for one in lines]
+
+
 def test_no_images_are_no_answers(store: corolla.Store) -> None:
     assert store.classify([], route="lora", task="shapes") == []
 

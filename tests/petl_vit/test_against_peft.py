@@ -24,7 +24,7 @@ from tests.petl_vit.backbones import family, relative
 RANK = 3
 METHODS: dict[str, Method] = {
     "dora": methods.get("dora").configure({"rank": RANK, "scale": 2.0, "targets": "qkv,fc1"}),
-    "vera": methods.get("vera").configure({"rank": RANK, "seed": 5}),
+    "vera": methods.get("vera").configure({"rank": RANK, "projection_seed": 5}),
     "ia3": methods.get("ia3").configure({"targets": "q,k,v,proj,hidden"}),
 }
 CONFIGS: dict[str, PeftConfig] = {

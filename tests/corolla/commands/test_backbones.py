@@ -3,10 +3,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 
 from corolla.commands.backbones import backbones
 from petl_vit.errors import InvalidInput
 from tests.corolla.runner import document, printed
+from tests.model_store.sources.families import originals
 from tests.model_store.world import World
 
 
@@ -41,6 +43,17 @@ def test_an_import_says_what_the_pixels_have_to_be(tmp_path: Path) -> None:
         backbones, *words, "--mean", *["0.1"] * 3, "--std", *["0.2"] * 3, store=tmp_path / "store"
     )
     assert (given["config"]["mean"], given["config"]["std"]) == ([0.1] * 3, [0.2] * 3)
+
+
+def test_an_original_checkpoint_says_what_was_converted(tmp_path: Path) -> None:
+    torch.save({"teacher": originals.dinov3()}, tmp_path / "dinov3_vits16_pretrain.pth")
+    sizes = {"depth": 2, "embed_dim": 24, "num_heads": 3, "patch_size": 14}
+    words = ["import", str(tmp_path / "dinov3_vits16_pretrain.pth")]
+    words += ["--architecture", "vit_small_patch16_dinov3_qkvb", "--image-size", "28"]
+    words += [word for name, value in sizes.items() for word in ("--option", f"{name}={value}")]
+    result = CliRunner().invoke(backbones, words, env={"COROLLA_STORE": str(tmp_path / "store")})
+    assert "note: it has the names of a DINOv3 of facebookresearch/dinov3" in result.stderr
+    assert "backbone vit_small_patch16_dinov3_qkvb.dinov3_vits16_pretrain" in result.stdout
 
 
 def test_a_malformed_option_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -148,3 +148,19 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"x": _Runs()}, folder / PICKLED)
     with pytest.raises(InvalidInput, match=f"{PICKLED}: .*code in a pickle is never run"):
         peft_types.read(folder)
+
+
+def test_ranks_beyond_those_of_lora_are_edits_of_their_own(real: Real, tmp_path: Path) -> None:
+    names = [f"vit.layers.0.attention.{name}_proj" for name in "qkv"]
+    folder = lora(tmp_path / "a", names, outputs=WIDTH, rank=180, head="classifier")
+    assert register(real, folder).published.manifest.method == "imported"
+
+
+def test_an_adapter_of_a_model_that_no_backbone_is_says_so(real: Real, tmp_path: Path) -> None:
+    of = {"base_model_class": "BeitModel", "parent_library": "transformers.models.beit.modeling_beit"}
+    done = register(real, qkv(tmp_path / "a", auto_mapping=of))
+    assert any("made over a BeitModel" in note for note in done.notes)
+    with pytest.raises(
+        Unsupported, match=r"attn1\.to_q.*no linear or norm of a ViT; adapters of ViT, DINOv2"
+    ):
+        register(real, lora(tmp_path / "b", ["down_blocks.0.attn1.to_q"], head=None))

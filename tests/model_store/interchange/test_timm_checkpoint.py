@@ -11,6 +11,8 @@ import torch
 from model_store.format.records import TaskSpec
 from model_store.interchange import folding, timm_checkpoint
 from model_store.resolution import one_model
+from model_store.sources.checkpoint import Checkpoint
+from model_store.sources.said import Said
 from model_store.store import Store
 from petl_vit.errors import Corrupt, InvalidInput
 from tests.model_store.real import CLASSES, Real
@@ -53,6 +55,14 @@ def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
     with torch.no_grad():
         assert relative(real.logits("mine"), model(real.images)) <= 1e-5
     assert real.store.adapters.manifest("zoo", "mine", 1).method == "full"
+
+
+def test_another_epsilon_than_the_backbones_is_said(real: Real) -> None:
+    found = Checkpoint(name="a folder", tensors=plain(real), said=Said(eps=1e-12))
+    _, notes = timm_checkpoint.Whole(checkpoint=found).register(
+        real.store, real.task, name="mine", classes=None
+    )
+    assert "an epsilon of 1e-12 and the task's backbone 1e-06" in " ".join(notes)
 
 
 def test_a_folded_file_comes_back_and_its_classes_are_matched_by_name(real: Real) -> None:

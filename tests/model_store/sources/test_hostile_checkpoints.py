@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from model_store.format import tensors
-from model_store.sources import checkpoint
-from petl_vit.errors import Corrupt, InvalidInput
+from model_store.sources import backbones, checkpoint
+from model_store.sources.families import registry
+from model_store.sources.families.names import Names
+from petl_vit.errors import CorollaError, Corrupt, InvalidInput
 
 MANY = 10**6
 
@@ -88,6 +90,21 @@ def test_a_pickle_that_uses_an_unknown_class_and_then_breaks_is_refused(path: Pa
             target.writestr(name, broken if name.endswith("data.pkl") else data)
     with pytest.raises(InvalidInput):
         checkpoint.read(path)
+
+
+@pytest.mark.parametrize("table", registry.ALL, ids=lambda table: table.title)
+@pytest.mark.parametrize("shape", [(), (0,), (4,), (2, 3, 1, 1, 1)])
+def test_known_names_with_tensors_of_any_shape_are_refused(
+    table: Names, shape: tuple[int, ...], path: Path
+) -> None:
+    layer = table.layers[0].format(0)
+    names = [part for spellings in table.outside.values() for part in spellings[0]]
+    names += [f"{layer}.{part}" for spellings in table.inside.values() for part in spellings[0]]
+    tensors = {name: torch.ones(shape) for name in names}
+    tensors[names[-1]] = torch.ones(3, 2)
+    saved(path, tensors | {"rope_embed.periods": torch.ones(shape), f"{names[-2]}_mask": torch.ones(shape)})
+    with pytest.raises(CorollaError):
+        backbones.read(str(path), backbones.Request(architecture="vit_tiny_patch16_224"))
 
 
 @pytest.mark.parametrize("length", [2**63, tensors.MAX_HEADER_BYTES + 1, 100])

@@ -63,7 +63,7 @@ class Vera(nn.Module):
         super().__init__()
         self.base, self.alpha = base, draft.alpha
         self.d, self.b = draft.take(f"{site}.vera_d"), draft.take(f"{site}.vera_b")
-        seed, rank = int(draft.config.get("seed", 0)), len(self.d)
+        seed, rank = int(draft.config.get("projection_seed", 0)), len(self.d)
         self.shared_a = vera_matrix(seed, 0, base.in_features, rank).to(self.d)
         self.shared_b = vera_matrix(seed, 1, rank, base.out_features).to(self.d)
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import SwiGLUPacked
 from timm.models import eva, vision_transformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_store.sources.backbones import Request, read
 from model_store.sources.families import clip, dinov2, dinov3, perception, registry
@@ -249,3 +250,27 @@ def test_a_model_of_another_family_is_refused_by_name(name: str, tmp_path: Path)
         tensors["convnext.embeddings.patch_embeddings.weight"] = torch.ones(2, 3, 4, 4)
     with pytest.raises(Unsupported, match=f"{what}.*{why}"):
         read(saved(tmp_path, tensors), Request(architecture="vit_small_patch14_dinov2"))
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_a_gated_mlp_that_timms_config_cannot_say_is_seen_in_the_tensors(
+    registers: int, tmp_path: Path
+) -> None:
+    """As the folders of UNI 2 and Virchow are, whose model cards have the layer as an argument."""
+    keywords = SIZES | {"mlp_ratio": 5.34, "init_values": 1e-5, "reg_tokens": registers}
+    layers = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
+    model = timm.create_model(
+        "vit_huge_patch14_224", num_classes=0, img_size=SIDE, **keywords, **layers
+    ).eval()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    config = {
+        "architecture": "vit_huge_patch14_224",
+        "model_args": keywords | {"global_pool": "", "img_size": SIDE},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"tag": "virchow_v2"}}))
+    found = read(str(tmp_path), Request())
+    assert "its MLP is gated" in " ".join(found.notes)
+    frozen, images = FrozenViT(found.config, found.tensors), torch.randn(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        pooled = model.forward_features(images)[:, 0]
+        assert relative(frozen.forward(images, Sliced(frozen, [])), pooled) <= 1e-5

@@ -279,3 +279,18 @@ def test_half_precision_is_accepted_and_said(folders: Path, tmp_path: Path) -> N
         assert str(dtype).removeprefix("torch.") in " ".join(found.notes)
         assert {tensor.dtype for tensor in found.tensors.values()} == {torch.float32}
         assert relative(features(found), theirs("DINOv3")) < 0.05
+
+
+def test_a_grid_that_leaves_pixels_over_is_the_smaller_image(tmp_path: Path) -> None:
+    """As SigLIP so400m at 384 px: its patches are those of 378 px."""
+    config = transformers.SiglipVisionConfig(**PLAIN | {"image_size": SIDE + 2})
+    net = randomised(transformers.SiglipVisionModel(config))
+    net.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInput, match="use 28"):
+        read(str(tmp_path), Request())
+    found = read(str(tmp_path), Request(image_size=SIDE))
+    frozen = FrozenViT(found.config, found.tensors)
+    whole = images(SIDE + 2)
+    with torch.no_grad():
+        ours = frozen.forward(whole[..., :SIDE, :SIDE], Sliced(frozen, []))
+        assert relative(ours, net(whole).pooler_output) <= 1e-5
