@@ -9,7 +9,7 @@ Five adapters learn on scikit-learn's digits, and with --pacs on 1,000 photos of
 (`methods`), is made into one adapter by every kind of `corolla adapters soup` and is asked as an ensemble.
 
 Images of three parts: members learn on the first, the second chooses the best member and the greedy soup, and
-all are judged on the third. Shifted: MNIST; PACS' art, cartoons and sketches, 400 each. The kinds have their
+all are judged on the third. Shifted: MNIST; PACS' art, cartoons and sketches. The kinds have their
 defaults, no setting was tuned on any image. `error`: standard error of the paired difference to the uniform
 soup. --quick trains on fewer images for fewer epochs. A --folder keeps what was trained and measured.
 """
@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.crossfit import Bench, Learner, Plan
 from benchmarks.report import Figure, Value, emit, parser, progress
+from model_store.resolution.loading import Loader
 from model_store.resolution.versions import backbone_of, resolve
 from model_store.routes.text import parse_route
 from petl_vit.precision import Precision
@@ -59,8 +61,8 @@ MADE: Mapping[str, Mapping[str, object]] = {
     "tsv-r16": {"kind": "tsv", "rank": 16},
     "stock": {"kind": "model-stock"},
 }
-PHOTOS, CHOOSING, SHIFTED = 1000, 200, 400
-"""Photos that the members learn on, images that choose, and images of each other domain."""
+PHOTOS, CHOOSING = 1000, 200
+"""Photos that the members learn on, and images that choose."""
 DOMAINS = ("art_painting", "cartoon", "sketch")
 
 
@@ -88,10 +90,20 @@ class Judge:
 
     Args:
         chosen: The images that choose; domains: those that judge, by their names.
+        precision: Of the backbone when it answers, fp32 or bf16.
     """
 
-    def __init__(self, bench: Bench, task: str, chosen: Dataset, domains: Mapping[str, Dataset]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        task: str,
+        chosen: Dataset,
+        domains: Mapping[str, Dataset],
+        precision: Precision,
+    ) -> None:
         self._bench, self._task, self._domains = bench, task, domains
+        self._precision = precision
+        self._loader = Loader(bench.store, bench.loader.record, precision=precision)
         self._chosen = bench.written(f"{task}-chosen", _few(chosen, CHOOSING))
 
     def judged(self) -> list[Judged]:
@@ -109,14 +121,14 @@ class Judge:
                 members=", ".join(members),
                 data=self._chosen,
                 holdout=None,
-                precision=Precision.FP32,
+                precision=self._precision,
                 **settings,  # type: ignore[arg-type]
             )
             outcome = soup.run(self._bench.store, job)
             made[name] = f"{outcome.manifest.name}:{outcome.manifest.version}"
             alone = {member.manifest.name: member.accuracy for member in outcome.members}
             if outcome.cut is not None:
-                progress(f"  rank 16 is {outcome.cut.error:.1%} of the change away from it")
+                progress(f"  rank 16 leaves out {outcome.cut.error:.1%} of the change")
         routes = {"best member": max(members, key=lambda name: alone[name])}
         routes |= {f"member {name}": name for name in members}
         routes |= made | {"ensemble": ", ".join(members)}
@@ -136,29 +148,29 @@ class Judge:
             resolved[name] = resolve(route, task=self._task, store=store, backbone_digest=digest)
         dataset = align_classes(self._domains[domain], next(iter(resolved.values())).classes)
         kept = LogitStore(self._bench.folder / "logits")
-        logits = logits_of_routes(self._bench.loader, list(resolved.values()), dataset, store=kept)
+        logits = logits_of_routes(self._loader, list(resolved.values()), dataset, store=kept)
         labels = dataset.labels.numpy()
         found = {n: scored(Candidate(route=r), logits, labels) for n, r in resolved.items()}
         return {name: one.predicted == labels for name, one in found.items()}
 
 
-def digits(bench: Bench, plan: Plan, *, limit: int | None, judged: int | None) -> list[Judged]:
+def digits(bench: Bench, plan: Plan, *, limit: int | None, judged: int, precision: Precision) -> list[Judged]:
     """On the held-out digits, and on MNIST."""
     learnt, rest = split_dataset(load_dataset("digits"), holdout=0.5, seed=0)
     chosen, last = split_dataset(rest, holdout=0.5, seed=0)
-    last, mnist = (_few(each, judged or SHIFTED) for each in (last, load_dataset("mnist")))
+    domains = {"digits": _few(last, judged), "mnist": _few(load_dataset("mnist"), judged)}
     bench.train("digits", _few(learnt, limit), chosen, plan, LEARNERS)
-    return Judge(bench, "digits", chosen, {"digits": last, "mnist": mnist}).judged()
+    return Judge(bench, "digits", chosen, domains, precision).judged()
 
 
-def pacs(bench: Bench, plan: Plan, zipped: str) -> list[Judged]:
+def pacs(bench: Bench, plan: Plan, zipped: str, *, judged: int, precision: Precision) -> list[Judged]:
     """On held-out photos, and on the other domains."""
     photos = load_dataset(f"{zipped}::pacs/photo")
     learnt, rest = split_dataset(photos, holdout=1 - PHOTOS / len(photos), seed=0)
     chosen, last = split_dataset(rest, holdout=0.6, seed=0)
     bench.train("pacs", learnt, chosen, plan, LEARNERS)
-    shifted = {d: _few(load_dataset(f"{zipped}::pacs/{d}"), SHIFTED) for d in DOMAINS}
-    return Judge(bench, "pacs", chosen, {"photo": last, **shifted}).judged()
+    domains = {d: _few(load_dataset(f"{zipped}::pacs/{d}"), judged) for d in DOMAINS}
+    return Judge(bench, "pacs", chosen, {"photo": _few(last, judged), **domains}, precision).judged()
 
 
 def _few(dataset: Dataset, count: int | None) -> Dataset:
@@ -173,7 +185,8 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--image-size", type=int, default=56)
     flags.add_argument("--epochs", type=int)
     flags.add_argument("--limit", type=int, help="digits that the members learn on")
-    flags.add_argument("--judged", type=int, help="images of each set of digits that judge")
+    flags.add_argument("--judged", type=int, help="images of each set that judge")
+    flags.add_argument("--judged-in", choices=("fp32", "bf16"), default="fp32", help="as a server's")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
     flags.add_argument("--pacs", metavar="ZIP", help="also on PACS: a zip of pacs/DOMAIN/CLASS/IMAGE")
     flags.add_argument("--pacs-image-size", type=int, default=80)
@@ -185,20 +198,25 @@ def main(given: Sequence[str] | None = None) -> None:
     asked = _flags().parse_args(given)
     epochs, limit = asked.epochs or (2 if asked.quick else 6), asked.limit or (250 if asked.quick else None)
     plan = Plan(image_size=asked.image_size, epochs=epochs, precision=asked.precision)
+    judging: Any = {
+        "judged": asked.judged or (200 if asked.quick else 400),
+        "precision": Precision(asked.judged_in),
+    }
     with ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(TemporaryDirectory(prefix="corolla-bench-")))
         bench = Bench(folder, asked.backbone, asked.architecture)
-        judged = digits(bench, plan, limit=limit, judged=asked.judged or (200 if asked.quick else None))
+        judged = digits(bench, plan, limit=limit, **judging)
         if asked.pacs:
             of_photos = Plan(
                 image_size=asked.pacs_image_size, epochs=asked.pacs_epochs, precision=asked.precision
             )
-            judged += pacs(bench, of_photos, asked.pacs)
+            judged += pacs(bench, of_photos, asked.pacs, **judging)
     settings: dict[str, Value] = {
         "epochs": epochs,
         "limit": limit,
         "backbone": asked.backbone if asked.architecture is None else asked.architecture,
         "image_size": asked.image_size,
+        "judged_in": asked.judged_in,
     }
     figures: dict[str, dict[str, Figure]] = {}
     for one in judged:

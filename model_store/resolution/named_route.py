@@ -13,7 +13,7 @@ from model_store.names import LATEST
 from model_store.resolution import versions
 from model_store.resolution.answering import calibrate_command, default_temperature, exact_versions
 from model_store.resolution.versions import ResolvedRoute, ResolvedTerm
-from model_store.routes.algebra import AdapterRef, Route
+from model_store.routes.algebra import AdapterRef, Route, Term
 from model_store.routes.text import explain_route, parse_route
 from model_store.store import Store
 from petl_vit.combine import Combine
@@ -91,7 +91,7 @@ def check(
     named = NamedRoute.of(
         task=task,
         name=name,
-        route=str(given if follow else pinned(given, resolved)),
+        route=str(pinned(given, resolved, follow=follow)),
         temperature=default if temperature is None else temperature,
         extrapolate=extrapolate,
         versions=exact_versions(resolved),
@@ -131,14 +131,23 @@ def _with_thresholds(store: Store, named: NamedRoute) -> tuple[NamedRoute, str]:
     return kept, "thresholds: as learnt before for the same members"
 
 
-def pinned(route: Route, resolved: ResolvedRoute) -> Route:
-    """The route with a version in the place of every `latest`; other aliases stay."""
-    now = [term for member in resolved.members for term in member.terms]
-    return route.with_adapters(lambda ref, place: _pinned(ref, now[place]))
+def pinned(route: Route, resolved: ResolvedRoute, *, follow: bool = False) -> Route:
+    """The route with a version in the place of every `latest`; other aliases stay.
+
+    An alpha over all blocks is a plain one.
+
+    Args:
+        follow: Whether `latest` stays, too.
+    """
+    now = (term for member in resolved.members for term in member.terms)
+    return route.with_terms(
+        Term(alpha=term.alpha, adapter=_pinned(written.adapter, term, follow))
+        for written, term in zip(route.terms, now, strict=True)
+    )
 
 
-def _pinned(ref: AdapterRef, now: ResolvedTerm) -> AdapterRef:
-    if now.manifest is None or not ref.follows_latest:
+def _pinned(ref: AdapterRef, now: ResolvedTerm, follow: bool) -> AdapterRef:
+    if follow or now.manifest is None or not ref.follows_latest:
         return ref
     return replace(ref, version=now.manifest.version, alias=None)
 

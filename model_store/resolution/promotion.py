@@ -100,14 +100,16 @@ def _moved(store: Store, route: NamedRoute) -> Standing:
 
 
 def _pinned(route: NamedRoute, pinned: Sequence[str], new: Mapping[AdapterId, int]) -> Standing:
-    def at_new(ref: AdapterRef, _: int) -> AdapterRef:
+    def at_new(ref: AdapterRef) -> AdapterRef:
         version = new.get(AdapterId(ref.task or route.task, ref.name))
         return ref if version is None or ref.version is None else replace(ref, version=version)
 
-    text = shlex.quote(str(route.parsed().with_adapters(at_new)))
+    parsed = route.parsed()
+    terms = (replace(term, adapter=at_new(term.adapter)) for term in parsed.terms)
+    text = shlex.quote(str(parsed.with_terms(terms)))
     options = f"--task {route.task}{' --extrapolate' if route.extrapolate else ''}"
     again = f"put {route.name} {text}"
-    if route.parsed().combine is Combine.CASCADE:  # whose thresholds are for the old versions
+    if parsed.combine is Combine.CASCADE:  # whose thresholds are for the old versions
         again = f"calibrate {text} --as {route.name} --data IMAGES"
     return Standing(
         name=_name(route),

@@ -12,7 +12,7 @@ the same limits as one that was written by hand. What a name stands for is the s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from model_store.names import BASE, LATEST, check_name
@@ -214,15 +214,13 @@ class Route:
                 remedy="say how much accuracy it may lose, such as cascade(lora, ssf; loss<=0.002)",
             )
 
-    def with_adapters(self, change: Callable[[AdapterRef, int], AdapterRef]) -> "Route":
-        """The route with `change` of every adapter; called with it and its place among the terms."""
-        place, entries = 0, []
+    def with_terms(self, terms: Iterable[Term]) -> "Route":
+        """The route with other terms in the place of its own, as many and in the order of `terms`."""
+        rest = iter(terms)
+        entries = []
         for entry in self.entries:
-            terms = []
-            for term in entry.model.terms:
-                terms.append(replace(term, adapter=change(term.adapter, place)))
-                place += 1
-            entries.append(replace(entry, model=replace(entry.model, terms=tuple(terms))))
+            others = tuple(next(rest) for _ in entry.model.terms)
+            entries.append(replace(entry, model=replace(entry.model, terms=others)))
         return replace(self, entries=tuple(entries))
 
 

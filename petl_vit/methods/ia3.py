@@ -29,6 +29,7 @@ class IA3(Method):
     title: ClassVar[str] = "IA3"
     paper: ClassVar[str] = "arXiv 2205.05638"
     foldable: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-2
 
     targets: Annotated[
         tuple[Literal["q", "k", "v", "proj", "fc1", "fc2", "hidden"], ...],

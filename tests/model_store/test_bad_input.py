@@ -31,6 +31,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
     [
         ("lora", {"rank": 0}, "lora.rank: input should be greater than or equal to 1 (got 0)"),
         ("lora", {"rank": 513}, "lora.rank: input should be less than or equal to 512 (got 513)"),
+        ("dora", {"rank": 0}, "dora.rank: input should be greater than or equal to 1 (got 0)"),
+        ("dora", {"targets": "qkv,key"}, "dora.targets.1: input should be 'qkv', 'proj', 'fc1' or 'fc2'"),
+        ("vera", {"projection_seed": -1}, "vera.projection_seed: input should be greater than or equal to 0"),
+        ("ia3", {"targets": "keys"}, "ia3.targets.0: input should be 'q', 'k', 'v', 'proj', 'fc1'"),
         ("adaptformer", {"rank": 0}, "adaptformer.rank: input should be greater than or equal to 1"),
         ("houlsby", {"rank": 1025}, "houlsby.rank: input should be less than or equal to 1024"),
         ("pfeiffer", {"rank": -1}, "pfeiffer.rank: input should be greater than or equal to 1"),

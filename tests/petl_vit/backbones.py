@@ -36,7 +36,7 @@ DEPTH = 3
 def config_of(
     architecture: str,
     image_size: int,
-    options: tuple[tuple[str, str | int], ...] = (),
+    options: tuple[tuple[str, str | int | float], ...] = (),
     depth: int | None = DEPTH,
 ) -> BackboneConfig:
     extra: dict[str, bool | int | float | str | None] = dict(options)

@@ -1,5 +1,7 @@
 """The arena: what is placed is whole, never overlaps, and its room is used again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -53,6 +55,13 @@ def test_a_bottleneck_wider_than_the_kernels_take_has_no_slot() -> None:
     layout = Layout(vit.arch)
     assert layout.column(wide("adaptformer", vit, 64).edits) is not None
     assert layout.column(wide("adaptformer", vit, 65).edits) is None
+
+
+def test_a_hidden_layer_that_the_kernels_cannot_read_by_sixteens_has_no_slots() -> None:
+    vit, _ = family("swiglu")
+    edits = adapter_of("lora", vit).edits
+    assert Layout(replace(vit.arch, hidden=104)).column(edits) is not None  # Virchow's is so, too: 3416
+    assert Layout(replace(vit.arch, hidden=100)).column(edits) is None
 
 
 def test_what_leaves_makes_room_in_one_piece() -> None:

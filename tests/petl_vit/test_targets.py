@@ -15,7 +15,7 @@ LINEARS = ("qkv", "proj", "fc1", "fc2")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"rank": 3, "targets": LINEARS}),
     ("dora", {"rank": 3, "scale": 0.7, "targets": LINEARS}),
-    ("vera", {"rank": 5, "seed": 9, "d_initial": 1.0, "targets": LINEARS}),
+    ("vera", {"rank": 5, "projection_seed": 9, "d_initial": 1.0, "targets": LINEARS}),
     ("ia3", {"targets": ("q", "k", "v", "proj", "fc1", "hidden")}),
     ("ia3", {"targets": ("q", "fc2")}),
 ]

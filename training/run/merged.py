@@ -95,8 +95,8 @@ def _notes(found: Merged, vit: FrozenViT) -> list[str]:
     if found.cut is not None:
         cut = found.cut
         notes.append(
-            f"rank {method.settings['rank']} is {cut.error:.1%} of the change away from it, "
-            f"at worst {cut.worst_error:.1%} at {cut.worst}"
+            f"rank {method.settings['rank']} leaves out {cut.error:.1%} of the change (Frobenius norm), "
+            f"at worst {cut.worst_error:.1%}, at {cut.worst}"
         )
     if method.whole:
         numbers = sum(found.tensors[name].numel() for name in method.whole)

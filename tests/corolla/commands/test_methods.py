@@ -1,5 +1,8 @@
+import click
 import pytest
 
+from corolla.commands.train import train
+from petl_vit import summaries
 from tests.corolla.shell import Shell
 
 
@@ -53,3 +56,11 @@ def test_a_native_size_of_a_hub_name_is_the_hubs(empty: Shell) -> None:
 @pytest.mark.parametrize("name", ["vit_bas_patch16_224", "resnet50"])
 def test_a_backbone_that_is_no_plain_vit_is_refused(empty: Shell, name: str) -> None:
     assert name in empty.refused("methods", "--backbone", name)
+
+
+@pytest.mark.parametrize("name", summaries.names())
+def test_no_setting_of_a_method_hides_a_flag_that_every_method_has(name: str) -> None:
+    command = train.get_command(click.Context(train), name)
+    assert command is not None
+    flags = [flag for parameter in command.params for flag in parameter.opts]
+    assert len(flags) == len(set(flags))

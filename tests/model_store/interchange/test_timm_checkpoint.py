@@ -59,10 +59,9 @@ def test_what_timm_computes_is_what_the_adapter_computes(real: Real) -> None:
 
 def test_another_epsilon_than_the_backbones_is_said(real: Real) -> None:
     found = Checkpoint(name="a folder", tensors=plain(real), said=Said(eps=1e-12))
-    _, notes = timm_checkpoint.Whole(checkpoint=found).register(
-        real.store, real.task, name="mine", classes=None
-    )
-    assert "an epsilon of 1e-12 and the task's backbone 1e-06" in " ".join(notes)
+    whole = timm_checkpoint.Whole(checkpoint=found)
+    done = whole.register(real.store, real.task, name="mine", classes=None)
+    assert "an epsilon of 1e-12 and the task's backbone 1e-06" in " ".join(done.notes)
 
 
 def test_a_folded_file_comes_back_and_its_classes_are_matched_by_name(real: Real) -> None:

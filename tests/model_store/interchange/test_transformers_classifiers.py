@@ -46,7 +46,7 @@ def over_its_backbone(kind: str, folder: Path) -> tuple[Store, Loader, torch.Ten
 def test_its_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     store, loader, expected = over_its_backbone(kind, tmp_path)
     whole = timm_checkpoint.read(tmp_path / "model")
-    _, notes = whole.register(store, store.tasks.get("zoo"), name="theirs", classes=None)
+    notes = whole.register(store, store.tasks.get("zoo"), name="theirs", classes=None).notes
     assert "epsilon" not in " ".join(notes)
     digest = loader.record.digest
     resolved = resolve(parse_route("theirs"), task="zoo", store=store, backbone_digest=digest)

@@ -83,6 +83,14 @@ def test_a_named_route_keeps_its_alphas_by_block_at_rest(world: World) -> None:
     assert str(answering(world.store, stored).resolved) == stored.route
 
 
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_named_route_is_stored_without_what_says_nothing(world: World, follow: bool) -> None:
+    text = "0.6[0-11]*lora + 0.2..1[0-11]*lora"
+    naming = named_route.check(world.store, task="digits", name="live", text=text, follow=follow)
+    version = "" if follow else ":1"
+    assert naming.route.route == f"0.6*lora{version} + 0.2..1*lora{version}"
+
+
 def test_a_reference_belongs_to_exact_alphas_by_block(world: World) -> None:
     now = route_of(named := put(world, "0.2..1*lora"), answering(world.store, named))
     (term,) = now.members[0].terms

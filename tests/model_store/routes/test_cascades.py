@@ -16,7 +16,7 @@ def test_a_cascade_reads_and_prints_with_its_loss() -> None:
     assert (route.combine, route.loss, len(route.entries)) == (Combine.CASCADE, 0.002, 3)
     assert str(route) == text
     assert parse_route(text) == route
-    assert str(route.with_adapters(lambda ref, place: ref)) == text
+    assert str(route.with_terms(route.terms)) == text
 
 
 def test_an_adapter_may_be_named_cascade_or_loss() -> None:

@@ -21,7 +21,7 @@ from petl_vit.per_row import Alpha
 from petl_vit.precision import Precision
 from petl_vit.vit import FrozenViT
 from tests.petl_vit.adapters import NAMES, WHOLE, adapter_of, adapter_with, images_of
-from tests.petl_vit.backbones import family, relative
+from tests.petl_vit.backbones import config_of, family, relative, tensors_of, timm_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LOOSE = {"full", "ia3", "selective", "vpt_shallow", "vqt"}
@@ -93,6 +93,20 @@ def test_methods_mix_on_every_family_of_backbones(kind: str) -> None:
     adapters = [adapter_of(name, vit, 1) for name in SOME]
     slots = [number(arena, adapter) for adapter in adapters]
     found = tabled(vit, arena, images.expand(5, -1, -1, -1), rows_of(arena, [slots], [[0.7] * 5]))
+    for adapter, feature in zip(adapters, found, strict=True):
+        assert relative(feature, sliced(vit, images[0], [(adapter, 0.7)])) <= 1e-5
+
+
+def test_a_gated_mlp_whose_hidden_layer_is_half_of_sixteens_is_edited_whole() -> None:
+    options = {"depth": 1, "embed_dim": 96, "num_heads": 3, "mlp_ratio": 208 / 96}
+    config = config_of("vit_giant_patch14_reg4_dinov2", 28, tuple(options.items()), depth=1)
+    vit = FrozenViT(config, tensors_of(timm_model(config.model_dump_json()))).to(device=DEVICE)
+    images, arena = images_of(vit)[:1].to(DEVICE), arena_of(vit)
+    lora = methods.get("lora").configure({"rank": 3, "targets": "fc1,fc2"})
+    adapters = [adapter_with(lora, vit), adapter_of("ssf", vit)]
+    rows = rows_of(arena, [[number(arena, adapter) for adapter in adapters]], [[0.7, 0.7]])
+    found = tabled(vit, arena, images.expand(2, -1, -1, -1), rows)
+    assert (vit.arch.hidden, vit.arch.fc1_width) == (104, 208)
     for adapter, feature in zip(adapters, found, strict=True):
         assert relative(feature, sliced(vit, images[0], [(adapter, 0.7)])) <= 1e-5
 

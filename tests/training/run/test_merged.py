@@ -131,7 +131,7 @@ def test_it_says_what_whole_weights_and_a_rank_cost(store: Store, job: soup.Job)
     soup.run(store, job, dense)
     soup.run(store, replace(job, rank=2), low)
     assert any("stored whole" in line and "--rank 16 keeps products" in line for line in dense.notes)
-    assert any(line.startswith("rank 2 is ") and "at worst" in line for line in low.notes)
+    assert any(line.startswith("rank 2 leaves out ") and "at worst" in line for line in low.notes)
 
 
 def test_members_that_do_not_fold_are_refused_by_name_and_by_no_soup(
