@@ -19,6 +19,7 @@ from tests.model_store.interchange.peft_kinds import KINDS, Made, imported, name
 from tests.model_store.real import Real
 from tests.petl_vit.backbones import relative
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("peft", reason="needs Hugging Face PEFT (the dev extra)")
 
 FLOAT32 = (

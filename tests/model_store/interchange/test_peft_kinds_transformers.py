@@ -13,6 +13,7 @@ from tests.model_store.interchange.test_peft_transformers import ALL
 from tests.model_store.interchange.transformers_models import Hugging
 from tests.petl_vit.backbones import relative
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("peft", reason="needs Hugging Face PEFT (the dev extra)")
 pytest.importorskip("transformers", reason="needs transformers (the dev extra)")
 
