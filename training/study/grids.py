@@ -70,8 +70,8 @@ _PAPER: dict[str, Settings] = {
 }
 _ALIKE: dict[str, Settings] = {
     "dora": _PAPER["lora"],
-    "vera": {"rank": (64, 256, 1024), "learning_rate": (1e-2, 1e-1)},
-    "ia3": {"learning_rate": (1e-2, 1e-1)},
+    "vera": {"rank": (64, 256, 1024), "learning_rate": (1e-2, 1e-1), "head_rate": (1e-3,)},
+    "ia3": {"learning_rate": (1e-2, 1e-1), "head_rate": (1e-3,)},
 }
 """Methods that the study did not try. Vectors alone take ten times the rates of matrices."""
 
