@@ -57,7 +57,7 @@ WHOLE = {"ViT", "DINOv2-registers", "CLIP"}
 """Computed with all of their blocks."""
 
 
-def tested_size(native: int) -> int:
+def size_at(native: int) -> int:
     return native if native < 300 else 112  # full native DINOv2 takes a minute on a laptop
 
 
@@ -76,7 +76,7 @@ def test_without_edits_the_forward_equals_timm(row: str) -> None:
     depth = None if row in WHOLE else 4  # all blocks are alike, and a base takes seconds to be made
     config = config_of(architecture, native, options, depth=depth)
     model = timm_model.__wrapped__(config.model_dump_json())  # too large to be kept
-    size = tested_size(native)
+    size = size_at(native)
     vit = FrozenViT(config, tensors_of(model), image_size=size)
     if size != native:
         model = at_size(model, config, size)
@@ -91,7 +91,7 @@ def test_without_edits_the_forward_equals_timm(row: str) -> None:
 def test_the_page_of_backbones_has_a_row_for_every_one_tested_here_and_no_other() -> None:
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (\d+) px \|", page, re.MULTILINE)
-    tested = {(row, name, str(tested_size(native))) for row, (name, native, _) in SUPPORTED.items()}
+    tested = {(row, name, str(size_at(native))) for row, (name, native, _) in SUPPORTED.items()}
     assert set(rows) == tested
 
 
