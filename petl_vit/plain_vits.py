@@ -72,7 +72,8 @@ def _resized(facts: Facts, options: dict[str, bool | int | float | str | None]) 
     if len(counts) < len(options) or width % heads or (facts.rotary and width // heads % 4):
         return None
     ratio, rest = divmod(facts.hidden, facts.width)
-    if rest and width != facts.width:  # timm would round the hidden width
+    aligned = rest != 0 or "gate_value" in facts.layouts
+    if aligned and width != facts.width:  # timm would round the hidden width
         return None
     hidden = ratio * width if rest == 0 else facts.hidden
     changes: dict[str, Any] = {"depth": depth, "width": width, "heads": heads, "hidden": hidden}

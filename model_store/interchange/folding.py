@@ -3,6 +3,7 @@
 Knows which models are plain weights: sums of edits that fold, with a linear head. The file holds the
 backbone's parameters under timm's names at the task's image size, `head.weight`, `head.bias`, and a header
 that explains it. Biases of queries, keys and values that a backbone lacks (DINOv3) are an option of timm's.
+An epsilon of LayerNorms that is not timm's is in the header by itself, as timm has no option for it.
 """
 
 import json
@@ -19,7 +20,7 @@ from model_store.resolution.versions import Member
 from model_store.routes.alpha import times
 from petl_vit.adapter import Adapter
 from petl_vit.architecture import Architecture, describe
-from petl_vit.backbone import CLASS_AND_MEAN, Options
+from petl_vit.backbone import CLASS_AND_MEAN, NORM_EPS, Options
 from petl_vit.batch import Model
 from petl_vit.edits import Foldable, fold
 from petl_vit.errors import InvalidInput, Unsupported
@@ -113,7 +114,7 @@ def _in_timm(vit: FrozenViT, weights: dict[str, Tensor]) -> tuple[dict[str, Tens
         if arch is None or not set(needed) <= arch.shapes.keys() or not _biases_fit(weights, arch):
             continue
         found = {n: weights.get(n, torch.zeros(shape)) for n, shape in arch.shapes.items()}
-        return of_timm(found, arch.layouts), vit.config.options | more
+        return of_timm(found, arch.layouts), vit.config.timm_options | more
     raise Unsupported(
         f"the model adds {(needed or ['a bias of keys'])[0]}, and {vit.arch.name} has no such parameter",
         field="route",
@@ -185,6 +186,7 @@ def _header(loader: Loader, member: Member, options: Options) -> dict[str, str]:
         "backbone_digest": loader.record.digest,
         "task_digest": member.task.digest,
         "digests": {term.label: term.digest for term in member.terms},
+        **({NORM_EPS: config.options[NORM_EPS]} if NORM_EPS in config.options else {}),
     }
     texts = {
         name: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for name, v in values.items()

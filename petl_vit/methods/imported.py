@@ -15,7 +15,8 @@ from petl_vit import edits
 from petl_vit.architecture import Architecture, Shapes
 from petl_vit.edits import Edit
 from petl_vit.errors import InvalidInput, Unsupported
-from petl_vit.methods.method import Method, Tensors
+from petl_vit.methods.merge import PATCHES
+from petl_vit.methods.method import Method, Tensors, linear_sites
 from petl_vit.vit import FrozenViT
 
 
@@ -27,26 +28,29 @@ class _Spec(BaseModel):
     site: str
 
     def _matrix(self, arch: Architecture) -> tuple[int, int]:
-        """The outputs and inputs of a linear site."""
+        """The outputs and inputs of a linear, of a block or of attention pooling."""
         shape = arch.shapes.get(f"{self.site}.weight", ())
         if len(shape) != 2:
-            raise InvalidInput(
-                f"{arch.name} has no linear {self.site!r}",
-                field="imported.edits",
-                remedy="import it under a task on its own backbone",
-            )
+            raise _wrong(f"{arch.name} has no linear {self.site!r}")
         return shape[0], shape[1]
+
+    def _at_site(self, arch: Architecture) -> tuple[int, int]:
+        """The same of a linear that is a site of the forward."""
+        if self.site not in linear_sites(arch):
+            raise _wrong(f"{arch.name} has no site of a linear {self.site!r}")
+        return self._matrix(arch)
 
 
 class AffineSpec(_Spec):
-    """An `Affine`, at a linear or a LayerNorm."""
+    """An `Affine`, at a linear, a LayerNorm or the patch embedding."""
 
     edit: Literal["affine"] = "affine"
     scale: bool = False
     shift: bool = True
 
     def shapes(self, arch: Architecture) -> Shapes:
-        width = arch.shapes.get(f"{self.site}.weight", (0,))[0]
+        elsewhere = (*arch.norms, PATCHES)
+        width = arch.width if self.site in elsewhere else self._at_site(arch)[0]
         return {name: (width,) for name, there in (("scale", self.scale), ("shift", self.shift)) if there}
 
     def built(self, tensors: Tensors, arch: Architecture) -> Edit:
@@ -59,6 +63,8 @@ class NormSpec(_Spec):
     edit: Literal["norm"] = "norm"
 
     def shapes(self, arch: Architecture) -> Shapes:
+        if self.site not in arch.norms:
+            raise _wrong(f"{arch.name} has no LayerNorm {self.site!r}")
         return {"weight": (arch.width,), "bias": (arch.width,)}
 
     def built(self, tensors: Tensors, arch: Architecture) -> Edit:
@@ -73,7 +79,9 @@ class LowRankSpec(_Spec):
     parts: int = Field(default=1, ge=1)
 
     def shapes(self, arch: Architecture) -> Shapes:
-        out, into = self._matrix(arch)
+        out, into = self._at_site(arch)
+        if out % self.parts:
+            raise _wrong(f"{self.site} has {out} outputs, which are no {self.parts} equal parts")
         return {"a": (into, self.parts * self.rank), "b": (self.rank, out // self.parts)}
 
     def built(self, tensors: Tensors, arch: Architecture) -> Edit:
@@ -89,8 +97,12 @@ class InputSpec(_Spec):
     outputs: tuple[int, int] | None = None
 
     def shapes(self, arch: Architecture) -> Shapes:
-        out, into = self._matrix(arch)
+        out, into = self._at_site(arch)
         first, last = self.outputs or (0, out)
+        if not 0 <= first < last <= out:
+            raise _wrong(f"{self.site} has {out} outputs, and {first} to {last} are no run of them")
+        if self.block is not None and into % self.block:
+            raise _wrong(f"{self.site} takes {into} numbers, which are no blocks of {self.block}")
         shape: Shapes = (
             {"diagonal": (into,)}
             if self.block is None
@@ -118,6 +130,10 @@ class DenseSpec(_Spec):
 
     def built(self, tensors: Tensors, arch: Architecture) -> Edit:
         return edits.Dense(name=f"{self.site}.weight", tensor=tensors["weight"])
+
+
+def _wrong(problem: str) -> InvalidInput:
+    return InvalidInput(problem, field="imported.edits", remedy="import it under a task on its own backbone")
 
 
 Spec = Annotated[AffineSpec | NormSpec | LowRankSpec | InputSpec | DenseSpec, Field(discriminator="edit")]

@@ -1,5 +1,7 @@
 """Imported edits, `Input` among them: what they do is their weight change, in every executor."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -136,6 +138,24 @@ def test_an_input_edit_does_not_keep_the_backbone() -> None:
     assert adapter.edits.form != NO_FORM
     assert Layout(vit.arch).column(adapter.edits) is None, "the kernels leave it to the other executors"
     assert EditSet(adapter.edits.edits).over(vit.params).all_tensors()[0] is adapter.edits.all_tensors()[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        ({"edit": "affine", "site": "blocks.0.attn"}, "no site of a linear"),
+        ({"edit": "norm", "site": "blocks.0.attn.qkv"}, "no LayerNorm"),
+        ({"edit": "low_rank", "site": "patch_embed.proj", "rank": 1}, "no site of a linear"),
+        ({"edit": "low_rank", "site": "blocks.0.attn.qkv", "rank": 1, "parts": 7}, "no 7 equal parts"),
+        ({"edit": "input", "site": "blocks.0.attn.qkv", "block": 7}, "no blocks of 7"),
+        ({"edit": "input", "site": "blocks.0.attn.qkv", "outputs": (200, 400)}, "no run of them"),
+        ({"edit": "input", "site": "blocks.0.attn.qkv", "outputs": (9, 4)}, "no run of them"),
+    ],
+)
+def test_an_edit_that_the_forward_cannot_carry_out_is_refused(edit: dict[str, Any], problem: str) -> None:
+    vit, _ = family("plain")
+    with pytest.raises(InvalidInput, match=problem):
+        methods.get("imported").configure({"parts": [edit]}).shapes(vit.arch)
 
 
 def test_a_site_that_the_backbone_lacks_is_refused() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from petl_vit import plain_vits
+from petl_vit.architecture import describe
 from petl_vit.backbone import BackboneConfig
 
 HALF = (0.5, 0.5, 0.5)
@@ -34,6 +35,18 @@ def test_the_tag_of_weights_is_not_part_of_an_architecture() -> None:
 )
 def test_timm_is_asked_about_options_that_the_list_does_not_know(options: dict[str, Any]) -> None:
     assert found("vit_base_patch16_224", **options) is None
+
+
+def test_timm_is_asked_about_the_width_of_a_gated_mlp_that_it_rounds() -> None:
+    narrow = BackboneConfig(
+        architecture="vit_7b_patch16_dinov3",
+        options={"depth": 1, "embed_dim": 48, "num_heads": 3},
+        image_size=32,
+        mean=HALF,
+        std=HALF,
+    )
+    assert describe(narrow).hidden == 128
+    assert found("vit_7b_patch16_dinov3", depth=1) is not None
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_base_patch16_rpn_224", "vit_bese_patch16_224"])

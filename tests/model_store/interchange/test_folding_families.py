@@ -40,6 +40,20 @@ def error_in_timm(made: Real, text: str, options: dict[str, object]) -> float:
         return relative(model(made.images), made.logits(text))
 
 
+def test_an_epsilon_that_is_not_timms_is_in_the_header_by_itself(tmp_path: object) -> None:
+    made = real(tmp_path, UNBIASED, "lora", norm_eps=0.1)
+    found = folded(made, "lora")
+    assert json.loads(found.header["norm_eps"]) == 0.1
+    said = {"num_classes": len(CLASSES), "img_size": 48} | json.loads(found.header["options"])
+    model = timm.create_model(found.header["architecture"], **said).eval()
+    model.load_state_dict(safetensors.torch.load(found.encode()), strict=True)
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = json.loads(found.header["norm_eps"])
+    with torch.no_grad():
+        assert relative(model(made.images), made.logits("lora")) <= 1e-4
+
+
 @pytest.mark.parametrize(
     "architecture",
     [UNBIASED, "vit_pe_core_base_patch16_224", "eva02_tiny_patch14_224"],
