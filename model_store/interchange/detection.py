@@ -64,7 +64,7 @@ def _of_folder(path: Path) -> Detected:
         return Detected("timm", path)
     shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise InvalidInput(
-        f"it holds neither a {CONFIG} of PEFT nor the weights of a model: it has {shown}",
+        f"it holds neither an {CONFIG} of PEFT nor the weights of a model: it has {shown}",
         field="path",
         remedy="give a folder of PEFT, a checkpoint, or a file of `corolla adapters export`",
     )

@@ -14,7 +14,7 @@ from model_store.format.records import TaskRecord
 from model_store.format.tensors import not_finite
 from model_store.sources import checkpoint, zero_shot
 from model_store.sources.wrapping import listed
-from petl_vit.errors import Corrupt, InvalidInput
+from petl_vit.errors import Corrupt, InvalidInput, NotFound
 
 BASE = "base"
 """In the place of a file: the task's base head."""
@@ -48,6 +48,8 @@ def read(path: Path, task: TaskRecord, classes: Sequence[str] | None, *, width: 
         InvalidInput: It holds no head or several, or cannot be read without running code.
         Corrupt: It is not finite.
     """
+    if not path.is_file():
+        raise NotFound(f"{str(path)!r} is not a file", field="head", remedy="check the path")
     if path.suffix == ".npz":
         return _zero_shot(path, task, classes, width)
     try:

@@ -152,7 +152,7 @@ def _check_targets(targets: object, paths: Iterable[str]) -> None:
     """Refuses adapted modules that the config does not name."""
     if isinstance(targets, str):
         wrong = [] if targets == "all-linear" else [p for p in paths if not _fullmatch(targets, p)]
-    elif isinstance(targets, list) and targets:
+    elif isinstance(targets, list):
         wrong = [p for p in paths if not any(_ends(p, str(target)) for target in targets)]
     else:
         return

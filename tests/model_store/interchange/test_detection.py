@@ -53,7 +53,7 @@ def test_loras_without_a_config_lead_to_a_folder(tmp_path: Path) -> None:
 
 def test_what_is_nothing_of_these_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
-    with pytest.raises(InvalidInput, match=rf"neither a {CONFIG} .* it has README\.md"):
+    with pytest.raises(InvalidInput, match=rf"neither an {CONFIG} .* it has README\.md"):
         detection.detect(tmp_path)
     with pytest.raises(NotFound, match="does not exist"):
         detection.detect(tmp_path / "absent")

@@ -28,7 +28,7 @@ def register(real: Real, folder: Path, head: str | None = None) -> Registered:
     return source.register(real.store, real.task, name="theirs", classes=None, head=head)
 
 
-@pytest.mark.parametrize("targets", [["query", "value"], r".*\.(query|value)"])
+@pytest.mark.parametrize("targets", [["query", "value"], [], r".*\.(query|value)"])
 def test_a_module_that_the_config_does_not_name_is_refused(
     real: Real, tmp_path: Path, targets: str | list[str]
 ) -> None:

@@ -109,8 +109,9 @@ def test_a_file_that_is_no_head_of_the_task_is_refused(
     (tmp_path / "head.safetensors").write_bytes(safetensors.torch.save(tensors))
     with pytest.raises((InvalidInput, Corrupt), match=said):
         register(real, qkv(tmp_path / "a", head=None), head=str(tmp_path / "head.safetensors"))
-    with pytest.raises(NotFound, match="not a file"):
-        register(real, qkv(tmp_path / "a", head=None), head=str(tmp_path / "absent.pt"))
+    for absent in ("absent.pt", "absent.npz"):
+        with pytest.raises(NotFound, match=r"^head: .*not a file"):
+            register(real, qkv(tmp_path / "a", head=None), head=str(tmp_path / absent))
 
 
 def test_the_order_of_the_tasks_own_head_is_not_asked_for(real: Real, tmp_path: Path) -> None:
