@@ -6,8 +6,8 @@
 
 Five adapters learn on scikit-learn's digits, and with --pacs on 1,000 photos of PACS: LoRA of ranks 4, 8 and
 16 with a seed each, SSF and BitFit. Each group, the three LoRAs (`ranks`) and LoRA with SSF and BitFit
-(`methods`), is made into one adapter by every kind of `corolla adapters soup` and is asked as an ensemble; `lines` is the
-uniform soup at an alpha that grows with depth from 0.2 to 1 (LiNeS).
+(`methods`), is made into one adapter by every kind of `corolla adapters soup` and is asked as an ensemble;
+`lines` is the uniform soup at an alpha that grows with depth from 0.2 to 1 (LiNeS).
 
 Images of three parts: members learn on the first, the second chooses the best member and the greedy soup, and
 all are judged on the third. Shifted: MNIST; PACS' art, cartoons and sketches. The kinds have their
