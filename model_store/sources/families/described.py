@@ -221,7 +221,8 @@ class Wanted:
         """The options of an MLP that is not as wide as the architecture's is."""
         ratio, rest = divmod(facts.hidden, facts.width)
         as_wide = self.width == facts.width and self.hidden == facts.hidden
-        if as_wide or (rest == 0 and self.hidden == ratio * self.width):
+        rounded = rest != 0 or "gate_value" in facts.layouts
+        if as_wide or (not rounded and self.hidden == ratio * self.width):
             return {}
         packed = self.activation == "swiglu" and facts.rotary is None
         target = self.hidden * (2 if packed else 1)
