@@ -83,22 +83,29 @@ class Queries:
     Attributes:
         mix: [1 + M n].
         prompts: [n, D] for each of M blocks.
-        through_block: The queries' outputs: block number, prompts, and the block's keys and values
-            [B, H, N, d] -> [B, n, D].
+        through_block: The queries' outputs: block number, prompts, the block's keys and values [B, H, N, d],
+            and the log weights of the keys, [B, 1, N] or None for 0 -> [B, n, D].
         dropout: Rate on the prompts in training, one mask for all rows.
         weight: Multiplies every row's alpha.
     """
 
     mix: Tensor
     prompts: tuple[Tensor, ...]
-    through_block: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    through_block: Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor]
     dropout: float = 0.0
     weight: float = 1.0
 
-    def outputs(self, block: int, keys: Tensor, values: Tensor, noise: Noise | None = None) -> Tensor:
+    def outputs(
+        self,
+        block: int,
+        keys: Tensor,
+        values: Tensor,
+        noise: Noise | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """[B, n, D]: the outputs of a block's queries, L2-normalised."""
         prompts = dropped_for_all(self.prompts[block], self.dropout, noise)
-        return F.normalize(self.through_block(block, prompts, keys, values), dim=-1)
+        return F.normalize(self.through_block(block, prompts, keys, values, bias), dim=-1)
 
     def feature(self, feature: Tensor, outputs: Sequence[Tensor], alpha: Alpha) -> Tensor:
         """The delta of the feature [B, D], from the outputs of all blocks' queries."""

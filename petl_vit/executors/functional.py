@@ -71,18 +71,24 @@ class Functional(Executor):
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
-        self.ask(block, k, v)
+        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self.edits.tokens]
+        bias = token_bias(factors, k)
+        self.ask(block, k, v, bias)
         prefixes = [
             (*prefix.keys_values(q.shape[0], self._noise), weighted(self._alpha, prefix.weight, q))
             for prefix in self.edits.prefixes.get(block, ())
         ]
-        factors = [(weighted(self._alpha, t.weight, q), len(t.prompts)) for t in self.edits.tokens]
-        return merge_heads(attend(q, k, v, prefixes, token_bias(factors, k)))
+        return merge_heads(attend(q, k, v, prefixes, bias))
 
-    def ask(self, block: int, keys: Tensor, values: Tensor) -> None:
-        """Takes the outputs of a block's queries, if there are any: keys and values are [B, H, N, d]."""
+    def ask(self, block: int, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> None:
+        """Takes the outputs of a block's queries, if there are any.
+
+        Args:
+            keys, values: [B, H, N, d].
+            bias: [B, 1, N], the log weights of the tokens' keys; None for 0.
+        """
         for queries, outputs in zip(self.edits.queries, self._outputs, strict=True):
-            outputs.append(queries.outputs(block, keys, values, self._noise))
+            outputs.append(queries.outputs(block, keys, values, self._noise, bias))
 
     def feature(self, feature: Tensor) -> Tensor:
         outputs, self._outputs = self._outputs, [[] for _ in self.edits.queries]

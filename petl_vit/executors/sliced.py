@@ -195,7 +195,8 @@ class Sliced(Executor):
     def _attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
         for rows, queries, _, outputs in self._queries:
-            outputs.append(queries.outputs(block, k[rows], v[rows]))
+            bias = self._token_bias((rows.start, rows.stop), k[rows])
+            outputs.append(queries.outputs(block, k[rows], v[rows], bias=bias))
         special = set(self._tokens) | set(self._prefixes.get(block, ()))
         if not special:
             return merge_heads(attend(q, k, v, []))
@@ -203,11 +204,14 @@ class Sliced(Executor):
         for start, stop in _spans(special, len(out)):
             rows = slice(start, stop)
             prefixes = self._prefixes.get(block, {}).get((start, stop), [])
-            carried = self._tokens.get((start, stop), ())
-            factors = [(weighted(alpha, t.weight, q), len(t.prompts)) for t, alpha in carried]
-            bias = token_bias(factors, k[rows])
+            bias = self._token_bias((start, stop), k[rows])
             out[rows] = merge_heads(attend(q[rows], k[rows], v[rows], prefixes, bias))
         return out
+
+    def _token_bias(self, span: _Span, keys: Tensor) -> Tensor | None:
+        """[b, 1, N]: the log weights of the keys [b, H, N, d] of a span's rows; None for 0."""
+        carried = self._tokens.get(span, ())
+        return token_bias([(weighted(a, t.weight, keys), len(t.prompts)) for t, a in carried], keys)
 
     def feature(self, feature: Tensor) -> Tensor:
         deltas = [(rows, q.feature(feature[rows], outs, alpha)) for rows, q, alpha, outs in self._queries]

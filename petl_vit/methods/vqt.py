@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petl_vit.architecture import Architecture, Shapes
+from petl_vit.attention import attend, merge_heads
 from petl_vit.edits import Edit
 from petl_vit.errors import Unsupported
 from petl_vit.methods.method import Method, Tensors, uniform
@@ -67,7 +68,9 @@ class VQT(Method):
         return [Queries(mix=tensors["mix"], prompts=prompts, through_block=through, dropout=self.dropout)]
 
 
-def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _through_block(
+    vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
+) -> Tensor:
     """Queries [n, D] through a frozen block whose tokens have keys and values [B, H, N, d]: [B, n, D]."""
     p, arch, name = vit.params, vit.arch, f"blocks.{block}"
 
@@ -80,7 +83,7 @@ def _through_block(vit: FrozenViT, block: int, prompts: Tensor, keys: Tensor, va
 
     q = part_of_linear(p, f"{name}.attn.qkv", norm("norm1", prompts), slice(arch.width))
     q = q.unflatten(-1, (arch.heads, -1)).transpose(0, 1).expand(keys.shape[0], -1, -1, -1)
-    attended = F.scaled_dot_product_attention(q.to(keys.dtype), keys, values).transpose(1, 2).flatten(2)
+    attended = merge_heads(attend(q.to(keys.dtype), keys, values, [], bias))
     x = prompts + scaled("ls1", linear(p, f"{name}.attn.proj", attended))
     hidden = arch.activation(linear(p, f"{name}.mlp.fc1", norm("norm2", x)))
     return x + scaled("ls2", linear(p, f"{name}.mlp.fc2", hidden))

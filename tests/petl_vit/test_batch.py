@@ -147,6 +147,19 @@ def test_a_negative_alpha_on_prompts_is_refused() -> None:
         wise(adapter_of("vpt_deep", vit), -0.5)
 
 
+def test_queries_weigh_tokens_by_their_alpha_as_all_others_do() -> None:
+    vit, _ = family("plain", dtype=torch.float64)
+    images = images_of(vit, 1)
+    found = {
+        alpha: Batch(vit).logits(
+            images, [Row(image=0, model=_sum(vit, ("vqt", 0, 1.0), ("vpt_shallow", 1, alpha)))]
+        )[0]
+        for alpha in (0.0, 1e-9, 1.0)
+    }
+    assert relative(found[1e-9], found[0.0]) <= 1e-6
+    assert relative(found[1.0], found[0.0]) > 1e-3
+
+
 def test_drop_path_keeps_the_expected_share_of_rows_and_the_mean() -> None:
     vit, _ = family("plain")
     stream, out = torch.zeros(4000, 1, 8), torch.ones(4000, 1, 8)
