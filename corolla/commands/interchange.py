@@ -58,7 +58,7 @@ def fold(
 
     MODEL is an adapter, an interpolation such as 0.6*lora, a sum in weight space, or a named route of one of
     these; every method in it has to fold into weights. timm.create_model with strict loading gives the same
-    logits from the file alone.
+    logits from the file alone (docs/interchange.md has the program).
     """
     store = Store.open(url)
     if not extrapolate and not 0 <= alpha <= 1:
