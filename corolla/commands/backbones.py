@@ -77,7 +77,7 @@ def import_backbone(
         click.echo(f"note: {note}", err=True)
     if as_json:
         return tables.print_json(record.model_dump(mode="json"))
-    known = "" if record.name == name else " (these weights were already here)"
+    known = "" if record.name == name else f" (these weights were already here, so there is no {name})"
     click.echo(f"backbone {record.name}{known}")
     click.echo(f"digest   {record.digest}")
     click.echo(f"pixels   {_normalised(record.config)} ({imported.normalisation})")

@@ -183,8 +183,8 @@ class _Parser:
     def _alpha(self) -> Alpha:
         first, last, blocks = float(self._take().text), None, None
         if self._skip(".."):
-            if self._peek().kind != "number":
-                raise self._expected("the alpha of the last block after `..`")
+            if self._peek().kind != "number" or self._peek().text.startswith("."):
+                raise self._expected("the alpha of the last block after `..`, which begins with a digit,")
             last = float(self._take().text)
         if self._peek().kind == "blocks":
             blocks = self._blocks()

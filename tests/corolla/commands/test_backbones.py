@@ -27,7 +27,7 @@ def test_a_random_backbone_is_imported_once(tmp_path_factory: pytest.TempPathFac
     first = document(backbones, *words, store=store)
     assert first["config"]["options"] == {"depth": 1}
     assert document(backbones, *words, "--name", "other", store=store) == first
-    assert "already here" in printed(backbones, *words, "--name", "other", store=store)
+    assert "so there is no other)" in printed(backbones, *words, "--name", "other", store=store)
     assert [record["name"] for record in document(backbones, "list", store=store)] == [first["name"]]
     assert document(backbones, "show", first["digest"][:8], store=store) == first
 
