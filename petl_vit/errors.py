@@ -116,6 +116,10 @@ class Draining(CorollaError):
     """The server is starting or stopping and takes no new work."""
 
 
+_NEARLY_AS_NEAR = 0.2
+"""Names that are less like a misspelt one than the nearest by more than this are not proposed beside it."""
+
+
 def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str | None:
     """The remedy "did you mean ...?" for a name that may be misspelt; None where no known name is near.
 
@@ -123,5 +127,7 @@ def near(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6)
         most: How many names it proposes at most.
         cutoff: How similar a name has to be, from 0 to 1.
     """
-    matches = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    close = difflib.get_close_matches(name, sorted(known), n=most, cutoff=cutoff)
+    likeness = {match: difflib.SequenceMatcher(None, match, name).ratio() for match in close}
+    matches = [match for match in close if likeness[match] >= likeness[close[0]] - _NEARLY_AS_NEAR]
     return f"did you mean {' or '.join(matches)}?" if matches else None

@@ -23,5 +23,5 @@ def test_it_ends_with_the_accuracy_of_every_kind(
     assert found["benchmark"] == "merges"
     for name in ("ranks_digits", "ranks_mnist"):
         members = {"best member", "member lora-4", "member lora-8"}
-        assert found[name].keys() == members | {"uniform", "ties-r16", "ensemble"}
+        assert found[name].keys() == members | {"uniform", "ties-r16", "lines", "ensemble"}
         assert all(0 <= accuracy <= 1 for accuracy in found[name].values())

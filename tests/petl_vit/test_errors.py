@@ -39,4 +39,6 @@ def test_a_copy_can_be_raised_from_its_original() -> None:
 
 def test_near_names_what_is_alike_or_says_nothing() -> None:
     assert near("lroa", ["lora", "ssf"]) == "did you mean lora?"
+    assert near("lorra", ["dora", "lora"]) == "did you mean lora?"
+    assert near("loar", ["lora", "lora2"]) == "did you mean lora or lora2?"
     assert near("zzz", ["lora", "ssf"]) is None
