@@ -64,7 +64,12 @@ class Writes:
                 # One request: a multipart upload could not be conditional.
                 self._backend.put(key, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
-                return doubtful and bytes(self._backend.get(key).bytes()) == data
+                if not doubtful:
+                    return False
+                try:
+                    return bytes(self._backend.get(key).bytes()) == data
+                except FileNotFoundError:  # deleted since
+                    return mode == "create" and attempt(doubtful)
             return True
 
         return self._repeat(attempt)
