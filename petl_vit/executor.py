@@ -82,8 +82,11 @@ class Executor(Protocol):
         rotary = self.arch.rotary
         if rotary is None:
             return qkv
-        tables = self.params[COSINES], self.params[SINES]
-        return turned(qkv, *tables, self.arch.heads, halves=rotary.halves)
+        return self.rotate(qkv, self.params[COSINES], self.params[SINES], halves=rotary.halves)
+
+    def rotate(self, qkv: Tensor, cosines: Tensor, sines: Tensor, *, halves: bool) -> Tensor:
+        """[B, N, 3D] -> same: how `turn` does it, with the tables of `petl_vit.rotary`."""
+        return turned(qkv, cosines, sines, self.arch.heads, halves=halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         """[B, N, 3D] -> [B, N, D]: attention, with the edits' extra keys and values."""

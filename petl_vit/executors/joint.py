@@ -29,7 +29,7 @@ from petl_vit.methods.method import Method, edit_kinds
 from petl_vit.noise import Noise, dropped
 from petl_vit.products import linear
 from petl_vit.prompts import Queries, Tokens
-from petl_vit.rotary import COSINES, SINES, turned_for_training
+from petl_vit.rotary import turned_for_training
 from petl_vit.vit import FrozenViT
 
 _CANNOT_SHARE: dict[type, str] = {
@@ -144,12 +144,8 @@ class Joint(Executor):
     def strip(self, x: Tensor) -> Tensor:
         return x if self._alone is None else self._alone.strip(x)
 
-    def turn(self, qkv: Tensor) -> Tensor:
-        rotary = self.arch.rotary
-        if rotary is None:
-            return qkv
-        tables = self.params[COSINES], self.params[SINES]
-        return turned_for_training(qkv, *tables, self.arch.heads, halves=rotary.halves)
+    def rotate(self, qkv: Tensor, cosines: Tensor, sines: Tensor, *, halves: bool) -> Tensor:
+        return turned_for_training(qkv, cosines, sines, self.arch.heads, halves=halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         reading = [part for part in self._parts if block in part.edits.prefixes or part.edits.queries]

@@ -19,7 +19,7 @@ from petl_vit.executors.lanes import Lane, SiteEdits, Turns, apply_, chunks, sca
 from petl_vit.per_row import Alpha, weighted
 from petl_vit.products import Params, linear, wide
 from petl_vit.prompts import Queries, Tokens
-from petl_vit.rotary import COSINES, SINES, turn_
+from petl_vit.rotary import turn_
 from petl_vit.vit import FrozenViT
 
 _ONE_THREAD = 2**18
@@ -180,12 +180,8 @@ class Sliced(Executor):
     def strip(self, x: Tensor) -> Tensor:
         return x[:, self._extra_tokens :]
 
-    def turn(self, qkv: Tensor) -> Tensor:
-        rotary = self.arch.rotary
-        if rotary is None:
-            return qkv
-        tables = self.params[COSINES], self.params[SINES]
-        return turn_(qkv, *tables, self.arch.heads, halves=rotary.halves)
+    def rotate(self, qkv: Tensor, cosines: Tensor, sines: Tensor, *, halves: bool) -> Tensor:
+        return turn_(qkv, cosines, sines, self.arch.heads, halves=halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         rows, tokens, width = qkv.shape

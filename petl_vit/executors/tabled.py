@@ -17,7 +17,7 @@ from petl_vit.executor import Executor, activate_
 from petl_vit.executors import kernels
 from petl_vit.executors.kernels import Addition, Norm, Rows
 from petl_vit.products import Params, linear, wide
-from petl_vit.rotary import COSINES, SINES, turn_
+from petl_vit.rotary import turn_
 from petl_vit.vit import FrozenViT
 
 
@@ -60,12 +60,8 @@ class Tabled(Executor):
         tokens = x if x.dim() == 3 else x.unsqueeze(1)
         return self._after(None, tokens.contiguous(), site).view(x.shape)
 
-    def turn(self, qkv: Tensor) -> Tensor:
-        rotary = self.arch.rotary
-        if rotary is None:
-            return qkv
-        tables = self.params[COSINES], self.params[SINES]
-        return turn_(qkv, *tables, self.arch.heads, halves=rotary.halves)
+    def rotate(self, qkv: Tensor, cosines: Tensor, sines: Tensor, *, halves: bool) -> Tensor:
+        return turn_(qkv, cosines, sines, self.arch.heads, halves=halves)
 
     def attend(self, block: int, qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, self.arch.heads)
