@@ -30,6 +30,7 @@ class Watcher:
         changes: Says and records what names have come to mean.
         compare: Looks for the references of named routes; called with whether one is answered otherwise.
         every_s: Pause between two refreshes, seconds.
+        stall_s: How long the store may not answer before the server is not ready, seconds.
         pool: Where refreshes run; they block.
     """
 
@@ -42,12 +43,14 @@ class Watcher:
         changes: Changes,
         compare: Callable[[bool], object],
         every_s: float,
+        stall_s: float,
         pool: Executor,
     ) -> None:
         self._catalog, self._load, self._announce = catalog, load, announce
         self._changes, self._compare = changes, compare
         self._following = threading.Lock()
         self._every_s, self._pool = every_s, pool
+        self._answers_within_s = min(_AT_ONCE_S, stall_s)
         self._reachable = True
         self._asked_at, self._hung = 0.0, False
         self._since: float | None = None
@@ -124,7 +127,7 @@ class Watcher:
             self._since = self._asked_at
 
     def _failed(self) -> None:
-        if time.monotonic() - self._asked_at < _AT_ONCE_S:
+        if time.monotonic() - self._asked_at < self._answers_within_s:
             self._answered()
         else:
             self._hung = True

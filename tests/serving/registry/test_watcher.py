@@ -18,7 +18,7 @@ from tests.serving.world import World, until
 class Watched:
     """A catalog that is watched, and what was loaded and announced."""
 
-    def __init__(self, world: World, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, world: World, pool: ThreadPoolExecutor, stall_s: float = 60) -> None:
         self.catalog = Catalog(world.store, world.backbone.digest)
         self.loaded: list[str] = []
         self.announced: list[tuple[str | None, str]] = []
@@ -31,6 +31,7 @@ class Watched:
             changes=Changes(world.store),
             compare=self.compared.append,
             every_s=0.01,
+            stall_s=stall_s,
             pool=pool,
         )
 
@@ -51,6 +52,13 @@ class Watched:
 def watched(own_world: World) -> Iterator[Watched]:
     with ThreadPoolExecutor(1) as pool:
         yield Watched(own_world, pool)
+
+
+@pytest.fixture
+def impatient(own_world: World) -> Iterator[Watched]:
+    """Of a server that may stall for five seconds."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Watched(own_world, pool, stall_s=5)
 
 
 async def test_it_loads_what_changed_and_announces_it_once_requests_see_it(
@@ -168,6 +176,19 @@ def test_a_store_that_hangs_has_not_answered_although_every_attempt_ends_in_an_e
         assert watched.watcher.waiting_s == 60
     watched.watcher.follow()
     assert watched.watcher.waiting_s == 0
+
+
+def test_an_error_that_comes_later_than_a_server_may_stall_is_no_answer(
+    impatient: Watched, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        clock.now += 6
+        raise CorollaError("the store cannot be read")
+
+    monkeypatch.setattr(impatient.catalog, "refresh", lost)
+    impatient.watcher.follow()
+
+    assert impatient.watcher.waiting_s == 6, "it was not ready after 5 s and would be ready again now"
 
 
 def test_adapters_that_a_store_does_not_give_are_waited_for_since_the_first(

@@ -83,6 +83,7 @@ class Parts:
             changes=Changes(world.store),
             compare=lambda changed: None,
             every_s=0.01,
+            stall_s=60,
             pool=self.pool,
         )
         self.admin = Admin(
