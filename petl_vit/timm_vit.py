@@ -13,6 +13,7 @@ import torch
 from timm.models import eva
 from timm.models import vision_transformer as timm_vit
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from petl_vit import plain_vits, timm_eva
 from petl_vit.architecture import ACTIVATIONS, Architecture, of_facts
@@ -30,6 +31,7 @@ _ANY = (0.5, 0.5, 0.5)
 _MODULES = ("vision_transformer", "deit", "eva")
 """timm's modules with ViTs that the forward computes."""
 _POOLS = ("token", "avg", "map")
+_INITIALISERS = frozenset({"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"})
 
 
 def read(config: BackboneConfig) -> Architecture:
@@ -101,8 +103,6 @@ def _facts(name: str) -> Facts | None:
 def _read_quickly(name: str, options: Options) -> tuple[BackboneConfig, Architecture | None]:
     pretrained = timm.get_pretrained_cfg(name)
     assert pretrained is not None, f"timm lists {name} without a config"
-    if name not in timm.list_models(module="eva"):
-        options = options | {"weight_init": "skip"}  # initialisation takes most of the time
     size = pretrained.input_size[-1]
     config = BackboneConfig(architecture=name, options=options, image_size=size, mean=_ANY, std=_ANY)
     try:
@@ -146,6 +146,19 @@ def _refusal(config: BackboneConfig, why: str) -> Unsupported:
     )
 
 
+class _NoValues(TorchFunctionMode):
+    """Leaves out what initialises weights, which takes most of the time that a model takes."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            (tensor, *_) = (*args, *named.values())
+            return tensor
+        return func(*args, **named)
+
+
 def _build(config: BackboneConfig) -> Any:
     """timm's model without memory for its parameters, or a refusal by name."""
     name = config.architecture.partition(".")[0]
@@ -154,7 +167,7 @@ def _build(config: BackboneConfig) -> Any:
         remedy = near(name, known) or "see timm.list_models('vit_*')"
         raise Unsupported(f"timm has no model {name!r}", field="architecture", remedy=remedy)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoValues():
             options: dict[str, Any] = {"img_size": config.image_size, **config.timm_options}
             model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (TypeError, AssertionError, KeyError, ValueError, RuntimeError) as error:
