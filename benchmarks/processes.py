@@ -123,9 +123,9 @@ class Corolla:
         self.tree, self.address, self._metrics = tree, address, metrics
 
     def value(self, name: str) -> float:
-        """One sample of its metrics."""
+        """One sample of its metrics, by its name and labels as they are exposed."""
         with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as reply:
-            found = re.search(rf"^{name} (\S+)$", reply.read().decode(), re.MULTILINE)
+            found = re.search(rf"^{re.escape(name)} (\S+)$", reply.read().decode(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
 

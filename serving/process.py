@@ -60,6 +60,32 @@ def give_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+class _Mallinfo2(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def heap_bytes() -> tuple[int, int] | None:
+    """What this process has asked the C library for and still holds, and what the library holds unused.
+
+    The second one is memory that was freed between blocks that are in use: a part of it is resident.
+    None where the library cannot say (glibc can, from 2.33).
+    """
+    with suppress(OSError, AttributeError):
+        call = ctypes.CDLL("libc.so.6").mallinfo2
+        call.restype = _Mallinfo2
+        found = call()
+        return found.uordblks + found.hblkhd, found.fordblks
+    return None
+
+
 def resident_bytes() -> int | None:
     """Resident memory of this process; None where the system does not say."""
     try:

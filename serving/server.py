@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unreachable
+from serving import process
 from serving.access import connections, exposure
 from serving.access.authentication import Access
 from serving.access.permitted_admin import PermittedAdmin
@@ -284,6 +285,8 @@ class Server:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             self.service.metrics.set_tasks(len(asyncio.all_tasks()))
+            if heap := process.heap_bytes():
+                self.service.metrics.set_heap(*heap)
             self._stalled = self._stall()
             healthy = self._stalled is None
             if healthy != serving and self.service.engine.warmed:

@@ -12,6 +12,7 @@ from scipy.stats import theilslopes
 from benchmarks.processes import Corolla
 
 TASKS = "corolla_event_loop_tasks"
+HEAP = 'corolla_heap_bytes{{state="{}"}}'
 WARM_UP = 0.25
 """Share of a run that is left out of its slopes: caches fill, and the first of everything is allocated."""
 _BLOCKS = 40
@@ -75,6 +76,8 @@ class Growth:
             "handles": self._process.num_fds(),
             "threads": self._process.num_threads(),
             "tasks": self.server.value(TASKS),
+            "heap_used_mib": self.server.value(HEAP.format("used")) / 2**20,
+            "heap_free_mib": self.server.value(HEAP.format("free")) / 2**20,
         }
 
 

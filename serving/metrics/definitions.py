@@ -295,6 +295,11 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
         _gauge(
             "corolla_event_loop_tasks", "", "Tasks of the event loop: several for a call, and a few more."
         ),
+        _gauge(
+            "corolla_heap_bytes",
+            "state",
+            "Memory of the C library that is used, or free and kept to be used again; from glibc 2.33.",
+        ),
         _gauge("corolla_backbone_bytes", "", "Memory of the backbone's parameters."),
         _gauge(
             "corolla_row_buffer_bytes",

@@ -261,6 +261,12 @@ class Metrics:
         with self._lock:
             self._numbers["corolla_event_loop_tasks"].set(count)
 
+    def set_heap(self, used: int, free: int) -> None:
+        """The C library holds so many bytes that are in use, and so many that are not."""
+        with self._lock:
+            self._numbers["corolla_heap_bytes"].set(used, ("used",))
+            self._numbers["corolla_heap_bytes"].set(free, ("free",))
+
     def set_registered(self, adapters: int, size: int) -> None:
         """This number of adapters is in host memory, and takes `size` bytes."""
         with self._lock:

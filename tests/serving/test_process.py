@@ -95,3 +95,26 @@ def test_resident_memory_is_told_where_the_system_tells_it() -> None:
     found = process.resident_bytes()
 
     assert found is None or found > 2**20
+
+
+def test_memory_that_is_freed_between_blocks_in_use_counts_as_free() -> None:
+    program = """
+import ctypes
+from serving import process
+
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.mallopt(-3, 32 << 20)  # one heap
+libc.mallopt(-8, 1)
+blocks = [libc.malloc(1 << 20) for _ in range(64)]
+held = process.heap_bytes()
+for block in blocks[::2]:
+    libc.free(block)
+freed = process.heap_bytes()
+assert held and freed
+assert held[0] - freed[0] >= 31 << 20, (held, freed)
+assert freed[1] - held[1] >= 31 << 20, (held, freed)
+"""
+    if process.heap_bytes() is None:
+        pytest.skip("this C library does not say what it holds (glibc 2.33 does)")
+    subprocess.run([sys.executable, "-c", program], check=True)

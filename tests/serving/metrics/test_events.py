@@ -264,6 +264,7 @@ def test_a_member_that_left_the_route_is_no_longer_shown(metrics: Metrics) -> No
 def test_state_is_shown(metrics: Metrics) -> None:
     metrics.set_ready(True)
     metrics.set_tasks(9)
+    metrics.set_heap(3_000, 40)
     metrics.set_registered(6, 123_456)
     metrics.set_backbone(digest="abc", architecture="vit_small_patch14_dinov2", size=789)
     metrics.set_row_buffers(12)
@@ -272,6 +273,8 @@ def test_state_is_shown(metrics: Metrics) -> None:
 
     assert value(metrics, "corolla_ready") == 1
     assert value(metrics, "corolla_event_loop_tasks") == 9
+    assert value(metrics, "corolla_heap_bytes", state="used") == 3_000
+    assert value(metrics, "corolla_heap_bytes", state="free") == 40
     assert value(metrics, "corolla_registered_adapters") == 6
     assert value(metrics, "corolla_registered_bytes") == 123_456
     assert value(metrics, "corolla_slot_adapters") == 4
