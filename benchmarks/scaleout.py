@@ -10,8 +10,9 @@ images_per_s_bare, images_per_s_1, images_per_s_2: images a second of one bare s
 latency_ms_bare, latency_ms_1: median of one request at a time; ingress_ms is their difference.
 ingress_cpu_ms: CPU of all of Ray's processes and the replica for an image, less that of the bare server.
 loads_per_call_affine, loads_per_call_random: adapters that two replicas loaded for a call, where each has
-host memory for half of the adapters: with the router of deploy/ray, and with Ray's own, which draws two
-replicas and takes the less busy one.
+host memory for half of the adapters and 32 calls are in flight: with the router of deploy/ray, and with Ray's
+own, which draws two replicas and takes the less busy one. With few calls in flight the loads of two replicas
+differ by chance, and calls that leave the busier one load their adapter again.
 """
 
 import os
@@ -39,7 +40,7 @@ from serving.client.blocking import Client
 from serving.service import Service
 
 ADAPTERS = 8
-MANY = 32
+MANY = 64
 _SET_UPS = {"bare": "corolla serve", "1": "Ray, 1 replica", "2": "Ray, 2 replicas"}
 _INSIDE = "BENCH_ISOLATED"
 _ONE_THREAD = {"num_cpus": 1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
@@ -122,8 +123,8 @@ def loads() -> float:
 def loads_per_call(client: Client, found: Shelf, calls: int) -> float:
     """Loads for a call, once every adapter has been asked for."""
     ask = Asking(client, found, MANY)
-    # Fewer at a time than one replica has memory for: adapters in use cannot make room.
-    with ThreadPoolExecutor(MANY // 4) as pool:
+    # One replica gets fewer at a time than it has memory for: adapters in use cannot make room.
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
         list(pool.map(ask, range(4 * MANY)))
         time.sleep(2 * ray_cluster.STATS_S)  # until the router has been told what replicas hold
         before = loads()

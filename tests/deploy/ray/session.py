@@ -8,7 +8,7 @@ import json
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.ray_cluster import ADDRESS, cluster, deploy, targets
+from protos.corolla.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
 from protos.inference import grpc_service_pb2 as oip
 from protos.inference import grpc_service_pb2_grpc
 from serving.client.admin import AdminClient
 from serving.client.blocking import Client
 from serving.client.labels import status_name
 from serving.client.messages import RequestFailed, request_of
+from tests.serving.access.callers import Callers
 from tests.serving.world import WAIT_S, World, encoded
 from tests.waiting import until
 
@@ -142,6 +144,36 @@ def affinity(client: Client) -> dict[str, Any]:
     return {"single": single, "hot": hot}
 
 
+def principals(client: Client, args: dict[str, Any], folder: Path) -> dict[str, str]:
+    """What becomes of calls with a token and without, once replicas know principals."""
+    callers = Callers(folder / "principals.json")
+    callers.add("reader", "infer")
+    callers.add("keeper", "admin")
+    deploy(args | {"principals": str(callers.write())}, **OPTIONS)
+    classify = classifier_pb2_grpc.ClassifierStub(client.channel).Classify
+    manage = admin_pb2_grpc.AdminStub(client.channel).ListAdapters
+
+    def code(call: Callable[..., object], request: object, caller: str | None) -> str:
+        metadata = () if caller is None else callers.header(caller)
+        try:
+            call(request, metadata=metadata, timeout=WAIT_S)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    image = request_of([encoded(1)], route="lora", task="shapes")
+    until(
+        lambda: code(classify, image, None) != "OK", every_s=0.2
+    )  # until the last replica without them is gone
+    return {
+        "classify, nobody": code(classify, image, None),
+        "classify, reader": code(classify, image, "reader"),
+        "classify, keeper": code(classify, image, "keeper"),
+        "list, reader": code(manage, admin_pb2.ListAdaptersRequest(), "reader"),
+        "list, keeper": code(manage, admin_pb2.ListAdaptersRequest(), "keeper"),
+    }
+
+
 def session(folder: Path) -> dict[str, Any]:
     world = World.make(folder / "store")
     args: dict[str, Any] = {"store": str(world.folder), "device": "cpu", "precision": "fp32", "admin": True}
@@ -170,6 +202,7 @@ def session(folder: Path) -> dict[str, Any]:
             answered = traffic.answered
             until(lambda: traffic.answered > answered + CALLERS)
         seen["redeployed"] = {"answered": traffic.answered, "failures": traffic.failures[:5]}
+        seen["principals"] = principals(client, args, folder)
     return seen
 
 

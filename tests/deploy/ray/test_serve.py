@@ -81,3 +81,13 @@ def test_calls_of_one_adapter_go_to_one_replica_until_it_is_busier_than_the_othe
 def test_a_new_deployment_fails_no_call(seen: dict[str, Any]) -> None:
     assert seen["redeployed"]["failures"] == []
     assert seen["redeployed"]["answered"] > CALLERS
+
+
+def test_principals_and_their_scopes_count_in_every_replica(seen: dict[str, Any]) -> None:
+    assert seen["principals"] == {
+        "classify, nobody": "UNAUTHENTICATED",
+        "classify, reader": "OK",
+        "classify, keeper": "PERMISSION_DENIED",
+        "list, reader": "PERMISSION_DENIED",
+        "list, keeper": "OK",
+    }
