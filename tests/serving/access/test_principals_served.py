@@ -13,6 +13,7 @@ from protos.corolla.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classif
 from protos.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from serving.access import tokens
 from serving.access.principals import Principal
+from serving.engine.fair_queue import Party
 from tests.serving.access.callers import ALL, NOW, Callers, expired
 from tests.serving.certificates import Certificates
 from tests.serving.oip.requests import request as oip_request
@@ -260,3 +261,30 @@ def test_a_stream_ends_with_its_token_and_with_its_scope(
         answers.append(answer)
     assert [answer.WhichOneof("outcome") for answer in answers] == ["response", "error"]
     assert answers[1].error.code == code.value[0]
+
+
+# Weights
+
+
+def test_the_queue_shares_by_the_weights_of_the_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = site.running.server.service.batcher
+    seen: list[Party] = []
+    submit = batcher.submit
+
+    async def watched(*args: Any, principal: Party, **more: Any) -> Any:
+        seen.append(principal)
+        return await submit(*args, principal=principal, **more)
+
+    monkeypatch.setattr(batcher, "submit", watched)
+    asked = classifier_pb2_grpc.ClassifierStub(site.channel).Classify
+
+    def weight() -> float:
+        assert site.code(asked, classify(), *site.callers.header("infer")) is Codes.OK
+        return seen[-1].weight
+
+    assert weight() == 1
+    site.callers.change("infer", weight=4.0)
+    until(lambda: weight() != 1)
+
+    assert seen[0] == Party("infer", 1.0)
+    assert seen[-1] == Party("infer", 4.0)
