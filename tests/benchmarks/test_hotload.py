@@ -10,7 +10,8 @@ pytestmark = [pytest.mark.machine, pytest.mark.benchmarks]
 
 
 @pytest.mark.slow
-def test_it_ends_with_its_figures(figures: Any) -> None:
+def test_it_ends_with_its_figures(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotload, "CYCLES", 5)
     small = ("--image-size", "32", "--small-image-size", "16")
 
     found = figures(hotload.main, *small, "--adapters", "6", "--windows", "1", "--precision", "fp32")
