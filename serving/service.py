@@ -100,6 +100,7 @@ class Service:
             self.engine.run,
             executor=self.engine_thread,
             max_batch_rows=settings.max_batch_rows,
+            max_batch_s=settings.max_batch_ms / 1000,
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
             metrics=self.metrics,
@@ -134,6 +135,7 @@ class Service:
             changes=Changes(self.store),
             compare=lambda changed: self.references.follow(changed=changed),
             every_s=settings.refresh_s,
+            stall_s=settings.stall_s,
             pool=self._watch_thread,
         )
         if self.weights:

@@ -140,6 +140,11 @@ class Settings(BaseSettings):
     )
     domains: str = Field(default="", description="comma-separated domains that metrics distinguish")
     max_batch_rows: int = Field(default=32, ge=1, description="rows of one forward")
+    max_batch_ms: float = Field(
+        default=200.0,
+        gt=0,
+        description="how long a forward of more than 8 rows may take, by the measured pace",
+    )
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
     max_images: int = Field(default=64, ge=1, description="images of one request")
     max_stream_requests: int = Field(

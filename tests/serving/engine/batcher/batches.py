@@ -90,7 +90,7 @@ Submitted = asyncio.Task[list[Done[Any] | BaseException]]
 class World:
     """A batcher over a fake engine and a fake clock."""
 
-    def __init__(self, executor: ThreadPoolExecutor, **limits: int) -> None:
+    def __init__(self, executor: ThreadPoolExecutor, **limits: Any) -> None:
         self.clock, self.gauge = Clock(), Gauge()
         self.engine = FakeEngine(self.clock)
         chosen = {"max_batch_rows": 4, "max_queue_rows": 6, "max_queue_bytes": 1000} | limits

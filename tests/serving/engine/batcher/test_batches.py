@@ -5,8 +5,8 @@ import pytest
 
 from petl_vit.errors import Expired, InvalidInput
 from serving.engine import fair_queue
-from serving.engine.batcher import Done
-from tests.serving.engine.batcher.batches import World, results, settle
+from serving.engine.batcher import EFFICIENT_ROWS, Done
+from tests.serving.engine.batcher.batches import World, results, settle, world_of
 
 # Batches
 
@@ -44,6 +44,21 @@ async def test_a_work_larger_than_a_batch_runs_alone(world: World) -> None:
 
     assert await world.finish(first, large, small) == [["waitwait"], [2], [4]]
     assert world.engine.batches == [["wait"], [1], [2]]
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.001, 32), (0.012, 16), (0.019, 10), (0.1, EFFICIENT_ROWS)])
+async def test_a_batch_has_no_more_rows_than_its_time_allows_but_as_many_as_are_efficient(
+    seconds: float, rows: int
+) -> None:
+    async with world_of(max_batch_rows=32, max_queue_rows=200, max_batch_s=0.2) as world:
+        world.engine.seconds = seconds
+        first = await world.occupied()
+        many = await world.queue(*range(100))
+        await world.finish(first, many)
+
+    full, rest = divmod(100 - 32, rows)
+    sizes = [len(batch) for batch in world.engine.batches]
+    assert sizes == [1, 32, *[rows] * full, *[rest] * (rest > 0)], "the first full one is measured"
 
 
 async def test_the_future_travels_on_the_item(world: World) -> None:
