@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.fleet import Outcome, Placement, Replica, Traffic, simulate
 from benchmarks.report import Value, emit, parser, progress, stop_on_terminate
+from serving.engine.batcher import EFFICIENT_ROWS
 
 BATCH_MS, ROW_MS = 13.0, 67.0
 """A forward of ViT-S/16 at 224 px in bf16 with LoRA adapters, one core of an AMD EPYC (Genoa)."""
@@ -84,6 +85,7 @@ def main(given: Sequence[str] | None = None) -> None:
     flags.add_argument("--batch-ms", type=float, default=BATCH_MS, help="of a batch, whatever its rows")
     flags.add_argument("--row-ms", type=float, default=ROW_MS, help="of a row, on one core")
     flags.add_argument("--max-batch-rows", type=int, default=32)
+    flags.add_argument("--max-batch-ms", type=float, default=200.0, help="of a batch of more than 8 rows")
     flags.add_argument("--memory-gib", type=float, default=2.0, help="of adapters (--host-bytes)")
     flags.add_argument("--disk-gib", type=float, default=10.0, help="of adapters, on a replica's disk")
     flags.add_argument("--load-ms", type=float, default=4.0, help="from disk to memory")
@@ -113,10 +115,12 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def _replica(asked: Any) -> Replica:
     per_gib = GIB_IN_MIB / asked.adapter_mib
+    batch_ms, row_ms = asked.batch_ms / asked.cores, asked.row_ms / asked.cores
+    in_time = int((asked.max_batch_ms - batch_ms) / row_ms)
     return Replica(
-        batch_ms=asked.batch_ms / asked.cores,
-        row_ms=asked.row_ms / asked.cores,
-        max_batch_rows=asked.max_batch_rows,
+        batch_ms=batch_ms,
+        row_ms=row_ms,
+        max_batch_rows=min(asked.max_batch_rows, max(EFFICIENT_ROWS, in_time)),
         memory=max(1, int(asked.memory_gib * per_gib)),
         disk=max(1, int(asked.disk_gib * per_gib)),
         load_ms=asked.load_ms,

@@ -93,7 +93,7 @@ def main(given: Sequence[str] | None = None) -> None:
     flags.add_argument("--tasks", type=int, default=100)
     flags.add_argument("--groups", type=int, default=10, help="of tasks; each has a copy of the backbone")
     flags.add_argument("--threads", type=int, default=2, help="of a server for all tasks")
-    flags.add_argument("--loads", default="0.3,0.5,0.7", help="shares of the capacity, the highest last")
+    flags.add_argument("--loads", default="0.5,0.7,0.85", help="shares of the capacity, the highest last")
     flags.add_argument("--seconds", type=float, help="of one round of one candidate")
     flags.add_argument("--rounds", type=int)
     flags.add_argument("--requests", type=int, default=600, help="that measure the capacity")

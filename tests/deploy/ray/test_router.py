@@ -70,7 +70,7 @@ def test_one_hot_adapter_is_answered_by_every_replica_that_it_needs() -> None:
         loads[order("hot", loads=loads, held=held)[0]] += 1
 
     assert sum(loads.values()) == 60
-    assert loads["a"] == max(loads.values()) <= 26  # a quarter above the mean of 20, and one in progress
+    assert loads["a"] == max(loads.values()) <= 31  # half above the mean of 20, and one in progress
     assert min(loads.values()) > 0
 
 
