@@ -63,8 +63,9 @@ demo: $(READY)  ## train, register, serve, classify and watch: the whole mission
 watch-demo: $(READY) | $(PROMETHEUS)  ## a shift against a running server, until a real Prometheus raises the alert
 	$(BIN)/python watch_demo.py
 
-# One thread each for two processes: faster than two threads for one, and as many as the smallest machine has.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# One thread each: faster than several for one. The smallest machine has two cores; a third process uses them while
+# others wait for a server, a deadline or a disk.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)

@@ -1,5 +1,6 @@
 """What every test may rely on: no network, no store of the person who runs them, no choice by the machine."""
 
+import gc
 import os
 import signal
 import sys
@@ -86,6 +87,17 @@ def _sums(pytestconfig: pytest.Config) -> object:
     from tests import sums
 
     return sums.install()
+
+
+def pytest_collection_finish() -> None:
+    """Takes what is imported, which stays, out of what the collector looks through."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """So that libraries find nothing left at the end."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,8 +26,7 @@ from protos.corolla.v1 import classifier_pb2
 from protos.inference import grpc_service_pb2
 
 BOUND = 1.5
-"""With 1.25, the batches of two replicas alone put an eighth of the calls where their adapter is not, and each
-load then evicts another adapter: docs/scale.md."""
+"""With 1.25, an eighth of the calls miss their adapter, as batches end together: docs/scale.md."""
 LEAST = 4
 
 _REQUESTS: Mapping[str, type[Message]] = {

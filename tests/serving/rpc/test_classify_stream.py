@@ -63,12 +63,13 @@ def test_answers_come_as_they_are_done(world: World) -> None:
         ]
 
         def reached(i: int) -> bool:
-            return under_way(running) == (1, 2, 2, 3)[i]
+            return under_way(running) == (1, 2, 2)[i]
 
         def given() -> Iterator[tuple[str, pb.ClassifyRequest]]:
             for i, request in enumerate(requests):
                 yield request
-                until(partial(reached, i))
+                if request is not requests[-1]:  # after which the engine goes on
+                    until(partial(reached, i))
 
         answers = client.stream(given(), timeout_s=WAIT_S)
         early = next(answers)[0]
