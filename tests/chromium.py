@@ -43,7 +43,9 @@ def _program() -> tuple[str, dict[str, str]]:
             "chromium is not installed, and .ci/chromium, which `make test` runs, could not fetch it: "
             "install Debian's package chromium"
         )
-    libraries = [str(folder) for folder in (FETCHED / "usr/lib").glob("*-linux-gnu*")]
+    machine = list((FETCHED / "usr/lib").glob("*-linux-gnu*"))
+    # PulseAudio has a library of its own in a folder that is known by its place in the system alone.
+    libraries = [str(folder) for folder in (*machine, *(folder / "pulseaudio" for folder in machine))]
     return str(own), {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "FONTCONFIG_FILE": str(FETCHED / "fonts.conf"),

@@ -49,6 +49,7 @@ _STYLE: Final[dict[str, Any]] = {
     "svg.hashsalt": "corolla",  # the same figure has the same ids
     "text.parse_math": False,  # a dollar in the name of a class is a dollar
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 10 / 72,  # a browser's font may be wider than the one that is measured
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.edgecolor": colour("line"),
