@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --force-rei
 
 FROM python:3.11-slim
 
-RUN useradd --system --uid 10001 --user-group --home-dir /store --shell /usr/sbin/nologin corolla \
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /store --shell /usr/sbin/nologin corolla \
     && install -d -o corolla -g corolla -m 0750 /store
 COPY --from=build /opt/corolla /opt/corolla
 

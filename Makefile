@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and refreshed as needed. `make help` lists the verbs.
 .DEFAULT_GOAL := help
 .PHONY: help install demo watch-demo test numerics lint lint-style lint-types lint-arrows lint-pages lint-dockerfile check
-.PHONY: proto docs bench study fuzz audit sbom clean
+.PHONY: proto docs bench study fuzz audit sbom image clean
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=...` names another.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,\
@@ -137,6 +137,9 @@ sbom: $(TOOLS)  ## what is installed, as CycloneDX, in build/sbom.json
 	@mkdir -p build
 	$(BIN)/cyclonedx-py environment --no-validate --pyproject pyproject.toml --of JSON -o build/sbom.json $(BIN)/python
 	@echo "build/sbom.json lists what is installed"
+
+image:  ## build the image with buildah and ask its server; as root, with ARGS="-v FILE:FILE:ro" for what pip needs
+	.ci/image $(ARGS)
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv .fuzz build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
