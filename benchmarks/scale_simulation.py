@@ -9,6 +9,7 @@ the store. The smallest fleet is sought that is no busier than `--busy` and whos
 `--p99-ms`, for requests that go to any replica (random) and for those that prefer replicas which hold their
 adapter (affinity). One more replica is for one that fails or is replaced.
 
+Batches have `--max-batch-rows`, or as many as take `--max-batch-ms`, but 8 at least, as in a server.
 The defaults are ViT-S/16 at 224 px in bf16 as measured on one core of an AMD EPYC (docs/scale.md); times of
 rows are divided by `--cores`. `--fetch-ms` is an assumption: put in what your store takes.
 
@@ -116,7 +117,7 @@ def main(given: Sequence[str] | None = None) -> None:
 def _replica(asked: Any) -> Replica:
     per_gib = GIB_IN_MIB / asked.adapter_mib
     batch_ms, row_ms = asked.batch_ms / asked.cores, asked.row_ms / asked.cores
-    in_time = int((asked.max_batch_ms - batch_ms) / row_ms)
+    in_time = int((asked.max_batch_ms - batch_ms) / max(row_ms, 1e-3))
     return Replica(
         batch_ms=batch_ms,
         row_ms=row_ms,

@@ -75,8 +75,9 @@ class _Mallinfo2(ctypes.Structure):
 def heap_bytes() -> tuple[int, int] | None:
     """What this process has asked the C library for and still holds, and what the library holds unused.
 
-    The second one is memory that was freed between blocks that are in use: a part of it is resident.
-    None where the library cannot say (glibc can, from 2.33).
+    The second one is memory that was freed and is kept to be used again; a part of it is resident. None where
+    the library cannot say (glibc can, from 2.33). It takes 2 ms where there are 10,000 holes, and nobody can
+    allocate meanwhile.
     """
     with suppress(OSError, AttributeError):
         call = ctypes.CDLL("libc.so.6").mallinfo2

@@ -58,6 +58,7 @@ LIVE = "live"
 _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
 _TEND_PERIOD_S = 1.0
+_HEAP_PERIOD_S = 10.0
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _NEEDS: Mapping[str, Need] = {
     **NEEDS,
@@ -162,7 +163,8 @@ class Server:
     async def run(self, ready: "asyncio.Event | None" = None) -> None:
         """Serves until `stop` or SIGTERM, then drains. `ready` is set once it is SERVING, if it ever is."""
         server = await self._start()
-        tasks = [asyncio.create_task(task) for task in (self._watch(), self._tend(), self._follow_access())]
+        beside = (self._watch(), self._measure_heap(), self._tend(), self._follow_access())
+        tasks = [asyncio.create_task(task) for task in beside]
         try:
             if await self._warmed():
                 self._set_health(True)
@@ -285,8 +287,6 @@ class Server:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_S)
             self.service.metrics.set_tasks(len(asyncio.all_tasks()))
-            if heap := process.heap_bytes():
-                self.service.metrics.set_heap(*heap)
             self._stalled = self._stall()
             healthy = self._stalled is None
             if healthy != serving and self.service.engine.warmed:
@@ -302,6 +302,12 @@ class Server:
         if self.service.watcher.waiting_s >= limit:
             return f"stalled: the store has not answered for {limit:g} s"
         return None
+
+    async def _measure_heap(self) -> None:
+        """Shows what the C library holds."""
+        while heap := process.heap_bytes():
+            self.service.metrics.set_heap(*heap)
+            await asyncio.sleep(_HEAP_PERIOD_S)
 
     async def _tend(self) -> None:
         """Looks after the labels; a database that does not answer holds up nothing else."""

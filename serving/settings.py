@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     max_batch_ms: float = Field(
         default=200.0,
         gt=0,
-        description="how long a forward of more than 8 rows may take, by the measured pace",
+        description="how long a forward of more than 8 rows should take, by the measured pace",
     )
     max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
     max_images: int = Field(default=64, ge=1, description="images of one request")

@@ -13,7 +13,8 @@ for the versions that it names, and these must be what the request's names stood
 asked to stop under traffic.
 
 wrong_answers, failures: to be 0; an answer by a former version more than 5 s after a move counts as stale.
-memory_mib, handles, threads, tasks: Theil-Sen's slope an hour and its 95 % interval, after the first quarter.
+memory_mib, heap_used_mib, heap_free_mib, handles, threads, tasks: Theil-Sen's slope an hour and its 95 %
+interval, after the first quarter.
 recovery_s: from the end of a burst until, for two seconds, no call is refused and the median is at most
 the 95th percentile before it. p99_ms: by phase. lost_at_stop: accepted calls without an answer, to be 0.
 The rate is a share of what was measured at the start: other work on the machine makes it mean more or less.

@@ -6,6 +6,7 @@ that was killed and continued gives the same file as one that was not, to the la
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ def predict(bulk: Bulk, out: Path, settings: Mapping[str, Any], advance: Advance
         fixed = {
             "prediction_key_file": f"{folder}/key",
             "max_queue_rows": _UNBOUNDED,
+            "max_batch_ms": math.inf,  # the rows of a batch depend on nothing that is measured
             "max_queue_bytes": _UNBOUNDED,
             "cascade_full_share": 0.0,  # nobody reads the metrics
             "frozen_share": 0.0,

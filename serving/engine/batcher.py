@@ -96,7 +96,7 @@ class Batcher(Generic[Job, Result]):
         run: Runs jobs in the executor, one result or exception for each, in order.
         executor: The engine's thread.
         max_batch_rows: Rows of one batch; a single larger job still runs, alone.
-        max_batch_s: How long a batch of more than `EFFICIENT_ROWS` may take, by the measured pace. What
+        max_batch_s: How long a batch of more than `EFFICIENT_ROWS` should take, by the measured pace. What
             arrives meanwhile waits that long, whoever it is from.
         max_queue_rows: Rows that may wait; more are refused at once.
         max_queue_bytes: Bytes that what waits may keep in memory; more are refused at once.
@@ -340,7 +340,8 @@ class Batcher(Generic[Job, Result]):
     async def _run_batch(self, batch: Sequence[_Item[Job, Result]]) -> None:
         """Runs jobs together; if that fails, each alone, so that a failing one fails alone."""
         rows, started = sum(item.rows for item in batch), self._clock()
-        full = self._is_full(rows)
+        # The first that is large enough tells the pace; later ones raise it where no more rows fit.
+        full = self._is_full(rows) or (rows >= EFFICIENT_ROWS and not self._pace.seconds_per_row)
         self._pace.begin(rows, started)
         try:
             results = await self._results([item.job for item in batch])
@@ -377,7 +378,7 @@ class Batcher(Generic[Job, Result]):
         return rows + (head.rows if head else 1) > self._most_rows()
 
     def _most_rows(self) -> int:
-        """Rows that a batch may have now; before a full one was measured, as many as any may have."""
+        """Rows that a batch may have now; before one was measured, as many as any may have."""
         a_row = self._pace.seconds_per_row
         if self._max_batch_rows * a_row <= self._max_batch_s:
             return self._max_batch_rows

@@ -149,7 +149,9 @@ def principals(client: Client, args: dict[str, Any], folder: Path) -> dict[str, 
     callers = Callers(folder / "principals.json")
     callers.add("reader", "infer")
     callers.add("keeper", "admin")
+    gone = set(targets())
     deploy(args | {"principals": str(callers.write())}, **OPTIONS)
+    until(lambda: not set(targets()) & gone, every_s=0.2)
     classify = classifier_pb2_grpc.ClassifierStub(client.channel).Classify
     manage = admin_pb2_grpc.AdminStub(client.channel).ListAdapters
 
@@ -162,9 +164,6 @@ def principals(client: Client, args: dict[str, Any], folder: Path) -> dict[str, 
         return "OK"
 
     image = request_of([encoded(1)], route="lora", task="shapes")
-    until(
-        lambda: code(classify, image, None) != "OK", every_s=0.2
-    )  # until the last replica without them is gone
     return {
         "classify, nobody": code(classify, image, None),
         "classify, reader": code(classify, image, "reader"),

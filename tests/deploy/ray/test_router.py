@@ -63,15 +63,17 @@ def test_a_new_replica_takes_over_only_its_own_share_of_the_adapters() -> None:
     assert len(moved) < 100
 
 
-def test_one_hot_adapter_is_answered_by_every_replica_that_it_needs() -> None:
+@pytest.mark.parametrize(("bound", "most", "replicas"), [(1.0, 20, 3), (1.25, 25, 3), (BOUND, 30, 2)])
+def test_one_hot_adapter_spreads_over_the_replicas_that_its_bound_asks_for(
+    bound: float, most: int, replicas: int
+) -> None:
     loads = {"a": 0, "b": 0, "c": 0}
-    held = {"a": frozenset({"hot"})}
+    held = {"a": frozenset({"hot"}), "b": NOTHING, "c": NOTHING}
     for _ in range(60):
-        loads[order("hot", loads=loads, held=held)[0]] += 1
+        loads[preferred(["hot"], held=held, loads=loads, bound=bound, least=LEAST)[0]] += 1
 
-    assert sum(loads.values()) == 60
-    assert loads["a"] == max(loads.values()) <= 31  # half above the mean of 20, and one in progress
-    assert loads["b"] + loads["c"] >= 29
+    assert loads["a"] == max(loads.values()) == most
+    assert sum(load > 0 for load in loads.values()) == replicas
 
 
 def test_few_calls_stay_together() -> None:

@@ -61,6 +61,19 @@ async def test_a_batch_has_no_more_rows_than_its_time_allows_but_as_many_as_are_
     assert sizes == [1, 32, *[rows] * full, *[rest] * (rest > 0)], "the first full one is measured"
 
 
+async def test_a_batch_that_is_not_full_tells_how_many_rows_the_next_may_have() -> None:
+    async with world_of(max_batch_rows=32, max_queue_rows=200, max_batch_s=0.2) as world:
+        world.engine.seconds = 0.019
+        first = await world.occupied()
+        some = await world.queue(*range(20))
+        await world.finish(first, some)
+        first = await world.occupied()
+        more = await world.queue(*range(20))
+        await world.finish(first, more)
+
+    assert [len(batch) for batch in world.engine.batches] == [1, 20, 1, 10, 10]
+
+
 async def test_the_future_travels_on_the_item(world: World) -> None:
     """Equal jobs of several callers each get the answer of their own place in the batch."""
     first = await world.occupied()
