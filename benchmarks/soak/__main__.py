@@ -15,6 +15,7 @@ asked to stop under traffic.
 wrong_answers, failures: to be 0; an answer by a former version more than 5 s after a move counts as stale.
 memory_mib, heap_used_mib, heap_free_mib, handles, threads, tasks: Theil-Sen's slope an hour and its 95 %
 interval, after the first quarter.
+at_rest: the same after each cycle, once no call is under way: what waits in a queue takes memory, too.
 recovery_s: from the end of a burst until, for two seconds, no call is refused and the median is at most
 the 95th percentile before it. p99_ms: by phase. lost_at_stop: accepted calls without an answer, to be 0.
 The rate is a share of what was measured at the start: other work on the machine makes it mean more or less.
@@ -25,7 +26,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -52,6 +53,8 @@ LOAD, BURST = 0.7, 3.0
 IMAGES = 4
 _PHASE_S = 128.0
 _STOP_S = 60.0
+_REST_S = 12.0
+"""The server measures its heap every ten seconds."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +65,7 @@ class Run:
     phase_s: float
     recoveries: list[float | None] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
+    at_rest: list[Mapping[str, float]] = field(default_factory=list)
 
     def phase(self, name: str) -> None:
         """One phase from its beginning to its end."""
@@ -148,7 +152,7 @@ def _is_lost(call: Call) -> bool:
 def soak(asked: Any, seconds: float) -> tuple[list[Table], Figures]:
     """The whole run."""
     vit, _ = backbone(asked.architecture, asked.image_size)
-    cycles = max(1, round(seconds / (len(asked.phases) * _PHASE_S)))
+    cycles = max(1, round(seconds / (len(asked.phases) * asked.phase_s)))
     phase_s = seconds / (len(asked.phases) * cycles)
     with shelf(vit, METHODS, asked.adapters) as found:
         images = [jpeg(seed) for seed in range(IMAGES)]
@@ -186,15 +190,17 @@ def _in_phases(server: Corolla, run: Run, cycles: int, asked: Any) -> tuple[list
     progress(f"{capacity:.1f} answers/s at most; {rate:.1f} requests/s from now on")
     growth = Growth(server=server, every_s=min(5.0, run.phase_s / 10))
     traffic.start()
-    traffic.rate = rate
     growth.start()
     for cycle in range(cycles):
         progress(f"cycle {cycle + 1} of {cycles}")
+        traffic.rate = rate
         for name in asked.phases:
             run.phase(name)
+        traffic.phase, traffic.rate = "rest", 0.0
+        seconds_until(lambda: not traffic.under_way.total(), _STOP_S)
+        time.sleep(min(_REST_S, run.phase_s))
+        run.at_rest.append(growth.sample())
     growth.stop()
-    traffic.phase, traffic.rate = "rest", 0.0
-    seconds_until(lambda: not traffic.under_way.total(), _STOP_S)
     capacity_after = traffic.capacity(measured_s, 8)
     traffic.rate = rate
     stop_s, lost = stop_under_load(server, traffic)
@@ -231,6 +237,7 @@ def _figures(calls: Sequence[Call], run: Run, growth: Growth) -> dict[str, Any]:
         "slopes_an_hour": {name: slope.an_hour for name, slope in growth.slopes().items()},
         "slopes_low": {name: slope.low for name, slope in growth.slopes().items()},
         "slopes_high": {name: slope.high for name, slope in growth.slopes().items()},
+        "at_rest": {name: [taken[name] for taken in run.at_rest] for name in run.at_rest[0]},
         "load_average_median": statistics.median(run.loads),
         "load_average_highest": max(run.loads),
     }
@@ -276,6 +283,7 @@ def _phase_names(text: str) -> list[str]:
 def main(given: Sequence[str] | None = None) -> None:
     flags = parser(__doc__ or "")
     flags.add_argument("--minutes", type=float, help="of all phases together; 30, or 2 with --quick")
+    flags.add_argument("--phase-s", type=float, default=_PHASE_S, help="about so long is a phase")
     flags.add_argument("--architecture", default="vit_small_patch16_224")
     flags.add_argument("--image-size", type=int, default=224)
     flags.add_argument("--adapters", type=int, default=24)

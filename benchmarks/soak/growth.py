@@ -65,12 +65,13 @@ class Growth:
 
     def _sample_on(self) -> None:
         while not self._over.is_set():
-            for name, value in self._sample().items():
+            for name, value in self.sample().items():
                 self.samples.setdefault(name, []).append(value)
             self.times.append(time.monotonic())
             self._over.wait(self.every_s)
 
-    def _sample(self) -> Mapping[str, float]:
+    def sample(self) -> Mapping[str, float]:
+        """What the server takes now."""
         return {
             "memory_mib": self._process.memory_full_info().uss / 2**20,
             "handles": self._process.num_fds(),

@@ -27,6 +27,7 @@ def test_a_short_soak_finds_only_right_answers_and_ends_with_its_figures(figures
         *("memory_mib", "heap_used_mib", "heap_free_mib"),
         *("handles", "threads", "tasks"),
     }
+    assert len(found["at_rest"]["memory_mib"]) == 1
     assert set(found["p99_ms"]) == {*soak.KINDS}
 
 
