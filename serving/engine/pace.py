@@ -6,7 +6,7 @@ class Pace:
 
     The pace is an estimate from below, for it refuses work: any faster batch lowers it at once; only full
     batches raise it (a small one is slow per row), by a quarter at most, so that an outlier is soon
-    forgotten. It is 0 until one full batch was measured.
+    forgotten. It is 0 until a batch was measured as full.
     """
 
     def __init__(self) -> None:
