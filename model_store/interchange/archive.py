@@ -15,6 +15,7 @@ from torch import Tensor
 from model_store.collections.adapters import Published
 from model_store.format import digest, tensors
 from model_store.format.records import Archived, Draft, Manifest, TaskRecord, TaskSpec
+from model_store.format.zips import UNREADABLE
 from model_store.store import Store
 from petl_vit import heads, methods
 from petl_vit.architecture import check_tensors, describe
@@ -126,7 +127,7 @@ def _parts(data: bytes, name: str) -> dict[str, bytes]:
             return {info.filename: archive.read(info) for info in infos}
     except CorollaError:
         raise
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise Corrupt(f"not a whole archive ({error})", field=name, remedy=_REMEDY) from error
 
 

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from model_store.format.zips import UNREADABLE
 from model_store.interchange import petl_vision
 from model_store.interchange.peft_names import CONFIG, PICKLED, WEIGHTS
 from model_store.sources import checkpoint, hub_folder
@@ -75,7 +76,7 @@ def zip_holds(path: Path, name: str) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(Path(member).name == name for member in file.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
+    except UNREADABLE:
         return False  # no zip, or a damaged one, which its reader refuses
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model_store.format.tensors import check_header, not_finite
+from model_store.format.zips import UNREADABLE
 from model_store.sources import file_kind, gated, hub_folder, others, pickled, wrapping
 from model_store.sources.families import registry
 from model_store.sources.families.names import Names
@@ -148,7 +149,7 @@ def is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return "corolla.json" in file.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):  # no zip, or a damaged one
+    except UNREADABLE:  # no zip, or a damaged one
         return False
 
 

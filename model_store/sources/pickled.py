@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model_store.format.zips import UNREADABLE
 from petl_vit.errors import InvalidInput
 
 _MOST = 256
@@ -120,12 +121,12 @@ def whole_model(path: Path, names: tuple[str, ...]) -> InvalidInput:
 
 def _check_zip(path: Path) -> None:
     """Refuses a zip with compressed tensors, which torch.save does not write; TorchScript's code may be."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as file:
             infos = file.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+    except UNREADABLE as error:
         raise _refusal(path, error, ()) from error
     unpacked = sum(info.file_size for info in infos)
     stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos if "/data/" in info.filename)

@@ -10,7 +10,6 @@ Shapes: C classes, D the backbone's width, E the width of the space that images 
 import importlib
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from model_store.format.zips import UNREADABLE
 from model_store.names import check_printable
 from model_store.sources import class_file
 from petl_vit.architecture import describe
@@ -290,7 +290,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise _unfit(
             f"{path.name} is not a whole npz file of plain arrays ({error})", "make it again without pickle"
         ) from error

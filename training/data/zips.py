@@ -8,13 +8,13 @@ import struct
 import threading
 import unicodedata
 import zipfile
-import zlib
 from pathlib import PurePosixPath, PureWindowsPath
 
 from image_files.clutter import is_clutter
 from image_files.folder import Below
 from image_files.formats import HEAD_BYTES, is_image, named_as_image
 from image_files.left_out import CLUTTER, NOT_AN_IMAGE, LeftOut
+from model_store.format.zips import UNREADABLE
 from petl_vit.errors import InvalidInput, NotFound, near
 from training.data.records import INSIDE, listed
 
@@ -39,7 +39,7 @@ class Zip:
         self._lock = threading.Lock()  # ZipFile counts its open members without one
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(f"{path} cannot be read", error) from error
         self.legacy: str | None = None
         self._folders: set[str] = set()
@@ -83,8 +83,7 @@ class Zip:
         try:
             with self._lock, self._zip.open(self._members[path]) as file:
                 return file.read(size)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-            # RuntimeError: encrypted; NotImplementedError, one of its kind: an unknown compression.
+        except UNREADABLE as error:
             raise self._unreadable("the file cannot be read", error) from error
 
     def _add(self, info: zipfile.ZipInfo) -> None:
