@@ -5,7 +5,7 @@ from collections.abc import Callable
 from model_store.collections.history import History
 from model_store.format import keys
 from model_store.format.records import Alias
-from model_store.names import LATEST, check_name
+from model_store.names import LATEST
 from model_store.place.objects import Place
 from petl_vit.errors import Conflict
 
@@ -28,8 +28,7 @@ class Aliases:
 
     def of(self, task: str, name: str) -> dict[str, int]:
         """The version that each alias of an adapter stands for."""
-        prefix = keys.below(keys.ALIASES, check_name(task, "task"), check_name(name, "adapter"))
-        names = keys.aliases_in(self._place.keys(prefix))
+        names = keys.aliases_in(self._place.keys(keys.below(keys.ALIASES, task, name)))
         versions = {alias: self.get(task, name, alias) for alias in names}
         return {alias: version for alias, version in versions.items() if version is not None}
 

@@ -56,7 +56,7 @@ class References:
         Raises:
             Corrupt: As `get`.
         """
-        return self._read(keys.below(keys.REFERENCES, route))
+        return self._read(keys.references(route))
 
     def list(self) -> Sequence[Reference]:
         """All references, the newest first.

@@ -7,7 +7,7 @@ from model_store.collections.adapters import Adapters
 from model_store.collections.history import History, route_audit
 from model_store.format import keys
 from model_store.format.records import NamedRoute
-from model_store.names import LATEST, check_name
+from model_store.names import LATEST
 from model_store.place.objects import Place
 from model_store.routes.algebra import Route
 from petl_vit.errors import Conflict, CorollaError, Corrupt, NotFound
@@ -99,8 +99,7 @@ class Routes:
 
     def names(self, task: str | None = None) -> list[tuple[str, str]]:
         """The tasks and names of the routes of one task or of all, none of which is read."""
-        checked = None if task is None else check_name(task, "task")
-        return keys.routes_in(self._place.keys(keys.below(keys.ROUTES, checked)))
+        return keys.routes_in(self._place.keys(keys.below(keys.ROUTES, task)))
 
     def list(self, task: str | None = None) -> list[NamedRoute]:
         """The named routes of one task or of all, by task and name."""

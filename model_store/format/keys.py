@@ -59,9 +59,17 @@ def garbage(key: str) -> str:
     return f"{GARBAGE}/{key.replace('/', '+')}"
 
 
-def below(kind: str, *names: str | None) -> str:
-    """The prefix of all keys of a kind, or of those below names; a name that is None ends it."""
-    return "/".join([kind, *(name for name in names if name is not None)])
+def below(kind: str, task: str | None = None, adapter: str | None = None) -> str:
+    """The prefix of all keys of a kind, or of those of a task, or of a task's adapter."""
+    if task is None:
+        return kind
+    below_task = f"{kind}/{check_name(task, 'task')}"
+    return below_task if adapter is None else f"{below_task}/{check_name(adapter, 'adapter')}"
+
+
+def references(route: str) -> str:
+    """The prefix of the references of a route."""
+    return f"{REFERENCES}/{check_digest(route, 'route')}"
 
 
 def backbones_in(keys: Iterable[str]) -> list[str]:

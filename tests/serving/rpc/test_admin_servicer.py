@@ -252,6 +252,8 @@ def test_routes_are_pinned_and_every_change_names_the_caller(ours: Ours) -> None
     assert not put.HasField("before_temperature")
     assert len(ours.admin.list_changes(limit=2).changes) == 2
     refused("NOT_FOUND", "route", ours.admin.list_changes, "nothing", task="shapes")
+    for task in ("../..", "shapes\2", "shapes/lora", "Shapes"):
+        refused("INVALID_ARGUMENT", "task", ours.admin.list_changes, task=task)
 
 
 def test_a_deleted_route_answers_no_request(ours: Ours) -> None:
