@@ -38,6 +38,7 @@ VARIABLES = frozenset(
         "COROLLA_TLS_SERVER_NAME",
         "COROLLA_TOKEN",
         "COROLLA_TOKEN_FILE",
+        "COROLLA_TRUSTED_KEYS",
     }
 )
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next

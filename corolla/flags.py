@@ -88,6 +88,18 @@ skip_bad = click.option(
 )
 
 
+def trusted_keys(what: str) -> Decorator:
+    """`--trusted-keys`, as of a server; `what` is whom it has to vouch for."""
+    return click.option(
+        "--trusted-keys",
+        type=PATH,
+        metavar="FILE",
+        envvar="COROLLA_TRUSTED_KEYS",
+        help=f"File of public keys and digests, as of `corolla serve`: one of them has to vouch for {what} "
+        "(env: COROLLA_TRUSTED_KEYS).",
+    )
+
+
 def columns(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--image-column` and `--label-column` of labelled images."""
     for what, text in (("label", "labels"), ("image", "images or of their paths")):

@@ -82,9 +82,15 @@ def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
 
 
 def signatures_in(keys: Iterable[str]) -> list[str]:
-    """The keys of the signatures of adapters among keys."""
+    """The keys of the signatures of adapters among keys, sorted."""
     pattern = rf"{ADAPTERS}/{NAME}/{NAME}/[1-9]\d*/{SIGNATURES}/{DIGEST}\.json"
-    return [key for key in keys if re.fullmatch(pattern, key)]
+    return sorted(key for key in keys if re.fullmatch(pattern, key))
+
+
+def version_of(key: str) -> tuple[str, str, int]:
+    """The task, name and version that a key of an adapter's file begins with."""
+    _, task, name, version, *_ = key.split("/")
+    return task, name, int(version)
 
 
 def aliases_in(keys: Iterable[str]) -> list[str]:
