@@ -28,6 +28,8 @@ PLUGINS = "corolla.commands"
 
 VARIABLES = frozenset(
     {
+        "COROLLA_CACHE",
+        "COROLLA_CACHE_BYTES",
         "COROLLA_DEBUG",
         "COROLLA_LOGITS",
         "COROLLA_PRINCIPALS",

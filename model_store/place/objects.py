@@ -20,6 +20,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from model_store.place.cache import Cache
 from model_store.place.problems import first_line, problem_of
+from model_store.place.url import scheme_of
 from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
 
@@ -98,7 +99,7 @@ class Objects:
             InvalidInput: It is neither.
             CorollaError: The folder cannot be created.
         """
-        scheme = urlsplit(url).scheme if "://" in url else ""
+        scheme = scheme_of(url)
         if scheme in ("", "file"):
             return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
         if scheme == "memory":
