@@ -28,6 +28,8 @@ PLUGINS = "corolla.commands"
 
 VARIABLES = frozenset(
     {
+        "COROLLA_CACHE",
+        "COROLLA_CACHE_BYTES",
         "COROLLA_DEBUG",
         "COROLLA_LOGITS",
         "COROLLA_PRINCIPALS",
@@ -38,6 +40,7 @@ VARIABLES = frozenset(
         "COROLLA_TLS_SERVER_NAME",
         "COROLLA_TOKEN",
         "COROLLA_TOKEN_FILE",
+        "COROLLA_TRUSTED_KEYS",
     }
 )
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next

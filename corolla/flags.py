@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
+from model_store.place.cache import MOST_BYTES, Cache
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import MAX_PIXELS
 from petl_vit.precision import CHOICES, MEANING, Precision
@@ -58,6 +59,36 @@ store = click.option(
     metavar="URL",
     help="Folder or URL of the store (default: the user's data folder; env: COROLLA_STORE).",
 )
+
+
+def cached_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--store`, and where a command that reads tensors keeps them: it is called with `url` and a `cache`."""
+
+    @store
+    @click.option(
+        "--cache",
+        type=PATH,
+        metavar="FOLDER",
+        envvar="COROLLA_CACHE",
+        help="Folder in which tensors of the store are kept, shared with other commands and servers "
+        "(env: COROLLA_CACHE).  [default: of an object store, the user's cache; else none]",
+    )
+    @click.option(
+        "--cache-bytes",
+        type=click.IntRange(0),
+        default=MOST_BYTES,
+        show_default=True,
+        envvar="COROLLA_CACHE_BYTES",
+        help="Bytes of the cache; the least recently used leave it first, and 0 keeps nothing "
+        "(env: COROLLA_CACHE_BYTES).",
+    )
+    @wraps(command)
+    def run(url: str | None, cache: Path | None, cache_bytes: int, **rest: Any) -> Any:
+        return command(url=url, cache=Cache.of_user(url, cache, cache_bytes), **rest)
+
+    return run
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 extrapolate = click.option("--extrapolate", is_flag=True, help="Allow alphas outside [0, 1].")
@@ -86,6 +117,18 @@ max_pixels = click.option(
 skip_bad = click.option(
     "--skip-bad", is_flag=True, help="Leave out images that cannot be used, instead of refusing the set."
 )
+
+
+def trusted_keys(what: str) -> Decorator:
+    """`--trusted-keys`, as of a server; `what` is whom it has to vouch for."""
+    return click.option(
+        "--trusted-keys",
+        type=PATH,
+        metavar="FILE",
+        envvar="COROLLA_TRUSTED_KEYS",
+        help=f"File of public keys and digests, as of `corolla serve`: one of them has to vouch for {what} "
+        "(env: COROLLA_TRUSTED_KEYS).",
+    )
 
 
 def columns(command: Callable[..., Any]) -> Callable[..., Any]:

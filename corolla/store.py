@@ -18,6 +18,7 @@ from corolla.measuring import reporter_of
 from corolla.method_settings import recipe_of
 from corolla.tuning import Tuning
 from model_store.format.records import Manifest, TaskRecord
+from model_store.place.cache import Cache
 from model_store.resolution.promotion import after_registration
 from model_store.routes.text import parse_route
 from model_store.store import Store as ModelStore
@@ -67,8 +68,10 @@ class Store(Tuning):
             "max_pixels": max_pixels,
         }
         settings = Settings.read(given)
-        self._given = {name: getattr(settings, name) for name in given}
-        super().__init__(ModelStore.open(settings.store, cache=settings.opened_cache()), settings)
+        cache = Cache.of_user(settings.store, settings.cache, settings.cache_bytes)
+        kept = {} if cache is None else {"cache": str(cache.folder)}
+        self._given = {name: getattr(settings, name) for name in given} | kept
+        super().__init__(ModelStore.open(settings.store, cache=cache), settings)
         self._in_process: InProcess | None = None
         self._lock = Lock()
 

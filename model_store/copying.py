@@ -157,7 +157,7 @@ def _phases(source: Store, target: Store, here: Listing, there: Listing) -> Iter
         for version in keys.versions_in(here, r"manifest\.json")
         if version not in buried
     ]
-    signatures = [key for key in sorted(keys.signatures_in(here)) if _version(key) not in buried]
+    signatures = [key for key in keys.signatures_in(here) if keys.version_of(key) not in buried]
     yield [item(key, partial(_signature, source, target, key)) for key in signatures]
     yield renewed([keys.reference(*digests) for digests in keys.references_in(here)])
     named = here.keys() - there.keys()
@@ -192,7 +192,7 @@ def _renewed(source: Store, target: Store, key: str) -> Difference | None:
 
 def _signature(source: Store, target: Store, key: str) -> Difference | None:
     """Copies a signature to a version that the target has, with the same record."""
-    manifest = keys.adapter(*_version(key), "manifest.json")
+    manifest = keys.adapter(*keys.version_of(key), "manifest.json")
     record = target.place.read(manifest)
     if record is None or record != source.place.read(manifest):
         return None
@@ -273,7 +273,7 @@ def _compare(source: Store, target: Store, place: str) -> Difference | None:
     if ours == theirs or ours is None or theirs is None:
         return None
     if kind == keys.ADAPTERS:
-        digests = [s.adapters.manifest(*_version(place)).digest for s in (source, target)]
+        digests = [s.adapters.manifest(*keys.version_of(place)).digest for s in (source, target)]
         if digests[0] == digests[1]:
             return None
         return Difference(
@@ -307,11 +307,6 @@ def _buried(source: Store, target: Store, here: Listing, there: Listing) -> Iter
                 problem="the target never had it, and has given up its number",
                 remedy="publish the adapter there by `corolla adapters export` and `import`",
             )
-
-
-def _version(key: str) -> tuple[str, str, int]:
-    _, task, name, version, *_ = key.split("/")
-    return task, name, int(version)
 
 
 def _named_by(record: str) -> str:

@@ -91,9 +91,9 @@ def _remove(store: Store, leftover: Leftover, grace: timedelta) -> bool:
         case Kind.BACKBONE | Kind.TASK:
             return _remove_tensors(store, leftover)
         case Kind.VERSION:
-            return store.adapters.bury(*_version(leftover.place))
+            return store.adapters.bury(*keys.version_of(leftover.place))
         case Kind.DELETION:
-            version = _version(leftover.place)
+            version = keys.version_of(leftover.place)
             if not store.place.exists(keys.adapter(*version, "deleted.json")):
                 return False  # another collector's, who took it back as the version was published
             store.adapters.remove(*version)
@@ -123,11 +123,6 @@ def _remove_old(store: Store, key: str, grace: timedelta) -> bool:
             return False
         store.place.delete(key)
     return True
-
-
-def _version(place: str) -> tuple[str, str, int]:
-    _, task, name, version, _ = place.split("/")
-    return task, name, int(version)
 
 
 def _remove_stale_marks(store: Store, now: datetime) -> None:

@@ -110,8 +110,12 @@ def _versions(listed: Listing) -> Iterator[Leftover]:
         set(keys.versions_in(listed, file))
         for file in (r"manifest\.json", r"adapter\.safetensors", r"deleted\.json")
     )
-    for version in (manifests | tensors) & tombstones:
+    signatures: dict[tuple[str, str, int], list[str]] = {}
+    for key in keys.signatures_in(listed):
+        signatures.setdefault(keys.version_of(key), []).append(key)
+    for version in (manifests | tensors | signatures.keys()) & tombstones:
         files = [keys.adapter(*version, file) for file in ("adapter.safetensors", "manifest.json")]
+        files += signatures.get(version, [])
         begun = listed[keys.adapter(*version, "deleted.json")].modified
         rest = _leftover(Kind.DELETION, listed, *(file for file in files if file in listed))
         yield replace(rest, modified=max(rest.modified, begun))

@@ -7,12 +7,14 @@ are not problems: they are listed apart, and `corolla store gc` removes them.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from model_store.collections.images import digests_in
 from model_store.format import keys
 from model_store.format.records import Audit, ExactVersion, Manifest, NamedRoute, TaskRecord
+from model_store.format.trust import Trusted
 from model_store.leftovers import READERS, Leftover, Listing, leftovers, listing
 from model_store.names import LATEST
 from model_store.routes.algebra import AdapterRef
@@ -61,9 +63,13 @@ _Check = Callable[[], object]
 
 
 def verify(
-    store: Store, *, tensors: bool = True, advance: Callable[[int, int], object] = lambda done, total: None
+    store: Store,
+    *,
+    tensors: bool = True,
+    trusted: Trusted | None = None,
+    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> Report:
-    """Check every record, every digest and every reference of a store.
+    """Check every record, every digest, every reference and every signature of a store.
 
     What is deleted or moved while it is being checked is not a problem: each one is looked at again before it
     is reported.
@@ -71,13 +77,14 @@ def verify(
     Args:
         store: Opened without a cache, whose copies would be checked instead.
         tensors: Whether tensors are read and their digests computed; otherwise they must only exist.
+        trusted: Who has to vouch for every version; None asks nobody.
         advance: Called with the number of checks that are done, and of all.
 
     Raises:
         Unreachable: The store cannot be listed, or many of its files cannot be read.
     """
     listed = listing(store.place)
-    checks = list(_checks(store, listed, tensors))
+    checks = list(_checks(store, listed, tensors, trusted))
     problems: list[Problem] = []
     with ThreadPoolExecutor(READERS) as readers:
         results = readers.map(_problem_of, checks)
@@ -93,7 +100,7 @@ def verify(
     if len(unreadable) >= _UNREACHABLE:
         raise Unreachable(unreadable[0].problem, field=unreadable[0].place, remedy=unreadable[0].remedy)
     return Report(
-        checked=dict(Counter(key.partition("/")[0] for key, _ in checks)),
+        checked=dict(Counter(_kind(key) for key in dict.fromkeys(key for key, _ in checks))),
         size=sum(stamp.size for stamp in listed.values()),
         problems=sorted(problems, key=lambda problem: problem.place),
         leftovers=leftovers(store, listed),
@@ -119,7 +126,13 @@ def _problem_of(check: tuple[str, _Check]) -> Problem | None:
     return kind(place=where, problem=found.problem, remedy=found.remedy or _RESTORE)
 
 
-def _checks(store: Store, listed: Listing, tensors: bool) -> Iterator[tuple[str, _Check]]:
+def _kind(key: str) -> str:
+    return keys.SIGNATURES if f"/{keys.SIGNATURES}/" in key else key.partition("/")[0]
+
+
+def _checks(
+    store: Store, listed: Listing, tensors: bool, trusted: Trusted | None
+) -> Iterator[tuple[str, _Check]]:
     """Every check, with the key that it is about."""
     for digest in keys.backbones_in(listed):
         yield keys.backbone(digest, "backbone.json"), partial(_backbone, store, digest, tensors)
@@ -128,7 +141,12 @@ def _checks(store: Store, listed: Listing, tensors: bool) -> Iterator[tuple[str,
     deleted = set(keys.versions_in(listed, r"deleted\.json"))
     for version in keys.versions_in(listed, r"manifest\.json"):
         if version not in deleted:
-            yield keys.adapter(*version, "manifest.json"), partial(_adapter, store, *version, tensors)
+            manifest = keys.adapter(*version, "manifest.json")
+            yield manifest, partial(_adapter, store, *version, tensors)
+            if trusted is not None:
+                yield manifest, partial(_voucher, store, *version, trusted)
+    for signature in keys.signatures_in(listed):
+        yield signature, partial(store.adapters.signatures.check_file, signature)
     for alias in keys.all_aliases_in(listed):
         yield keys.alias(*alias), partial(_alias, store, *alias)
     for route in keys.routes_in(listed):
@@ -191,6 +209,11 @@ def _adapter(store: Store, task: str, name: str, version: int, tensors: bool) ->
         store.adapters.load(manifest)
     else:
         _expect(store, keys.adapter(task, name, version, "adapter.safetensors"), "publish it again")
+
+
+def _voucher(store: Store, task: str, name: str, version: int, trusted: Trusted) -> None:
+    with suppress(NotFound):  # deleted meanwhile
+        store.adapters.signatures.voucher(store.adapters.manifest(task, name, version), trusted)
 
 
 def _expect_lists(store: Store, record: Manifest | TaskRecord) -> None:

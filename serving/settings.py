@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model_store.place.cache import Cache
+from model_store.place.cache import MOST_BYTES, Cache
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput, near
 from petl_vit.image_input import MAX_PIXELS
@@ -51,7 +51,9 @@ class Settings(BaseSettings):
         default=None, description="folder in which files of a remote store are kept; default: none are"
     )
     cache_bytes: int = Field(
-        default=10 * 2**30, ge=1, description="bytes of the cache; the least recently used leave it first"
+        default=MOST_BYTES,
+        ge=0,
+        description="bytes of the cache; the least recently used leave it first, and 0 keeps nothing",
     )
     backbone: str | None = Field(default=None, description="name or digest; default: the only one stored")
     host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
@@ -279,12 +281,8 @@ class Settings(BaseSettings):
             raise InvalidInput(f"{first['msg']} (got {first.get('input')!r})", field=field) from None
 
     def opened_cache(self) -> Cache | None:
-        """Where tensor files of the store are kept on this machine, if anywhere.
-
-        Raises:
-            CorollaError: The folder cannot be written.
-        """
-        return None if self.cache is None else Cache.open(Path(self.cache), self.cache_bytes)
+        """Where tensor files of the store are kept on this machine, if anywhere."""
+        return Cache.at(self.cache, self.cache_bytes)
 
     def registered_bytes(self, *, beside_gpu: bool) -> int:
         """Bytes of host memory that adapters may take."""

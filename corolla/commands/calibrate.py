@@ -11,6 +11,7 @@ from corolla.calibrating import Calibration, Judged, Learnt
 from corolla.flags import epilog
 from corolla.names import chosen_task, route_document
 from corolla.references import route_reference, to_measure
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.cascade import Score
 from training.progress import Bars
@@ -65,7 +66,7 @@ _CASCADE = "'cascade(lora, ssf, full; loss<=0.002)'"
     "[default: the user's cache]",
 )
 @click.option("--again", is_flag=True, help="Compute logits that are kept already.")
-@flags.store
+@flags.cached_store
 @flags.as_json
 def calibrate_route(
     task: str | None,
@@ -74,6 +75,7 @@ def calibrate_route(
     holdout: float,
     all_images: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -86,7 +88,7 @@ def calibrate_route(
     server sees it as any change of a named route. A reference of other thresholds is stale from then on; the
     last line says how to measure it again.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     what = Calibration(
         task=chosen_task(store, task),
         score=Score(score),

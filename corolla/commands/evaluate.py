@@ -9,6 +9,7 @@ from corolla import evaluation, evaluation_tables, files, flags, tables
 from corolla.evaluation import Measurement
 from corolla.flags import epilog
 from corolla.names import chosen_task
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from training.progress import Bars
@@ -71,10 +72,11 @@ CURVE = tuple(i / 10 for i in range(11))
 @click.option("--out", type=flags.PATH, help="Write everything to this JSON file, for `corolla report`.")
 @flags.overwrite
 @click.option("--full", is_flag=True, help="Print every column and every pair.")
-@flags.store
+@flags.cached_store
 @flags.as_json
 def evaluate(
     url: str | None,
+    cache: Cache | None,
     task: str | None,
     routes: tuple[str, ...],
     more: tuple[str, ...],
@@ -95,7 +97,7 @@ def evaluate(
         raise InvalidInput("--alpha-curve names alphas, too", field="alphas", remedy="give one of the two")
     if out is not None:
         files.check_free(out, overwrite)
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     what = Measurement(
         task=chosen_task(store, task),
         routes=[*routes, *more],

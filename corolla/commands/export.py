@@ -16,6 +16,7 @@ from corolla.flags import epilog
 from corolla.group import CommandGroup
 from corolla.names import chosen_task
 from model_store.format.records import Manifest, TaskRecord
+from model_store.place.cache import Cache
 from model_store.resolution import one_model
 from model_store.resolution.answering import answering
 from model_store.resolution.versions import ResolvedTerm
@@ -45,7 +46,7 @@ def export() -> None:
 @click.option("--out", required=True, type=flags.PATH, help="File to write, .onnx.")
 @flags.extrapolate
 @flags.overwrite
-@flags.store
+@flags.cached_store
 @flags.as_json
 def onnx(
     models: tuple[str, ...],
@@ -55,6 +56,7 @@ def onnx(
     extrapolate: bool,
     overwrite: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
 ) -> None:
     """Write one MODEL as an ONNX file, or with --bank the adapters of a task.
@@ -69,7 +71,7 @@ def onnx(
     beside = out.with_suffix(".json")
     for path in (out, beside):
         files.check_free(path, overwrite)
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     task_name = chosen_task(store, task)
     exported = _banked(store, task_name, models) if bank else _plain(store, task_name, models, extrapolate)
     files.write(out, exported.graph, overwrite)

@@ -8,6 +8,7 @@ from corolla import fitting, flags, tables
 from corolla.flags import epilog
 from corolla.names import chosen_task, route_document
 from corolla.references import route_reference, to_measure
+from model_store.place.cache import Cache
 from model_store.store import Store
 from training.progress import Bars
 
@@ -30,7 +31,7 @@ from training.progress import Bars
 @flags.columns
 @flags.precision("What the backbone computes in, as a server's")
 @flags.device
-@flags.store
+@flags.cached_store
 @flags.as_json
 def fit_route(
     name: str,
@@ -39,6 +40,7 @@ def fit_route(
     holdout: float,
     all_images: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -47,7 +49,7 @@ def fit_route(
     It is stored with the versions that answer now, and applied to these alone. A reference that was measured
     at another temperature is stale from then on; the last line says how to measure it again.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     share = None if all_images else holdout
     what = fitting.Fitting(task=chosen_task(store, task), name=name, data=data, holdout=share, **settings)
     fitted = fitting.fit(store, what, Bars())

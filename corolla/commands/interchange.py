@@ -16,6 +16,7 @@ from corolla.importing import AUTO
 from corolla.names import chosen_task
 from model_store import deletion
 from model_store.format.records import Manifest
+from model_store.place.cache import Cache
 from model_store.resolution import one_model
 from model_store.resolution.versions import Member, ResolvedTerm
 from model_store.routes.text import parse_adapter
@@ -42,7 +43,7 @@ _FORMATS = "archive: one file of corolla; timm: a plain checkpoint; peft: a fold
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="Times every alpha of the model.")
 @flags.extrapolate
 @flags.overwrite
-@flags.store
+@flags.cached_store
 @flags.as_json
 def fold(
     model: str,
@@ -52,6 +53,7 @@ def fold(
     extrapolate: bool,
     overwrite: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
 ) -> None:
     """Write a model as a plain timm checkpoint.
@@ -60,7 +62,7 @@ def fold(
     these; every method in it has to fold into weights. timm.create_model with strict loading gives the same
     logits from the file alone (docs/interchange.md has the program).
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     if not extrapolate and not 0 <= alpha <= 1:
         raise InvalidInput(
             f"alpha {alpha:g} lies outside [0, 1]", field="alpha", remedy="or add --extrapolate"
@@ -91,7 +93,7 @@ def fold(
 )
 @click.option("--out", required=True, type=flags.PATH, help="File to write; for peft a folder.")
 @flags.overwrite
-@flags.store
+@flags.cached_store
 @flags.as_json
 def export_adapter(
     adapter: str,
@@ -100,6 +102,7 @@ def export_adapter(
     out: Path,
     overwrite: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
 ) -> None:
     """Write one version for another store or library.
@@ -107,7 +110,7 @@ def export_adapter(
     ADAPTER is NAME[:VERSION|@ALIAS]. archive: one file for another corolla. timm: a plain checkpoint, as
     `fold` writes it. peft: a folder for Hugging Face PEFT, for the method lora.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     ref = parse_adapter(adapter)
     manifest = store.adapters.resolve(ref, ref.task or chosen_task(store, task))
     _write(store, manifest, kind, out, overwrite)
@@ -157,16 +160,16 @@ def export_adapter(
     "--ema/--no-ema", default=None, help="For timm: averaged or plain weights.  [default: averaged]"
 )
 @click.option("--scale", type=float, help="For petl-vision: fact_scaler of the run's config.")
-@flags.store
+@flags.cached_store
 @flags.as_json
-def import_adapter(path: Path, url: str | None, as_json: bool, **settings: Any) -> None:
+def import_adapter(path: Path, url: str | None, cache: Cache | None, as_json: bool, **settings: Any) -> None:
     """Register an adapter from another store or library.
 
     archive brings its task along. peft (a folder), timm (a whole checkpoint, registered with the method full)
     and petl-vision (registered with fact_tt) need a task that is in the store. What was found in PATH, the
     edits that it became and what was left out is said.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     imported = importing.import_adapter(store, importing.Arrival(path=path, **settings))
     manifest = imported.manifest
     new = [] if imported.known else [manifest]

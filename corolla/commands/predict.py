@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from corolla import flags, tables
 from corolla.flags import epilog, option_of
+from model_store.place.cache import Cache
 from model_store.routes.text import parse_route
 from serving.bulk.sources import listed
 from serving.settings import Settings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class too.")
 @flags.extrapolate
 @flags.overwrite
-@flags.store
+@flags.cached_store
 @flags.backbone
 @option_of("device", Settings.model_fields["device"])
 @option_of("precision", Settings.model_fields["precision"])
@@ -63,6 +64,7 @@ def predict(
     extrapolate: bool,
     overwrite: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
     **settings: object,
 ) -> None:
@@ -79,7 +81,8 @@ def predict(
         if left_out:
             click.echo(f"left out: {left_out}", err=True)
     given = flags.given(click.get_current_context())
-    settings = {"store": url} | {name: given[name] for name in settings if name in given}
+    kept = {"cache_bytes": 0} if cache is None else {"cache": str(cache.folder), "cache_bytes": cache.limit}
+    settings = {"store": url} | kept | {name: given[name] for name in settings if name in given}
     Settings.read(settings)  # refuses a variable or a value before anything is imported
 
     from serving.bulk import run

@@ -8,6 +8,7 @@ import click
 from corolla import flags, referencing, tables
 from corolla.flags import epilog
 from corolla.names import chosen_task
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from training.progress import Bars
@@ -50,7 +51,7 @@ from training.progress import Bars
     help="Folder in which logits are kept, so that none is computed twice (env: COROLLA_LOGITS).  "
     "[default: the user's cache]",
 )
-@flags.store
+@flags.cached_store
 @flags.as_json
 def reference_route(
     name: str | None,
@@ -59,6 +60,7 @@ def reference_route(
     holdout: float,
     all_images: bool,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -69,7 +71,7 @@ def reference_route(
     """
     if (name is None) == (not every):
         raise InvalidInput("name one route, or give --all", field="all")
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     what = referencing.Referencing(
         task=task if every else chosen_task(store, task),
         name=name,

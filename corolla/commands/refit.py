@@ -10,6 +10,7 @@ import click
 from corolla import flags, tables
 from corolla.flags import epilog
 from corolla.task_versions import fitted_to, records_of
+from model_store.place.cache import Cache
 from model_store.store import Store
 from training.progress import Bars
 
@@ -37,16 +38,18 @@ if TYPE_CHECKING:
 @flags.columns
 @click.option("--backbone", help="Backbone, where the task is on several.")
 @flags.device
-@flags.store
+@flags.cached_store
 @flags.as_json
-def refit_head(task: str, backbone: str | None, url: str | None, as_json: bool, **settings: Any) -> None:
+def refit_head(
+    task: str, backbone: str | None, url: str | None, cache: Cache | None, as_json: bool, **settings: Any
+) -> None:
     """Fit the base head of a task again.
 
     To all images, say, where its first run had a --limit. The result is the task's next version: adapters
     that are trained from now on start from it, and the route `base` means it. Adapters that exist stay with
     the version that they were trained for.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     before = records_of(store, task, backbone, None)[-1]
 
     from training.run import refit

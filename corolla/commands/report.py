@@ -10,6 +10,7 @@ from corolla.evaluation import Measurement
 from corolla.flags import epilog
 from corolla.names import chosen_task
 from corolla.reporting import Reporting
+from model_store.place.cache import Cache
 from model_store.store import Store
 from training.progress import Bars
 
@@ -64,10 +65,11 @@ if TYPE_CHECKING:
     help="Folder in which logits are kept (env: COROLLA_LOGITS).  [default: the user's cache]",
 )
 @flags.overwrite
-@flags.store
+@flags.cached_store
 @flags.as_json
 def report(
     url: str | None,
+    cache: Cache | None,
     task: str | None,
     evaluation: Path | None,
     out: Path,
@@ -83,7 +85,7 @@ def report(
     figure means.
     """
     files.check_free(out, overwrite)
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     chosen = task or "" if evaluation is not None else chosen_task(store, task)
     what = Reporting(evaluation=evaluation, measurement=Measurement(task=chosen, **settings))
     _write(reporting.report(store, what, Bars()), out, csv, overwrite, as_json)

@@ -31,8 +31,9 @@ def sign(adapter: str, path: Path, task: str | None, url: str | None, as_json: b
     """Sign one version, so that servers may require it.
 
     ADAPTER is [TASK/]NAME[:VERSION|@ALIAS]. Its tensors are held to their digest first. The signature lies
-    beside the version; it is of this version under this name alone, so what is copied to another name or
-    store is signed again. Servers with --trusted-keys load what a key of theirs has signed.
+    beside the version; it is of this version under this name alone, so what is published or imported under
+    another is signed again; `corolla store copy` copies it. Servers with --trusted-keys load what a key of
+    theirs has signed.
     """
     key = SigningKey.read(path.expanduser())
     store = Store.open(url)
@@ -51,22 +52,18 @@ def sign(adapter: str, path: Path, task: str | None, url: str | None, as_json: b
     ),
 )
 @click.argument("adapter")
-@click.option(
-    "--trusted-keys",
-    "path",
-    type=flags.PATH,
-    help="File of public keys and digests, as of `corolla serve`: one of them has to vouch for it.",
-)
+@flags.trusted_keys("it")
 @flags.task()
 @flags.store
 @flags.as_json
-def verify(adapter: str, path: Path | None, task: str | None, url: str | None, as_json: bool) -> None:
+def verify(adapter: str, trusted_keys: Path | None, task: str | None, url: str | None, as_json: bool) -> None:
     """Check one version, and who vouches for it.
 
     ADAPTER is [TASK/]NAME[:VERSION|@ALIAS]. Its tensors are read and held to their digest. Exits 2 where they
-    differ, and with --trusted-keys where nobody in that file vouches for it.
+    differ, and with --trusted-keys where nobody in that file vouches for it. `corolla store verify` checks
+    all versions.
     """
-    trusted = None if path is None else TrustedKeys(path.expanduser()).now()
+    trusted = None if trusted_keys is None else TrustedKeys(trusted_keys.expanduser()).now()
     store = Store.open(url)
     manifest = _resolved(store, adapter, task)
     store.adapters.load(manifest)
@@ -76,16 +73,25 @@ def verify(adapter: str, path: Path | None, task: str | None, url: str | None, a
         _document(manifest, signature, intact=store.adapters.signatures.covers(signature, manifest))
         for signature in signatures
     ]
+    problems = [str(problem) for problem in store.adapters.signatures.problems(manifest)]
     if as_json:
         return tables.print_json(
-            {"adapter": str(manifest), "digest": manifest.digest, "trusted": vouches, "signatures": documents}
+            {
+                "adapter": str(manifest),
+                "digest": manifest.digest,
+                "trusted": vouches,
+                "signatures": documents,
+                "problems": problems,
+            }
         )
     click.echo(f"{manifest} is what its digest says, {manifest.digest[:12]}")
-    for signed in documents:
-        good = "signed" if signed["intact"] else "NOT signed, in spite of a signature,"
-        click.echo(f"  {good} by {signed['fingerprint']}, {signed['signed_at']}")
-    if not documents:
+    intact = [signed for signed in documents if signed["intact"]]
+    for signed in intact:
+        click.echo(f"  signed by {signed['fingerprint']}, {signed['signed_at']}")
+    if not intact:
         click.echo("  signed by nobody")
+    for problem in problems:
+        click.echo(f"  NOT a signature: {problem}")
     if vouches is not None:
         click.echo(f"  trusted by {vouches}")
 

@@ -9,6 +9,7 @@ import click
 
 from corolla import flags, standings, tables
 from corolla.flags import epilog
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.precision import Precision
 from training.merges.recipe import DENSITY, DROP_RATE, KINDS
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 @flags.precision("What the choice is computed in, as a server's")
 @click.option("--backbone", help="Name or digest.  [default: the one that the task is on]")
 @flags.device
-@flags.store
+@flags.cached_store
 @flags.as_json
 def soup(
     task: str,
@@ -84,6 +85,7 @@ def soup(
     backbone: str | None,
     device: str,
     url: str | None,
+    cache: Cache | None,
     as_json: bool,
 ) -> None:
     """Average or merge adapters of one task in weight space.
@@ -91,7 +93,7 @@ def soup(
     The result is registered as a new adapter and measured on held-out images, on which a greedy soup
     chooses its members.
     """
-    store = Store.open(url)
+    store = Store.open(url, cache=cache)
     backbone = backbone or store.tasks.get(task).spec.backbone_digest
 
     from training.run import soup as soups

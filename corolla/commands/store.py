@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,7 @@ from corolla import flags, tables
 from corolla.durations import Duration
 from corolla.flags import epilog
 from model_store import copying, garbage, verification
+from model_store.format.trust import TrustedKeys
 from model_store.leftovers import Leftover
 from model_store.store import Store
 from petl_vit.errors import NotFound
@@ -24,18 +26,26 @@ def store() -> None:
     """Verify, clear and copy a store."""
 
 
-@store.command(epilog=epilog("corolla store verify", "corolla store verify --store s3://models/prod --json"))
+@store.command(
+    epilog=epilog(
+        "corolla store verify",
+        "corolla store verify --trusted-keys trusted_keys",
+        "corolla store verify --store s3://models/prod --json",
+    )
+)
 @click.option("--quick", is_flag=True, help="Do not read tensors; they must only exist.")
+@flags.trusted_keys("every version")
 @flags.store
 @flags.as_json
-def verify(quick: bool, url: str | None, as_json: bool) -> None:
-    """Check every record, digest and reference of a store.
+def verify(quick: bool, trusted_keys: Path | None, url: str | None, as_json: bool) -> None:
+    """Check every record, digest, reference and signature of a store.
 
     Exits with 1 where there is a problem. Writers may go on meanwhile. What a killed writer left behind is
     counted, and is not a problem: `corolla store gc` removes it.
     """
+    trusted = None if trusted_keys is None else TrustedKeys(trusted_keys.expanduser()).now()
     with _counted("verifying") as advance:
-        report = verification.verify(Store.open(url), tensors=not quick, advance=advance)
+        report = verification.verify(Store.open(url), tensors=not quick, trusted=trusted, advance=advance)
     if as_json:
         tables.print_json(
             {

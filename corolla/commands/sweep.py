@@ -118,7 +118,7 @@ _FLAGS: list[flags.Decorator] = [
     click.option(
         "--promote", is_flag=True, help="Move `latest` even to adapters that are far below their base head."
     ),
-    flags.store,
+    flags.cached_store,
     flags.as_json,
 ]
 
@@ -148,7 +148,8 @@ def sweep(**options: Any) -> None:
     is trained on both and registered as `corolla train` would do it.
     """
     heap.keep(os.environ)
-    store = Store.open(url := options.pop("url"))
+    url, cache = options.pop("url"), options.pop("cache")
+    store = Store.open(url, cache=cache)
     methods = grids.chosen_methods([*options.pop("names"), *options.pop("more")])
     grid = grids.grid_of(options.pop("grid_name"))
     for method in methods:

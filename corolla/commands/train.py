@@ -99,7 +99,7 @@ _COMMON: list[flags.Decorator] = [
     click.option(
         "--promote", is_flag=True, help="Move `latest` even to an adapter that is far below its base head."
     ),
-    flags.store,
+    flags.cached_store,
     flags.as_json,
 ]
 
@@ -223,7 +223,7 @@ def _given(method: Summary, arguments: list[str]) -> dict[str, Any]:
 
 def _train(method: Summary, config: dict[str, Any], **options: Any) -> None:
     heap.keep(os.environ)
-    store = Store.open(options.pop("url"))
+    store = Store.open(options.pop("url"), cache=options.pop("cache"))
     as_json, others, sign = options.pop("as_json"), options.pop("others"), options.pop("sign")
     key = None if sign is None else SigningKey.read(sign.expanduser())  # before hours of training
     runs = options.pop("runs") or Path(user_cache_dir("corolla", appauthor=False)) / "runs"

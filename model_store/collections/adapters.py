@@ -19,7 +19,7 @@ from model_store.format.signature import Signature, SigningKey
 from model_store.format.trust import TrustedKeys
 from model_store.names import LATEST, AdapterId, check_name
 from model_store.place.objects import Place
-from model_store.routes.algebra import AdapterRef
+from model_store.routes.algebra import MAX_VERSION, AdapterRef
 from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -322,6 +322,10 @@ class Adapters:
 
     def _claim(self, draft: Draft, version: int, data: bytes) -> bool:
         """Take a version's number by writing its tensors; whether it was free."""
+        if version > MAX_VERSION:
+            folder = keys.below(keys.ADAPTERS, draft.task, draft.name)
+            problem = f"version {MAX_VERSION} is taken, and no number is left"
+            raise Conflict(problem, field=folder, remedy="publish under another name")
         key = keys.adapter(draft.task, draft.name, version, _WEIGHTS)
         if not self._place.create(key, data):
             return False

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterable
 
 from model_store.names import BASE, DIGEST, NAME, check_digest, check_name, is_name
+from model_store.routes.algebra import MAX_VERSION
 from petl_vit.errors import InvalidInput
 
 BACKBONES, TASKS, ADAPTERS, ALIASES, ROUTES = "backbones", "tasks", "adapters", "aliases", "routes"
 IMAGES = "images"
+_VERSION = r"[1-9][0-9]{0,9}"
 SIGNATURES = "signatures"
 REFERENCES = "references"
 HISTORY = "history"
@@ -85,14 +87,21 @@ def tasks_in(keys: Iterable[str]) -> list[tuple[str, str]]:
 
 def versions_in(keys: Iterable[str], file: str) -> list[tuple[str, str, int]]:
     """The task, name and version of the adapters that have a file (a pattern) among keys."""
-    triples = _matches(keys, rf"{ADAPTERS}/([^/]+)/([^/]+)/([1-9]\d*)/{file}")
-    return [(task, name, int(version)) for task, name, version in triples if is_name(task) and is_name(name)]
+    triples = _matches(keys, rf"{ADAPTERS}/({NAME})/({NAME})/({_VERSION})/{file}")
+    return [(task, name, int(version)) for task, name, version in triples if int(version) <= MAX_VERSION]
 
 
 def signatures_in(keys: Iterable[str]) -> list[str]:
-    """The keys of the signatures of adapters among keys."""
-    pattern = rf"{ADAPTERS}/{NAME}/{NAME}/[1-9]\d*/{SIGNATURES}/{DIGEST}\.json"
-    return [key for key in keys if re.fullmatch(pattern, key)]
+    """The keys of the signatures of adapters among keys, sorted."""
+    pattern = rf"{ADAPTERS}/{NAME}/{NAME}/{_VERSION}/{SIGNATURES}/{DIGEST}\.json"
+    found = (key for key in keys if re.fullmatch(pattern, key))
+    return sorted(key for key in found if version_of(key)[2] <= MAX_VERSION)
+
+
+def version_of(key: str) -> tuple[str, str, int]:
+    """The task, name and version that a key of an adapter's file begins with."""
+    _, task, name, version, *_ = key.split("/")
+    return task, name, int(version)
 
 
 def aliases_in(keys: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from model_store.place.cache import Cache
 from model_store.place.problems import first_line, problem_of
+from model_store.place.url import scheme_of
 from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
 
@@ -30,6 +31,9 @@ Change = Callable[[bytes | None], bytes]
 _ATTEMPTS = 32
 _LOCK = ".lock"
 _DRAFT = re.compile(r".+#\d+")  # obstore writes a file under such a name first, and lists none of them
+_UNLISTED = re.compile(
+    r"invalid path|File system loop|\(os error 40\)"
+)  # of a name, and of links in a circle
 _AZURE = ("az", "adl", "azure")  # schemes whose URLs have no place for the account
 
 
@@ -98,7 +102,7 @@ class Objects:
             InvalidInput: It is neither.
             CorollaError: The folder cannot be created.
         """
-        scheme = urlsplit(url).scheme if "://" in url else ""
+        scheme = scheme_of(url)
         if scheme in ("", "file"):
             return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
         if scheme == "memory":
@@ -190,7 +194,12 @@ class Objects:
     def stamps(self, prefix: str) -> dict[str, Stamp]:
         """How the objects below a prefix of whole segments are listed, by key; none is read."""
         with _place_errors(prefix):
-            return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
+            try:
+                return {meta["path"]: _stamp(meta) for page in self._backend.list(prefix) for meta in page}
+            except BaseError as error:
+                if self._folder is None or not _UNLISTED.search(str(error)):
+                    raise
+            return dict(self._walk(self._folder, prefix))
 
     def drafts(self, older_than: timedelta, *, remove: bool) -> list[int]:
         """The bytes of each half-written file that a killed writer left in a local folder; elsewhere none.
@@ -225,6 +234,19 @@ class Objects:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, Stamp]]:
+        """List a folder past the files that obstore stops at: they have no key, and are not the store's."""
+        for parent, below, files in os.walk(folder / prefix, onerror=_unless_missing, followlinks=True):
+            around = Path(parent).resolve()
+            below[:] = [name for name in below if not around.is_relative_to(Path(parent, name).resolve())]
+            for name in files:
+                path = Path(parent, name)
+                key = path.relative_to(folder).as_posix()
+                if key.isascii() and key.isprintable() and not _DRAFT.fullmatch(name) and path.is_file():
+                    stamp = self.stamp(key)
+                    if stamp is not None:
+                        yield key, stamp
 
     def _get(self, key: str) -> "tuple[bytes, UpdateVersion] | None":
         with _place_errors(key):
@@ -262,6 +284,11 @@ def _place_errors(key: str) -> Iterator[None]:
         ) from error
     except (BaseError, OSError) as error:
         raise problem_of(key, error) from error
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _azure_account(url: str) -> dict[str, str]:

@@ -22,8 +22,9 @@ def _s3_server() -> Iterator[S3]:
 
 
 @pytest.fixture
-def s3(_s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """The server of the S3 protocol, with the variables that lead to it; nothing fails yet."""
+def s3(_s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The server of the S3 protocol, the variables that lead to it, and a cache folder; nothing fails yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

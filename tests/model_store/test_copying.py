@@ -9,6 +9,8 @@ from model_store import deletion
 from model_store.copying import copy
 from model_store.format import keys
 from model_store.format.records import NamedRoute
+from model_store.format.signature import SigningKey, create_key, name_of
+from model_store.format.trust import Trusted
 from model_store.leftovers import listing
 from model_store.place.objects import Objects
 from model_store.store import Store
@@ -212,6 +214,21 @@ def test_a_signature_is_copied_only_to_the_version_that_it_signs(full: World, ta
     full.store.place.create(other, b"{}")
     copy(full.store, target)
     assert (target.place.exists(other), target.place.exists(signature)) == (True, False)
+
+
+def test_what_is_signed_in_the_source_is_trusted_in_the_target(
+    full: World, target: Store, tmp_path: Path
+) -> None:
+    create_key(tmp_path / "release.key")
+    key = SigningKey.read(tmp_path / "release.key")
+    full.store.adapters.sign(full.store.adapters.manifest("digits", "lora", 1), key)
+    copy(full.store, target)
+    full.store.adapters.sign(full.store.adapters.manifest("digits", "lora", 3), key)
+    again = copy(full.store, target)
+    assert again.places == [keys.signature("digits", "lora", 3, name_of(key.public))]
+    report = verify(target, trusted=Trusted.parse((tmp_path / "release.key.pub").read_text(), "keys"))
+    assert report.whole, report.problems
+    assert report.checked["signatures"] == 2
 
 
 def test_damage_does_not_spread(full: World, target: Store) -> None:

@@ -75,6 +75,19 @@ def test_everything_that_nothing_needs_goes_and_the_store_is_whole(world: World)
     assert not collect(world.store, NOW).removed
 
 
+def test_signatures_that_a_killed_deletion_left_go_and_those_of_versions_stay(world: World) -> None:
+    for value in (1.0, 2.0):
+        world.store.adapters.publish(world.draft(), world.adapter(value))
+    world.store.adapters.remove("digits", "lora", 2)
+    kept, left = (keys.signature("digits", "lora", version, "e" * 64) for version in (1, 2))
+    for key in (kept, left):
+        world.store.place.create(key, b"{}")
+    collection = collect(world.store, NOW)
+    assert [leftover.place for leftover in collection.removed] == [left]
+    assert collection.freed == 2
+    assert (world.store.place.exists(kept), world.store.place.exists(left)) == (True, False)
+
+
 def test_a_dry_run_says_the_same_and_touches_nothing(world: World) -> None:
     litter(world)
 

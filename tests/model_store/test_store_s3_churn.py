@@ -38,7 +38,7 @@ def test_concurrent_publishers_lose_nothing_and_a_reader_always_reads_something_
         return [store.adapters.publish(world.draft(), world.adapter(value)) for value in values]
 
     def read() -> list[int]:
-        store = Store.open(url, cache=Cache.open(tmp_path / "cache", 10**6))
+        store = Store.open(url, cache=Cache(tmp_path / "cache", 10**6))
         names, seen = store.snapshot(), []
         while not ended.is_set() or not seen:
             names = names.later() or names

@@ -7,6 +7,8 @@ import pytest
 
 from model_store.format import keys
 from model_store.format.records import Alias, ExactVersion, NamedRoute
+from model_store.format.signature import KIND, SigningKey, create_key, fingerprint, name_of
+from model_store.format.trust import Trusted
 from model_store.leftovers import Kind
 from model_store.store import Store
 from model_store.verification import verify
@@ -197,6 +199,96 @@ def test_what_is_deleted_while_it_is_checked_is_not_a_problem(two: World) -> Non
 
     report = verify(Store(Deleting.open(str(two.folder))))
     assert report.whole, report.problems
+
+
+@pytest.fixture
+def keys_made(tmp_path: Path) -> list[SigningKey]:
+    """Of two people."""
+    for name in ("release.key", "other.key"):
+        create_key(tmp_path / name, name)
+    return [SigningKey.read(tmp_path / name) for name in ("release.key", "other.key")]
+
+
+def sign(world: World, version: int, key: SigningKey) -> Path:
+    """Signs a version; the signature's file."""
+    adapters = world.store.adapters
+    adapters.sign(adapters.manifest("digits", "lora", version), key)
+    return world.folder / keys.signature("digits", "lora", version, name_of(key.public))
+
+
+def trusting(*lines: str) -> Trusted:
+    return Trusted.parse("\n".join(lines), "keys")
+
+
+def test_versions_that_nobody_who_is_trusted_vouches_for_are_problems(
+    two: World, keys_made: list[SigningKey]
+) -> None:
+    release, other = keys_made
+    sign(two, 1, release)
+    sign(two, 2, other)
+    assert verify(two.store).whole
+    report = verify(two.store, trusted=trusting(f"{KIND} {release.public}"))
+    assert [problem.place for problem in report.problems] == ["adapters/digits/lora/2/manifest.json"]
+    assert f"signatures by {fingerprint(other.public)}" in report.problems[0].problem
+    assert "corolla adapters sign" in report.problems[0].remedy
+    assert (report.checked["adapters"], report.checked["signatures"]) == (2, 2)
+    digest = two.store.adapters.manifest("digits", "lora", 2).digest
+    assert verify(two.store, trusted=trusting(f"{KIND} {release.public}", digest)).whole
+    flip(files(two, "adapters/digits/lora/2/*.safetensors"))
+    report = verify(two.store, trusted=trusting(f"{KIND} {release.public}"))
+    assert [problem.place.rpartition("/")[2] for problem in report.problems] == [
+        "adapter.safetensors",
+        "manifest.json",
+    ], "damage is not hidden by what is missing"
+
+
+def move_to(version: str) -> Callable[[Path], object]:
+    def damage(path: Path) -> None:
+        folder = path.parents[2] / version / "signatures"
+        folder.mkdir(parents=True)
+        path.rename(folder / path.name)
+
+    return damage
+
+
+def change_manifest(signature: Path) -> None:
+    path = signature.parents[1] / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"temperature": 1.0', b'"temperature": 9.0'))
+
+
+SIGNATURE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "not JSON": (lambda path: path.write_bytes(b"\xff"), "not JSON"),
+    "empty": (lambda path: path.write_bytes(b""), "not JSON"),
+    "a field less": (lambda path: path.write_bytes(b'{"format_version": 1}'), "field 'key'"),
+    "another key's name": (lambda path: path.rename(path.with_name(f"{'e' * 64}.json")), "its name says"),
+    "of another version": (move_to("2"), "has not signed this manifest"),
+    "of a changed manifest": (change_manifest, "has not signed this manifest"),
+    "of no version": (move_to("7"), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURE_DAMAGES)
+def test_a_signature_that_is_damaged_or_not_of_its_version_is_a_problem(
+    two: World, keys_made: list[SigningKey], name: str
+) -> None:
+    damage, words = SIGNATURE_DAMAGES[name]
+    damage(sign(two, 1, keys_made[0]))
+    (problem,) = verify(two.store).problems
+    assert "/signatures/" in problem.place
+    assert words in problem.problem
+    assert problem.remedy
+
+
+def test_signatures_of_a_deleted_version_are_leftovers_and_not_problems(
+    two: World, keys_made: list[SigningKey]
+) -> None:
+    path = sign(two, 2, keys_made[0])
+    signature = path.read_bytes()
+    two.store.adapters.remove("digits", "lora", 2)
+    path.write_bytes(signature)  # as if the deletion had been killed before it came to them
+    report = verify(two.store)
+    assert report.whole, report.problems
+    assert [(left.kind, left.size) for left in report.leftovers] == [(Kind.DELETION, len(signature))]
 
 
 def test_a_place_that_cannot_be_listed_is_an_error_and_not_an_empty_store(two: World, tmp_path: Path) -> None:

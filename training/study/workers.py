@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.cpus import usable_cpus
 from petl_vit.errors import InvalidInput
@@ -35,7 +36,8 @@ def run_in_processes(here: Session, url: str | None) -> None:
     threads = max(1, usable_cpus().count // count)
     context = multiprocessing.get_context("spawn")
     work = replace(here.asked, restart=False, workers=1)
-    processes = [context.Process(target=_work, args=(url, work, threads), daemon=True) for _ in range(count)]
+    arguments = (url, here.store.place.cache, work, threads)
+    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(count)]
     here.board.note(f"{count} workers, {threads} threads each")
     for process in processes:
         process.start()
@@ -81,7 +83,7 @@ def run_on_ray(here: Session, url: str | None) -> None:
         ) from error
     try:
         task = ray.remote(num_cpus=threads, max_retries=3)(_run_one)
-        work = pickle.dumps(replace(here.asked, restart=False, workers=1, ray=None))
+        work = pickle.dumps((here.store.place.cache, replace(here.asked, restart=False, workers=1, ray=None)))
         here.board.note(f"Ray runs trials in tasks of {threads} threads")
         _until_none_waits(here, ray, lambda: task.remote(url, work, threads))
     finally:
@@ -138,21 +140,21 @@ def _packs(here: Session) -> int:
     return max(1, math.ceil(waiting / (here.sweep.together or TOGETHER))) if waiting else 1
 
 
-def _work(url: str | None, sweep: Sweep, threads: int) -> None:
+def _work(url: str | None, cache: Cache | None, sweep: Sweep, threads: int) -> None:
     """A process: runs trials until none waits."""
-    with session(Store.open(url), sweep, Unseen(), threads) as here:
+    with session(Store.open(url, cache=cache), sweep, Unseen(), threads) as here:
         while here.run_one():
             pass
 
 
-def _run_one(url: str | None, sweep: bytes, threads: int) -> bool:
+def _run_one(url: str | None, work: bytes, threads: int) -> bool:
     """A task of Ray: runs one pack; whether any waited."""
-    here, _ = _kept(url, sweep, threads)
+    here, _ = _kept(url, work, threads)
     return here.run_one()
 
 
 @lru_cache(maxsize=1)
-def _kept(url: str | None, sweep: bytes, threads: int) -> tuple[Session, ExitStack]:
+def _kept(url: str | None, work: bytes, threads: int) -> tuple[Session, ExitStack]:
     """A session that stays open for the next tasks of this process, images decoded."""
-    stack = ExitStack()
-    return stack.enter_context(session(Store.open(url), pickle.loads(sweep), Unseen(), threads)), stack
+    stack, (cache, sweep) = ExitStack(), pickle.loads(work)
+    return stack.enter_context(session(Store.open(url, cache=cache), sweep, Unseen(), threads)), stack

@@ -27,6 +27,19 @@ def test_a_version_is_signed_and_verified_by_the_key_that_was_made(published: Wo
     assert "signed by nobody" in printed(adapters, "verify", "ssf", store=store)
 
 
+def test_a_damaged_signature_is_named(published: World, tmp_path: Path) -> None:
+    key, store = tmp_path / "release.key", published.folder
+    printed(keys, "create", str(key), store=store)
+    printed(adapters, "sign", "lora", "--key", str(key), store=store)
+    (path,) = store.glob("adapters/digits/lora/1/signatures/*")
+    path.write_text("{}")
+    said = printed(adapters, "verify", "lora", store=store)
+    assert "signed by nobody" in said
+    assert f"NOT a signature: adapters/digits/lora/1/signatures/{path.name}: " in said
+    (problem,) = document(adapters, "verify", "lora", store=store)["problems"]
+    assert path.name in problem
+
+
 def test_the_public_half_of_a_key_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "release.key"
     made = document(keys, "create", str(path), store=tmp_path)

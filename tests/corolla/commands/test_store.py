@@ -7,6 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from corolla.commands.adapters import adapters
+from corolla.commands.keys import keys
 from corolla.commands.store import store
 from model_store.store import Store
 from petl_vit.errors import NotFound
@@ -36,6 +38,24 @@ def test_a_whole_store_is_verified_and_damage_is_named_with_exit_code_1(publishe
     assert problem["place"] == "adapters/digits/ssf/1/adapter.safetensors"
     assert problem["remedy"]
     assert "problems  0" in printed(store, "verify", "--quick", store=published.folder)
+
+
+def test_versions_that_nobody_vouches_for_are_named_with_exit_code_1(
+    published: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, trusted, at = tmp_path / "release.key", tmp_path / "trusted", published.folder
+    trusted.write_text(printed(keys, "create", str(key), store=at))
+    printed(adapters, "sign", "lora", "--key", str(key), store=at)
+    assert "1 signatures" in printed(store, "verify", store=at)
+    said = failing("verify", "--trusted-keys", str(trusted), at=at)
+    assert said.startswith(
+        "adapters/digits/ssf/1/manifest.json: nobody who is trusted vouches for digits/ssf:1"
+    )
+    monkeypatch.setenv("COROLLA_TRUSTED_KEYS", str(trusted))
+    (problem,) = json.loads(failing("verify", "--quick", "--json", at=at))["problems"]
+    assert problem["place"] == "adapters/digits/ssf/1/manifest.json"
+    printed(adapters, "sign", "ssf", "--key", str(key), store=at)
+    assert "problems  0" in printed(store, "verify", store=at)
 
 
 def test_garbage_is_shown_before_it_is_removed_and_young_things_stay(published: World) -> None:

@@ -12,7 +12,7 @@ from model_store.format.records import Draft, Manifest
 from model_store.names import AdapterId
 from model_store.routes.algebra import AdapterRef
 from model_store.store import Store
-from petl_vit.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from petl_vit.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported
 from tests.model_store.world import World
 
 
@@ -22,6 +22,24 @@ def _file(world: World, manifest: Manifest) -> Path:
 
 
 # Publishing
+
+
+def test_a_folder_named_like_a_date_is_not_a_version(world: World) -> None:
+    adapters = world.store.adapters
+    adapters.publish(world.draft(), world.adapter(1.0))
+    folder = world.folder / "adapters/digits/lora"
+    shutil.copytree(folder / "1", folder / "20260102030405")
+    assert adapters.publish(world.draft(), world.adapter(2.0)).version == 2
+    assert adapters.versions("digits", "lora") == [1, 2]
+
+
+def test_after_the_last_number_nothing_is_published_and_nothing_is_left(world: World) -> None:
+    folder = world.folder / "adapters/digits/lora"
+    (folder / str(2**31 - 1)).mkdir(parents=True)
+    (folder / str(2**31 - 1) / "deleted.json").write_text("{}")
+    with pytest.raises(Conflict, match="no number is left; publish under another name"):
+        world.store.adapters.publish(world.draft(), world.adapter(1.0))
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_versions_count_from_one_and_latest_follows(world: World) -> None:

@@ -150,6 +150,22 @@ def test_a_deleted_version_takes_its_signatures_along(
     assert not world.store.place.keys("adapters/digits/lora/1/signatures")
 
 
+def test_what_is_wrong_with_the_signatures_of_a_version_is_said_by_file(
+    world: World, manifest: Manifest, key: SigningKey, tmp_path: Path
+) -> None:
+    signatures = world.store.adapters.signatures
+    world.store.adapters.sign(manifest, key)
+    assert signatures.problems(manifest) == []
+    path = signature_file(world, manifest)
+    good = path.read_bytes()
+    path.with_name(f"{'e' * 64}.json").write_bytes(good)
+    (problem,) = signatures.problems(manifest)
+    assert problem.field == f"adapters/digits/lora/1/signatures/{'e' * 64}.json"
+    assert "not the one that its name says" in problem.problem
+    path.write_bytes(b"{}")
+    assert ["format_version" in str(problem) for problem in signatures.problems(manifest)] == [True, False]
+
+
 def test_a_changed_file_of_keys_is_followed_and_a_damaged_one_changes_nothing(
     world: World, wary: Store, manifest: Manifest, key: SigningKey, trusted_file: Path
 ) -> None:

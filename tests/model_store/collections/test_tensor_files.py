@@ -23,7 +23,7 @@ class Counting(Objects):
 
 
 def counting(folder: Path, cache: Path) -> tuple[Store, list[str]]:
-    place = Counting.open(str(folder), Cache.open(cache, 10**6))
+    place = Counting.open(str(folder), Cache(cache, 10**6))
     place.reads = []
     return Store(place), place.reads
 

@@ -28,6 +28,11 @@ def test_names_come_back_from_listed_keys_and_foreign_files_are_ignored() -> Non
         keys.adapter("digits", "lora", 2, "adapter.safetensors"),
         keys.route("digits", "both"),
         "adapters/digits/lora/02/manifest.json",
+        "adapters/digits/lora/20260102030405/manifest.json",
+        "adapters/digits/lora/2147483648/manifest.json",
+        "adapters/digits/lora/1\u0662/manifest.json",  # a digit of another script
+        f"adapters/digits/lora/2147483648/signatures/{DIGEST}.json",
+        keys.signature("digits", "lora", 2, DIGEST),
         "adapters/digits/README.md",
         "routes/digits/.DS_Store",
         f"tasks/Digits/{DIGEST}/task.json",
@@ -35,5 +40,6 @@ def test_names_come_back_from_listed_keys_and_foreign_files_are_ignored() -> Non
     assert keys.backbones_in(listed) == [DIGEST]
     assert keys.tasks_in(listed) == [("digits", DIGEST)]
     assert keys.versions_in(listed, r"manifest\.json") == [("digits", "lora", 2)]
+    assert keys.signatures_in(listed) == [f"adapters/digits/lora/2/signatures/{DIGEST}.json"]
     assert keys.routes_in(listed) == [("digits", "both")]
     assert keys.aliases_in([keys.alias("digits", "lora", "prod"), "aliases/digits/lora/.x"]) == ["prod"]

@@ -30,6 +30,24 @@ def test_keys_are_listed_below_whole_segments(objects: Objects) -> None:
     assert objects.keys("a") == ["a/1/x", "a/2"]
 
 
+def test_files_that_have_no_key_are_passed_over(tmp_path: Path) -> None:
+    objects = Objects.open(str(tmp_path))
+    for key in ("a/1/x", "a/2", "b/3"):
+        objects.create(key, b"12")
+    expected = objects.stamps("a")
+    assert list(expected) == ["a/1/x", "a/2"] or list(expected) == ["a/2", "a/1/x"]
+    for name in (b"caf\xe9", b"Icon\r", b"2#7"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "a" / "1") + b"/" + name)).write_text("not ours")
+    (tmp_path / "a" / "1" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    assert objects.stamps("a") == expected
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "1")
+    (tmp_path / "b" / "Icon\r").write_text("not ours")
+    assert objects.keys("b") == ["b/3", "b/linked/x"], "links that lead elsewhere are followed"
+    assert objects.keys("c") == []
+
+
 def test_swap_loses_no_increment_of_many_threads(objects: Objects) -> None:
     def count() -> None:
         for _ in range(5):

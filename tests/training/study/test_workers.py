@@ -64,6 +64,7 @@ def test_ray_takes_up_the_trials_of_another_machine_that_died(
     here: Any = SimpleNamespace(
         sweep=replace(sweep, ray="local"),
         asked=replace(sweep, ray="local"),
+        store=SimpleNamespace(place=SimpleNamespace(cache=None)),
         board=Unseen(),
         left=lambda: calls.count("revived") == 0 and len(calls) < 9,
         histories=lambda: {"bitfit": [trial]},
