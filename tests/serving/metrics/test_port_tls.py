@@ -114,8 +114,13 @@ def test_plain_http_is_told_that_the_port_speaks_https(
 
 @pytest.mark.parametrize("said", [b"", _CLIENT_HELLO, b"\x16garbage that is not TLS"])
 def test_clients_that_stall_or_speak_no_tls_keep_nobody_waiting(
-    port: MetricsPort, certificates: Certificates, said: bytes, capfd: pytest.CaptureFixture[str]
+    port: MetricsPort,
+    certificates: Certificates,
+    said: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(port_tls, "_HANDSHAKE_S", 10 * WAIT_S)
     with ExitStack() as stalled:
         for _ in range(8):
             client = stalled.enter_context(socket.create_connection(("127.0.0.1", port.port), WAIT_S))
