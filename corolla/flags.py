@@ -281,9 +281,22 @@ def server(text: str, default: str | None = None) -> Decorator:
     return decorate
 
 
-def port_token(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--token-file` and `--insecure` of what reads metrics or a status over HTTP."""
+def port_access(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Flags of what reads metrics or a status by HTTP: how an address is trusted, and what it is shown."""
     for decorate in (
+        click.option(
+            "--tls-server-name",
+            metavar="NAME",
+            envvar="COROLLA_TLS_SERVER_NAME",
+            help="Name in the certificate of an https:// address, if not the host's "
+            "(env: COROLLA_TLS_SERVER_NAME).",
+        ),
+        click.option(
+            "--tls-ca",
+            type=PATH,
+            envvar="COROLLA_TLS_CA",
+            help="PEM file; trust this CA of an https:// address (env: COROLLA_TLS_CA).",
+        ),
         click.option(
             "--insecure",
             is_flag=True,

@@ -22,17 +22,25 @@ class StatusReader:
         address: HOST:PORT or a URL.
         token: The bearer token that it is shown, or the path of its file; None shows none.
         insecure: Send it in plain text to another machine, too.
+        trust: Of a URL of https; None trusts the system's authorities.
 
     Raises:
         NotFound: The token's file does not exist.
         InvalidInput: The address is neither, or the token is not one or could be read by others.
     """
 
-    def __init__(self, address: str, *, token: Token | None = None, insecure: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: Token | None = None,
+        insecure: bool = False,
+        trust: http.Trust | None = None,
+    ) -> None:
         base = http.base_url(address, "address").removesuffix(_PATH)
         self.address = http.shown(base)
         self._url = f"{base}{_PATH}"
-        self._bearer = http.bearer(base, token, insecure=insecure)
+        self._bearer, self._trust = http.bearer(base, token, insecure=insecure), trust
 
     def read(self) -> Status:
         """The status now.
@@ -42,10 +50,10 @@ class StatusReader:
             Corrupt: What answers has no status, or not one of this version.
         """
         try:
-            body = http.read(self._url, headers={"Accept": "application/json"}, bearer=self._bearer)
+            accept = {"Accept": "application/json"}
+            body = http.read(self._url, headers=accept, bearer=self._bearer, trust=self._trust)
         except Unreachable as error:
-            remedy = http.SHOW_A_TOKEN if error.remedy == http.SHOW_A_TOKEN else _WHERE
-            raise Unreachable(error.problem, remedy=remedy) from error
+            raise Unreachable(error.problem, remedy=error.remedy or _WHERE) from error
         try:
             return Status.model_validate_json(body)
         except ValidationError as error:
@@ -57,14 +65,14 @@ class StatusReader:
             raise Corrupt(problem, remedy="use a corolla of the server's version") from error
 
 
-def nearest(*, token: Token | None = None) -> StatusReader:
-    """That of this machine: `corolla monitor` where it answers, else a server.
+def nearest(*, token: Token | None = None, trust: http.Trust | None = None) -> StatusReader:
+    """That of this machine: `corolla monitor` where it answers, else a server, in plain text or by https.
 
     Raises:
         Unreachable: Neither answers.
     """
-    for address in (MONITOR, SERVER):
-        reader = StatusReader(address, token=token)
+    for address in (MONITOR, SERVER, f"https://{SERVER}"):
+        reader = StatusReader(address, token=token, trust=trust)
         try:
             reader.read()
         except (Unreachable, Corrupt):

@@ -13,9 +13,20 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
         InvalidInput: One cannot be read, or they are not a pair.
     """
     pem = read(certificate, "tls_certificate"), read(key, "tls_key")
+    server_context(certificate, key)
+    return pem
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """What a server of Python's own speaks TLS by; it asks clients for no certificate.
+
+    Raises:
+        InvalidInput: One cannot be read, or they are not a pair.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # For a key with a passphrase, OpenSSL would ask on the terminal.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, lambda: "")
+        context.load_cert_chain(certificate, key, lambda: "")
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or "not PEM"
         raise InvalidInput(
@@ -23,7 +34,7 @@ def pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
             field="tls_certificate",
             remedy="name PEM files of one pair, the key without a passphrase",
         ) from error
-    return pem
+    return context
 
 
 def authorities(path: Path, field: str) -> bytes:

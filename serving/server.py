@@ -28,6 +28,7 @@ from serving.feedback.database import Database
 from serving.feedback.feedback import Feedback
 from serving.feedback.label_store import LabelStore
 from serving.metrics.port import MetricsPort
+from serving.metrics.port_tls import PortTls
 from serving.metrics.port_tokens import PortTokens
 from serving.metrics.series import Key
 from serving.monitor.alarm_settings import SettingsByRoute
@@ -136,7 +137,16 @@ class Server:
             unready=self._unready,
             pages=self._status.pages,
             tokens=None if tokens is None else PortTokens(Path(tokens)),
+            tls=self._port_tls(),
         )
+
+    def _port_tls(self) -> PortTls | None:
+        settings = self.settings
+        if not settings.metrics_tls:
+            return None
+        assert settings.tls_certificate is not None, "exposure.check refuses that"
+        assert settings.tls_key is not None
+        return PortTls(Path(settings.tls_certificate), Path(settings.tls_key))
 
     def _close_port(self) -> None:
         if self._exporter is not None:
@@ -153,6 +163,11 @@ class Server:
     def metrics_port(self) -> int:
         """Where metrics are scraped; -1 where they are not."""
         return -1 if self._exporter is None else self._exporter.port
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where the status page is, and /metrics; None where there is no port."""
+        return None if self._exporter is None else self._exporter.url
 
     @property
     def address(self) -> str:

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         description="file with the bearer tokens, one a line, that metrics and pages are shown to; "
         "probes need none",
     )
+    metrics_tls: bool = Field(
+        default=False,
+        description="serve metrics, pages and probes by HTTPS, with the certificate of --tls-certificate",
+    )
     insecure: bool = Field(
         default=False, description="listen beyond loopback without TLS (on a network you trust)"
     )

@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +40,7 @@ class Prometheus:
         monitors: The metrics ports of evaluators.
         rules: Files of rules.
         interval: Between two scrapes, which may not take longer, and between two evaluations of the rules.
+        scrape: Further settings of every scrape, such as `scheme` and `tls_config`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Prometheus:
         monitors: Sequence[int] = (),
         rules: Sequence[Path] = (),
         interval: str = "500ms",
+        scrape: Mapping[str, object] | None = None,
     ) -> None:
         config = folder / "prometheus.yml"
         jobs = {"corolla": ports, "corolla-monitor": monitors}
@@ -63,6 +65,7 @@ class Prometheus:
                         {
                             "job_name": job,
                             "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
+                            **(scrape or {}),
                         }
                         for job, targets in jobs.items()
                     ],

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from corolla import flags, monitoring, tables
 from corolla.durations import Duration
 from corolla.flags import epilog, option_of
+from corolla.port_trust import port_trust
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
-from serving.address import joined
 from serving.metrics.port import MetricsPort
 from serving.monitor import http
 from serving.monitor.alarm_settings import AlarmSettings, SettingsByRoute, settings
@@ -40,6 +40,7 @@ _MOMENTS = 288  # of the past that are read from Prometheus
         "corolla monitor --server-metrics http://localhost:9095",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --state monitor.json",
         "corolla monitor --server-metrics localhost:9095 --once --json --token-file metrics.token",
+        "corolla monitor --server-metrics https://server.example:9095 --tls-ca ca.pem",
         "corolla monitor --server-metrics localhost:9095 --alpha 0.001 --alarms alarms.toml",
         "corolla monitor --prometheus http://prometheus:9090 --job corolla --once || echo look at it",
     )
@@ -57,7 +58,7 @@ _MOMENTS = 288  # of the past that are read from Prometheus
     help="With --prometheus: sent with every question, such as X-Scope-OrgID; may be repeated. "
     "Others may see what is typed: give a token by --token-file.",
 )
-@flags.port_token
+@flags.port_access
 @click.option(
     "--store",
     "url",
@@ -157,6 +158,8 @@ def _source(
     history: float,
     every: float,
     once: bool,
+    tls_ca: Path | None,
+    tls_server_name: str | None,
     token_file: Path | None,
     insecure: bool,
 ) -> Source:
@@ -173,7 +176,9 @@ def _source(
         assert server_metrics is not None
         _refuse_without_prometheus()
         base = http.base_url(server_metrics, "server_metrics")
-        return ServerSource(base, bearer=http.bearer(base, token_file, insecure=insecure))
+        bearer = http.bearer(base, token_file, insecure=insecure)
+        trust = port_trust(base, tls_ca, tls_server_name)
+        return ServerSource(base, bearer=bearer, trust=trust)
     if job is None:
         raise InvalidInput("missing", field="job", remedy="name the job of the servers' targets")
     base = http.base_url(prometheus, "prometheus")
@@ -184,6 +189,7 @@ def _source(
         step_s=max(every, history / _MOMENTS),
         headers=_headers(headers),
         bearer=http.bearer(base, token_file, insecure=insecure),
+        trust=port_trust(base, tls_ca, tls_server_name),
     )
     if once:
         found.check()
@@ -250,7 +256,7 @@ def _serve(
     click.echo(
         f"reading {evaluator.status.source} every {evaluator.settings.every_s:g} s"
         f"{', going on from ' + str(file.path) if file is not None and resumed else ''}; "
-        f"status http://{joined(host, exporter.port)}/, metrics http://{joined(host, exporter.port)}/metrics",
+        f"status {exporter.url}/, metrics {exporter.url}/metrics",
         err=True,
     )
     try:

@@ -15,7 +15,6 @@ from corolla import flags
 from corolla.flags import epilog, option_of
 from serving import environment, logs, process
 from serving.access import exposure
-from serving.address import joined
 from serving.settings import Settings
 
 _EXIT_S = 8.0
@@ -75,15 +74,14 @@ async def _serve(settings: Settings, at_stop: Callable[[], object] = lambda: Non
         service = server.service
         sizes["warm"] = process.resident_bytes()
         _log.info("resident memory: %s", _mebibytes(sizes))
-        where = "none"
-        if server.metrics_port >= 0:
-            where = joined(settings.scraped_host, server.metrics_port)
-            _log.info("the status page is http://%s/", where)
+        url = server.metrics_url
+        if url is not None:
+            _log.info("the status page is %s/", url)
         record = service.loader.record
         click.echo(
             f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
             f"{service.threads_text}) from {service.store}: gRPC {server.address}, "
-            f"metrics {where}"
+            f"metrics {'none' if url is None else url.removeprefix('http://')}"
         )
     await running
 

@@ -12,9 +12,11 @@ from rich.live import Live
 
 from corolla import flags
 from corolla.flags import epilog
+from corolla.port_trust import port_trust
 from corolla.status_reader import StatusReader, nearest
 from corolla.watching import View
 from petl_vit.errors import Corrupt, NotFound, Unreachable, near
+from serving.monitor import http
 from serving.monitor.status import Status
 
 _AROUND = 12  # lines of a terminal beside the routes
@@ -26,6 +28,7 @@ _NAMED = 10
     epilog=epilog(
         "corolla watch",
         "corolla watch monitor.example:9096 --route birds/best",
+        "corolla watch https://server.example:9095 --tls-ca ca.pem --token-file metrics.token",
         "corolla watch --once",
         "corolla watch --json --every 60 >> status.jsonl",
     )
@@ -43,13 +46,15 @@ _NAMED = 10
     help="How long to wait between looks.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a look, each on its line.")
-@flags.port_token
+@flags.port_access
 def watch(
     address: str | None,
     routes: tuple[str, ...],
     once: bool,
     every: float,
     as_json: bool,
+    tls_ca: Path | None,
+    tls_server_name: str | None,
     token_file: Path | None,
     insecure: bool,
 ) -> None:
@@ -61,10 +66,12 @@ def watch(
     ADDRESS is HOST:PORT or a URL: the metrics port of a server, or the port of `corolla monitor`, which
     sees many servers.  [default: 127.0.0.1:9096 where corolla monitor runs there, else 127.0.0.1:9095]
     """
+    url = None if address is None else http.base_url(address, "address")
+    trust = port_trust(url, tls_ca, tls_server_name)
     if address is None:
-        reader = nearest(token=token_file)
+        reader = nearest(token=token_file, trust=trust)
     else:
-        reader = StatusReader(address, token=token_file, insecure=insecure)
+        reader = StatusReader(address, token=token_file, insecure=insecure, trust=trust)
     looks = _looks(reader, routes, once=once, every_s=every)
     console = Console(markup=False, emoji=False, highlight=False)
     if as_json:

@@ -38,6 +38,12 @@ def check(settings: Settings) -> None:
             field="tls_client_ca",
             remedy="set --tls-certificate and --tls-key too",
         )
+    if settings.metrics_tls and settings.tls_certificate is None:
+        raise InvalidInput(
+            "the metrics port has no certificate of its own",
+            field="metrics_tls",
+            remedy="set --tls-certificate and --tls-key too",
+        )
     if settings.metrics_port >= 0:
         _check_name(settings.scraped_host, settings.metrics_port, _metrics_field(settings))
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
@@ -56,6 +62,11 @@ def _check_callers(settings: Settings) -> None:
     """Reads the files of who may call, and says so where tokens could be overheard."""
     if settings.metrics_token_file is not None:
         PortTokens(Path(settings.metrics_token_file)).read()
+        plain = settings.metrics_port >= 0 and not settings.metrics_tls
+        if plain and not address.is_loopback(settings.scraped_host):
+            _log.warning(
+                "the tokens of --metrics-token-file travel in plain text; --metrics-tls encrypts them"
+            )
     if settings.principals is None:
         return
     Principals.read(Path(settings.principals))

@@ -3,7 +3,8 @@
 `/metrics` are the metrics, in the format and encoding that the scraper asks for; `?name[]=` shows only the
 named ones. `/healthz` is 200 while the process lives. `/readyz` is 200 while requests are served, else 503
 with the reason. Whoever opens the port may add pages. All take GET and HEAD, with or without a slash at
-the end; any other path is 404. Where there are tokens, all but the probes are 401 without one of them.
+the end; any other path is 404. Where there are tokens, all but the probes are 401 without one of them. With a
+certificate all of it is HTTPS; each connection shakes hands in its own thread, so that none delays another.
 """
 
 import gzip
@@ -25,6 +26,8 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector
 
 from petl_vit.errors import CorollaError, InvalidInput
+from serving.address import joined
+from serving.metrics.port_tls import PortTls
 from serving.metrics.port_tokens import PortTokens
 
 _log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class MetricsPort:
         unready: Why requests are not served at this moment; None while they are. Called from other threads.
         pages: Others, by path.
         tokens: Who may see the metrics and the pages; None is whoever asks.
+        tls: The certificate that it shows; None is HTTP in plain text.
 
     Raises:
         InvalidInput: The address cannot be listened on.
@@ -86,6 +90,7 @@ class MetricsPort:
         unready: Callable[[], str | None] = lambda: None,
         pages: Mapping[str, Page] | None = None,
         tokens: PortTokens | None = None,
+        tls: PortTls | None = None,
     ) -> None:
         self._registry, self._unready, self._tokens = registry, unready, tokens
         self._rendering = (
@@ -98,12 +103,13 @@ class MetricsPort:
         }
         self._pages |= {path: partial(_packed, page) for path, page in (pages or {}).items()}
         try:
-            self._server = _listening(host, port, self._answer)
+            self._server = _listening(host, port, self._answer, tls)
         except OSError as error:
             problem = f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
             remedy = "choose another --metrics-port, or 0 for a free one"
             raise InvalidInput(problem, field="metrics_port", remedy=remedy) from error
         self.port = self._server.server_port
+        self.url = f"http{'' if tls is None else 's'}://{joined(host, self.port)}"
         self._thread = Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="metrics port", daemon=True
         )
@@ -201,8 +207,10 @@ class _Pausing(list[Any]):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def __init__(self, family: AddressFamily, address: Any, answer: WSGIApplication) -> None:
-        self.address_family = family
+    def __init__(
+        self, family: AddressFamily, address: Any, answer: WSGIApplication, tls: PortTls | None
+    ) -> None:
+        self.address_family, self._tls = family, tls
         super().__init__(address, _Handler)
         self.set_app(answer)
 
@@ -211,6 +219,18 @@ class _Server(ThreadingMixIn, WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answers one connection, in its own thread."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        connection = self._tls.handshake(request)
+        if connection is not None:
+            try:
+                super().finish_request(connection, client_address)
+            finally:
+                self.shutdown_request(connection)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away, or said nothing for too long: nothing to be told on stderr."""
@@ -224,7 +244,7 @@ class _Handler(WSGIRequestHandler):
         """Says nothing about each request."""
 
 
-def _listening(host: str, port: int, answer: WSGIApplication) -> _Server:
+def _listening(host: str, port: int, answer: WSGIApplication, tls: PortTls | None) -> _Server:
     """A server on the first address of the host that can be bound.
 
     Raises:
@@ -233,7 +253,7 @@ def _listening(host: str, port: int, answer: WSGIApplication) -> _Server:
     problem: OSError | None = None
     for family, _, _, _, address in getaddrinfo(host, port, type=SOCK_STREAM):
         try:
-            return _Server(family, address, answer)
+            return _Server(family, address, answer, tls)
         except OSError as error:
             problem = problem or error
     assert problem is not None, "getaddrinfo found nothing and did not say so"

@@ -1,14 +1,24 @@
 """One question over HTTP, and what is said where there is no answer."""
 
 import json
+import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 from petl_vit.errors import InvalidInput, Unreachable
+from serving import pem
 from serving.address import is_local
 from serving.client.token import Bearer, Token
 
@@ -33,7 +43,9 @@ def base_url(url: str, field: str) -> str:
         usable = False
     if not usable:
         raise InvalidInput(
-            f"{url!r} is not a URL", field=field, remedy="write http://HOST:PORT, or HOST:PORT"
+            f"{url!r} is not a URL",
+            field=field,
+            remedy="write http://HOST:PORT, https://HOST:PORT or HOST:PORT",
         )
     return whole.rstrip("/")
 
@@ -57,6 +69,37 @@ def bearer(url: str, token: Token | None, *, insecure: bool) -> Bearer | None:
     return Bearer(token)
 
 
+class Trust:
+    """Whose certificates are trusted where a URL is one of https.
+
+    Args:
+        ca: PEM file of the authorities; None is those of the system.
+        server_name: The name in the server's certificate; None is the URL's host.
+
+    Raises:
+        InvalidInput: The file cannot be read, or has no certificate.
+    """
+
+    def __init__(self, *, ca: Path | None = None, server_name: str | None = None) -> None:
+        self.context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.server_name = server_name
+        if ca is None:
+            self.context.load_default_certs()
+        else:
+            pem.authorities(ca, "tls_ca")
+            self.context.load_verify_locations(ca)
+
+
+class _Context(ssl.SSLContext):
+    """Expects a chosen name in a server's certificate, in place of the host's."""
+
+    server_name: str | None = None
+
+    def wrap_socket(self, *args: Any, **others: Any) -> ssl.SSLSocket:
+        name = self.server_name or others.get("server_hostname")
+        return super().wrap_socket(*args, **others | {"server_hostname": name})
+
+
 class _Nowhere(HTTPRedirectHandler):
     """Follows no redirect: the headers, which may hold a password, are for the given address alone."""
 
@@ -70,11 +113,13 @@ def read(
     form: Mapping[str, str] | None = None,
     headers: Mapping[str, str],
     bearer: Bearer | None = None,
+    trust: Trust | None = None,
 ) -> bytes:
     """What a URL answers; a form is posted, and no redirect is followed.
 
     Args:
         bearer: The token that it is shown, if any.
+        trust: Of a URL of https; None trusts the system's authorities.
 
     Raises:
         Unreachable: Nothing answers, or with an error; says which.
@@ -83,7 +128,7 @@ def read(
     try:
         shown_too = {} if bearer is None else {"Authorization": bearer.metadata()[0][1]}
         request = Request(url, data=data, headers=dict(headers) | shown_too)
-        with _opener(url).open(request, timeout=TIMEOUT_S) as answer:
+        with _opener(url, trust).open(request, timeout=TIMEOUT_S) as answer:
             body: bytes = answer.read(MAX_BYTES + 1)
     except HTTPError as error:
         with error:
@@ -94,6 +139,8 @@ def read(
                 ) from error
             reason = _reason(error.read(2**16)) or error.reason
         remedy = SHOW_A_TOKEN if error.code in (401, 403) else None
+        if error.code == 400 and "https" in reason.lower() and not url.startswith("https:"):
+            remedy = "ask by https://"
         raise Unreachable(f"{shown(url)} answers {error.code}: {reason}", remedy=remedy) from error
     except (OSError, URLError, HTTPException) as error:
         cause: object = error.reason if isinstance(error, URLError) else error
@@ -102,6 +149,8 @@ def read(
                 f"{shown(url)} does not answer with HTTP",
                 remedy="give the port of metrics: a server's --metrics-port is 9095 by default",
             ) from error
+        if isinstance(cause, ssl.SSLError):
+            raise _not_over_tls(url, cause) from error
         text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise Unreachable(f"{shown(url)} does not answer: {text.lower()}") from error
     if len(body) > MAX_BYTES:
@@ -120,10 +169,25 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
 
 
-def _opener(url: str) -> OpenerDirector:
+def _opener(url: str, trust: Trust | None) -> OpenerDirector:
     """What asks no proxy for a server of this machine, whatever the environment says."""
     host = urlsplit(url).netloc.rpartition("@")[2]
-    return build_opener(_Nowhere, *([ProxyHandler({})] if is_local(host) else []))
+    over_tls = [] if trust is None else [HTTPSHandler(context=trust.context)]
+    return build_opener(_Nowhere, *over_tls, *([ProxyHandler({})] if is_local(host) else []))
+
+
+def _not_over_tls(url: str, error: ssl.SSLError) -> Unreachable:
+    """What is wrong with the TLS of what answers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".").lower()
+        return Unreachable(
+            f"{shown(url)} shows a certificate that is not trusted: {why}",
+            remedy="name its authority by --tls-ca FILE; another name in it by --tls-server-name",
+        )
+    reason = (error.reason or "it ended the handshake").replace("_", " ").lower()
+    return Unreachable(
+        f"{shown(url)} does not answer by TLS: {reason}", remedy="ask by http:// if its port is in plain text"
+    )
 
 
 def _reason(page: bytes) -> str:

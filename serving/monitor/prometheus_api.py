@@ -57,6 +57,7 @@ class PrometheusSource:
         step_s: The time between two moments of the past.
         headers: Of every question, such as `X-Scope-OrgID`.
         bearer: The token that every question shows, if any.
+        trust: Of a URL of https; None trusts the system's authorities.
 
     Raises:
         InvalidInput: It is not a URL.
@@ -71,12 +72,13 @@ class PrometheusSource:
         step_s: float = 300.0,
         headers: Mapping[str, str] | None = None,
         bearer: Bearer | None = None,
+        trust: http.Trust | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         base = http.base_url(url, "prometheus")
         self.name, self.job = f"{http.shown(base)}, job {job}", job
         self._base, self._headers = f"{base}/api/v1", dict(headers or {})
-        self._bearer = bearer
+        self._bearer, self._trust = bearer, trust
         self._clock, self.step_s = clock, step_s
         self.origin = clock() - history_s
         self._selector = f'{{__name__=~"{"|".join(sorted(NAMES))}",job={json.dumps(job)}}}'
@@ -126,7 +128,11 @@ class PrometheusSource:
     ) -> tuple[_Found, ...]:
         url = f"{self._base}/{kind}"
         body = http.read(
-            url, form={"query": query, **(form or {})}, headers=self._headers, bearer=self._bearer
+            url,
+            form={"query": query, **(form or {})},
+            headers=self._headers,
+            bearer=self._bearer,
+            trust=self._trust,
         )
         try:
             return _Answer.model_validate_json(body).data.result

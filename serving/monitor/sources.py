@@ -21,8 +21,9 @@ class ServerSource:
     """The metrics port of one server. Of what it counted before, it knows the sums alone.
 
     Args:
-        url: `http://HOST:PORT`, `HOST:PORT`, or with a path; without one it is /metrics.
+        url: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, or with a path; without one it is /metrics.
         bearer: The token that the port asks for, if it does.
+        trust: Of a URL of https; None trusts the system's authorities.
 
     Raises:
         InvalidInput: It is not a URL.
@@ -31,8 +32,15 @@ class ServerSource:
     origin = 0.0
     step_s = 0.0
 
-    def __init__(self, url: str, *, bearer: Bearer | None = None, clock: Clock = time.time) -> None:
-        self._bearer = bearer
+    def __init__(
+        self,
+        url: str,
+        *,
+        bearer: Bearer | None = None,
+        trust: http.Trust | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._bearer, self._trust = bearer, trust
         base = http.base_url(url, "server_metrics")
         self.name = http.shown(base if urlsplit(base).path else f"{base}/metrics")
         self._url = f"{base if urlsplit(base).path else f'{base}/metrics'}?{_QUERY}"
@@ -41,7 +49,8 @@ class ServerSource:
 
     def read(self) -> Reading:
         """See `Source`."""
-        text = http.read(self._url, headers={"Accept": "text/plain; version=0.0.4"}, bearer=self._bearer)
+        accept = {"Accept": "text/plain; version=0.0.4"}
+        text = http.read(self._url, headers=accept, bearer=self._bearer, trust=self._trust)
         at = self._clock()
         try:
             samples = tuple(_samples(text_string_to_metric_families(text.decode()), self._instance))

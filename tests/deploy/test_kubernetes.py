@@ -25,6 +25,10 @@ RUNTIME: dict[str, Any] = KSERVE["ServingRuntime corolla"]["spec"]
 KUBECTL = shutil.which("kubectl")
 
 
+def _asks_http(name: str, value: Any) -> bool:
+    return name.endswith("Probe") and "httpGet" in value
+
+
 def variables(container: Manifest) -> set[str]:
     return {entry["name"] for entry in container.get("env", [])}
 
@@ -71,6 +75,11 @@ def test_what_kustomize_makes_fits_the_schemas(overlay: str) -> None:
     over_tls = "COROLLA_TLS_KEY" in variables(server)
     assert over_tls == (overlay == "tls")
     assert ("grpc" in server["readinessProbe"]) != over_tls, "probes over gRPC speak no TLS"
+    schemes = {
+        probe["httpGet"].get("scheme", "HTTP") for name, probe in server.items() if _asks_http(name, probe)
+    }
+    (scrape,) = manifests["ServiceMonitor"]["spec"]["endpoints"]
+    assert schemes == {scrape.get("scheme", "http").upper()} == {"HTTPS" if over_tls else "HTTP"}
     assert all(len(server[probe].keys() & {"grpc", "httpGet"}) == 1 for probe in server if "Probe" in probe)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 import yaml
 
 from serving.settings import Settings
-from tests.deploy.manifests import DEPLOY, read
+from tests.deploy.manifests import DEPLOY, check, read
 
-(SPEC,) = (
-    each["spec"]["template"]["spec"] for name, each in read("kubernetes/tls").items() if "Deployment" in name
-)
+OVERLAY: Any = read("kubernetes/tls")
+SPEC = OVERLAY["Deployment corolla"]["spec"]["template"]["spec"]
 (SERVER,) = SPEC["containers"]
 
 
@@ -31,3 +30,20 @@ def test_it_changes_the_container_of_the_base() -> None:
     assert [SERVER["name"]] == names
     overlay = yaml.safe_load((DEPLOY / "kubernetes" / "tls" / "kustomization.yaml").read_text())
     assert overlay["resources"] == ["../base"]
+    assert sorted(patch["path"] for patch in overlay["patches"]) == ["deployment.yaml", "monitor.yaml"]
+
+
+def test_metrics_and_all_probes_are_asked_by_https() -> None:
+    assert {"name": "COROLLA_METRICS_TLS", "value": "true"} in SERVER["env"]
+    probes = [SERVER[name]["httpGet"]["scheme"] for name in SERVER if name.endswith("Probe")]
+    assert probes == ["HTTPS"] * 3
+
+
+def test_scrapes_differ_from_those_of_the_base_by_tls_alone() -> None:
+    base: Any = read("kubernetes/base")["ServiceMonitor corolla"]
+    (ours,), (plain,) = (each["spec"]["endpoints"] for each in (OVERLAY["ServiceMonitor corolla"], base))
+    assert {name: ours[name] for name in ours if name not in ("scheme", "tlsConfig")} == plain
+    assert ours["scheme"] == "https"
+    secret = ours["tlsConfig"]["ca"]["secret"]["name"]
+    assert secret in {volume["secret"]["secretName"] for volume in SPEC["volumes"]}
+    check({**base, "spec": {**base["spec"], "endpoints": [ours]}})

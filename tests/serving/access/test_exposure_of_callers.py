@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import ssl
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from petl_vit.errors import InvalidInput
 from serving.access import exposure
 from serving.settings import Settings
 from tests.serving.access.callers import Callers
+from tests.serving.certificates import Certificates
 from tests.serving.world import WAIT_S, Running, World
 
 
@@ -39,6 +41,26 @@ def test_tokens_in_plain_text_are_warned_about(principals: str, caplog: pytest.L
     assert caplog.text == ""
     exposure.check(free(principals=principals, host="0.0.0.0", insecure=True))
     assert "tokens of --principals travel over the network in plain text" in caplog.text
+
+
+def test_tokens_of_metrics_in_plain_text_are_warned_about(
+    tmp_path: Path, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "token").write_text("m" * 32)
+    pair = {"tls_certificate": certificates.path("server.pem"), "tls_key": certificates.path("server.key")}
+    chosen = {"host": "0.0.0.0", "metrics_token_file": str(tmp_path / "token")} | pair
+    for silent in ({"metrics_tls": True}, {"metrics_host": "127.0.0.1"}, {"metrics_port": -1}):
+        exposure.check(free(**chosen | silent))
+    assert caplog.text == ""
+    exposure.check(free(**chosen))
+    assert "tokens of --metrics-token-file travel in plain text; --metrics-tls" in caplog.text
+
+
+def test_metrics_over_tls_need_a_certificate() -> None:
+    with pytest.raises(InvalidInput, match="set --tls-certificate and --tls-key") as caught:
+        exposure.check(free(metrics_tls=True))
+    assert caught.value.field == "metrics_tls"
 
 
 def test_principals_do_not_stand_in_for_tls(principals: str) -> None:
@@ -80,3 +102,18 @@ def test_metrics_ask_for_a_token_and_have_an_address_of_their_own(world: World, 
             statuses.append(connection.getresponse().status)
             connection.close()
     assert statuses == [401, 200]
+
+
+def test_metrics_pages_and_probes_are_served_by_the_certificate_of_the_server(
+    world: World, certificates: Certificates
+) -> None:
+    pair = {"tls_certificate": certificates.path("server.pem"), "tls_key": certificates.path("server.key")}
+    context = ssl.create_default_context(cafile=certificates.path("ca.pem"))
+    with Running(world.settings(metrics_tls=True, **pair)) as running:
+        port = running.server.metrics_port
+        assert running.server.metrics_url == f"https://127.0.0.1:{port}"
+        for path in ("/metrics", "/", "/status.json", "/healthz", "/readyz"):
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=WAIT_S, context=context)
+            connection.request("GET", path)
+            assert connection.getresponse().status == 200, path
+            connection.close()

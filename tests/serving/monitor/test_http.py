@@ -1,7 +1,9 @@
 """Questions over HTTP."""
 
 import socket
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -9,7 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from petl_vit.errors import InvalidInput, Unreachable
 from serving.metrics.port import Answer, MetricsPort
+from serving.metrics.port_tls import PortTls
 from serving.monitor import http
+from tests.serving.certificates import Certificates
 
 
 def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,3 +91,45 @@ def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.Monkey
             http.read(f"{url}/more", headers={})
     finally:
         port.close()
+
+
+# Over TLS
+
+
+@pytest.fixture
+def secured(certificates: Certificates) -> Iterator[MetricsPort]:
+    """A port whose certificate is for another name than its address."""
+    certificates.issue("pod", "corolla.example")
+    tls = PortTls(Path(certificates.path("pod.pem")), Path(certificates.path("pod.key")))
+    port = MetricsPort(CollectorRegistry(), port=0, tls=tls)
+    yield port
+    port.close()
+
+
+def test_a_certificate_is_trusted_by_its_authority_and_its_name(
+    secured: MetricsPort, certificates: Certificates
+) -> None:
+    ca, url = Path(certificates.path("ca.pem")), f"{secured.url}/healthz"
+    assert http.read(url, headers={}, trust=http.Trust(ca=ca, server_name="corolla.example")) == b"ok\n"
+    for trust in (None, http.Trust(ca=ca), http.Trust(server_name="corolla.example")):
+        with pytest.raises(Unreachable, match="shows a certificate that is not trusted") as caught:
+            http.read(url, headers={}, trust=trust)
+        assert "--tls-ca FILE; another name in it by --tls-server-name" in str(caught.value)
+
+
+def test_the_other_scheme_is_named_where_it_is_the_right_one(secured: MetricsPort) -> None:
+    with pytest.raises(Unreachable, match=r"answers 400: .*; ask by https://"):
+        http.read(f"http://127.0.0.1:{secured.port}/healthz", headers={})
+    port = MetricsPort(CollectorRegistry(), port=0)
+    try:
+        with pytest.raises(Unreachable, match=r"does not answer by TLS: .*; ask by http://"):
+            http.read(f"https://127.0.0.1:{port.port}/healthz", headers={})
+    finally:
+        port.close()
+
+
+def test_a_file_without_an_authority_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(InvalidInput, match="has no certificate") as caught:
+        http.Trust(ca=tmp_path / "ca.pem")
+    assert caught.value.field == "tls_ca"
