@@ -244,7 +244,6 @@ class Server:
             )
         readable = Readable(
             [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
-            metrics,
             max_images=settings.max_images,
             max_bytes=settings.max_queue_bytes,
         )

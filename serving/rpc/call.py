@@ -8,30 +8,29 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from functools import wraps
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from petl_vit.errors import CorollaError, InvalidInput, Overloaded
+from petl_vit.errors import CorollaError, Overloaded
 from serving import logs, tracing
 from serving.access.caller import caller, current
 from serving.access.principals import ANONYMOUS
 from serving.engine.out_of_memory import is_out_of_memory
 from serving.metrics.events import Metrics
 from serving.rpc import incident
+from serving.rpc.sent import Sent
 from serving.rpc.status import CODES, status_of
-from serving.rpc.stream import answer_all, in_order
+from serving.rpc.stream import answer_all
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
-M = TypeVar("M", bound=Message)
 
 REQUEST_ID = "x-request-id"
 """In a call's metadata: how its client calls it, and in its answer's: how the log does."""
@@ -150,13 +149,14 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
 
 def unary(
     method: Callable[[S, RequestT, Any], Awaitable[AnswerT]],
-) -> Callable[[S, RequestT, Any], Coroutine[Any, Any, AnswerT]]:
-    """Makes a servicer's method answer the call that has its name; see `call`."""
+) -> Callable[[S, Any, Any], Coroutine[Any, Any, AnswerT]]:
+    """Makes a servicer's method answer the call of its name, whose message is `Sent`; see `call`."""
 
     @wraps(method)
-    async def answer(servicer: S, request: RequestT, context: Any) -> AnswerT:
+    async def answer(servicer: S, sent: Sent[RequestT], context: Any) -> AnswerT:
         async with call(method.__name__, context, servicer.metrics):
-            return await method(servicer, request, context)
+            with sent.answered() as request:
+                return await method(servicer, request, context)
         raise AssertionError("a failed call was not aborted")
 
     return answer
@@ -166,55 +166,47 @@ async def stream(
     method: str,
     context: Any,
     metrics: Metrics,
-    requests: AsyncIterator[RequestT],
     answer: Callable[[RequestT], Awaitable[AnswerT]],
     failure: Callable[[RequestT, status_pb2.Status], AnswerT],
     *,
     most: int,
+    check: Callable[[RequestT], object] = lambda request: None,
     ordered: bool = False,
 ) -> None:
     """Answers a stream and counts each of its requests; one that cannot be read ends it with a status.
 
     Args:
         method: The call's name, for the metrics.
-        context: gRPC's, of the call. Answers are written to it: a generator is not told that its call ended.
+        context: gRPC's, of the call. Requests are read from it, each as `Sent`, and answers written to it: a
+            generator is not told that its call ended.
         failure: The answer to a request that failed.
         most: Most requests under way, including the one being read.
+        check: Raises `InvalidInput` for a request that ends the stream.
         ordered: Whether answers are sent in the order of their requests.
     """
 
-    async def counted_answer(request: RequestT) -> AnswerT:
+    async def read() -> Sent[RequestT] | None:
+        # Not by gRPC's iterator, which keeps each request until the next one comes.
+        sent: Any = await context.read()
+        if sent is grpc.aio.EOF:
+            return None
+        check(sent.message)
+        return cast(Sent[RequestT], sent)
+
+    async def counted_answer(sent: Sent[RequestT]) -> AnswerT:
         with counted(method, context, metrics) as outcome:
             try:
                 current().take_request()
-                return await answer(request)
+                with sent.answered() as request:
+                    return await answer(request)
             except Exception as error:
-                return failure(request, outcome.fail(error))
+                return failure(sent.message, outcome.fail(error))
 
     try:
-        await answer_all(
-            requests, in_order(counted_answer) if ordered else counted_answer, context.write, most=most
-        )
+        await answer_all(read, counted_answer, context.write, most=most, ordered=ordered)
     except CorollaError:
         async with call(method, context, metrics):
             raise
-
-
-async def decoded(requests: AsyncIterator[M], kind: type[M]) -> AsyncIterator[M]:
-    """The requests of a stream.
-
-    Raises:
-        InvalidInput: One is not a message of that kind.
-    """
-    try:
-        async for request in requests:
-            yield request
-    except DecodeError as error:
-        raise InvalidInput(
-            f"a message of the stream is not a {kind.DESCRIPTOR.name}",
-            field="stream",
-            remedy=f"send {kind.DESCRIPTOR.full_name} messages",
-        ) from error
 
 
 def deadline_of(context: Any) -> float | None:
