@@ -35,6 +35,7 @@ AnswerT = TypeVar("AnswerT")
 REQUEST_ID = "x-request-id"
 """In a call's metadata: how its client calls it, and in its answer's: how the log does."""
 _DETAILS_KEY = "grpc-status-details-bin"
+_MOST_NAME = 100
 _EARLY_S = 0.1
 """A client gives up when its own clock says so, which may be a little before the server's does."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -95,6 +96,11 @@ def path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
+def logged_name(path: str) -> str:
+    """How the log names a call that may not exist: without control characters, and not all of a long name."""
+    return repr(path)[1:-1][:_MOST_NAME]
+
+
 @contextmanager
 def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
     """Counts a call, or one request of a stream, by its outcome.
@@ -105,13 +111,13 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
     """
     started, outcome = time.monotonic(), Outcome(method)
     sent = context.invocation_metadata() or ()
-    with logs.about(dict(sent).get(REQUEST_ID)) as name, tracing.call(method, sent) as traced:
+    with tracing.call(method, sent) as traced:
         try:
             with _counted(method, context, metrics, started, outcome):
                 yield outcome
         finally:
             if traced is not None:
-                traced.end(outcome.code.value[0], name)
+                traced.end(outcome.code.value[0], logs.request_id())
 
 
 @contextmanager
@@ -131,6 +137,11 @@ def _counted(method: str, context: Any, metrics: Metrics, started: float, outcom
             metrics.callers.request(principal.name, outcome.code.name)
 
 
+def _name_answer(context: Any) -> None:
+    """Sends the call's id after its answer."""
+    context.set_trailing_metadata(((REQUEST_ID, logs.request_id()),))
+
+
 @asynccontextmanager
 async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[None]:
     """The context of a call: counts it, and ends it with the status of an error.
@@ -140,7 +151,7 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
         context: gRPC's, of the call.
     """
     with counted(method, context, metrics) as outcome:
-        context.set_trailing_metadata(((REQUEST_ID, logs.request_id()),))
+        _name_answer(context)
         try:
             yield
         except Exception as error:
@@ -202,6 +213,7 @@ async def stream(
             except Exception as error:
                 return failure(sent.message, outcome.fail(error))
 
+    _name_answer(context)
     try:
         await answer_all(read, counted_answer, context.write, most=most, ordered=ordered)
     except CorollaError:
@@ -233,7 +245,6 @@ async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object
 async def abort(context: Any, status: status_pb2.Status) -> NoReturn:
     """Ends a call with a status and its details."""
     code = _CODES[status.code]
-    name = ((REQUEST_ID, logs.request_id()),) if logs.request_id() else ()
-    metadata = ((_DETAILS_KEY, status.SerializeToString()), *name)
+    metadata = ((_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID, logs.request_id()))
     await context.abort(code, status.message, trailing_metadata=metadata)
     raise AssertionError("abort returned")

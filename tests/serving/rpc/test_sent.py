@@ -228,4 +228,6 @@ def test_a_stream_that_waits_keeps_no_request(running: Running) -> None:
     with running.client() as client, classify_stream(client) as stream:
         stream.give(pb.StreamRequest(id="a", request=classify(MOST // 2)))
         until(lambda: len(stream.answers) == 1)
-        until(lambda: not any(isinstance(found, Sent) for found in gc.get_objects()))
+        until(lambda: not any(type(found) is Sent for found in gc.get_objects()))
+        stream.give(pb.StreamRequest(id="b", request=classify(MOST // 2)))
+        until(lambda: len(stream.answers) == 2)  # so it was not the stream's end that freed the first
