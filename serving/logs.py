@@ -4,8 +4,6 @@ import logging
 import re
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -58,20 +56,14 @@ def request_id() -> str:
     return _request.get()
 
 
-@contextmanager
-def about(given: str | bytes | None) -> Iterator[str]:
-    """While the block lasts, what is logged is about a request with this id; a new one where it is not fit.
+def begin(given: str | bytes | None) -> None:
+    """What this task logs is about a request with this id from now on; with a new one where it is not fit.
 
     Args:
         given: What its client sent: 1 to 128 letters, digits and signs.
     """
     fit = isinstance(given, str) and _FIT.fullmatch(given) is not None
-    name = str(given) if fit else uuid.uuid4().hex
-    token = _request.set(name)
-    try:
-        yield name
-    finally:
-        _request.reset(token)
+    _request.set(str(given) if fit else uuid.uuid4().hex)
 
 
 def _mark(record: logging.LogRecord) -> bool:

@@ -47,6 +47,7 @@ from serving.rpc.classifier_servicer import NEEDS, SERVICE, ClassifierServicer
 from serving.rpc.health_servicer import HealthServicer
 from serving.rpc.no_admin import NoAdmin
 from serving.rpc.readable import Readable
+from serving.rpc.request_ids import RequestIds
 from serving.rpc.traced import TracedCalls
 from serving.service import Service
 from serving.settings import Settings
@@ -247,9 +248,9 @@ class Server:
         return server
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """Who calls is asked first, and only where there are principals; then what it sent is looked at."""
+        """A call gets its id; then who calls is asked, only where there are principals, then what it sent."""
         settings, metrics = self.settings, self.service.metrics
-        found: list[grpc.aio.ServerInterceptor] = []
+        found: list[grpc.aio.ServerInterceptor] = [RequestIds()]
         if self._tracing is not None:
             found.append(TracedCalls(self._tracing))
         if self._access is not None:
@@ -259,7 +260,6 @@ class Server:
             )
         readable = Readable(
             [SERVICE, OIP_SERVICE, ADMIN_SERVICE],
-            metrics,
             max_images=settings.max_images,
             max_bytes=settings.max_queue_bytes,
         )
@@ -290,7 +290,7 @@ class Server:
         if settings.takes_admin:
             AdminServicer(admin=self.admin, metrics=service.metrics, pool=self._admin_pool).add_to(server)
         else:
-            server.add_generic_rpc_handlers([NoAdmin()])
+            server.add_generic_rpc_handlers([NoAdmin(service.metrics)])
         reflected = [name for name in self._services if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
         self._health.add_to(server)
         if settings.reflection:

@@ -159,7 +159,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="pixels of one decoded image")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="bytes of one gRPC message")
     max_queue_bytes: int = Field(
-        default=2**30, ge=1, description="bytes of images, and of messages, that may wait; more are refused"
+        default=2**30,
+        ge=1,
+        description="bytes of images that wait, and of messages that are being answered; more are refused",
     )
     weights: str | None = Field(
         default=None,

@@ -67,6 +67,7 @@ class Metrics:
         self._lock = self._series.lock
         self._numbers = self._series.numbers
         self._histograms = self._series.histograms
+        self._methods: set[str] = set()
         self._zero_places = zero_places
         self._places: dict[tuple[str, str], RouteLabels] = {}
         self._adapters: dict[tuple[str, str], Labels] = {}
@@ -88,13 +89,16 @@ class Metrics:
     def add_methods(self, methods: Collection[str], codes: Collection[str]) -> None:
         """Shows the series of a protocol's calls at zero, by their names and the names of status codes."""
         with self._lock:
+            self._methods.update(methods)
             for method in methods:
                 self._histograms["corolla_request_duration_seconds"].create((method,))
                 for code in codes:
                     self._numbers["corolla_requests_total"].create((method, code))
 
     def request(self, method: str, code: str, seconds: float) -> None:
-        """One call was answered with a gRPC status code, by its name."""
+        """One call was answered with a gRPC status code, by its name; of a method that was added."""
+        if method not in self._methods:
+            return  # a caller can make up any number of them
         with self._lock:
             self._numbers["corolla_requests_total"].add((method, code))
             self._histograms["corolla_request_duration_seconds"].observe(seconds, (method,))

@@ -1,6 +1,6 @@
 """Serves inference.GRPCInferenceService: protobuf to the terms of `requests`, and back."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from importlib.metadata import version
 from typing import Any
@@ -37,7 +37,7 @@ from serving.registry.catalog import Catalog
 from serving.registry.listing import AdapterState
 from serving.request import Request
 from serving.rpc.authentication import Need, Open
-from serving.rpc.call import deadline_of, decoded, in_pool, path, show_calls, stream, unary
+from serving.rpc.call import deadline_of, in_pool, path, show_calls, stream, unary
 from serving.rpc.no_admin import no_admin
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -136,9 +136,7 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
         return await self._infer(request, context)
 
-    async def ModelStreamInfer(  # type: ignore[override]  # it writes its answers to the context
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Any
-    ) -> None:
+    async def ModelStreamInfer(self, _: object, context: Any) -> None:  # type: ignore[override]  # by its context
         async def answer(message: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             response = await self._infer(message, context)
             response.parameters["triton_final_response"].bool_param = True
@@ -148,7 +146,6 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             "ModelStreamInfer",
             context,
             self.metrics,
-            decoded(requests, pb.ModelInferRequest),
             answer,
             _failure,
             most=self._max_stream_requests,

@@ -12,8 +12,7 @@ from serving.access.authentication import HEADER, Access
 from serving.access.caller import Caller, enter
 from serving.access.principals import Scope
 from serving.metrics.events import Metrics
-from serving.rpc.call import abort
-from serving.rpc.status import code_of, status_of
+from serving.rpc.call import call, logged_name
 
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
@@ -58,28 +57,26 @@ class Authentication(grpc.aio.ServerInterceptor):
         shown = [value for key, value in details.invocation_metadata if key == HEADER]
         if not shown and self._certificates and handler is not None:
 
-            def check(context: Any) -> CorollaError | None:
-                return self._refused(method, need, handler, lambda: self._by_certificate(context))
+            async def check(context: Any) -> None:
+                error = self._refused(need, handler, lambda: self._by_certificate(context))
+                if error is not None:
+                    await self._refuse(method, error, context)
 
             return _checked(handler, check)
-        error = self._refused(method, need, handler, lambda: self._by_header(shown))
-        return handler if error is None else _refusing(error)
+        error = self._refused(need, handler, lambda: self._by_header(shown))
+        return handler if error is None else self._refusing(method, error)
 
-    def _refused(
-        self, method: str, need: Need, handler: Any, authenticate: Callable[[], Caller]
-    ) -> CorollaError | None:
+    def _refused(self, need: Need, handler: Any, authenticate: Callable[[], Caller]) -> CorollaError | None:
         """Why a call is refused; None where its caller was let in."""
-        caller: Caller | None = None
         try:
             caller = authenticate()
+            enter(caller)
             if isinstance(need, Scope):
                 caller.need(need)
             if not handler or not handler.request_streaming or need is Open.PRINCIPAL:
                 caller.take_request()  # those of a stream are counted one by one
         except CorollaError as error:
-            self._count(method, error, caller)
             return error
-        enter(caller)
         return None
 
     def _by_header(self, shown: list[str | bytes]) -> Caller:
@@ -96,46 +93,39 @@ class Authentication(grpc.aio.ServerInterceptor):
         names = [name.decode(errors="replace") for key in _CERTIFICATE_NAMES for name in shown.get(key) or ()]
         return self._access.by_certificate(names)
 
-    def _count(self, method: str, error: CorollaError, caller: Caller | None) -> None:
-        code = code_of(error).name
+    def _refusing(self, method: str, error: CorollaError) -> Any:
+        """A handler that ends a call without reading a message."""
+
+        async def refuse(messages: AsyncIterator[bytes], context: Any) -> None:
+            await self._refuse(method, error, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def _refuse(self, method: str, error: CorollaError, context: Any) -> None:
         if isinstance(error, Unauthenticated):
             reason = error.reason
         else:
             reason = "scope" if isinstance(error, Forbidden) else "requests"
         self._metrics.callers.refused(reason)
-        if method in self._needs:
-            self._metrics.request(method.rpartition("/")[2], code, 0.0)
-        if caller is not None:
-            self._metrics.callers.request(caller.principal.name, code)
+        name = method.rpartition("/")[2] if method in self._needs else logged_name(method)
+        async with call(name, context, self._metrics):
+            raise error
 
 
-def _refusing(error: CorollaError) -> Any:
-    """A handler that ends a call without reading a message."""
-
-    async def refuse(messages: AsyncIterator[bytes], context: Any) -> None:
-        await abort(context, status_of(error))
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _checked(handler: Any, check: Callable[[Any], CorollaError | None]) -> Any:
+def _checked(handler: Any, check: Callable[[Any], Awaitable[None]]) -> Any:
     """A handler that refuses a call, or goes on as another does.
 
     Args:
         handler: Of one message and one answer, or of two streams.
-        check: Looks at the call's context.
+        check: Looks at the call's context, and ends the call where it is refused.
     """
 
-    async def checked(context: Any) -> None:
-        if (error := check(context)) is not None:
-            await abort(context, status_of(error))
-
     async def unary(message: bytes, context: Any) -> Any:
-        await checked(context)
+        await check(context)
         return await handler.unary_unary(handler.request_deserializer(message), context)
 
     async def streams(messages: AsyncIterator[Any], context: Any) -> None:
-        await checked(context)
+        await check(context)
         answers = handler.stream_stream(messages, context)
         if not inspect.isasyncgen(answers):
             await answers  # it writes to the context

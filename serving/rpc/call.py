@@ -8,34 +8,34 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from functools import wraps
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from petl_vit.errors import CorollaError, InvalidInput, Overloaded
+from petl_vit.errors import CorollaError, Overloaded
 from serving import logs, tracing
 from serving.access.caller import caller, current
 from serving.access.principals import ANONYMOUS
 from serving.engine.out_of_memory import is_out_of_memory
 from serving.metrics.events import Metrics
 from serving.rpc import incident
+from serving.rpc.sent import Sent
 from serving.rpc.status import CODES, status_of
-from serving.rpc.stream import answer_all, in_order
+from serving.rpc.stream import answer_all
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
-M = TypeVar("M", bound=Message)
 
 REQUEST_ID = "x-request-id"
 """In a call's metadata: how its client calls it, and in its answer's: how the log does."""
 _DETAILS_KEY = "grpc-status-details-bin"
+_MOST_NAME = 100
 _EARLY_S = 0.1
 """A client gives up when its own clock says so, which may be a little before the server's does."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -96,6 +96,11 @@ def path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
+def logged_name(path: str) -> str:
+    """How the log names a call that may not exist: without control characters, and not all of a long name."""
+    return repr(path)[1:-1][:_MOST_NAME]
+
+
 @contextmanager
 def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
     """Counts a call, or one request of a stream, by its outcome.
@@ -106,13 +111,13 @@ def counted(method: str, context: Any, metrics: Metrics) -> Iterator[Outcome]:
     """
     started, outcome = time.monotonic(), Outcome(method)
     sent = context.invocation_metadata() or ()
-    with logs.about(dict(sent).get(REQUEST_ID)) as name, tracing.call(method, sent) as traced:
+    with tracing.call(method, sent) as traced:
         try:
             with _counted(method, context, metrics, started, outcome):
                 yield outcome
         finally:
             if traced is not None:
-                traced.end(outcome.code.value[0], name)
+                traced.end(outcome.code.value[0], logs.request_id())
 
 
 @contextmanager
@@ -132,6 +137,11 @@ def _counted(method: str, context: Any, metrics: Metrics, started: float, outcom
             metrics.callers.request(principal.name, outcome.code.name)
 
 
+def _name_answer(context: Any) -> None:
+    """Sends the call's id after its answer."""
+    context.set_trailing_metadata(((REQUEST_ID, logs.request_id()),))
+
+
 @asynccontextmanager
 async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[None]:
     """The context of a call: counts it, and ends it with the status of an error.
@@ -141,7 +151,7 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
         context: gRPC's, of the call.
     """
     with counted(method, context, metrics) as outcome:
-        context.set_trailing_metadata(((REQUEST_ID, logs.request_id()),))
+        _name_answer(context)
         try:
             yield
         except Exception as error:
@@ -150,13 +160,14 @@ async def call(method: str, context: Any, metrics: Metrics) -> AsyncIterator[Non
 
 def unary(
     method: Callable[[S, RequestT, Any], Awaitable[AnswerT]],
-) -> Callable[[S, RequestT, Any], Coroutine[Any, Any, AnswerT]]:
-    """Makes a servicer's method answer the call that has its name; see `call`."""
+) -> Callable[[S, Any, Any], Coroutine[Any, Any, AnswerT]]:
+    """Makes a servicer's method answer the call of its name, whose message is `Sent`; see `call`."""
 
     @wraps(method)
-    async def answer(servicer: S, request: RequestT, context: Any) -> AnswerT:
+    async def answer(servicer: S, sent: Sent[RequestT], context: Any) -> AnswerT:
         async with call(method.__name__, context, servicer.metrics):
-            return await method(servicer, request, context)
+            with sent.answered() as request:
+                return await method(servicer, request, context)
         raise AssertionError("a failed call was not aborted")
 
     return answer
@@ -166,55 +177,48 @@ async def stream(
     method: str,
     context: Any,
     metrics: Metrics,
-    requests: AsyncIterator[RequestT],
     answer: Callable[[RequestT], Awaitable[AnswerT]],
     failure: Callable[[RequestT, status_pb2.Status], AnswerT],
     *,
     most: int,
+    check: Callable[[RequestT], object] = lambda request: None,
     ordered: bool = False,
 ) -> None:
     """Answers a stream and counts each of its requests; one that cannot be read ends it with a status.
 
     Args:
         method: The call's name, for the metrics.
-        context: gRPC's, of the call. Answers are written to it: a generator is not told that its call ended.
+        context: gRPC's, of the call. Requests are read from it, each as `Sent`, and answers written to it: a
+            generator is not told that its call ended.
         failure: The answer to a request that failed.
         most: Most requests under way, including the one being read.
+        check: Raises `InvalidInput` for a request that ends the stream.
         ordered: Whether answers are sent in the order of their requests.
     """
 
-    async def counted_answer(request: RequestT) -> AnswerT:
+    async def read() -> Sent[RequestT] | None:
+        # Not by gRPC's iterator, which keeps each request until the next one comes.
+        sent: Any = await context.read()
+        if sent is grpc.aio.EOF:
+            return None
+        check(sent.message)
+        return cast(Sent[RequestT], sent)
+
+    async def counted_answer(sent: Sent[RequestT]) -> AnswerT:
         with counted(method, context, metrics) as outcome:
             try:
                 current().take_request()
-                return await answer(request)
+                with sent.answered() as request:
+                    return await answer(request)
             except Exception as error:
-                return failure(request, outcome.fail(error))
+                return failure(sent.message, outcome.fail(error))
 
+    _name_answer(context)
     try:
-        await answer_all(
-            requests, in_order(counted_answer) if ordered else counted_answer, context.write, most=most
-        )
+        await answer_all(read, counted_answer, context.write, most=most, ordered=ordered)
     except CorollaError:
         async with call(method, context, metrics):
             raise
-
-
-async def decoded(requests: AsyncIterator[M], kind: type[M]) -> AsyncIterator[M]:
-    """The requests of a stream.
-
-    Raises:
-        InvalidInput: One is not a message of that kind.
-    """
-    try:
-        async for request in requests:
-            yield request
-    except DecodeError as error:
-        raise InvalidInput(
-            f"a message of the stream is not a {kind.DESCRIPTOR.name}",
-            field="stream",
-            remedy=f"send {kind.DESCRIPTOR.full_name} messages",
-        ) from error
 
 
 def deadline_of(context: Any) -> float | None:
@@ -241,7 +245,6 @@ async def in_pool(pool: Executor, function: Callable[..., T], *arguments: object
 async def abort(context: Any, status: status_pb2.Status) -> NoReturn:
     """Ends a call with a status and its details."""
     code = _CODES[status.code]
-    name = ((REQUEST_ID, logs.request_id()),) if logs.request_id() else ()
-    metadata = ((_DETAILS_KEY, status.SerializeToString()), *name)
+    metadata = ((_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID, logs.request_id()))
     await context.abort(code, status.message, trailing_metadata=metadata)
     raise AssertionError("abort returned")

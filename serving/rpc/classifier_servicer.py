@@ -1,6 +1,6 @@
 """Serves corolla.v1.Classifier: protobuf to a validated request, answers and errors to protobuf."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from serving.engine.priority import Priority
 from serving.feedback.feedback import Feedback
 from serving.metrics.events import Metrics
 from serving.request import Embeddings, Image, ImageAnswer, Request, Response, caller
-from serving.rpc.call import deadline_of, decoded, path, show_calls, stream, unary
+from serving.rpc.call import deadline_of, path, show_calls, stream, unary
 from serving.rpc.labels import answered, check_count
 from serving.rpc.status import status_of
 
@@ -89,9 +89,7 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         return await self._classify(request, context)
 
-    async def ClassifyStream(  # type: ignore[override]  # it writes its answers to the context
-        self, requests: AsyncIterator[pb.StreamRequest], context: Any
-    ) -> None:
+    async def ClassifyStream(self, _: object, context: Any) -> None:  # type: ignore[override]  # by its context
         async def answer(message: pb.StreamRequest) -> pb.StreamResponse:
             return pb.StreamResponse(id=message.id, response=await self._classify(message.request, context))
 
@@ -102,10 +100,10 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
             "ClassifyStream",
             context,
             self.metrics,
-            _checked(decoded(requests, pb.StreamRequest)),
             answer,
             failure,
             most=self._max_stream_requests,
+            check=_check_id,
         )
 
     @unary
@@ -127,12 +125,10 @@ class ClassifierServicer(classifier_pb2_grpc.ClassifierServicer):
 # From protobuf
 
 
-async def _checked(messages: AsyncIterator[pb.StreamRequest]) -> AsyncIterator[pb.StreamRequest]:
-    async for message in messages:
-        if len(message.id) > MAX_ID:
-            problem = f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}"
-            raise InvalidInput(problem, field="id")
-        yield message
+def _check_id(message: pb.StreamRequest) -> None:
+    if len(message.id) > MAX_ID:
+        problem = f"an id has at most {MAX_ID} characters, this one has {len(message.id):,}"
+        raise InvalidInput(problem, field="id")
 
 
 def _request(

@@ -5,8 +5,9 @@ from typing import Any
 import grpc
 
 from petl_vit.errors import Forbidden
+from serving.metrics.events import Metrics
 from serving.rpc.admin_servicer import SERVICE
-from serving.rpc.status import code_of, message_of
+from serving.rpc.call import call, logged_name
 
 
 def no_admin() -> Forbidden:
@@ -20,15 +21,19 @@ def no_admin() -> Forbidden:
 class NoAdmin(grpc.GenericRpcHandler):
     """Refuses every call of corolla.v1.Admin; without it, gRPC would say "Method not found!"."""
 
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
-        if not handler_call_details.method.startswith(f"/{SERVICE}/"):
+        method = handler_call_details.method
+        if not method.startswith(f"/{SERVICE}/"):
             return None
-        return grpc.unary_unary_rpc_method_handler(_refuse)
 
+        async def refuse(request: bytes, context: Any) -> bytes:
+            async with call(logged_name(method), context, self._metrics):
+                raise no_admin()
+            raise AssertionError("a refused call was not aborted")
 
-async def _refuse(request: bytes, context: Any) -> bytes:
-    error = no_admin()
-    await context.abort(code_of(error), message_of(error))
-    raise AssertionError("abort returned")
+        return grpc.unary_unary_rpc_method_handler(refuse)

@@ -85,6 +85,7 @@ def replica(version: int) -> Metrics:
 def serve(metrics: Metrics, correct: int) -> None:
     """Counts images of two routes, and a label for each, of which some say that the answer was correct."""
     metrics.set_ready(correct == IMAGES)
+    metrics.add_methods(["Classify"], ["OK"])
     metrics.invalid_scores("digits/late", "lora")
     for route in ("digits/best", "digits/late"):
         for number in range(IMAGES):

@@ -1,9 +1,12 @@
+import io
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from serving import logs
 from tests.serving.certificates import Certificates
 from tests.serving.world import Running, World
 
@@ -41,3 +44,16 @@ def certificates(tmp_path: Path) -> Certificates:
     made.issue("server")
     made.issue("client")
     return made
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the log says, in JSON with every call, while the test lasts."""
+    root, before = logging.getLogger(), logging.getLogger().level
+    monkeypatch.setattr(root, "handlers", [])
+    stream = io.StringIO()
+    logs.set_up("json", "all", stream)
+    yield stream
+    logs.set_up("text", "off")
+    logging.captureWarnings(False)
+    root.setLevel(before)

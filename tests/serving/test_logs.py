@@ -1,9 +1,8 @@
 """The log: its forms, and the ids by which its lines and the answers to requests find each other."""
 
 import io
-import json
 import logging
-from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import grpc
@@ -13,24 +12,8 @@ from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving import logs
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
+from tests.serving.logged import lines
 from tests.serving.world import WAIT_S, Running, encoded, until
-
-
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the log says, in JSON with every call, while the test lasts."""
-    root, before = logging.getLogger(), logging.getLogger().level
-    monkeypatch.setattr(root, "handlers", [])
-    stream = io.StringIO()
-    logs.set_up("json", "all", stream)
-    yield stream
-    logs.set_up("text", "off")
-    logging.captureWarnings(False)
-    root.setLevel(before)
-
-
-def lines(written: io.StringIO) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
 def called(client: Client, request_id: str | None, route: str = "lora") -> tuple[Any, str]:
@@ -97,10 +80,14 @@ def test_text_names_the_request_after_the_line_and_calls_are_told_only_when_aske
         root.removeHandler(handler)
     try:
         logs.set_up("text", "failed", stream)
-        with logs.about("order-20"):
+
+        def about_a_request() -> None:
+            logs.begin("order-20")
             logging.getLogger("x").warning("something")
             logs.call_ended("Classify", "OK", 0.1)
             logs.call_ended("Classify", "NOT_FOUND", 0.1)
+
+        copy_context().run(about_a_request)
         logging.getLogger("x").info("of no request")
     finally:
         logs.set_up("text", "off")

@@ -84,6 +84,7 @@ def test_a_certificate_of_no_principal_is_unauthenticated_and_says_its_names(sit
         with pytest.raises(RequestFailed, match=r"stranger, 127\.0\.0\.1") as caught:
             ask(client, "lora")
         assert caught.value.code == "UNAUTHENTICATED"
+        assert caught.value.request_id, "by which the log names the call"
         assert client.serving()
     assert site.running.value("corolla_refused_calls_total", reason="unknown_certificate") == 1
 

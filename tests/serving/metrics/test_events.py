@@ -186,13 +186,16 @@ def test_sums_never_go_down_and_every_confidence_has_a_bin(
 
 
 def test_requests_images_and_batches_are_counted(metrics: Metrics) -> None:
+    metrics.add_methods(["Classify"], ["OK"])
     metrics.request("Classify", "OK", 0.02)
+    metrics.request("MadeUp", "OK", 0.02)
     metrics.images(ok=3, invalid=1)
     metrics.queued(0.004)
     metrics.batch(16, 6, 0.1)
     metrics.set_queue_rows(5)
 
     assert value(metrics, "corolla_requests_total", method="Classify", code="OK") == 1
+    assert value(metrics, "corolla_requests_total", method="MadeUp", code="OK") is None
     assert value(metrics, "corolla_request_duration_seconds_bucket", method="Classify", le="0.025") == 1
     assert value(metrics, "corolla_images_total", status="ok") == 3
     assert value(metrics, "corolla_images_total", status="invalid") == 1

@@ -91,7 +91,7 @@ def test_garbage_after_good_messages_ends_the_stream_after_their_answers(running
             next(stream.answers)
 
     assert found == ["a", "b"]
-    assert described(caught.value)[:2] == ("INVALID_ARGUMENT", "stream")
+    assert described(caught.value)[:2] == ("INVALID_ARGUMENT", "message")
     assert stub.ModelInfer(request()).outputs
 
 

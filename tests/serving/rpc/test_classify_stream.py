@@ -161,7 +161,7 @@ def test_garbage_ends_the_stream_after_the_answers_to_what_came_before(running: 
     assert {answer.id for answer in answers} == {"0", "1", "2"}
     assert all(answer.WhichOneof("outcome") == "response" for answer in answers)
     said = failure(error)
-    assert (said.code, said.named_field) == ("INVALID_ARGUMENT", "stream"), str(said)
+    assert (said.code, said.named_field) == ("INVALID_ARGUMENT", "message"), str(said)
 
 
 def test_an_id_that_is_too_long_ends_the_stream(running: Running) -> None:

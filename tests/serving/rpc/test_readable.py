@@ -1,6 +1,5 @@
 """Messages that cannot be read, or were made to cost memory, are refused before they do, and counted."""
 
-import asyncio
 import time
 from typing import Any
 
@@ -12,8 +11,7 @@ from petl_vit.errors import InvalidInput
 from protos.corolla.v1 import classifier_pb2 as pb
 from protos.inference import grpc_service_pb2 as oip
 from serving.rpc.parts import MOST_PARTS, check_parts
-from serving.rpc.readable import Readable
-from tests.serving.world import Running, encoded, new_metrics, until
+from tests.serving.world import Running, encoded, until
 
 MANY = 1_000_000
 
@@ -127,50 +125,3 @@ def test_metadata_beyond_the_limit_is_refused(running: Running) -> None:
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert classify(request.SerializeToString(), timeout=60, metadata=[("a", "x" * 4_000)])
-
-
-class _Context:
-    """gRPC's, of a call that may be ended."""
-
-    def __init__(self) -> None:
-        self.code: grpc.StatusCode | None = None
-
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
-
-    def set_trailing_metadata(self, _: object) -> None: ...
-
-    async def abort(self, code: grpc.StatusCode, *_: object, **__: object) -> None:
-        self.code = code
-        raise RuntimeError("ended")
-
-
-async def test_messages_beyond_the_bytes_that_may_wait_are_refused_until_others_are_answered() -> None:
-    go_on, context = asyncio.Event(), _Context()
-
-    async def answer(request: pb.ClassifyRequest, _: object) -> str:
-        await go_on.wait()
-        return request.task
-
-    readable = Readable(
-        [pb.DESCRIPTOR.services_by_name["Classifier"].full_name], new_metrics(), max_images=1, max_bytes=100
-    )
-    handler = grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=pb.ClassifyRequest.FromString, response_serializer=str.encode
-    )
-    details: Any = type("Details", (), {"method": "/corolla.v1.Classifier/Classify"})
-
-    async def found(_: object) -> Any:
-        return handler
-
-    bounded: Any = await readable.intercept_service(found, details)
-    read = bounded.request_deserializer
-    large = pb.ClassifyRequest(task="x" * 120).SerializeToString()
-    first = asyncio.create_task(bounded.unary_unary(read(large), context))  # one alone always fits
-    await asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="ended"):
-        await bounded.unary_unary(read(large), context)
-    assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    go_on.set()
-    assert await first == "x" * 120
-    assert await bounded.unary_unary(read(large), context) == "x" * 120

@@ -1,24 +1,25 @@
 """Streams without gRPC: what is under way, and in which order it is answered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import weakref
 
 import pytest
 
-from serving.rpc.stream import answer_all, in_order
+from serving.rpc.stream import answer_all
 
 
 class Peer:
     """Requests 0, 1, ... and what was written."""
 
     def __init__(self, count: int) -> None:
-        self.read, self.under_way, self.most, self.written = 0, 0, 0, list[int]()
+        self.taken, self.under_way, self.most, self.written = 0, 0, 0, list[int]()
         self._count = count
 
-    async def requests(self) -> AsyncIterator[int]:
-        while self.read < self._count:
-            self.read += 1
-            yield self.read - 1
+    async def read(self) -> int | None:
+        if self.taken == self._count:
+            return None
+        self.taken += 1
+        return self.taken - 1
 
     async def answer(self, request: int) -> int:
         self.under_way += 1
@@ -34,7 +35,7 @@ class Peer:
 @pytest.mark.parametrize("most", [1, 3, 100])
 async def test_as_many_are_under_way_as_may_be(most: int) -> None:
     peer = Peer(20)
-    await answer_all(peer.requests(), peer.answer, peer.write, most=most)
+    await answer_all(peer.read, peer.answer, peer.write, most=most)
     assert sorted(peer.written) == list(range(20))
     assert peer.most <= most
 
@@ -46,10 +47,10 @@ async def test_nothing_is_read_while_the_peer_does_not_take_its_answers() -> Non
         await taken.wait()
         peer.written.append(answer)
 
-    streaming = asyncio.create_task(answer_all(peer.requests(), peer.answer, write, most=5))
+    streaming = asyncio.create_task(answer_all(peer.read, peer.answer, write, most=5))
     for _ in range(50):
         await asyncio.sleep(0)
-    assert peer.read == 5
+    assert peer.taken == 5
     taken.set()
     await streaming
     assert len(peer.written) == 100
@@ -58,13 +59,14 @@ async def test_nothing_is_read_while_the_peer_does_not_take_its_answers() -> Non
 async def test_what_reading_raises_comes_after_the_answers() -> None:
     peer = Peer(3)
 
-    async def requests() -> AsyncIterator[int]:
-        async for request in peer.requests():
-            yield request
-        raise ValueError("garbage")
+    async def read() -> int:
+        request = await peer.read()
+        if request is None:
+            raise ValueError("garbage")
+        return request
 
     with pytest.raises(ValueError, match="garbage"):
-        await answer_all(requests(), peer.answer, peer.write, most=9)
+        await answer_all(read, peer.answer, peer.write, most=9)
     assert sorted(peer.written) == [0, 1, 2]
 
 
@@ -85,27 +87,40 @@ async def test_a_failing_write_ends_what_is_under_way() -> None:
         raise OSError("the peer is gone")
 
     with pytest.raises(OSError, match="the peer is gone"):
-        await answer_all(peer.requests(), answer, write, most=9)
+        await answer_all(peer.read, answer, write, most=9)
     assert sorted(cancelled) == [1, 2]
 
 
-async def test_answers_wait_for_those_before_them() -> None:
-    finished: list[int] = []
-    gates = [asyncio.Event() for _ in range(3)]
+class Request:
+    """A request that can be looked at after nobody has it any more."""
 
-    async def answer(number: int) -> int:
-        await gates[number].wait()
-        return number
+    def __init__(self, number: int) -> None:
+        self.number = number
 
-    in_turn = in_order(answer)
-    tasks = [asyncio.create_task(in_turn(number)) for number in range(3)]
-    for task in tasks:
-        task.add_done_callback(lambda done: finished.append(done.result()))
-    for number in (2, 1, 0):
-        await asyncio.sleep(0)
+
+async def test_answers_wait_for_those_before_them_and_keep_no_request() -> None:
+    peer, gates = Peer(3), [asyncio.Event() for _ in range(3)]
+    requests: list[weakref.ref[Request]] = []
+
+    async def read() -> Request | None:
+        number = await peer.read()
+        if number is None:
+            return None
+        request = Request(number)
+        requests.append(weakref.ref(request))
+        return request
+
+    async def answer(request: Request) -> int:
+        await gates[request.number].wait()
+        return request.number
+
+    streaming = asyncio.create_task(answer_all(read, answer, peer.write, most=9, ordered=True))
+    for number in (2, 1):
         gates[number].set()
-        await asyncio.sleep(0)
-        assert finished == []
-    await asyncio.gather(*tasks)
-    await asyncio.sleep(0)
-    assert finished == [0, 1, 2]
+        for _ in range(9):
+            await asyncio.sleep(0)
+    assert peer.written == []
+    assert [request() is None for request in requests] == [False, True, True]
+    gates[0].set()
+    await streaming
+    assert peer.written == [0, 1, 2]
