@@ -175,9 +175,11 @@ def test_a_client_without_tls_is_refused(sidecar: Sidecar) -> None:
 
 
 def test_a_proxy_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    with Sidecar(tmp_path / "nginx", "127.0.0.1:1") as sidecar, channel(sidecar) as through:
-        for path in ("/test.Test/Repeat", "/test.Test/Refuse"):
-            with pytest.raises(grpc.RpcError) as raised:
-                through.unary_unary(path)(bytes(100_000), timeout=WAIT_S)
-            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert raised.value.details() == "Ray's gRPC proxy does not answer nginx; call again"
+    with Sidecar(tmp_path / "nginx", "127.0.0.1:1") as sidecar:
+        credentials = grpc.ssl_channel_credentials(sidecar.certificates.read("ca.pem"))
+        with Client(sidecar.address, credentials=credentials, timeout_s=WAIT_S) as client:
+            for image in (b"", bytes(LARGE)):
+                with pytest.raises(RequestFailed) as raised:
+                    client.classify([image], route="lora")
+                assert raised.value.code == "UNAVAILABLE"
+                assert "Ray's gRPC proxy does not answer nginx; call again" in str(raised.value)
