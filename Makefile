@@ -13,6 +13,7 @@ PEERS := .venv/.peers
 PROMETHEUS := .venv/prometheus
 POSTGRESQL := .venv/postgresql
 CHROMIUM := .venv/chromium
+NGINX := .venv/nginx
 
 BENCHMARKS := mixed scale memory peers serve backends hotload training monitoring
 
@@ -57,6 +58,10 @@ $(POSTGRESQL): | $(READY)
 $(CHROMIUM): | $(READY)
 	-@.ci/chromium $@
 
+# Without it, the tests of the TLS sidecar in front of Ray are skipped by name.
+$(NGINX): | $(READY)
+	-@.ci/nginx $@
+
 demo: $(READY)  ## train, register, serve, classify and watch: the whole mission in minutes
 	$(BIN)/python demo.py
 
@@ -67,7 +72,7 @@ watch-demo: $(READY) | $(PROMETHEUS)  ## a shift against a running server, until
 # others wait for a server, a deadline or a disk.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
+test: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL) $(NGINX)  ## everything that must pass: lint, then all tests, then those of numbers as other CPUs see them
 	$(PYTEST)
 	$(MAKE) --no-print-directory numerics
 
@@ -102,7 +107,7 @@ lint-pages:
 lint-dockerfile:
 	$(BIN)/hadolint Dockerfile
 
-check: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL)  ## lint and the quick tests only
+check: lint | $(PROMETHEUS) $(CHROMIUM) $(POSTGRESQL) $(NGINX)  ## lint and the quick tests only
 	$(PYTEST) -m 'not slow'
 
 proto: $(TOOLS)  ## write the code of protos/**/*.proto

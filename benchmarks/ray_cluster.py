@@ -33,6 +33,9 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # nobody else is in the namespace
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "300",
+    "RAY_worker_niceness": "0",  # 15 by default: replicas would starve beside others on this machine
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _UP = 'ip link set lo up && exec "$@"'

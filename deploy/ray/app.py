@@ -19,11 +19,13 @@ import ray
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from deploy.ray import lost
 from deploy.ray.router import AdapterRouter
 from petl_vit.errors import InvalidInput, near
 from protos.corolla.v1 import admin_pb2, classifier_pb2
@@ -61,6 +63,8 @@ _HOP_BY_HOP = ("grpc-", ":")
 _NOT_FORWARDED = frozenset({"user-agent", "content-type", "te"})
 _HEALTH_S = 5.0
 _MOST_REPORTED = 2_000
+"""Adapters that a replica names to the router."""
+
 _UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -78,6 +82,7 @@ class _Raw:
 
 def add_services(_: object, server: Any) -> None:
     """Makes Ray's gRPC proxy take the calls of all protocols; an entry of `grpc_servicer_functions`."""
+    server.service_handler_factory = lost.unavailable(server.service_handler_factory)
     for service in SERVICES:
         handlers = {method.name: _handler(method) for method in proxied(service)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
@@ -159,15 +164,22 @@ class Replica:
         """Answers `/targets` with all replicas' metrics, as http_sd_configs of Prometheus read it."""
         if request.url.path.rstrip("/").rpartition("/")[2] != "targets":
             return PlainTextResponse("ask for /targets; predictions are served over gRPC\n", status_code=404)
-        found = await self._everyone().broadcast("metrics_address").results_async(timeout_s=_HEALTH_S)
+        found = await self._of_all("metrics_address", timeout_s=_HEALTH_S)
         labels = {"__meta_corolla_application": serve.get_replica_context().app_name}
-        return JSONResponse([{"targets": sorted(found), "labels": labels}])
+        return JSONResponse([{"targets": sorted(filter(None, found)), "labels": labels}])
 
-    def _everyone(self) -> "DeploymentHandle[Any]":
+    async def _of_all(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
+        """What every replica returns, in any order; None for one that died meanwhile."""
         if self._all is None:
             context = serve.get_replica_context()
             self._all = serve.get_deployment_handle(context.deployment, context.app_name)
-        return self._all
+        asked = self._all.broadcast(method, *args)
+        found = []
+        for result in await asked.results_async(timeout_s=timeout_s, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, RayActorError):
+                raise result
+            found.append(None if isinstance(result, RayActorError) else result)
+        return found
 
     # Calls
 
@@ -183,11 +195,10 @@ class Replica:
 
     async def call_all(self, path: str, request: bytes, metadata: Metadata) -> "_Answer":
         """Makes a call to every replica; the first that failed, else the first, is the answer."""
-        everyone = self._everyone().broadcast("call", path, request, metadata)
-        answers = await everyone.results_async()
+        died: _Answer = (b"", grpc.StatusCode.UNAVAILABLE, lost.DETAILS, ())
+        answers = [answer or died for answer in await self._of_all("call", path, request, metadata)]
         failed = (answer for answer in answers if answer[1] is not grpc.StatusCode.OK)
-        found: _Answer = next(failed, answers[0])
-        return found
+        return next(failed, answers[0])
 
     def stream(self, path: str, requests: AsyncIterator[bytes], metadata: Metadata) -> Any:
         """A call with two streams to this replica's own server, as gRPC returns it."""

@@ -62,7 +62,7 @@ class AdapterRouter(RequestRouter):  # type: ignore[misc]  # Ray is not read by 
     ) -> list[list[RunningReplica]]:
         """The replicas in the order in which they are asked; of one list, that with the fewest calls."""
         if pending_request is not None:
-            pending_request.routing_context.should_backoff = True
+            pending_request.routing_context.should_backoff = True  # Ray pauses where all are full
         adapters = None if pending_request is None else adapters_of(pending_request)
         if adapters is None:
             random.shuffle(candidate_replicas := list(candidate_replicas))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,11 +27,14 @@ from serving.client.admin import AdminClient
 from serving.client.blocking import Client
 from serving.client.labels import status_name
 from serving.client.messages import RequestFailed, request_of
+from tests.deploy.ray.encrypted import encrypted
+from tests.nginx import program
 from tests.serving.access.callers import Callers
 from tests.serving.world import WAIT_S, World, encoded
 from tests.waiting import until
 
 CALLERS = 12
+REPLICA = "ray::ServeRepli"  # Linux keeps 15 characters of a name
 SCALING = {
     "min_replicas": 1,
     "max_replicas": 2,
@@ -63,7 +67,7 @@ class Traffic:
 
     def __init__(self, client: Client) -> None:
         self.client, self.answered = client, 0
-        self.failures: list[str] = []
+        self.failures: list[RequestFailed] = []
         self._stop = threading.Event()
 
     def call(self, number: int) -> None:
@@ -72,7 +76,7 @@ class Traffic:
                 self.client.classify([encoded(number)], route="ssf", task="shapes")
                 self.answered += 1
             except RequestFailed as error:
-                self.failures.append(str(error))
+                self.failures.append(error)
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
@@ -144,9 +148,31 @@ def affinity(client: Client) -> dict[str, Any]:
     return {"single": single, "hot": hot}
 
 
-def principals(client: Client, args: dict[str, Any], folder: Path) -> dict[str, str]:
+def told(traffic: Traffic) -> list[str]:
+    """What failed calls said, each once."""
+    return sorted({f"{error.code}: {error}" for error in traffic.failures})
+
+
+def killed(client: Client) -> dict[str, Any]:
+    """What becomes of calls while one of two replicas is killed."""
+    traffic = Traffic(client)
+    with traffic.flowing():
+        until(lambda: len(classified()) == 2 and min(classified()) > CALLERS, every_s=0.2)
+        before = set(targets())
+        replicas()[0].kill()
+        until(lambda: len(now := set(targets())) == 2 and now != before, every_s=0.2)
+        answered = traffic.answered
+        until(lambda: traffic.answered > answered + CALLERS)
+    return {"replicas": len(replicas()), "failed": len(traffic.failures), "failures": told(traffic)}
+
+
+def replicas() -> list[psutil.Process]:
+    """The processes of the replicas; Ray names them after what they run."""
+    return [it for it in psutil.process_iter() if it.name().startswith(REPLICA)]
+
+
+def principals(client: Client, args: dict[str, Any], callers: Callers) -> dict[str, str]:
     """What becomes of calls with a token and without, once replicas know principals."""
-    callers = Callers(folder / "principals.json")
     callers.add("reader", "infer")
     callers.add("keeper", "admin")
     gone = set(targets())
@@ -200,8 +226,12 @@ def session(folder: Path) -> dict[str, Any]:
             until(lambda: not set(targets()) & gone, every_s=0.2)
             answered = traffic.answered
             until(lambda: traffic.answered > answered + CALLERS)
-        seen["redeployed"] = {"answered": traffic.answered, "failures": traffic.failures[:5]}
-        seen["principals"] = principals(client, args, folder)
+        seen["redeployed"] = {"answered": traffic.answered, "failures": told(traffic)}
+        seen["killed"] = killed(client)
+        callers = Callers(folder / "principals.json")
+        seen["principals"] = principals(client, args, callers)
+        if program() is not None:
+            seen["encrypted"] = encrypted(folder, callers)
     return seen
 
 

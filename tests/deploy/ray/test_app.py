@@ -24,6 +24,7 @@ def test_the_example_config_fits_ray_and_the_application() -> None:
     (application,) = config.applications
     assert application.import_path == f"{build.__module__}:{build.__name__}"
     assert [it.name for it in application.deployments] == [NAME]
+    assert config.grpc_options.request_timeout_s is None, "it would end streams"
     assert config.grpc_options.grpc_servicer_functions == [f"{add_services.__module__}.add_services"]
     assert build(application.args) is not None
 
@@ -57,6 +58,7 @@ def test_settings_that_replicas_cannot_have_are_refused_by_name(
 def test_the_proxy_takes_every_call_but_watches_of_health_as_bytes() -> None:
     taken: dict[str, Any] = {}
     server = SimpleNamespace(
+        service_handler_factory=None,
         add_generic_rpc_handlers=lambda handlers: None,
         add_registered_method_handlers=lambda service, handlers: taken.update(
             {f"{service}/{name}": handler for name, handler in handlers.items()}

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("ray.serve", reason="the extra `ray` is not installed")
 
 from benchmarks.ray_cluster import cannot_isolate, isolated
+from deploy.ray import lost
 from tests.deploy.ray.session import CALLERS
+from tests.nginx import MISSING, program
 from tests.serving.world import WAIT_S
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +83,29 @@ def test_calls_of_one_adapter_go_to_one_replica_until_it_is_busier_than_the_othe
 def test_a_new_deployment_fails_no_call(seen: dict[str, Any]) -> None:
     assert seen["redeployed"]["failures"] == []
     assert seen["redeployed"]["answered"] > CALLERS
+
+
+def test_of_a_killed_replica_only_the_calls_in_progress_fail_and_may_be_repeated(
+    seen: dict[str, Any],
+) -> None:
+    assert seen["killed"]["failures"] in ([], [f"UNAVAILABLE: {lost.DETAILS}"])
+    assert seen["killed"]["failed"] <= CALLERS
+
+
+def test_a_killed_replica_is_replaced(seen: dict[str, Any]) -> None:
+    assert seen["killed"]["replicas"] == 2
+
+
+@pytest.mark.skipif(program() is None, reason=MISSING)
+def test_clients_speak_tls_with_the_sidecar(seen: dict[str, Any]) -> None:
+    assert seen["encrypted"] == {
+        "classify": "lora:2",
+        "large": 8,
+        "stream": ["0", "1", "2"],
+        "silent stream": ["0", "1"],
+        "nobody": "UNAUTHENTICATED",
+        "without TLS": "UNAVAILABLE",
+    }
 
 
 def test_principals_and_their_scopes_count_in_every_replica(seen: dict[str, Any]) -> None:
