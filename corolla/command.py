@@ -43,6 +43,7 @@ VARIABLES = frozenset(
         "COROLLA_TRUSTED_KEYS",
     }
 )
+_NO_SPACE = {errno.ENOSPC: "full", errno.EDQUOT: "over its quota"}
 COMPLETION = "_COROLLA_COMPLETE"  # set by a shell that asks click what could come next
 COMMANDS: dict[str, Lazy] = {
     "train": Lazy(
@@ -238,6 +239,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt) as stop:
         return _say("; ".join(["interrupted", *map(str, stop.args)]), 130)
     except OSError as error:
+        if error.errno in _NO_SPACE:
+            return _say(_without_space(error), 2, error)
         return _quiet() if error.errno == errno.EPIPE else _unexpected(error)
     except Exception as error:
         return _unexpected(error)
@@ -258,6 +261,11 @@ def _with_flag(error: CorollaError, command: click.Command) -> str:
             named = f"--{field.replace('_', '-')}"
             return f"{named if named in option.opts else max(option.opts, key=len)}: {problem}"
     return str(error)
+
+
+def _without_space(error: OSError) -> str:
+    where = f" of {error.filename}" if error.filename else ""
+    return f"the disk{where} is {_NO_SPACE[error.errno or 0]}; free space there and type the command again"
 
 
 def _unexpected(error: Exception) -> int:

@@ -11,6 +11,7 @@ from statistics import fmean
 import click
 
 from corolla import tables
+from corolla.class_table import best_on, class_table
 from training.measure.document import Evaluation
 from training.measure.figures import Choice, Difference, Result
 
@@ -31,6 +32,9 @@ def show(evaluation: Evaluation, *, full: bool) -> None:
     _results(evaluation, full)
     for line in _best(evaluation, full):
         click.echo(line)
+    if full:
+        click.echo()
+        tables.print_table(class_table(evaluation))
     _pairs(evaluation, full)
     _ensembles(evaluation, full)
     _curves(evaluation, full)
@@ -68,7 +72,8 @@ def _results(evaluation: Evaluation, full: bool) -> None:
     several = any(len(one.member_accuracies) > 1 for one in evaluation.results)
     learnt = any(one.trained_on for one in evaluation.results)
     columns = ["route", "set", "images", "accuracy", "95 %", "ECE", *(["agreement"] if several else [])]
-    columns += ["ECE fitted", "confidence", "NLL", "Brier", "macro-F1"] if full else []
+    columns += ["NLL", "Brier", "ECE fitted", "NLL fitted", "Brier fitted"] if full else []
+    columns += ["confidence", "macro-F1"] if full else []
     columns += ["robustness", "parameters", "cost"] if full else []
     columns += ["trained on"] if learnt else []
     table = tables.table_of(*columns)
@@ -97,11 +102,12 @@ def _mean(values: Iterable[float]) -> str:
 
 
 def _more(one: Result) -> list[str]:
-    honest = one.calibrated
-    numbers = (one.confidence, one.nll, one.brier, one.macro_f1)
+    """As it is served, at the fitted temperature, and the rest."""
+    fitted = one.calibrated
+    after = (None, None, None) if fitted is None else (fitted.ece, fitted.nll, fitted.brier)
+    numbers = (one.nll, one.brier, *after, one.confidence, one.macro_f1)
     return [
-        f"{honest.ece:.3f}" if honest is not None else "",
-        *(f"{number:.3f}" for number in numbers),
+        *("" if number is None else f"{number:.3f}" for number in numbers),
         _signed(one.effective_robustness),
     ]
 
@@ -112,7 +118,7 @@ def _best(evaluation: Evaluation, full: bool) -> Iterator[str]:
         return
     yield ""
     for on in (one.sets[0] for one in _columns(evaluation, full) if len(one.sets) == 1):
-        best = max((one for one in evaluation.results if one.set == on), key=lambda one: one.accuracy)
+        best = best_on(evaluation, on)
         alike = [
             one.b if one.a == best.route else one.a
             for one in evaluation.comparisons

@@ -1,6 +1,7 @@
 """The command line's own manners; what the commands do is tested with them."""
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -157,6 +158,20 @@ def test_an_error_of_ours_is_one_line_with_an_id_and_one(run: Run) -> None:
     assert "(error " in first
     assert "COROLLA_DEBUG=1" in first
     assert again == first
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is over its quota")])
+def test_a_disk_without_space_is_told_with_the_remedy_and_is_no_fault_of_ours(
+    run: Run, number: int, said: str
+) -> None:
+    def fail() -> None:
+        raise OSError(number, "as the system says", "runs/log.jsonl")
+
+    code, _, line = run("probe", does=fail)
+    assert code == 2
+    assert (
+        line == f"corolla: the disk of runs/log.jsonl {said}; free space there and type the command again\n"
+    )
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

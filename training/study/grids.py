@@ -48,6 +48,8 @@ RECIPE = (
 _SPELLINGS = {"lr": "learning_rate", "head_lr": "head_rate"}
 _SPELT = {name: spelling for spelling, name in _SPELLINGS.items()}
 
+_EXAMPLE = '{"lora": {"rank": [4, 8], "lr": [0.001, 0.01]}}'
+
 _SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 _PAPER: dict[str, Settings] = {
     EVERY: {"learning_rate": (1e-3, 1e-2), "weight_decay": (1e-4, 1e-3)},
@@ -108,7 +110,7 @@ class Grid:
         """The values of each setting that is varied for a method; its own replace those for every method.
 
         Raises:
-            InvalidInput: The grid has nothing for the method.
+            InvalidInput: The grid does not have the method, or has no setting for it.
         """
         if method not in self.methods and EVERY not in self.methods:
             raise InvalidInput(
@@ -119,7 +121,14 @@ class Grid:
         every, own = self.methods.get(EVERY, {}), self.methods.get(method, {})
         rates = {"learning_rate", FACTOR}
         hidden = rates if rates & own.keys() else set()
-        return dict(own) | {k: v for k, v in every.items() if k not in own and k not in hidden}
+        found = dict(own) | {k: v for k, v in every.items() if k not in own and k not in hidden}
+        if not found:
+            raise InvalidInput(
+                f"grid {self.name} has nothing to try for {method}",
+                field="grid",
+                remedy=f"give settings with their values, such as {_EXAMPLE}",
+            )
+        return found
 
     def points(self, method: str, most: int | None = None, seed: int = 0) -> list[Point]:
         """The trials of a method: every combination of its settings, in their order, or `most` of them.
@@ -175,7 +184,7 @@ def grid_of(given: str | Mapping[str, Any]) -> Grid:
     except OSError as error:
         raise InvalidInput(f"{text} cannot be read ({error.strerror})", field="grid") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidInput(f"{text} is not JSON: {error}", field="grid") from None
+        raise InvalidInput(f"{text} is not JSON: {error}", field="grid", remedy=f"write {_EXAMPLE}") from None
     return Grid(name=path.name, methods=_checked(document, text))
 
 
@@ -231,7 +240,7 @@ def _checked(document: object, source: str) -> dict[str, Settings]:
         raise InvalidInput(
             f"{source} is not an object with an object of settings for each method",
             field="grid",
-            remedy='write {"lora": {"rank": [4, 8], "lr": [0.001, 0.01]}}',
+            remedy=f"write {_EXAMPLE}",
         )
     if not document:
         raise InvalidInput(f"{source} is empty", field="grid", remedy='name methods, such as "lora", or "*"')

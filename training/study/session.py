@@ -19,7 +19,7 @@ from training.run.precision import settled
 from training.study import ground, identity
 from training.study.grids import Grid, Point, spelling
 from training.study.pack import Packer, joins, planned
-from training.study.storage import closed, opened
+from training.study.storage import in_use
 from training.study.studies import Studies, Taken, winner
 from training.study.trials import Trial
 
@@ -205,15 +205,15 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
 
     Raises:
         NotFound: The backbone, the data or a method do not exist.
-        InvalidInput: A setting or the data cannot work, or an unfinished sweep of this name is another one.
+        InvalidInput: A setting or the data cannot work, an unfinished sweep of this name is another one, or
+            the storage fails.
     """
     points = {m: sweep.grid.points(m, sweep.trials, sweep.job.recipe.seed) for m in sweep.methods}
     _check(sweep, points)
     job, part = ground.on_parts(sweep.job, board)
     tuning = ground.split(store, job, sweep.validation, board, part)
     common = tuning.common() | _common(sweep)
-    storage = opened(sweep.storage, sweep.folder, restart=sweep.restart)
-    try:
+    with in_use(sweep.storage, sweep.folder, restart=sweep.restart) as storage:
         studies = identity.matching(
             storage,
             sweep.name,
@@ -235,8 +235,6 @@ def session(store: Store, sweep: Sweep, board: Board, threads: int | None = None
         with studies.at_work():
             studies.revive([*sweep.methods, *map(winner, sweep.methods)])
             yield Session(store, sweep, chosen, board, tuning, studies, threads)
-    finally:
-        closed(storage)
 
 
 def _check(sweep: Sweep, points: Mapping[str, Sequence[Point]]) -> None:

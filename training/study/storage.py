@@ -2,15 +2,19 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import DBAPIError
 
 from petl_vit.errors import InvalidInput
 
 _JOURNALS = (".log", ".journal")
+_NAME = "trials.db"
 
 
 def opened(storage: str | None, folder: Path, *, restart: bool = False) -> optuna.storages.BaseStorage:
@@ -24,7 +28,7 @@ def opened(storage: str | None, folder: Path, *, restart: bool = False) -> optun
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if storage is None:
-        return _file(folder.resolve() / "trials.db", restart=restart)
+        return _file(folder.resolve() / _NAME, restart=restart)
     if "://" not in storage and not storage.endswith(_JOURNALS):
         raise InvalidInput(
             f"{storage!r} is neither a URL nor a journal",
@@ -42,6 +46,34 @@ def opened(storage: str | None, folder: Path, *, restart: bool = False) -> optun
             field="storage",
             remedy="see that it exists and is not damaged, or name another one",
         ) from error
+
+
+@contextmanager
+def in_use(
+    storage: str | None, folder: Path, *, restart: bool = False
+) -> Iterator[optuna.storages.BaseStorage]:
+    """An open storage, and what is wrong where it fails while trials run: its disk is full, say.
+
+    Args:
+        storage, folder, restart: As `opened` takes them.
+
+    Raises:
+        InvalidInput: It cannot be opened, or it failed; trials that were told before are kept.
+    """
+    found = opened(storage, folder, restart=restart)
+    try:
+        yield found
+    except (StorageInternalError, DBAPIError) as error:
+        of_database = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+        reason = of_database.orig if isinstance(of_database, DBAPIError) else of_database
+        where = "storage" if storage else f"file {folder / _NAME}"
+        raise InvalidInput(
+            f"the {where} of the trials failed: {_first_line(reason or error)}",
+            field="storage" if storage else "runs",
+            remedy="see that it has space and can be written; the same command then goes on",
+        ) from error
+    finally:
+        closed(found)
 
 
 def closed(storage: optuna.storages.BaseStorage) -> None:
@@ -93,5 +125,5 @@ def _database(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs=waits)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__

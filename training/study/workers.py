@@ -79,7 +79,9 @@ def run_on_ray(here: Session, url: str | None) -> None:
         raise InvalidInput(
             f"Ray at {sweep.ray} does not start: {str(error).splitlines()[0]}",
             field="ray",
-            remedy=f"check the address, or use --ray {LOCAL}",
+            remedy="try again when this machine is less busy, or use --workers without --ray"
+            if local
+            else f"check the address, or use --ray {LOCAL}",
         ) from error
     try:
         task = ray.remote(num_cpus=threads, max_retries=3)(_run_one)

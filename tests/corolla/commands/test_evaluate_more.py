@@ -81,7 +81,9 @@ def test_tables_say_the_best_the_pairs_and_the_ensembles(evaluated: tuple[Shell,
     assert "logits of models on sets: 6 computed, 8 taken from " in err  # 3 adapters at 0.5 are new
     code, full, _ = shell(*command, "--full")
     assert code == 0
-    assert "robustness  parameters  cost" in full.splitlines()[0]
+    header = " ".join(full.splitlines()[0].split())
+    assert "NLL Brier ECE fitted NLL fitted Brier fitted confidence macro-F1 robustness parameters" in header
+    assert "set route class images precision recall F1 its wrong answers" in " ".join(full.split())
     assert "errors shared" in full
     assert "few, robustness" in full
 

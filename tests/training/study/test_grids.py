@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from petl_vit import methods, summaries
-from petl_vit.errors import CorollaError
+from petl_vit.errors import CorollaError, InvalidInput
 from training.run.recipe import Recipe
 from training.study.grids import FACTOR, NAMED, PAPER, SMALL, chosen_methods, grid_of
 from training.study.pack import planned, with_rates
@@ -92,6 +92,7 @@ def test_a_grid_of_ones_own_spells_settings_as_the_command_line_does(tmp_path: P
         ("[1]", "not an object"),
         ('{"lora": [1]}', "not an object"),
         ("{", "is not JSON"),
+        ("", 'write {"lora": '),
         ('{"lorra": {}}', "did you mean lora"),
         ('{"lora": {"rnk": [1]}}', "did you mean rank"),
         ('{"*": {"rank": [1]}}', "no setting 'rank' that every method has"),
@@ -109,6 +110,15 @@ def test_a_grid_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, said:
     with pytest.raises(CorollaError, match=r".*") as caught:
         grid_of(str(path))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['{"lora": {}}', '{"*": {}}', '{"lora": {}, "*": {}}'])
+def test_a_grid_without_a_setting_to_try_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "grid.json"
+    path.write_text(text)
+    grid = grid_of(str(path))
+    with pytest.raises(InvalidInput, match=r"grid\.json has nothing to try for lora; give settings"):
+        grid.settings("lora")
 
 
 def test_methods_are_named_by_words_or_commas_each_once() -> None:

@@ -48,6 +48,24 @@ def test_a_cluster_needs_a_storage_that_its_machines_share(store: Store, sweep: 
         run(store, replace(sweep, ray="ray://host:10001", storage=None), Shown())
 
 
+@pytest.mark.parametrize(
+    ("address", "remedy"), [("local", "use --workers without --ray"), ("ray://host:1", "use --ray local")]
+)
+def test_a_ray_that_does_not_start_is_told_with_another_way(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, address: str, remedy: str
+) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nand more")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    here: Any = SimpleNamespace(sweep=replace(sweep, ray=address), board=Unseen())
+    with pytest.raises(
+        InvalidInput, match=r"does not start: The current node timed out during startup\.;"
+    ) as caught:
+        run_on_ray(here, None)
+    assert (caught.value.remedy or "").endswith(remedy)
+
+
 def test_ray_takes_up_the_trials_of_another_machine_that_died(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
