@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 MAX_PIXELS = 50_000_000
 """Most pixels of a decoded image unless another limit is given: those of a camera, not of a bomb."""
 
+MAX_SIDE = 65_535
+"""Most pixels of a side, as JPEG has them: what scales a longer one takes a gigabyte for its weights."""
+
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -7,28 +7,27 @@ warnings cannot be silenced per thread.
 import re
 import struct
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 _TAG = 0x0112
 _XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_SWAPS_SIDES = 5
+"""From this orientation on, rows are columns."""
+_FLIPS = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
+"""The axes that are flipped, after the sides are swapped."""
 
 
-def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """Pixels of a loaded image file, turned as the file says."""
+def upright(pixels: NDArray[np.uint8], source: Image.Image) -> NDArray[np.uint8]:
+    """Pixels [H,W,3] of a loaded image file, turned as the file says: [H,W,3] or [W,H,3]."""
     if source.format in ("TIFF", "HEIF"):  # their readers have turned it, and leave what they read
         return pixels
     orientation = _of_exif(_exif(source)) or _of_xmp(source)
-    transpose = _TRANSPOSES.get(orientation)
-    return pixels if transpose is None else pixels.transpose(transpose)
+    if orientation not in range(2, 9):
+        return pixels
+    turned = pixels.transpose(1, 0, 2) if orientation >= _SWAPS_SIDES else pixels
+    return np.ascontiguousarray(np.flip(turned, _FLIPS[orientation]))
 
 
 def _exif(image: Image.Image) -> bytes:

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import MAX_PIXELS, Interpolation, Preprocess
 from petl_vit.orientation import upright
-from petl_vit.readers import in_less_time, loaded, opened, undecodable
+from petl_vit.readers import check_sides, in_less_time, loaded, opened, undecodable
 
 _MAX_ASPECT = 16
+_STRIP_PIXELS = 2**20
 
 
 def preprocess(data: bytes, p: Preprocess, *, max_pixels: int = MAX_PIXELS, field: str = "image") -> Tensor:
@@ -59,8 +60,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 1, fiel
         InvalidInput: Empty, another format, truncated or undecodable, or more than `max_pixels`; HEIC and
             AVIF where what reads them is not installed.
     """
-    image = opened(data, max_pixels=max_pixels, at_least=at_least, field=field)
-    return _to_tensor(from_pillow(image, field=field))
+    # Nothing here refers to the image while its pixels are copied into the tensor.
+    pixels = from_pillow(
+        opened(data, max_pixels=max_pixels, at_least=at_least, field=field),
+        field=field,
+    )
+    return _to_tensor(pixels)
 
 
 def check(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int = 1, field: str = "image") -> None:
@@ -79,9 +84,9 @@ def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8
     Raises:
         InvalidInput: Its file is truncated or undecodable.
     """
-    pixels = loaded(image, field=field)
+    loaded(image, field=field)
     try:
-        return np.array(upright(_rgb(pixels), image))
+        return upright(_rgb_pixels(image), image)
     except Exception as error:
         raise undecodable(error, field) from error
 
@@ -90,7 +95,7 @@ def from_array(array: NDArray[Any], *, field: str = "image") -> Tensor:
     """An array uint8 [H,W], [H,W,1], [H,W,3] or [H,W,4] as an image, uint8 [3,H,W]; alpha over white.
 
     Raises:
-        InvalidInput: Another dtype or shape, or no pixels.
+        InvalidInput: Another dtype or shape, no pixels, or a side of more than `MAX_SIDE`.
     """
     if array.dtype != np.uint8:
         raise InvalidInput(
@@ -105,6 +110,7 @@ def from_array(array: NDArray[Any], *, field: str = "image") -> Tensor:
             field=field,
             remedy="give [height, width] or [height, width, 1, 3 or 4 channels], at least one pixel",
         )
+    check_sides(pixels.shape[1], pixels.shape[0], field)
     if pixels.shape[2] == 1:
         return _to_tensor(np.repeat(pixels, 3, axis=2))
     if pixels.shape[2] == 4:
@@ -135,12 +141,24 @@ def normalise(images: Tensor, p: Preprocess) -> Tensor:
     return (images.to(torch.float32) / 255 - mean) / std
 
 
+def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [H,W,3], made in strips: what Pillow needs for a strip is small beside the image."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels[top:bottom] = np.asarray(_rgb(strip))
+    return pixels
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bit(image)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

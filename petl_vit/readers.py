@@ -15,6 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from image_files.formats import HEAD_BYTES, format_of
 from petl_vit.errors import InvalidInput
+from petl_vit.image_input import MAX_SIDE
 from petl_vit.jpeg_scans import scans_of
 from petl_vit.not_images import explained
 
@@ -72,9 +73,24 @@ def opened(data: bytes, *, max_pixels: int, at_least: int, field: str) -> Image.
     several = isinstance(image, _Jpeg) and _several_scans(data, field)
     if width * height > max_pixels:
         _reduce(image, max_pixels, at_least, field, several=several)
+    check_sides(*image.size, field)
     if image.format == "TIFF":
         _check_tiff(image, max_pixels, field)
     return image
+
+
+def check_sides(width: int, height: int, field: str) -> None:
+    """Refuses an image that is longer than any picture is, however few its pixels.
+
+    Raises:
+        InvalidInput: A side is longer than `MAX_SIDE`.
+    """
+    if max(width, height) > MAX_SIDE:
+        raise InvalidInput(
+            f"the image of {width:,} x {height:,} pixels has a side of more than {MAX_SIDE:,}",
+            field=field,
+            remedy="scale it down, or cut it into several",
+        )
 
 
 def loaded(image: Image.Image, *, field: str) -> Image.Image:

@@ -8,10 +8,11 @@ too old or the store hangs, and from the moment it is asked to stop; else SERVIN
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -61,6 +62,7 @@ _ADMIN_THREADS = 2
 _HEALTH_PERIOD_S = 1.0
 _TEND_PERIOD_S = 1.0
 _HEAP_PERIOD_S = 10.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _NEEDS: Mapping[str, Need] = {
     **NEEDS,
@@ -212,22 +214,35 @@ class Server:
         """Asks the server to drain and stop. Signal handlers may call it."""
         self._stopping.set()
 
-    def stop_on_signals(self, then: Callable[[], object] = lambda: None) -> None:
+    @contextmanager
+    def stopped_by_signals(self, then: Callable[[], object] = lambda: None) -> Iterator[None]:
         """SIGTERM, SIGINT and SIGHUP stop this server; not SIGHUP where it is ignored, as under nohup.
 
+        The event loop's own handlers hear of a signal through a pipe, and not at all where it is full, as it
+        is where much waits for a loop that is held up. These run in any case.
+
         Args:
-            then: Called once it has begun to stop.
+            then: Called at the first signal, whether or not the loop goes on.
         """
         loop = asyncio.get_running_loop()
+        heard = False
 
-        def stop() -> None:
-            if not self._stopping.is_set():
-                self.stop()
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal heard
+            if not heard:
+                heard = True
+                loop.call_soon_threadsafe(self.stop)
                 then()
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, stop)
+        before = {number: signal.getsignal(number) for number in _STOPPING}
+        for number, handler in before.items():
+            if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings

@@ -63,27 +63,27 @@ async def _serve(settings: Settings, at_stop: Callable[[], object] = lambda: Non
     sizes = {"before the backbone": process.resident_bytes()}
     server = Server(settings)
     sizes["with it"] = process.resident_bytes()
-    server.stop_on_signals(at_stop)
-    ready = asyncio.Event()
-    running = asyncio.create_task(server.run(ready))
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not running.done():
-        process.settle()
-        service = server.service
-        sizes["warm"] = process.resident_bytes()
-        _log.info("resident memory: %s", _mebibytes(sizes))
-        url = server.metrics_url
-        if url is not None:
-            _log.info("the status page is %s/", url)
-        record = service.loader.record
-        click.echo(
-            f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
-            f"{service.threads_text}) from {service.store}: gRPC {server.address}, "
-            f"metrics {'none' if url is None else url.removeprefix('http://')}"
-        )
-    await running
+    with server.stopped_by_signals(at_stop):
+        ready = asyncio.Event()
+        running = asyncio.create_task(server.run(ready))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not running.done():
+            process.settle()
+            service = server.service
+            sizes["warm"] = process.resident_bytes()
+            _log.info("resident memory: %s", _mebibytes(sizes))
+            url = server.metrics_url
+            if url is not None:
+                _log.info("the status page is %s/", url)
+            record = service.loader.record
+            click.echo(
+                f"serving {record.name} ({service.loader.backbone_bytes / 2**20:.0f} MiB, {service.device}; "
+                f"{service.threads_text}) from {service.store}: gRPC {server.address}, "
+                f"metrics {'none' if url is None else url.removeprefix('http://')}"
+            )
+        await running
 
 
 def _mebibytes(sizes: Mapping[str, int | None]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -60,22 +61,33 @@ def test_the_command_says_which_variables_of_kubernetes_it_ignores(
     assert "ignored, as Kubernetes sets them for a Service (enableServiceLinks): COROLLA_PORT" in caplog.text
 
 
-async def test_a_server_under_nohup_does_not_hear_its_terminal_close(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard: list[int] = []
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "add_signal_handler", lambda number, stop: heard.append(number))
+async def test_a_server_under_nohup_does_not_hear_its_terminal_close(world: World) -> None:
     server = Server(world.settings())
-    server.stop_on_signals()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        server.stop_on_signals()
+        with server.stopped_by_signals():
+            ignored = signal.getsignal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+    with server.stopped_by_signals():
+        heard = signal.getsignal(signal.SIGHUP)
     server.service.close()
 
-    assert heard == [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGINT]
+    assert ignored is signal.SIG_IGN
+    assert callable(heard)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+async def test_a_signal_is_heard_while_more_waits_for_the_loop_than_its_pipe_holds(world: World) -> None:
+    server = Server(world.settings())
+    loop, began = asyncio.get_running_loop(), list[bool]()
+    with server.stopped_by_signals(lambda: began.append(True)):
+        for _ in range(5000):
+            loop.call_soon_threadsafe(lambda: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert began == [True]  # also where the loop never goes on
+        async with asyncio.timeout(WAIT_S):
+            await server.run()
 
 
 def test_a_process_that_hangs_at_its_end_is_ended_and_says_where() -> None:
