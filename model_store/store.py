@@ -20,11 +20,20 @@ from model_store.format.trust import TrustedKeys
 from model_store.place.cache import Cache
 from model_store.place.objects import Objects, Place
 from model_store.place.snapshot import Snapshot
+from petl_vit.errors import InvalidInput
 
 
 def default_url() -> str:
-    """The user's own store, used when no other is named."""
-    return str(Path(platformdirs.user_data_dir("corolla", appauthor=False)) / "store")
+    """The user's own store, used when no other is named.
+
+    Raises:
+        InvalidInput: The user has no home, as in some containers.
+    """
+    try:
+        return str(Path(platformdirs.user_data_dir("corolla", appauthor=False)) / "store")
+    except RuntimeError as error:
+        remedy = "name a store with --store or COROLLA_STORE"
+        raise InvalidInput("this user has no home folder", field="store", remedy=remedy) from error
 
 
 class Store:

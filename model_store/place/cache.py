@@ -160,6 +160,9 @@ class Cache:
 
 
 def _folder_of_user() -> Path | None:
-    """The folder for what can be had again; None where the user has no home."""
-    folder = Path(user_cache_dir("corolla", appauthor=False)) / "tensors"
-    return folder if folder.is_absolute() else None
+    """The folder for what can be had again; None where the user has no home, as in some containers."""
+    try:
+        folder = Path(user_cache_dir("corolla", appauthor=False)) / "tensors"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older versions of the library leave the `~`

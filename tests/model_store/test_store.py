@@ -20,6 +20,15 @@ def test_the_default_store_is_in_the_users_data_folder(
     assert (tmp_path / "corolla" / "store").is_dir()
 
 
+def test_a_user_without_a_home_has_to_name_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(*_: object, **__: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_data_dir", folder)
+    with pytest.raises(InvalidInput, match="no home folder; name a store with --store or COROLLA_STORE"):
+        Store.open()
+
+
 @pytest.mark.parametrize("url", ["nonsense://x", "s3://"])
 def test_a_url_that_means_nothing_is_refused_with_examples(url: str) -> None:
     with pytest.raises(InvalidInput, match="s3://bucket/prefix"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from model_store.place.cache import Cache
 from model_store.store import Store
 from petl_vit.errors import InvalidInput
 from tests.training.study.conftest import Shown, with_recipe
 from training.study.session import Sweep, Unseen, session
 from training.study.sweep import run
 from training.study.trials import State, Trial
-from training.study.workers import run_on_ray
+from training.study.workers import _kept, _run_one, run_on_ray
 
 
 @pytest.mark.slow
@@ -64,6 +66,20 @@ def test_a_ray_that_does_not_start_is_told_with_another_way(
     ) as caught:
         run_on_ray(here, None)
     assert (caught.value.remedy or "").endswith(remedy)
+
+
+def test_a_task_of_a_cluster_keeps_what_it_reads_in_the_cache_of_the_sweep(
+    store: Store, sweep: Sweep, tmp_path: Path
+) -> None:
+    sweep = with_recipe(replace(sweep, methods=("bitfit",)), epochs=1)
+    work = pickle.dumps((Cache(tmp_path / "cache", 2**30), sweep))
+    given = (str(tmp_path / "store"), work, 1)
+    try:
+        assert _run_one(*given)
+    finally:
+        _kept(*given)[1].close()
+        _kept.cache_clear()
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) > 0
 
 
 def test_ray_takes_up_the_trials_of_another_machine_that_died(
