@@ -18,7 +18,11 @@ def port_trust(url: str | None, ca: Path | None, server_name: str | None) -> Tru
     Raises:
         InvalidInput: One of the flags was typed, and the address is in plain text.
     """
-    for name in ("tls_ca", "tls_server_name"):
-        if typed(click.get_current_context(), name) and url is not None and not url.startswith("https:"):
-            raise InvalidInput(f"{shown(url)} is asked in plain text", field=name, remedy="write https://")
+    if url is not None and not url.startswith("https:"):
+        for name in ("tls_ca", "tls_server_name"):
+            if typed(click.get_current_context(), name):
+                raise InvalidInput(
+                    f"{shown(url)} is asked in plain text", field=name, remedy="write https://"
+                )
+        return None  # variables are for calls too
     return None if ca is None and server_name is None else Trust(ca=ca, server_name=server_name)

@@ -60,6 +60,18 @@ def test_the_authority_may_be_a_variable_as_for_calls(
 
 
 @pytest.mark.parametrize("words", [WATCH, MONITOR])
+def test_the_variable_means_nothing_to_an_address_in_plain_text(
+    empty: Shell, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COROLLA_TLS_CA", "missing.pem")
+    port = MetricsPort(new_metrics().registry, port=0, pages=StatusPages(full, fresh_s=0.0).pages)
+    try:
+        assert empty(*words, f"127.0.0.1:{port.port}")[0] == 0
+    finally:
+        port.close()
+
+
+@pytest.mark.parametrize("words", [WATCH, MONITOR])
 def test_an_authority_for_an_address_in_plain_text_is_refused(
     empty: Shell, port: MetricsPort, certificates: Certificates, words: tuple[str, ...]
 ) -> None:
