@@ -34,7 +34,7 @@ class Checkpoint:
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error.strerror or str(error)) from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the last state.
@@ -46,7 +46,11 @@ class Checkpoint:
             with write_whole(self.path, mode=0o600) as draft:
                 torch.save(state, draft)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error.strerror or str(error)) from error
+        except RuntimeError as error:  # of PyTorch, which writes files itself and names no cause
+            if "inline_container" not in str(error):
+                raise
+            raise self._unwritable("not all of it could be written: is the disk full?") from error
 
     def load(self) -> dict[str, Any] | None:
         """The last state, or None where there is none that can be read."""
@@ -63,9 +67,9 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
         remove_drafts(self.path)
 
-    def _unwritable(self, error: OSError) -> InvalidInput:
+    def _unwritable(self, reason: str) -> InvalidInput:
         return InvalidInput(
-            f"{self.path.parent} cannot be written ({error.strerror})",
+            f"{self.path.parent} cannot be written ({reason})",
             field="runs",
             remedy="free it, or choose another folder",
         )

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from model_store.format.canonical import canonical_json
 from petl_vit.errors import InvalidInput
-from training.study.grids import Point
+from training.study.grids import Point, spelling
 from training.study.studies import Studies, winner
 
 _DIGITS = 12
@@ -45,7 +45,7 @@ def matching(
     if restart:
         Studies(storage, _with_winners(known | own), locks).delete()
     elif unfinished := [method for method in unlike if not earlier.finished(method)]:
-        what = _changes(before, common) or f"the trials of {', '.join(unfinished)} are others"
+        what = _changes(before, common) or _other_trials(earlier, points, unfinished)
         raise InvalidInput(
             f"sweep {name} is unfinished ({', '.join(unfinished)}) and was another one: {what}",
             field="sweep",
@@ -56,7 +56,7 @@ def matching(
         studies.add(method, several)
         studies.add(winner(method), [{}])
     if not restart and (others := [method for method in points if method in unlike]):
-        what = _changes(before, common) or f"the trials of {', '.join(others)} are others"
+        what = _changes(before, common) or _other_trials(earlier, points, others)
         anew = [method for method in others if not studies.finished(method)]
         then = f"{', '.join(anew)} tuned anew" if anew else "tuned so before, and nothing is trained"
         note(f"sweep {name} was finished and was another one: {what}; {then}")
@@ -90,6 +90,26 @@ def _study_name(name: str, common: Mapping[str, JsonValue], method: str, points:
 
 def _digest(value: JsonValue) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()[:_DIGITS]
+
+
+def _other_trials(earlier: Studies, points: Mapping[str, Sequence[Point]], methods: Sequence[str]) -> str:
+    """`rank of lora was 4, 8 and is 4, 16`; or how many trials there are, where the values are the same."""
+    told = []
+    for method in methods:
+        was, now = earlier.points(method), points[method]
+        names = dict.fromkeys(name for point in (*was, *now) for name in point)
+        several = {name: (_values(was, name), _values(now, name)) for name in names}
+        told += [
+            f"{spelling(name)} of {method} was {old or 'not varied'} and is {new or 'not varied'}"
+            for name, (old, new) in several.items()
+            if old != new
+        ] or [f"{method} had {len(was)} trials and has {len(now)}"]
+    return ", ".join(told)
+
+
+def _values(points: Sequence[Point], name: str) -> str:
+    """What a setting is in some of the points: `4, 8`."""
+    return ", ".join(dict.fromkeys(str(point[name]) for point in points if name in point))
 
 
 def _changes(before: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> str:

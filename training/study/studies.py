@@ -94,6 +94,11 @@ class Studies:
             if place not in there:
                 study.enqueue_trial(dict(point), user_attrs={"place": place})
 
+    def points(self, method: str) -> Sequence[Point]:
+        """The points of a method that were added, in any call."""
+        points: list[Point] = self._study(method).user_attrs.get("points", [])
+        return points
+
     def judge(self, yardstick: Yardstick) -> None:
         """From now on the trials are pruned by this yardstick."""
         for study in self._studies.values():
@@ -225,7 +230,7 @@ class Studies:
 
     def _signed(self, method: str, handle: optuna.Trial) -> Taken:
         """A trial that is this worker's from now on."""
-        points, attributes = self._study(method).user_attrs["points"], handle.user_attrs
+        points, attributes = self.points(method), handle.user_attrs
         handle.set_user_attr("worker", self._worker)
         handle.set_user_attr("signs", {"at": time.time(), "epoch_s": _SILENT_S, "seconds": 0.0})
         return Taken(
@@ -237,8 +242,7 @@ class Studies:
         )
 
     def _history(self, method: str) -> list[Trial]:
-        study = self._study(method)
-        points: list[Point] = study.user_attrs.get("points", [])
+        study, points = self._study(method), self.points(method)
         trials: dict[int, Trial] = {}
         for one in study.get_trials(deepcopy=False):
             place = one.user_attrs.get("place")

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_a_save_that_fails_leaves_the_last_state(
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(InvalidInput, match=r"runs: .*cannot be written \(No space left on device\)"):
         checkpoint.save({"epoch": 2})
+    assert checkpoint.load() == {"epoch": 1}
+
+
+def test_a_file_that_pytorch_cannot_write_whole_is_told_and_leaves_the_last_state(
+    checkpoint: Checkpoint,
+) -> None:
+    checkpoint.save({"epoch": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(InvalidInput, match=r"runs: .*not all of it could be written: is the disk full"):
+            checkpoint.save({"epoch": 2, "tensors": {"a": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert checkpoint.load() == {"epoch": 1}
 
 

@@ -30,4 +30,4 @@ def test_a_finished_sweep_called_with_other_settings_says_what_differs_and_how_t
     run(store, replace(other, trials=2), more := Shown())
     assert "epochs was 2 and is 1; bitfit tuned anew" in "\n".join(more.notes)
     run(store, other, same := Shown())
-    assert "the trials of bitfit are others; tuned so before" in "\n".join(same.notes)
+    assert "lr of bitfit was 0.0005, 0.001 and is 0.0005; tuned so before" in "\n".join(same.notes)

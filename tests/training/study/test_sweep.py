@@ -142,8 +142,15 @@ def test_an_unfinished_sweep_is_not_gone_on_with_as_another_one(
         run(store, other, Shown())
     with pytest.raises(InvalidInput, match=r"data was .*digits.npz, 45 images .* and is .*, 30 images"):
         run(store, replace(sweep, job=replace(sweep.job, limit=30)), Shown())
-    with pytest.raises(InvalidInput, match="the trials of bitfit, ssf are others"):
+    with pytest.raises(
+        InvalidInput, match=r"lr of bitfit was 0\.0005, 0\.001 and is 0\.\d+, lr of ssf was 0\."
+    ):
         run(store, replace(sweep, trials=1), Shown())
+    wider = grid(bitfit={"learning_rate": RATES, "weight_decay": (0.0,)}, ssf={"learning_rate": RATES})
+    with pytest.raises(
+        InvalidInput, match=r"\(bitfit\).*: weight_decay of bitfit was not varied and is 0\.0;"
+    ):
+        run(store, replace(sweep, grid=wider), Shown())
     swept = run(store, replace(other, restart=True), Shown())
     assert all(tuned.outcome for tuned in swept.methods)
     assert all(tuned.outcome for tuned in run(store, replace(other, trials=1), Shown()).methods)
