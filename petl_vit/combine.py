@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+_LEAST_TEMPERATURE = 1e-200
+"""Logits divided by less would overflow; the answer is that of the limit, one class, long before."""
+
+
 class Combine(StrEnum):
     """How members become one answer; a cascade is the mean of those that were asked (`petl_vit.cascade`)."""
 
@@ -104,6 +108,7 @@ def combine(
         temperature: Divides the combined logits (mean, cascade) or each member's logits (prob); a vote's
             shares do not depend on it.
     """
+    temperature = max(temperature, _LEAST_TEMPERATURE)
     weights = weights / weights.max()  # before the sum, which huge weights would overflow
     weights = weights / weights.sum()
     p = _RULES[rule](logits, weights, temperature)

@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from model_store.place.cache import Cache
-from model_store.place.problems import first_line, problem_of
+from model_store.place.problems import first_line, problem_of, without_secrets
 from model_store.place.url import scheme_of
 from model_store.place.writes import ATTEMPTS, Writes
 from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
@@ -117,7 +117,7 @@ class Objects:
             return cls(reading, None, writing=writing, cache=cache)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{url!r} does not open ({first_line(error)})",
+                f"{without_secrets(url)!r} does not open ({first_line(error)})",
                 field="store",
                 remedy="give a folder, or a URL such as s3://bucket/prefix, gs://bucket or memory:///",
             ) from error
@@ -135,7 +135,7 @@ class Objects:
             ) from error
 
     def __str__(self) -> str:
-        return str(self._folder or self._backend)
+        return without_secrets(str(self._folder or self._backend))
 
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""

@@ -8,6 +8,8 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)|^\[Errno (\d+)\]")
 _FULL = {28: "full", 122: "full for this user", 27: "full for this process"}
 _READ_ONLY = {1, 13, 30}
 _RETRY_S = 30.0
+_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)")
+_QUERY = re.compile(r"(?<=\?)[^\s()\"']+")
 
 
 def problem_of(key: str, error: Exception) -> CorollaError:
@@ -42,5 +44,10 @@ def problem_of(key: str, error: Exception) -> CorollaError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the details below."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What an error says, without the details below, and without what is secret in a URL."""
+    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def without_secrets(text: str) -> str:
+    """Text whose URLs have no password, and nothing after `?`, where signatures stand."""
+    return _QUERY.sub("***", _PASSWORD.sub("***", text)) if "://" in text else text

@@ -73,7 +73,8 @@ class Principals(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the document"
-            raise InvalidInput(f"{path}: {place}: {first['msg'].lower()}", field=FIELD) from None
+            problem = first["msg"][:1].lower() + first["msg"][1:]  # a pattern in it keeps its capitals
+            raise InvalidInput(f"{path}: {place}: {problem}", field=FIELD) from None
         read.check(path)
         return read
 

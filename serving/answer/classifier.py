@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from serving.answer.shares import place_of
 from serving.engine.batcher import Batcher, Done
 from serving.engine.engine import Job, Logits
 from serving.engine.fair_queue import Party
-from serving.engine.priority import EVERYBODY
+from serving.engine.priority import EVERYBODY, Priority
 from serving.engine.weights import TaskWeights
 from serving.metrics.recorder import Recorder
 from serving.registry.adapter_cache import AdapterCache
@@ -155,8 +155,7 @@ class Classifier:
             plan = await self._lookups.run(self._prepare, request, caller.principal)
         else:
             plan = await self.in_pool(self._prepare, request, caller.principal)
-        members = 1 if plan.cascade is not None else len(plan.resolved.members)
-        caller.take_rows(len(request.images) * members)
+        caller.take_rows(len(request.images) * _first_members(plan))
         return plan
 
     async def compute(
@@ -170,12 +169,16 @@ class Classifier:
         Raises:
             InvalidInput, Corrupt, Overloaded, Expired, Draining: As `classify` does.
         """
+        count = len(request.images)
         with self._cache.lease(plan.resolved) as lease:
             started = time.monotonic()
-            images = await self._decode_all(request, plan, shares=readout is None)
-            decode_s = time.monotonic() - started
-            loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
-            await asyncio.gather(*loading, return_exceptions=True)  # `models` raises what to say of them all
+            rows, nbytes = count * _first_members(plan), count * _input_bytes(plan.resolved.preprocess)
+            with self._batcher.preparing(count, rows=rows, nbytes=nbytes, **self._place(request, plan)):
+                images = await self._decode_all(request, plan, shares=readout is None)
+                decode_s = time.monotonic() - started
+                loading = (asyncio.shield(asyncio.wrap_future(future)) for future in lease.loading.values())
+                # `models` raises what to say of them all.
+                await asyncio.gather(*loading, return_exceptions=True)
             models = lease.models()
             if readout is not None:
                 models = tuple(map(readout, models))
@@ -183,6 +186,15 @@ class Classifier:
             ran = iter(await self._run(good, models, request, plan))
         outcomes = [next(ran) if isinstance(image, _Ready) else (image, None) for image in images]
         return _computed(outcomes, decode_s, [isinstance(image, _Ready) and image.whole for image in images])
+
+    def _place(self, request: Request, plan: Plan) -> "_Place":
+        return {
+            "flow": " ".join(term.digest for term in plan.resolved.terms()),
+            "priority": request.priority,
+            "task": self._weights.party(plan.resolved.task.spec.name),
+            "principal": _party(),
+            "client": request.client,
+        }
 
     async def _decode_all(
         self, request: Request, plan: Plan, *, shares: bool
@@ -210,15 +222,7 @@ class Classifier:
         self, images: Sequence[_Ready], models: tuple[Model, ...], request: Request, plan: Plan
     ) -> list[tuple[Outcome, Frozen | None]]:
         """The logits of images under every model that a plan asks, and what their witnesses say."""
-        submit = partial(
-            self._batcher.submit,
-            flow=" ".join(term.digest for term in plan.resolved.terms()),
-            deadline=request.deadline,
-            priority=request.priority,
-            task=self._weights.party(plan.resolved.task.spec.name),
-            principal=_party(),
-            client=request.client,
-        )
+        submit = partial(self._batcher.submit, deadline=request.deadline, **self._place(request, plan))
         if plan.cascade is None:
             jobs = [Job(image=one.image, models=models, witness=one.witness) for one in images]
             return [*map(parted, jobs, await submit(jobs))]
@@ -296,6 +300,26 @@ class Classifier:
     async def in_pool(self, function: Callable[..., T], *args: object) -> T:
         """Runs what computes off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+class _Place(TypedDict):
+    """Where work waits, and what it shares the engine with."""
+
+    flow: str
+    priority: Priority
+    task: Party
+    principal: Party
+    client: str
+
+
+def _first_members(plan: Plan) -> int:
+    """Rows of an image at first: a cascade asks one member, and others later."""
+    return 1 if plan.cascade is not None else len(plan.resolved.members)
+
+
+def _input_bytes(spec: Preprocess) -> int:
+    """Of one image as the backbone takes it, float32 [3,S,S]."""
+    return 3 * spec.image_size**2 * 4
 
 
 def _party() -> Party:

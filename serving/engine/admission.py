@@ -49,7 +49,7 @@ class Admission:
         self, path: Path, rows: int, nbytes: int, *, now: float, deadline: float | None
     ) -> Refusal | None:
         """Why so much more work cannot be taken; None where it can."""
-        return self._late(now, deadline, self._queue.ahead(path)) or self._full(path, rows, nbytes)
+        return self._late(now, deadline, self._queue.ahead(path)) or self.full(path, rows, nbytes)
 
     def refusal_of_more(self, *, now: float, deadline: float | None) -> Refusal | None:
         """Why a later round of work that was taken, which goes first, cannot be done; None where it can.
@@ -57,6 +57,18 @@ class Admission:
         The queue has room for it: its images stayed in memory.
         """
         return self._late(now, deadline, 0)
+
+    def full(self, path: Path, rows: int, nbytes: int) -> Refusal | None:
+        """Why the queue has no room for so much more work; None where it has."""
+        queues = list(self._queue.along(path))
+        for unit, new, waiting, limit in (
+            ("rows", rows, [queue.rows for queue in queues], self._max_rows),
+            ("bytes", nbytes, [queue.nbytes for queue in queues], self._max_bytes),
+        ):
+            if (excess := _excess(new, waiting, limit)) > 0:
+                error = self._no_room(unit, new, waiting[0], limit, excess)
+                return Refusal(reason=f"full_{unit}", error=error)
+        return None
 
     def _late(self, now: float, deadline: float | None, ahead: int) -> Refusal | None:
         """Refuses work that has expired, and work that will have when its turn comes."""
@@ -75,18 +87,6 @@ class Admission:
             remedy="allow more time, or send the request to another replica",
         )
         return Refusal(reason="unmeetable", error=error)
-
-    def _full(self, path: Path, rows: int, nbytes: int) -> Refusal | None:
-        """Refuses work that the queue has no room for."""
-        queues = list(self._queue.along(path))
-        for unit, new, waiting, limit in (
-            ("rows", rows, [queue.rows for queue in queues], self._max_rows),
-            ("bytes", nbytes, [queue.nbytes for queue in queues], self._max_bytes),
-        ):
-            if (excess := _excess(new, waiting, limit)) > 0:
-                error = self._no_room(unit, new, waiting[0], limit, excess)
-                return Refusal(reason=f"full_{unit}", error=error)
-        return None
 
     def _no_room(self, unit: str, new: int, waiting: int, limit: int, excess: float) -> Overloaded:
         reserved = " beside what is kept for others" if waiting + new <= limit else ""

@@ -89,6 +89,14 @@ class _Item(Generic[Job, Result]):
         return None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Prepared:
+    """What the images of one request will take in the queue once they are decoded."""
+
+    rows: int
+    nbytes: int
+
+
 class Batcher(Generic[Job, Result]):
     """Queues jobs and runs them in batches.
 
@@ -128,6 +136,11 @@ class Batcher(Generic[Job, Result]):
         self._pace = Pace()
         self._admission = Admission(
             self._queue, self._pace, max_rows=max_queue_rows, max_bytes=max_queue_bytes
+        )
+        # What is being decoded for the queue has the same limits as the queue, and the same fair shares.
+        self._preparing: FairQueue[_Prepared] | Line[_Prepared] = FairQueue() if fair else Line()
+        self._before = Admission(
+            self._preparing, self._pace, max_rows=max_queue_rows, max_bytes=max_queue_bytes
         )
         # All that is queued or running, in order of arrival.
         self._items: OrderedDict[_Item[Job, Result], None] = OrderedDict()
@@ -206,6 +219,41 @@ class Batcher(Generic[Job, Result]):
                     self._drop(item, "cancelled")
             self._report()
             raise
+
+    @contextmanager
+    def preparing(
+        self,
+        images: int,
+        *,
+        rows: int,
+        nbytes: int,
+        flow: str = "",
+        priority: Priority = Priority.NORMAL,
+        principal: Party = EVERYBODY,
+        task: Party = EVERYBODY,
+        client: str = "",
+    ) -> Iterator[None]:
+        """Images are decoded in this block that are submitted after it.
+
+        Args:
+            rows, nbytes: What all of them will take in the queue.
+            flow, priority, principal, task, client: As in `submit`.
+
+        Raises:
+            Overloaded: So much is being decoded that it would not fit into the queue.
+        """
+        place = path(priority, principal, task, client, flow)
+        refusal = self._before.full(place, rows, nbytes)
+        if refusal is not None:
+            for _ in range(images):
+                self._metrics.dropped(refusal.reason)
+            raise refusal.error
+        item = _Prepared(rows=rows, nbytes=nbytes)
+        self._preparing.add(place, item)
+        try:
+            yield
+        finally:
+            self._preparing.remove(place, item, served=False)
 
     @contextmanager
     def accepted(self) -> Iterator[None]:

@@ -82,3 +82,10 @@ def test_huge_weights_do_not_overflow() -> None:
     answer = combine(logits, np.array([1e308, 1e308]), rule=Combine.PROB)
     np.testing.assert_allclose(answer.probabilities.sum(), 1)
     assert answer.predicted[0] == 0
+
+
+@pytest.mark.parametrize("rule", [Combine.MEAN, Combine.PROB, Combine.VOTE])
+def test_the_smallest_temperature_does_not_overflow(rule: Combine) -> None:
+    answer = combine(np.array([[[2.0, 1.0, -3.0]]]), np.ones(1), rule=rule, temperature=5e-324)
+    np.testing.assert_array_equal(answer.probabilities, [[1.0, 0.0, 0.0]])
+    assert answer.confidences[0, 0] == 1

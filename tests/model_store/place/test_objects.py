@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_store.place.objects import Objects
+from model_store.place.problems import problem_of
 from petl_vit.errors import CorollaError, InvalidInput
 
 
@@ -107,3 +108,18 @@ def test_a_failing_place_is_a_clear_error_that_names_the_key(tmp_path: Path) -> 
     (tmp_path / "a").write_text("a file where a folder should be")
     with pytest.raises(CorollaError, match=r"^a/b: the store cannot be read or written"):
         Objects.open(str(tmp_path)).create("a/b", b"")
+
+
+def test_what_is_secret_in_a_url_is_in_no_error_and_not_in_the_name_of_the_store() -> None:
+    url = "https://user:password@127.0.0.1:1/x?sig=signature"
+    said = str(Objects.open(url))
+    assert said == 'HTTPStore("https://***@127.0.0.1:1/x?***")'
+    with pytest.raises(InvalidInput) as caught:
+        Objects.open(url.replace("https", "s4"))
+    assert "s4://***@127.0.0.1:1/x?***" in str(caught.value)
+    problem = problem_of("backbones", OSError(f"Error performing PROPFIND {url} in 886 ms - HTTP error"))
+    assert "https://***@127.0.0.1:1/x?*** in 886 ms" in str(problem)
+    for text in (str(caught.value), str(problem)):
+        assert "password" not in text
+        assert "signature" not in text
+    assert str(Objects.open("abfss://models@account.dfs.core.windows.net/x")).count("***") == 0

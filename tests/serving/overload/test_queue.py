@@ -2,17 +2,32 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from torch import Tensor
 
 from petl_vit.batch import Row
+from petl_vit.preprocess import preprocess
+from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
+from serving.answer import classifier
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
-from tests.serving.overload.servers import COMPUTED, QUEUED, Ours, ask, later, occupy, probabilities, same
-from tests.serving.world import DEADLINE_S, WAIT_S, World, until
+from tests.serving.overload.servers import (
+    COMPUTED,
+    QUEUED,
+    Ours,
+    ask,
+    later,
+    occupy,
+    probabilities,
+    request,
+    same,
+)
+from tests.serving.world import DEADLINE_S, WAIT_S, World, encoded, until
 
 # A full queue
 
@@ -52,6 +67,40 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_retry(
             same(probabilities(call), expected)
         probabilities(first)
         same(ask(client, "lora"), expected)
+
+
+def test_images_in_decoding_take_the_room_that_they_will_take_in_the_queue(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what many requests hold decoded has no bound, and who comes next waits for all of it."""
+    go = threading.Event()
+    decoding: list[bytes] = []
+
+    def held(data: bytes, *details: Any, **limits: Any) -> Tensor:
+        decoding.append(data)
+        assert go.wait(WAIT_S)
+        return preprocess(data, *details, **limits)
+
+    with Ours(world, max_queue_rows=40, decode_threads=100) as running, running.client() as client:
+        expected = ask(client, "lora")
+        monkeypatch.setattr(classifier, "preprocess", held)
+        calls = [later(client, "lora") for _ in range(60)]
+        until(lambda: running.dropped("full_rows") > 0)
+        with pytest.raises(RequestFailed, match="do not fit in 40") as caught:
+            client.send(request("lora, lora:1, ssf", seed=1))
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        assert encoded(1) not in decoding
+        # There is room for somebody else.
+        another = request("lora", client="another")
+        other = ClassifierStub(client.channel).Classify.future(another, timeout=WAIT_S)
+        until(lambda: sum(call.done() for call in calls) == running.dropped("full_rows") - 1)
+        go.set()
+        same(probabilities(other), expected)
+        answered = [call for call in calls if call.exception(WAIT_S) is None]
+        assert 30 <= len(answered) < 40
+        for call in answered:
+            same(probabilities(call), expected)
+        same(ask(client, "lora"), expected)  # the room is free again
 
 
 # Deadlines
