@@ -17,6 +17,7 @@ a run says before it starts; within 0.2 of 1 is as said.
 To reach, at most: 0.95, 0.72, 0.85, 0.05 and 1.0. In bf16 (`*_bf16`) everybody is in bf16.
 """
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from benchmarks.report import Figures, Value, emit, parser, progress, stop_on_te
 from benchmarks.training_inside import peaks
 from benchmarks.training_inside.peaks import Peak
 from benchmarks.training_inside.steps import Ground, Peft, Several, ours
-from petl_vit import methods
+from petl_vit import heap, methods
 from petl_vit.precision import Precision
 from training.run.features import Features
 from training.run.feed import Images
@@ -101,6 +102,7 @@ def main(given: Sequence[str] | None = None) -> None:
     flags.add_argument("--rounds", type=int)
     flags.add_argument("--methods", default=",".join(methods.names()), help="separated by commas")
     asked = flags.parse_args(given)
+    heap.keep(os.environ)  # as `corolla train` does
     rounds = asked.rounds or (3 if asked.quick else 9)
     names = list(dict.fromkeys((*FOUR, "full", *asked.methods.split(","))))
     found: dict[Precision, Figures] = {}

@@ -2,10 +2,13 @@
 
 Every adapter has its own stream of random numbers, which its seed alone decides. A batch that runs part by
 part has the masks of the whole batch: they are drawn for all its rows in the first part and kept, as
-booleans, for the others.
+booleans, for the others. On a CPU the random numbers are PyTorch's 32-bit Mersenne Twister itself: the same
+on every CPU, in half the time of `bernoulli_`.
 
 Shapes: b rows of a part, B of the batch.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -62,9 +65,18 @@ class Noise:
         return self._drawn[self._next - 1]
 
     def _draw(self, shape: tuple[int, ...], rate: float) -> Tensor:
-        mask = torch.empty(shape, dtype=torch.bool, device=self._generator.device)
+        if self._generator.device.type == "cpu":
+            mask = self._bits(math.prod(shape)).view(shape) >= round((rate - 0.5) * 2**32)
+        else:
+            mask = torch.empty(shape, dtype=torch.bool, device=self._generator.device)
+            mask.bernoulli_(1 - rate, generator=self._generator)
         self.drawn_bytes += mask.nbytes
-        return mask.bernoulli_(1 - rate, generator=self._generator)
+        return mask
+
+    def _bits(self, count: int) -> Tensor:
+        """int32 [count], all values alike."""
+        pairs = torch.empty(-(-count // 2), dtype=torch.int64)
+        return pairs.random_(-(2**63), None, generator=self._generator).view(torch.int32)[:count]
 
 
 def masked(x: Tensor, kept: Tensor, rate: float) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: B rows of all adapters, b of one, N tokens, D width, W output width of a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,11 +20,16 @@ from torch.autograd.function import once_differentiable
 
 from petl_vit.edits import Affine, LowRank
 from petl_vit.noise import Noise
+from petl_vit.products import wide
 
 _SMALLEST_SCALE = 0.05
 """Where a scale is nearer to 0, the output before scaling is kept instead of computed from the one after."""
 _EACH = 3
 """Tensors of an edit at a linear, absent ones included."""
+_KEPT = 2
+"""Tensors that an edit at a linear keeps for its gradients, absent ones included."""
+_IN_CACHE = 2**16
+"""Elements of a few rows that are passed over more than once."""
 
 Gradients = list[Tensor | None]
 
@@ -53,6 +58,10 @@ def edited_linear(x: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequenc
     if isinstance(only, Affine) and only.scale is None:
         shift = cast("Tensor", only.shift)
         return F.linear(x, weight, (shift if bias is None else bias + shift).to(weight.dtype))
+    if isinstance(only, LowRank) and bias is not None and only.b.shape[1] == len(weight):
+        # As a row of b the bias costs no pass of its own over the outputs.
+        shift = bias if only.shift is None else bias + only.shift
+        parts, bias = [replace(parts[0], edit=replace(only, shift=shift))], None
     specs, tensors = list[_Affine | _LowRank](), list[Tensor | None]()
     for part in parts:
         edit = part.edit
@@ -84,12 +93,12 @@ class _EditedLinear(Function):
             scale, shift = tensors[:2]
         if scale is not None and not _near_0(scale):
             y = F.linear(x, weight * scale.unsqueeze(1), _scaled(bias, scale, shift))
-            kept = [y]
+            kept = [y, None]
         else:
             y = F.linear(x, weight, None if bias is None else bias.to(weight.dtype))
             for place, spec in enumerate(specs):
-                kept.append(spec.change_(x, y, *_its(tensors, place)))
-        reads = any(isinstance(spec, _LowRank) for spec in specs)
+                kept += spec.change_(x, y, *_its(tensors, place))
+        reads = any(isinstance(spec, _LowRank) and spec.kept is None for spec in specs)
         ctx.save_for_backward(weight, x if reads else None, *tensors, *kept)
         ctx.specs = specs
         return y
@@ -104,7 +113,7 @@ class _EditedLinear(Function):
             of_x = _of_input(grad, weight, ctx.specs, tensors)
         found = Gradients()
         for place, spec in enumerate(ctx.specs):
-            found += spec.gradients(grad, x, of_x, *_its(tensors, place), kept[place])
+            found += spec.gradients(grad, x, of_x, *_its(tensors, place), *kept[_KEPT * place :][:_KEPT])
         return of_x, None, None, None, *found
 
 
@@ -165,6 +174,29 @@ def _summed(x: Tensor) -> Tensor:
     return x.sum(dim=0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def _change_(y: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
+    """[n, W]: scale y + shift in place, computed in at least float32 and rounded once."""
+    for part in y.split(_at_once(y)):
+        rows = wide(part)
+        if scale is None:
+            rows = rows if shift is None else rows + shift
+        else:
+            rows = rows * scale if shift is None else torch.addcmul(shift, rows, scale)
+        part.copy_(rows)
+
+
+def _both_summed(x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """[n, W] twice -> [W] twice: the sums of x and of x times the factor, in at least float32."""
+    parts = zip(x.split(_at_once(x)), factor.split(_at_once(x)), strict=True)
+    sums = [(_summed(rows), _summed(rows * factors)) for rows, factors in parts]
+    return _summed(torch.stack([one for one, _ in sums])), _summed(torch.stack([two for _, two in sums]))
+
+
+def _at_once(x: Tensor) -> int:
+    """How many rows of [n, W] to pass over before the next: on a CPU those that stay in its cache."""
+    return max(1, _IN_CACHE // x.shape[1] if x.is_cpu else len(x))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Affine:
     """scale y + shift on some rows. Its tensors are scale, shift and None.
@@ -180,17 +212,13 @@ class _Affine:
         """Whether y before scaling is kept, as it cannot be computed from y after the edits."""
         return not self.alone or _near_0(scale)
 
-    def change_(
-        self, x: Tensor, y: Tensor, scale: Tensor | None, shift: Tensor | None, _: None
-    ) -> Tensor | None:
+    def change_(self, x: Tensor, y: Tensor, scale: Tensor | None, shift: Tensor | None, _: None) -> Gradients:
         """Changes y [B, N, W] in place on its rows; keeps y, or its rows as they were."""
         before, rows = None, y[self.rows]
         if scale is not None:
             before = rows.clone() if self._keeps_before(scale) else y
-            rows.mul_(scale)
-        if shift is not None:
-            rows.add_(shift)
-        return before
+        _change_(_flat(rows), scale, shift)
+        return [before, None]
 
     def gradients(
         self,
@@ -201,16 +229,15 @@ class _Affine:
         shift: Tensor | None,
         _: None,
         kept: Tensor | None,
+        _nothing: None,
     ) -> Gradients:
         """Of scale and shift, [W], from that of the output, [B, N, W]."""
         rows = _flat(grad[self.rows])
-        of_shift = _summed(rows)
         if scale is None or kept is None:
-            return [None, of_shift, None]
-        if self._keeps_before(scale):
-            of_scale = _summed(rows * _flat(kept))
-        else:
-            of_scale = _summed(rows * _flat(kept[self.rows]))
+            return [None, _summed(rows), None]
+        keeps_before = self._keeps_before(scale)
+        of_shift, of_scale = _both_summed(rows, _flat(kept if keeps_before else kept[self.rows]))
+        if not keeps_before:
             of_scale = (of_scale if shift is None else of_scale - shift * of_shift) / scale
         return [of_scale, None if shift is None else of_shift, None]
 
@@ -248,11 +275,15 @@ class _LowRank:
             shifted=edit.shift is not None,
         )
 
-    def change_(self, x: Tensor, y: Tensor, a: Tensor, a0: Tensor | None, b: Tensor) -> Tensor:
-        """Adds to its rows of y [B, N, W]; keeps the bottleneck [b N k, R], with ones for the shift."""
+    def change_(self, x: Tensor, y: Tensor, a: Tensor, a0: Tensor | None, b: Tensor) -> Gradients:
+        """Adds to its rows of y [B, N, W].
+
+        Keeps the bottleneck [b N k, R], with ones for the shift, and the rows [b, N, in] that dropout left.
+        """
         rows, narrow = x[self.rows], a.to(x.dtype)
-        if self.kept is not None:
-            rows, narrow = rows * self.kept, narrow * self.factor
+        left = None if self.kept is None else rows * self.kept
+        if left is not None:
+            rows, narrow = left, narrow * self.factor
         h = F.linear(rows, narrow.T, None if a0 is None else a0.to(x.dtype))
         if self.inside is not None:
             h.mul_(self.inside).mul_(self.factor_inside)
@@ -260,17 +291,18 @@ class _LowRank:
         if self.shifted:
             h = F.pad(h, (0, 1), value=1.0)
         y[self.rows].view(-1, b.shape[1]).addmm_(h, b.to(h.dtype))
-        return h
+        return [h, left]
 
     def gradients(
         self,
         grad: Tensor,
-        x: Tensor,
+        x: Tensor | None,
         of_x: Tensor | None,
         a: Tensor,
         a0: Tensor | None,
         b: Tensor,
         h: Tensor,
+        left: Tensor | None,
     ) -> Gradients:
         """Of a, a0 and b, from that of the output, [B, N, W]; that of the input grows in place."""
         parts = grad[self.rows].view(-1, b.shape[1])
@@ -279,12 +311,11 @@ class _LowRank:
         if self.inside is not None:
             of_h.mul_(self.inside.view(of_h.shape)).mul_(self.factor_inside)
         of_a0 = None if a0 is None else _summed(of_h)
-        rows, narrow = _flat(x[self.rows]), a.to(grad.dtype)
+        rows, narrow = _flat(cast("Tensor", x)[self.rows] if left is None else left), a.to(grad.dtype)
         if self.kept is not None:
-            kept = self.kept.view(rows.shape)
-            rows, of_h = rows * kept, of_h.mul_(self.factor)
+            of_h.mul_(self.factor)
             if of_x is not None:
-                _flat(of_x[self.rows]).add_((of_h @ narrow.T).mul_(kept))
+                _flat(of_x[self.rows]).add_((of_h @ narrow.T).mul_(self.kept.view(rows.shape)))
         elif of_x is not None:
             _flat(of_x[self.rows]).addmm_(of_h, narrow.T)
         return [(rows.T @ of_h).to(a.dtype), of_a0, of_b]
@@ -318,8 +349,8 @@ class _Joined(Function):
     def forward(
         ctx: Any, stream: Tensor, out: Tensor, factor: Tensor | None, rows: Sequence[slice], *tensors: Tensor
     ) -> Tensor:
-        wide = out.to(stream.dtype)
-        y = stream + wide if factor is None else torch.addcmul(stream, wide, factor)
+        exact = out.to(stream.dtype)
+        y = stream + exact if factor is None else torch.addcmul(stream, exact, factor)
         for place, part in enumerate(rows):
             hidden, up = tensors[2 * place : 2 * place + 2]
             _flat(y[part]).addmm_(hidden.reshape(-1, len(up)), up)

@@ -52,14 +52,14 @@ class RepAdapter(Method):
     def edits(self, vit: FrozenViT, tensors: Tensors) -> list[Edit]:
         edits: list[Edit] = []
         for prefix, site in _sites(vit.arch).items():
-            weight = self.scale * dense(vit.params[f"{site}.weight"]).T
+            weight = dense(vit.params[f"{site}.weight"]).T
             edits.append(
                 LowRank(
                     site=site,
                     a=tensors[f"{prefix}.a"],
                     a0=tensors[f"{prefix}.a0"],
-                    b=torch.block_diag(*tensors[f"{prefix}.b"]) @ weight,
-                    shift=tensors[f"{prefix}.b0"] @ weight,
+                    b=(self.scale * torch.block_diag(*tensors[f"{prefix}.b"])) @ weight,
+                    shift=(self.scale * tensors[f"{prefix}.b0"]) @ weight,
                     bottleneck_dropout=self.dropout,
                 )
             )

@@ -1,8 +1,10 @@
 """Random masks are decided by the seed alone, whatever else is drawn and however a batch is cut."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from petl_vit.noise import Noise
@@ -42,11 +44,21 @@ def test_parts_of_a_batch_have_the_masks_of_the_whole_batch(cuts: tuple[int, ...
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_has_the_masks_that_pytorch_draws_after_the_same_seed(rate: float) -> None:
-    x = torch.randn(7, 50, 3)
-    torch.manual_seed(3)
-    expected = F.dropout(x, rate)
-    torch.testing.assert_close(Noise(CPU, 3).dropout(x, rate), expected)
+def test_on_a_cpu_masks_come_from_the_seeds_mersenne_twister_whatever_the_cpu(rate: float) -> None:
+    noise, words = Noise(CPU, 3), np.random.RandomState(3)
+    for shape in ((7, 50, 4), (7, 1, 1)):  # an odd number: half of a pair of words is not used
+        count = -(-math.prod(shape) // 2)
+        high, low = words.randint(0, 2**32, size=2 * count, dtype=np.uint32).reshape(-1, 2).T
+        signed = np.stack([low, high], axis=1).flatten().view(np.int32)[: math.prod(shape)]
+        expected = torch.from_numpy(signed.astype(np.float64) / 2**32 + 0.5 >= rate).view(shape)
+        assert torch.equal(noise.kept(shape, rate), expected)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
+def test_elements_are_dropped_at_the_rate(rate: float) -> None:
+    count = 10**6
+    dropped = count - int(Noise(CPU, 4).kept((count,), rate).sum())
+    assert abs(dropped - rate * count) <= 4 * math.sqrt(rate * (1 - rate) * count)
 
 
 def test_nothing_is_drawn_at_rate_0() -> None:
