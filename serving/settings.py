@@ -247,7 +247,9 @@ class Settings(BaseSettings):
         default=None,
         description="URL of an OpenTelemetry collector, which traces go to over gRPC (the extra tracing)",
     )
-    drain_s: float = Field(default=20.0, gt=0, description="seconds that a stop waits for queued work")
+    drain_s: float = Field(
+        default=20.0, gt=0, le=_LONGEST_S, description="seconds that a stop waits for queued work"
+    )
     stall_s: float = Field(
         default=60.0, gt=0, description="age of the oldest queued row that turns health off"
     )

@@ -167,3 +167,8 @@ def test_a_replica_is_named_by_its_machine_and_port_and_anew_where_the_port_is_c
     assert named == Settings(port=50051).replica_name
     assert Settings(host="unix:/run/corolla.sock").replica_name.endswith(":/run/corolla.sock")
     assert Settings(port=0).replica_name != Settings(port=0).replica_name
+
+
+def test_a_stop_that_would_wait_for_ever_is_refused_at_the_start() -> None:
+    with pytest.raises(InvalidInput, match="less than or equal to 2000000"):
+        Settings.read({"drain_s": float("inf")})
