@@ -60,13 +60,19 @@ def check(settings: Settings) -> None:
 
 def _check_callers(settings: Settings) -> None:
     """Reads the files of who may call, and says so where tokens could be overheard."""
+    scraped = settings.metrics_port >= 0 and not address.is_loopback(settings.scraped_host)
     if settings.metrics_token_file is not None:
         PortTokens(Path(settings.metrics_token_file)).read()
-        plain = settings.metrics_port >= 0 and not settings.metrics_tls
-        if plain and not address.is_loopback(settings.scraped_host):
+        if scraped and not settings.metrics_tls:
             _log.warning(
                 "the tokens of --metrics-token-file travel in plain text; --metrics-tls encrypts them"
             )
+    elif scraped and not settings.insecure:
+        _log.warning(
+            "the metrics port shows routes and their accuracy to whoever reaches %s; --metrics-token-file asks "
+            "for a token, --metrics-host 127.0.0.1 keeps it on this machine",
+            settings.scraped_host,
+        )
     if settings.principals is None:
         return
     Principals.read(Path(settings.principals))

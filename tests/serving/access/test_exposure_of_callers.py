@@ -63,6 +63,22 @@ def test_metrics_over_tls_need_a_certificate() -> None:
     assert caught.value.field == "metrics_tls"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"metrics_host": "0.0.0.0"}, True),
+        ({"metrics_host": "127.0.0.2"}, False),
+        ({"metrics_host": "0.0.0.0", "insecure": True}, False),
+        ({"metrics_host": "0.0.0.0", "metrics_port": -1}, False),
+    ],
+)
+def test_metrics_that_anyone_may_read_are_told(
+    given: dict[str, object], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    exposure.check(free(**given))
+    assert ("to whoever reaches" in caplog.text) is told
+
+
 def test_principals_do_not_stand_in_for_tls(principals: str) -> None:
     with pytest.raises(InvalidInput, match="without TLS"):
         exposure.check(free(principals=principals, host="0.0.0.0"))
