@@ -69,8 +69,8 @@ def _check_callers(settings: Settings) -> None:
             )
     elif scraped and not settings.insecure:
         _log.warning(
-            "the metrics port shows routes and their accuracy to whoever reaches %s; --metrics-token-file asks "
-            "for a token, --metrics-host 127.0.0.1 keeps it on this machine",
+            "the metrics port shows routes and their accuracy to whoever reaches %s; --metrics-token-file "
+            "asks for a token, --metrics-host 127.0.0.1 keeps it on this machine",
             settings.scraped_host,
         )
     if settings.principals is None:

@@ -76,6 +76,7 @@ class Packer:
         common: The recipe that all trials have but for their points.
         states: Folder for the states of unfinished trials.
         changed: Called with a trial and what happened to it: begun, epoch, complete, pruned or failed.
+        note: Takes what is to be known of the trials of some methods before they begin, such as their memory.
         prune: Whether a trial that is hopeless is pruned.
     """
 
@@ -85,6 +86,8 @@ class Packer:
     states: Path
     prune: bool = True
     changed: Callable[[Taken, str], None] = lambda taken, what: None
+    note: Callable[[str], None] = lambda text: None
+    _noted: set[tuple[str, ...]] = field(default_factory=set)
     _steps_s: dict[bytes, float] = field(default_factory=dict)
 
     def run(self, taken: Sequence[Taken]) -> None:
@@ -139,7 +142,7 @@ class Packer:
         if not several:
             return
         adapters = [trial for _, trial in several]
-        watch, steps = _Watch(self, several), _Steps(_clock(ground))
+        watch, steps = _Watch(self, several), _Steps(_clock(ground), self._note_of(several))
         results = run_epochs(
             adapters,
             [self._checkpoint(trial) for trial in adapters],
@@ -156,6 +159,14 @@ class Packer:
             self._checkpoint(trial).remove()
         if len(several) > 1:
             self.studies.save(several[0][0].method, self._saving(watch, steps))
+
+    def _note_of(self, several: Sequence[tuple[Taken, Planned]]) -> Callable[[str], None]:
+        """Takes the notes of a pack, the first of its methods."""
+        names = tuple(taken.method for taken, _ in several)
+        if names in self._noted:
+            return lambda text: None
+        self._noted.add(names)
+        return lambda text: self.note(f"{', '.join(dict.fromkeys(names))}: {text}")
 
     def _begun(self, taken: Taken, trial: Planned, several: Sequence[tuple[Taken, Planned]]) -> bool:
         """Tells that a trial begins; false where another worker has it by now."""
@@ -316,10 +327,10 @@ class _Watch:
 
 
 class _Steps:
-    """A reporter that says nothing and takes the time of steps."""
+    """A reporter that takes the time of steps, and of all that it is told passes on the notes."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], note: Callable[[str], None]) -> None:
+        self._clock, self.note = clock, note
         self._times: list[float] = []
 
     @property
@@ -332,9 +343,6 @@ class _Steps:
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         steps = name.startswith("training ")
         yield lambda n: self._times.append(self._clock()) if steps else None
-
-    def note(self, text: str) -> None:
-        pass
 
     def status(self, text: str) -> None:
         pass

@@ -185,6 +185,7 @@ class Session:
             states=sweep.folder / "states",
             prune=sweep.prune,
             changed=self._changed,
+            note=self.board.note,
         )
 
     def _changed(self, taken: Taken, what: str) -> None:

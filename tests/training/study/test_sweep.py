@@ -61,6 +61,7 @@ def test_each_methods_winner_is_what_train_makes_of_its_recipe_and_has_the_histo
     assert swept.saved.trials == 4
     assert swept.saved.rows_alone == 4 * swept.saved.rows
     assert not list((sweep.folder / "states").iterdir())
+    assert any(note.startswith("bitfit, ssf: training takes about") for note in board.notes)
 
 
 def test_the_same_sweep_again_trains_nothing(store: Store, sweep: Sweep) -> None:
