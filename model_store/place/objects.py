@@ -237,9 +237,13 @@ class Objects:
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, Stamp]]:
         """List a folder past the files that obstore stops at: they have no key, and are not the store's."""
-        for parent, below, files in os.walk(folder / prefix, onerror=_unless_missing, followlinks=True):
-            around = Path(parent).resolve()
-            below[:] = [name for name in below if not around.is_relative_to(Path(parent, name).resolve())]
+        top = folder / prefix
+        around = {str(top): frozenset({top.resolve()})}  # each folder's own place and those that led to it
+        for parent, below, files in os.walk(top, onerror=_unless_missing, followlinks=True):
+            above = around.pop(parent)
+            places = {name: Path(parent, name).resolve() for name in below}
+            below[:] = [name for name in below if not any(p.is_relative_to(places[name]) for p in above)]
+            around |= {os.path.join(parent, name): above | {places[name]} for name in below}
             for name in files:
                 path = Path(parent, name)
                 key = path.relative_to(folder).as_posix()
@@ -296,7 +300,7 @@ def _azure_account(url: str) -> dict[str, str]:
     name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     if not name:
         raise InvalidInput(
-            f"{url!r} names no storage account",
+            f"{without_secrets(url)!r} names no storage account",
             field="store",
             remedy="set AZURE_STORAGE_ACCOUNT_NAME, or give abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX",
         )

@@ -8,8 +8,8 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)|^\[Errno (\d+)\]")
 _FULL = {28: "full", 122: "full for this user", 27: "full for this process"}
 _READ_ONLY = {1, 13, 30}
 _RETRY_S = 30.0
-_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)")
-_QUERY = re.compile(r"(?<=\?)[^\s()\"']+")
+_PASSWORD = re.compile(r"(?<=://)[^\s\"':]*:[^\s\"'?]*(?=@)")
+_QUERY = re.compile(r"(?<=\?)[^\s\"']+")
 
 
 def problem_of(key: str, error: Exception) -> CorollaError:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_store.place.objects import Objects
-from model_store.place.problems import problem_of
+from model_store.place.problems import problem_of, without_secrets
 from petl_vit.errors import CorollaError, InvalidInput
 
 
@@ -43,10 +43,15 @@ def test_files_that_have_no_key_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
     (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
     assert objects.stamps("a") == expected
+    for here, there in (("c", "d"), ("d", "c")):
+        for number in range(2):
+            (tmp_path / here).mkdir(exist_ok=True)
+            (tmp_path / here / f"to-{there}-{number}").symlink_to(tmp_path / there)
+    assert objects.keys("") == ["a/1/x", "a/2", "b/3"], "folders that link to each other are an end, too"
     (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "1")
     (tmp_path / "b" / "Icon\r").write_text("not ours")
     assert objects.keys("b") == ["b/3", "b/linked/x"], "links that lead elsewhere are followed"
-    assert objects.keys("c") == []
+    assert objects.keys("e") == []
 
 
 def test_swap_loses_no_increment_of_many_threads(objects: Objects) -> None:
@@ -110,7 +115,9 @@ def test_a_failing_place_is_a_clear_error_that_names_the_key(tmp_path: Path) -> 
         Objects.open(str(tmp_path)).create("a/b", b"")
 
 
-def test_what_is_secret_in_a_url_is_in_no_error_and_not_in_the_name_of_the_store() -> None:
+def test_what_is_secret_in_a_url_is_in_no_error_and_not_in_the_name_of_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     url = "https://user:password@127.0.0.1:1/x?sig=signature"
     said = str(Objects.open(url))
     assert said == 'HTTPStore("https://***@127.0.0.1:1/x?***")'
@@ -122,4 +129,14 @@ def test_what_is_secret_in_a_url_is_in_no_error_and_not_in_the_name_of_the_store
     for text in (str(caught.value), str(problem)):
         assert "password" not in text
         assert "signature" not in text
+    for secret, shown in {
+        "az://c?sig=a(b)c&x=1": "az://c?***",
+        "s3://u:p@ss@h/b": "s3://***@h/b",
+        "s3://u:pa/ss@h/b": "s3://***@h/b",
+    }.items():
+        assert without_secrets(f"{secret} is read") == f"{shown} is read"
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(InvalidInput, match="names no storage account") as caught:
+        Objects.open("az://container?sig=signature")
+    assert "signature" not in str(caught.value)
     assert str(Objects.open("abfss://models@account.dfs.core.windows.net/x")).count("***") == 0
