@@ -120,7 +120,7 @@ skip_bad = click.option(
 
 
 def trusted_keys(what: str) -> Decorator:
-    """`--trusted-keys`, as of a server; `what` is whom it has to vouch for."""
+    """`--trusted-keys`, as of a server; `what` has to be vouched for, in the words of the help."""
     return click.option(
         "--trusted-keys",
         type=PATH,

@@ -69,16 +69,20 @@ def nearest(*, token: Token | None = None, trust: http.Trust | None = None) -> S
     """That of this machine: `corolla monitor` where it answers, else a server, in plain text or by https.
 
     Raises:
-        Unreachable: Neither answers.
+        Unreachable: Neither answers, or one does that asks for a token or shows an untrusted certificate.
     """
+    refusal: Unreachable | None = None
     for address in (MONITOR, SERVER, f"https://{SERVER}"):
         reader = StatusReader(address, token=token, trust=trust)
         try:
             reader.read()
-        except (Unreachable, Corrupt):
+        except Corrupt:
+            continue
+        except Unreachable as error:
+            refusal = error if error.remedy in (http.SHOW_A_TOKEN, http.NAME_AN_AUTHORITY) else refusal
             continue
         return reader
-    raise Unreachable(
+    raise refusal or Unreachable(
         f"neither {MONITOR} nor {SERVER} has a status",
         remedy="start `corolla serve` or `corolla monitor`, or name one: corolla watch HOST:PORT",
     )

@@ -15,8 +15,8 @@ _TAG = 0x0112
 _XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
 _SWAPS_SIDES = 5
 """From this orientation on, rows are columns."""
-_FLIPS = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
-"""The axes that are flipped, after the sides are swapped."""
+_FLIPS: dict[int, tuple[int, ...]] = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
+"""The axes that are flipped, after the sides are swapped; 1 is upright."""
 
 
 def upright(pixels: NDArray[np.uint8], source: Image.Image) -> NDArray[np.uint8]:
@@ -24,7 +24,7 @@ def upright(pixels: NDArray[np.uint8], source: Image.Image) -> NDArray[np.uint8]
     if source.format in ("TIFF", "HEIF"):  # their readers have turned it, and leave what they read
         return pixels
     orientation = _of_exif(_exif(source)) or _of_xmp(source)
-    if orientation not in range(2, 9):
+    if orientation not in _FLIPS:
         return pixels
     turned = pixels.transpose(1, 0, 2) if orientation >= _SWAPS_SIDES else pixels
     return np.ascontiguousarray(np.flip(turned, _FLIPS[orientation]))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from petl_vit.errors import InvalidInput
 from petl_vit.image_input import MAX_PIXELS, Interpolation, Preprocess
 from petl_vit.orientation import upright
-from petl_vit.readers import check_sides, in_less_time, loaded, opened, undecodable
+from petl_vit.readers import check_sides, in_less_time, load, opened, undecodable
 
 _MAX_ASPECT = 16
 _STRIP_PIXELS = 2**20
@@ -84,7 +84,7 @@ def from_pillow(image: Image.Image, *, field: str = "image") -> NDArray[np.uint8
     Raises:
         InvalidInput: Its file is truncated or undecodable.
     """
-    loaded(image, field=field)
+    load(image, field=field)
     try:
         return upright(_rgb_pixels(image), image)
     except Exception as error:

@@ -93,8 +93,8 @@ def check_sides(width: int, height: int, field: str) -> None:
         )
 
 
-def loaded(image: Image.Image, *, field: str) -> Image.Image:
-    """The image with its pixels decoded.
+def load(image: Image.Image, *, field: str) -> None:
+    """Decodes the pixels of an image.
 
     Raises:
         InvalidInput: Its file is truncated or undecodable.
@@ -103,7 +103,6 @@ def loaded(image: Image.Image, *, field: str) -> Image.Image:
         image.load()
     except Exception as error:
         raise undecodable(error, field) from error
-    return image
 
 
 def in_less_time(image: Image.Image) -> Image.Image:

@@ -242,7 +242,7 @@ class Server:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     async def _start(self) -> grpc.aio.Server:
         settings = self.settings

@@ -151,7 +151,11 @@ class Settings(BaseSettings):
         gt=0,
         description="how long a forward of more than 8 rows should take, by the measured pace",
     )
-    max_queue_rows: int = Field(default=1024, ge=1, description="rows that may wait; more are refused")
+    max_queue_rows: int = Field(
+        default=1024,
+        ge=1,
+        description="rows that may wait, and as many that are being decoded; more are refused",
+    )
     max_images: int = Field(default=64, ge=1, description="images of one request")
     max_stream_requests: int = Field(
         default=64, ge=1, description="requests of one stream in progress; more are read later"
@@ -161,7 +165,8 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         default=2**30,
         ge=1,
-        description="bytes of images that wait, and of messages that are being answered; more are refused",
+        description="bytes of images that wait, as many that are being decoded, and as many of messages that "
+        "are being answered; more are refused",
     )
     weights: str | None = Field(
         default=None,

@@ -37,12 +37,19 @@ class Admission:
         queue: Where it would wait.
         pace: Of the engine that serves the queue.
         max_rows, max_bytes: What may wait.
+        doing: What is said of what is in the queue.
     """
 
     def __init__(
-        self, queue: FairQueue[Any] | Line[Any], pace: Pace, *, max_rows: int, max_bytes: int
+        self,
+        queue: FairQueue[Any] | Line[Any],
+        pace: Pace,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        doing: str = "wait",
     ) -> None:
-        self._queue, self._pace = queue, pace
+        self._queue, self._pace, self._doing = queue, pace, doing
         self._max_rows, self._max_bytes = max_rows, max_bytes
 
     def refusal(
@@ -93,7 +100,7 @@ class Admission:
         fewer = "send fewer images or members at once"
         rows = 0.0 if new > limit else self._queue.rows * excess / waiting
         return Overloaded(
-            f"{waiting} {unit} wait and {new} more do not fit in {limit}{reserved}",
+            f"{waiting} {unit} {self._doing} and {new} more do not fit in {limit}{reserved}",
             field="queue",
             remedy=fewer if new > limit else f"retry after a pause, or {fewer}",
             retry_after_s=rows * self._pace.seconds_per_row or None,

@@ -140,7 +140,11 @@ class Batcher(Generic[Job, Result]):
         # What is being decoded for the queue has the same limits as the queue, and the same fair shares.
         self._preparing: FairQueue[_Prepared] | Line[_Prepared] = FairQueue() if fair else Line()
         self._before = Admission(
-            self._preparing, self._pace, max_rows=max_queue_rows, max_bytes=max_queue_bytes
+            self._preparing,
+            self._pace,
+            max_rows=max_queue_rows,
+            max_bytes=max_queue_bytes,
+            doing="are being decoded",
         )
         # All that is queued or running, in order of arrival.
         self._items: OrderedDict[_Item[Job, Result], None] = OrderedDict()

@@ -57,7 +57,8 @@ SECTIONS: dict[str, tuple[Definition, ...]] = {
             "corolla_queue_dropped_total",
             "reason",
             "Images never computed: expired or cancelled in the queue; refused at once because their "
-            "deadline was unmeetable or the queue was full (full_rows, full_bytes).",
+            "deadline was unmeetable, or because as much waited or was being decoded as may (full_rows, "
+            "full_bytes).",
         ),
         _histogram("corolla_queue_duration_seconds", "", "Time a row waited for the engine.", _SECONDS),
         _histogram("corolla_batch_rows", "", "Rows in one forward pass.", _ROWS),

@@ -26,6 +26,7 @@ TIMEOUT_S = 30.0
 MAX_BYTES = 256 * 2**20
 """Of one answer. The largest page of metrics that was measured has 168,000 samples (docs/performance.md)."""
 SHOW_A_TOKEN = "give the token that it asks for: --token-file FILE"
+NAME_AN_AUTHORITY = "name its authority by --tls-ca FILE; another name in it by --tls-server-name"
 _SHOWN = 200  # characters of an error's page
 
 
@@ -182,7 +183,7 @@ def _not_over_tls(url: str, error: ssl.SSLError) -> Unreachable:
         why = error.verify_message.rstrip(".").lower()
         return Unreachable(
             f"{shown(url)} shows a certificate that is not trusted: {why}",
-            remedy="name its authority by --tls-ca FILE; another name in it by --tls-server-name",
+            remedy=NAME_AN_AUTHORITY,
         )
     reason = (error.reason or "it ended the handshake").replace("_", " ").lower()
     return Unreachable(

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from serving import logs
+from serving import logs, tracing
 from serving.rpc.call import REQUEST_ID, logged_name
 
 
@@ -26,8 +26,11 @@ def _not_served(method: str) -> Any:
     """A handler that ends a call as gRPC does where there is none, with the call's id."""
 
     async def refuse(messages: AsyncIterator[bytes], context: Any) -> None:
-        code = grpc.StatusCode.UNIMPLEMENTED
-        logs.call_ended(logged_name(method), code.name, 0.0)
+        code, name = grpc.StatusCode.UNIMPLEMENTED, logged_name(method)
+        with tracing.call(name, context.invocation_metadata() or ()) as traced:
+            if traced is not None:
+                traced.end(code.value[0], logs.request_id())
+        logs.call_ended(name, code.name, 0.0)
         named = ((REQUEST_ID, logs.request_id()),)
         await context.abort(code, "Method not found!", trailing_metadata=named)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from petl_vit.errors import InvalidInput
 from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from serving.client.messages import request_of
 from serving.server import Server
+from tests.serving.access.callers import Callers
 from tests.serving.world import WAIT_S, Running, World, encoded, until
 
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -96,6 +98,26 @@ def test_a_request_is_followed_from_its_call_through_the_queue_into_its_batch(
 
 
 PARTS = ("queue", "forward")
+
+
+def test_a_call_that_is_refused_or_not_served_has_a_span(
+    world: World, collector: Collector, tmp_path: Path
+) -> None:
+    callers = Callers(tmp_path / "principals.json")
+    callers.add("team")
+    given = (("x-request-id", "order-18"),)
+    for method, access in {
+        "/corolla.v1.Classifier/Classify": {"principals": str(callers.write())},
+        "/corolla.v1.Classifier/Nothing": {},
+    }.items():
+        settings = world.settings(otlp_endpoint=collector.endpoint, **access)
+        with Running(settings) as running, grpc.insecure_channel(running.address) as channel:
+            call: Any = channel.unary_unary(method)
+            with pytest.raises(grpc.RpcError):
+                call(b"", metadata=given, timeout=WAIT_S)
+    codes = {span.name: attributes(span)["rpc.grpc.status_code"] for span in collector.spans}
+    assert codes == {"Classify": 16, "/corolla.v1.Classifier/Nothing": 12}
+    assert {attributes(span)["corolla.request_id"] for span in collector.spans} == {"order-18"}
 
 
 def test_what_a_client_does_not_want_sampled_is_not_sent(world: World, collector: Collector) -> None:

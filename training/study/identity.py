@@ -103,8 +103,13 @@ def _other_trials(earlier: Studies, points: Mapping[str, Sequence[Point]], metho
             f"{spelling(name)} of {method} was {old or 'not varied'} and is {new or 'not varied'}"
             for name, (old, new) in several.items()
             if old != new
-        ] or [f"{method} had {len(was)} trials and has {len(now)}"]
+        ] or [_other_number(method, len(was), len(now))]
     return ", ".join(told)
+
+
+def _other_number(method: str, was: int, now: int) -> str:
+    """What differs where every setting has the values that it had."""
+    return f"{method} tries other combinations" if was == now else f"{method} had {was} trials and has {now}"
 
 
 def _values(points: Sequence[Point], name: str) -> str:

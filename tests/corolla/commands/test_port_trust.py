@@ -97,3 +97,5 @@ def test_without_an_address_a_server_of_this_machine_is_found_by_https_too(
     code, out, _ = empty(*WATCH, "--tls-ca", certificates.path("ca.pem"))
     assert code == 0
     assert "birds/best" in out
+    code, _, said = empty(*WATCH)
+    assert (code, "is not trusted" in said, "--tls-ca FILE" in said) == (2, True, True)
