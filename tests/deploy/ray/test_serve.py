@@ -62,7 +62,7 @@ def test_errors_arrive_with_their_status_field_and_remedy(seen: dict[str, Any]) 
         "unary": ["NOT_FOUND", "adapter"],
         "stream": [
             "INVALID_ARGUMENT",
-            "stream: a message of the stream is not a StreamRequest; send corolla.v1.StreamRequest messages",
+            "message: the bytes are not a StreamRequest; send a corolla.v1.StreamRequest",
         ],
         "every replica": ["NOT_FOUND"],
     }
