@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from serving.client.blocking import Client
@@ -148,12 +149,23 @@ def test_a_slow_reader_outlives_the_defaults_of_nginx(sidecar: Sidecar, through:
     assert len(list(answers)) == FLOOD - 1
 
 
-def test_calls_at_once_pass_while_nginx_changes_connections(through: grpc.Channel) -> None:
+def ports_to(address: str) -> set[int]:
+    """The ports of this process's connections to an address."""
+    found = psutil.Process().net_connections("tcp")
+    return {c.laddr.port for c in found if c.raddr and c.raddr.port == int(address.rpartition(":")[2])}
+
+
+def test_a_connection_carries_more_calls_than_nginx_gives_it_by_default(
+    sidecar: Sidecar, through: grpc.Channel
+) -> None:
     call = through.unary_unary("/test.Test/Repeat")
+    call(b"", timeout=WAIT_S)
+    before = ports_to(sidecar.address)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda number: call(b"%d" % number, timeout=WAIT_S), range(MANY)))
 
     assert answers == [b"%d" % number for number in range(MANY)]
+    assert ports_to(sidecar.address) == before
 
 
 def test_a_new_certificate_ends_no_call(sidecar: Sidecar, through: grpc.Channel) -> None:
