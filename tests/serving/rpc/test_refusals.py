@@ -64,6 +64,17 @@ def test_nan_in_one_image_of_a_tensor_has_its_own_status(client: Client) -> None
     assert [field_of(result.error) for result in bad] == ["tensor[1]", "tensor[2]"]
 
 
+@pytest.mark.parametrize("value", [1e30, -2e6, np.finfo(np.float32).max])
+def test_values_that_would_overflow_in_a_forward_are_the_requests_fault(client: Client, value: float) -> None:
+    tensor = np.zeros((2, 3, SIZE, SIZE), np.float32)
+    tensor[0], tensor[1] = 1e6, value
+    fine, bad = client.classify(route="lora", task="shapes", tensor=tensor).results
+
+    assert fine.error.code == code_pb2.OK
+    assert (bad.error.code, field_of(bad.error)) == (code_pb2.INVALID_ARGUMENT, "tensor[1]")
+    assert "beyond 1,000,000; send" in bad.error.message
+
+
 @pytest.mark.parametrize(
     ("route", "field", "near"),
     [
