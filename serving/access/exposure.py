@@ -44,6 +44,9 @@ def check(settings: Settings) -> None:
             field="metrics_tls",
             remedy="set --tls-certificate and --tls-key too",
         )
+    for field in ("host", "metrics_host"):
+        if getattr(settings, field) == "":
+            raise InvalidInput("the address is empty", field=field, remedy="name one, or leave the flag out")
     if settings.metrics_port >= 0:
         _check_name(settings.scraped_host, settings.metrics_port, _metrics_field(settings))
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:

@@ -34,6 +34,14 @@ def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, ho
     assert caught.value.field == "host"
 
 
+@pytest.mark.parametrize("field", ["host", "metrics_host"])
+@pytest.mark.parametrize("text", ["", " ", "[]"])
+def test_an_empty_address_is_called_empty(world: World, field: str, text: str) -> None:
+    with pytest.raises(InvalidInput, match="the address is empty; name one") as caught:
+        Server(world.settings(**{field: text}))
+    assert caught.value.field == field
+
+
 def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
     with Running(world.settings(host="0.0.0.0", insecure=True)) as running, running.client() as client:
         assert ask(client).route == "lora:2"
