@@ -102,14 +102,11 @@ class StoreNames:
     def _route_document(self, place: tuple[str, str]) -> dict[str, JsonValue]:
         """The document of a route; of a damaged one its name and what is wrong."""
         task, name = place
+        damaged: dict[str, JsonValue] = {"task": task, "name": name, "route": "", "follows": []}
         try:
             return route_document(self._store, self._store.routes.get(task, name))
         except Corrupt as error:
-            return (
-                {"task": task, "name": name, "route": "", "follows": []}
-                | _UNANSWERED
-                | {"problem": str(error)}
-            )
+            return damaged | _UNANSWERED | {"problem": str(error)}
 
     def put_route(
         self,
