@@ -211,7 +211,7 @@ class Service:
         chosen = self.settings.model_fields_set
         if "device_bytes" in chosen and not self.slots_have_bytes:
             yield "device_bytes", "a forward uses adapters where --host-bytes registers them"
-        if "cache_bytes" in chosen and self.settings.cache is None:
+        if "cache_bytes" in chosen and self.settings.cache_bytes and self.settings.cache is None:
             yield "cache_bytes", "there is no --cache"
         if "bf16_fallback" in chosen and self.check is None:
             yield "bf16_fallback", f"the backbone computes in {self.precision}"
