@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Protocol
 
 import click
@@ -23,7 +23,7 @@ from model_store.resolution.audit import history_of
 from model_store.resolution.named_route import Naming
 from model_store.resolution.promotion import after_move
 from model_store.store import Store
-from petl_vit.errors import CorollaError, InvalidInput, NotFound
+from petl_vit.errors import CorollaError, Corrupt, InvalidInput, NotFound
 
 _READERS = 16
 """Routes that are resolved at the same time for a list."""
@@ -97,7 +97,16 @@ class StoreNames:
 
     def routes(self, task: str | None) -> list[dict[str, JsonValue]]:
         with ThreadPoolExecutor(_READERS) as readers:
-            return list(readers.map(partial(route_document, self._store), self._store.routes.list(task)))
+            return list(readers.map(self._route_document, self._store.routes.names(task)))
+
+    def _route_document(self, place: tuple[str, str]) -> dict[str, JsonValue]:
+        """The document of a route; of a damaged one its name and what is wrong."""
+        task, name = place
+        damaged: dict[str, JsonValue] = {"task": task, "name": name, "route": "", "follows": []}
+        try:
+            return route_document(self._store, self._store.routes.get(task, name))
+        except Corrupt as error:
+            return damaged | _UNANSWERED | {"problem": str(error)}
 
     def put_route(
         self,
@@ -131,11 +140,21 @@ class StoreNames:
         return history_of(self._store, name, task=task_name, limit=limit)
 
 
+_UNANSWERED: dict[str, JsonValue] = {
+    "answers": "",
+    "answers_at_temperature": None,
+    "asks": "",
+    "note": "",
+    "problem": "",
+}
+"""What a route's document says of its answers, where nothing is known of them."""
+
+
 def route_document(store: Store, route: NamedRoute) -> dict[str, JsonValue]:
     """The fields of a named route, and how it answers now; see `Names.routes`."""
     document: dict[str, JsonValue] = route.model_dump(mode="json")
     document["follows"] = list(route.follows)
-    document |= {"answers": "", "answers_at_temperature": None, "asks": "", "note": "", "problem": ""}
+    document |= _UNANSWERED
     try:
         now = answering(store, route)
     except CorollaError as error:

@@ -56,18 +56,25 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str | None = None, *, trusted: TrustedKeys | None = None, cache: Cache | None = None
+        cls,
+        url: str | None = None,
+        *,
+        trusted: TrustedKeys | None = None,
+        cache: Cache | None = None,
+        create: bool = True,
     ) -> "Store":
         """Open a folder (created when missing) or any obstore URL; None is the user's data folder.
 
         Args:
+            create: Whether a folder that is missing is created, or refused.
             trusted: Who has to vouch for an adapter before its tensors are read; None asks nobody.
             cache: Where tensor files are kept on this machine, once they were read and checked.
 
         Raises:
             InvalidInput: It is neither a folder nor a URL that obstore knows.
+            NotFound: The folder is missing, and is not to be created.
         """
-        return cls(Objects.open(url or default_url(), cache), trusted)
+        return cls(Objects.open(url or default_url(), cache, create=create), trusted)
 
     def __str__(self) -> str:
         return str(self.place)

@@ -36,8 +36,8 @@ _NEEDS = {"AVIF": "Pillow 11.3 or newer", "HEIC": "pillow-heif, the extra coroll
 _SCALES = (2, 4, 8)
 _MOST_SCANS = 64
 _TILE_SIDES = (322, 323)
-_PREVIEW = 1
-"""A bit of TIFF's tag NewSubfileType: the image is a smaller copy of another one in the file."""
+_KIND, _PREVIEW = 254, 1
+"""TIFF's tag NewSubfileType, and its bit for a smaller copy of another image in the file."""
 
 # A damaged animation falls back to the still image, and damaged tags to the pixels, which are what counts.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Png|Tiff)ImagePlugin")
@@ -48,6 +48,29 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
+
+
+class _FirstFrame:
+    """A decoder of WebP or AVIF that is freed with its first frame, where Pillow would keep it.
+
+    It holds 4 to 8 bytes a pixel, beside the 8 that Pillow takes to make an image of the frame.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+
+    def get_next(self) -> Any:
+        return self._freed().get_next()
+
+    def get_frame(self, number: int) -> Any:
+        return self._freed().get_frame(number)
+
+    def reset(self) -> None:
+        """Done by Pillow after a frame that cannot be decoded."""
+
+    def _freed(self) -> Any:
+        decoder, self._decoder = self._decoder, None
+        return decoder
 
 
 def opened(data: bytes, *, max_pixels: int, at_least: int, field: str) -> Image.Image:
@@ -74,6 +97,10 @@ def opened(data: bytes, *, max_pixels: int, at_least: int, field: str) -> Image.
     if width * height > max_pixels:
         _reduce(image, max_pixels, at_least, field, several=several)
     check_sides(*image.size, field)
+    if image.format in ("WEBP", "AVIF"):
+        image._decoder = _FirstFrame(image._decoder)  # type: ignore[attr-defined]
+    if image.format == "PNG" and image.mode == "P" and image.palette is None:
+        raise undecodable(ValueError("it has no palette"), field)
     if image.format == "TIFF":
         _check_tiff(image, max_pixels, field)
     return image
@@ -114,12 +141,15 @@ def in_less_time(image: Image.Image) -> Image.Image:
 
 def undecodable(error: Exception, field: str) -> InvalidInput:
     """What is said of a file that Pillow could not decode."""
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    reason = " ".join(str(error).split())[:120]
     # What Pillow raised with one of these says where in its code.
-    if isinstance(error.__cause__ or error, struct.error | EOFError | IndexError):
+    cause = error.__cause__ or error
+    if isinstance(cause, struct.error | EOFError | IndexError):
         reason = "it ends too early"
+    elif isinstance(cause, KeyError):  # as of a compression that Pillow has no name for
+        reason = f"{reason} is not a value that can be read"
     return InvalidInput(
-        f"the image cannot be decoded ({reason})",
+        "the image cannot be decoded" + (f" ({reason})" if reason else ""),
         field=field,
         remedy="the file is damaged or truncated: write it again",
     )
@@ -204,10 +234,14 @@ def _check_tiff(image: Any, max_pixels: int, field: str) -> None:
 
     And tiles that are larger than an image may be: the decoder needs one whole, however small the image.
     """
-    width, height = (int(image.tag_v2.get(tag, 0) or 0) for tag in _TILE_SIDES)
+    try:
+        # A tag may be of any type, a text or a list too.
+        width, height, kind = (int(image.tag_v2.get(tag, 0) or 0) for tag in (*_TILE_SIDES, _KIND))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise undecodable(ValueError("a tag is not a whole number"), field) from error
     if width * height > max_pixels:
         raise _too_large(f"tiles of {width} x {height} = {width * height:,} pixels", max_pixels, field)
-    if int(image.tag_v2.get(254, 0) or 0) & _PREVIEW:
+    if kind & _PREVIEW:
         raise InvalidInput("the image is a camera raw file", field=field, remedy=_CONVERT)
     if image.mode in ("F", "I"):
         samples = "floating-point" if image.mode == "F" else "32-bit or signed"

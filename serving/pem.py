@@ -1,6 +1,8 @@
 """PEM files of TLS, read and checked: of a bad pair, gRPC itself says only that nothing answers. No torch."""
 
+import codecs
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from petl_vit.errors import InvalidInput
@@ -57,12 +59,29 @@ def read(path: Path, field: str) -> bytes:
     """The bytes of a file.
 
     Raises:
-        InvalidInput: It cannot be read.
+        InvalidInput: It cannot be read, or is not plain text.
     """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}", field=field, remedy="name a PEM file") from error
+    if data.startswith(codecs.BOM_UTF8):  # Python's TLS reads it, gRPC's does not
+        raise InvalidInput(
+            f"{path} begins with a byte order mark", field=field, remedy="save it as plain text without one"
+        )
+    return data
+
+
+def validity(certificate: bytes) -> str | None:
+    """What is wrong with a certificate's time, the first of a chain; None where it is valid now."""
+    from cryptography import x509
+
+    first, now = x509.load_pem_x509_certificate(certificate), datetime.now(UTC)
+    if now > first.not_valid_after_utc:
+        return f"expired on {first.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if now < first.not_valid_before_utc:
+        return f"is not valid before {first.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+    return None
 
 
 def check_both(certificate: object, key: object) -> None:

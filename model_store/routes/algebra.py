@@ -48,7 +48,9 @@ class AdapterRef:
             check_name(self.alias, "alias")
         if self.version is not None and not 1 <= self.version <= MAX_VERSION:
             raise InvalidInput(
-                f"{self.version} is not a version", field="version", remedy="versions count from 1"
+                f"{self.version} is not a version",
+                field="version",
+                remedy=f"versions are numbers from 1 to {MAX_VERSION}",
             )
         if self.version is not None and self.alias is not None:
             raise InvalidInput(

@@ -14,7 +14,7 @@ from serving.access import unix_socket
 from serving.access.certificates import ServerCertificates
 from serving.access.principals_file import Principals
 from serving.metrics.port_tokens import PortTokens
-from serving.pem import check_both
+from serving.pem import check_both, validity
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ def check(settings: Settings) -> None:
             field="metrics_tls",
             remedy="set --tls-certificate and --tls-key too",
         )
+    for field in ("host", "metrics_host"):
+        if getattr(settings, field) == "":
+            raise InvalidInput("the address is empty", field=field, remedy="name one, or leave the flag out")
     if settings.metrics_port >= 0:
         _check_name(settings.scraped_host, settings.metrics_port, _metrics_field(settings))
     if not settings.loopback and settings.tls_certificate is None and not settings.insecure:
@@ -54,6 +57,9 @@ def check(settings: Settings) -> None:
         )
     if settings.tls_certificate is not None:
         _certificates(settings)
+        problem = validity(Path(settings.tls_certificate).read_bytes())
+        if problem is not None:
+            _log.warning("--tls-certificate: %s %s; clients refuse it", settings.tls_certificate, problem)
     _check_callers(settings)
     check_addresses(settings)
 

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,6 +19,8 @@ from serving.access.principals import ANONYMOUS, Principal
 FIELD = "principals"
 _MOST_BYTES = 16 * 2**20
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+_REMEDY = "correct it there, or write it by `corolla tokens`"
 
 _log = logging.getLogger(__name__)
 
@@ -63,18 +66,20 @@ class Principals(BaseModel):
             InvalidInput: Names the file, and the field that is wrong; never what stands there.
         """
         try:
-            document = json.loads(data)
+            document = json.loads(data, object_pairs_hook=partial(_once, path))
+        except InvalidInput:
+            raise
         except (ValueError, RecursionError) as error:
             # The words of the error would quote the file.
             where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-            raise InvalidInput(f"{path} is not JSON{where}", field=FIELD) from None
+            raise InvalidInput(f"{path} is not JSON{where}", field=FIELD, remedy=_REMEDY) from None
         try:
             read = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the document"
             problem = first["msg"][:1].lower() + first["msg"][1:]  # a pattern in it keeps its capitals
-            raise InvalidInput(f"{path}: {place}: {problem}", field=FIELD) from None
+            raise InvalidInput(f"{path}: {place}: {problem}", field=FIELD, remedy=_REMEDY) from None
         read.check(path)
         return read
 
@@ -91,7 +96,8 @@ class Principals(BaseModel):
         ):
             for name, count in Counter(names).items():
                 if count > 1:
-                    raise InvalidInput(f"{path}: the {what} {name!r} is there {count} times", field=FIELD)
+                    problem = f"{path}: the {what} {name!r} is there {count} times"
+                    raise InvalidInput(problem, field=FIELD, remedy="keep one of them")
                 if what == "principal" and name == ANONYMOUS.name:
                     raise InvalidInput(
                         f"{path}: {name!r} is the name of callers without a token", field=FIELD
@@ -112,6 +118,15 @@ class Principals(BaseModel):
         except OSError as error:
             problem = f"{path} cannot be written: {(error.strerror or str(error)).lower()}"
             raise InvalidInput(problem, field=FIELD) from error
+
+
+def _once(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of the file; a field that is there twice would take back silently what the first one says."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            problem = f"{path}: a field {name[:40]!r} is there {count} times in one object"
+            raise InvalidInput(problem, field=FIELD, remedy="keep one of them")
+    return dict(pairs)
 
 
 class PrincipalsFile:

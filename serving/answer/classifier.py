@@ -43,6 +43,9 @@ from serving.request import Image, Request, Response, Timings
 
 T = TypeVar("T")
 
+_LARGEST = 1e6
+"""Of the values of a float32 image, far beyond what preprocessing gives: larger ones overflow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
@@ -370,4 +373,10 @@ def _check_shape(image: Image, spec: Preprocess) -> None:
 def _preprocessed(image: NDArray[Any], field: str) -> torch.Tensor:
     if not np.isfinite(image).all():
         raise InvalidInput("the image has NaN or infinite values", field=field, remedy="send finite numbers")
+    if np.abs(image).max() > _LARGEST:
+        raise InvalidInput(
+            f"the image has values beyond {_LARGEST:,.0f}",
+            field=field,
+            remedy="send (x / 255 - mean) / std of the task's preprocessing, which are small numbers",
+        )
     return torch.from_numpy(image.copy())  # the request's bytes are read-only

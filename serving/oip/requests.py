@@ -74,7 +74,7 @@ class Parameters:
         except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            self._refuse(name, "a number")
+            self._refuse(name, "a finite number")
         return number if number >= least else self._refuse(name, f"{least:g} or more")
 
     def whole(self, name: str, least: int) -> int | None:
@@ -86,7 +86,8 @@ class Parameters:
 
     def _refuse(self, name: str, expected: str) -> Any:
         field = self._within + _parameter(name)
-        raise InvalidInput(f"{str(self._values[name])[:80]!r} is not {expected}", field=field)
+        problem = f"{str(self._values[name])[:80]!r} is not {expected}"
+        raise InvalidInput(problem, field=field, remedy=f"send {expected}, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

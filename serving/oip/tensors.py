@@ -82,7 +82,11 @@ def images_of(inputs: Sequence[Input], raw: Sequence[bytes], *, max_images: int)
             remedy=f"send one named `{INPUT}`",
         )
     if len(raw) > 1:
-        raise InvalidInput(f"{len(raw)} contents of one input", field="raw_input_contents")
+        raise InvalidInput(
+            f"the request has {len(raw)} raw contents for one input",
+            field="raw_input_contents",
+            remedy="send one",
+        )
     (tensor,) = inputs
     layout = _layout(tensor, max_images)
     if raw and tensor.values:

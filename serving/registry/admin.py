@@ -396,4 +396,6 @@ class Admin:
 
 def _check_version(version: int, field: str) -> None:
     if not 1 <= version <= MAX_VERSION:
-        raise InvalidInput(f"{version} is not a version", field=field, remedy="versions count from 1")
+        raise InvalidInput(
+            f"{version} is not a version", field=field, remedy=f"versions are numbers from 1 to {MAX_VERSION}"
+        )

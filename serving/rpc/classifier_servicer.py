@@ -153,7 +153,11 @@ def _request(
 
 def _priority(message: pb.ClassifyRequest | pb.EmbedRequest) -> Priority:
     if message.priority not in _PRIORITIES:
-        raise InvalidInput(f"priority {message.priority} is unknown", field="priority")
+        raise InvalidInput(
+            f"priority {message.priority} is unknown",
+            field="priority",
+            remedy="send one of Priority, or none, which is normal",
+        )
     return _PRIORITIES[message.priority]
 
 
@@ -172,7 +176,11 @@ def _route(message: pb.ClassifyRequest | pb.EmbedRequest) -> Route:
 
 def _typed_route(message: pb.Route) -> Route:
     if message.combine not in _COMBINES:
-        raise InvalidInput(f"combine {message.combine} is unknown", field="typed_route.combine")
+        raise InvalidInput(
+            f"combine {message.combine} is unknown",
+            field="typed_route.combine",
+            remedy="send one of Combine, or none, which is mean",
+        )
     entries = tuple(
         Entry(
             weight=entry.weight if entry.HasField("weight") else 1.0,
@@ -224,7 +232,8 @@ def _tensor(message: pb.Tensor) -> np.ndarray[Any, Any]:
         pb.Tensor.DATA_TYPE_FLOAT32: np.dtype("<f4"),
     }
     if message.dtype not in dtypes:
-        raise InvalidInput("the dtype is not set", field="tensor.dtype", remedy="send uint8 or float32")
+        problem = f"dtype {message.dtype} is unknown" if message.dtype else "the dtype is not set"
+        raise InvalidInput(problem, field="tensor.dtype", remedy="send uint8 or float32")
     dtype = dtypes[message.dtype]
     channels = 3 if dtype == np.uint8 else 1
     if len(shape) != 4 or shape[channels] != 3 or 0 in shape:

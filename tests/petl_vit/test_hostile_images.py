@@ -1,6 +1,7 @@
 """Bytes that are nearly images decode or are refused; nothing else happens."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,43 @@ def _seeds() -> dict[str, bytes]:
 
 
 SEEDS = _seeds()
+
+
+def tiff(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """A grey TIFF of 8 x 8 pixels, with other or further tags: number, type, count, 4 bytes of value."""
+    plain = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 400, 277: 1, 278: 8, 279: 64}
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in plain.items()}
+    entries |= {tag: struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in tags}
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    return (head + b"".join(entries[tag] for tag in sorted(entries))).ljust(400, b"\0") + bytes(64)
+
+
+@pytest.mark.parametrize("tag", [254, 322, 323])
+@pytest.mark.parametrize(
+    "value",
+    [
+        (2, 3, b"ab\0\0"),
+        (7, 4, b"abcd"),
+        (11, 1, struct.pack("<f", np.nan)),
+        (11, 1, struct.pack("<f", np.inf)),
+    ],
+    ids=["text", "bytes", "nan", "infinite"],
+)
+def test_a_tiff_whose_tag_is_not_a_number_is_refused(tag: int, value: tuple[int, int, bytes]) -> None:
+    assert decode(tiff()).shape == (3, 8, 8)
+    with pytest.raises(InvalidInput, match="a tag is not a whole number"):
+        decode(tiff((tag, *value)))
+
+
+def test_a_tiff_of_an_unknown_compression_is_told_which() -> None:
+    with pytest.raises(InvalidInput, match=r"\(65000 is not a value that can be read\)"):
+        decode(tiff((259, 4, 1, struct.pack("<I", 65000))))
+
+
+@pytest.mark.parametrize("side", [8, 1100], ids=["whole", "in strips"])
+def test_a_png_of_a_palette_that_it_lacks_is_refused(side: int) -> None:
+    data = encode(Image.new("P", (side, side)))
+    start = data.index(b"PLTE") - 4
+    length = struct.unpack(">I", data[start : start + 4])[0]
+    with pytest.raises(InvalidInput, match=r"\(it has no palette\)"):
+        decode(data[:start] + data[start + 12 + length :])

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,3 +145,41 @@ def test_an_image_in_strips_has_the_pixels_of_the_whole(
     monkeypatch.setattr(preprocess, "_STRIP_PIXELS", 100)
     assert torch.equal(decode(data), whole)
     assert len(whole.unique()) > 1
+
+
+_PEAK = """
+import sys
+from petl_vit.preprocess import decode
+
+def kibibytes(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+data = sys.stdin.buffer.read()
+decode(SMALL)
+before = kibibytes("VmRSS")
+pixels = decode(data)
+print(1024 * (kibibytes("VmHWM") - before) / (pixels.shape[1] * pixels.shape[2]))
+"""
+"""Decodes a small image and then one from standard input; prints the bytes a pixel that this took at most."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux shows it")
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("WEBP", "RGB", {"quality": 1, "method": 0}),
+        ("WEBP", "RGBA", {"lossless": True, "quality": 0, "method": 0}),
+        ("AVIF", "RGBA", {"quality": 1, "speed": 10}),
+        ("GIF", "P", {}),
+        ("JPEG", "CMYK", {"quality": 5, "progressive": True}),
+    ],
+)
+def test_decoding_takes_no_more_bytes_a_pixel_than_docs_security_md_says(
+    kind: str, mode: str, options: dict[str, Any]
+) -> None:
+    data = encode(Image.new(mode, (4000, 4000)), kind, **options)
+    small = encode(Image.new(mode, (16, 16)), kind, **options)
+    command = [sys.executable, "-c", _PEAK.replace("SMALL", repr(small))]
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=100)
+    assert 3 < float(done.stdout) < 12.5

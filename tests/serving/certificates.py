@@ -26,11 +26,15 @@ class Certificates:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    def issue(self, name: str, *names: str) -> None:
-        """A certificate and its key as NAME.pem and NAME.key, for 127.0.0.1 or for host names."""
+    def issue(self, name: str, *names: str, hours: int = 0) -> None:
+        """A certificate and its key as NAME.pem and NAME.key, for 127.0.0.1 or for host names.
+
+        Args:
+            hours: By how much its time is moved; it is valid for an hour before and after.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._write(name, key, self._certificate(subject, key, names))
+        self._write(name, key, self._certificate(subject, key, names, hours=hours))
 
     def _certificate(
         self,
@@ -39,8 +43,9 @@ class Certificates:
         names: Sequence[str],
         *,
         ca: bool = False,
+        hours: int = 0,
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
         here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         alternatives = [x509.DNSName(name) for name in names] or [here]
         return (

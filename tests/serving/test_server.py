@@ -279,7 +279,23 @@ def test_two_servers_fit_in_one_process_and_count_apart(world: World) -> None:
 
 def test_a_store_without_a_backbone_says_how_to_get_one(tmp_path: Path, world: World) -> None:
     with pytest.raises(NotFound, match="corolla backbones import"):
-        Server(world.settings(store=str(tmp_path / "empty")))
+        Server(world.settings(store=str(tmp_path)))
+
+
+def test_a_misspelt_store_is_refused_and_nothing_is_made(tmp_path: Path, world: World) -> None:
+    place, labels, key = tmp_path / "typo" / "store", tmp_path / "labels.db", tmp_path / "prediction.key"
+    with pytest.raises(NotFound, match=r"there is no store at .*typo/store; name another with --store"):
+        Server(world.settings(store=str(place), labels=str(labels), prediction_key_file=str(key)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_in_a_folder_that_there_is_not_are_refused_and_nothing_is_made(
+    tmp_path: Path, world: World
+) -> None:
+    with pytest.raises(InvalidInput, match=r"there is no folder .*typo; make it") as caught:
+        Server(world.settings(labels=str(tmp_path / "typo" / "labels.db")))
+    assert caught.value.field == "labels"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_of_several_backbones_asks_for_one(own_world: World) -> None:

@@ -88,6 +88,7 @@ def test_a_setting_without_effect_on_this_machine_is_said(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     Service(world.settings()).close()
+    Service(world.settings(cache_bytes=0)).close()  # as `corolla predict` sets it over a folder
     assert "no effect" not in caplog.text
 
     Service(world.settings(device_bytes=2**30, bf16_fallback="refuse")).close()

@@ -2,6 +2,7 @@ import pytest
 
 from corolla import command
 from corolla.commands.adapters import adapters
+from corolla.commands.routes import routes
 from petl_vit.errors import Conflict, InvalidInput, NotFound
 from tests.corolla.runner import document, printed
 from tests.model_store.world import World
@@ -32,6 +33,30 @@ def test_a_damaged_manifest_is_named_after_all_other_adapters_are_listed(
     assert code == 2
     assert "ssf" in said.out
     assert "adapters/digits/lora/1/manifest.json" in said.err
+
+
+@pytest.mark.parametrize("listing", ["adapters", "tasks", "routes"])
+@pytest.mark.parametrize("kind", ["aliases", "tasks", "routes"])
+def test_one_damaged_file_hides_nothing_else_in_a_listing(
+    published: World, capsys: pytest.CaptureFixture[str], kind: str, listing: str
+) -> None:
+    store = published.folder
+    printed(routes, "put", "fine", "ssf", store=store)
+    printed(routes, "put", "gone", "lora", store=store)
+    published.store.tasks.put(published.spec("other"), published.head(2.0))
+    damaged = {
+        "aliases": store / "aliases/digits/lora/latest",
+        "tasks": next(store.glob("tasks/other/*/task.json")),
+        "routes": store / "routes/digits/gone",
+    }[kind]
+    damaged.write_text("{")
+
+    command.run([listing, "list", "--store", str(store)])
+
+    said = capsys.readouterr()
+    assert {"adapters": "ssf", "tasks": "digits", "routes": "fine"}[listing] in said.out
+    if listing == kind or (listing, kind) == ("adapters", "aliases"):
+        assert str(damaged.relative_to(store)) in said.out + said.err
 
 
 def test_an_alias_is_set_and_shown(published: World) -> None:

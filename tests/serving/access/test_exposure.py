@@ -14,6 +14,7 @@ from corolla.commands.adapters import adapters
 from corolla.commands.classify import classify
 from corolla.commands.routes import routes
 from petl_vit.errors import InvalidInput
+from serving.access import exposure
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed
 from serving.server import Server
@@ -32,6 +33,14 @@ def test_it_refuses_to_listen_beyond_this_machine_in_plain_text(world: World, ho
     with pytest.raises(InvalidInput, match="without TLS") as caught:
         Server(world.settings(host=host))
     assert caught.value.field == "host"
+
+
+@pytest.mark.parametrize("field", ["host", "metrics_host"])
+@pytest.mark.parametrize("text", ["", " ", "[]"])
+def test_an_empty_address_is_called_empty(world: World, field: str, text: str) -> None:
+    with pytest.raises(InvalidInput, match="the address is empty; name one") as caught:
+        Server(world.settings(**{field: text}))
+    assert caught.value.field == field
 
 
 def test_a_flag_says_that_the_network_is_trusted(world: World) -> None:
@@ -114,6 +123,35 @@ def test_certificates_that_cannot_work_stop_the_start(
 
     with pytest.raises(InvalidInput, match=problem) as caught, Running(world.settings(**paths)):
         pass
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("hours", [-9, 0, 9])
+def test_a_certificate_out_of_its_time_is_said_at_the_start(
+    world: World, certificates: Certificates, caplog: pytest.LogCaptureFixture, hours: int
+) -> None:
+    certificates.issue("moved", hours=hours)
+    exposure.check(
+        world.settings(tls_certificate=certificates.path("moved.pem"), tls_key=certificates.path("moved.key"))
+    )
+    said = [record.getMessage() for record in caplog.records if "moved.pem" in record.getMessage()]
+    assert len(said) == (hours != 0)
+    assert all({-9: "expired on", 9: "is not valid before"}[hours] in line for line in said)
+
+
+@pytest.mark.parametrize(("file", "field"), [("marked.pem", "tls_certificate"), ("marked.key", "tls_key")])
+def test_a_byte_order_mark_is_named_and_not_the_port(
+    world: World, certificates: Certificates, file: str, field: str
+) -> None:
+    certificates.issue("marked")
+    path = certificates.folder / file
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(InvalidInput, match="begins with a byte order mark") as caught:
+        exposure.check(
+            world.settings(
+                tls_certificate=certificates.path("marked.pem"), tls_key=certificates.path("marked.key")
+            )
+        )
     assert caught.value.field == field
 
 

@@ -49,7 +49,12 @@ def test_one_that_others_may_read_is_not_refused(callers: Callers) -> None:
         ("[]", "the document"),
         ('{"format_version": 2}', "format_version"),
         ('{"principles": []}', "principles"),
-        ('{"principals": [{"name": "a"}]}', "principals.0.scopes"),
+        ('{"principals": [{"name": "a"}]}', "principals.0.scopes.*; correct it there"),
+        ('{"principals": [], "principals": []}', "'principals' is there 2 times in one object; keep one"),
+        (
+            '{"principals": [{"name": "a", "scopes": ["infer"], "scopes": ["admin"]}]}',
+            "'scopes' is there 2 times",
+        ),
         ('{"principals": [{"name": "a b", "scopes": ["infer"]}]}', r"\[A-Za-z0-9\]"),
         ('{"principals": [{"name": "anonymous", "scopes": ["infer"]}]}', "without a token"),
         ('{"principals": [{"name": "a", "scopes": ["infer"], "secret": "s3cr3t"}]}', "principals.0.secret"),

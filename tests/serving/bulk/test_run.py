@@ -358,6 +358,6 @@ def test_a_damaged_adapter_ends_the_run(own_world: World, folder: Path, tmp_path
         run(own_world, bulk(folder), tmp_path / "out.jsonl")
 
 
-def test_a_store_without_a_backbone_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no backbone"):
+def test_a_store_that_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no store at"):
         predict(bulk(folder), tmp_path / "out.jsonl", {"store": str(tmp_path / "empty")})

@@ -47,7 +47,8 @@ INVALID: list[tuple[str, Any, str, str]] = [
     ("over", one_input(datatype="UINT8", shape=[1, 2, 2, 3], contents={"uint_contents": [256] * 12}),
      f"{OTHER}.uint_contents", "256"),
     ("both", request(raw_input_contents=[b"x"]), "raw_input_contents", "raw and typed"),
-    ("two raw", request(raw_input_contents=[b"x"] * 2), "raw_input_contents", "2 contents"),
+    ("two raw", request(raw_input_contents=[b"x"] * 2), "raw_input_contents",
+     "2 raw contents for one input; send one"),
     ("short", raw(b"x" * 11, [1, 2, 2, 3], "UINT8"), "raw_input_contents[0]", "12"),
     ("huge", raw(b"x", [1, 2**62, 2**62, 3], "UINT8"), "raw_input_contents[0]", "1 bytes"),
     ("lengths", raw(encoded(0), [2]), "raw_input_contents[0]", "after its length"),
@@ -75,9 +76,9 @@ INVALID: list[tuple[str, Any, str, str]] = [
     *(
         (f"{name} {value}", request(parameters=parameters(**{name: value})), f"parameters[{name}]", text)
         for name, value, text in (
-            ("alpha", "much", "a number"),
-            ("alpha", True, "a number"),
-            ("alpha", float("nan"), "a number"),
+            ("alpha", "much", "a finite number; send a finite number, or leave it out"),
+            ("alpha", True, "a finite number"),
+            ("alpha", float("nan"), "'nan' is not a finite number"),
             ("alpha", 1.5, "[0, 1]"),
             ("alpha", 1e9, "alpha"),
             ("route", 5, "a text"),

@@ -64,6 +64,17 @@ def test_nan_in_one_image_of_a_tensor_has_its_own_status(client: Client) -> None
     assert [field_of(result.error) for result in bad] == ["tensor[1]", "tensor[2]"]
 
 
+@pytest.mark.parametrize("value", [1e30, -2e6, np.finfo(np.float32).max])
+def test_values_that_would_overflow_in_a_forward_are_the_requests_fault(client: Client, value: float) -> None:
+    tensor = np.zeros((2, 3, SIZE, SIZE), np.float32)
+    tensor[0], tensor[1] = 1e6, value
+    fine, bad = client.classify(route="lora", task="shapes", tensor=tensor).results
+
+    assert fine.error.code == code_pb2.OK
+    assert (bad.error.code, field_of(bad.error)) == (code_pb2.INVALID_ARGUMENT, "tensor[1]")
+    assert "beyond 1,000,000; send" in bad.error.message
+
+
 @pytest.mark.parametrize(
     ("route", "field", "near"),
     [
@@ -119,7 +130,8 @@ def test_a_weight_that_is_not_positive_is_refused(client: Client, weight: float)
 
 def test_an_unknown_combine_is_refused(client: Client) -> None:
     route = typed((None, [(None, "lora")]), combine=17)
-    refused(client, "INVALID_ARGUMENT", "typed_route.combine", route=route)
+    error = refused(client, "INVALID_ARGUMENT", "typed_route.combine", route=route)
+    assert "17 is unknown; send one of Combine" in str(error)
 
 
 @pytest.mark.parametrize("text", ["", "lora,", "0.5*", "lora ssf", "x" * 5000, "LORA", "../../etc"])
@@ -182,13 +194,17 @@ def test_a_float32_tensor_of_the_wrong_shape_is_refused(client: Client, shape: t
     refused(client, "INVALID_ARGUMENT", "tensor.shape", images=[], tensor=np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("dtype", [pb.Tensor.DATA_TYPE_UNSPECIFIED, 9])
-def test_a_tensor_of_an_unknown_dtype_is_refused(client: Client, dtype: Any) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "problem"),
+    [(pb.Tensor.DATA_TYPE_UNSPECIFIED, "the dtype is not set"), (9, "dtype 9 is unknown")],
+)
+def test_a_tensor_of_an_unknown_dtype_is_refused(client: Client, dtype: Any, problem: str) -> None:
     request = request_of(route="lora", task="shapes")
     request.tensor.CopyFrom(pb.Tensor(dtype=dtype, shape=[1, 1, 1, 3], data=b"abc"))
     with pytest.raises(RequestFailed) as caught:
         client.send(request)
     assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "tensor.dtype")
+    assert f"{problem}; send uint8 or float32" in str(caught.value)
 
 
 @pytest.mark.parametrize("shape", [[1, 2, 2, 3], [2**32 - 1, 2**32 - 1, 2**32 - 1, 3]])
@@ -206,6 +222,7 @@ def test_an_unknown_priority_is_refused(client: Client) -> None:
     with pytest.raises(RequestFailed) as caught:
         client.send(request)
     assert (caught.value.code, caught.value.named_field) == ("INVALID_ARGUMENT", "priority")
+    assert "17 is unknown; send one of Priority" in str(caught.value)
 
 
 def test_a_client_with_too_long_a_name_is_refused(client: Client) -> None:
