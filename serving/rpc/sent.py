@@ -41,7 +41,7 @@ class Room:
             self._taken -= size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sent(Generic[T]):
     """A message as a client sent it.
 

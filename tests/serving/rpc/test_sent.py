@@ -1,7 +1,7 @@
 """The bytes of messages that are being answered, of calls and of streams together."""
 
-import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -16,6 +16,7 @@ from protos.corolla.v1.classifier_pb2_grpc import ClassifierStub
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from serving.client.blocking import Client
 from serving.client.messages import RequestFailed, request_of
+from serving.rpc import readable
 from serving.rpc.sent import Room, Sent
 from tests.serving.oip.requests import request as oip_request
 from tests.serving.world import WAIT_S, Running, World, until
@@ -224,10 +225,18 @@ def test_a_stream_that_ends_early_gives_its_bytes_back(running: Running, ending:
         nothing_is_being_answered(client)
 
 
-def test_a_stream_that_waits_keeps_no_request(running: Running) -> None:
+def test_a_stream_that_waits_keeps_no_request(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = list[weakref.ref[Sent[Any]]]()
+
+    def remembered(*given: Any) -> Sent[Any]:
+        made = Sent(*given)
+        sent.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(readable, "Sent", remembered)
     with running.client() as client, classify_stream(client) as stream:
         stream.give(pb.StreamRequest(id="a", request=classify(MOST // 2)))
         until(lambda: len(stream.answers) == 1)
-        until(lambda: not any(type(found) is Sent for found in gc.get_objects()))
+        until(lambda: sent[0]() is None)
         stream.give(pb.StreamRequest(id="b", request=classify(MOST // 2)))
         until(lambda: len(stream.answers) == 2)  # so it was not the stream's end that freed the first
