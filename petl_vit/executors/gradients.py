@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from petl_vit.edits import Affine, LowRank
 from petl_vit.noise import Noise
-from petl_vit.products import wide
 
 _SMALLEST_SCALE = 0.05
 """Where a scale is nearer to 0, the output before scaling is kept instead of computed from the one after."""
@@ -28,8 +27,6 @@ _EACH = 3
 """Tensors of an edit at a linear, absent ones included."""
 _KEPT = 2
 """Tensors that an edit at a linear keeps for its gradients, absent ones included."""
-_IN_CACHE = 2**16
-"""Elements of a few rows that are passed over more than once."""
 
 Gradients = list[Tensor | None]
 
@@ -174,29 +171,6 @@ def _summed(x: Tensor) -> Tensor:
     return x.sum(dim=0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _change_(y: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
-    """[n, W]: scale y + shift in place, computed in at least float32 and rounded once."""
-    for part in y.split(_at_once(y)):
-        rows = wide(part)
-        if scale is None:
-            rows = rows if shift is None else rows + shift
-        else:
-            rows = rows * scale if shift is None else torch.addcmul(shift, rows, scale)
-        part.copy_(rows)
-
-
-def _both_summed(x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, W] twice -> [W] twice: the sums of x and of x times the factor, in at least float32."""
-    parts = zip(x.split(_at_once(x)), factor.split(_at_once(x)), strict=True)
-    sums = [(_summed(rows), _summed(rows * factors)) for rows, factors in parts]
-    return _summed(torch.stack([one for one, _ in sums])), _summed(torch.stack([two for _, two in sums]))
-
-
-def _at_once(x: Tensor) -> int:
-    """How many rows of [n, W] to pass over before the next: on a CPU those that stay in its cache."""
-    return max(1, _IN_CACHE // x.shape[1] if x.is_cpu else len(x))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Affine:
     """scale y + shift on some rows. Its tensors are scale, shift and None.
@@ -217,7 +191,9 @@ class _Affine:
         before, rows = None, y[self.rows]
         if scale is not None:
             before = rows.clone() if self._keeps_before(scale) else y
-        _change_(_flat(rows), scale, shift)
+            rows.mul_(scale)
+        if shift is not None:
+            rows.add_(shift)
         return [before, None]
 
     def gradients(
@@ -233,11 +209,13 @@ class _Affine:
     ) -> Gradients:
         """Of scale and shift, [W], from that of the output, [B, N, W]."""
         rows = _flat(grad[self.rows])
+        of_shift = _summed(rows)
         if scale is None or kept is None:
-            return [None, _summed(rows), None]
-        keeps_before = self._keeps_before(scale)
-        of_shift, of_scale = _both_summed(rows, _flat(kept if keeps_before else kept[self.rows]))
-        if not keeps_before:
+            return [None, of_shift, None]
+        if self._keeps_before(scale):
+            of_scale = _summed(rows * _flat(kept))
+        else:
+            of_scale = _summed(rows * _flat(kept[self.rows]))
             of_scale = (of_scale if shift is None else of_scale - shift * of_shift) / scale
         return [of_scale, None if shift is None else of_shift, None]
 
@@ -349,8 +327,8 @@ class _Joined(Function):
     def forward(
         ctx: Any, stream: Tensor, out: Tensor, factor: Tensor | None, rows: Sequence[slice], *tensors: Tensor
     ) -> Tensor:
-        exact = out.to(stream.dtype)
-        y = stream + exact if factor is None else torch.addcmul(stream, exact, factor)
+        wide = out.to(stream.dtype)
+        y = stream + wide if factor is None else torch.addcmul(stream, wide, factor)
         for place, part in enumerate(rows):
             hidden, up = tensors[2 * place : 2 * place + 2]
             _flat(y[part]).addmm_(hidden.reshape(-1, len(up)), up)
