@@ -57,8 +57,7 @@ class RenewedFiles(Generic[_Content]):
         return True
 
     def _state(self) -> tuple[tuple[int, ...] | None, ...]:
-        """What changes when a file is written again, or when Kubernetes replaces the link to all of them."""
-        return tuple(map(_state_of, self._paths))
+        return tuple(map(state_of, self._paths))
 
 
 def _passing(error: InvalidInput) -> bool:
@@ -67,7 +66,8 @@ def _passing(error: InvalidInput) -> bool:
     return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError | FileNotFoundError)
 
 
-def _state_of(path: Path) -> tuple[int, ...] | None:
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written again, or when Kubernetes replaces the link to it."""
     try:
         state = os.stat(path)
     except OSError:

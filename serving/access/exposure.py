@@ -61,11 +61,21 @@ def check(settings: Settings) -> None:
         if problem is not None:
             _log.warning("--tls-certificate: %s %s; clients refuse it", settings.tls_certificate, problem)
     _check_callers(settings)
+    _check_metrics(settings)
     check_addresses(settings)
 
 
 def _check_callers(settings: Settings) -> None:
-    """Reads the files of who may call, and says so where tokens could be overheard."""
+    """Reads the file of who may call, and says so where tokens could be overheard."""
+    if settings.principals is None:
+        return
+    Principals.read(Path(settings.principals))
+    if not settings.loopback and settings.tls_certificate is None:
+        _log.warning("--insecure: the tokens of --principals travel over the network in plain text")
+
+
+def _check_metrics(settings: Settings) -> None:
+    """Reads the tokens of the metrics port, and says what others can read of it."""
     scraped = settings.metrics_port >= 0 and not address.is_loopback(settings.scraped_host)
     if settings.metrics_token_file is not None:
         PortTokens(Path(settings.metrics_token_file)).read()
@@ -79,11 +89,6 @@ def _check_callers(settings: Settings) -> None:
             "asks for a token, --metrics-host 127.0.0.1 keeps it on this machine",
             settings.scraped_host,
         )
-    if settings.principals is None:
-        return
-    Principals.read(Path(settings.principals))
-    if not settings.loopback and settings.tls_certificate is None:
-        _log.warning("--insecure: the tokens of --principals travel over the network in plain text")
 
 
 def _metrics_field(settings: Settings) -> str:

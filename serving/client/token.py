@@ -1,11 +1,11 @@
 """The bearer token that a client shows, from its text or from a file; no repr shows it. No gRPC."""
 
-import os
 import re
 from pathlib import Path
 
 from petl_vit.errors import InvalidInput, NotFound
 from serving.address import is_local
+from serving.renewed_files import state_of
 
 Token = str | Path
 """A token's text, or the path of a file that holds it."""
@@ -44,7 +44,7 @@ class Bearer:
 
     def __init__(self, token: Token) -> None:
         self._path = token if isinstance(token, Path) else None
-        self._secret, self._state = Secret(), None if self._path is None else _state(self._path)
+        self._secret, self._state = Secret(), None if self._path is None else state_of(self._path)
         if isinstance(token, Path):
             self._secret = _of_file(token)
         elif isinstance(token, str):
@@ -68,7 +68,7 @@ class Bearer:
     def metadata(self) -> Metadata:
         """The metadata of one call."""
         if self._path is not None:
-            state = _state(self._path)
+            state = state_of(self._path)
             if state is not None and state != self._state:
                 self._reread(self._path, state)
         return (("authorization", Secret(f"Bearer {self._secret}")),)
@@ -141,12 +141,3 @@ def _of_file(path: Path) -> Secret:
     except InvalidInput as error:
         problem = f"{path} holds no token: {error.problem}"
         raise InvalidInput(problem, field="token_file", remedy=error.remedy) from error
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written again, or when Kubernetes replaces the link to it."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
