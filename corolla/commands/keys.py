@@ -6,10 +6,11 @@ import click
 
 from corolla import flags, tables
 from corolla.flags import epilog
+from corolla.group import CommandGroup
 from model_store.format.signature import KIND, SigningKey, create_key, fingerprint
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def keys() -> None:
     """Make and show keys that sign adapters."""
 

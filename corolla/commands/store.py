@@ -11,6 +11,7 @@ import click
 from corolla import flags, tables
 from corolla.durations import Duration
 from corolla.flags import epilog
+from corolla.group import CommandGroup
 from model_store import copying, garbage, verification
 from model_store.format.trust import TrustedKeys
 from model_store.leftovers import Leftover
@@ -21,7 +22,7 @@ from training.progress import Bars
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def store() -> None:
     """Verify, clear and copy a store."""
 

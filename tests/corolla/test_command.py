@@ -131,6 +131,14 @@ def test_a_field_that_is_a_flag_is_said_as_people_type_it(run: Run, field: str, 
     assert run("probe", does=fail)[2] == f"corolla: {said}: not here\n"
 
 
+@pytest.mark.parametrize("words", [("verify",), ("gc",), ("copy", "to")])
+def test_an_error_of_a_command_in_a_group_names_its_flag(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.run(["store", *words, "--store", "s4://x"]) == 2
+    assert capsys.readouterr().err.startswith("corolla: --store: 's4://x' does not open")
+
+
 def test_no_part_of_corolla_names_a_field_as_a_flag() -> None:
     literals = {}
     for package in ("html_pages", "image_files", "petl_vit", "model_store", "training", "serving", "corolla"):
